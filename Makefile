@@ -1,0 +1,41 @@
+# Every target makes the environment when it is missing. VENV=... uses another one.
+VENV ?= .venv
+PYTHON ?= python3.11
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check format bench soak test-arm test-tools clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[builder,fleet,json,dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/shoal demo
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix --unsafe-fixes .
+	$(BIN)/ruff format .
+
+# Programs that tests run: brokers, databases, browsers, emulators. Without apt or root the
+# tests that need a missing one are skipped with the reason; with CI=true they fail.
+test-tools:
+	bash tests/install_tools.sh
+
+test: $(STAMP) test-tools
+	$(BIN)/python -m pytest
+
+bench: $(STAMP)
+	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --quick || exit 1; done
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,122 @@
+"""Board profiles: what a kind of device can hold and run (``firmware_configs/*.yaml``)."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Annotated, Literal
+
+import msgspec
+
+from contracts import codec
+from contracts.errors import InputError
+from contracts.manifest import Manifest
+from contracts.messages import Name
+
+Bytes = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Board(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A board profile.
+
+    Attributes:
+        name: the file's name without ``.yaml``.
+        title: the board's name for people.
+        source: where the figures come from (datasheet or product page).
+        kind: ``linux`` or ``micropython``.
+        architecture: instruction set (``aarch64``, ``armv7l``, ``x86_64``, ``xtensa``, ...).
+        cores: of the processor.
+        threads: that the agent gives to inference.
+        ram_bytes: of the board.
+        model_ram_bytes: that a loaded model may take (for a microcontroller: the arena).
+        flash_bytes: of the board's storage; 0: an SD card or disk, the device measures it.
+        model_flash_bytes: that all kept bundles may take.
+        runtimes: that run there, best first.
+        quantizations: that they can run.
+        relative_speed: single-core speed against the x86-64 core of the reference machine
+            (1.0), a rough factor for latency estimates.
+    """
+
+    name: Name
+    title: str
+    source: list[str]
+    kind: Literal["linux", "micropython"]
+    architecture: str
+    cores: Annotated[int, msgspec.Meta(ge=1)]
+    threads: Annotated[int, msgspec.Meta(ge=1)]
+    ram_bytes: Bytes
+    model_ram_bytes: Bytes
+    model_flash_bytes: Bytes
+    runtimes: list[Literal["litert", "tflite-runtime", "tflm", "micropython", "c99"]]
+    quantizations: list[Literal["int8", "dynamic-int8", "float32"]]
+    flash_bytes: Bytes = 0
+    relative_speed: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    notes: str = ""
+
+
+class Misfit(msgspec.Struct, frozen=True):
+    """One reason why a bundle does not fit a board: what was needed and what there is."""
+
+    what: str
+    needed: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: needs {self.needed}, the board has {self.found}"
+
+
+def names() -> list[str]:
+    """The names of all board profiles, sorted."""
+    folder = resources.files("firmware_configs")
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load(name: str) -> Board:
+    """Loads a board profile by name.
+
+    Raises:
+        InputError: ``unknown-board`` with the known names.
+    """
+    if name not in names():
+        raise InputError(
+            "unknown-board", f"unknown board {name[:80]!r}; known: {', '.join(names())}"
+        )
+    data = (resources.files("firmware_configs") / f"{name}.yaml").read_bytes()
+    board = codec.convert_yaml(data, Board, what=f"board profile {name}")
+    if board.name != name:
+        raise InputError("bad-message", f"board profile {name} calls itself {board.name}")
+    return board
+
+
+def misfits(manifest: Manifest, board: Board) -> list[Misfit]:
+    """Why a bundle does not fit a board; empty when it fits.
+
+    Args:
+        manifest: of the bundle.
+        board: the profile. A device passes one with what it measured of itself.
+    """
+    found: list[Misfit] = []
+    if manifest.model.quantization not in board.quantizations:
+        found.append(
+            Misfit("quantisation", manifest.model.quantization, ", ".join(board.quantizations))
+        )
+    small = board.kind == "micropython"
+    need = manifest.model.arena_bytes if small else manifest.model.peak_rss_bytes
+    if small and need is None:
+        found.append(Misfit("arena", "operators that TFLite Micro has", "some it lacks"))
+    if need is not None and need > board.model_ram_bytes:
+        found.append(Misfit("memory", f"{need} bytes", f"{board.model_ram_bytes} bytes"))
+    if manifest.total_bytes > board.model_flash_bytes:
+        found.append(
+            Misfit("storage", f"{manifest.total_bytes} bytes", f"{board.model_flash_bytes} bytes")
+        )
+    runs_on = set(manifest.model.runtimes)
+    if runs_on and not small and not runs_on & set(board.runtimes):
+        found.append(Misfit("runtime", " or ".join(sorted(runs_on)), ", ".join(board.runtimes)))
+    if small and manifest.front_end.__struct_config__.tag != "hashed-ngrams":
+        found.append(Misfit("front end", "tokenizer", "hashed n-grams"))
+    if manifest.boards and board.name not in manifest.boards:
+        found.append(Misfit("board", " or ".join(manifest.boards), board.name))
+    return found
+
+
+__all__ = ["Board", "Misfit", "load", "misfits", "names"]

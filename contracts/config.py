@@ -1,0 +1,116 @@
+"""An agent's one configuration file (``agent.yaml``): enrolment writes it, the agent reads it.
+
+Keys, certificates and the root of trust are inside, so that one file provisions a device.
+Relative paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from contracts.messages import DeviceLabels, Name
+
+
+class TlsConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Mutual TLS. Each value is PEM text, or the path of a PEM file."""
+
+    ca: str
+    certificate: str | None = None
+    key: str | None = None
+    server_name: str | None = None
+
+
+class MqttConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How to reach the broker.
+
+    Attributes:
+        host, port: of the broker.
+        tls: None: plain TCP, which is accepted for loopback addresses only.
+        keepalive_s: seconds between pings.
+        session_expiry_s: how long the broker keeps the session of a device that is away.
+        username, password: for brokers without client certificates.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1883
+    tls: TlsConfig | None = None
+    keepalive_s: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 30
+    session_expiry_s: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 24 * 3600
+    username: str | None = None
+    password: str | None = None
+
+
+class SourceConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A local source of text: each line is classified; the result goes out, the text does not.
+
+    Attributes:
+        name: of the source, in results.
+        kind: ``file`` (tail, follows rotation), ``stdin``, ``unix`` (line-based socket),
+            ``mqtt`` (a topic of a local broker).
+        path: the file or socket; the topic for ``mqtt``.
+        slot: which model classifies.
+        share_text: whether the text itself may leave the device.
+    """
+
+    name: Name
+    kind: Literal["file", "stdin", "unix", "mqtt"]
+    path: str = ""
+    slot: Name = "classify"
+    share_text: bool = False
+    mqtt: MqttConfig | None = None
+
+
+class ServingConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Limits of serving.
+
+    Attributes:
+        queue: requests that may wait; one more is answered ``busy``.
+        rate_per_s: requests a second of one requester; 0: no limit.
+        memory_bytes: that all loaded models may take; 0: the board's.
+        threads: of inference; 0: the board's.
+    """
+
+    queue: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0)] = 0
+    memory_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+
+
+class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """``agent.yaml``.
+
+    Attributes:
+        schema: 1.
+        fleet, device: names.
+        board: a board profile.
+        state_dir: where models, journal and spool live.
+        mqtt: the broker.
+        repository_url: base URL of the repository over HTTP(S); None: blocks over MQTT.
+        trust_root: the text of the fleet's TUF ``root.json``.
+        labels, groups: for selectors and group requests.
+        sources: local sources of text.
+        telemetry_s: seconds between telemetry samples.
+        spool_bytes, spool_age_s: bounds of the telemetry spool.
+        prometheus_port: serve metrics on loopback; 0: off.
+        home_assistant: publish Home Assistant MQTT discovery.
+    """
+
+    fleet: Name
+    device: Name
+    board: Name
+    trust_root: str
+    schema: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
+    state_dir: str = "state"
+    mqtt: MqttConfig = MqttConfig()
+    repository_url: str | None = None
+    labels: DeviceLabels = {}
+    groups: list[Name] = []
+    sources: list[SourceConfig] = []
+    serving: ServingConfig = ServingConfig()
+    telemetry_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 10.0
+    spool_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 16 * 1024 * 1024
+    spool_age_s: Annotated[float, msgspec.Meta(gt=0)] = 7 * 24 * 3600.0
+    prometheus_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    home_assistant: bool = False

@@ -1,0 +1,99 @@
+"""A paho-mqtt client set up from a :class:`contracts.config.MqttConfig`: MQTT 5, TLS, session."""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+import tempfile
+from pathlib import Path
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from contracts.config import MqttConfig, TlsConfig
+from contracts.errors import InputError
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _pem(value: str, folder: Path) -> str:
+    """PEM text, from text or a path."""
+    if "-----BEGIN" in value:
+        return value
+    try:
+        return (folder / value).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("bad-certificate", f"cannot read PEM file {value}: {error}") from None
+
+
+def tls_context(tls: TlsConfig, folder: Path = Path()) -> ssl.SSLContext:
+    """An SSL context for mutual TLS.
+
+    Args:
+        tls: PEM texts or paths.
+        folder: what relative paths are relative to.
+
+    Raises:
+        InputError: ``bad-certificate``.
+    """
+    try:
+        context = ssl.create_default_context(cadata=_pem(tls.ca, folder))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if tls.certificate and tls.key:
+            # The ssl module loads a key from files alone: one that only we can read, and briefly.
+            with tempfile.NamedTemporaryFile("w", suffix=".pem") as pair:
+                pair.write(_pem(tls.certificate, folder) + "\n" + _pem(tls.key, folder))
+                pair.flush()
+                context.load_cert_chain(pair.name)
+    except (ssl.SSLError, ValueError, OSError) as error:
+        raise InputError("bad-certificate", f"the TLS settings cannot be used: {error}") from None
+    return context
+
+
+def new_client(
+    config: MqttConfig, client_id: str, *, folder: Path = Path(), manual_ack: bool = False
+) -> paho.Client:
+    """A paho client, not yet connected.
+
+    Args:
+        config: the broker.
+        client_id: unique on the broker.
+        folder: what relative PEM paths are relative to.
+        manual_ack: the caller acknowledges each QoS 1 message itself.
+
+    Raises:
+        InputError: ``tls-needed`` for a plain connection beyond loopback; ``bad-certificate``.
+    """
+    client = paho.Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        protocol=MQTTProtocolVersion.MQTTv5,
+        manual_ack=manual_ack,
+    )
+    if config.tls is not None:
+        client.tls_set_context(tls_context(config.tls, folder))
+    elif not _is_loopback(config.host):
+        raise InputError(
+            "tls-needed",
+            f"the broker {config.host} is not on this machine: configure mqtt.tls, "
+            "plain connections are for loopback alone",
+        )
+    if config.username is not None:
+        client.username_pw_set(config.username, config.password)
+    return client
+
+
+def connect_properties(config: MqttConfig) -> Properties:
+    """CONNECT properties: session expiry and a receive maximum that bounds our queue."""
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.SessionExpiryInterval = config.session_expiry_s
+    return properties

@@ -1,0 +1,59 @@
+"""Every cap of the protocol, with its unit. What exceeds a cap is refused, never truncated."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+MAX_ID_CHARS: Final = 64
+"""Characters of a fleet, device, group, bundle or slot name."""
+
+MAX_MESSAGE_BYTES: Final = 256 * KIB
+"""Bytes of one JSON payload on any topic."""
+
+MAX_TEXT_BYTES: Final = 16 * KIB
+"""UTF-8 bytes of one text to classify or one prompt to generate from."""
+
+MAX_MANIFEST_BYTES: Final = 1 * MIB
+"""Bytes of a bundle's manifest.json."""
+
+MAX_BUNDLE_FILES: Final = 64
+"""Files in one bundle, without the manifest."""
+
+MAX_BUNDLE_BYTES: Final = 8 * 1024 * MIB
+"""Bytes of all files of one bundle."""
+
+MAX_GOLDEN_VECTORS: Final = 1024
+"""Golden vectors in one bundle."""
+
+MAX_LABELS: Final = 4096
+"""Labels of one classifier."""
+
+MAX_LABEL_CHARS: Final = 256
+"""Characters of one label."""
+
+MAX_DEVICE_LABELS: Final = 64
+"""Key/value labels on one device, for selectors."""
+
+MAX_TELEMETRY_SAMPLES: Final = 256
+"""Samples in one telemetry batch."""
+
+MAX_BLOCK_BYTES: Final = 256 * KIB
+"""Bytes of one block of a repository file sent over MQTT."""
+
+MAX_METADATA_BYTES: Final = 512 * KIB
+"""Bytes of one TUF metadata file."""
+
+MAX_CONFIG_BYTES: Final = 1 * MIB
+"""Bytes of an agent's configuration file or a recipe."""
+
+MAX_REASON_CHARS: Final = 2000
+"""Characters of the message of an error on the wire."""
+
+MAX_GENERATE_TOKENS: Final = 8192
+"""Tokens that one request may ask for."""
+
+MAX_DEADLINE_MS: Final = 10 * 60 * 1000
+"""Milliseconds that a request may wait and run."""

@@ -1,0 +1,189 @@
+"""The manifest of a bundle: ``manifest.json``, and the documents beside it.
+
+A bundle is a folder, or the same as an uncompressed zip (``.shoal``). Every file that it
+needs is listed in the manifest by path, sha256 and size; the manifest itself is a TUF target.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from contracts import limits
+from contracts.histogram import Histogram
+from contracts.messages import BundleRef, Count, Label, Name, Sha256, Version
+from contracts.text import NgramConfig
+
+SCHEMA = 1
+Task = Literal["classify", "generate"]
+Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class FileEntry(msgspec.Struct, frozen=True):
+    """A file of the bundle: a plain name (no folders), its sha256 and size in bytes."""
+
+    path: Name
+    sha256: Sha256
+    size: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_BUNDLE_BYTES)]
+
+
+class TensorSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A tensor at the model's border. `scale` 0 means that it is not quantised."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    scale: float = 0.0
+    zero_point: int = 0
+
+
+class SignatureSpec(msgspec.Struct, frozen=True):
+    """A signature of the model file: inputs and outputs in the order of the signature."""
+
+    name: str
+    inputs: list[TensorSpec]
+    outputs: list[TensorSpec]
+
+
+class ModelFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is known of the model file.
+
+    Attributes:
+        file: its name in the bundle.
+        quantization: ``int8`` (full integer), ``dynamic-int8`` (int8 weights), ``float32``.
+        signatures: at least one.
+        operators: names of the TFLite operators, sorted.
+        parameters: weights, counted once.
+        arena_bytes: tensor arena measured by TensorFlow Lite Micro; None: it cannot run there.
+        peak_rss_bytes: memory that loading and running added, measured by the builder.
+        runtimes: which runtimes the builder ran it on; a device must have one of them.
+    """
+
+    file: Name
+    quantization: Literal["int8", "dynamic-int8", "float32"]
+    signatures: list[SignatureSpec]
+    operators: list[str]
+    parameters: Count
+    arena_bytes: Count | None = None
+    peak_rss_bytes: Count | None = None
+    runtimes: list[Literal["litert", "tflite-runtime", "tflm"]] = []
+
+
+class NgramFrontEnd(msgspec.Struct, frozen=True, tag="hashed-ngrams", tag_field="kind"):
+    """Hashed n-grams: see :mod:`contracts.text`."""
+
+    config: NgramConfig
+
+
+class TokenizerFrontEnd(
+    msgspec.Struct, frozen=True, tag="tokenizer", tag_field="kind", omit_defaults=True
+):
+    """A Hugging Face ``tokenizer.json``.
+
+    Attributes:
+        file: its name in the bundle.
+        lengths: token counts that the model has a signature for, ascending (classification).
+        pad_id: the id that fills the rest.
+        chat_template: Jinja2 template of a chat, where the model has one (generation).
+        bos_id, eos_ids: special ids (generation).
+    """
+
+    file: Name
+    lengths: list[int] = []
+    pad_id: int = 0
+    chat_template: str | None = None
+    bos_id: int | None = None
+    eos_ids: list[int] = []
+
+
+class Classifier(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What turns the model's output into an answer.
+
+    Logits are ``(q - zero_point) * scale``; the confidence is the largest entry of
+    ``softmax(logits / temperature)``; below `threshold` the answer is ``unknown``.
+    """
+
+    labels: Annotated[list[Label], msgspec.Meta(min_length=2, max_length=limits.MAX_LABELS)]
+    temperature: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    threshold: Ratio = 0.0
+
+
+class Golden(msgspec.Struct, frozen=True):
+    """The golden vectors of the bundle and what a device must reach on them.
+
+    Attributes:
+        file: JSON, a list of :class:`GoldenVector`.
+        count: how many there are.
+        max_steps: how far an int8 output may be from the expected one, in steps.
+        min_label_agreement: share of vectors whose best label must be the expected one.
+    """
+
+    file: Name
+    count: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_GOLDEN_VECTORS)]
+    max_steps: Count = 1
+    min_label_agreement: Ratio = 1.0
+
+
+class GoldenVector(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An input with its expected output.
+
+    Attributes:
+        text: the input, through the front end.
+        output: int8 outputs of a classifier, in the order of the labels.
+        label: the expected best label (by the model's output, before the threshold).
+        tokens: for a generator, the ids of a greedy continuation.
+    """
+
+    text: str
+    output: list[int] = []
+    label: str = ""
+    tokens: list[int] = []
+
+
+class Baseline(msgspec.Struct, frozen=True):
+    """Distributions on the test split, for drift: share of each label, and confidences."""
+
+    labels: dict[Label, Ratio]
+    confidence: Histogram
+
+
+class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a bundle comes from: digests of what went in, versions, seed."""
+
+    recipe_sha256: str = ""
+    data_sha256: str = ""
+    teacher: str = ""
+    teacher_sha256: str = ""
+    seed: int = 0
+    versions: dict[str, str] = {}
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``manifest.json``."""
+
+    schema: Annotated[int, msgspec.Meta(ge=1, le=SCHEMA)]
+    name: Name
+    version: Version
+    task: Task
+    files: Annotated[
+        list[FileEntry], msgspec.Meta(min_length=1, max_length=limits.MAX_BUNDLE_FILES)
+    ]
+    model: ModelFacts
+    front_end: NgramFrontEnd | TokenizerFrontEnd
+    golden: Golden
+    classifier: Classifier | None = None
+    generator: dict[str, Any] | None = None
+    boards: list[Name] = []
+    metrics: dict[str, Any] = {}
+    baseline: Baseline | None = None
+    provenance: Provenance = Provenance()
+
+    def ref(self, manifest_sha256: str) -> BundleRef:
+        """This bundle as a reference."""
+        return BundleRef(self.name, self.version, manifest_sha256)
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all files, without the manifest."""
+        return sum(entry.size for entry in self.files)

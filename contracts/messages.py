@@ -1,0 +1,383 @@
+"""Every JSON message of protocol v1, as a msgspec Struct.
+
+`docs/protocol.md` describes the same in prose. Times are seconds since the Unix epoch by the
+sender's clock; durations carry their unit in their name. Unknown fields are ignored, so that
+a newer sender can talk to an older receiver; unknown enum values are refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from contracts import limits
+from contracts.errors import ErrorInfo
+from contracts.histogram import Histogram
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$")]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Text = Annotated[str, msgspec.Meta(max_length=limits.MAX_TEXT_BYTES)]
+Label = Annotated[str, msgspec.Meta(max_length=limits.MAX_LABEL_CHARS)]
+DeviceLabels = Annotated[
+    dict[Name, Annotated[str, msgspec.Meta(max_length=64)]],
+    msgspec.Meta(max_length=limits.MAX_DEVICE_LABELS),
+]
+
+
+class BundleRef(msgspec.Struct, frozen=True):
+    """One version of one bundle, pinned by the sha256 of its manifest."""
+
+    name: Name
+    version: Version
+    manifest_sha256: Sha256
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+# Device state -------------------------------------------------------------------------------
+
+
+class Status(msgspec.Struct, frozen=True):
+    """``status`` (retained, and the will).
+
+    `session` grows with every connection of a device, over restarts too: a reader drops a
+    status whose session is lower than the highest it has seen.
+    """
+
+    state: Literal["online", "offline"]
+    boot: Name
+    session: Count
+    since: float
+
+
+UpdateState = Literal[
+    "downloading",
+    "verified",
+    "fits",
+    "self-tested",
+    "trial",
+    "committed",
+    "rolled-back",
+    "refused",
+]
+"""``rolled-back``: it was active and no longer is. ``refused``: it was never activated."""
+
+FINAL_UPDATE_STATES: frozenset[str] = frozenset({"committed", "rolled-back", "refused"})
+
+
+class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``update``: one state change of one update. Also kept as `last_update` in `Reported`.
+
+    Attributes:
+        boot: the device's boot id.
+        seq: grows by one with every event of a device and never restarts.
+        revision: the desired revision that asked for it.
+        slot: which of the device's models it replaces.
+        state: where the update is now.
+        at: when it got there.
+        rollout: the rollout that asked for it.
+        done_bytes: bytes on disk.
+        total_bytes: bytes of the bundle.
+        reason: why it was refused or rolled back.
+        golden_accuracy: share of golden vectors that held, once self-tested.
+    """
+
+    boot: Name
+    seq: Count
+    revision: Count
+    slot: Name
+    bundle: BundleRef
+    state: UpdateState
+    at: float
+    rollout: str | None = None
+    done_bytes: Count = 0
+    total_bytes: Count = 0
+    reason: ErrorInfo | None = None
+    golden_accuracy: float | None = None
+
+
+class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one slot of a device runs."""
+
+    active: BundleRef | None = None
+    previous: BundleRef | None = None
+    shadow: BundleRef | None = None
+    trial: bool = False
+
+
+class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``reported`` (retained): what a device is and has."""
+
+    device: Name
+    boot: Name
+    agent_version: str
+    board: Name
+    runtime: str
+    at: float
+    labels: DeviceLabels = {}
+    groups: list[Name] = []
+    slots: dict[Name, SlotReport] = {}
+    desired_revision: Count = 0
+    last_update: UpdateEvent | None = None
+    free_bytes: Count = 0
+    memory_bytes: Count = 0
+    clock: Literal["synced", "unsynced"] = "synced"
+    platform: dict[str, str] = {}
+
+
+class TrialRules(msgspec.Struct, frozen=True, omit_defaults=True):
+    """When a device commits a new bundle, and when it rolls back by itself.
+
+    Attributes:
+        seconds: how long the trial lasts.
+        max_error_rate: errors / requests above which it rolls back.
+        min_requests: requests before the error rate and latency count.
+        max_latency_p95_us: p95 of the inference above which it rolls back; None: no limit.
+        max_restarts: restarts of the agent within the trial that roll back.
+        max_rss_bytes: resident memory above which it rolls back; None: no limit.
+    """
+
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=7 * 24 * 3600)] = 30.0
+    max_error_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    min_requests: Count = 20
+    max_latency_p95_us: float | None = None
+    max_restarts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    max_rss_bytes: Count | None = None
+
+
+class DesiredBundle(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One slot of ``desired``. `mode` ``shadow``: answer beside the active bundle, show nothing."""
+
+    bundle: BundleRef
+    mode: Literal["active", "shadow"] = "active"
+    trial: TrialRules = TrialRules()
+
+
+class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``desired`` (retained): what the controller wants of a device. `revision` only grows."""
+
+    revision: Annotated[int, msgspec.Meta(ge=1)]
+    slots: dict[Name, DesiredBundle] = {}
+    settings: dict[str, Any] = {}
+    rollout: str | None = None
+    at: float = 0.0
+
+
+# Telemetry ------------------------------------------------------------------------------------
+
+
+class Sample(msgspec.Struct, omit_defaults=True):
+    """What one slot of a device did in one window of time. All counters are for the window.
+
+    Attributes:
+        at: end of the window.
+        window_s: its length.
+        slot, bundle: which model.
+        requests, errors, busy: counts; `busy` was refused for a full queue.
+        unknown: answers below the out-of-scope threshold.
+        latency_us: model and front end, microseconds (``log8``).
+        confidence: of the answers (``unit20``).
+        labels: answers by label.
+        tokens: tokens generated.
+        shadow_requests, shadow_disagreements: shadow mode.
+        drift: distance of this window's labels from the manifest's baseline, 0 to 1.
+        gauges: process and board facts at the end of the window, by name with unit
+            (``rss_bytes``, ``cpu_ratio``, ``temperature_c``, ``queue``, ``spool_bytes``, ...).
+    """
+
+    at: float
+    window_s: float
+    slot: Name = "device"
+    bundle: BundleRef | None = None
+    requests: Count = 0
+    errors: Count = 0
+    busy: Count = 0
+    unknown: Count = 0
+    latency_us: Histogram | None = None
+    confidence: Histogram | None = None
+    labels: dict[Label, Count] = {}
+    tokens: Count = 0
+    shadow_requests: Count = 0
+    shadow_disagreements: Count = 0
+    drift: float | None = None
+    gauges: dict[str, float] = {}
+
+
+class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``telemetry``: a batch. ``(device, boot, seq)`` is unique: a reader counts it once."""
+
+    boot: Name
+    seq: Count
+    samples: Annotated[list[Sample], msgspec.Meta(max_length=limits.MAX_TELEMETRY_SAMPLES)]
+    dropped: Count = 0
+
+
+class Result(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``result``: the output for one line of a local source. `text` only where its owner said so."""
+
+    source: Name
+    at: float
+    label: Label
+    confidence: float
+    bundle: BundleRef
+    text: str | None = None
+
+
+# Requests and answers ---------------------------------------------------------------------------
+
+Deadline = Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_DEADLINE_MS)]
+
+
+class Request(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Fields of every request.
+
+    The id, the reply topic and the deadline may also come as MQTT 5 properties (correlation
+    data, response topic, message expiry); a field wins over a property.
+    """
+
+    id: Name | None = None
+    reply_to: Annotated[str, msgspec.Meta(max_length=300)] | None = None
+    deadline_ms: Deadline | None = None
+    requester: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
+
+
+class ClassifyRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
+    """``req/classify``."""
+
+    text: Text
+    slot: Name = "classify"
+    top_k: Annotated[int, msgspec.Meta(ge=1, le=20)] = 3
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
+    """``req/generate``: either `prompt` (as it is) or `messages` (through the chat template)."""
+
+    prompt: Text | None = None
+    messages: Annotated[list[ChatMessage], msgspec.Meta(max_length=256)] | None = None
+    slot: Name = "generate"
+    session: Name | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_GENERATE_TOKENS)] = 256
+    max_time_ms: Deadline | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
+    top_k: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    stop: Annotated[
+        list[Annotated[str, msgspec.Meta(min_length=1, max_length=256)]],
+        msgspec.Meta(max_length=16),
+    ] = []
+    json_schema: dict[str, Any] | None = None
+    regex: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
+    stream: bool = True
+
+
+class CancelRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
+    """``req/cancel``: stop the request with id `cancel`."""
+
+    cancel: Name
+
+
+class SelftestRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
+    """``req/selftest``: replay the golden vectors of the active bundle of `slot`."""
+
+    slot: Name = "classify"
+
+
+class StatusRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
+    """``req/status``: answer with the reported document."""
+
+
+class Scored(msgspec.Struct, frozen=True):
+    """A label and its calibrated confidence, 0 to 1."""
+
+    label: Label
+    confidence: float
+
+
+class Classified(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to ``classify``.
+
+    Attributes:
+        label: the best label, or ``unknown`` when below the bundle's threshold.
+        confidence: calibrated, of the best label.
+        top: the best labels, best first.
+        bundle: the model that answered.
+        latency_us: front end and model on the device, microseconds.
+        truncated: the text was longer than the model's window.
+    """
+
+    label: Label
+    confidence: float
+    top: list[Scored]
+    bundle: BundleRef
+    latency_us: float
+    truncated: bool = False
+
+
+FinishReason = Literal["stop", "length", "time", "cancelled"]
+
+
+class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The final message of ``generate``: totals. `text` is the whole output."""
+
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: Count
+    tokens: Count
+    bundle: BundleRef
+    first_token_ms: float = 0.0
+    tokens_per_s: float = 0.0
+    logprobs: list[list[tuple[str, float]]] = []
+
+
+class Selftested(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to ``selftest``."""
+
+    bundle: BundleRef
+    vectors: Count
+    passed: Count
+    max_steps: Count
+    runtime: str = ""
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """``res/{id}``: exactly one of the result fields, or a chunk, or an error.
+
+    A stream is chunks with `seq` 0, 1, 2, ... and `done` false, then one with `done` true.
+    """
+
+    id: Name
+    device: Name
+    seq: Count = 0
+    done: bool = True
+    chunk: str | None = None
+    classified: Classified | None = None
+    generated: Generated | None = None
+    selftested: Selftested | None = None
+    reported: Reported | None = None
+    cancelled: bool | None = None
+    error: ErrorInfo | None = None
+
+
+class BlobGet(msgspec.Struct, frozen=True):
+    """``blob/get``: a range of a file of the repository, by its path there."""
+
+    id: Name
+    path: Annotated[str, msgspec.Meta(max_length=300)]
+    offset: Count
+    length: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_BLOCK_BYTES)]

@@ -1,0 +1,1 @@
+"""The fleet controller: signs and publishes models, rolls them out, collects metrics, queries."""

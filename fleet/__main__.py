@@ -1,0 +1,1 @@
+"""Runs `python -m fleet`."""

@@ -1,0 +1,1 @@
+"""The builder: teacher -> distilled student -> int8 -> bundle with proof."""
