@@ -217,7 +217,7 @@ class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``result``: the output for one line of a local source. `text` only where its owner said so."""
+    """``result``: the output for one line of a local source. `text` only if shared."""
 
     source: Name
     at: float
