@@ -1,0 +1,1 @@
+"""The students: small classifiers that fit a device. One file a student."""

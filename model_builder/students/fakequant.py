@@ -1,0 +1,57 @@
+"""Fake quantisation: train with the rounding that int8 will do.
+
+Straight-through estimator: Y. Bengio et al., "Estimating or Propagating Gradients Through
+Stochastic Neurons" (2013). Integer scheme: B. Jacob et al., "Quantization and Training of
+Neural Networks for Efficient Integer-Arithmetic-Only Inference" (2018).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+LEVELS: Final = 127
+"""Weights use -127..127, symmetric around 0."""
+
+
+def fake_quant_weights(x: Any, limit: Any) -> Any:
+    """Rounds to the int8 grid of ``[-limit, limit]``; gradients pass inside the range.
+
+    Args:
+        x: float32, any shape.
+        limit: float32 scalar, or one value an output channel (last axis).
+    """
+    clipped = tf.clip_by_value(x, -limit, limit)
+    step = limit / LEVELS
+    return clipped + tf.stop_gradient(tf.round(clipped / step) * step - clipped)
+
+
+def channel_limit(x: Any) -> Any:
+    """The largest magnitude of each output channel (last axis), at least 1e-6."""
+    axes = list(range(len(x.shape) - 1))
+    return tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(x), axis=axes), 1e-6))
+
+
+def fake_quant_activations(x: Any, low: Any, high: Any) -> Any:
+    """Rounds to the 256 levels of ``[low, high]`` (which holds 0), as an int8 tensor would."""
+    step = tf.maximum((high - low) / 255.0, 1e-8)
+    zero = tf.round(-low / step)
+    grid = (tf.clip_by_value(tf.round(x / step) + zero, 0.0, 255.0) - zero) * step
+    inside = tf.clip_by_value(x, low, high)
+    return inside + tf.stop_gradient(grid - inside)
+
+
+def on_grid(x: NDArray[Any], limit: float) -> NDArray[Any]:
+    """A table as it will be in int8, with its largest magnitude exactly `limit`.
+
+    The converter takes one scale for a gathered table from its extremes. Clipping and rounding
+    here, as training did, makes its choice the same as ours.
+    """
+    step = np.float32(limit / LEVELS)
+    grid = np.round(np.clip(x, -limit, limit) / step).astype(np.float32)
+    if np.abs(grid).max() < LEVELS:
+        grid[np.unravel_index(np.abs(grid).argmax(), grid.shape)] = LEVELS
+    return np.asarray(grid * step, np.float32)

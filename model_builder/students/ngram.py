@@ -1,0 +1,147 @@
+"""The microcontroller students: a bag, or a small convolution, over hashed n-grams.
+
+Operators, all of which TensorFlow Lite Micro has: GATHER, RESHAPE, CONV_2D (convolution only),
+MEAN, REDUCE_MAX, FULLY_CONNECTED, ADD.
+
+The bag is A. Joulin et al., "Bag of Tricks for Efficient Text Classification" (2017), with a
+second pooling and a hidden layer; the convolution is Y. Kim, "Convolutional Neural Networks for
+Sentence Classification" (2014). Row 0 of the table is padding and stays zero.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import tensorflow as tf
+
+from contracts.text import NgramConfig
+from model_builder.students.fakequant import (
+    channel_limit,
+    fake_quant_weights,
+    on_grid,
+)
+
+Size = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+
+
+class NgramStudentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The shape of the student.
+
+    Attributes:
+        kind: ``bag``, or ``cnn`` with a convolution along the ids.
+        features: the front end.
+        dim: width of the table (D).
+        hidden: width of the hidden layer (H); 0: none.
+        max_pool: pool by the maximum too, not by the mean alone.
+        kernel: width of the convolution.
+        channels: of the convolution.
+        clip: largest magnitude in the table, in units of the table's initial deviation.
+    """
+
+    kind: Literal["bag", "cnn"] = "bag"
+    features: NgramConfig = NgramConfig()
+    dim: Size = 48
+    hidden: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 128
+    max_pool: bool = True
+    kernel: Annotated[int, msgspec.Meta(ge=1, le=16)] = 3
+    channels: Size = 48
+    clip: Annotated[float, msgspec.Meta(gt=0)] = 4.0
+
+
+class NgramStudent(tf.Module):  # type: ignore[misc]
+    """Hashed ids to logits.
+
+    Args:
+        config: the shape.
+        classes: how many labels (C).
+        seed: of the initial weights.
+    """
+
+    INITIAL = 0.1
+    """Standard deviation of the table's initial values."""
+
+    def __init__(self, config: NgramStudentConfig, classes: int, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        rng = np.random.default_rng(seed)
+
+        def glorot(*shape: int, name: str) -> Any:
+            fan = int(np.prod(shape[:-1])) + shape[-1]
+            value = rng.normal(size=shape, scale=np.sqrt(2.0 / fan))
+            return tf.Variable(value.astype(np.float32), name=name)
+
+        def zeros(size: int, name: str) -> Any:
+            return tf.Variable(np.zeros(size, np.float32), name=name)
+
+        rows, dim = config.features.buckets, config.dim
+        table = rng.normal(size=(rows, dim), scale=self.INITIAL).astype(np.float32)
+        table[0] = 0.0
+        self.table = tf.Variable(table, name="table")
+        self.limit = config.clip * self.INITIAL
+        self.kernel: Any = None
+        if config.kind == "cnn":
+            self.kernel = glorot(1, config.kernel, dim, config.channels, name="kernel")
+            self.kernel_bias = zeros(config.channels, "kernel_bias")
+        width = config.channels if config.kind == "cnn" else dim
+        first = config.hidden or classes
+        self.from_mean = glorot(width, first, name="from_mean")
+        self.from_max = glorot(width, first, name="from_max") if config.max_pool else None
+        self.first_bias = zeros(first, "first_bias")
+        self.out: Any = None
+        if config.hidden:
+            self.out = glorot(config.hidden, classes, name="out")
+            self.out_bias = zeros(classes, "out_bias")
+
+    def gathered(self, ids: Any, quantise: bool) -> Any:
+        """The rows of `ids` int32 [N, L]: float32 [N, L, D], zero where the id is 0."""
+        rows = tf.nn.embedding_lookup(self.table, ids)
+        if quantise:
+            rows = fake_quant_weights(rows, self.limit)
+        return rows
+
+    def __call__(self, ids: Any, *, quantise: bool = False, dropout: float = 0.0) -> Any:
+        """Runs the student.
+
+        Args:
+            ids: int32 [N, L] of the front end.
+            quantise: with the weights' int8 rounding.
+            dropout: share of the pooled features dropped, while training.
+
+        Returns:
+            float32 [N, C]: logits.
+        """
+
+        def weight(x: Any) -> Any:
+            return fake_quant_weights(x, channel_limit(x)) if quantise else x
+
+        length = self.config.features.length
+        batch = ids.shape[0] or -1
+        x = self.gathered(ids, quantise)  # [N, L, D]
+        if self.kernel is not None:
+            x = tf.reshape(x, [batch, 1, length, self.config.dim])
+            x = tf.nn.conv2d(x, weight(self.kernel), strides=1, padding="SAME")
+            x = tf.nn.relu(x + self.kernel_bias)
+            x = tf.reshape(x, [batch, length, self.config.channels])
+        mean = tf.reduce_mean(x, axis=1)  # [N, D]
+        if dropout:
+            mean = tf.nn.dropout(mean, dropout)
+        y = tf.matmul(mean, weight(self.from_mean)) + self.first_bias
+        if self.from_max is not None:
+            largest = tf.reduce_max(x, axis=1)
+            if dropout:
+                largest = tf.nn.dropout(largest, dropout)
+            y += tf.matmul(largest, weight(self.from_max))
+        if self.out is None:
+            return y
+        return tf.matmul(tf.nn.relu(y), weight(self.out)) + self.out_bias
+
+    def clear_padding(self) -> None:
+        """Sets row 0 to zero again after a training step moved it."""
+        self.table.scatter_nd_update([[0]], tf.zeros([1, self.config.dim]))
+
+    def freeze(self) -> None:
+        """Puts the table on its int8 grid, so that the converter picks the same grid."""
+        self.clear_padding()
+        self.table.assign(on_grid(self.table.numpy(), self.limit))

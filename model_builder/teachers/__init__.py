@@ -1,0 +1,1 @@
+"""The teachers: where the soft labels come from."""
