@@ -1,0 +1,44 @@
+"""Logs: JSON lines on a device, coloured lines on a terminal. Never a text of a user."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+_NO_RICH = "rich"  # structlog imports it when it is there: 5 MB for tracebacks nobody asked for
+
+
+def _structlog() -> Any:
+    absent = _NO_RICH not in sys.modules
+    if absent:
+        sys.modules[_NO_RICH] = None  # type: ignore[assignment]
+    try:
+        import structlog
+    finally:
+        if absent:
+            del sys.modules[_NO_RICH]
+    return structlog
+
+
+def configure(*, debug: bool = False) -> None:
+    """Sets logging up for a program: to stderr, from ``info`` on."""
+    structlog = _structlog()
+    shared = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if sys.stderr.isatty():
+        last: list[Any] = [structlog.dev.ConsoleRenderer()]
+    else:
+        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(10 if debug else 20),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def logger(name: str) -> Any:
+    """A logger whose lines carry the module's name."""
+    return _structlog().get_logger(module=name)

@@ -1,0 +1,195 @@
+"""A classify bundle, loaded: text to label and calibrated confidence."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from agent.runtime import engine, golden
+from agent.runtime.engine import Runtime, Tensor
+from agent.runtime.front_end import Encoded, open_front_end
+from agent.runtime.model import Options
+from contracts.bundle import Bundle
+from contracts.errors import InputError, RefusedError
+from contracts.manifest import SignatureSpec, TensorSpec
+from contracts.messages import BundleRef, Classified, Scored, Selftested
+
+UNKNOWN = "unknown"
+"""The label of an answer below the bundle's threshold."""
+
+
+class Raw(msgspec.Struct, frozen=True):
+    """What the model gave.
+
+    Attributes:
+        output: [classes], in the model's dtype (int8 or float32).
+        best: index of the best label.
+        truncated: as in :class:`agent.runtime.front_end.Encoded`.
+    """
+
+    output: Tensor
+    best: int
+    truncated: bool
+
+
+class Classifier:
+    """A loaded classifier. One thread at a time.
+
+    Args:
+        bundle: a classify bundle; its files are checked against the manifest here.
+        runtime: which runtime; None: the best that is installed.
+        threads: of inference.
+        cache: file for the runtime's packed weights.
+
+    Raises:
+        InputError: ``bundle-corrupt``, ``bad-manifest``.
+        RefusedError: ``model-failed``.
+        UnavailableError: ``no-runtime``.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        runtime: str | None = None,
+        threads: int = 1,
+        cache: Path | None = None,
+    ) -> None:
+        manifest = bundle.manifest
+        if manifest.task != "classify" or manifest.classifier is None:
+            raise InputError("wrong-task", f"{bundle.path} is a {manifest.task} bundle")
+        self.ref: BundleRef = bundle.ref
+        self.manifest = manifest
+        self._facts = manifest.classifier
+        self._front = open_front_end(bundle)
+        bundle.read(manifest.model.file)  # checked before the runtime maps it
+        if bundle.path.is_dir():
+            self._engine: Runtime = self._open(
+                bundle.path / manifest.model.file, runtime, threads, cache
+            )
+        else:
+            self._engine = _unpacked(bundle, runtime, threads)
+        self.runtime = self._engine.name
+        self._by_length = self._signatures(manifest.model.signatures)
+
+    def _open(self, path: Path, runtime: str | None, threads: int, cache: Path | None) -> Runtime:
+        wanted = self.manifest.model.runtimes
+        return engine.open_model(path, runtime=runtime, wanted=wanted, threads=threads, cache=cache)
+
+    def _signatures(self, specs: list[SignatureSpec]) -> dict[int, SignatureSpec]:
+        """Signatures by the length of their ids; the first input takes the ids."""
+        found = {}
+        for spec in specs:
+            if spec.name not in self._engine.signatures or not spec.inputs or not spec.outputs:
+                raise RefusedError(
+                    "bad-manifest",
+                    f"the manifest names a signature {spec.name!r}; the model has "
+                    f"{', '.join(self._engine.signatures)}",
+                )
+            found[spec.inputs[0].shape[-1]] = spec
+        return found
+
+    def run(self, text: str) -> Raw:
+        """Runs the model on one text; the output is as the model gave it."""
+        encoded = self._front.encode(text)
+        spec = self._by_length.get(encoded.ids.shape[1])
+        if spec is None:
+            raise RefusedError("bad-manifest", f"no signature for {encoded.ids.shape[1]} ids")
+        inputs = {spec.inputs[0].name: _cast(encoded.ids, spec.inputs[0])}
+        for extra in spec.inputs[1:]:  # an attention mask
+            inputs[extra.name] = _mask(encoded, extra)
+        try:
+            output = self._engine.run(spec.name, inputs)[spec.outputs[0].name].reshape(-1)
+        except KeyError:
+            raise RefusedError(
+                "bad-manifest", f"the model has no output {spec.outputs[0].name!r}"
+            ) from None
+        if output.size != len(self._facts.labels):
+            raise RefusedError(
+                "bad-manifest",
+                f"the model gives {output.size} outputs for {len(self._facts.labels)} labels",
+            )
+        return Raw(output, int(np.argmax(output)), encoded.truncated)
+
+    def probabilities(self, raw: Raw) -> Tensor:
+        """float64[classes]: softmax of the logits over the temperature, as the manifest says."""
+        spec = next(iter(self._by_length.values())).outputs[0]
+        logits = raw.output.astype(np.float64)
+        if spec.scale:
+            logits = (logits - spec.zero_point) * spec.scale
+        logits = (logits - logits.max()) / self._facts.temperature
+        exponents = np.exp(logits)
+        result: Tensor = exponents / exponents.sum()
+        return result
+
+    def classify(self, text: str, top_k: int = 3) -> Classified:
+        """Classifies one text.
+
+        Args:
+            text: at most the protocol's cap of bytes.
+            top_k: how many labels to list.
+
+        Raises:
+            InputError: ``too-large``, ``bad-text``.
+            RefusedError: ``model-failed``.
+        """
+        start = time.perf_counter()
+        raw = self.run(text)
+        shares = self.probabilities(raw)
+        order = np.argsort(-shares, kind="stable")[:top_k]
+        labels = self._facts.labels
+        top = [Scored(labels[i], round(float(shares[i]), 6)) for i in order]
+        confidence = float(shares[raw.best])
+        return Classified(
+            label=labels[raw.best] if confidence >= self._facts.threshold else UNKNOWN,
+            confidence=round(confidence, 6),
+            top=top,
+            bundle=self.ref,
+            latency_us=round((time.perf_counter() - start) * 1e6, 1),
+            truncated=raw.truncated,
+        )
+
+    def warm_up(self) -> None:
+        """Runs every signature once, so that the first request is not the slow one."""
+        for spec in self._by_length.values():
+            self._engine.run(
+                spec.name, {i.name: np.zeros(i.shape, np.dtype(i.dtype)) for i in spec.inputs}
+            )
+
+    def selftest(self, bundle: Bundle) -> Selftested:
+        """Replays the golden vectors."""
+        return golden.replay(self, bundle.golden(), self.manifest.golden)
+
+    def close(self) -> None:
+        """Frees the model."""
+        self._engine.close()
+
+
+def load(bundle: Bundle, options: Options) -> Classifier:
+    """The loader of classify bundles for :mod:`agent.runtime.model`."""
+    return Classifier(bundle, runtime=options.runtime, threads=options.threads, cache=options.cache)
+
+
+def _cast(ids: Tensor, spec: TensorSpec) -> Tensor:
+    return ids.astype(np.dtype(spec.dtype), copy=False)
+
+
+def _mask(encoded: Encoded, spec: TensorSpec) -> Tensor:
+    mask = np.zeros(encoded.ids.shape, np.dtype(spec.dtype))
+    mask[0, : encoded.used] = 1
+    return mask
+
+
+def _unpacked(bundle: Bundle, runtime: str | None, threads: int) -> Runtime:
+    """The model of a ``.shoal`` file; runtimes map a file, so it is written out for that."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="shoal-") as folder:
+        path = Path(folder) / bundle.manifest.model.file
+        path.write_bytes(bundle.read(bundle.manifest.model.file))
+        return engine.open_model(
+            path, runtime=runtime, wanted=bundle.manifest.model.runtimes, threads=threads
+        )

@@ -1,0 +1,94 @@
+"""The interface of a runtime, and which runtimes this device has."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+
+from contracts.errors import RefusedError, UnavailableError
+
+Tensor = np.ndarray
+
+
+class Runtime(Protocol):
+    """A model file, loaded and ready to run. One thread at a time."""
+
+    @property
+    def name(self) -> str:
+        """``litert`` or ``tflite-runtime``, as in a manifest."""
+
+    @property
+    def signatures(self) -> list[str]:
+        """Names of the signatures."""
+
+    def run(self, signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Runs a signature.
+
+        Args:
+            signature: its name.
+            inputs: arrays by input name, with the shape and dtype of the model.
+
+        Returns:
+            Copies of the outputs by name, in the model's shapes and dtypes (int8 stays int8).
+
+        Raises:
+            RefusedError: ``model-failed``; the runtime would not run it.
+        """
+
+    def close(self) -> None:
+        """Frees the model."""
+
+
+_MODULES: Final = {
+    "litert": ("ai_edge_litert", "agent.runtime.litert", "LiteRt"),
+    "tflite-runtime": ("tflite_runtime", "agent.runtime.tflite", "TfliteRuntime"),
+}
+
+
+def available() -> list[str]:
+    """The runtimes that are installed here, best first."""
+    return [name for name, row in _MODULES.items() if importlib.util.find_spec(row[0])]
+
+
+def open_model(
+    path: Path,
+    *,
+    runtime: str | None = None,
+    wanted: Sequence[str] = (),
+    threads: int = 1,
+    cache: Path | None = None,
+) -> Runtime:
+    """Loads a model file.
+
+    Args:
+        path: of the ``.tflite`` file, already checked against its manifest.
+        runtime: which to use; None takes the best that is installed.
+        wanted: the manifest's runtimes; empty: any.
+        threads: of inference.
+        cache: file for the runtime's packed weights, where it has such.
+
+    Raises:
+        UnavailableError: ``no-runtime``; none that the bundle can use is installed.
+        RefusedError: ``model-failed``; the runtime refuses the file.
+    """
+    here = [name for name in available() if not wanted or name in wanted]
+    name = runtime or next(iter(here), "")
+    if name not in here:
+        raise UnavailableError(
+            "no-runtime",
+            f"the model needs {runtime or ' or '.join(wanted) or 'a runtime'}; "
+            f"installed: {', '.join(available()) or 'none'}",
+        )
+    _, module, attribute = _MODULES[name]
+    factory = getattr(importlib.import_module(module), attribute)
+    try:
+        return factory(path, threads=threads, cache=cache)  # type: ignore[no-any-return]
+    except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
+        raise RefusedError(
+            "model-failed", f"{name} cannot load {path.name}: {str(error)[:500]}"
+        ) from None

@@ -1,0 +1,156 @@
+"""The inference worker: one thread, one bounded queue by priority."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from agent.log import logger
+from agent.serving.reply import Reply
+from contracts.errors import ShoalError, UnavailableError
+
+log = logger(__name__)
+
+
+class Job(msgspec.Struct):
+    """Work for the worker.
+
+    Attributes:
+        run: does it.
+        reply: where its failure goes, its deadline and cancel token.
+        priority: 0 to 9; 9 runs first, equals in the order of arrival.
+        slot: whose errors and refusals it counts to.
+    """
+
+    run: Callable[[], None]
+    reply: Reply
+    priority: int = 5
+    slot: str = ""
+
+
+class Worker:
+    """Runs jobs in turn on its own thread.
+
+    Args:
+        capacity: jobs that may wait; one more is refused as ``busy``.
+        on_failure: told the slot and the error of every job that failed, for the counters.
+    """
+
+    def __init__(
+        self, capacity: int, on_failure: Callable[[str, ShoalError], None] | None = None
+    ) -> None:
+        self._capacity = capacity
+        self._on_failure = on_failure
+        self._heap: list[tuple[int, int, Job]] = []
+        self._order = 0
+        self._condition = threading.Condition()
+        self._running: Job | None = None
+        self._draining = False
+        self._stopped = False
+        self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def depth(self) -> int:
+        """Jobs that wait."""
+        return len(self._heap)
+
+    def submit(self, job: Job, *, wait: threading.Event | None = None) -> None:
+        """Queues a job.
+
+        Args:
+            job: what to run.
+            wait: wait for room until this event is set, instead of refusing.
+
+        Raises:
+            UnavailableError: ``busy``, or ``shutting-down``.
+        """
+        with self._condition:
+            while wait is not None and len(self._heap) >= self._capacity and not wait.is_set():
+                self._condition.wait(0.2)
+            if self._draining:
+                raise UnavailableError("shutting-down", "the agent is stopping: ask again later")
+            if len(self._heap) >= self._capacity:
+                raise UnavailableError(
+                    "busy", f"{len(self._heap)} requests wait already: ask again later"
+                )
+            self._order += 1
+            heapq.heappush(self._heap, (-job.priority, self._order, job))
+            self._condition.notify_all()
+
+    def cancel(self, request_id: str) -> bool:
+        """Cancels a waiting or running job by the id of its request; False: there is none."""
+        with self._condition:
+            jobs = [row[2] for row in self._heap]
+            if self._running is not None:
+                jobs.append(self._running)
+            found = [job for job in jobs if job.reply.id == request_id]
+        for job in found:
+            job.reply.cancelled.set()
+        return bool(found)
+
+    def drain(self, seconds: float) -> bool:
+        """Refuses new jobs and waits for the waiting ones; True when all were done in time."""
+        with self._condition:
+            self._draining = True
+            done = self._condition.wait_for(
+                lambda: not self._heap and self._running is None, seconds
+            )
+            rest = [row[2] for row in self._heap]
+            self._heap.clear()
+            self._stopped = True
+            if self._running is not None:
+                self._running.reply.cancelled.set()
+            self._condition.notify_all()
+        for job in rest:
+            job.reply.fail(UnavailableError("shutting-down", "the agent is stopping"))
+        if self._thread.is_alive():
+            self._thread.join(2)
+        return done
+
+    def _loop(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._heap or self._stopped)
+                if not self._heap:
+                    return
+                job = heapq.heappop(self._heap)[2]
+                self._running = job
+                self._condition.notify_all()
+            try:
+                self._run(job)
+            finally:
+                with self._condition:
+                    self._running = None
+                    self._condition.notify_all()
+
+    def _run(self, job: Job) -> None:
+        try:
+            job.reply.check()
+            job.run()
+        except ShoalError as error:
+            self._failed(job, error)
+        except Exception as error:  # one request must not end the worker
+            log.exception("request failed", request=job.reply.id)
+            self._failed(
+                job, UnavailableError("internal", f"the request failed: {type(error).__name__}")
+            )
+
+    def _failed(self, job: Job, error: ShoalError) -> None:
+        if self._on_failure is not None:
+            self._on_failure(job.slot, error)
+        try:
+            job.reply.fail(error)
+        except ShoalError:
+            log.warning("answer not sent", request=job.reply.id)
