@@ -14,6 +14,7 @@ FNV-1a, 32 bit: G. Fowler, L. C. Noll, K.-P. Vo, "The FNV Non-Cryptographic Hash
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Final
 
 import msgspec
@@ -72,13 +73,21 @@ def _fold(code: int) -> int:
         return code + 80
     if 0xFF01 <= code <= 0xFF5E:
         return _fold(code - 0xFEE0)
+    if 0xD800 <= code <= 0xDFFF:  # half of a pair: no character, and no UTF-8
+        return 0x20
     if 0x2000 <= code <= 0x206F or 0x3000 <= code <= 0x303F:
         return 0x27 if code == 0x2019 else 0x20
     return code
 
 
-# Most text is in the first planes' start: a table makes normalising one lookup a character.
-_FOLD: Final = tuple(_fold(code) for code in range(0x530))
+class _FoldTable(dict[int, int]):
+    """For `str.translate`: the common letters are stored, the rest is worked out."""
+
+    def __missing__(self, code: int) -> int:
+        return _fold(code)
+
+
+_FOLD: Final = _FoldTable({code: _fold(code) for code in range(0x530)})
 
 
 def normalize(text: str) -> str:
@@ -87,8 +96,11 @@ def normalize(text: str) -> str:
     Latin, Greek and Cyrillic letters are lower-cased, full-width forms become ASCII, all
     other letters stay as they are.
     """
-    folded = "".join([chr(_FOLD[c] if c < 0x530 else _fold(c)) for c in map(ord, text)])
-    return " ".join([word for word in folded.split(" ") if word])
+    return " ".join(_words(text))
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.translate(_FOLD).split(" ") if word]
 
 
 def fnv1a(data: bytes, state: int = FNV_OFFSET) -> int:
@@ -112,33 +124,65 @@ def ngram_ids(text: str, config: NgramConfig) -> tuple[list[int], bool]:
     ids: list[int] = []
     room = config.length
     modulus = config.buckets - 1
-    low, high = config.char_min, config.char_max
-    start_word = fnv1a(bytes([_WORD]))
-    start_pair = fnv1a(bytes([_PAIR]))
-    start_chars = fnv1a(bytes([_CHARS]))
-    previous = b""
-    for word in normalize(text).split():
+    previous = ""
+    for word in _words(text):
         if len(ids) >= room:
             return ids[:room], True
-        data = word.encode()
-        ids.append(1 + fnv1a(data, start_word) % modulus)
+        own = _word_ids(word, modulus, config.char_min, config.char_max)
         if config.pairs and previous:
-            ids.append(1 + fnv1a(previous + b" " + data, start_pair) % modulus)
-        previous = data
-        if not high:
-            continue
+            ids.append(own[0])
+            ids.append(_pair_id(previous, word, modulus))
+            ids += own[1:]
+        else:
+            ids += own
+        previous = word
+    missing = room - len(ids)
+    if missing < 0:
+        return ids[:room], True
+    ids += [0] * missing
+    return ids, False
+
+
+# Words repeat (Zipf), and hashing is the cost: the last few thousand are remembered.
+_REMEMBERED: Final = 8192
+_LONGEST: Final = 40
+"""Characters of a word that is worth remembering; it also bounds what the memory holds."""
+
+
+def _word_ids(word: str, modulus: int, low: int, high: int) -> list[int]:
+    if len(word) > _LONGEST:
+        return _hash_word(word, modulus, low, high)
+    return _remembered_word(word, modulus, low, high)
+
+
+def _pair_id(first: str, second: str, modulus: int) -> int:
+    if len(first) + len(second) > _LONGEST:
+        return _hash_pair(first, second, modulus)
+    return _remembered_pair(first, second, modulus)
+
+
+def _hash_word(word: str, modulus: int, low: int, high: int) -> list[int]:
+    """A word's own id, then those of its character n-grams by start, then by length."""
+    ids = [1 + fnv1a(word.encode(), _START_WORD) % modulus]
+    if high:
         pieces = [b" ", *(char.encode() for char in word), b" "]
         count = len(pieces)
         for first in range(count):
-            state = start_chars
+            state = _START_CHARS
             for index in range(first, min(first + high, count)):
                 for byte in pieces[index]:
                     state = ((state ^ byte) * FNV_PRIME) & _MASK
                 if index - first + 1 >= low:
                     ids.append(1 + state % modulus)
-    truncated = len(ids) > room
-    if truncated:
-        del ids[room:]
-    else:
-        ids.extend([0] * (room - len(ids)))
-    return ids, truncated
+    return ids
+
+
+def _hash_pair(first: str, second: str, modulus: int) -> int:
+    return 1 + fnv1a(f"{first} {second}".encode(), _START_PAIR) % modulus
+
+
+_START_WORD: Final = fnv1a(bytes([_WORD]))
+_START_PAIR: Final = fnv1a(bytes([_PAIR]))
+_START_CHARS: Final = fnv1a(bytes([_CHARS]))
+_remembered_word = lru_cache(_REMEMBERED)(_hash_word)
+_remembered_pair = lru_cache(_REMEMBERED)(_hash_pair)

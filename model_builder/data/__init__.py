@@ -1,0 +1,1 @@
+"""Labelled text: reading it, cleaning it, splitting it, sampling it from templates."""
