@@ -1,0 +1,238 @@
+"""The four signed roles on disk, and the order in which they are written.
+
+Sources: The Update Framework specification 1.0.33, sections 4 (file formats), 6.2
+(consistent snapshots) and 3.1 (repository). The state that counts is the chain that starts
+at ``timestamp.json``: it names a snapshot by version and hash, which names the targets.
+Metadata is written in the order targets, snapshot, timestamp, so that a crash between two
+writes leaves files that nothing names; the next write replaces them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from securesystemslib.signer import SSlibKey
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import (
+    Metadata,
+    MetaFile,
+    Root,
+    Snapshot,
+    T,
+    Targets,
+    Timestamp,
+)
+from tuf.api.serialization.json import JSONSerializer
+
+from contracts import limits
+from contracts.errors import InputError
+from fleet import durable
+from fleet.repository import paths
+from fleet.repository.keys import KeyFolder
+
+Clock = Callable[[], float]
+_COMPACT: Final = JSONSerializer(compact=True, validate=True)
+
+
+class Expiry(msgspec.Struct, frozen=True):
+    """For how many days a signature of each role counts."""
+
+    root: int = 3 * 365
+    targets: int = 365
+    snapshot: int = 30
+    timestamp: int = 7
+
+
+def expires(now: float, days: int) -> datetime:
+    """When something signed now expires, in whole seconds."""
+    return datetime.fromtimestamp(int(now), UTC) + timedelta(days=days)
+
+
+class MetadataStore:
+    """Reads and writes the metadata of a repository.
+
+    Args:
+        folder: of the repository.
+        keys: where private keys are.
+        expiry: days.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, folder: Path, keys: KeyFolder, expiry: Expiry, clock: Clock) -> None:
+        self.folder = folder
+        self.keys = keys
+        self.expiry = expiry
+        self.clock = clock
+
+    # Reading. ---------------------------------------------------------------------------
+
+    def _load(self, role: str, version: int | None) -> bytes:
+        path = self.folder / paths.metadata(role, version)
+        try:
+            with path.open("rb") as stream:
+                data = stream.read(limits.MAX_METADATA_BYTES + 1)
+        except FileNotFoundError:
+            raise InputError(
+                "not-a-repository", f"{self.folder} has no {path.name}: run `shoal fleet init`"
+            ) from None
+        if len(data) > limits.MAX_METADATA_BYTES:
+            raise InputError(
+                "repository-corrupt", f"{path} is over {limits.MAX_METADATA_BYTES} bytes"
+            )
+        return data
+
+    def _parse(self, data: bytes, kind: type[T], what: str) -> Metadata[T]:
+        try:
+            loaded = Metadata[T].from_bytes(data)
+            if not isinstance(loaded.signed, kind):
+                raise InputError("repository-corrupt", f"{what} is another role's metadata")
+            return loaded
+        except RepositoryError as error:
+            raise InputError("repository-corrupt", f"{what} cannot be read: {error}") from None
+
+    def root_version(self) -> int:
+        """The newest root on disk."""
+        version = 0
+        while (self.folder / paths.metadata("root", version + 1)).is_file():
+            version += 1
+        if not version:
+            raise InputError(
+                "not-a-repository", f"{self.folder} has no root.json: run `shoal fleet init`"
+            )
+        return version
+
+    def root_bytes(self) -> bytes:
+        """The newest root, as it is served and shipped to devices."""
+        return self._load("root", self.root_version())
+
+    def root(self) -> Metadata[Root]:
+        """The newest root."""
+        return self._parse(self.root_bytes(), Root, "root.json")
+
+    def timestamp(self) -> Metadata[Timestamp]:
+        """The current timestamp."""
+        return self._parse(self._load("timestamp", None), Timestamp, "timestamp.json")
+
+    def snapshot(self) -> Metadata[Snapshot]:
+        """The snapshot that the timestamp names."""
+        version = self.timestamp().signed.snapshot_meta.version
+        return self._parse(self._load("snapshot", version), Snapshot, "snapshot.json")
+
+    def targets(self) -> Metadata[Targets]:
+        """The targets that the snapshot names."""
+        version = self.snapshot().signed.meta["targets.json"].version
+        return self._parse(self._load("targets", version), Targets, "targets.json")
+
+    # Writing. ---------------------------------------------------------------------------
+
+    def sign(self, signed: T, *, root: Root, also: Root | None = None) -> bytes:
+        """Signs with every key of the role that is at hand; needs at least the threshold.
+
+        Args:
+            signed: the role's content.
+            root: says which keys and how many.
+            also: for a new root, the root before it, whose threshold it must meet too.
+
+        Raises:
+            InputError: ``key-missing``, or an error of :class:`KeyFolder`.
+        """
+        document = Metadata(signed)
+        role = signed.type
+        for authority in (root, also):
+            if authority is None:
+                continue
+            wanted = [authority.keys[keyid] for keyid in authority.roles[role].keyids]
+            signers = self.keys.signers([key for key in wanted if isinstance(key, SSlibKey)])
+            need = authority.roles[role].threshold
+            if len(signers) < need:
+                raise InputError(
+                    "key-missing",
+                    f"signing {role} needs {need} of {len(wanted)} keys; {self.keys.folder} "
+                    f"has {len(signers)}: bring {' or '.join(k.keyid[:16] for k in wanted)}",
+                )
+            for signer in signers:
+                document.sign(signer, append=True)
+        data = document.to_bytes(_COMPACT)
+        if len(data) > limits.MAX_METADATA_BYTES:
+            raise InputError(
+                "too-large",
+                f"{role}.json would have {len(data)} bytes; devices accept "
+                f"{limits.MAX_METADATA_BYTES}: withdraw old versions first",
+            )
+        return data
+
+    def write_root(self, root: Root, previous: Root | None) -> None:
+        """Signs and writes a root, by its own keys and those of the root before it."""
+        data = self.sign(root, root=root, also=previous)
+        self._write(paths.metadata("root", root.version), data)
+
+    def write_targets(self, targets: Targets) -> None:
+        """Signs and writes new targets, then a snapshot and a timestamp that name them."""
+        root = self.root().signed
+        targets.expires = expires(self.clock(), self.expiry.targets)
+        data = self.sign(targets, root=root)
+        snapshot = self._next_snapshot()
+        snapshot.meta["targets.json"] = _meta(targets.version, data)
+        # Both online signatures are made before the first write: a missing or locked key must
+        # not leave a published half.
+        finish = self._prepare(snapshot, root, self._next_timestamp())
+        self._write(paths.metadata("targets", targets.version), data)
+        finish()
+
+    def write_snapshot(self) -> None:
+        """Signs and writes a new snapshot of the same targets, and a timestamp."""
+        self._prepare(self._next_snapshot(), self.root().signed, self._next_timestamp())()
+
+    def write_timestamp(self) -> None:
+        """Signs and writes a new timestamp of the same snapshot."""
+        timestamp = self._next_timestamp()
+        timestamp.expires = expires(self.clock(), self.expiry.timestamp)
+        data = self.sign(timestamp, root=self.root().signed)
+        self._write(paths.metadata("timestamp"), data)
+
+    def write_first(self, targets: Targets) -> None:
+        """Signs and writes the first targets, snapshot and timestamp."""
+        root = self.root().signed
+        data = self.sign(targets, root=root)
+        snapshot = Snapshot(
+            version=1,
+            expires=expires(self.clock(), self.expiry.snapshot),
+            meta={"targets.json": _meta(targets.version, data)},
+        )
+        finish = self._prepare(snapshot, root, Timestamp(version=1))
+        self._write(paths.metadata("targets", targets.version), data)
+        finish()
+
+    def _next_snapshot(self) -> Snapshot:
+        snapshot = self.snapshot().signed
+        snapshot.version += 1
+        snapshot.expires = expires(self.clock(), self.expiry.snapshot)
+        return snapshot
+
+    def _next_timestamp(self) -> Timestamp:
+        timestamp = self.timestamp().signed
+        timestamp.version += 1
+        return timestamp
+
+    def _prepare(self, snapshot: Snapshot, root: Root, stamp: Timestamp) -> Callable[[], None]:
+        data = self.sign(snapshot, root=root)
+        stamp.expires = expires(self.clock(), self.expiry.timestamp)
+        stamp.snapshot_meta = _meta(snapshot.version, data)
+        stamp_data = self.sign(stamp, root=root)
+
+        def finish() -> None:
+            self._write(paths.metadata("snapshot", snapshot.version), data)
+            self._write(paths.metadata("timestamp"), stamp_data)
+
+        return finish
+
+    def _write(self, path: str, data: bytes) -> None:
+        durable.write(self.folder / path, data)
+
+
+def _meta(version: int, data: bytes) -> MetaFile:
+    return MetaFile.from_data(version, data, ["sha256"])

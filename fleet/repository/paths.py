@@ -1,0 +1,65 @@
+"""The paths of a repository: what is where, and which paths may be read by others.
+
+::
+
+    metadata/timestamp.json  metadata/{N}.root.json  metadata/{N}.snapshot.json  ...targets.json
+    targets/bundles/{name}/{version}/{sha256}.manifest.json
+    blobs/{sha256}
+    deltas/{from sha256}-{to sha256}.zst
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from contracts.errors import InputError
+from contracts.messages import BundleRef
+
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_VERSION = r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}"
+_SHA256 = r"[0-9a-f]{64}"
+_PUBLIC: Final = re.compile(
+    rf"metadata/timestamp\.json"
+    rf"|metadata/[1-9][0-9]{{0,9}}\.(?:root|snapshot|targets)\.json"
+    rf"|targets/bundles/{_NAME}/{_VERSION}/{_SHA256}\.manifest\.json"
+    rf"|blobs/{_SHA256}"
+    rf"|deltas/{_SHA256}-{_SHA256}\.zst",
+    re.ASCII,
+)
+
+
+def check(path: str) -> str:
+    """Returns `path` when it is a path of a repository (it need not exist).
+
+    Raises:
+        InputError: ``no-such-path``; it is none, so it names nothing outside either.
+    """
+    if not _PUBLIC.fullmatch(path):
+        raise InputError("no-such-path", f"{path[:200]!r} is not a path of the repository")
+    return path
+
+
+def metadata(role: str, version: int | None = None) -> str:
+    """Where the metadata of a role is; `version` None for the timestamp alone."""
+    return f"metadata/{role}.json" if version is None else f"metadata/{version}.{role}.json"
+
+
+def target(name: str, version: str) -> str:
+    """The name of a bundle's manifest as a TUF target."""
+    return f"bundles/{name}/{version}/manifest.json"
+
+
+def manifest(ref: BundleRef) -> str:
+    """Where a bundle's manifest is."""
+    return f"targets/bundles/{ref.name}/{ref.version}/{ref.manifest_sha256}.manifest.json"
+
+
+def blob(sha256: str) -> str:
+    """Where a file of a bundle is."""
+    return f"blobs/{sha256}"
+
+
+def delta(old_sha256: str, new_sha256: str) -> str:
+    """Where the patch from one file to another is."""
+    return f"deltas/{old_sha256}-{new_sha256}.zst"
