@@ -88,6 +88,7 @@ class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         state_dir: where models, journal and spool live.
         mqtt: the broker.
         repository_url: base URL of the repository over HTTP(S); None: blocks over MQTT.
+        renewal_url: where the agent asks for its next certificate; None: it does not.
         trust_root: the text of the fleet's TUF ``root.json``.
         labels, groups: for selectors and group requests.
         sources: local sources of text.
@@ -105,6 +106,7 @@ class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     state_dir: str = "state"
     mqtt: MqttConfig = MqttConfig()
     repository_url: str | None = None
+    renewal_url: str | None = None
     labels: DeviceLabels = {}
     groups: list[Name] = []
     sources: list[SourceConfig] = []

@@ -1,0 +1,190 @@
+"""What the authority has issued, and one-time tokens, in a small SQLite database.
+
+Every change is one transaction with ``synchronous=FULL``: a token that was taken stays taken
+after a power cut, and of two requests that race for one token, one gets it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from contracts.messages import DeviceLabels, Name
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS devices (
+    device TEXT PRIMARY KEY, board TEXT NOT NULL, labels TEXT NOT NULL, groups TEXT NOT NULL,
+    revoked REAL
+) STRICT;
+CREATE TABLE IF NOT EXISTS certificates (
+    serial TEXT PRIMARY KEY, device TEXT NOT NULL, pem TEXT NOT NULL,
+    issued REAL NOT NULL, expires REAL NOT NULL, revoked REAL
+) STRICT;
+CREATE INDEX IF NOT EXISTS certificates_device ON certificates (device);
+CREATE TABLE IF NOT EXISTS tokens (
+    hash TEXT PRIMARY KEY, profile TEXT NOT NULL, expires REAL NOT NULL, used REAL
+) STRICT;
+"""
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What is decided about a device when it is enrolled."""
+
+    device: Name
+    board: Name
+    labels: DeviceLabels = {}
+    groups: list[Name] = []
+
+
+class Issued(msgspec.Struct, frozen=True):
+    """One certificate of a device; times are seconds since the epoch."""
+
+    serial: int
+    device: str
+    pem: str
+    issued: float
+    expires: float
+    revoked: float | None
+
+
+class Registry:
+    """The database of one authority.
+
+    Args:
+        path: of the database file; made when missing, mode 0600.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if not path.exists():
+            path.touch(mode=0o600)
+        with closing(self._connect()) as connection:
+            connection.executescript(_SCHEMA)
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self._path, timeout=30, isolation_level=None)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """One change: all of it, or nothing. Changes wait for one another."""
+        with closing(self._connect()) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield Transaction(connection)
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+
+class Transaction:
+    """What can be asked and changed inside :meth:`Registry.transaction`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    # Devices. ---------------------------------------------------------------------------
+
+    def put_device(self, profile: Profile) -> None:
+        """Stores a device, not revoked."""
+        self._connection.execute(
+            "INSERT INTO devices VALUES (?, ?, ?, ?, NULL) ON CONFLICT (device) DO UPDATE SET "
+            "board = excluded.board, labels = excluded.labels, groups = excluded.groups, "
+            "revoked = NULL",
+            (
+                profile.device,
+                profile.board,
+                msgspec.json.encode(profile.labels).decode(),
+                msgspec.json.encode(profile.groups).decode(),
+            ),
+        )
+
+    def devices(self) -> list[tuple[Profile, float | None]]:
+        """Every device with the time of its revocation, by name."""
+        rows = self._connection.execute(
+            "SELECT device, board, labels, groups, revoked FROM devices ORDER BY device"
+        )
+        return [
+            (
+                Profile(device, board, msgspec.json.decode(labels), msgspec.json.decode(groups)),
+                revoked,
+            )
+            for device, board, labels, groups, revoked in rows
+        ]
+
+    def device(self, name: str) -> tuple[Profile, float | None] | None:
+        """One device with the time of its revocation."""
+        return next((entry for entry in self.devices() if entry[0].device == name), None)
+
+    # Certificates. ----------------------------------------------------------------------
+
+    def put_certificate(self, issued: Issued) -> None:
+        """Stores a certificate."""
+        self._connection.execute(
+            "INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                str(issued.serial),
+                issued.device,
+                issued.pem,
+                issued.issued,
+                issued.expires,
+                issued.revoked,
+            ),
+        )
+
+    def certificates(self, device: str) -> list[Issued]:
+        """A device's certificates, oldest first."""
+        rows = self._connection.execute(
+            "SELECT serial, device, pem, issued, expires, revoked FROM certificates "
+            "WHERE device = ? ORDER BY issued, rowid",
+            (device,),
+        )
+        return [Issued(int(row[0]), *row[1:]) for row in rows]
+
+    def revoke(self, device: str, at: float) -> int:
+        """Revokes a device and all its certificates; returns how many were valid."""
+        self._connection.execute(
+            "UPDATE devices SET revoked = ? WHERE device = ? AND revoked IS NULL", (at, device)
+        )
+        return self._connection.execute(
+            "UPDATE certificates SET revoked = ? WHERE device = ? AND revoked IS NULL",
+            (at, device),
+        ).rowcount
+
+    def revoked(self, now: float) -> list[tuple[int, float]]:
+        """Serial and time of revocation of what is revoked and has not expired by itself."""
+        rows = self._connection.execute(
+            "SELECT serial, revoked FROM certificates WHERE revoked IS NOT NULL AND expires > ?"
+            " ORDER BY revoked, rowid",
+            (now,),
+        )
+        return [(int(serial), at) for serial, at in rows]
+
+    # Tokens. ----------------------------------------------------------------------------
+
+    def put_token(self, digest: str, profile: Profile, expires: float) -> None:
+        """Stores a token by its hash."""
+        self._connection.execute(
+            "INSERT INTO tokens VALUES (?, ?, ?, NULL)",
+            (digest, msgspec.json.encode(profile).decode(), expires),
+        )
+
+    def take_token(self, digest: str, now: float) -> Profile | None:
+        """Takes a token for good; None when it is unknown, used, or out of date."""
+        taken = self._connection.execute(
+            "UPDATE tokens SET used = ? WHERE hash = ? AND used IS NULL AND expires > ?"
+            " RETURNING profile",
+            (now, digest, now),
+        ).fetchone()
+        return msgspec.json.decode(taken[0], type=Profile) if taken else None
+
+    def forget_tokens(self, before: float) -> None:
+        """Drops tokens that expired before a time."""
+        self._connection.execute("DELETE FROM tokens WHERE expires < ?", (before,))
