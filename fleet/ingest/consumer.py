@@ -1,0 +1,250 @@
+"""The MQTT side of ingest: a persistent session whose messages are acknowledged by hand.
+
+paho's network thread only queues. A worker takes what has queued up, decodes it, commits it
+in one transaction, and then acknowledges every message of the batch. A crash at any point
+leaves messages unacknowledged, and the broker sends them again; rows that are there already
+are recognised by their key.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import paho.mqtt.client as paho
+import structlog
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from contracts.config import MqttConfig
+from contracts.connection import connect_properties, new_client
+from contracts.errors import InputError, UnavailableError
+from contracts.topics import Topics
+from fleet.ingest.decode import Message, decode
+from fleet.ingest.writer import Change, Writer
+
+_LOG: Final = structlog.get_logger("ingest")
+MAX_BATCH: Final = 1000
+"""Messages in one transaction."""
+
+RECEIVE_MAXIMUM: Final = 4000
+"""Messages that the broker may send before the first is acknowledged: bounds our queue."""
+
+_SESSION_S: Final = 14 * 24 * 3600
+_RETRY_S: Final = 1.0
+_WARN_S: Final = 5.0
+
+
+class Arrived(NamedTuple):
+    """A message as paho gave it, with the connection that it came on."""
+
+    connection: int
+    mid: int
+    qos: int
+    topic: str
+    payload: bytes
+
+
+class Counters:
+    """What ingest did, for metrics: plain numbers that one thread writes."""
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.batches = 0
+        self.rejected = 0
+        self.unknown = 0
+        self.retries = 0
+        self.lag_s = 0.0
+
+
+class Consumer:
+    """One ingest process's connection.
+
+    Args:
+        topics: of the fleet.
+        mqtt: the broker.
+        writer: commits batches.
+        name: of the session on the broker; each ingest process of a fleet has its own.
+        primary: also takes the retained topics, which a shared subscription does not deliver;
+            exactly one process of a fleet is the primary.
+        on_changes: called after a commit with what changed.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        topics: Topics,
+        mqtt: MqttConfig,
+        writer: Writer,
+        *,
+        name: str = "main",
+        primary: bool = True,
+        on_changes: Callable[[Sequence[Change]], None] = lambda changes: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._topics = topics
+        self._mqtt = mqtt
+        self._writer = writer
+        self._primary = primary
+        self._on_changes = on_changes
+        self._clock = clock
+        self._queue: queue.SimpleQueue[Arrived | None] = queue.SimpleQueue()
+        self._connection = 0
+        self._stopping = threading.Event()
+        self._warned = 0.0
+        self.counters = Counters()
+        self.connected = threading.Event()
+        self._client = new_client(mqtt, f"shoal-ingest-{topics.fleet}-{name}", manual_ack=True)
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_message = self._on_message
+        self._client.reconnect_delay_set(1, 10)
+        self._worker = threading.Thread(target=self._run, name=f"ingest-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Connects in the background, and goes on trying while the broker is away."""
+        properties = connect_properties(self._mqtt)
+        properties.SessionExpiryInterval = _SESSION_S
+        properties.ReceiveMaximum = RECEIVE_MAXIMUM
+        self._client.connect_async(
+            self._mqtt.host,
+            self._mqtt.port,
+            self._mqtt.keepalive_s,
+            clean_start=False,
+            properties=properties,
+        )
+        self._worker.start()
+        self._client.loop_start()
+
+    def stop(self) -> None:
+        """Stops taking messages, commits and acknowledges what has queued up, disconnects."""
+        self._stopping.set()
+        self._queue.put(None)
+        if self._worker.is_alive():
+            self._worker.join(30)
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    @property
+    def backlog(self) -> int:
+        """Messages that wait for their batch."""
+        return self._queue.qsize()
+
+    # paho's thread ------------------------------------------------------------------------
+
+    def _on_connect(
+        self, client: paho.Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any
+    ) -> None:
+        if reason.is_failure:
+            _LOG.warning("broker refused ingest", reason=str(reason))
+            return
+        self._connection += 1
+        once = SubscribeOptions(qos=1)
+        shared: tuple[Any, ...] = ("telemetry", "update", "result")
+        retained: tuple[Any, ...] = ("status", "reported") if self._primary else ()
+        wanted = [
+            (self._topics.shared("ingest", self._topics.every_device(kind)), once)
+            for kind in shared
+        ]
+        wanted += [(self._topics.every_device(kind), once) for kind in retained]
+        client.subscribe(wanted)
+
+    def _on_subscribe(
+        self, _client: paho.Client, _userdata: Any, _mid: int, reasons: Any, _properties: Any
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            _LOG.error("broker refused a subscription of ingest", reasons=[str(r) for r in reasons])
+            return
+        self.connected.set()
+
+    def _on_disconnect(self, *_arguments: Any) -> None:
+        self.connected.clear()
+
+    def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
+        self._queue.put(
+            Arrived(
+                self._connection, message.mid, message.qos, message.topic, bytes(message.payload)
+            )
+        )
+
+    # The worker ---------------------------------------------------------------------------
+
+    def _take(self) -> tuple[list[Arrived], bool]:
+        """What has queued up, at least one message; and whether to stop after it."""
+        batch: list[Arrived] = []
+        item = self._queue.get()
+        while item is not None:
+            batch.append(item)
+            if len(batch) == MAX_BATCH:
+                return batch, False
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+    def _run(self) -> None:
+        last = False
+        while not last:
+            arrived, last = self._take()
+            if not arrived:
+                continue
+            messages = self._decode(arrived)
+            while not self._commit(messages):
+                # Nothing is acknowledged: on a stop the broker keeps it for the next start.
+                if self._stopping.wait(_RETRY_S):
+                    return
+            self._acknowledge(arrived)
+
+    def _decode(self, arrived: Sequence[Arrived]) -> list[Message]:
+        found: list[Message] = []
+        fleet = self._topics.fleet
+        for item in arrived:
+            try:
+                found.append(decode(fleet, item.topic, item.payload))
+            except InputError as error:
+                # Acknowledged all the same: sent again it would be as wrong.
+                self.counters.rejected += 1
+                self._warn("message refused", topic=item.topic[:200], reason=str(error)[:300])
+        return found
+
+    def _commit(self, messages: Sequence[Message]) -> bool:
+        if not messages:
+            return True
+        began = time.monotonic()
+        try:
+            changes, unknown = self._writer.write(messages, self._clock())
+        except UnavailableError as error:
+            self.counters.retries += 1
+            self._warn("batch not committed, trying again", reason=str(error))
+            return False
+        self.counters.unknown += unknown
+        self.counters.messages += len(messages)
+        self.counters.batches += 1
+        self.counters.lag_s = time.monotonic() - began
+        if unknown:
+            self._warn("messages of devices that are not enrolled, or revoked", count=unknown)
+        if changes:
+            self._on_changes(changes)
+        return True
+
+    def _acknowledge(self, arrived: Sequence[Arrived]) -> None:
+        connection = self._connection
+        for item in arrived:
+            # Packet ids start anew with a connection: an old one would acknowledge another
+            # message.
+            if item.qos and item.connection == connection:
+                self._client.ack(item.mid, item.qos)
+
+    def _warn(self, event: str, **facts: Any) -> None:
+        """Logs, but not for every message of a flood."""
+        now = time.monotonic()
+        if now - self._warned >= _WARN_S:
+            self._warned = now
+            _LOG.warning(event, **facts)
+
+
+__all__ = ["Consumer", "Counters"]

@@ -1,0 +1,206 @@
+"""Writes a batch of checked messages in one transaction. Every statement may be repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from contracts.messages import Reported, Result, Status, Telemetry, UpdateEvent
+from fleet.ingest.decode import Message
+from fleet.store import Store
+from fleet.store.documents import dump, load
+from fleet.store.schema import DEVICE, RESULT, TELEMETRY, UPDATE_EVENT
+
+_SEEN_S: Final = 10.0
+_INSERT: Final = (
+    "INSERT INTO telemetry (device, boot, seq, received_at, payload, rolled) "
+    "VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING"
+)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """Something that webhooks and the rollout engine want to know at once."""
+
+    kind: str
+    device: str
+    detail: dict[str, Any]
+
+
+class Writer:
+    """Writes batches.
+
+    Args:
+        store: the database.
+        admit_unknown: take messages of devices that were never enrolled, and list them.
+    """
+
+    def __init__(self, store: Store, *, admit_unknown: bool = False) -> None:
+        self._store = store
+        self._admit_unknown = admit_unknown
+        self._known: set[str] = set()
+        self._seen: dict[str, float] = {}
+
+    def write(self, batch: Sequence[Message], now: float) -> tuple[list[Change], int]:
+        """Commits a batch.
+
+        Args:
+            batch: checked messages, in the order of arrival.
+            now: seconds since the epoch.
+
+        Returns:
+            What changed, and how many messages were of unknown or revoked devices.
+        """
+        changes: list[Change] = []
+        telemetry: list[tuple[Any, ...]] = []
+        results: list[dict[str, Any]] = []
+        with self._store.write() as connection:
+            admitted = self._admit(connection, {m.device for m in batch}, now)
+            dropped = 0
+            for message in batch:
+                if message.device not in admitted:
+                    dropped += 1
+                    continue
+                match message.body:
+                    case Telemetry() as body:
+                        telemetry.append(
+                            (message.device, body.boot, body.seq, now, message.payload)
+                        )
+                    case Result() as body:
+                        results.append(_result_row(message.device, body, now))
+                    case Status() as body:
+                        changes += _write_status(connection, message.device, body, now)
+                    case Reported() as body:
+                        changes += self._write_reported(connection, message, body, now)
+                    case UpdateEvent() as body:
+                        changes += self._write_update(connection, message.device, body, now)
+            self._insert_telemetry(connection, telemetry)
+            if results:
+                insert = self._store.insert(RESULT).on_conflict_do_nothing()
+                connection.execute(insert, results)
+            seen = self._write_seen(connection, admitted, now)
+        # Remembered only once it is committed.
+        self._known |= admitted
+        self._seen |= dict.fromkeys(seen, now)
+        return changes, dropped
+
+    def _admit(self, connection: sa.Connection, devices: set[str], now: float) -> set[str]:
+        """Which of the devices may speak. Revocation is looked up each time, in one query."""
+        ordered = sorted(devices)
+        if self._admit_unknown and (new := [d for d in ordered if d not in self._known]):
+            connection.execute(
+                self._store.insert(DEVICE).on_conflict_do_nothing(), [{"id": d} for d in new]
+            )
+        found: set[str] = set()
+        for start in range(0, len(ordered), 500):
+            found |= set(
+                connection.scalars(
+                    sa.select(DEVICE.c.id).where(
+                        DEVICE.c.id.in_(ordered[start : start + 500]),
+                        DEVICE.c.revoked_at.is_(None),
+                    )
+                )
+            )
+        return found
+
+    def _insert_telemetry(self, connection: sa.Connection, rows: list[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        if self._store.is_sqlite:
+            # Plain tuples to the driver: compiled statements cost more than the insert itself.
+            connection.exec_driver_sql(_INSERT, rows)
+            return
+        names = ("device", "boot", "seq", "received_at", "payload")
+        insert = self._store.insert(TELEMETRY).on_conflict_do_nothing()
+        connection.execute(insert, [dict(zip(names, row, strict=True)) for row in rows])
+
+    def _write_reported(
+        self, connection: sa.Connection, message: Message, body: Reported, now: float
+    ) -> Iterable[Change]:
+        connection.execute(
+            DEVICE.update()
+            .where(DEVICE.c.id == message.device)
+            .values(reported=dump(body), reported_at=now)
+        )
+        yield Change("reported", message.device, {"desired_revision": body.desired_revision})
+        if body.last_update is not None:
+            yield from self._write_update(connection, message.device, body.last_update, now)
+
+    def _write_update(
+        self, connection: sa.Connection, device: str, event: UpdateEvent, now: float
+    ) -> Iterable[Change]:
+        text = dump(event)
+        inserted = connection.execute(
+            self._store.insert(UPDATE_EVENT)
+            .values(
+                device=device,
+                boot=event.boot,
+                seq=event.seq,
+                received_at=now,
+                rollout=event.rollout,
+                state=event.state,
+                event=text,
+            )
+            .on_conflict_do_nothing()
+        )
+        if inserted.rowcount != 1:
+            return
+        before = connection.scalar(sa.select(DEVICE.c.update).where(DEVICE.c.id == device))
+        if before is not None and not _is_newer(event, load(before, UpdateEvent)):
+            return
+        connection.execute(
+            DEVICE.update()
+            .where(DEVICE.c.id == device)
+            .values(update=text, update_boot=event.boot, update_seq=event.seq)
+        )
+        yield Change("update", device, {"state": event.state, "bundle": str(event.bundle)})
+
+    def _write_seen(
+        self, connection: sa.Connection, devices: Iterable[str], now: float
+    ) -> list[str]:
+        """Notes who was heard, at most every few seconds for each device."""
+        due = sorted(d for d in devices if now - self._seen.get(d, 0.0) >= _SEEN_S)
+        if due:
+            connection.execute(
+                DEVICE.update()
+                .where(DEVICE.c.id == sa.bindparam("b_id"))
+                .values(seen_at=sa.bindparam("b_now")),
+                [{"b_id": device, "b_now": now} for device in due],
+            )
+        return due
+
+
+def _is_newer(event: UpdateEvent, before: UpdateEvent) -> bool:
+    """`seq` never restarts, but on a device whose disk was wiped: then the clock decides."""
+    return event.seq > before.seq or (event.boot != before.boot and event.at >= before.at)
+
+
+def _write_status(
+    connection: sa.Connection, device: str, status: Status, now: float
+) -> Iterable[Change]:
+    before = connection.execute(
+        sa.select(DEVICE.c.state, DEVICE.c.session).where(DEVICE.c.id == device)
+    ).one()
+    if status.session < before.session:
+        return
+    values: dict[str, Any] = {"session": status.session, "boot": status.boot}
+    if status.state != before.state:
+        values |= {"state": status.state, "state_at": now}
+    connection.execute(DEVICE.update().where(DEVICE.c.id == device).values(**values))
+    if status.state != before.state:
+        yield Change(f"device-{status.state}", device, {"boot": status.boot})
+
+
+def _result_row(device: str, result: Result, now: float) -> dict[str, Any]:
+    return {
+        "device": device,
+        "source": result.source,
+        "at": result.at,
+        "received_at": now,
+        "label": result.label,
+        "confidence": result.confidence,
+        "bundle": dump(result.bundle),
+        "text": result.text,
+    }

@@ -1,0 +1,190 @@
+"""Gates: figures of a wave against their limits, with the devices that made them bad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from contracts.errors import ErrorInfo
+from contracts.manifest import Baseline
+from fleet.figures import Figures
+from fleet.rollout.drift import confidence_drift, label_drift
+from fleet.rollout.spec import Gates
+from fleet.rollout.state import Member, Reading
+
+MAX_BLAMED: Final = 20
+"""Devices that a reading names."""
+
+_Figure = Callable[[Figures], float | None]
+
+_TITLES: Final[Mapping[str, str]] = {
+    "max_failure_rate": "failure rate",
+    "max_error_rate": "error rate",
+    "max_latency_p95_us": "latency p95 (us)",
+    "max_rss_bytes": "resident memory (bytes)",
+    "min_golden_accuracy": "golden accuracy",
+    "max_label_drift": "drift of labels",
+    "max_confidence_drift": "drift of confidences",
+    "max_unknown_rate": "rate of 'unknown'",
+    "max_shadow_disagreement": "disagreement in shadow mode",
+}
+
+
+def _ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
+
+
+def _rss(figures: Figures) -> float | None:
+    return figures.peaks.get("rss_bytes")
+
+
+def _ranked(values: Iterable[tuple[str, float]], *, least: bool = False) -> list[tuple[str, float]]:
+    sign = 1 if least else -1
+    return sorted(values, key=lambda item: (sign * item[1], item[0]))[:MAX_BLAMED]
+
+
+def failure_reading(members: Sequence[Member], wave: int, limit: float, attempts: int) -> Reading:
+    """Failed devices over those that the wave reached; one that has tries left has not failed."""
+    counted = [m for m in members if m.phase not in ("deferred", "removed")]
+    failed = [m for m in counted if m.phase == "failed" and m.attempts >= attempts]
+    value = _ratio(len(failed), len(counted))
+    return Reading(
+        "max_failure_rate",
+        wave,
+        limit,
+        value,
+        None if value is None else value <= limit,
+        len(counted),
+        [(m.device, 1.0) for m in failed[:MAX_BLAMED]],
+    )
+
+
+def _together(
+    gate: str,
+    wave: int,
+    limit: float,
+    figure: _Figure,
+    samples: Callable[[Figures], int],
+    by_device: Mapping[str, Figures],
+    need: int,
+) -> Reading:
+    """A figure over all devices of the wave; blames those that are over the limit alone."""
+    total = Figures()
+    for figures in by_device.values():
+        total.merge(figures)
+    count = samples(total)
+    value = figure(total) if count >= need else None
+    if value is None:
+        return Reading(gate, wave, limit, samples=count)
+    holds = value <= limit
+    blamed: list[tuple[str, float]] = []
+    if not holds:
+        own = [(d, v) for d, f in by_device.items() if (v := figure(f)) is not None]
+        blamed = _ranked([item for item in own if item[1] > limit] or own)
+    return Reading(gate, wave, limit, value, holds, count, blamed)
+
+
+def _of_each(
+    gate: str, wave: int, limit: float, values: Mapping[str, float], *, least: bool = False
+) -> Reading:
+    """A figure of each device: the worst one decides."""
+    if not values:
+        return Reading(gate, wave, limit)
+    worst = min(values.values()) if least else max(values.values())
+    holds = worst >= limit if least else worst <= limit
+    bad = [(d, v) for d, v in values.items() if (v < limit if least else v > limit)]
+    return Reading(gate, wave, limit, worst, holds, len(values), _ranked(bad, least=least))
+
+
+def readings(
+    gates: Gates,
+    wave: int,
+    members: Sequence[Member],
+    figures: Mapping[str, Figures],
+    baseline: Baseline | None,
+    attempts: int,
+) -> list[Reading]:
+    """All gates of one wave.
+
+    Args:
+        gates: the limits.
+        wave: index of the wave.
+        members: of the wave.
+        figures: by device, from the time it ran the rollout's bundle.
+        baseline: of the bundle's manifest; None: drift has no evidence.
+        attempts: tries that each device has.
+
+    Returns:
+        One reading for each gate that is set; the failure rate first.
+    """
+    found = [failure_reading(members, wave, gates.max_failure_rate, attempts)]
+    ran = {
+        m.device: figures[m.device]
+        for m in members
+        if m.phase in ("trial", "confirmed") and m.device in figures
+    }
+
+    def together(gate: str, limit: float | None, figure: _Figure, *, shadow: bool = False) -> None:
+        if limit is not None:
+            samples: Callable[[Figures], int] = (
+                (lambda f: f.shadow_requests) if shadow else (lambda f: f.requests)
+            )
+            found.append(_together(gate, wave, limit, figure, samples, ran, gates.min_requests))
+
+    together("max_error_rate", gates.max_error_rate, lambda f: _ratio(f.errors, f.requests))
+    together(
+        "max_latency_p95_us",
+        gates.max_latency_p95_us,
+        lambda f: f.latency_us.quantile(0.95) if f.latency_us else None,
+    )
+    together("max_unknown_rate", gates.max_unknown_rate, lambda f: _ratio(f.unknown, f.requests))
+    together(
+        "max_label_drift",
+        gates.max_label_drift,
+        lambda f: label_drift(baseline.labels, f.labels) if baseline else None,
+    )
+    together(
+        "max_confidence_drift",
+        gates.max_confidence_drift,
+        lambda f: (
+            confidence_drift(baseline.confidence, f.confidence)
+            if baseline and f.confidence
+            else None
+        ),
+    )
+    together(
+        "max_shadow_disagreement",
+        gates.max_shadow_disagreement,
+        lambda f: _ratio(f.shadow_disagreements, f.shadow_requests),
+        shadow=True,
+    )
+    if gates.max_rss_bytes is not None:
+        rss = {d: v for d, f in ran.items() if (v := _rss(f)) is not None}
+        found.append(_of_each("max_rss_bytes", wave, gates.max_rss_bytes, rss))
+    if gates.min_golden_accuracy is not None:
+        golden = {m.device: m.golden_accuracy for m in members if m.golden_accuracy is not None}
+        found.append(
+            _of_each("min_golden_accuracy", wave, gates.min_golden_accuracy, golden, least=True)
+        )
+    return found
+
+
+def explain(reading: Reading) -> ErrorInfo:
+    """Why a gate stopped a rollout: the figure, its limit, and the devices."""
+    title = _TITLES[reading.gate]
+    named = ", ".join(device for device, _ in reading.devices[:5])
+    more = f" and {len(reading.devices) - 5} more" if len(reading.devices) > 5 else ""
+    sign = "at least" if reading.gate.startswith("min_") else "at most"
+    return ErrorInfo(
+        "gate-failed",
+        f"wave {reading.wave + 1}: {title} is {reading.value:.6g}, allowed is {sign} "
+        f"{reading.limit:.6g}; devices: {named or 'none alone'}{more}",
+        {
+            "gate": reading.gate,
+            "wave": reading.wave,
+            "value": reading.value,
+            "limit": reading.limit,
+            "samples": reading.samples,
+            "devices": [device for device, _ in reading.devices],
+        },
+    )

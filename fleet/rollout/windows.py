@@ -1,0 +1,58 @@
+"""Maintenance windows: when a rollout may touch devices."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Sequence
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
+_DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_Clock = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d$", examples=["22:00"])]
+
+
+class Window(BaseModel):
+    """A daily span of time. An end before the start is on the next day.
+
+    `days` are the days on which it starts; `timezone` is a name of the IANA database.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    start: _Clock
+    end: _Clock
+    days: Annotated[tuple[Day, ...], Field(min_length=1, max_length=7)] = _DAYS
+    timezone: Annotated[str, Field(max_length=64)] = "UTC"
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, value: str) -> str:
+        # A name is looked up as a file of the zone database: nothing else may pass.
+        try:
+            if not re.fullmatch(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+){0,2}", value):
+                raise ValueError
+            ZoneInfo(value)
+        except (ValueError, OSError, KeyError):
+            raise ValueError(f"unknown time zone {value!r}") from None
+        return value
+
+    def holds(self, now: float) -> bool:
+        """Whether `now` (seconds since the epoch) is inside."""
+        local = dt.datetime.fromtimestamp(now, ZoneInfo(self.timezone))
+        clock = local.strftime("%H:%M")
+        today = _DAYS[local.weekday()]
+        yesterday = _DAYS[(local.weekday() - 1) % 7]
+        if self.start < self.end:
+            return today in self.days and self.start <= clock < self.end
+        return (today in self.days and clock >= self.start) or (
+            yesterday in self.days and clock < self.end
+        )
+
+
+def is_open(windows: Sequence[Window], now: float) -> bool:
+    """Whether any window holds; no windows mean always."""
+    return not windows or any(window.holds(now) for window in windows)

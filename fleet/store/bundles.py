@@ -1,0 +1,104 @@
+"""Statements on published bundles. The signed repository is the truth; this is its index."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from contracts.bundle import decode_manifest
+from contracts.errors import InputError
+from contracts.manifest import Manifest
+from contracts.messages import BundleRef
+from fleet.store import Store
+from fleet.store.documents import load
+from fleet.store.schema import BUNDLE
+
+
+class Published(msgspec.Struct, frozen=True):
+    """A published bundle: its reference, release counter, and manifest."""
+
+    ref: BundleRef
+    release: int
+    manifest: Manifest
+    published_at: float
+    has_report: bool
+
+
+def _published(row: Any) -> Published:
+    return Published(
+        BundleRef(row.name, row.version, row.sha256),
+        row.release,
+        decode_manifest(row.manifest.encode()),
+        row.published_at,
+        row.has_report,
+    )
+
+
+_QUERY = sa.select(
+    BUNDLE.c.name,
+    BUNDLE.c.version,
+    BUNDLE.c.sha256,
+    BUNDLE.c.release,
+    BUNDLE.c.manifest,
+    BUNDLE.c.published_at,
+    BUNDLE.c.report.is_not(None).label("has_report"),
+)
+
+
+def every(connection: sa.Connection) -> list[Published]:
+    """All published bundles, newest first."""
+    return [_published(r) for r in connection.execute(_QUERY.order_by(BUNDLE.c.release.desc()))]
+
+
+def find(connection: sa.Connection, name: str, version: str) -> Published:
+    """One published bundle.
+
+    Raises:
+        InputError: ``no-such-bundle``.
+    """
+    row = connection.execute(
+        _QUERY.where(BUNDLE.c.name == name, BUNDLE.c.version == version)
+    ).first()
+    if row is None:
+        raise InputError(
+            "no-such-bundle", f"{name[:64]} {version[:32]} is not published: publish it first"
+        )
+    return _published(row)
+
+
+def report(connection: sa.Connection, name: str, version: str) -> dict[str, Any] | None:
+    """The build report of a bundle, when it was published with one."""
+    text = connection.scalar(
+        sa.select(BUNDLE.c.report).where(BUNDLE.c.name == name, BUNDLE.c.version == version)
+    )
+    return load(text, dict[str, Any]) if text else None
+
+
+def add(
+    store: Store,
+    connection: sa.Connection,
+    ref: BundleRef,
+    release: int,
+    manifest_bytes: bytes,
+    now: float,
+    build_report: str | None = None,
+) -> None:
+    """Indexes a published bundle; again changes nothing but a report that was missing."""
+    manifest = decode_manifest(manifest_bytes)
+    insert = store.insert(BUNDLE).values(
+        name=ref.name,
+        version=ref.version,
+        sha256=ref.manifest_sha256,
+        task=manifest.task,
+        release=release,
+        bytes=manifest.total_bytes,
+        manifest=manifest_bytes.decode(),
+        report=build_report,
+        published_at=now,
+    )
+    merged = sa.func.coalesce(insert.excluded.report, BUNDLE.c.report)
+    connection.execute(
+        insert.on_conflict_do_update(index_elements=["name", "version"], set_={"report": merged})
+    )

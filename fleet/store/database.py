@@ -1,0 +1,152 @@
+"""Connections and transactions of the controller's database."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.dialects import postgresql, sqlite
+
+from contracts.errors import InputError, RefusedError, UnavailableError
+
+_WRITE = "shoal_write"
+_BUSY_MS = 15_000
+
+
+class Store:
+    """The database of one fleet.
+
+    SQLite runs in WAL mode with full synchronisation: a committed transaction survives a
+    power cut. Writers of SQLite begin with ``BEGIN IMMEDIATE``, so that two of them wait for
+    one another instead of failing half-way.
+
+    Args:
+        url: a SQLAlchemy URL: ``sqlite:///PATH`` or ``postgresql+psycopg://...``.
+
+    Raises:
+        InputError: ``bad-database``; the URL is of neither.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            parsed = sa.make_url(url)
+        except sa.exc.ArgumentError:
+            raise InputError("bad-database", "the database URL cannot be read") from None
+        if parsed.drivername == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        if parsed.get_backend_name() not in ("sqlite", "postgresql"):
+            raise InputError(
+                "bad-database",
+                f"expected a sqlite or postgresql URL, found {parsed.get_backend_name()}",
+            )
+        self.url = parsed
+        self.is_sqlite = parsed.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self.engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_MS / 1000})
+            sa.event.listen(self.engine, "connect", _prepare_sqlite)
+            sa.event.listen(self.engine, "begin", _begin_sqlite)
+        else:
+            self.engine = sa.create_engine(
+                parsed, pool_size=10, max_overflow=20, pool_pre_ping=True
+            )
+
+    def close(self) -> None:
+        """Closes all pooled connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that only reads: one consistent view."""
+        with _translated(), self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that is committed at the end of the block, or rolled back on an error."""
+        with _translated(), self.engine.connect() as connection:
+            connection = connection.execution_options(**{_WRITE: True})
+            with connection.begin():
+                yield connection
+
+    def insert(self, table: sa.Table) -> Any:
+        """An INSERT that has ``on_conflict_do_update`` and ``on_conflict_do_nothing``."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+
+    def lock_row(self, statement: sa.Select[Any]) -> sa.Select[Any]:
+        """`statement` with a row lock where the database needs one to serialise writers."""
+        return statement if self.is_sqlite else statement.with_for_update()
+
+    def _alembic(self) -> Config:
+        config = Config()
+        folder = resources.files("fleet.store") / "migrations"
+        config.set_main_option("script_location", str(folder))
+        return config
+
+    def migrate(self) -> None:
+        """Brings the schema to the newest version; does nothing when it is there."""
+        with _translated(), self.engine.connect() as connection:
+            connection = connection.execution_options(**{_WRITE: True})
+            with connection.begin():
+                if not self.is_sqlite:
+                    # Two controllers that start together must not both migrate.
+                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(7460631)"))
+                config = self._alembic()
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+
+    def revision(self) -> tuple[str | None, str | None]:
+        """The schema's version in the database, and the one this program expects."""
+        script = ScriptDirectory.from_config(self._alembic())
+        with self.read() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+        return current, script.get_current_head()
+
+    def check(self) -> None:
+        """Raises ``UnavailableError`` when the database cannot be used as it is."""
+        current, head = self.revision()
+        if current != head:
+            raise UnavailableError(
+                "old-schema", f"the database has schema {current}, this program needs {head}"
+            )
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # Transactions are begun by the listener below, not by the driver.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        f"busy_timeout={_BUSY_MS}",
+        "foreign_keys=ON",
+        "cache_size=-8192",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get(_WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Database errors as errors of Shoal: the caller may retry, or must look at the disk."""
+    try:
+        yield
+    except sa.exc.IntegrityError as error:
+        raise RefusedError("conflict", f"the change conflicts with another: {error.orig}") from None
+    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
+        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        raise UnavailableError("database", f"the database cannot be used now: {reason}") from error
+    except sa.exc.DatabaseError as error:
+        raise RefusedError("database", f"the database refused a statement: {error.orig}") from error

@@ -1,0 +1,59 @@
+"""Leases: one controller does a job at a time, and what it wrote from is still true.
+
+A holder renews its lease while it works. Every transaction that the lease guards also moves
+the generation on, from the one that its reading began with: two writers that read the same
+state cannot both commit.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from fleet.store import Store
+from fleet.store.schema import LEASE
+
+
+def generation(connection: sa.Connection, name: str) -> int:
+    """The generation now; 0 when nothing was written yet."""
+    found = connection.scalar(sa.select(LEASE.c.generation).where(LEASE.c.name == name))
+    return int(found or 0)
+
+
+def advance(connection: sa.Connection, store: Store, name: str, seen: int) -> bool:
+    """Moves the generation on from `seen`; False when somebody else did since."""
+    connection.execute(
+        store.insert(LEASE).values(name=name, holder="", expires_at=0).on_conflict_do_nothing()
+    )
+    changed = connection.execute(
+        LEASE.update()
+        .where(LEASE.c.name == name, LEASE.c.generation == seen)
+        .values(generation=seen + 1)
+    )
+    return changed.rowcount == 1
+
+
+def acquire(store: Store, name: str, holder: str, now: float, seconds: float) -> bool:
+    """Takes or renews a lease; False while another holder has it."""
+    with store.write() as connection:
+        connection.execute(
+            store.insert(LEASE).values(name=name, holder="", expires_at=0).on_conflict_do_nothing()
+        )
+        changed = connection.execute(
+            LEASE.update()
+            .where(
+                LEASE.c.name == name,
+                sa.or_(LEASE.c.holder == holder, LEASE.c.expires_at < now, LEASE.c.holder == ""),
+            )
+            .values(holder=holder, expires_at=now + seconds)
+        )
+        return changed.rowcount == 1
+
+
+def release(store: Store, name: str, holder: str) -> None:
+    """Gives a lease back, so that another holder need not wait for its end."""
+    with store.write() as connection:
+        connection.execute(
+            LEASE.update()
+            .where(LEASE.c.name == name, LEASE.c.holder == holder)
+            .values(holder="", expires_at=0)
+        )

@@ -1,0 +1,249 @@
+"""The tables, the same on SQLite and PostgreSQL.
+
+Times are seconds since the Unix epoch by the controller's clock unless said otherwise. JSON
+documents are text in the compact form of :func:`contracts.codec.encode`: the database keeps
+them, Python reads them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import sqlalchemy as sa
+
+METADATA: Final = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_NAME = sa.String(64)
+_TIME: sa.Double[float] = sa.Double()
+_JSON = sa.Text()
+# SQLite gives automatic ids to INTEGER alone.
+_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+DEVICE: Final = sa.Table(
+    "device",
+    METADATA,
+    sa.Column("id", _NAME, primary_key=True),
+    sa.Column("board", _NAME, nullable=False, server_default=""),
+    # Labels that enrolment or an operator gave: a device cannot change them.
+    sa.Column("labels", _JSON, nullable=False, server_default="{}"),
+    sa.Column("groups", _JSON, nullable=False, server_default="[]"),
+    sa.Column("enrolled_at", _TIME),
+    sa.Column("revoked_at", _TIME),
+    sa.Column("state", sa.String(8), nullable=False, server_default="unknown"),
+    sa.Column("session", sa.BigInteger, nullable=False, server_default="-1"),
+    sa.Column("boot", _NAME, nullable=False, server_default=""),
+    sa.Column("state_at", _TIME),
+    sa.Column("seen_at", _TIME),
+    sa.Column("reported", _JSON),
+    sa.Column("reported_at", _TIME),
+    # The newest event of an update, by the device's own order.
+    sa.Column("update", _JSON),
+    sa.Column("update_boot", _NAME),
+    sa.Column("update_seq", sa.BigInteger, nullable=False, server_default="-1"),
+    sa.Column("desired", _JSON),
+    sa.Column("desired_revision", sa.BigInteger, nullable=False, server_default="0"),
+    # The revision that the broker has acknowledged: the rest is still to be sent.
+    sa.Column("sent_revision", sa.BigInteger, nullable=False, server_default="0"),
+    # The rollout that holds the device: no other may touch it.
+    sa.Column("rollout", _NAME),
+    # Grows with every write by a person or the engine: the ETag.
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Index("ix_device_rollout", "rollout"),
+)
+
+UPDATE_EVENT: Final = sa.Table(
+    "update_event",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("device", _NAME, nullable=False),
+    sa.Column("boot", _NAME, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("received_at", _TIME, nullable=False),
+    sa.Column("rollout", _NAME),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("event", _JSON, nullable=False),
+    sa.UniqueConstraint("device", "boot", "seq"),
+    sa.Index("ix_update_event_received_at", "received_at"),
+)
+
+TELEMETRY: Final = sa.Table(
+    "telemetry",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("device", _NAME, nullable=False),
+    sa.Column("boot", _NAME, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("received_at", _TIME, nullable=False),
+    # Null once past the raw retention; the row stays longer, to know a late duplicate.
+    sa.Column("payload", sa.LargeBinary),
+    sa.Column("rolled", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.UniqueConstraint("device", "boot", "seq"),
+    sa.Index(
+        "ix_telemetry_unrolled",
+        "id",
+        sqlite_where=sa.text("rolled = 0"),
+        postgresql_where=sa.text("rolled = false"),
+    ),
+    sa.Index("ix_telemetry_received_at", "received_at"),
+)
+
+ROLLUP: Final = sa.Table(
+    "telemetry_rollup",
+    METADATA,
+    sa.Column("resolution", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("device", _NAME, primary_key=True),
+    sa.Column("slot", _NAME, primary_key=True),
+    # sha256 of the manifest; empty for what is not of a model.
+    sa.Column("bundle", sa.String(64), primary_key=True),
+    sa.Column("start", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("requests", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("errors", sa.BigInteger, nullable=False, server_default="0"),
+    # The whole of :class:`fleet.store.telemetry.Rollup`.
+    sa.Column("content", _JSON, nullable=False),
+    sa.Index("ix_telemetry_rollup_start", "resolution", "start"),
+)
+
+RESULT: Final = sa.Table(
+    "result",
+    METADATA,
+    sa.Column("device", _NAME, primary_key=True),
+    sa.Column("source", _NAME, primary_key=True),
+    sa.Column("at", _TIME, primary_key=True, autoincrement=False),
+    sa.Column("received_at", _TIME, nullable=False),
+    sa.Column("label", sa.String(256), nullable=False),
+    sa.Column("confidence", sa.Double, nullable=False),
+    sa.Column("bundle", _JSON, nullable=False),
+    sa.Column("text", sa.Text),
+    sa.Index("ix_result_received_at", "received_at"),
+)
+
+BUNDLE: Final = sa.Table(
+    "bundle",
+    METADATA,
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("version", sa.String(32), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False, unique=True),
+    sa.Column("task", sa.String(16), nullable=False),
+    sa.Column("release", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("manifest", _JSON, nullable=False),
+    sa.Column("report", _JSON),
+    sa.Column("published_at", _TIME, nullable=False),
+)
+
+ROLLOUT: Final = sa.Table(
+    "rollout",
+    METADATA,
+    sa.Column("id", _NAME, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False, unique=True),
+    sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("spec", _JSON, nullable=False),
+    # :class:`fleet.rollout.state.Header`; the members are rows of their own.
+    sa.Column("header", _JSON, nullable=False),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("created_by", sa.String(128), nullable=False),
+    sa.Column("updated_at", _TIME, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Index("ix_rollout_status", "status"),
+)
+
+MEMBER: Final = sa.Table(
+    "rollout_member",
+    METADATA,
+    sa.Column("rollout", _NAME, primary_key=True),
+    sa.Column("device", _NAME, primary_key=True),
+    sa.Column("wave", sa.Integer, nullable=False),
+    sa.Column("phase", sa.String(16), nullable=False),
+    sa.Column("content", _JSON, nullable=False),
+    sa.Index("ix_rollout_member_device", "device"),
+)
+
+ROLLOUT_EVENT: Final = sa.Table(
+    "rollout_event",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("rollout", _NAME, nullable=False),
+    sa.Column("at", _TIME, nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("detail", _JSON, nullable=False, server_default="{}"),
+    sa.Index("ix_rollout_event_rollout", "rollout", "id"),
+)
+
+LEASE: Final = sa.Table(
+    "lease",
+    METADATA,
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("holder", sa.String(128), nullable=False),
+    sa.Column("expires_at", _TIME, nullable=False),
+    # Grows with every transaction that the lease guards: an optimistic lock.
+    sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
+)
+
+TOKEN: Final = sa.Table(
+    "api_token",
+    METADATA,
+    sa.Column("id", _NAME, primary_key=True),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("secret_sha256", sa.String(64), nullable=False),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("expires_at", _TIME),
+    sa.Column("revoked_at", _TIME),
+)
+
+AUDIT: Final = sa.Table(
+    "audit",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("at", _TIME, nullable=False),
+    sa.Column("actor", sa.String(128), nullable=False),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("target", sa.String(256), nullable=False),
+    sa.Column("detail", _JSON, nullable=False, server_default="{}"),
+    sa.Index("ix_audit_at", "at"),
+)
+
+IDEMPOTENCY: Final = sa.Table(
+    "idempotency",
+    METADATA,
+    sa.Column("token", _NAME, primary_key=True),
+    sa.Column("key", sa.String(128), primary_key=True),
+    sa.Column("request_sha256", sa.String(64), nullable=False),
+    sa.Column("status", sa.Integer),
+    sa.Column("headers", _JSON),
+    sa.Column("body", sa.LargeBinary),
+    sa.Column("at", _TIME, nullable=False),
+)
+
+WEBHOOK: Final = sa.Table(
+    "webhook",
+    METADATA,
+    sa.Column("id", _NAME, primary_key=True),
+    sa.Column("url", sa.String(2000), nullable=False),
+    sa.Column("secret", sa.String(128), nullable=False),
+    sa.Column("events", _JSON, nullable=False),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+)
+
+DELIVERY: Final = sa.Table(
+    "webhook_delivery",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("webhook", _NAME, nullable=False),
+    sa.Column("event", sa.String(64), nullable=False),
+    sa.Column("payload", _JSON, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("next_at", _TIME, nullable=False),
+    sa.Column("delivered_at", _TIME),
+    sa.Column("error", sa.Text),
+    sa.Index("ix_webhook_delivery_next_at", "next_at"),
+)

@@ -1,0 +1,287 @@
+"""Telemetry: raw batches, roll-ups of one minute and one hour, retention.
+
+Ingest only appends raw batches. :func:`roll_up` later takes batches that are not yet rolled
+up, adds them to both resolutions, and marks them, in one transaction: each counts once,
+however often the process dies. A late or repeated batch changes only its own minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+
+from contracts.messages import Sample, Telemetry
+from fleet.figures import Figures
+from fleet.store import Store
+from fleet.store.documents import dump, load
+from fleet.store.schema import RESULT, ROLLUP, TELEMETRY, UPDATE_EVENT
+
+MINUTE: Final = 60
+HOUR: Final = 3600
+RESOLUTIONS: Final = (MINUTE, HOUR)
+_FUTURE_S: Final = 300.0
+_PAST_S: Final = 30 * 24 * 3600.0
+_CHUNK: Final = 300
+
+Key = tuple[int, str, str, str, int]
+"""Resolution in seconds, device, slot, sha256 of the manifest, start in seconds."""
+
+
+class Retention(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How long what is kept, in seconds.
+
+    Attributes:
+        raw_s: payloads of raw batches.
+        seen_s: that a batch was seen; must be longer than a device's spool keeps it.
+        minute_s: roll-ups of a minute.
+        hour_s: roll-ups of an hour.
+        event_s: events of updates.
+        result_s: results of local sources.
+    """
+
+    raw_s: float = 24 * 3600.0
+    seen_s: float = 9 * 24 * 3600.0
+    minute_s: float = 14 * 24 * 3600.0
+    hour_s: float = 400 * 24 * 3600.0
+    event_s: float = 400 * 24 * 3600.0
+    result_s: float = 30 * 24 * 3600.0
+
+
+class Point(msgspec.Struct, frozen=True):
+    """Figures of one device and slot in one span of time."""
+
+    device: str
+    slot: str
+    bundle: str
+    start: int
+    resolution: int
+    figures: Figures
+
+
+def _time_of(sample: Sample, received: float) -> float:
+    """The sample's time, or when it came, where the device's clock cannot be right."""
+    fine = received - _PAST_S <= sample.at <= received + _FUTURE_S
+    return sample.at if fine else received
+
+
+def roll_up(store: Store, limit: int = 2000) -> int:
+    """Adds raw batches to the roll-ups.
+
+    Args:
+        store: the database.
+        limit: batches in one transaction.
+
+    Returns:
+        How many batches were added; 0 when all are.
+    """
+    query = (
+        sa.select(TELEMETRY.c.id, TELEMETRY.c.device, TELEMETRY.c.received_at, TELEMETRY.c.payload)
+        .where(TELEMETRY.c.rolled == sa.false())
+        .order_by(TELEMETRY.c.id)
+        .limit(limit)
+    )
+    if store.is_sqlite:
+        # The common case, nothing to do, must not take the one write lock.
+        with store.read() as connection:
+            if connection.execute(query.limit(1)).first() is None:
+                return 0
+    with store.write() as connection:
+        rows = connection.execute(
+            query if store.is_sqlite else query.with_for_update(skip_locked=True)
+        ).all()
+        if not rows:
+            return 0
+        sums: dict[Key, Figures] = {}
+        for row in rows:
+            if row.payload is not None:
+                add_batch(sums, row.device, row.received_at, row.payload)
+        _merge(store, connection, sums)
+        ids = [row.id for row in rows]
+        for start in range(0, len(ids), _CHUNK):
+            connection.execute(
+                TELEMETRY.update()
+                .where(TELEMETRY.c.id.in_(ids[start : start + _CHUNK]))
+                .values(rolled=True)
+            )
+        return len(rows)
+
+
+def add_batch(sums: dict[Key, Figures], device: str, received: float, payload: bytes) -> None:
+    """Adds the samples of one raw batch, which ingest has checked, to both resolutions."""
+    batch = msgspec.json.decode(payload, type=Telemetry)
+    for sample in batch.samples:
+        at = _time_of(sample, received)
+        bundle = sample.bundle.manifest_sha256 if sample.bundle else ""
+        for resolution in RESOLUTIONS:
+            start = int(at // resolution) * resolution
+            key = (resolution, device, sample.slot, bundle, start)
+            sums.setdefault(key, Figures()).add_sample(sample, at)
+
+
+def _merge(store: Store, connection: sa.Connection, sums: dict[Key, Figures]) -> None:
+    columns = (ROLLUP.c.resolution, ROLLUP.c.device, ROLLUP.c.slot, ROLLUP.c.bundle, ROLLUP.c.start)
+    # In one order everywhere, so that two processes never wait for one another in a circle.
+    keys = sorted(sums)
+    for start in range(0, len(keys), _CHUNK // 2):
+        chunk = keys[start : start + _CHUNK // 2]
+        if not store.is_sqlite:
+            # A row must exist to be locked: two processes may meet at a new minute.
+            connection.execute(
+                store.insert(ROLLUP).on_conflict_do_nothing(),
+                [_row(key, Figures()) for key in chunk],
+            )
+        query = sa.select(*columns, ROLLUP.c.content).where(sa.tuple_(*columns).in_(chunk))
+        query = store.lock_row(query.order_by(*columns))
+        for row in connection.execute(query):
+            sums[row.resolution, row.device, row.slot, row.bundle, row.start].merge(
+                load(row.content, Figures)
+            )
+        insert = store.insert(ROLLUP)
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=[c.name for c in columns],
+                set_={k: insert.excluded[k] for k in ("requests", "errors", "content")},
+            ),
+            [_row(key, sums[key]) for key in chunk],
+        )
+
+
+def _row(key: Key, figures: Figures) -> dict[str, object]:
+    resolution, device, slot, bundle, start = key
+    return {
+        "resolution": resolution,
+        "device": device,
+        "slot": slot,
+        "bundle": bundle,
+        "start": start,
+        "requests": figures.requests,
+        "errors": figures.errors,
+        "content": dump(figures),
+    }
+
+
+def points(
+    connection: sa.Connection,
+    device: str,
+    resolution: int,
+    since: float,
+    until: float,
+    slot: str | None = None,
+) -> list[Point]:
+    """Roll-ups of one device, in the order of time."""
+    query = (
+        sa.select(ROLLUP)
+        .where(
+            ROLLUP.c.resolution == resolution,
+            ROLLUP.c.device == device,
+            ROLLUP.c.start >= int(since),
+            ROLLUP.c.start < until,
+        )
+        .order_by(ROLLUP.c.start, ROLLUP.c.slot, ROLLUP.c.bundle)
+    )
+    if slot is not None:
+        query = query.where(ROLLUP.c.slot == slot)
+    return [
+        Point(r.device, r.slot, r.bundle, r.start, r.resolution, load(r.content, Figures))
+        for r in connection.execute(query)
+    ]
+
+
+def fleet_totals(
+    connection: sa.Connection, since: float, devices: Iterable[str] | None = None
+) -> dict[tuple[str, str], Figures]:
+    """Figures of all (or some) devices since a moment, by slot and bundle."""
+    wanted = None if devices is None else set(devices)
+    found: dict[tuple[str, str], Figures] = {}
+    query = sa.select(ROLLUP).where(ROLLUP.c.resolution == MINUTE, ROLLUP.c.start >= int(since))
+    for row in connection.execute(query):
+        if wanted is None or row.device in wanted:
+            figures = found.setdefault((row.slot, row.bundle), Figures())
+            figures.merge(load(row.content, Figures))
+    return found
+
+
+def of_bundle(
+    connection: sa.Connection, slot: str, bundle: str, since: dict[str, float]
+) -> dict[str, Figures]:
+    """What devices measured with one bundle, each since a moment of its own.
+
+    The minute of the moment itself counts whole; it holds older figures only where a device
+    runs the bundle for a second time within that minute.
+    """
+    if not since:
+        return {}
+    query = sa.select(ROLLUP.c.device, ROLLUP.c.start, ROLLUP.c.content).where(
+        ROLLUP.c.resolution == MINUTE,
+        ROLLUP.c.slot == slot,
+        ROLLUP.c.bundle == bundle,
+        ROLLUP.c.start >= int(min(since.values())) - MINUTE,
+    )
+    found: dict[str, Figures] = {}
+    for row in connection.execute(query):
+        moment = since.get(row.device)
+        if moment is not None and row.start + MINUTE > moment:
+            found.setdefault(row.device, Figures()).merge(load(row.content, Figures))
+    # The process's memory stands beside the models, not in one.
+    query = sa.select(ROLLUP.c.device, ROLLUP.c.start, ROLLUP.c.content).where(
+        ROLLUP.c.resolution == MINUTE,
+        ROLLUP.c.slot == "device",
+        ROLLUP.c.bundle == "",
+        ROLLUP.c.start >= int(min(since.values())),
+    )
+    for row in connection.execute(query):
+        moment = since.get(row.device)
+        if moment is not None and row.start >= moment:
+            figures = load(row.content, Figures)
+            only = Figures(gauges=figures.gauges, peaks=figures.peaks)
+            found.setdefault(row.device, Figures()).merge(only)
+    return found
+
+
+def expire(store: Store, rules: Retention, now: float) -> dict[str, int]:
+    """Deletes what is past its time.
+
+    Returns:
+        How many rows of each kind.
+    """
+    done: dict[str, int] = {}
+    statements: Sequence[tuple[str, sa.Update | sa.Delete]] = (
+        (
+            "payloads",
+            TELEMETRY.update()
+            .where(
+                TELEMETRY.c.received_at < now - rules.raw_s,
+                TELEMETRY.c.payload.is_not(None),
+                TELEMETRY.c.rolled == sa.true(),
+            )
+            .values(payload=None),
+        ),
+        (
+            "batches",
+            TELEMETRY.delete().where(
+                TELEMETRY.c.received_at < now - rules.seen_s, TELEMETRY.c.rolled == sa.true()
+            ),
+        ),
+        *(
+            (
+                name,
+                ROLLUP.delete().where(
+                    ROLLUP.c.resolution == resolution, ROLLUP.c.start < now - keep
+                ),
+            )
+            for name, resolution, keep in (
+                ("minutes", MINUTE, rules.minute_s),
+                ("hours", HOUR, rules.hour_s),
+            )
+        ),
+        ("events", UPDATE_EVENT.delete().where(UPDATE_EVENT.c.received_at < now - rules.event_s)),
+        ("results", RESULT.delete().where(RESULT.c.received_at < now - rules.result_s)),
+    )
+    for name, statement in statements:
+        # One transaction each: ingest must not wait for all of them.
+        with store.write() as connection:
+            done[name] = connection.execute(statement).rowcount
+    return done

@@ -1,0 +1,134 @@
+"""Statements on webhooks: who is told of what, and what is still to be delivered."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from contracts.errors import InputError
+from fleet.store.documents import dump, load
+from fleet.store.schema import DELIVERY, WEBHOOK
+
+MAX_ATTEMPTS: Final = 10
+MAX_WEBHOOKS: Final = 50
+
+
+class Webhook(msgspec.Struct, frozen=True):
+    """Who is told. `events` are kinds of events; ``*`` means all."""
+
+    id: str
+    url: str
+    secret: str
+    events: list[str]
+    created_at: float
+    version: int
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One event for one webhook."""
+
+    id: int
+    webhook: Webhook
+    event: str
+    payload: str
+    attempts: int
+
+
+def every(connection: sa.Connection) -> list[Webhook]:
+    """All webhooks, oldest first."""
+    rows = connection.execute(sa.select(WEBHOOK).order_by(WEBHOOK.c.created_at, WEBHOOK.c.id))
+    return [_webhook(row) for row in rows]
+
+
+def _webhook(row: Any) -> Webhook:
+    return Webhook(
+        row.id, row.url, row.secret, load(row.events, list[str]), row.created_at, row.version
+    )
+
+
+def get(connection: sa.Connection, webhook: str) -> Webhook:
+    """One webhook; ``InputError`` (``no-such-webhook``) when there is none."""
+    row = connection.execute(sa.select(WEBHOOK).where(WEBHOOK.c.id == webhook)).first()
+    if row is None:
+        raise InputError("no-such-webhook", f"no webhook is called {webhook[:64]!r}")
+    return _webhook(row)
+
+
+def add(connection: sa.Connection, webhook: Webhook) -> None:
+    """Stores a new webhook."""
+    values = msgspec.structs.asdict(webhook) | {"events": dump(webhook.events)}
+    connection.execute(WEBHOOK.insert().values(**values))
+
+
+def remove(connection: sa.Connection, webhook: str) -> None:
+    """Deletes a webhook and what was still to be delivered to it."""
+    get(connection, webhook)
+    connection.execute(DELIVERY.delete().where(DELIVERY.c.webhook == webhook))
+    connection.execute(WEBHOOK.delete().where(WEBHOOK.c.id == webhook))
+
+
+def enqueue(connection: sa.Connection, event: str, facts: dict[str, Any], now: float) -> None:
+    """Notes an event for every webhook that wants it, in the transaction of the event itself."""
+    rows = [
+        {
+            "webhook": hook.id,
+            "event": event,
+            "payload": dump({"event": event, "at": now, "data": facts}),
+            "next_at": now,
+        }
+        for hook in every(connection)
+        if "*" in hook.events or event in hook.events
+    ]
+    if rows:
+        connection.execute(DELIVERY.insert(), rows)
+
+
+def due(connection: sa.Connection, now: float, limit: int) -> list[Delivery]:
+    """Deliveries whose time has come, oldest first."""
+    hooks = {hook.id: hook for hook in every(connection)}
+    rows = connection.execute(
+        sa.select(DELIVERY)
+        .where(
+            DELIVERY.c.delivered_at.is_(None),
+            DELIVERY.c.next_at <= now,
+            DELIVERY.c.attempts < MAX_ATTEMPTS,
+        )
+        .order_by(DELIVERY.c.id)
+        .limit(limit)
+    )
+    return [
+        Delivery(row.id, hooks[row.webhook], row.event, row.payload, row.attempts)
+        for row in rows
+        if row.webhook in hooks
+    ]
+
+
+def note_delivered(connection: sa.Connection, delivery: int, now: float) -> None:
+    """Records a success."""
+    connection.execute(
+        DELIVERY.update()
+        .where(DELIVERY.c.id == delivery)
+        .values(delivered_at=now, attempts=DELIVERY.c.attempts + 1, error=None)
+    )
+
+
+def note_failed(
+    connection: sa.Connection, delivery: int, attempts: int, error: str, now: float
+) -> None:
+    """Records a failure; the next try is after 2, 4, 8, ... seconds, at most an hour."""
+    connection.execute(
+        DELIVERY.update()
+        .where(DELIVERY.c.id == delivery)
+        .values(
+            attempts=attempts + 1,
+            error=error[:1000],
+            next_at=now + min(2.0 ** (attempts + 1), 3600.0),
+        )
+    )
+
+
+def forget(connection: sa.Connection, before: float) -> None:
+    """Deletes what was delivered, or given up, before a moment."""
+    connection.execute(DELIVERY.delete().where(DELIVERY.c.next_at < before))
