@@ -1,0 +1,50 @@
+"""Scenario files say how simulated devices behave; what is wrong in one is named."""
+
+import pytest
+
+from agent.simulate import scenario
+from contracts.errors import InputError
+
+
+def test_an_empty_scenario_is_one_in_which_all_goes_well() -> None:
+    """Defaults have no failures."""
+    loaded = scenario.load(b"")
+    assert loaded.behaviour("intents", "1.0.0").fail_selftest == 0
+    assert loaded.offline.share == 0
+
+
+def test_the_first_matching_entry_decides_how_a_bundle_does() -> None:
+    """Entries may name a bundle, a version, or any."""
+    loaded = scenario.load(
+        b"""
+bundles:
+  - {bundle: intents, version: 1.1.0, fail_selftest: 0.5}
+  - {bundle: intents, roll_back: 0.25}
+"""
+    )
+    assert loaded.behaviour("intents", "1.1.0").fail_selftest == 0.5
+    assert loaded.behaviour("intents", "1.0.0").roll_back == 0.25
+    assert loaded.behaviour("other", "1.0.0").roll_back == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (b"ofline: {share: 0.1}", "did you mean 'offline'"),
+        (b"offline: {shar: 0.1}", "did you mean 'share'"),
+        (b"bundles:\n  - {fail_self_test: 0.1}", "did you mean 'fail_selftest'"),
+        (b"offline: {share: 1.5}", "<= 1"),
+        (b"seed: -1", ">= 0"),
+        (b"slow: 3", "object"),
+        (b"- 1", "object"),
+        (b"a: [", "not YAML"),
+        (b"\xff\xfe\x00", "not YAML"),
+        (b"x: !!python/object/apply:os.system [ls]", "not YAML"),
+        (b"boards: {}", "length"),
+    ],
+)
+def test_a_bad_scenario_is_refused_with_what_is_wrong(text: bytes, found: str) -> None:
+    """Unknown keys come with the nearest known one."""
+    with pytest.raises(InputError, match=found) as caught:
+        scenario.load(text)
+    assert caught.value.code == "bad-scenario"
