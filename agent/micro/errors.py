@@ -1,0 +1,14 @@
+"""The one exception of this package: a stable code and one sentence for people."""
+
+
+class Refused(Exception):
+    """Something that must not be used, or cannot be done. `code` is stable (``bad-model``)."""
+
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def info(self):
+        """The inside of the wire's error shape."""
+        return {"code": self.code, "message": self.message[:300]}

@@ -1,0 +1,141 @@
+"""Reads a FlatBuffer by offsets, from a file or in place, checking every offset.
+
+Format: https://flatbuffers.dev/internals. Only what is asked for is read: a model's weights
+stay where they are.
+"""
+
+import struct
+
+from .errors import Refused
+
+PAGE = 256
+
+
+class Source:
+    """Random access to the bytes of a file.
+
+    Where the file system can show a file's bytes in place (ROMFS on memory-mapped flash),
+    `memory` is a view of them and nothing is ever copied. Elsewhere `memory` is None and
+    reads seek in the file, small ones through one page of cache.
+    """
+
+    def __init__(self, path):
+        self._file = open(path, "rb")
+        try:
+            self.memory = memoryview(self._file)
+        except TypeError:
+            self.memory = None
+        self._file.seek(0, 2)
+        self.size = self._file.tell()
+        self._page = bytearray(PAGE)
+        self._at = -1
+
+    def close(self):
+        """Closes the file; views of it must not be used any more."""
+        self.memory = None
+        self._file.close()
+
+    def check(self, offset, count):
+        """Raises ``bad-model`` unless ``[offset, offset + count)`` is inside the file."""
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise Refused(
+                "bad-model", "offset %d + %d is beyond %d bytes" % (offset, count, self.size)
+            )
+
+    def readinto(self, offset, buffer):
+        """Fills `buffer` from `offset`."""
+        self.check(offset, len(buffer))
+        if self.memory is not None:
+            buffer[:] = self.memory[offset : offset + len(buffer)]
+            return
+        self._file.seek(offset)
+        if self._file.readinto(buffer) != len(buffer):
+            raise Refused("bad-model", "the file ended at %d" % offset)
+
+    def read(self, offset, count):
+        """`count` bytes from `offset`."""
+        self.check(offset, count)
+        data = bytearray(count)
+        self.readinto(offset, data)
+        return data
+
+    def number(self, fmt, offset):
+        """One little-endian number: `fmt` is a struct letter."""
+        count = struct.calcsize("<" + fmt)
+        self.check(offset, count)
+        if self.memory is not None:
+            return struct.unpack_from("<" + fmt, self.memory, offset)[0]
+        start = offset - offset % PAGE
+        if offset + count > start + PAGE:
+            return struct.unpack("<" + fmt, self.read(offset, count))[0]
+        if start != self._at:
+            self._at = -1
+            self._file.seek(start)
+            self._file.readinto(self._page)
+            self._at = start
+        return struct.unpack_from("<" + fmt, self._page, offset - start)[0]
+
+
+class Table:
+    """A table of the buffer at `at`."""
+
+    def __init__(self, source, at):
+        self._source = source
+        self._at = at
+        self._vtable = at - source.number("i", at)
+        self._vtable_size = source.number("H", self._vtable)
+
+    def _field(self, index):
+        slot = 4 + 2 * index
+        if slot + 2 > self._vtable_size:
+            return 0
+        offset = self._source.number("H", self._vtable + slot)
+        return self._at + offset if offset else 0
+
+    def number(self, index, fmt, default=0):
+        """A number field, or its default where it is absent."""
+        at = self._field(index)
+        return self._source.number(fmt, at) if at else default
+
+    def _target(self, index):
+        at = self._field(index)
+        return at + self._source.number("I", at) if at else 0
+
+    def table(self, index):
+        """A table field, or None."""
+        at = self._target(index)
+        return Table(self._source, at) if at else None
+
+    def vector(self, index, size):
+        """``(offset, count)`` of a vector's items of `size` bytes; ``(0, 0)`` where absent."""
+        at = self._target(index)
+        if not at:
+            return 0, 0
+        count = self._source.number("I", at)
+        self._source.check(at + 4, count * size)
+        return at + 4, count
+
+    def numbers(self, index, fmt, cap):
+        """A vector of numbers as a list of at most `cap`."""
+        size = struct.calcsize("<" + fmt)
+        at, count = self.vector(index, size)
+        if count > cap:
+            raise Refused("bad-model", "a vector has %d items, at most %d are read" % (count, cap))
+        return [self._source.number(fmt, at + i * size) for i in range(count)]
+
+    def tables(self, index, cap):
+        """A vector of tables as a list of at most `cap`."""
+        at, count = self.vector(index, 4)
+        if count > cap:
+            raise Refused("bad-model", "a vector has %d items, at most %d are read" % (count, cap))
+        return [
+            Table(self._source, at + 4 * i + self._source.number("I", at + 4 * i))
+            for i in range(count)
+        ]
+
+
+def root(source, identifier):
+    """The root table of a buffer with this 4-byte file identifier."""
+    if source.size < 12 or bytes(source.read(4, 4)) != identifier:
+        raise Refused("bad-model", "the file does not begin with %s" % identifier.decode())
+    return Table(source, source.number("I", 0))
