@@ -9,6 +9,9 @@ need pg_ctl postgresql "$(ls -d /usr/lib/postgresql/*/bin/pg_ctl 2>/dev/null | t
 need chromium chromium
 need qemu-system-arm qemu-system-arm
 need arm-none-eabi-gcc gcc-arm-none-eabi
+need gcc gcc
+need make make
+[ -e /usr/lib/arm-none-eabi/newlib/rdimon.specs ] || [ -e /usr/lib/arm-none-eabi/lib/rdimon.specs ] || missing+=(libnewlib-arm-none-eabi)
 [ "${#missing[@]}" -eq 0 ] && exit 0
 echo "test tools missing: ${missing[*]}"
 if ! command -v apt-get >/dev/null 2>&1; then

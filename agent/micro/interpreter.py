@@ -234,7 +234,8 @@ class Interpreter:
         ):
             raise Refused("bad-model", "GATHER: expected rows of a table [n, width]")
         width = table.shape[1]
-        weights = self._weights(table, width)
+        # Few rows of a large table are read: it is never worth memory.
+        weights = Weights(self._source, table, width, 0)
         view, out, count = self._views[operator.inputs[1]], self._views[operator.outputs[0]], ids.count
 
         def run():

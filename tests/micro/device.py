@@ -1,0 +1,44 @@
+"""Runs MicroPython scripts in the unix port, held to the heap of a board."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.tools import need_tool
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(__file__).parent / "scripts"
+HEAP = "256k"
+
+
+def micropython() -> str:
+    """The unix port, from the environment's own folder or the path."""
+    return need_tool("micropython", str(Path(sys.executable).parent / "micropython"))
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Variables that let a script import the package ``micro``."""
+    return {"MICROPYPATH": f"{ROOT / 'agent'}:{SCRIPTS}:.frozen", **extra}
+
+
+def command(script: str, *words: str, heap: str = HEAP) -> list[str]:
+    """The command line of a script in ``tests/micro/scripts``."""
+    return [micropython(), "-X", f"heapsize={heap}", str(SCRIPTS / script), *words]
+
+
+def run(script: str, *words: str, heap: str = HEAP, timeout: float = 60) -> Any:
+    """Runs a script to its end and returns the JSON of its last line."""
+    done = subprocess.run(
+        command(script, *words, heap=heap),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=environment(),
+        check=False,
+    )
+    assert done.returncode == 0, f"{script} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return json.loads(done.stdout.strip().splitlines()[-1])
