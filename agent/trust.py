@@ -112,38 +112,56 @@ class Trust:
             RefusedError: ``not-published``, ``wrong-manifest``, or a refusal of :meth:`refresh`.
             UnavailableError: the repository cannot be reached.
         """
-        target = self._target(ref)
-        cap = min(target.length, limits.MAX_MANIFEST_BYTES)
+        self._check(ref)
+        return self.download(_target_name(ref), limits.MAX_MANIFEST_BYTES)
+
+    def download(self, name: str, cap: int) -> bytes:
+        """The bytes of a signed target, by its name in the targets role.
+
+        Args:
+            name: for example ``bundles/NAME/VERSION/manifest.json``.
+            cap: the most bytes that are accepted, whatever was signed.
+
+        Raises:
+            RefusedError: ``not-published``, ``wrong-manifest``, ``endless-data``, or a refusal
+                of :meth:`refresh`.
+            UnavailableError: the repository cannot be reached.
+        """
+        target = self._target(name)
+        sha256 = target.hashes.get("sha256", "")
+        if target.length > cap:
+            raise _endless(name, cap)
+        folder, _, base = name.rpartition("/")
         self._deadline = self._monotonic() + REFRESH_SECONDS
-        path = f"targets/bundles/{ref.name}/{ref.version}/{ref.manifest_sha256}.manifest.json"
-        data = self._download(path, cap)
-        if len(data) != target.length or sha256_of(data) != ref.manifest_sha256:
+        path = f"targets/{folder}/{sha256}.{base}" if folder else f"targets/{sha256}.{base}"
+        data = self._download(path, target.length)
+        if len(data) != target.length or sha256_of(data) != sha256:
             raise RefusedError(
                 "wrong-manifest",
-                f"the manifest of {ref} that was sent is not the signed one: expected "
-                f"{target.length} bytes with sha256 {ref.manifest_sha256[:12]}..., "
-                f"found {len(data)} bytes",
+                f"what was sent as {name} is not the signed file: expected {target.length} bytes "
+                f"with sha256 {sha256[:12]}..., found {len(data)} bytes",
             )
         return data
 
     def release(self, ref: BundleRef) -> int:
         """The release counter that the fleet signed for a bundle; raises as :meth:`manifest`."""
-        custom = self._target(ref).custom or {}
+        custom = self._check(ref).custom or {}
         release = custom.get("release")
         if not isinstance(release, int) or isinstance(release, bool) or release < 1:
             raise RefusedError("bad-metadata", f"{ref} is signed without a release counter")
         return release
 
-    def _target(self, ref: BundleRef) -> TargetFile:
-        name = f"bundles/{ref.name}/{ref.version}/manifest.json"
+    def _target(self, name: str) -> TargetFile:
         if self._trusted is None or name not in self._trusted.targets.targets:
             self.refresh()
         assert self._trusted is not None
         target = self._trusted.targets.targets.get(name)
         if target is None:
-            raise RefusedError(
-                "not-published", f"{ref} is not in the fleet's signed list of bundles"
-            )
+            raise RefusedError("not-published", f"{name[:200]} is not in the fleet's signed list")
+        return target
+
+    def _check(self, ref: BundleRef) -> TargetFile:
+        target = self._target(_target_name(ref))
         if target.hashes.get("sha256") != ref.manifest_sha256:
             raise RefusedError(
                 "wrong-manifest",
@@ -178,6 +196,7 @@ class Trust:
 
         with _named("root"):
             trusted = TrustedMetadataSet(self._root, EnvelopeType.METADATA)
+        _check_distinct_keys(trusted)
         # The set compares expiries with this time. An unset clock cannot judge them: compare
         # with a time at which nothing has expired, and keep every other check.
         now = datetime.fromtimestamp(max(0.0, self._clock()), UTC)
@@ -189,7 +208,7 @@ class Trust:
 
         for _ in range(MAX_ROOT_ROTATIONS):
             version = trusted.root.version + 1
-            stored = self._load(f"{version}.root")
+            stored = self._load(f"root_history/{version}.root")
             if stored is not None:
                 try:
                     trusted.update_root(stored)
@@ -204,7 +223,11 @@ class Trust:
                 raise
             with _named("root"):
                 trusted.update_root(data)
-            self._store(f"{version}.root", data)
+            _check_distinct_keys(trusted)
+            # The chain is walked again at each start, from the root of enrolment: what is on
+            # the disk is believed only as far as that root vouches for it.
+            self._store(f"root_history/{version}.root", data)
+            self._store("root", data)
         raise RefusedError(
             "wrong-root", f"more than {MAX_ROOT_ROTATIONS} new roots: enrol the device again"
         )
@@ -288,19 +311,31 @@ class Trust:
         return data if len(data) <= limits.MAX_METADATA_BYTES else None
 
     def _store(self, name: str, data: bytes) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         with temporary.open("wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-        handle = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _target_name(ref: BundleRef) -> str:
+    return f"bundles/{ref.name}/{ref.version}/manifest.json"
+
+
+def _check_distinct_keys(trusted: TrustedMetadataSet) -> None:
+    """Refuses a root that lists one key under two ids: its holder would count twice."""
+    for name, role in trusted.root.roles.items():
+        keys = [trusted.root.keys[keyid].keyval.get("public") for keyid in role.keyids]
+        if len(set(keys)) != len(keys):
+            raise RefusedError("wrong-root", f"root.json lists a key of {name} twice")
 
 
 def _endless(path: str, cap: int) -> RefusedError:

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""A command-line client for the public TUF conformance protocol; see README.md beside this file.
+
+It is a thin shell around :class:`agent.trust.Trust` and :func:`agent.repository_http.http_fetch`,
+the code that runs on devices.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from agent.repository_http import http_fetch
+from agent.trust import Fetch, Trust
+from contracts.bundle import sha256_of
+from contracts.errors import ShoalError
+
+_SHIPPED = Path("root_history/shipped.json")
+_MAX_TARGET_BYTES = 16 * 1024 * 1024
+
+
+def init(metadata: Path, root: Path) -> None:
+    """Stores the root that the client is shipped with; asks the repository nothing."""
+    data = root.read_bytes()
+    (metadata / _SHIPPED).parent.mkdir(parents=True, exist_ok=True)
+    (metadata / _SHIPPED).write_bytes(data)
+    (metadata / "root.json").write_bytes(data)
+
+
+def fetch_from(metadata_url: str, targets_url: str | None) -> Fetch:
+    """Reads ``metadata/...`` and ``targets/...`` from their two base URLs."""
+    bases = {"metadata": http_fetch(metadata_url)}
+    if targets_url:
+        bases["targets"] = http_fetch(targets_url)
+
+    def fetch(path: str, cap: int) -> bytes:
+        kind, _, rest = path.partition("/")
+        return bases[kind](rest, cap)
+
+    return fetch
+
+
+def download(trust: Trust, name: str, folder: Path) -> None:
+    """Stores a target under the hash of its name: a name is hostile as a path."""
+    data = trust.download(name, _MAX_TARGET_BYTES)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / sha256_of(name.encode())).write_bytes(data)
+
+
+def main() -> int:
+    """Runs one command; 0 when all of it succeeded, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--metadata-dir", type=Path, required=True)
+    parser.add_argument("--metadata-url")
+    parser.add_argument("--target-name")
+    parser.add_argument("--target-base-url")
+    parser.add_argument("--target-dir", type=Path)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("init").add_argument("trusted_root", type=Path)
+    commands.add_parser("refresh")
+    commands.add_parser("download")
+    options = parser.parse_args()
+    try:
+        if options.command == "init":
+            init(options.metadata_dir, options.trusted_root)
+            return 0
+        trust = Trust(
+            options.metadata_dir,
+            (options.metadata_dir / _SHIPPED).read_bytes(),
+            fetch_from(options.metadata_url, options.target_base_url),
+        )
+        trust.refresh()
+        if options.command == "download":
+            download(trust, options.target_name, options.target_dir)
+    except ShoalError as error:
+        print(f"{error.code}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
