@@ -1,0 +1,180 @@
+"""Runs the devices of one process: connects them at a rate, reports progress, ends well."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from agent.simulate.connection import Connection
+from agent.simulate.downloads import Downloads
+from agent.simulate.fate import Fates
+from agent.simulate.scenario import Scenario
+from agent.simulate.state import Counters
+from contracts.config import MqttConfig
+from contracts.errors import UnavailableError
+from contracts.topics import Topics
+
+_TICK_S: Final = 2.0
+_SPARE_FILES: Final = 64
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What one process simulates.
+
+    Attributes:
+        fleet: its name.
+        mqtt: the broker.
+        devices: of all processes together.
+        first, count: which of them run here.
+        prefix: of the names; a device is ``{prefix}{index:05}``.
+        repository_url: where bundles come from; None: nothing is downloaded.
+        connects_per_s: how fast devices connect.
+        progress_s: between progress reports.
+    """
+
+    fleet: str
+    mqtt: MqttConfig
+    devices: int
+    first: int
+    count: int
+    prefix: str = "sim-"
+    repository_url: str | None = None
+    connects_per_s: float = 300.0
+    progress_s: float = 1.0
+
+    def name(self, index: int) -> str:
+        """A device's name."""
+        return f"{self.prefix}{index:05}"
+
+
+def allow_files(wanted: int) -> None:
+    """Raises the limit of open files.
+
+    Raises:
+        UnavailableError: ``too-many-files``; the system does not allow as many.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if wanted <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise UnavailableError(
+            "too-many-files",
+            f"{wanted} open files are needed, the system allows {hard}: raise 'ulimit -n', or "
+            "simulate fewer devices in one process",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+async def run(
+    plan: Plan, scenario: Scenario, stop: asyncio.Event, report: Callable[[dict[str, Any]], None]
+) -> None:
+    """Runs until `stop` is set.
+
+    Args:
+        plan: which devices, and where.
+        scenario: how they behave.
+        stop: ends the simulation.
+        report: called with ``{"event": "progress" | "connected" | "summary", ...}``: counts of
+            :class:`Counters`; ``connected`` once, when all that should be online are.
+    """
+    allow_files(plan.count + _SPARE_FILES)
+    counters = Counters()
+    downloads = Downloads(plan.repository_url, counters)
+    fates, names = Fates(scenario, plan.devices), Topics(plan.fleet)
+    away = fates.chosen("offline", scenario.offline.share)
+    devices: list[Connection] = []
+    tasks = [
+        asyncio.create_task(_connect(plan, devices, away, scenario, stop), name="connect"),
+        asyncio.create_task(
+            _progress(plan, devices, away, counters, stop, report), name="progress"
+        ),
+        asyncio.create_task(_keep_alive(devices, stop), name="keep-alive"),
+    ]
+    try:
+        for index in range(plan.first, plan.first + plan.count):
+            devices.append(
+                Connection(index, plan.name(index), plan.mqtt, names, fates, downloads, counters)
+            )
+            if index % 50 == 0:
+                await asyncio.sleep(0)
+        waiting = asyncio.create_task(stop.wait(), name="stop")
+        done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
+        while waiting not in done:
+            for task in done:
+                task.result()
+            rest = [t for t in (*tasks, waiting) if not t.done()]
+            done, _ = await asyncio.wait(rest, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        report({"event": "summary", **msgspec.to_builtins(counters)})
+        await _goodbye(devices)
+        downloads.close()
+
+
+async def _connect(
+    plan: Plan,
+    devices: list[Connection],
+    away: frozenset[int],
+    scenario: Scenario,
+    stop: asyncio.Event,
+) -> None:
+    """Connects devices in order, so many a second; those that are away come later or never."""
+    loop = asyncio.get_running_loop()
+    began, position = loop.time(), 0
+    while position < plan.count and not stop.is_set():
+        due = min(int((loop.time() - began) * plan.connects_per_s) + 1, len(devices))
+        for connection in devices[position:due]:
+            if connection.device.index not in away:
+                connection.open()
+            elif scenario.offline.back_after_s is not None:
+                loop.call_later(scenario.offline.back_after_s, connection.open)
+        position = max(position, due)
+        await asyncio.sleep(0.02)
+
+
+async def _keep_alive(devices: list[Connection], stop: asyncio.Event) -> None:
+    """Gives every connection its turn within a tick, a few at a time."""
+    while not stop.is_set():
+        began = asyncio.get_running_loop().time()
+        for index, connection in enumerate(list(devices)):
+            connection.keep_alive()
+            if index % 100 == 0:
+                await asyncio.sleep(0)
+        took = asyncio.get_running_loop().time() - began
+        await asyncio.sleep(max(_TICK_S - took, 0.1))
+
+
+async def _progress(
+    plan: Plan,
+    devices: list[Connection],
+    away: frozenset[int],
+    counters: Counters,
+    stop: asyncio.Event,
+    report: Callable[[dict[str, Any]], None],
+) -> None:
+    expected = sum(i not in away for i in range(plan.first, plan.first + plan.count))
+    connected = False
+    while not stop.is_set():
+        await asyncio.sleep(0.05 if not connected else plan.progress_s)
+        if not connected and counters.online >= expected:
+            connected = True
+            report({"event": "connected", "devices": counters.online})
+        if connected:
+            report({"event": "progress", **msgspec.to_builtins(counters)})
+
+
+async def _goodbye(devices: list[Connection]) -> None:
+    for index, connection in enumerate(devices):
+        connection.close()
+        if index % 100 == 0:
+            await asyncio.sleep(0)
+    deadline = asyncio.get_running_loop().time() + 5
+    while any(c.up for c in devices) and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
