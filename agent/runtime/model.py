@@ -96,9 +96,7 @@ def selftest(bundle: Bundle, options: Options | None = None) -> Selftested:
     return result
 
 
-def expect_task(bundle: Bundle, task: str) -> None:
-    """Raises ``InputError`` ``wrong-task`` unless the bundle is of `task`."""
-    if bundle.manifest.task != task:
-        raise InputError(
-            "wrong-task", f"{bundle.path} is a {bundle.manifest.task} bundle, not a {task} one"
-        )
+def expect_model_task(model: Model, task: str) -> None:
+    """Raises ``InputError`` ``wrong-task`` unless a loaded model is of `task`."""
+    if model.manifest.task != task:
+        raise InputError("wrong-task", f"{model.ref} is a {model.manifest.task} bundle, not {task}")

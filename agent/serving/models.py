@@ -122,6 +122,19 @@ class Models:
                 if loaded.retired and not loaded.users:
                     loaded.model.close()
 
+    def bundle(self, slot: str) -> Bundle:
+        """The slot's bundle, opened.
+
+        Raises:
+            UnavailableError: ``no-model``.
+            InputError: it is damaged.
+        """
+        with self._lock:
+            folder = self._folders.get(slot)
+        if folder is None:
+            raise UnavailableError("no-model", f"no model serves {slot[:64]!r} here")
+        return Bundle.open(folder)
+
     def close(self) -> None:
         """Frees every model."""
         with self._lock:

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import msgspec
 
-from contracts.errors import ShoalError, UnavailableError
+from contracts.errors import RefusedError, ShoalError, UnavailableError
 
-NO_SUCH_FILE = "no-such-file"
+NO_SUCH_FILE = "no-such-path"
 
 
 class Transfer(msgspec.Struct):
@@ -30,7 +30,7 @@ class Fetcher(Protocol):
         """Begins to read `path` (relative to the repository) at `offset`.
 
         Raises:
-            UnavailableError: ``no-such-file``; or another code when the way is broken now.
+            UnavailableError: ``no-such-path``; or another code when the way is broken now.
                 Iterating the chunks may raise it too.
         """
 
@@ -75,12 +75,13 @@ def read_all(fetcher: Fetcher, path: str, cap: int) -> bytes:
     """A whole small file.
 
     Raises:
-        UnavailableError: as :meth:`Fetcher.open`, and ``endless-data`` beyond `cap` bytes.
+        UnavailableError: as :meth:`Fetcher.open`.
+        RefusedError: ``endless-data``; more than `cap` bytes.
     """
     transfer = fetcher.open(path)
     data = bytearray()
     for chunk in transfer.chunks:
         data += chunk
         if len(data) > cap:
-            raise UnavailableError("endless-data", f"{path} has more than {cap} bytes")
+            raise RefusedError("endless-data", f"{path} has more than {cap} bytes")
     return bytes(data)

@@ -1,0 +1,353 @@
+"""The agent's parts put together: what ``shoal-agent run`` runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import contracts
+from agent import statusfile, systemd
+from agent.clock import Clock, SystemClock, is_set
+from agent.filesystem import Disk
+from agent.link import Inbound, Link
+from agent.log import logger
+from agent.runtime import check
+from agent.runtime import model as models
+from agent.runtime.engine import available
+from agent.serving.dispatch import Dispatcher
+from agent.serving.handlers import Answering
+from agent.serving.inflight import RunningMark
+from agent.serving.limiter import RateLimiter
+from agent.serving.models import Models
+from agent.serving.registry import Registry
+from agent.serving.worker import Worker
+from agent.state import StateFolder
+from agent.telemetry.gauges import Gauges
+from agent.telemetry.recorder import Recorder
+from agent.telemetry.reporter import Reporter
+from agent.telemetry.spool import Spool
+from agent.trust import Trust
+from agent.update.blocks import Blocks
+from agent.update.engine import Engine
+from agent.update.fetch import Fallback, Fetcher, read_all
+from agent.update.http import Http
+from contracts import board as boards
+from contracts import codec
+from contracts.config import AgentConfig
+from contracts.connection import tls_context
+from contracts.errors import ShoalError, UnavailableError
+from contracts.messages import BlobGet, Desired, Reported, Selftested, UpdateEvent
+from contracts.topics import Topics, parse
+
+log = logger(__name__)
+
+DRAIN_S: Final = 10.0
+"""Seconds that waiting requests get when the agent stops."""
+
+STALL_S: Final = 60.0
+"""Seconds without a sign of life of a thread after which the watchdog is not fed."""
+
+
+class Agent:
+    """One agent.
+
+    Args:
+        config: ``agent.yaml``.
+        folder: what its relative paths are relative to.
+        clock: the time.
+
+    Raises:
+        InputError: the configuration cannot be used.
+        UnavailableError: ``already-running``.
+        RefusedError: the root of trust is none.
+    """
+
+    def __init__(self, config: AgentConfig, folder: Path, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.started = self.clock.time()
+        self.stopping = threading.Event()
+        self.board = boards.load(config.board)
+        self.topics = Topics(config.fleet)
+        self.state = StateFolder(folder / config.state_dir)
+        root = self.state.path
+        self.recorder = Recorder()
+        self.gauges = Gauges()
+        self.spool = Spool(
+            root / "spool.db", config.spool_bytes, config.spool_age_s, self.clock.time
+        )
+        serving = config.serving
+        self.options = models.Options(threads=serving.threads or self.board.threads)
+        self.models = Models(self.options, serving.memory_bytes or self.board.model_ram_bytes)
+        self.worker = Worker(serving.queue, self._failed)
+        self.registry = Registry()
+        self.answering = Answering(self.models, self.recorder, self.worker, self.reported)
+        self.answering.register(self.registry)
+        self.link = Link(
+            config.mqtt,
+            fleet=config.fleet,
+            device=config.device,
+            groups=config.groups,
+            folder=folder,
+            boot=self.state.boot,
+            next_session=self.state.next_session,
+            clock=self.clock,
+            on_message=self._message,
+            on_change=self._link_changed,
+        )
+        self.dispatcher = Dispatcher(
+            self.registry,
+            self.worker,
+            RateLimiter(serving.rate_per_s),
+            topics=self.topics,
+            device=config.device,
+            send=self.link.publish,
+            monotonic=self.clock.monotonic,
+            mark=RunningMark(root / "running"),
+            refused=self.recorder.failed,
+        )
+        self.blocks = Blocks(self._ask_block, self.clock.monotonic, self.stopping)
+        fetcher = Fallback(self._ways(folder))
+        self.engine = Engine(
+            fs=Disk(),
+            root=root,
+            board=self.board,
+            trust=Trust(
+                root / "trust",
+                config.trust_root.encode(),
+                lambda path, cap: read_all(fetcher, path, cap),
+                clock=self.clock.time,
+            ),
+            fetcher=fetcher,
+            models=self.models,
+            selftest=self._selftest,
+            health=self.recorder,
+            clock=self.clock,
+            stop=self.stopping,
+            boot=self.state.boot,
+            emit=self._emit,
+            changed=self._changed,
+        )
+        self.reporter = Reporter(
+            self.spool,
+            self.recorder,
+            self._all_gauges,
+            lambda topic, payload, done: self.link.publish(topic, payload, done=done),
+            connected=self.link.connected,
+            topic=self.topics.of_device(config.device, "telemetry"),
+            boot=self.state.boot,
+            every_s=config.telemetry_s,
+            clock=self.clock,
+            stop=self.stopping,
+            beat=self._beat,
+        )
+        self._threads: list[threading.Thread] = []
+        self._status_due = 0.0
+        self._watchdog_s = systemd.watchdog_s()
+        self._fed = 0.0
+        self._platform = _platform()
+
+    def _ways(self, folder: Path) -> list[Fetcher]:
+        """How to reach the repository, best first."""
+        ways: list[Fetcher] = []
+        url = self.config.repository_url
+        if url is not None:
+            tls = self.config.mqtt.tls
+            secure = tls is not None and url.startswith("https:")
+            ways.append(Http(url, tls_context(tls, folder) if tls and secure else None))
+        ways.append(self.blocks)
+        return ways
+
+    # Life. ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Recovers, loads the models, connects, and serves.
+
+        Raises:
+            OSError: the state folder cannot be read.
+        """
+        self.engine.recover()
+        self.worker.start()
+        self.link.start()
+        for name, target in (("updater", self.engine.run), ("reporter", self.reporter.run)):
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        systemd.notify("READY=1")
+        log.info("ready", device=self.config.device, boot=self.state.boot)
+
+    def stop(self) -> None:
+        """Drains, says goodbye, and stops every thread."""
+        systemd.notify("STOPPING=1")
+        log.info("stopping", queue=self.worker.depth)
+        self.worker.drain(DRAIN_S)
+        self.stopping.set()
+        self.engine.wake()
+        self.reporter.wake()
+        for thread in self._threads:
+            thread.join(10)
+        self.link.stop()
+        self.models.close()
+        self.spool.close()
+        self._write_status()
+        self.state.close()
+
+    # Messages. --------------------------------------------------------------------------
+
+    def _message(self, inbound: Inbound) -> None:
+        """Takes a message on the network thread."""
+        try:
+            address = parse(inbound.topic)
+            match address.kind:
+                case "request":
+                    self.dispatcher.handle(address.name, inbound)
+                    return
+                case "group-request":
+                    self.dispatcher.handle(address.name, inbound, group=True)
+                    return
+                case "blob":
+                    self.blocks.on_block(address.name, inbound.payload)
+                case "desired":
+                    desired = codec.decode(inbound.payload, Desired, what="a desired document")
+                    self.engine.offer(desired)
+        except ShoalError as error:
+            log.warning("message refused", topic=inbound.topic[:200], reason=str(error))
+        inbound.ack()
+
+    def _ask_block(self, request: BlobGet) -> None:
+        if not self.link.connected.is_set():
+            raise UnavailableError("offline", "no connection to the broker")
+        topic = self.topics.blob_get(self.config.device)
+        self.link.publish(topic, codec.encode(request))
+
+    def _link_changed(self, connected: bool) -> None:
+        if connected:
+            self._changed()
+            self.reporter.wake()
+            self.engine.wake()
+
+    # What others are told. --------------------------------------------------------------
+
+    def reported(self) -> Reported:
+        """The reported document."""
+        journal = self.engine.journal
+        gauges = self.gauges.read(self.state.path)
+        here = [name for name in self.board.runtimes if name in available()]
+        return Reported(
+            device=self.config.device,
+            boot=self.state.boot,
+            agent_version=contracts.__version__,
+            board=self.config.board,
+            runtime=here[0] if here else "none",
+            at=self.clock.time(),
+            labels=self.config.labels,
+            groups=self.config.groups,
+            slots=self.engine.slots(),
+            desired_revision=journal.reached,
+            last_update=journal.last_event,
+            free_bytes=int(gauges["disk_free_bytes"]),
+            memory_bytes=int(gauges["memory_available_bytes"]),
+            clock="synced" if is_set(self.clock) else "unsynced",
+            platform=self._platform,
+        )
+
+    def _changed(self) -> None:
+        """Publishes the reported document; when offline, the next connection does."""
+        if not self.link.connected.is_set():
+            return
+        topic = self.topics.of_device(self.config.device, "reported")
+        try:
+            self.link.publish(topic, codec.encode(self.reported()), retain=True)
+        except (ShoalError, OSError) as error:
+            log.warning("reported not sent", reason=str(error))
+        self._status_due = 0.0
+
+    def _emit(self, event: UpdateEvent) -> None:
+        topic = self.topics.of_device(self.config.device, "update")
+        self.spool.put(topic, codec.encode(event), precious=True)
+        self.reporter.wake()
+
+    def _failed(self, slot: str, error: ShoalError) -> None:
+        self.recorder.failed(slot or "device", error.code)
+
+    def _all_gauges(self) -> dict[str, float]:
+        gauges = self.gauges.read(self.state.path)
+        gauges["queue"] = float(self.worker.depth)
+        gauges["spool_messages"] = float(self.spool.depth)
+        gauges["spool_bytes"] = float(self.spool.payload_bytes)
+        gauges["connections"] = float(self.link.connections)
+        return gauges
+
+    def _selftest(self, folder: Path) -> Selftested:
+        return check.run(
+            folder,
+            threads=self.options.threads,
+            memory_bytes=self.board.model_ram_bytes,
+        )
+
+    # Signs of life. ---------------------------------------------------------------------
+
+    def healthy(self) -> bool:
+        """Whether every thread that must run does."""
+        return self.worker.alive and all(thread.is_alive() for thread in self._threads)
+
+    def _beat(self) -> None:
+        now = self.clock.monotonic()
+        if self._watchdog_s is not None and now - self._fed >= self._watchdog_s / 3:
+            self._fed = now
+            if self.healthy():
+                systemd.notify("WATCHDOG=1")
+        if now >= self._status_due:
+            self._status_due = now + 5
+            self._write_status()
+
+    def _write_status(self) -> None:
+        mqtt = self.config.mqtt
+        try:
+            status = statusfile.LocalStatus(
+                pid=os.getpid(),
+                at=self.clock.time(),
+                started=self.started,
+                connected=self.link.connected.is_set(),
+                broker=f"{mqtt.host}:{mqtt.port}",
+                waits_for=self._waits_for(),
+                queue=self.worker.depth,
+                spool=self.spool.depth,
+                connections=self.link.connections,
+                reported=self.reported(),
+            )
+            statusfile.write(self.state.path / "status.json", status)
+        except OSError as error:
+            log.warning("status not written", reason=str(error))
+
+    def _waits_for(self) -> str:
+        if self.stopping.is_set():
+            return "nothing: it has stopped"
+        if not self.link.connected.is_set():
+            return self.link.last_error or "the first connection to the broker"
+        update = self.engine.journal.update
+        if update is not None and not update.final:
+            why = f" (last try: {update.reason.message})" if update.reason else ""
+            return f"update to {update.bundle}: {update.state}{why}"
+        if not self.models.slots:
+            return "a first bundle from the controller"
+        return "requests"
+
+
+def _platform() -> dict[str, str]:
+    found = {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+    }
+    for name in available():
+        package = {"litert": "ai-edge-litert"}.get(name, name)
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

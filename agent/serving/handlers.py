@@ -1,0 +1,112 @@
+"""The operations that every device answers: classify, selftest, status, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agent.log import logger
+from agent.runtime.classifier import UNKNOWN
+from agent.runtime.model import expect_model_task
+from agent.serving.models import Models
+from agent.serving.registry import Operation, Registry
+from agent.serving.reply import Reply
+from agent.serving.worker import Worker
+from agent.telemetry.recorder import Recorder
+from contracts.errors import ShoalError
+from contracts.messages import (
+    CancelRequest,
+    Classified,
+    ClassifyRequest,
+    Reported,
+    SelftestRequest,
+    StatusRequest,
+)
+
+log = logger(__name__)
+
+
+class Answering:
+    """What answers need.
+
+    Args:
+        models: that are loaded.
+        recorder: counts.
+        worker: whose jobs can be cancelled.
+        reported: makes the reported document.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        recorder: Recorder,
+        worker: Worker,
+        reported: Callable[[], Reported],
+    ) -> None:
+        self._models = models
+        self._recorder = recorder
+        self._worker = worker
+        self._reported = reported
+
+    def register(self, registry: Registry) -> None:
+        """Adds the operations."""
+        registry.add(Operation("classify", ClassifyRequest, self.classify))
+        registry.add(Operation("selftest", SelftestRequest, self.selftest))
+        registry.add(Operation("status", StatusRequest, self.status, queued=False))
+        registry.add(Operation("cancel", CancelRequest, self.cancel, queued=False))
+
+    def label(self, slot: str, text: str, top_k: int = 3) -> Classified:
+        """Classifies a text with a slot's model, counts it, and asks the shadow model too.
+
+        Raises:
+            UnavailableError: ``no-model``.
+            InputError: ``too-large``, ``bad-text``, ``wrong-task``.
+            RefusedError: ``model-failed``.
+        """
+        with self._models.use(slot) as model:
+            expect_model_task(model, "classify")
+            answer: Classified = model.classify(text, top_k)
+            self._recorder.answered(
+                slot,
+                answer.bundle,
+                answer.latency_us,
+                label=answer.label,
+                confidence=answer.confidence,
+                unknown=answer.label == UNKNOWN,
+                baseline=model.manifest.baseline,
+            )
+        return answer
+
+    def shadow(self, slot: str, text: str, shown: Classified) -> None:
+        """Lets a shadow model answer the same text; only the disagreement is counted."""
+        name = f"{slot}/shadow"
+        if name not in self._models.slots:
+            return
+        try:
+            with self._models.use(name) as model:
+                hidden: Classified = model.classify(text, 1)
+        except ShoalError as error:
+            log.warning("shadow failed", slot=slot, code=error.code)
+            self._recorder.shadowed(slot, disagrees=True)
+            return
+        self._recorder.shadowed(slot, disagrees=hidden.label != shown.label)
+
+    def classify(self, request: ClassifyRequest, reply: Reply) -> None:
+        """``req/classify``."""
+        answer = self.label(request.slot, request.text, request.top_k)
+        reply.finish(classified=answer)
+        self.shadow(request.slot, request.text, answer)
+
+    def selftest(self, request: SelftestRequest, reply: Reply) -> None:
+        """``req/selftest``."""
+        with self._models.use(request.slot) as model:
+            bundle = self._models.bundle(request.slot)
+            reply.finish(selftested=model.selftest(bundle))
+
+    def status(self, request: StatusRequest, reply: Reply) -> None:
+        """``req/status``."""
+        del request
+        reply.finish(reported=self._reported())
+
+    def cancel(self, request: CancelRequest, reply: Reply) -> None:
+        """``req/cancel``."""
+        reply.finish(cancelled=self._worker.cancel(request.cancel))

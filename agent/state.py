@@ -1,0 +1,77 @@
+"""The state folder: one agent at a time, a boot id, and the session counter."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+from agent.filesystem import Disk, write_durably
+from agent.log import logger
+from contracts.errors import InputError, UnavailableError
+
+log = logger(__name__)
+
+
+class StateFolder:
+    """The folder below which an agent keeps everything, locked for this process.
+
+    Args:
+        path: made when missing, readable by its owner alone.
+
+    Attributes:
+        boot: random name of this run of the agent.
+
+    Raises:
+        InputError: ``bad-state-folder``; it cannot be made or written.
+        UnavailableError: ``already-running``; another agent has it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.boot = f"b{secrets.token_hex(8)}"
+        self._disk = Disk()
+        self._counter = path / "session"
+        try:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InputError(
+                "bad-state-folder",
+                f"the state folder {path} cannot be used: {error.strerror}; "
+                "set state_dir to a folder that this user may write",
+            ) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise UnavailableError(
+                "already-running", f"another agent runs on the state folder {path}"
+            ) from None
+        self._session = self._read_session()
+
+    def _read_session(self) -> int:
+        try:
+            return int(self._counter.read_text()[:20])
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError) as error:
+            log.error("session counter unreadable", reason=str(error))
+            return 0
+
+    def next_session(self) -> int:
+        """The number of the next connection. It grows over restarts too.
+
+        A disk that is full must not keep the device from its broker: then it grows in memory.
+        """
+        self._session += 1
+        try:
+            write_durably(self._disk, self._counter, str(self._session).encode())
+        except OSError as error:
+            log.error("session counter not written", reason=str(error))
+        return self._session
+
+    def close(self) -> None:
+        """Lets another agent have the folder."""
+        os.close(self._lock)

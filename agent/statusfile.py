@@ -1,0 +1,73 @@
+"""The status file: what a running agent tells a person at the device."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from contracts import codec
+from contracts.errors import InputError
+from contracts.messages import Reported
+
+
+class LocalStatus(msgspec.Struct, omit_defaults=True):
+    """``status.json`` in the state folder.
+
+    Attributes:
+        pid: of the agent.
+        at: when it was written.
+        started: when the agent started.
+        connected: whether it has its broker.
+        broker: host and port.
+        waits_for: what it is waiting for, in words.
+        queue: requests that wait.
+        spool: messages that wait for the broker.
+        connections: to the broker since the start.
+        reported: the reported document.
+    """
+
+    pid: int
+    at: float
+    started: float
+    connected: bool
+    broker: str
+    waits_for: str
+    queue: int
+    spool: int
+    connections: int
+    reported: Reported
+
+
+def write(path: Path, status: LocalStatus) -> None:
+    """Replaces the file. It is rewritten often and worth nothing after a crash: no fsync."""
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(codec.encode(status))
+    temporary.replace(path)
+
+
+def read(path: Path) -> LocalStatus:
+    """Reads the file.
+
+    Raises:
+        InputError: ``not-running``; there is none.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        raise InputError(
+            "not-running", f"no agent has run with this state folder yet ({path} is missing)"
+        ) from None
+    return codec.decode(data, LocalStatus, what=str(path))
+
+
+def alive(status: LocalStatus) -> bool:
+    """Whether the process that wrote it still runs."""
+    try:
+        os.kill(status.pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

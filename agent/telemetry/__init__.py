@@ -1,0 +1,1 @@
+"""What a device tells of itself: counted in memory, kept in a spool on disk, sent in order."""

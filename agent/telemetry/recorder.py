@@ -1,0 +1,159 @@
+"""Counts of one window of time for each slot, and of a trial."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import msgspec
+import psutil
+
+from agent.update.health import Observed
+from contracts.histogram import Histogram
+from contracts.manifest import Baseline
+from contracts.messages import BundleRef, Sample
+
+MIN_DRIFT_ANSWERS = 20
+"""Answers in a window below which drift would be noise."""
+
+
+def drift(labels: dict[str, int], baseline: Baseline | None) -> float | None:
+    """Total variation distance of a window's labels from the manifest's baseline, 0 to 1.
+
+    None without a baseline, or with too few answers.
+    """
+    total = sum(labels.values())
+    if baseline is None or total < MIN_DRIFT_ANSWERS:
+        return None
+    names = set(labels) | set(baseline.labels)
+    return 0.5 * sum(abs(labels.get(n, 0) / total - baseline.labels.get(n, 0.0)) for n in names)
+
+
+class _Trial(msgspec.Struct):
+    requests: int = 0
+    errors: int = 0
+    latency_us: Histogram = msgspec.field(default_factory=lambda: Histogram("log8"))
+
+
+class Totals(msgspec.Struct):
+    """Counts since the agent started, for the Prometheus endpoint."""
+
+    requests: int = 0
+    errors: int = 0
+    busy: int = 0
+    unknown: int = 0
+    tokens: int = 0
+    latency_us: Histogram = msgspec.field(default_factory=lambda: Histogram("log8"))
+    labels: dict[str, int] = {}
+
+
+class Recorder:
+    """Takes what serving did; gives samples. Safe from any thread.
+
+    Args:
+        rss: resident bytes of the agent now.
+    """
+
+    def __init__(self, rss: Callable[[], int] = lambda: psutil.Process().memory_info().rss) -> None:
+        self._rss = rss
+        self._lock = threading.Lock()
+        self._windows: dict[str, Sample] = {}
+        self._trials: dict[str, _Trial] = {}
+        self.totals: dict[str, Totals] = {}
+        self._baselines: dict[BundleRef, Baseline | None] = {}
+
+    def _window(self, slot: str, bundle: BundleRef | None) -> Sample:
+        window = self._windows.get(slot)
+        if window is None:
+            window = self._windows[slot] = Sample(0.0, 0.0, slot, bundle)
+        elif bundle is not None:
+            window.bundle = bundle
+        return window
+
+    def answered(
+        self,
+        slot: str,
+        bundle: BundleRef,
+        latency_us: float,
+        *,
+        label: str | None = None,
+        confidence: float | None = None,
+        unknown: bool = False,
+        tokens: int = 0,
+        baseline: Baseline | None = None,
+    ) -> None:
+        """Counts one answer."""
+        with self._lock:
+            window = self._window(slot, bundle)
+            totals = self.totals.setdefault(slot, Totals())
+            if window.latency_us is None:
+                window.latency_us = Histogram("log8")
+            for counted in (window, totals):
+                counted.requests += 1
+                counted.unknown += unknown
+                counted.tokens += tokens
+                if label is not None:
+                    counted.labels[label] = counted.labels.get(label, 0) + 1
+            window.latency_us.add(latency_us)
+            totals.latency_us.add(latency_us)
+            if confidence is not None:
+                if window.confidence is None:
+                    window.confidence = Histogram("unit20")
+                window.confidence.add(confidence)
+            self._baselines = {bundle: baseline, **dict(list(self._baselines.items())[-15:])}
+            trial = self._trials.get(slot)
+            if trial is not None:
+                trial.requests += 1
+                trial.latency_us.add(latency_us)
+
+    def failed(self, slot: str, code: str) -> None:
+        """Counts one request that was not answered: an error, or ``busy``."""
+        with self._lock:
+            window = self._window(slot, None)
+            totals = self.totals.setdefault(slot, Totals())
+            for counted in (window, totals):
+                if code == "busy":
+                    counted.busy += 1
+                else:
+                    counted.requests += 1
+                    counted.errors += 1
+            trial = self._trials.get(slot)
+            if trial is not None and code != "busy":
+                trial.requests += 1
+                trial.errors += 1
+
+    def shadowed(self, slot: str, *, disagrees: bool) -> None:
+        """Counts one answer of a shadow model beside the active one."""
+        with self._lock:
+            window = self._window(slot, None)
+            window.shadow_requests += 1
+            window.shadow_disagreements += disagrees
+
+    def begin_trial(self, slot: str) -> None:
+        """Starts counting a trial from zero."""
+        with self._lock:
+            self._trials[slot] = _Trial()
+
+    def trial(self, slot: str) -> Observed:
+        """What was seen since the trial began."""
+        with self._lock:
+            trial = self._trials.get(slot) or _Trial()
+            copy = Histogram("log8", dict(trial.latency_us.counts), trial.latency_us.total)
+            return Observed(trial.requests, trial.errors, copy, self._rss())
+
+    def take(self, at: float, window_s: float) -> list[Sample]:
+        """The samples of the window that ends now; the next window begins.
+
+        Args:
+            at: seconds since the epoch.
+            window_s: how long the window was.
+        """
+        with self._lock:
+            windows, self._windows = self._windows, {}
+            baselines = dict(self._baselines)
+        for window in windows.values():
+            window.at = at
+            window.window_s = window_s
+            if window.bundle is not None:
+                window.drift = drift(window.labels, baselines.get(window.bundle))
+        return list(windows.values())

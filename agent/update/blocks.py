@@ -1,0 +1,166 @@
+"""Repository files over MQTT: ranged reads with a window, for devices without HTTP.
+
+The device asks and paces itself: at most :data:`MAX_WINDOW` blocks are on the way. The
+window opens by one with every block that arrives in time and is halved by a loss, so that a
+slow link is not flooded (additive increase, multiplicative decrease; RFC 5681).
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+
+from agent.update.fetch import NO_SUCH_FILE, Transfer
+from contracts import blocks, limits
+from contracts.errors import ShoalError, UnavailableError
+from contracts.messages import BlobGet
+
+BLOCK_BYTES: Final = 32 * limits.KIB
+"""Bytes of one block: at 50 kB/s a block takes less than a second."""
+
+MAX_WINDOW: Final = 16
+"""Blocks on the way at once; with the block size, the memory that a download takes."""
+
+FIRST_TIMEOUT_S: Final = 5.0
+MAX_TIMEOUT_S: Final = 40.0
+"""A lost block is asked for again after the first, doubled with every loss up to the second."""
+
+MAX_TRIES: Final = 6
+"""Times that one block is asked for before the way counts as broken."""
+
+Ask = Callable[[BlobGet], None]
+
+
+class _Wanted(msgspec.Struct):
+    """A block that was asked for."""
+
+    offset: int
+    length: int
+    asked_at: float
+    tries: int = 1
+    ids: list[str] = []
+    answer: blocks.Block | ShoalError | None = None
+
+
+class Blocks:
+    """Reads repository files by ``blob/get``. One read at a time.
+
+    Args:
+        ask: sends a request; raises ``UnavailableError`` when there is no connection.
+        monotonic: seconds that only grow.
+        stop: set when the agent stops.
+    """
+
+    def __init__(self, ask: Ask, monotonic: Callable[[], float], stop: threading.Event) -> None:
+        self._ask = ask
+        self._monotonic = monotonic
+        self._stop = stop
+        self._arrived = threading.Condition()
+        self._wanted: dict[str, _Wanted] = {}
+        # Late blocks for an earlier process must not meet a request of this one.
+        self._prefix = secrets.token_hex(4)
+        self._serial = 0
+        self._timeout = FIRST_TIMEOUT_S
+
+    def on_block(self, request_id: str, payload: bytes) -> None:
+        """Takes a message of ``blob/{id}``; what nobody waits for (late, twice) is dropped."""
+        with self._arrived:
+            wanted = self._wanted.get(request_id)
+            if wanted is None or wanted.answer is not None:
+                return
+            try:
+                block = blocks.unpack(request_id, payload)
+            except ShoalError as error:
+                wanted.answer = error
+            else:
+                if block.offset != wanted.offset or len(block.data) > wanted.length:
+                    return
+                wanted.answer = block
+            self._arrived.notify_all()
+
+    def open(self, path: str, offset: int = 0) -> Transfer:
+        """As :meth:`agent.update.fetch.Fetcher.open`."""
+        first = self._request(path, offset, BLOCK_BYTES)
+        try:
+            block = self._await(path, first)
+        finally:
+            self._forget(first)
+        return Transfer(block.total, self._rest(path, offset, block))
+
+    def _rest(self, path: str, offset: int, first: blocks.Block) -> Iterator[bytes]:
+        total = first.total
+        if first.data:
+            yield first.data
+        window = 2.0
+        flying: list[_Wanted] = []
+        asked = done = offset + len(first.data)
+        try:
+            while done < total:
+                while asked < total and len(flying) < int(window):
+                    flying.append(self._request(path, asked, min(BLOCK_BYTES, total - asked)))
+                    asked += flying[-1].length
+                tries = flying[0].tries
+                block = self._await(path, flying[0])
+                lost = flying[0].tries > tries
+                window = max(1.0, window / 2) if lost else min(MAX_WINDOW, window + 1)
+                if block.total != total or len(block.data) != flying[0].length:
+                    raise UnavailableError(
+                        "repository-unreachable", f"{path} changed while it was read"
+                    )
+                self._forget(flying.pop(0))
+                done += len(block.data)
+                yield block.data
+        finally:
+            for wanted in flying:
+                self._forget(wanted)
+
+    def _request(self, path: str, offset: int, length: int) -> _Wanted:
+        wanted = _Wanted(offset, length, self._monotonic())
+        self._send(path, wanted)
+        return wanted
+
+    def _send(self, path: str, wanted: _Wanted) -> None:
+        with self._arrived:
+            self._serial += 1
+            request_id = f"{self._prefix}-{self._serial}"
+            wanted.ids = [*wanted.ids, request_id]
+            wanted.asked_at = self._monotonic()
+            self._wanted[request_id] = wanted
+        self._ask(BlobGet(request_id, path, wanted.offset, wanted.length))
+
+    def _forget(self, wanted: _Wanted) -> None:
+        with self._arrived:
+            for request_id in wanted.ids:
+                self._wanted.pop(request_id, None)
+
+    def _await(self, path: str, wanted: _Wanted) -> blocks.Block:
+        """Waits for a block, asking again when it is late."""
+        while True:
+            with self._arrived:
+                left = wanted.asked_at + self._timeout - self._monotonic()
+                if wanted.answer is None and left > 0 and not self._stop.is_set():
+                    self._arrived.wait(min(left, 0.5))
+                answer = wanted.answer
+            if isinstance(answer, ShoalError):
+                if answer.code in (NO_SUCH_FILE, "no-such-file"):
+                    raise UnavailableError(NO_SUCH_FILE, f"the repository has no {path}")
+                raise UnavailableError(answer.code, str(answer))
+            if answer is not None:
+                self._timeout = max(FIRST_TIMEOUT_S, self._timeout * 0.9)
+                return answer
+            if self._stop.is_set():
+                raise UnavailableError("shutting-down", "the agent is stopping")
+            if self._monotonic() < wanted.asked_at + self._timeout:
+                continue
+            if wanted.tries >= MAX_TRIES:
+                raise UnavailableError(
+                    "repository-unreachable",
+                    f"no answer to {wanted.tries} requests for {path} over MQTT",
+                )
+            wanted.tries += 1
+            self._timeout = min(MAX_TIMEOUT_S, self._timeout * 2)
+            self._send(path, wanted)

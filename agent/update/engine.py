@@ -1,0 +1,538 @@
+"""The update engine: carries out what the state machine asks for, one step at a time.
+
+The machine decides, the journal remembers, the store holds. A step may fail or the process
+may die anywhere: the journal's state says which step to do again.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+from agent.clock import Clock
+from agent.filesystem import FileSystem
+from agent.log import logger
+from agent.serving.models import Models
+from agent.update import fit, journal, machine
+from agent.update.download import Downloader, Progress
+from agent.update.fetch import NO_SUCH_FILE, Fetcher
+from agent.update.health import Observed, verdict
+from agent.update.journal import Journal
+from agent.update.machine import Settled, Update
+from agent.update.store import Store
+from contracts.board import Board
+from contracts.bundle import decode_manifest, sha256_of
+from contracts.errors import ErrorInfo, InputError, RefusedError, ShoalError, UnavailableError
+from contracts.manifest import Manifest
+from contracts.messages import (
+    BundleRef,
+    Desired,
+    Selftested,
+    SlotReport,
+    UpdateEvent,
+)
+
+log = logger(__name__)
+
+FIRST_RETRY_S: Final = 1.0
+MAX_RETRY_S: Final = 60.0
+"""Seconds before a failed step is tried again: doubled from the first to the second."""
+
+PROGRESS_S: Final = 5.0
+"""Seconds between two progress events of one download."""
+
+TRIAL_CHECK_S: Final = 0.5
+"""Seconds between two looks at a trial's health."""
+
+
+class Trusted(Protocol):
+    """Where signed manifests come from (:class:`agent.trust.Trust`)."""
+
+    def refresh(self) -> None:
+        """Brings the signed list of bundles up to date."""
+
+    def manifest(self, ref: BundleRef) -> bytes:
+        """The signed manifest of a bundle."""
+
+
+class Health(Protocol):
+    """Where a trial's observations come from."""
+
+    def begin_trial(self, slot: str) -> None:
+        """Starts counting from zero."""
+
+    def trial(self, slot: str) -> Observed:
+        """What was seen since."""
+
+
+class _Abandoned(Exception):  # noqa: N818  # control flow, not an error
+    """A newer desired document changed what is wanted in the middle of a step."""
+
+
+class Engine:
+    """The updates of one device.
+
+    Args:
+        fs: the disk.
+        root: the state folder.
+        board: the device's profile.
+        trust: signed manifests.
+        fetcher: bundle files.
+        models: what serves.
+        selftest: replays the golden vectors of a bundle folder, apart from this process.
+        health: observations of a trial.
+        clock: the time.
+        stop: set when the agent stops.
+        boot: the boot id, for events.
+        emit: sends an update event, durably.
+        changed: told when what the device has or does has changed.
+        device: measures the device.
+    """
+
+    def __init__(
+        self,
+        *,
+        fs: FileSystem,
+        root: Path,
+        board: Board,
+        trust: Trusted,
+        fetcher: Fetcher,
+        models: Models,
+        selftest: Callable[[Path], Selftested],
+        health: Health,
+        clock: Clock,
+        stop: threading.Event,
+        boot: str,
+        emit: Callable[[UpdateEvent], None],
+        changed: Callable[[], None] = lambda: None,
+        device: Callable[[], fit.Device] = fit.Device.measure,
+    ) -> None:
+        self.store = Store(fs, root)
+        self._fs = fs
+        self._path = root / "journal.json"
+        self._board = board
+        self._trust = trust
+        self._fetcher = fetcher
+        self._models = models
+        self._selftest = selftest
+        self._health = health
+        self._clock = clock
+        self._stop = stop
+        self._boot = boot
+        self._emit = emit
+        self._changed = changed
+        self._device = device
+        self._journal = Journal()
+        self._offered: Desired | None = None
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._retry_s = FIRST_RETRY_S
+        self._trial_began: float | None = None
+        self._next_progress = 0.0
+
+    # What others see. -------------------------------------------------------------------
+
+    @property
+    def journal(self) -> Journal:
+        """The journal as it is on disk."""
+        return self._journal
+
+    def offer(self, desired: Desired) -> None:
+        """Takes a desired document from the broker; older revisions are ignored."""
+        with self._lock:
+            if self._offered is None or desired.revision >= self._offered.revision:
+                self._offered = desired
+        self._wake.set()
+
+    def slots(self) -> dict[str, SlotReport]:
+        """What every slot has, for the reported document."""
+        update = self._journal.update
+        trial = update.slot if update and update.state == "trial" else None
+        return {
+            slot: msgspec.structs.replace(report, trial=slot == trial)
+            for slot, report in self.store.reports().items()
+        }
+
+    # Start. -----------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """After a start: counts it, repairs links, and loads what has to serve.
+
+        Raises:
+            OSError: the journal is there and cannot be read.
+        """
+        self._journal = journal.load(self._fs, self._path)
+        try:
+            self.store.prepare()
+            self._count_start()
+        except OSError as error:  # a full disk must not keep the agent from serving
+            log.error("start not recorded", reason=str(error))
+        for slot in self.store.slots():
+            try:
+                self._serve(slot)
+            except OSError as error:
+                log.error("slot not repaired", slot=slot, reason=str(error))
+        if self._journal.last_event is not None:
+            self._emit(self._journal.last_event)  # it may have died before it was sent
+
+    def _count_start(self) -> None:
+        update = self._journal.update
+        if update is None or update.final:
+            return
+        counted = machine.advance(update, machine.Restarted(), self._clock.time())
+        if counted != update:
+            self._apply(machine.Restarted())
+        if counted.state == "rolling-back":
+            self._restore_links()
+
+    def _serve(self, slot: str) -> None:
+        """Loads the current bundle of a slot, or the previous one when it is damaged."""
+        update = self._journal.update
+        for link in ("current", "previous"):
+            sha256 = self.store.linked(slot, link)
+            if sha256 is None:
+                continue
+            try:
+                self._models.activate(slot, self.store.folder(sha256))
+                break
+            except ShoalError as error:
+                log.error("bundle does not load", slot=slot, link=link, reason=str(error))
+                if update is not None and update.slot == slot and update.state == "trial":
+                    self._apply(machine.Failed(error.info))
+                    self._restore()
+                    return
+                if error.code == "bundle-corrupt":
+                    self.store.drop_damaged(sha256)
+        shadow = self.store.linked(slot, "shadow")
+        if shadow is not None:
+            self._activate_shadow(slot, shadow)
+
+    def _activate_shadow(self, slot: str, sha256: str) -> None:
+        try:
+            self._models.activate(f"{slot}/shadow", self.store.folder(sha256))
+        except ShoalError as error:
+            log.error("shadow does not load", slot=slot, reason=str(error))
+            self.store.link(slot, "shadow", None)
+
+    # The thread. ------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Works until the agent stops."""
+        while not self._stop.is_set():
+            pause = self.step()
+            if pause is None or pause > 0:
+                self._clock.wait(self._wake, 3600.0 if pause is None else pause)
+                self._wake.clear()
+
+    def wake(self) -> None:
+        """Ends a pause, for example because the connection is back."""
+        self._wake.set()
+
+    def step(self) -> float | None:
+        """Does one step.
+
+        Returns:
+            Seconds to wait before the next; None: until something is offered.
+        """
+        try:
+            self._accept()
+            update = self._journal.update
+            if update is None or update.final:
+                return self._begin_next()
+            desired = self._journal.desired
+            if desired is not None and update.state != "rolling-back":
+                reason = machine.superseded(update, desired)
+                if reason is not None:
+                    self._apply(machine.Failed(reason))
+                    return 0
+            pause = self._act(update)
+            if pause == 0:
+                self._retry_s = FIRST_RETRY_S
+            return pause
+        except _Abandoned:
+            return 0
+        except (RefusedError, InputError) as error:
+            return self._failed(error.info)
+        except ShoalError as error:
+            local = not isinstance(error, UnavailableError) or error.code == NO_SUCH_FILE
+            return self._hindered(error.info, local=local)
+        except OSError as error:
+            return self._hindered(
+                ErrorInfo("disk-error", f"the disk refused: {error.strerror or error}", {}),
+                local=True,
+            )
+
+    def _failed(self, reason: ErrorInfo) -> float:
+        update = self._journal.update
+        if update is None or update.final or update.state == "rolling-back":
+            return self._hindered(reason, local=True)
+        try:
+            self._apply(machine.Failed(reason))
+        except OSError as error:
+            log.error("journal not written", reason=str(error))
+            return self._backoff()
+        return 0
+
+    def _hindered(self, reason: ErrorInfo, *, local: bool) -> float:
+        log.warning("update step failed", code=reason.code, reason=reason.message)
+        update = self._journal.update
+        if update is not None and not update.final:
+            try:
+                self._apply(machine.Hindered(reason, local), announce=True)
+            except OSError as error:
+                log.error("journal not written", reason=str(error))
+        return self._backoff()
+
+    def _backoff(self) -> float:
+        pause = self._retry_s * random.uniform(0.5, 1.0)
+        self._retry_s = min(MAX_RETRY_S, self._retry_s * 2)
+        return pause
+
+    # The journal. -----------------------------------------------------------------------
+
+    def _save(self, new: Journal) -> None:
+        """The journal on disk comes first: what is not written has not happened."""
+        journal.save(self._fs, self._path, new)
+        self._journal = new
+
+    def _apply(self, event: machine.Event, *, announce: bool = False) -> None:
+        """Advances the running update, journals it, then tells the controller."""
+        before = self._journal.update
+        assert before is not None
+        after = machine.advance(before, event, self._clock.time())
+        new = msgspec.structs.replace(self._journal, update=after)
+        told = after.state not in ("desired", "rolling-back") and (
+            announce or after.state != before.state
+        )
+        if told:
+            new = self._with_event(new, after)
+        if after.final and after.state != "committed":
+            settled = Settled(after.revision, after.bundle, after.mode)
+            new = msgspec.structs.replace(new, settled={**new.settled, after.slot: settled})
+        self._save(new)
+        log.info("update", state=after.state, bundle=str(after.bundle), slot=after.slot)
+        if told and new.last_event is not None:
+            self._emit(new.last_event)
+        self._changed()
+
+    def _with_event(self, new: Journal, update: Update) -> Journal:
+        event = UpdateEvent(
+            boot=self._boot,
+            seq=new.event_seq,
+            revision=update.revision,
+            slot=update.slot,
+            bundle=update.bundle,
+            state=update.state,  # type: ignore[arg-type]  # the journal's own states have no event
+            at=update.at,
+            rollout=update.rollout,
+            done_bytes=update.done_bytes,
+            total_bytes=update.total_bytes,
+            reason=update.reason,
+            golden_accuracy=update.golden_accuracy,
+        )
+        return msgspec.structs.replace(new, event_seq=new.event_seq + 1, last_event=event)
+
+    def _accept(self) -> None:
+        """Journals an offered document that is newer, and carries it into the running update."""
+        with self._lock:
+            desired, self._offered = self._offered, None
+        if desired is None:
+            return
+        known = self._journal.desired
+        if known is not None and desired.revision <= known.revision:
+            return
+        new = msgspec.structs.replace(self._journal, desired=desired)
+        update = new.update
+        if (
+            update is not None
+            and not update.final
+            and machine.superseded(update, desired) is None
+            and (wish := desired.slots.get(update.slot)) is not None
+        ):
+            update = msgspec.structs.replace(
+                update, revision=desired.revision, rollout=desired.rollout, trial=wish.trial
+            )
+            new = msgspec.structs.replace(new, update=update)
+        try:
+            self._save(new)
+        except OSError:
+            with self._lock:
+                self._offered = self._offered or desired
+            raise
+
+    # Steps. -----------------------------------------------------------------------------
+
+    def _begin_next(self) -> float | None:
+        desired = self._journal.desired
+        if desired is None:
+            return None
+        updates = machine.plan(desired, self.store.reports(), self._journal.settled)
+        if updates:
+            self._save(msgspec.structs.replace(self._journal, update=updates[0]))
+            return 0
+        for slot in self.store.slots():
+            wish = desired.slots.get(slot)
+            if self.store.linked(slot, "shadow") and (wish is None or wish.mode != "shadow"):
+                self._models.activate(f"{slot}/shadow", None)
+                self.store.link(slot, "shadow", None)
+        if self._journal.reached != desired.revision:
+            self.store.collect()
+            self._save(msgspec.structs.replace(self._journal, reached=desired.revision))
+            self._changed()
+        self._retry_s = FIRST_RETRY_S
+        return None
+
+    def _act(self, update: Update) -> float:
+        match machine.action(update):
+            case "download":
+                return self._download(update)
+            case "check-fit":
+                manifest = self.store.manifest(update.bundle.manifest_sha256)
+                fit.check_fit(manifest, self._board, self._device())
+                self._apply(machine.Fitted())
+            case "self-test":
+                result = self._selftest(self.store.folder(update.bundle.manifest_sha256))
+                self._apply(machine.SelfTested(result.passed / max(1, result.vectors)))
+            case "activate":
+                self._activate(update)
+            case "watch-trial":
+                return self._watch(update)
+            case "restore":
+                self._restore()
+        return 0
+
+    def _download(self, update: Update) -> float:
+        if update.state == "desired":
+            self._apply(machine.Began())
+        self.store.prepare()
+        self._trust.refresh()
+        data = self._trust.manifest(update.bundle)
+        manifest = _checked(data, update.bundle)
+        fit.check_fit(manifest, self._board, self._device())
+        self.store.collect(manifest, update.bundle.manifest_sha256)
+        fit.check_space(manifest, self.store, self._board)
+        self._next_progress = self._clock.monotonic() + PROGRESS_S
+        active = self._active_manifest(update)
+
+        def check(progress: Progress) -> None:
+            self._progress(progress, manifest.total_bytes)
+
+        Downloader(self.store, self._fetcher, check).fetch(manifest, active)
+        self.store.build(data, manifest)
+        self._apply(machine.Downloaded(manifest.total_bytes))
+        return 0
+
+    def _active_manifest(self, update: Update) -> Manifest | None:
+        if update.old is None:
+            return None
+        try:
+            return self.store.manifest(update.old.manifest_sha256)
+        except InputError:
+            return None
+
+    def _progress(self, progress: Progress, total: int) -> None:
+        """Between pieces of a download: stop, change of mind, progress event."""
+        if self._stop.is_set():
+            raise UnavailableError("shutting-down", "the agent is stopping")
+        if self._offered is not None:
+            revision = self._journal.desired.revision if self._journal.desired else 0
+            with self._lock:
+                newer = self._offered is not None and self._offered.revision > revision
+            if newer:
+                raise _Abandoned
+        now = self._clock.monotonic()
+        update = self._journal.update
+        if now >= self._next_progress and update is not None:
+            self._next_progress = now + PROGRESS_S
+            update = msgspec.structs.replace(
+                update, done_bytes=progress.done_bytes, total_bytes=total
+            )
+            new = self._with_event(msgspec.structs.replace(self._journal, update=update), update)
+            self._save(new)
+            if new.last_event is not None:
+                self._emit(new.last_event)
+
+    def _activate(self, update: Update) -> None:
+        """Points the links at the new bundle, journals the trial, and only then loads it.
+
+        In this order a model that kills the process while it loads is met by the trial's
+        count of restarts.
+        """
+        sha256 = update.bundle.manifest_sha256
+        if update.mode == "shadow":
+            self.store.link(update.slot, "shadow", sha256)
+            self._models.activate(f"{update.slot}/shadow", self.store.folder(sha256))
+            self._apply(machine.Activated())
+            return
+        if update.old is not None and update.old != update.bundle:
+            self.store.link(update.slot, "previous", update.old.manifest_sha256)
+        self.store.link(update.slot, "current", sha256)
+        if self.store.linked(update.slot, "shadow") == sha256:
+            self._models.activate(f"{update.slot}/shadow", None)
+            self.store.link(update.slot, "shadow", None)
+        self._trial_began = None
+        self._apply(machine.Activated())
+        self._models.activate(update.slot, self.store.folder(sha256))
+        self._begin_trial(update)
+
+    def _begin_trial(self, update: Update) -> None:
+        self._health.begin_trial(update.slot)
+        self._trial_began = self._clock.monotonic()
+
+    def _watch(self, update: Update) -> float:
+        if self._trial_began is None:  # the agent started in the trial: its time begins again
+            self._begin_trial(update)
+        assert self._trial_began is not None
+        broken = verdict(update.trial, self._health.trial(update.slot))
+        if broken is not None:
+            self._apply(machine.Failed(broken))
+            return 0
+        left = self._trial_began + update.trial.seconds - self._clock.monotonic()
+        if left > 0:
+            return min(TRIAL_CHECK_S, left)
+        self._apply(machine.TrialPassed())
+        self._trial_began = None
+        self.store.collect()
+        return 0
+
+    def _restore(self) -> None:
+        update = self._journal.update
+        assert update is not None
+        self._restore_links()
+        old = update.old.manifest_sha256 if update.old else None
+        if update.mode == "shadow":
+            self._models.activate(f"{update.slot}/shadow", None)
+        else:
+            self._models.activate(update.slot, self.store.folder(old) if old else None)
+        self._trial_began = None
+        self._apply(machine.Restored())
+        self.store.collect()
+
+    def _restore_links(self) -> None:
+        update = self._journal.update
+        assert update is not None
+        if update.mode == "shadow":
+            self.store.link(update.slot, "shadow", None)
+            return
+        old = update.old.manifest_sha256 if update.old else None
+        older = update.older.manifest_sha256 if update.older else None
+        self.store.link(update.slot, "current", old)
+        self.store.link(update.slot, "previous", older)
+
+
+def _checked(data: bytes, ref: BundleRef) -> Manifest:
+    """The signed manifest, which must be the one that was asked for."""
+    manifest = decode_manifest(data)
+    found = manifest.ref(sha256_of(data))
+    if found != ref:
+        raise RefusedError(
+            "wrong-manifest",
+            f"the signed manifest is of {found} ({found.manifest_sha256[:12]}...), "
+            f"expected {ref} ({ref.manifest_sha256[:12]}...)",
+        )
+    return manifest

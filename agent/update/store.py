@@ -1,0 +1,237 @@
+"""Bundles on the device's disk: content-addressed blobs, release folders, links.
+
+::
+
+    blobs/{sha256}                     a file, whole and checked
+    partial/{sha256}                   a file that is not whole yet
+    releases/{manifest sha256}/        manifest.json, and a link to the blob of every file
+    slots/{slot}/current|previous|shadow   links to a release
+
+A blob, a release and a link appear under their name only when they are whole, by a rename.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.filesystem import (
+    TEMPORARY,
+    FileSystem,
+    link_durably,
+    make_folders,
+    remove_tree,
+)
+from contracts import limits
+from contracts.bundle import MANIFEST, decode_manifest, sha256_of
+from contracts.errors import InputError
+from contracts.manifest import FileEntry, Manifest
+from contracts.messages import BundleRef, SlotReport
+
+LINKS = ("current", "previous", "shadow")
+
+
+class Store:
+    """The bundles below one state folder.
+
+    Args:
+        fs: the disk.
+        root: the state folder, which must exist.
+    """
+
+    def __init__(self, fs: FileSystem, root: Path) -> None:
+        self.fs = fs
+        self.root = root
+        self._blobs = root / "blobs"
+        self._partial = root / "partial"
+        self._releases = root / "releases"
+        self._slots = root / "slots"
+
+    def prepare(self) -> None:
+        """Makes the folders."""
+        for folder in (self._blobs, self._partial, self._releases, self._slots):
+            make_folders(self.fs, folder)
+
+    # Blobs. -----------------------------------------------------------------------------
+
+    def has_blob(self, entry: FileEntry) -> bool:
+        """Whether the file is there, whole."""
+        return self.fs.size(self._blobs / entry.sha256) == entry.size
+
+    def blob(self, sha256: str) -> bytes:
+        """A blob's bytes."""
+        return self.fs.read(self._blobs / sha256)
+
+    def partial_size(self, entry: FileEntry) -> int:
+        """Bytes of the file that are on disk already."""
+        return self.fs.size(self._partial / entry.sha256) or 0
+
+    def extend(self, entry: FileEntry, data: bytes) -> None:
+        """Appends to the partial file."""
+        self.fs.append(self._partial / entry.sha256, data)
+
+    def sync_partial(self, entry: FileEntry) -> None:
+        """Makes the partial file durable, so that a power cut does not cost it."""
+        self.fs.sync(self._partial / entry.sha256)
+
+    def drop_partial(self, entry: FileEntry) -> None:
+        """Forgets the partial file."""
+        self.fs.remove(self._partial / entry.sha256)
+
+    def finish(self, entry: FileEntry) -> bool:
+        """Makes the partial file a blob if it is what the manifest says.
+
+        Returns:
+            False when it is not; then it is gone and has to be fetched again.
+        """
+        partial = self._partial / entry.sha256
+        if self.fs.size(partial) is None:  # an empty file has nothing to append
+            self.fs.write(partial, b"")
+        self.fs.sync(partial)
+        if self.fs.size(partial) != entry.size or self.fs.digest(partial) != entry.sha256:
+            self.fs.remove(partial)
+            return False
+        self.fs.rename(partial, self._blobs / entry.sha256)
+        self.fs.sync_folder(self._blobs)
+        return True
+
+    # Releases. --------------------------------------------------------------------------
+
+    def folder(self, manifest_sha256: str) -> Path:
+        """The folder of a release."""
+        return self._releases / manifest_sha256
+
+    def build(self, manifest_bytes: bytes, manifest: Manifest) -> None:
+        """Makes the release folder; every blob must be there."""
+        name = sha256_of(manifest_bytes)
+        folder = self.folder(name)
+        if self.fs.size(folder) is not None:
+            return
+        temporary = folder.with_name(name + TEMPORARY)
+        remove_tree(self.fs, temporary)
+        self.fs.make_folder(temporary)
+        for entry in manifest.files:
+            self.fs.symlink(f"../../blobs/{entry.sha256}", temporary / entry.path)
+        self.fs.write(temporary / MANIFEST, manifest_bytes)
+        self.fs.sync(temporary / MANIFEST)
+        self.fs.sync_folder(temporary)
+        self.fs.rename(temporary, folder)
+        self.fs.sync_folder(self._releases)
+
+    def manifest(self, manifest_sha256: str) -> Manifest:
+        """The manifest of a release.
+
+        Raises:
+            InputError: ``bundle-corrupt`` or ``bad-manifest``.
+        """
+        path = self.folder(manifest_sha256) / MANIFEST
+        size = self.fs.size(path)
+        if size is None or size > limits.MAX_MANIFEST_BYTES:
+            raise InputError("bundle-corrupt", f"{path} is missing or too large")
+        data = self.fs.read(path)
+        if sha256_of(data) != manifest_sha256:
+            raise InputError("bundle-corrupt", f"{path} is not the manifest that was signed")
+        return decode_manifest(data)
+
+    def ref(self, manifest_sha256: str) -> BundleRef:
+        """A release as a reference; raises as :meth:`manifest`."""
+        return self.manifest(manifest_sha256).ref(manifest_sha256)
+
+    def drop_damaged(self, manifest_sha256: str) -> None:
+        """Removes a release, and those of its blobs that are not what they are called."""
+        folder = self.folder(manifest_sha256)
+        for name in self.fs.names(folder):
+            target = self.fs.link_target(folder / name) if name != MANIFEST else None
+            if target is not None:
+                blob = self._blobs / Path(target).name
+                if self.fs.size(blob) is not None and self.fs.digest(blob) != blob.name:
+                    self.fs.remove(blob)
+        remove_tree(self.fs, folder)
+        self.fs.sync_folder(self._releases)
+
+    # Links. -----------------------------------------------------------------------------
+
+    def slots(self) -> list[str]:
+        """Slots that ever had a bundle."""
+        return self.fs.names(self._slots)
+
+    def linked(self, slot: str, link: str) -> str | None:
+        """The manifest sha256 that a link of a slot points at; None when there is no link."""
+        target = self.fs.link_target(self._slots / slot / link)
+        return Path(target).name if target else None
+
+    def link(self, slot: str, link: str, manifest_sha256: str | None) -> None:
+        """Points a link of a slot at a release, or removes it, durably."""
+        folder = self._slots / slot
+        path = folder / link
+        if manifest_sha256 is None:
+            if self.fs.link_target(path) is not None:
+                self.fs.remove(path)
+                self.fs.sync_folder(folder)
+            return
+        make_folders(self.fs, folder)
+        link_durably(self.fs, f"../../releases/{manifest_sha256}", path)
+
+    def report(self, slot: str) -> SlotReport:
+        """What a slot has. A link to a release that is damaged counts as none."""
+        found: dict[str, BundleRef | None] = {}
+        for link in LINKS:
+            sha256 = self.linked(slot, link)
+            try:
+                found[link] = self.ref(sha256) if sha256 else None
+            except InputError:
+                found[link] = None
+        return SlotReport(found["current"], found["previous"], found["shadow"])
+
+    def reports(self) -> dict[str, SlotReport]:
+        """What every slot has."""
+        return {slot: self.report(slot) for slot in self.slots()}
+
+    # Space. -----------------------------------------------------------------------------
+
+    def missing_bytes(self, manifest: Manifest) -> int:
+        """Bytes that must still be fetched for a bundle."""
+        entries = {entry.sha256: entry for entry in manifest.files}.values()
+        return sum(
+            max(0, entry.size - self.partial_size(entry))
+            for entry in entries
+            if not self.has_blob(entry)
+        )
+
+    def kept_bytes(self) -> int:
+        """Bytes of all blobs."""
+        return sum(self.fs.size(self._blobs / name) or 0 for name in self.fs.names(self._blobs))
+
+    def collect(self, keep: Manifest | None = None, keep_sha256: str | None = None) -> int:
+        """Removes what no link of any slot needs, and no `keep`.
+
+        Args:
+            keep: a bundle that is being fetched: its blobs and partial files stay.
+            keep_sha256: a release that is being activated.
+
+        Returns:
+            How many files were removed.
+        """
+        releases = {keep_sha256} if keep_sha256 else set()
+        for slot in self.slots():
+            releases |= {s for link in LINKS if (s := self.linked(slot, link))}
+        blobs: set[str] = {entry.sha256 for entry in keep.files} if keep else set()
+        for name in sorted(releases & set(self.fs.names(self._releases))):
+            folder = self.folder(name)
+            for file in self.fs.names(folder):
+                target = self.fs.link_target(folder / file) if file != MANIFEST else None
+                if target is not None:
+                    blobs.add(Path(target).name)
+        removed = 0
+        for name in self.fs.names(self._releases):
+            if name not in releases:
+                remove_tree(self.fs, self._releases / name)
+                removed += 1
+        for folder, wanted in (
+            (self._blobs, blobs),
+            (self._partial, {entry.sha256 for entry in keep.files} if keep else set()),
+        ):
+            for name in self.fs.names(folder):
+                if name not in wanted:
+                    self.fs.remove(folder / name)
+                    removed += 1
+        return removed
