@@ -1,1 +1,90 @@
-"""Runs `python -m agent`."""
+"""Runs ``python -m agent`` and ``shoal-agent``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.cli import output
+from contracts.errors import ShoalError
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="shoal-agent", description="Runs small language models on this device."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, module: str, function: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(module=module, function=function)
+        sub.add_argument("--json", action="store_true", help="print JSON")
+        return sub
+
+    def configured(name: str, text: str) -> argparse.ArgumentParser:
+        sub = command(name, "agent.cli.device", name, text)
+        sub.add_argument(
+            "--config", type=Path, required=True, metavar="FILE", help="agent.yaml of this device"
+        )
+        return sub
+
+    def local(name: str, function: str, text: str) -> argparse.ArgumentParser:
+        sub = command(name, "agent.cli.local", function, text)
+        sub.add_argument("bundle", type=Path, help="bundle folder or .shoal file")
+        if name != "inspect":
+            sub.add_argument(
+                "--runtime", choices=["litert", "tflite-runtime"], help="default: the best here"
+            )
+            sub.add_argument("--threads", type=int, default=1, choices=range(1, 65), metavar="N")
+        return sub
+
+    run = configured("run", "run the agent until it is told to stop")
+    run.add_argument("--debug", action="store_true", help="log more")
+    configured("selftest", "replay the golden vectors of what is active")
+    configured("status", "what runs, what happened last, what it waits for")
+    classify = local("classify", "classify", "classify texts with a bundle, here and now")
+    classify.add_argument("text", nargs="*", help="texts; none: the lines of standard input")
+    classify.add_argument("--top", type=int, default=3, choices=range(1, 21), metavar="K")
+    evaluate = local("eval", "evaluate", "task metrics of a bundle on labelled data")
+    evaluate.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help=".jsonl, .csv or .parquet"
+    )
+    local("inspect", "inspect", "manifest, sizes, operators, memory, boards")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0 done, 1 it failed, 2 the input is wrong."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given[:1] == ["generate"]:
+            return _generate(given[1:])
+        options = _parser().parse_args(given)
+        if options.module == "agent.cli.local" and arguments is None:
+            output.quiet_libraries()
+        function = getattr(importlib.import_module(options.module), options.function)
+        code: int = function(options)
+        sys.stdout.flush()
+        return code
+    except ShoalError as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+
+
+def _generate(arguments: list[str]) -> int:
+    """``generate`` brings its own options, and is only imported when it is asked for."""
+    module = importlib.import_module("agent.generate.cli")
+    code: int = module.main(arguments)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

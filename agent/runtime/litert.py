@@ -111,8 +111,9 @@ class LiteRt:
 
     def close(self) -> None:
         """Frees buffers and the model."""
-        for ready in self._ready.values():
-            ready.destroy()
-        self._ready.clear()
         with _quiet():
+            for ready in self._ready.values():
+                ready.destroy()
+            self._ready.clear()
             self._model.close()
+            self._model = None

@@ -8,9 +8,10 @@ from typing import Final
 import msgspec
 
 from agent.log import logger
+from agent.update import delta
 from agent.update.fetch import Fetcher, read_all
 from agent.update.store import Store
-from contracts import delta, limits
+from contracts import limits
 from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.manifest import FileEntry, Manifest
 

@@ -1,0 +1,1 @@
+"""The commands of ``shoal-agent`` and of ``python -m agent``."""

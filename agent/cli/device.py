@@ -1,0 +1,139 @@
+"""Commands at a device: ``run``, ``selftest``, ``status``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+import time
+from pathlib import Path
+from types import FrameType
+
+from agent.cli import output
+from contracts import codec
+from contracts.config import AgentConfig
+from contracts.errors import InputError, ShoalError, UnavailableError
+
+
+def read_config(path: Path) -> AgentConfig:
+    """Reads ``agent.yaml``.
+
+    Raises:
+        InputError: ``no-such-file``, ``too-large``, ``bad-message``.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            "no-such-file",
+            f"cannot read the configuration {path}: {error.strerror}; "
+            "'shoal fleet enroll' writes one",
+        ) from None
+    return codec.convert_yaml(data, AgentConfig, what=str(path))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the agent until SIGTERM or SIGINT."""
+    from agent import log
+    from agent.daemon import Agent
+
+    config = read_config(arguments.config)
+    log.configure(debug=arguments.debug)
+    stop = threading.Event()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    try:
+        agent = Agent(config, arguments.config.resolve().parent)
+        agent.start()
+    except OSError as error:
+        raise UnavailableError(
+            "bad-state-folder", f"the state folder cannot be used: {error}"
+        ) from None
+    while not stop.wait(3600):
+        pass
+    agent.stop()
+    return 0
+
+
+def selftest(arguments: argparse.Namespace) -> int:
+    """Replays the golden vectors of every active bundle, each in a process of its own."""
+    from agent.filesystem import Disk
+    from agent.runtime import check
+    from agent.update.store import Store
+    from contracts import board as boards
+
+    config = read_config(arguments.config)
+    root = arguments.config.resolve().parent / config.state_dir
+    board = boards.load(config.board)
+    store = Store(Disk(), root)
+    slots = [slot for slot in store.slots() if store.linked(slot, "current")]
+    if not slots:
+        raise UnavailableError("no-model", f"no bundle is active below {root}")
+    code = 0
+    rows: list[list[str]] = []
+    results = []
+    for slot in slots:
+        sha256 = store.linked(slot, "current")
+        assert sha256 is not None
+        try:
+            result = check.run(
+                store.folder(sha256),
+                threads=config.serving.threads or board.threads,
+                memory_bytes=board.model_ram_bytes,
+            )
+        except ShoalError as error:
+            code = 1
+            rows.append([slot, sha256[:12], "FAILED", str(error)])
+            results.append({"slot": slot, "error": error.info})
+        else:
+            held = f"{result.passed} of {result.vectors} hold, at most {result.max_steps} steps off"
+            rows.append([slot, str(result.bundle), "ok", f"{held} ({result.runtime})"])
+            results.append({"slot": slot, "selftested": result})
+    if arguments.json:
+        output.document(results)
+    else:
+        output.table(rows)
+    return code
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """What runs, what happened last, what it waits for. Exit code 1 when no agent runs."""
+    from agent import statusfile
+
+    config = read_config(arguments.config)
+    folder = arguments.config.resolve().parent / config.state_dir
+    found = statusfile.read(folder / "status.json")
+    running = statusfile.alive(found) and not found.waits_for.startswith("nothing")
+    if arguments.json:
+        output.document({"running": running, "status": found})
+        return 0 if running else 1
+    reported = found.reported
+    ago = max(0.0, time.time() - found.at)
+    rows = [
+        ["device", f"{config.device} in fleet {config.fleet}, {reported.board}"],
+        ["agent", f"{'runs' if running else 'DOES NOT RUN'} (pid {found.pid}, {ago:.0f} s ago)"],
+        ["broker", f"{found.broker} ({'connected' if found.connected else 'not connected'})"],
+        ["runtime", reported.runtime],
+        ["clock", reported.clock],
+    ]
+    for slot, report in sorted(reported.slots.items()):
+        trial = " (on trial)" if report.trial else ""
+        rows.append([f"slot {slot}", f"{report.active or 'empty'}{trial}"])
+        if report.previous is not None:
+            rows.append(["  before", str(report.previous)])
+        if report.shadow is not None:
+            rows.append(["  shadow", str(report.shadow)])
+    last = reported.last_update
+    if last is not None:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(last.at))
+        why = f": {last.reason.message}" if last.reason else ""
+        rows.append(["last update", f"{last.bundle} {last.state} at {when}{why}"])
+    rows.append(["waiting", f"{found.queue} requests, {found.spool} messages to send"])
+    rows.append(["waits for", found.waits_for])
+    output.table(rows)
+    return 0 if running else 1
