@@ -1,1 +1,5 @@
-"""Runs `python -m model_builder`."""
+"""Runs ``python -m model_builder``."""
+
+from model_builder.cli import main
+
+main()

@@ -52,7 +52,7 @@ def fit(
     targets: NDArray[np.float32],
     config: FitConfig,
     seed: int,
-    progress: Callable[[int, int, float], None] = lambda done, total, loss: None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Trains `student` in place.
 
@@ -62,7 +62,7 @@ def fit(
         targets: float32 [N, C], rows sum to 1: labels as one-hot, or a teacher's probabilities.
         config: how.
         seed: of the order, of dropout.
-        progress: called after each step with the steps done, all steps and the loss.
+        progress: called after each step with the steps done and all steps.
     """
     rng = np.random.default_rng(seed)
     generator = tf.random.Generator.from_seed(seed)
@@ -92,7 +92,7 @@ def fit(
             rows = order[first : first + config.batch]
             optimizer.learning_rate.assign(schedule(done, steps, config.rate))
             late = done >= config.quantise_from * steps
-            loss = step(tf.constant(ids[rows]), tf.constant(targets[rows]), late)
+            step(tf.constant(ids[rows]), tf.constant(targets[rows]), late)
             student.clear_padding()
             done += 1
-            progress(done, steps, float(loss))
+            progress(done, steps)

@@ -29,6 +29,7 @@ from contracts.manifest import (
 from contracts.text import NgramConfig, ngram_ids
 from model_builder import tflm
 from model_builder.convert import Runner, Runtime, runs_on_tflite_runtime, write_atomically
+from model_builder.metrics import softmax
 
 MODEL_FILE = "model.tflite"
 GOLDEN_FILE = "golden.json"
@@ -66,13 +67,6 @@ class ClassifierParts(msgspec.Struct):
     provenance: Provenance = Provenance()
     peak_rss_bytes: int | None = None
     extra: dict[str, bytes] = {}
-
-
-def softmax(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
-    """Probabilities [N, C] of logits [N, C]."""
-    scaled = np.asarray(logits, np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
 
 
 def baseline(

@@ -8,6 +8,7 @@ that a few thousand sentences cover all of it. The slots are filled from a made-
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
@@ -32,6 +33,9 @@ from model_builder.data.rows import Row
 
 _TRIES_PER_SENTENCE: Final = 8
 """Walks before a template counts as used up: short ones have few distinct expansions."""
+
+_LEAST: Final = 10
+"""Sentences of an intent; one that says fewer cannot be learned and tested."""
 
 _SWITCHABLE: Final = ("light", "switch", "fan")
 """Domains of a name where the template names none."""
@@ -145,7 +149,7 @@ def sample(language: str, sentences: int, seed: int) -> list[Row]:
     """Distinct sentences with their intent as the label and their template as the group.
 
     The intents share the number evenly; one whose templates have fewer expansions gives what it
-    has, and the others make up for it.
+    has, and the others make up for it. Intents that say almost nothing are left out.
 
     Args:
         language: for example ``en``.
@@ -195,6 +199,7 @@ def sample(language: str, sentences: int, seed: int) -> list[Row]:
             if fresh >= quota:
                 still_open.append(name)
         open_intents = still_open
-    rows = list(found.values())[:sentences]
+    counts = Counter(row.label for row in found.values())
+    rows = [row for row in found.values() if counts[row.label] >= _LEAST][:sentences]
     rng.shuffle(rows)
     return rows

