@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from contracts import limits
 from contracts.errors import InputError
 from contracts.messages import TrialRules
-from fleet.rollout import selector
+from fleet.rollout.selector import MAX_CHARS, parse
 from fleet.rollout.windows import Window
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -103,7 +103,7 @@ class RolloutSpec(_Model):
 
     bundle: Annotated[str, Field(pattern=NAME_PATTERN)]
     version: Annotated[str, Field(pattern=VERSION_PATTERN)]
-    selector: Annotated[str, Field(min_length=1, max_length=selector.MAX_CHARS)] = "all"
+    selector: Annotated[str, Field(min_length=1, max_length=MAX_CHARS)] = "all"
     slot: Annotated[str, Field(pattern=NAME_PATTERN)] | None = Field(
         None, description="which of the devices' models is replaced; null: the bundle's task"
     )
@@ -147,7 +147,7 @@ class RolloutSpec(_Model):
     @classmethod
     def _readable_selector(cls, value: str) -> str:
         try:
-            return str(selector.parse(value))
+            return str(parse(value))
         except InputError as error:
             raise ValueError(str(error)) from None
 

@@ -292,10 +292,11 @@ def mark_sent(connection: sa.Connection, sent: Sequence[tuple[str, int]]) -> Non
         )
 
 
-def resend(connection: sa.Connection, ids: Sequence[str] | None = None) -> None:
-    """Marks desired documents as unsent: of some devices, or of all (a broker lost them)."""
-    statement = DEVICE.update().where(DEVICE.c.desired_revision > 0).values(sent_revision=0)
-    if ids is None:
-        connection.execute(statement)
-    elif ids:
-        connection.execute(statement.where(DEVICE.c.id.in_(list(ids)[:_CHUNK])))
+def resend(connection: sa.Connection, ids: Sequence[str]) -> None:
+    """Marks desired documents of some devices as unsent: the broker may have lost them."""
+    for start in range(0, len(ids), _CHUNK):
+        connection.execute(
+            DEVICE.update()
+            .where(DEVICE.c.id.in_(ids[start : start + _CHUNK]), DEVICE.c.desired_revision > 0)
+            .values(sent_revision=0)
+        )

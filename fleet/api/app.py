@@ -1,0 +1,116 @@
+"""The FastAPI application of a controller."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from contracts import __version__
+from fleet.api import (
+    errors,
+    idempotency,
+    models,
+    routes_admin,
+    routes_devices,
+    routes_operations,
+    routes_queries,
+    routes_rollouts,
+)
+from fleet.api.auth import Gatekeeper
+from fleet.controller import Controller
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+"""Bytes of one request's body."""
+
+_DESCRIPTION: Final = """\
+Shoal's fleet controller. Bearer tokens with the roles viewer, operator and admin; lists are
+paged by cursor; changes take `If-Match` with an ETag and `Idempotency-Key`; every error has the
+shape `{"error": {"code", "message", "detail"}}`.
+"""
+_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    status: {"model": models.Error, "description": text}
+    for status, text in (
+        (400, "the request is wrong"),
+        (401, "no valid token"),
+        (403, "the token's role does not reach"),
+        (404, "there is no such thing"),
+        (409, "not possible as things are"),
+        (412, "it has changed since it was read"),
+        (413, "the body is too large"),
+        (422, "a field of the request is wrong"),
+        (429, "too many requests"),
+        (503, "something needed is not there now"),
+    )
+}
+
+
+class _BodyLimit:
+    """Refuses bodies over the cap, also when no length was announced."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        read = 0
+
+        async def limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MAX_BODY_BYTES:
+                raise errors.ApiError("too-large", f"a body has at most {MAX_BODY_BYTES} bytes")
+            return message
+
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > MAX_BODY_BYTES:
+            response = errors.body(413, "too-large", f"a body has at most {MAX_BODY_BYTES} bytes")
+            await response(scope, receive, send)
+            return
+        await self._app(scope, limited, send)
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def create_app(controller: Controller) -> FastAPI:
+    """The application; the caller starts and stops the controller."""
+    app = FastAPI(
+        title="Shoal fleet",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/v1/openapi.json",
+        responses=_ERRORS,
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.controller = controller
+    app.state.gatekeeper = Gatekeeper(controller)
+    errors.install(app)
+    app.middleware("http")(idempotency.middleware)
+    app.middleware("http")(_secure_headers)
+    app.add_middleware(_BodyLimit)
+    for module in (
+        routes_devices,
+        routes_rollouts,
+        routes_queries,
+        routes_admin,
+        routes_operations,
+    ):
+        app.include_router(module.ROUTER)
+    return app
+
+
+async def _secure_headers(request: Request, call_next: Any) -> Response:
+    response: Response = await call_next(request)
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    if request.url.path.startswith("/v1/"):
+        response.headers.setdefault("Cache-Control", "no-store")
+    return response

@@ -1,0 +1,96 @@
+"""Errors over HTTP: the one shape ``{"error": {"code", "message", "detail"}}`` for all of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from contracts import codec
+from contracts.errors import ErrorBody, ErrorInfo, InputError, RefusedError, ShoalError
+
+_LOG: Final = structlog.get_logger("api")
+
+_STATUS: Final = {
+    "changed-meanwhile": 412,
+    "idempotency-mismatch": 422,
+    "idempotency-running": 409,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "rate-limited": 429,
+    "too-large": 413,
+}
+_TITLES: Final = {
+    400: "bad-request",
+    404: "not-found",
+    405: "method-not-allowed",
+    406: "not-acceptable",
+    413: "too-large",
+    415: "unsupported-media-type",
+    416: "bad-range",
+}
+
+
+class ApiError(ShoalError):
+    """An error that is HTTP's alone: no or wrong token, too many requests."""
+
+    def __init__(self, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(code, message)
+        self.headers = headers
+
+
+def status_of(error: ShoalError) -> int:
+    """The HTTP status of an error."""
+    if error.code in _STATUS:
+        return _STATUS[error.code]
+    if isinstance(error, InputError):
+        return 404 if error.code.startswith("no-such-") else 400
+    return 409 if isinstance(error, RefusedError) else 503
+
+
+def body(status: int, code: str, message: str, detail: Any = None, headers: Any = None) -> Response:
+    """An error response."""
+    info = ErrorInfo(code, message, detail or {})
+    return Response(
+        codec.encode(ErrorBody(info)), status, dict(headers or {}), media_type="application/json"
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Makes every error of `app` have the one shape."""
+
+    @app.exception_handler(ShoalError)
+    async def _shoal(_request: Request, error: ShoalError) -> Response:
+        headers = error.headers if isinstance(error, ApiError) else None
+        info = error.info
+        return body(status_of(error), info.code, info.message, info.detail, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(_request: Request, error: RequestValidationError) -> Response:
+        places = [
+            {
+                "where": ".".join(str(part) for part in item["loc"]),
+                "what": item["msg"].removeprefix("Value error, "),
+            }
+            for item in error.errors()[:20]
+        ]
+        first = places[0] if places else {"where": "request", "what": "not valid"}
+        message = f"{first['where']}: {first['what']}"[:2000]
+        return body(422, "bad-request", message, {"errors": places})
+
+    @app.exception_handler(HTTPException)
+    async def _http(_request: Request, error: HTTPException) -> Response:
+        code = _TITLES.get(error.status_code, "http-error")
+        return body(error.status_code, code, str(error.detail), headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def _defect(request: Request, error: Exception) -> Response:
+        _LOG.error("defect in the API", path=request.url.path, exc_info=error)
+        return body(500, "defect", "the controller has a defect here; its log has the trace")
+
+
+__all__ = ["ApiError", "body", "install", "status_of"]

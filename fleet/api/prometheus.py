@@ -1,0 +1,106 @@
+"""The controller's figures in Prometheus' text format, read when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from fleet.controller import Controller
+from fleet.store import bundles, devices, rollouts, telemetry
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+_SINCE_S: Final = 300.0
+
+
+class _Controller(Collector):
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _process(self._controller)
+        yield from _fleet(self._controller)
+
+
+def _process(controller: Controller) -> Iterator[Metric]:
+    counters = controller.consumer.counters
+    for name, text, value in (
+        ("ingest_messages", "messages committed", counters.messages),
+        ("ingest_batches", "transactions of ingest", counters.batches),
+        ("ingest_rejected", "messages refused as malformed", counters.rejected),
+        ("ingest_unknown", "messages of devices not enrolled, or revoked", counters.unknown),
+        ("ingest_retries", "batches that had to be committed again", counters.retries),
+        ("desired_sent", "desired documents acknowledged by the broker", controller.outbox.sent),
+        ("blocks_served", "repository blocks sent over MQTT", controller.blocks.served),
+        ("block_bytes", "bytes of repository blocks sent over MQTT", controller.blocks.bytes),
+        ("queries_sent", "requests sent to devices", controller.asker.asked),
+        ("query_answers", "answers of devices", controller.asker.answered),
+        ("engine_steps", "steps of the rollout engine", controller.steps),
+    ):
+        metric = CounterMetricFamily(f"shoal_{name}", text)
+        metric.add_metric([], value)
+        yield metric
+    for name, text, figure in (
+        ("ingest_backlog", "messages waiting for their transaction", controller.consumer.backlog),
+        ("ingest_commit_seconds", "duration of the newest transaction", counters.lag_s),
+        ("engine_leader", "1 when this process steps the rollouts", int(controller.leading)),
+    ):
+        gauge = GaugeMetricFamily(f"shoal_{name}", text)
+        gauge.add_metric([], figure)
+        yield gauge
+
+
+def _fleet(controller: Controller) -> Iterator[Metric]:
+    since = controller.clock() - _SINCE_S
+    with controller.store.read() as connection:
+        states = devices.counts(connection)
+        totals = telemetry.fleet_totals(connection, since)
+        names = {p.ref.manifest_sha256: p.ref for p in bundles.every(connection)}
+        active = rollouts.active(connection)
+        phases = rollouts.phase_counts(connection, active)
+    metric = GaugeMetricFamily("shoal_devices", "devices by state", labels=["state"])
+    for state in ("online", "offline", "unknown", "revoked"):
+        metric.add_metric([state], states.get(state, 0))
+    yield metric
+    members = GaugeMetricFamily(
+        "shoal_rollout_members", "members of active rollouts", labels=["rollout", "phase"]
+    )
+    for rollout, waves in phases.items():
+        sums: dict[str, int] = {}
+        for counts in waves.values():
+            for phase, count in counts.items():
+                sums[phase] = sums.get(phase, 0) + count
+        for phase, count in sorted(sums.items()):
+            members.add_metric([rollout, phase], count)
+    yield members
+    labels = ["slot", "bundle", "version"]
+    requests = GaugeMetricFamily("shoal_requests_5m", "requests in five minutes", labels=labels)
+    errors = GaugeMetricFamily("shoal_errors_5m", "errors in five minutes", labels=labels)
+    latency = GaugeMetricFamily(
+        "shoal_latency_p95_us_5m", "p95 latency in five minutes, microseconds", labels=labels
+    )
+    for (slot, bundle), figures in sorted(totals.items()):
+        ref = names.get(bundle)
+        if ref is None:
+            continue
+        values = [slot, ref.name, ref.version]
+        requests.add_metric(values, figures.requests)
+        errors.add_metric(values, figures.errors)
+        p95 = figures.latency_us.quantile(0.95) if figures.latency_us else None
+        if p95 is not None:
+            latency.add_metric(values, p95)
+    yield from (requests, errors, latency)
+
+
+def render(controller: Controller) -> bytes:
+    """The text that Prometheus scrapes."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Controller(controller))
+    return generate_latest(registry)

@@ -1,0 +1,164 @@
+"""``/v1/me``, ``/v1/audit``, ``/v1/tokens``, ``/v1/webhooks``, ``/v1/certificates/renew``."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Path, Request, Response
+
+from contracts.errors import RefusedError
+from fleet.api import models, paging
+from fleet.api.auth import Admin, Operator, TheController, Viewer
+from fleet.rollout.spec import NAME_PATTERN
+from fleet.store import audit, tokens, webhooks
+
+ROUTER = APIRouter(prefix="/v1", tags=["administration"])
+_Id = Annotated[str, Path(pattern=NAME_PATTERN)]
+
+
+@ROUTER.get("/me")
+def get_me(controller: TheController, token: Viewer) -> models.Me:
+    """Who the token is, and of which fleet."""
+    return models.Me(fleet=controller.fleet.config.fleet, name=token.name, role=token.role)
+
+
+@ROUTER.get("/audit")
+def list_audit(
+    controller: TheController,
+    _token: Operator,
+    cursor: paging.Cursor = None,
+    limit: paging.Limit = 100,
+) -> models.AuditPage:
+    """Every change, newest first."""
+    before = paging.decode_number(cursor)
+    with controller.store.read() as connection:
+        found, following = audit.page(connection, before, limit)
+    return models.AuditPage(
+        items=[models.AuditModel(**msgspec.structs.asdict(one)) for one in found],
+        next=paging.encode_cursor(following),
+    )
+
+
+@ROUTER.get("/tokens")
+def list_tokens(controller: TheController, _token: Admin) -> models.TokenPage:
+    """All tokens, without their secrets."""
+    with controller.store.read() as connection:
+        found = tokens.every(connection)
+    return models.TokenPage(
+        items=[models.TokenModel(**msgspec.structs.asdict(one)) for one in found]
+    )
+
+
+@ROUTER.post("/tokens", status_code=201)
+def create_token(controller: TheController, token: Admin, new: models.NewToken) -> models.MadeToken:
+    """Makes a token; its secret is shown this once."""
+    now = controller.clock()
+    with controller.store.write() as connection:
+        until = now + new.seconds if new.seconds is not None else None
+        secret = tokens.create(connection, new.name, new.role, now, until)
+        audit.note(
+            connection,
+            at=now,
+            actor=token.name,
+            role=token.role,
+            action="token.create",
+            target=new.name,
+            detail={"role": new.role},
+        )
+    return models.MadeToken(token=secret)
+
+
+@ROUTER.delete("/tokens/{identifier}", status_code=204)
+def revoke_token(
+    controller: TheController, token: Admin, request: Request, identifier: _Id
+) -> Response:
+    """Revokes a token."""
+    if identifier == token.id:
+        raise RefusedError("own-token", "a token cannot revoke itself: use another admin token")
+    with controller.store.write() as connection:
+        tokens.revoke(connection, identifier, controller.clock())
+        audit.note(
+            connection,
+            at=controller.clock(),
+            actor=token.name,
+            role=token.role,
+            action="token.revoke",
+            target=identifier,
+        )
+    request.app.state.gatekeeper.forget()
+    return Response(status_code=204)
+
+
+@ROUTER.get("/webhooks")
+def list_webhooks(controller: TheController, _token: Admin) -> models.WebhookPage:
+    """All webhooks, without their secrets."""
+    with controller.store.read() as connection:
+        found = webhooks.every(connection)
+    return models.WebhookPage(items=[_webhook(one) for one in found])
+
+
+@ROUTER.post("/webhooks", status_code=201)
+def create_webhook(
+    controller: TheController, token: Admin, new: models.NewWebhook
+) -> models.WebhookModel:
+    """Adds a webhook; its secret, which signs every delivery, is shown this once."""
+    now = controller.clock()
+    hook = webhooks.Webhook(
+        f"w{secrets.token_hex(6)}",
+        new.url,
+        new.secret or secrets.token_urlsafe(32),
+        list(new.events),
+        now,
+        1,
+    )
+    with controller.store.write() as connection:
+        if len(webhooks.every(connection)) >= webhooks.MAX_WEBHOOKS:
+            raise RefusedError("too-many", f"there are {webhooks.MAX_WEBHOOKS} webhooks already")
+        webhooks.add(connection, hook)
+        audit.note(
+            connection,
+            at=now,
+            actor=token.name,
+            role=token.role,
+            action="webhook.create",
+            target=hook.id,
+            detail={"url": hook.url, "events": hook.events},
+        )
+    return _webhook(hook, secret=hook.secret)
+
+
+@ROUTER.delete("/webhooks/{webhook}", status_code=204)
+def delete_webhook(controller: TheController, token: Admin, webhook: _Id) -> Response:
+    """Removes a webhook, and what was still to be delivered to it."""
+    with controller.store.write() as connection:
+        webhooks.remove(connection, webhook)
+        audit.note(
+            connection,
+            at=controller.clock(),
+            actor=token.name,
+            role=token.role,
+            action="webhook.delete",
+            target=webhook,
+        )
+    return Response(status_code=204)
+
+
+def _webhook(hook: webhooks.Webhook, secret: str | None = None) -> models.WebhookModel:
+    return models.WebhookModel(
+        id=hook.id, url=hook.url, events=hook.events, created_at=hook.created_at, secret=secret
+    )
+
+
+@ROUTER.post("/certificates/renew", tags=["devices"])
+def renew_certificate(
+    controller: TheController, body: models.RenewalBody
+) -> models.RenewedCertificate:
+    """A device's next certificate. The current certificate's key signs the request: no token."""
+    pem = controller.fleet.open_identity().renew(
+        body.certificate.encode("utf-8", "surrogatepass"),
+        body.request.encode("utf-8", "surrogatepass"),
+        body.signature,
+    )
+    return models.RenewedCertificate(certificate=pem)

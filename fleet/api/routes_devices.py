@@ -1,0 +1,165 @@
+"""``/v1/devices`` and ``/v1/metrics``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from fastapi import APIRouter, Path, Query, Response
+
+from contracts.errors import InputError
+from fleet.api import models, paging, views
+from fleet.api.auth import Operator, TheController, Viewer
+from fleet.rollout import selector
+from fleet.rollout.spec import NAME_PATTERN
+from fleet.store import audit, bundles, devices, history, telemetry
+
+ROUTER = APIRouter(prefix="/v1", tags=["devices"])
+DeviceId = Annotated[str, Path(pattern=NAME_PATTERN, examples=["kitchen"])]
+_MAX_POINTS = 5000
+
+
+@ROUTER.get("/devices")
+def list_devices(
+    controller: TheController,
+    _token: Viewer,
+    selector_: Annotated[
+        str, Query(alias="selector", max_length=selector.MAX_CHARS, examples=["site=lyon"])
+    ] = "all",
+    cursor: paging.Cursor = None,
+    limit: paging.Limit = 100,
+) -> models.DevicePage:
+    """Devices of a selector, by id."""
+    wanted = selector.parse(selector_)
+    after = paging.decode_cursor(cursor)
+    with controller.store.read() as connection:
+        found, following = devices.page(connection, wanted, after, limit)
+        counts = devices.counts(connection)
+    return models.DevicePage(
+        items=[views.device(one) for one in found],
+        next=paging.encode_cursor(following),
+        counts=counts,
+    )
+
+
+@ROUTER.get("/devices/{device}")
+def get_device(
+    controller: TheController, _token: Viewer, device: DeviceId, response: Response
+) -> models.DeviceModel:
+    """One device."""
+    with controller.store.read() as connection:
+        found = devices.get(connection, device)
+    response.headers["ETag"] = paging.etag(found.version)
+    return views.device(found)
+
+
+@ROUTER.patch("/devices/{device}")
+def patch_device(
+    controller: TheController,
+    token: Operator,
+    device: DeviceId,
+    patch: models.DevicePatch,
+    response: Response,
+    if_match: paging.IfMatch = None,
+) -> models.DeviceModel:
+    """Changes the labels and groups that operators give; the device's own labels stay."""
+    wanted = paging.match(if_match)
+    with controller.store.write() as connection:
+        before = devices.get(connection, device)
+        paging.check_version(wanted, before.version, f"device {device}")
+        labels = before.labels if patch.labels is None else patch.labels
+        devices.relabel(connection, device, labels, patch.groups)
+        audit.note(
+            connection,
+            at=controller.clock(),
+            actor=token.name,
+            role=token.role,
+            action="device.change",
+            target=device,
+            detail=patch.model_dump(exclude_none=True),
+        )
+        after = devices.get(connection, device)
+    controller.wake()
+    response.headers["ETag"] = paging.etag(after.version)
+    return views.device(after)
+
+
+@ROUTER.get("/devices/{device}/updates")
+def list_updates(
+    controller: TheController,
+    _token: Viewer,
+    device: DeviceId,
+    cursor: paging.Cursor = None,
+    limit: paging.Limit = 100,
+) -> models.UpdatePage:
+    """What the device's updates did, newest first, with the reasons of refusals."""
+    before = paging.decode_number(cursor)
+    with controller.store.read() as connection:
+        devices.get(connection, device)
+        found, following = history.updates(connection, device, before, limit)
+    return models.UpdatePage(
+        items=[models.UpdateModel(**msgspec.structs.asdict(one)) for one in found],
+        next=paging.encode_cursor(following),
+    )
+
+
+@ROUTER.get("/devices/{device}/telemetry")
+def get_telemetry(
+    controller: TheController,
+    _token: Viewer,
+    device: DeviceId,
+    since: Annotated[float, Query(ge=0, le=1e11, description="0: an hour ago")] = 0,
+    until: Annotated[float, Query(ge=0, le=1e11, description="0: now")] = 0,
+    resolution: Literal["minute", "hour"] = "minute",
+    slot: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
+) -> models.Series:
+    """Figures of a device over time."""
+    now = controller.clock()
+    step = telemetry.MINUTE if resolution == "minute" else telemetry.HOUR
+    until = until or now + step
+    since = since or now - 3600
+    if (until - since) / step > _MAX_POINTS:
+        raise InputError("bad-range", f"the span has over {_MAX_POINTS} points: narrow it")
+    with controller.store.read() as connection:
+        devices.get(connection, device)
+        found = telemetry.points(connection, device, step, since, until, slot)
+    return models.Series(device=device, points=[views.point(one) for one in found])
+
+
+@ROUTER.get("/devices/{device}/results")
+def list_results(
+    controller: TheController, _token: Viewer, device: DeviceId, limit: paging.Limit = 100
+) -> models.ResultPage:
+    """The newest outputs of the device's local sources."""
+    with controller.store.read() as connection:
+        devices.get(connection, device)
+        found = history.results(connection, device, limit)
+    return models.ResultPage(
+        items=[models.ResultModel(**msgspec.structs.asdict(one)) for one in found]
+    )
+
+
+@ROUTER.get("/metrics", tags=["metrics"])
+def get_metrics(
+    controller: TheController,
+    _token: Viewer,
+    seconds: Annotated[float, Query(gt=0, le=14 * 24 * 3600)] = 3600,
+    selector_: Annotated[str | None, Query(alias="selector", max_length=4000)] = None,
+) -> models.MetricsModel:
+    """What the fleet, or some of it, measured in the last while."""
+    since = controller.clock() - seconds
+    with controller.store.read() as connection:
+        chosen = None
+        if selector_ is not None:
+            chosen = [d.id for d in devices.select(connection, selector.parse(selector_))]
+        names = {p.ref.manifest_sha256: str(p.ref) for p in bundles.every(connection)}
+        totals = telemetry.fleet_totals(connection, since, chosen)
+        counts = devices.counts(connection)
+    return models.MetricsModel(
+        since=since,
+        devices=counts,
+        models=[
+            views.figures(slot, bundle, names.get(bundle, ""), found)
+            for (slot, bundle), found in sorted(totals.items())
+        ],
+    )

@@ -1,0 +1,5 @@
+"""The command line, ``shoal``."""
+
+from fleet.cli.app import main
+
+__all__ = ["main"]

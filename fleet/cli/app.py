@@ -1,0 +1,87 @@
+"""The root command; building and running models locally is handed to the other programs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Final
+
+import typer
+
+from fleet.cli import boards, devices, folder, rollout, serve
+
+HANDED_OVER: Final = {
+    "build": "model_builder",
+    "import": "model_builder",
+    "classify": "agent",
+    "generate": "agent",
+    "eval": "agent",
+    "inspect": "agent",
+}
+"""Commands that another program runs, with the same arguments."""
+
+_HELP: Final = {
+    "build": "Build a bundle from a recipe.",
+    "import": "Import a pretrained Llama-family model as a generative bundle.",
+    "classify": "Classify texts with a bundle, here.",
+    "generate": "Generate text with a bundle, here.",
+    "eval": "Measure a bundle on labelled data.",
+    "inspect": "Show a bundle: sizes, operators, memory, boards it fits.",
+}
+
+app = typer.Typer(
+    name="shoal",
+    help="Small language models on fleets of devices.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+fleet_app = typer.Typer(no_args_is_help=True, help="The fleet: devices, models, rollouts.")
+app.add_typer(fleet_app, name="fleet")
+app.add_typer(boards.app, name="boards")
+folder.register(fleet_app)
+serve.register(fleet_app)
+devices.register(fleet_app)
+fleet_app.add_typer(rollout.app, name="rollout")
+
+
+def _handed_over(name: str) -> None:
+    @app.command(
+        name,
+        help=_HELP[name],
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def command(context: typer.Context) -> None:
+        module = HANDED_OVER[name]
+        arguments = [sys.executable, "-m", module, name, *context.args]
+        sys.stdout.flush()
+        os.execv(sys.executable, arguments)  # noqa: S606  (a fixed program of ours)
+
+
+for _name in HANDED_OVER:
+    _handed_over(_name)
+
+
+@app.command(
+    "demo",
+    help="The whole path on this machine: build, publish, roll out, ask, update, refuse.",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def demo(context: typer.Context) -> None:
+    """Runs the demo; its code is loaded only here."""
+    try:
+        run = importlib.import_module("fleet.demo.cli").demo
+    except ModuleNotFoundError as error:
+        typer.echo(f"error: this installation has no demo ({error.name} is missing)", err=True)
+        raise typer.Exit(1) from None
+    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    one.command("demo")(run)
+    one(args=context.args, prog_name="shoal demo")
+
+
+def main() -> None:
+    """The entry point of ``shoal``."""
+    app()

@@ -1,0 +1,240 @@
+"""``shoal fleet devices | query | metrics``: look at the fleet, and ask it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from contracts.errors import InputError
+from fleet.api import models
+from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
+from fleet.cli.output import ago, emit_json, emit_line, reported, safe, table
+from fleet.rollout import selector as selectors
+from fleet.rollout.spec import describe
+
+
+def devices(
+    selector: Annotated[str, typer.Argument(help="Which; for example site=lyon.")] = "all",
+    folder: Folder = HERE,
+    url: Url = None,
+    token_file: TokenFile = None,
+    token: TokenValue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Lists devices with what they run."""
+    with reported(as_json), connect(folder, url, token_file, token) as client:
+        selectors.parse(selector)
+        found = list(client.devices(selector))
+        if as_json:
+            emit_json(found)
+            return
+        table(
+            ("device", "board", "state", "seen", "models", "update", "labels"),
+            [
+                (
+                    one.id,
+                    one.board,
+                    one.state,
+                    ago(one.seen_at),
+                    _models(one),
+                    one.last_update["state"] if one.last_update else "",
+                    ",".join(f"{k}={v}" for k, v in sorted(one.labels.items())),
+                )
+                for one in found
+            ],
+        )
+
+
+def _models(device: models.DeviceModel) -> str:
+    parts = []
+    for name, slot in device.slots.items():
+        active = f"{slot.active.name} {slot.active.version}" if slot.active else "nothing"
+        trial = " (trial)" if slot.trial else ""
+        wanted = slot.desired
+        differs = wanted is not None and wanted != slot.active and slot.desired_mode == "active"
+        arrow = f" -> {wanted.version}" if wanted is not None and differs else ""
+        parts.append(f"{name}: {active}{trial}{arrow}")
+    return "; ".join(parts)
+
+
+def query(
+    selector: Annotated[str, typer.Argument(help="A device, several, or a selector.")],
+    op: Annotated[str, typer.Argument(help="classify, generate, selftest or status.")],
+    text: Annotated[str | None, typer.Argument(help="The text; - reads stdin.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds.", min=0.1, max=600)] = 10.0,
+    max_tokens: Annotated[int | None, typer.Option(help="For generate.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="For generate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For generate.")] = None,
+    json_schema: Annotated[Path | None, typer.Option(help="For generate.")] = None,
+    folder: Folder = HERE,
+    url: Url = None,
+    token_file: TokenFile = None,
+    token: TokenValue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Asks devices over MQTT. `generate` streams; exit code 1 when no device answered."""
+    with reported(as_json), connect(folder, url, token_file, token) as client:
+        selectors.parse(selector)
+        options: dict[str, Any] = {
+            key: value
+            for key, value in (
+                ("max_tokens", max_tokens),
+                ("temperature", temperature),
+                ("seed", seed),
+            )
+            if value is not None
+        }
+        if json_schema is not None:
+            options["json_schema"] = _json_file(json_schema)
+        asked = _query(selector, op, _text(text), timeout, options)
+        if op == "generate":
+            _generate(client.stream(asked), as_json)
+            return
+        result = client.query(asked)
+        if as_json:
+            emit_json(result)
+        else:
+            _show(result)
+        if not result.answered:
+            raise typer.Exit(1)
+
+
+def _text(text: str | None) -> str:
+    if text != "-":
+        return text or ""
+    with contextlib.suppress(UnicodeDecodeError):
+        return sys.stdin.buffer.read(16 * 1024 + 1).decode()
+    raise InputError("bad-text", "the text on stdin is not UTF-8")
+
+
+def _json_file(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes()[: 1024 * 1024])
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError("bad-schema", f"{path} is not a JSON schema: {error}") from None
+
+
+def _query(
+    selector: str, op: str, text: str, timeout: float, options: dict[str, Any]
+) -> models.Query:
+    try:
+        text.encode()
+        return models.Query.model_validate(
+            {
+                "selector": selector,
+                "op": op,
+                "text": text,
+                "timeout_s": timeout,
+                "options": options,
+            }
+        )
+    except ValidationError as error:
+        raise InputError("bad-query", f"the query is not valid: {describe(error)}") from None
+    except UnicodeEncodeError:
+        raise InputError("bad-text", "the text is not UTF-8") from None
+
+
+def _show(result: models.QueryResult) -> None:
+    rows = []
+    for one in result.answers:
+        if one.error:
+            rows.append((one.device, "", "", "", one.error.message))
+        elif one.classified:
+            c = one.classified
+            bundle = f"{c['bundle']['name']} {c['bundle']['version']}"
+            rows.append(
+                (
+                    one.device,
+                    c["label"],
+                    f"{c['confidence']:.3f}",
+                    f"{c['latency_us'] / 1000:.2f}",
+                    bundle,
+                )
+            )
+        else:
+            found = one.selftested or one.reported or one.generated or {}
+            rows.append((one.device, "", "", "", json.dumps(found)[:400]))
+    table(("device", "label", "confidence", "ms", "by"), rows)
+    if result.votes and result.asked > 1:
+        votes = result.votes
+        typer.echo(
+            f"\n{safe(votes.label)} by {votes.agreement:.0%} of {votes.answered} devices "
+            f"({result.failed} gave no answer)"
+        )
+
+
+def _generate(answers: Any, as_json: bool) -> None:
+    """Chunks as they come; with several devices, each line is begun with the device's name."""
+    succeeded = False
+    last = ""
+    for one in answers:
+        if as_json:
+            emit_line(one.model_dump(exclude_none=True))
+        elif one.error:
+            typer.echo(f"error: {safe(one.error.message)} [{one.error.code}]", err=True)
+        elif one.chunk is not None:
+            if one.device != last and last:
+                typer.echo(f"\n[{one.device}] ", nl=False)
+            typer.echo("\n".join(safe(line) for line in one.chunk.split("\n")), nl=False)
+            last = one.device
+        elif one.generated:
+            total = one.generated
+            typer.echo(
+                f"\n({one.device}: {total['tokens']} tokens, {total.get('tokens_per_s', 0):.1f} "
+                f"tokens/s, {total['finish_reason']})",
+                err=True,
+            )
+        succeeded = succeeded or (one.done and one.error is None)
+    if not succeeded:
+        raise typer.Exit(1)
+
+
+def metrics(
+    selector: Annotated[str | None, typer.Argument(help="Which devices; else all.")] = None,
+    seconds: Annotated[float, typer.Option(help="Of the last how many.", min=1)] = 3600.0,
+    folder: Folder = HERE,
+    url: Url = None,
+    token_file: TokenFile = None,
+    token: TokenValue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shows what devices measured with each model."""
+    with reported(as_json), connect(folder, url, token_file, token) as client:
+        found = client.metrics(seconds, selector)
+        if as_json:
+            emit_json(found)
+            return
+        typer.echo("devices: " + ", ".join(f"{n} {s}" for s, n in sorted(found.devices.items())))
+        table(
+            ("slot", "model", "requests", "errors", "unknown", "p50 ms", "p95 ms", "confidence"),
+            [
+                (
+                    one.slot,
+                    one.name or one.bundle[:12],
+                    one.requests,
+                    one.errors,
+                    one.unknown,
+                    _milli(one.latency_p50_us),
+                    _milli(one.latency_p95_us),
+                    "" if one.confidence_mean is None else f"{one.confidence_mean:.3f}",
+                )
+                for one in found.models
+                if one.bundle
+            ],
+        )
+
+
+def _milli(us: float | None) -> str:
+    return "" if us is None else f"{us / 1000:.2f}"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (devices, query, metrics):
+        app.command(command.__name__)(command)

@@ -1,0 +1,147 @@
+"""Commands that work on the fleet's folder itself: init, enroll, revoke, publish."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contracts.config import MqttConfig
+from contracts.errors import InputError
+from fleet.cli.options import HERE, AsJson, Folder
+from fleet.cli.output import emit_json, reported
+from fleet.folder import ApiConfig, Fleet, FleetConfig
+
+
+def _pairs(values: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for value in values:
+        key, sign, text = value.partition("=")
+        if not sign or not key:
+            raise InputError("bad-label", f"label {value[:80]!r} is not key=value")
+        found[key] = text
+    return found
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    name: Annotated[str, typer.Option(help="The fleet's name.")] = "home",
+    mqtt_host: Annotated[str, typer.Option(help="The broker.")] = "127.0.0.1",
+    mqtt_port: Annotated[int, typer.Option(min=1, max=65535)] = 1883,
+    api_host: Annotated[str, typer.Option(help="Where the controller listens.")] = "127.0.0.1",
+    api_port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
+    api_certificate: Annotated[str | None, typer.Option(help="PEM file, for TLS.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="PEM file, for TLS.")] = None,
+    api_url: Annotated[str | None, typer.Option(help="Under which devices reach it.")] = None,
+    tls: Annotated[bool, typer.Option(help="Certificates for every device.")] = False,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Name or address of the broker; may be repeated.")
+    ] = None,
+    database: Annotated[str, typer.Option(help="SQLAlchemy URL; else SQLite inside.")] = "",
+    http_repository: Annotated[
+        bool, typer.Option(help="Devices fetch models over HTTP, not MQTT.")
+    ] = True,
+    admit_unknown: Annotated[
+        bool, typer.Option(help="List devices that were never enrolled.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Makes a fleet: keys, certificates, repository, database, an admin token."""
+    with reported(as_json):
+        config = FleetConfig(
+            fleet=name,
+            mqtt=MqttConfig(host=mqtt_host, port=mqtt_port),
+            mutual_tls=tls,
+            http_repository=http_repository,
+            api=ApiConfig(
+                host=api_host, port=api_port, certificate=api_certificate, key=api_key, url=api_url
+            ),
+            database=database,
+            admit_unknown=admit_unknown,
+        )
+        fleet = Fleet.init(folder, config, hosts=host or ["localhost", "127.0.0.1"])
+        facts = {
+            "dir": str(fleet.folder),
+            "fleet": name,
+            "url": fleet.api_url,
+            "token_file": str(fleet.token_file),
+            "broker_configuration": str(fleet.folder / "broker" / "mosquitto.conf"),
+        }
+        if as_json:
+            emit_json(facts)
+            return
+        typer.echo(f"Made fleet {name} in {fleet.folder}")
+        typer.echo(f"Keep {fleet.keys_folder} safe: who has it signs for every device.")
+        typer.echo(f"Next: shoal fleet serve --dir {folder} --embedded-broker")
+
+
+def enroll(
+    device: Annotated[str, typer.Argument(help="The device's name.")],
+    board: Annotated[str, typer.Option(help="A board profile: see `shoal boards list`.")],
+    label: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="A group; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where agent.yaml goes.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Enrol a known device again.")] = False,
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Admits a device and writes its agent.yaml."""
+    with reported(as_json):
+        fleet = Fleet.open(folder)
+        _, path = fleet.enroll(
+            device,
+            board,
+            labels=_pairs(label or []),
+            groups=group or [],
+            out=out,
+            replace=replace,
+        )
+        if as_json:
+            emit_json({"device": device, "board": board, "config": str(path)})
+            return
+        typer.echo(f"Enrolled {device}: {path}")
+        typer.echo(f"On the device: shoal-agent run --config {path.name}")
+
+
+def revoke(
+    device: Annotated[str, typer.Argument(help="The device's name.")],
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Revokes a device: its certificates, and everything it may do."""
+    with reported(as_json):
+        count = Fleet.open(folder).revoke(device)
+        if as_json:
+            emit_json({"device": device, "certificates": count})
+            return
+        typer.echo(f"Revoked {device} ({count} certificates). Restart the broker to apply it.")
+
+
+def publish(
+    bundle: Annotated[Path, typer.Argument(help="A bundle: a folder or a .shoal file.")],
+    report: Annotated[Path | None, typer.Option(help="The build report (JSON).")] = None,
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Signs and publishes a bundle. No device changes before a rollout."""
+    with reported(as_json):
+        ref, release = Fleet.open(folder).publish(bundle, report)
+        if as_json:
+            emit_json(
+                {
+                    "name": ref.name,
+                    "version": ref.version,
+                    "manifest_sha256": ref.manifest_sha256,
+                    "release": release,
+                }
+            )
+            return
+        typer.echo(f"Published {ref} as release {release}")
+        typer.echo(f"Next: shoal fleet rollout create {ref.name} {ref.version}")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (init, enroll, revoke, publish):
+        app.command(command.__name__)(command)

@@ -1,0 +1,59 @@
+"""Options that commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contracts.errors import InputError
+from fleet.client import Client
+from fleet.folder import Fleet
+
+FOLDER_VARIABLE = "SHOAL_FLEET"
+TOKEN_VARIABLE = "SHOAL_TOKEN"  # noqa: S105  (the name of a variable)
+URL_VARIABLE = "SHOAL_URL"
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
+Folder = Annotated[
+    Path,
+    typer.Option("--dir", envvar=FOLDER_VARIABLE, help="The fleet's folder.", show_default=True),
+]
+HERE = Path("fleet")
+
+Url = Annotated[
+    str | None,
+    typer.Option("--url", envvar=URL_VARIABLE, help="The controller; else the folder's."),
+]
+TokenFile = Annotated[
+    Path | None, typer.Option("--token-file", help="A file with a token; else the folder's.")
+]
+TokenValue = Annotated[
+    str | None, typer.Option(envvar=TOKEN_VARIABLE, hidden=True, help="A token.")
+]
+
+
+def connect(
+    folder: Path, url: str | None = None, token_file: Path | None = None, token: str | None = None
+) -> Client:
+    """A client of the controller that a command means.
+
+    Raises:
+        InputError: ``no-token`` and what opening the folder raises.
+    """
+    if url is None or (token_file is None and token is None):
+        fleet = Fleet.open(folder)
+        url = url or fleet.api_url
+        token_file = token_file or fleet.token_file
+    if token is None:
+        assert token_file is not None
+        try:
+            token = token_file.read_text("ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            raise InputError(
+                "no-token", f"{token_file} cannot be read: name a token file with --token-file"
+            ) from None
+    if not token.isascii() or not token.isprintable():
+        raise InputError("no-token", "the token is not one of a controller")
+    return Client(url, token)

@@ -1,0 +1,111 @@
+"""``shoal fleet serve``: runs the controller until it is told to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import logging
+import sys
+from typing import Annotated
+
+import structlog
+import typer
+import uvicorn
+
+from contracts.errors import UnavailableError
+from fleet.broker.run import EmbeddedBroker, wait_until_connectable
+from fleet.cli.options import HERE, Folder
+from fleet.cli.output import reported
+from fleet.folder import Fleet
+
+
+def configure_logs(level: str) -> None:
+    """Logs on stderr: for people on a terminal, JSON elsewhere."""
+    renderer: structlog.types.Processor = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper("iso"),
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def serve(
+    folder: Folder = HERE,
+    embedded_broker: Annotated[
+        bool, typer.Option("--embedded-broker", help="Also run a broker, on loopback.")
+    ] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning, error.")] = "info",
+) -> None:
+    """Runs the controller: ingest, rollouts, repository, API. SIGTERM stops it in order."""
+    with reported(as_json=False):
+        if log_level not in ("debug", "info", "warning", "error"):
+            raise typer.BadParameter("one of debug, info, warning, error")
+        configure_logs(log_level)
+        fleet = Fleet.open(folder)
+        with contextlib.ExitStack() as stack:
+            if embedded_broker:
+                _start_broker(fleet, stack)
+            _serve(fleet)
+
+
+def _start_broker(fleet: Fleet, stack: contextlib.ExitStack) -> None:
+    mqtt = fleet.config.mqtt
+    try:
+        # One that a killed controller left behind goes on serving the devices.
+        wait_until_connectable(mqtt, 0.3)
+    except UnavailableError:
+        stack.enter_context(EmbeddedBroker(mqtt.port))
+
+
+def _serve(fleet: Fleet) -> None:
+    # Loading the web framework takes a while: only when it is needed.
+    from fleet.api.app import create_app
+    from fleet.controller import Controller
+
+    controller = Controller(fleet)
+    app = create_app(controller)
+    if importlib.util.find_spec("fleet.dashboard") is not None:
+        importlib.import_module("fleet.dashboard").mount(app, controller)
+    api = fleet.config.api
+    config = uvicorn.Config(
+        app,
+        host=api.host,
+        port=api.port,
+        ssl_certfile=str(fleet.folder / api.certificate) if api.certificate else None,
+        ssl_keyfile=str(fleet.folder / api.key) if api.key else None,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=10,
+        lifespan="on",
+        server_header=False,
+    )
+    log = structlog.get_logger("serve")
+    controller.start()
+    try:
+        log.info("controller started", url=fleet.api_url, fleet=fleet.config.fleet)
+        server = uvicorn.Server(config)
+        server.run()
+        if not server.started:
+            raise UnavailableError(
+                "port-taken", f"cannot listen on {api.host}:{api.port}: is the port taken?"
+            )
+    finally:
+        controller.stop()
+        log.info("controller stopped")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("serve")(serve)

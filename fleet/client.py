@@ -1,0 +1,290 @@
+"""A typed client of the API: what the CLI uses, and what a Python program may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from contracts.errors import ErrorInfo, ShoalError, UnavailableError, from_info
+from fleet.api import models
+from fleet.rollout.spec import RolloutSpec
+
+M = TypeVar("M", bound=BaseModel)
+_TIMEOUT_S = 30.0
+
+
+class Client:
+    """Talks to one controller; a context manager.
+
+    Every method raises :class:`contracts.errors.ShoalError` with the code that the controller
+    gave, or ``UnavailableError`` (``controller-unreachable``).
+
+    Args:
+        url: of the controller, for example ``http://127.0.0.1:8080``.
+        token: a bearer token.
+        ca: a PEM file to trust, for a controller with a certificate of one's own.
+    """
+
+    def __init__(self, url: str, token: str, *, ca: Path | None = None) -> None:
+        self.url = url
+        self._http = httpx.Client(
+            base_url=url,
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=_TIMEOUT_S,
+            verify=_context(ca) if ca else True,
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    # Requests -----------------------------------------------------------------------------
+
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **options)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise self._unreachable(error) from None
+        if response.is_error:
+            raise _error_of(response)
+        return response
+
+    def _unreachable(self, error: Exception) -> UnavailableError:
+        return UnavailableError(
+            "controller-unreachable",
+            f"no controller answers on {self.url} ({error}): start it with `shoal fleet serve`",
+        )
+
+    def _get(self, kind: type[M], path: str, **parameters: Any) -> M:
+        given = {k: v for k, v in parameters.items() if v is not None}
+        return _read(kind, self._request("GET", path, params=given))
+
+    def _post(self, kind: type[M], path: str, document: Any = None, **options: Any) -> M:
+        return _read(kind, self._request("POST", path, json=document, **options))
+
+    # Devices ------------------------------------------------------------------------------
+
+    def me(self) -> models.Me:
+        """Who the token is."""
+        return self._get(models.Me, "/v1/me")
+
+    def devices_page(
+        self, selector: str = "all", cursor: str | None = None, limit: int = 500
+    ) -> models.DevicePage:
+        """One page of devices."""
+        return self._get(
+            models.DevicePage, "/v1/devices", selector=selector, cursor=cursor, limit=limit
+        )
+
+    def devices(self, selector: str = "all") -> Iterator[models.DeviceModel]:
+        """All devices of a selector."""
+        cursor: str | None = None
+        while True:
+            page = self.devices_page(selector, cursor)
+            yield from page.items
+            cursor = page.next
+            if cursor is None:
+                return
+
+    def device(self, device: str) -> models.DeviceModel:
+        """One device."""
+        return self._get(models.DeviceModel, f"/v1/devices/{device}")
+
+    def change_device(
+        self,
+        device: str,
+        *,
+        labels: dict[str, str] | None = None,
+        groups: list[str] | None = None,
+        version: int | None = None,
+    ) -> models.DeviceModel:
+        """Changes the labels or groups that operators give."""
+        given = {k: v for k, v in (("labels", labels), ("groups", groups)) if v is not None}
+        headers = {"If-Match": f'"{version}"'} if version is not None else {}
+        return _read(
+            models.DeviceModel,
+            self._request("PATCH", f"/v1/devices/{device}", json=given, headers=headers),
+        )
+
+    def updates(self, device: str, limit: int = 100) -> models.UpdatePage:
+        """What the device's updates did, newest first."""
+        return self._get(models.UpdatePage, f"/v1/devices/{device}/updates", limit=limit)
+
+    def telemetry(
+        self,
+        device: str,
+        *,
+        since: float | None = None,
+        resolution: Literal["minute", "hour"] = "minute",
+    ) -> models.Series:
+        """Figures of a device over time."""
+        return self._get(
+            models.Series, f"/v1/devices/{device}/telemetry", since=since, resolution=resolution
+        )
+
+    def metrics(self, seconds: float = 3600, selector: str | None = None) -> models.MetricsModel:
+        """What the fleet measured."""
+        return self._get(models.MetricsModel, "/v1/metrics", seconds=seconds, selector=selector)
+
+    # Bundles and rollouts -----------------------------------------------------------------
+
+    def bundles(self) -> list[models.BundleModel]:
+        """Published bundles, newest first."""
+        return self._get(models.BundlePage, "/v1/bundles").items
+
+    def create_rollout(
+        self, spec: RolloutSpec, *, idempotency_key: str | None = None
+    ) -> models.RolloutModel:
+        """Creates a rollout."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return self._post(
+            models.RolloutModel, "/v1/rollouts", spec.model_dump(mode="json"), headers=headers
+        )
+
+    def plan_rollout(self, spec: RolloutSpec) -> models.PlanModel:
+        """What a rollout would do."""
+        return self._post(models.PlanModel, "/v1/rollouts/plan", spec.model_dump(mode="json"))
+
+    def rollouts(self, limit: int = 50) -> list[models.RolloutModel]:
+        """The newest rollouts."""
+        return self._get(models.RolloutPage, "/v1/rollouts", limit=limit).items
+
+    def rollout(self, rollout: str) -> models.RolloutModel:
+        """One rollout."""
+        return self._get(models.RolloutModel, f"/v1/rollouts/{rollout}")
+
+    def members(self, rollout: str, phase: str | None = None) -> Iterator[models.MemberModel]:
+        """All devices of a rollout."""
+        cursor: str | None = None
+        while True:
+            page = self._get(
+                models.MemberPage,
+                f"/v1/rollouts/{rollout}/members",
+                phase=phase,
+                cursor=cursor,
+                limit=1000,
+            )
+            yield from page.items
+            cursor = page.next
+            if cursor is None:
+                return
+
+    def events(self, rollout: str, cursor: str | None = None) -> models.EventPage:
+        """What happened in a rollout, oldest first."""
+        return self._get(
+            models.EventPage, f"/v1/rollouts/{rollout}/events", cursor=cursor, limit=1000
+        )
+
+    def command_rollout(
+        self,
+        rollout: str,
+        command: Literal["approve", "pause", "resume", "abort"],
+        *,
+        version: int | None = None,
+    ) -> models.RolloutModel:
+        """Approves, pauses, resumes or aborts a rollout."""
+        headers = {"If-Match": f'"{version}"'} if version is not None else {}
+        return self._post(models.RolloutModel, f"/v1/rollouts/{rollout}/{command}", headers=headers)
+
+    # Queries ------------------------------------------------------------------------------
+
+    def query(self, query: models.Query) -> models.QueryResult:
+        """Asks devices and returns all answers."""
+        document = query.model_dump(mode="json", exclude_none=True) | {"stream": False}
+        return self._post(
+            models.QueryResult, "/v1/queries", document, timeout=query.timeout_s + _TIMEOUT_S
+        )
+
+    def stream(self, query: models.Query) -> Iterator[models.QueryAnswer]:
+        """Asks devices and yields answers, and chunks of answers, as they come."""
+        document = query.model_dump(mode="json", exclude_none=True) | {"stream": True}
+        timeout = query.timeout_s + _TIMEOUT_S
+        try:
+            with self._http.stream(
+                "POST", "/v1/queries", json=document, timeout=timeout
+            ) as response:
+                if response.is_error:
+                    response.read()
+                    raise _error_of(response)
+                for line in response.iter_lines():
+                    yield _answer_of(line)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+
+    # Administration -----------------------------------------------------------------------
+
+    def audit(self, limit: int = 100) -> list[models.AuditModel]:
+        """The newest changes."""
+        return self._get(models.AuditPage, "/v1/audit", limit=limit).items
+
+    def create_token(self, name: str, role: str, seconds: float | None = None) -> str:
+        """Makes a token."""
+        document = {"name": name, "role": role, "seconds": seconds}
+        return self._post(models.MadeToken, "/v1/tokens", document).token
+
+    def ready(self) -> models.Ready:
+        """Whether the controller can do its work."""
+        try:
+            response = self._http.get("/readyz")
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from None
+        if response.status_code not in (200, 503):
+            raise _error_of(response)
+        return _read(models.Ready, response)
+
+
+def _context(ca: Path) -> Any:
+    import ssl
+
+    return ssl.create_default_context(cafile=str(ca))
+
+
+def _read(kind: type[M], response: httpx.Response) -> M:
+    try:
+        return kind.model_validate_json(response.content)
+    except ValidationError as error:
+        raise _not_ours(response) from error
+
+
+def _answer_of(line: str) -> models.QueryAnswer:
+    try:
+        return models.QueryAnswer.model_validate_json(line)
+    except ValidationError:
+        error = models.Error.model_validate_json(line).error
+        raise from_info(ErrorInfo(error.code, error.message, error.detail)) from None
+
+
+def _error_of(response: httpx.Response) -> ShoalError:
+    try:
+        found = models.Error.model_validate_json(response.content).error
+    except ValidationError:
+        return _not_ours(response)
+    error = from_info(ErrorInfo(found.code, found.message, found.detail))
+    # A wrong request is the caller's to change: the exit code says so.
+    error.exit_code = 2 if response.status_code in (400, 404, 413, 422) else 1
+    return error
+
+
+def _not_ours(response: httpx.Response) -> UnavailableError:
+    return UnavailableError(
+        "controller-unreachable",
+        f"what answers on {response.url.host}:{response.url.port} is not a controller of this "
+        f"version (status {response.status_code})",
+    )

@@ -1,0 +1,194 @@
+"""The controller: one process with ingest, the rollout engine, blocks, queries, housekeeping.
+
+Everything that matters is in the database. A controller may be killed at any time; the next
+one goes on where the last commit was.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from contracts import limits
+from contracts.errors import ShoalError
+from fleet.folder import Fleet
+from fleet.ingest import Consumer
+from fleet.ingest.writer import Change, Writer
+from fleet.mqtt.blocks import BlockServer
+from fleet.mqtt.outbox import Outbox
+from fleet.query import Asker
+from fleet.repository import paths
+from fleet.rollout import runner
+from fleet.rollout.runner import Runner
+from fleet.store import bundles, leases, telemetry, webhooks
+from fleet.webhooks import Sender
+
+_LOG: Final = structlog.get_logger("controller")
+_LEASE_S: Final = 10.0
+_SHARE: Final = 3.0
+_HOUSEKEEPING_S: Final = 300.0
+_ROLL_S: Final = 1.0
+_WEBHOOK_EVENTS: Final = frozenset({"device-online", "device-offline"})
+
+
+class Controller:
+    """All of the controller but HTTP.
+
+    Args:
+        fleet: the opened folder.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, fleet: Fleet, clock: Callable[[], float] = time.time) -> None:
+        self.fleet = fleet
+        self.clock = clock
+        self.holder = f"{socket.gethostname()}-{os.getpid()}-{time.monotonic_ns()}"
+        self.store = fleet.open_store(migrate=True)
+        self.repository = fleet.open_repository()
+        mqtt = fleet.controller_mqtt()
+        name = f"shoal-{fleet.config.fleet}-{os.getpid()}"
+        writer = Writer(self.store, admit_unknown=fleet.config.admit_unknown)
+        self.consumer = Consumer(
+            fleet.topics, mqtt, writer, on_changes=self._on_changes, clock=clock
+        )
+        self.outbox = Outbox(self.store, fleet.topics, mqtt, f"{name}-outbox", clock)
+        self.blocks = BlockServer(self.repository, fleet.topics, mqtt, f"{name}-blocks")
+        self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
+        self.runner = Runner(self.store, clock=clock, on_desired=self.outbox.wake)
+        self.sender = Sender(self.store, clock)
+        self.steps = 0
+        self.leading = False
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._loop, args=(work, name), name=name, daemon=True)
+            for work, name in (
+                (self._engine, "engine"),
+                (self._roller, "roll-up"),
+                (self._housekeeper, "housekeeping"),
+            )
+        ]
+
+    def start(self) -> None:
+        """Starts all parts; the broker may come later."""
+        self._index_repository()
+        for part in (self.outbox, self.blocks, self.asker, self.consumer, self.sender):
+            part.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Stops all parts in order; nothing that was acknowledged is lost."""
+        self._stopping.set()
+        self._wake.set()
+        self.consumer.stop()
+        for thread in self._threads:
+            thread.join(30)
+        for part in (self.sender, self.asker, self.blocks, self.outbox):
+            part.stop()
+        try:
+            if self.leading:
+                leases.release(self.store, runner.LEASE, self.holder)
+        except ShoalError as error:
+            _LOG.warning("lease not given back", reason=str(error))
+        self.store.close()
+
+    def wake(self) -> None:
+        """The engine has something to look at."""
+        self._wake.set()
+
+    @property
+    def ready(self) -> dict[str, bool]:
+        """Which of the needed things are there."""
+        try:
+            self.store.check()
+            database = True
+        except ShoalError:
+            database = False
+        return {
+            "database": database,
+            "broker": self.consumer.connected.is_set() and self.outbox.link.connected.is_set(),
+        }
+
+    # Threads ------------------------------------------------------------------------------
+
+    def _loop(self, work: Callable[[], float], name: str) -> None:
+        """Runs `work` again and again; it returns how long to rest."""
+        event = self._wake if name == "engine" else self._stopping
+        while not self._stopping.is_set():
+            try:
+                rest = work()
+            except ShoalError as error:
+                _LOG.warning("work failed, trying again", part=name, reason=str(error))
+                rest = 1.0
+            except Exception:  # noqa: BLE001
+                # A defect in one part must not stop the others; it is logged with its trace.
+                _LOG.exception("defect", part=name)
+                rest = 5.0
+            event.wait(rest)
+            if name == "engine":
+                event.clear()
+
+    def _engine(self) -> float:
+        """One step of the rollouts, when this controller holds the lease."""
+        self.leading = leases.acquire(self.store, runner.LEASE, self.holder, self.clock(), _LEASE_S)
+        if not self.leading:
+            return _LEASE_S / 4
+        began = time.monotonic()
+        changed = self.runner.tick()
+        self.steps += 1
+        # At most a quarter of the time goes into steps: ingest needs the rest.
+        took = time.monotonic() - began
+        self._stopping.wait(max(0.05, _SHARE * took))
+        return 0.0 if changed else self.fleet.config.engine_s
+
+    def _roller(self) -> float:
+        done = telemetry.roll_up(self.store)
+        if done:
+            self._wake.set()
+        return 0.05 if done else _ROLL_S
+
+    def _housekeeper(self) -> float:
+        telemetry.expire(self.store, self.fleet.config.retention, self.clock())
+        with self.store.write() as connection:
+            webhooks.forget(connection, self.clock() - 7 * 24 * 3600)
+        try:
+            renewed = self.repository.resign()
+            if renewed:
+                _LOG.info("signatures renewed", roles=renewed)
+        except ShoalError as error:
+            _LOG.error("signatures not renewed: devices will refuse them", reason=str(error))
+        self._index_repository()
+        return _HOUSEKEEPING_S
+
+    def _index_repository(self) -> None:
+        """Bundles that were published while no database was there."""
+        with self.store.read() as connection:
+            known = {published.ref for published in bundles.every(connection)}
+        for ref, release in self.repository.bundles().items():
+            if ref not in known:
+                path = paths.manifest(ref)
+                manifest = self.repository.read(path, 0, limits.MAX_MANIFEST_BYTES).data
+                with self.store.write() as connection:
+                    bundles.add(self.store, connection, ref, release, manifest, self.clock())
+
+    # Events -------------------------------------------------------------------------------
+
+    def _on_changes(self, changes: Sequence[Change]) -> None:
+        """On ingest's worker, after its commit."""
+        self._wake.set()
+        told = [change for change in changes if change.kind in _WEBHOOK_EVENTS]
+        if told:
+            try:
+                with self.store.write() as connection:
+                    for change in told:
+                        facts = {"device": change.device, **change.detail}
+                        webhooks.enqueue(connection, change.kind, facts, self.clock())
+            except ShoalError as error:
+                _LOG.warning("device events not queued for webhooks", reason=str(error))

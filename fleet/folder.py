@@ -1,0 +1,371 @@
+"""A fleet's folder: its configuration, keys, certificates, repository, database and tokens.
+
+::
+
+    fleet.yaml     configuration (FleetConfig)
+    keys/          signing keys: root and targets may move offline, snapshot and timestamp stay
+    ca/            certificate authority, the broker's and the controller's certificates
+    repository/    signed metadata and content by hash, served as static files
+    broker/        generated mosquitto configuration
+    devices/       one agent.yaml for each enrolled device, until it is moved there
+    tokens/        API tokens written by `init`, readable by their owner alone
+    state.db       the database, unless fleet.yaml names another
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+import msgspec
+import yaml
+
+from contracts import codec, limits
+from contracts.board import load as load_board
+from contracts.bundle import Bundle
+from contracts.config import AgentConfig, MqttConfig
+from contracts.errors import InputError
+from contracts.messages import BundleRef, DeviceLabels, Name
+from contracts.topics import Topics, check_name
+from fleet import durable
+from fleet.broker import write_configuration
+from fleet.identity import Enrolment, Identity, provisioning
+from fleet.repository import Repository
+from fleet.store import Store, bundles, devices, tokens
+from fleet.store.telemetry import Retention
+
+CONFIG: Final = "fleet.yaml"
+PASSPHRASE: Final = "SHOAL_PASSPHRASE"  # noqa: S105  (the name of a variable)
+_REPORT_CAP: Final = 8 * limits.MIB
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class ApiConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The HTTP side.
+
+    Attributes:
+        host, port: where it listens; beyond loopback only with TLS.
+        certificate, key: PEM files of the server, relative to the folder.
+        url: under which devices and people reach it; None: made from host and port.
+        requests_per_s, burst: of one token.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    certificate: str | None = None
+    key: str | None = None
+    url: str | None = None
+    requests_per_s: Annotated[float, msgspec.Meta(gt=0)] = 200.0
+    burst: Annotated[int, msgspec.Meta(ge=1)] = 400
+
+
+class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """``fleet.yaml``.
+
+    Attributes:
+        fleet: the fleet's name.
+        mqtt: the controller's way to the broker.
+        device_mqtt: the devices' way to it; None: as the controller's.
+        mutual_tls: devices and controller have certificates. False only on loopback.
+        http_repository: devices fetch models over HTTP; False: blocks over MQTT.
+        database: a SQLAlchemy URL; empty: SQLite in the folder.
+        admit_unknown: list devices that were never enrolled (rehearsals without certificates).
+        engine_s: most seconds between two steps of the rollouts.
+    """
+
+    fleet: Name
+    schema: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
+    mqtt: MqttConfig = MqttConfig()
+    device_mqtt: MqttConfig | None = None
+    mutual_tls: bool = False
+    http_repository: bool = True
+    api: ApiConfig = ApiConfig()
+    database: str = ""
+    admit_unknown: bool = False
+    retention: Retention = Retention()
+    engine_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
+
+
+class Fleet:
+    """An opened folder. Use :meth:`init` or :meth:`open`."""
+
+    def __init__(self, folder: Path, config: FleetConfig) -> None:
+        self.folder = folder
+        self.config = config
+        self.topics = Topics(config.fleet)
+
+    @classmethod
+    def init(
+        cls,
+        folder: Path,
+        config: FleetConfig,
+        *,
+        hosts: Sequence[str] = ("localhost", "127.0.0.1"),
+        now: float | None = None,
+    ) -> Fleet:
+        """Makes a fleet: all of the folder, or nothing of it.
+
+        Args:
+            folder: must not exist, or be empty.
+            config: what goes into ``fleet.yaml``.
+            hosts: names and addresses under which devices reach the broker.
+            now: seconds since the epoch.
+
+        Raises:
+            InputError: ``already-a-fleet``, ``not-empty``, and what the parts raise.
+        """
+        folder = folder.absolute()
+        if (folder / CONFIG).exists():
+            raise InputError("already-a-fleet", f"{folder} is a fleet already")
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise InputError(
+                "not-empty", f"{folder} is not an empty folder: name one that is, or a new one"
+            )
+        _check(config)
+        durable.make_folder(folder.parent)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            fleet = cls(temporary, config)
+            fleet._fill(hosts, time.time() if now is None else now)
+            temporary.replace(folder)
+            durable.sync_folder(folder.parent)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        fleet = cls(folder, config)
+        fleet.write_broker_configuration()
+        return fleet
+
+    def _fill(self, hosts: Sequence[str], now: float) -> None:
+        for name in ("tokens", "devices"):
+            durable.make_folder(self.folder / name, 0o700)
+        Repository.create(self.folder / "repository", self.keys_folder, passphrase=passphrase())
+        Identity.create(self.folder / "ca", self.config.fleet, hosts=hosts, passphrase=passphrase())
+        store = self.open_store(migrate=True)
+        try:
+            with store.write() as connection:
+                token = tokens.create(connection, "admin", "admin", now)
+        finally:
+            store.close()
+        durable.write(self.token_file, (token + "\n").encode(), mode=0o600)
+        text = yaml.safe_dump(msgspec.to_builtins(self.config), sort_keys=False)
+        durable.write(self.folder / CONFIG, text.encode(), mode=0o600)
+
+    @classmethod
+    def open(cls, folder: Path) -> Fleet:
+        """Opens a fleet's folder.
+
+        Raises:
+            InputError: ``not-a-fleet``, ``bad-message``, ``tls-needed``.
+        """
+        file = folder / CONFIG
+        try:
+            if file.stat().st_size > limits.MAX_CONFIG_BYTES:
+                raise InputError("too-large", f"{file} is over {limits.MAX_CONFIG_BYTES} bytes")
+            text = file.read_bytes()
+        except OSError:
+            raise InputError(
+                "not-a-fleet",
+                f"{folder} has no readable {CONFIG}: make a fleet with `shoal fleet init {folder}`",
+            ) from None
+        config = codec.convert_yaml(text, FleetConfig, what=str(file))
+        _check(config)
+        return cls(folder.absolute(), config)
+
+    # Parts --------------------------------------------------------------------------------
+
+    @property
+    def keys_folder(self) -> Path:
+        """Where the signing keys are."""
+        return self.folder / "keys"
+
+    @property
+    def token_file(self) -> Path:
+        """The admin token that `init` wrote."""
+        return self.folder / "tokens" / "admin"
+
+    @property
+    def api_url(self) -> str:
+        """Where the controller's HTTP side is reached."""
+        api = self.config.api
+        if api.url:
+            return api.url.rstrip("/")
+        host = f"[{api.host}]" if ":" in api.host else api.host
+        return f"{'https' if api.certificate else 'http'}://{host}:{api.port}"
+
+    @property
+    def database_url(self) -> str:
+        """The database."""
+        return self.config.database or f"sqlite:///{self.folder / 'state.db'}"
+
+    def open_store(self, *, migrate: bool = False) -> Store:
+        """The database, with its schema checked, or brought up to date."""
+        store = Store(self.database_url)
+        if migrate:
+            store.migrate()
+        return store
+
+    def open_repository(self) -> Repository:
+        """The signed repository, with the keys that are there."""
+        return Repository.open(
+            self.folder / "repository", self.keys_folder, passphrase=passphrase()
+        )
+
+    def open_identity(self) -> Identity:
+        """The certificate authority."""
+        return Identity.open(self.folder / "ca", passphrase=passphrase())
+
+    def controller_mqtt(self) -> MqttConfig:
+        """The controller's way to the broker, with its certificate when the fleet has them."""
+        if not self.config.mutual_tls or self.config.mqtt.tls is not None:
+            return self.config.mqtt
+        tls = Identity.open(self.folder / "ca", passphrase=passphrase()).controller_tls
+        return msgspec.structs.replace(self.config.mqtt, tls=tls)
+
+    def write_broker_configuration(self, identity: Identity | None = None) -> Path:
+        """Writes mosquitto's configuration and access control anew."""
+        if not self.config.mutual_tls:
+            return write_configuration(
+                self.folder / "broker", port=self.config.mqtt.port, host="127.0.0.1"
+            )
+        identity = identity or self.open_identity()
+        mqtt = self.config.device_mqtt or self.config.mqtt
+        return write_configuration(
+            self.folder / "broker",
+            port=mqtt.port,
+            host="127.0.0.1" if mqtt.host in ("localhost", "127.0.0.1") else "0.0.0.0",  # noqa: S104
+            fleet=self.config.fleet,
+            groups=identity.groups(),
+            revoked=identity.revoked_devices(),
+            credentials=identity.broker_credentials,
+        )
+
+    def enrolment(self) -> Enrolment:
+        """What every device of the fleet is told."""
+        return Enrolment(
+            mqtt=self.config.device_mqtt or msgspec.structs.replace(self.config.mqtt, tls=None),
+            trust_root=self.open_repository().root.decode(),
+            repository_url=f"{self.api_url}/repo/" if self.config.http_repository else None,
+            renewal_url=f"{self.api_url}/v1/certificates/renew" if self.config.mutual_tls else None,
+            mutual_tls=self.config.mutual_tls,
+        )
+
+    # Operations on the folder -------------------------------------------------------------
+
+    def enroll(
+        self,
+        device: str,
+        board: str,
+        *,
+        labels: DeviceLabels | None = None,
+        groups: Sequence[str] = (),
+        out: Path | None = None,
+        replace: bool = False,
+    ) -> tuple[AgentConfig, Path]:
+        """Admits a device and writes its ``agent.yaml``.
+
+        Raises:
+            InputError: ``unknown-board``, ``file-exists``, and what the identity raises.
+        """
+        check_name(device, "device")
+        load_board(board)
+        path = out or self.folder / "devices" / device / "agent.yaml"
+        if path.exists():
+            if not replace:
+                raise InputError(
+                    "file-exists", f"{path} exists: name another file, or use --replace"
+                )
+            path.unlink()
+        identity = self.open_identity()
+        config = identity.enroll(
+            device, board, self.enrolment(), labels=labels, groups=groups, replace=replace
+        )
+        store = self.open_store()
+        try:
+            with store.write() as connection:
+                devices.enroll(
+                    store, connection, device, board, config.labels, config.groups, time.time()
+                )
+        finally:
+            store.close()
+        durable.make_folder(path.parent, 0o700)
+        provisioning.write(config, path)
+        self.write_broker_configuration(identity)
+        return config, path
+
+    def revoke(self, device: str) -> int:
+        """Revokes a device's certificates; returns how many there were."""
+        identity = self.open_identity()
+        count = identity.revoke(device)
+        store = self.open_store()
+        try:
+            with store.write() as connection:
+                devices.revoke(connection, device, time.time())
+        finally:
+            store.close()
+        self.write_broker_configuration(identity)
+        return count
+
+    def publish(self, path: Path, report: Path | None = None) -> tuple[BundleRef, int]:
+        """Signs and publishes a bundle; returns its reference and release counter."""
+        bundle = Bundle.open(path)
+        text = _read_report(report or _report_beside(path, bundle), needed=report is not None)
+        repository = self.open_repository()
+        ref = repository.publish(bundle)
+        release = repository.release(ref)
+        store = self.open_store()
+        try:
+            with store.write() as connection:
+                bundles.add(
+                    store, connection, ref, release, bundle.manifest_bytes, time.time(), text
+                )
+        finally:
+            store.close()
+        return ref, release
+
+
+def passphrase() -> bytes | None:
+    """The passphrase of the keys, from the environment."""
+    value = os.environ.get(PASSPHRASE)
+    return value.encode() if value else None
+
+
+def _check(config: FleetConfig) -> None:
+    """What must hold between the fields of a configuration."""
+    local = {"localhost", "127.0.0.1", "::1"}
+    if config.api.host not in local and not (config.api.certificate and config.api.key):
+        raise InputError(
+            "tls-needed",
+            f"the API on {config.api.host} needs api.certificate and api.key: without TLS it "
+            "listens on loopback alone",
+        )
+    for mqtt in (config.mqtt, config.device_mqtt):
+        if mqtt is not None and mqtt.host not in local and not (config.mutual_tls or mqtt.tls):
+            raise InputError("tls-needed", f"a broker on {mqtt.host} needs mutual_tls: true")
+    if config.api.url is not None and urlsplit(config.api.url).scheme not in ("http", "https"):
+        raise InputError("bad-config", "api.url is not an http or https URL")
+
+
+def _report_beside(path: Path, bundle: Bundle) -> Path | None:
+    found = path.parent / f"{bundle.ref.name}-{bundle.ref.version}-report.json"
+    return found if found.is_file() else None
+
+
+def _read_report(path: Path | None, *, needed: bool) -> str | None:
+    if path is None:
+        return None
+    try:
+        if path.stat().st_size > _REPORT_CAP:
+            raise InputError("too-large", f"{path} is over {_REPORT_CAP} bytes")
+        document = msgspec.json.decode(path.read_bytes(), type=dict)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not needed:
+            return None
+        raise InputError("bad-report", f"{path} is not a build report: {error}") from None
+    return codec.encode(document).decode()

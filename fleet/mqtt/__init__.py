@@ -1,0 +1,1 @@
+"""The controller's own MQTT connections: sending what is desired, asking devices, blocks."""

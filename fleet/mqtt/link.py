@@ -1,0 +1,123 @@
+"""One connection of the controller that publishes, and hears answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+import paho.mqtt.client as paho
+import structlog
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+
+from contracts.config import MqttConfig
+from contracts.connection import connect_properties, new_client
+from contracts.errors import UnavailableError
+
+_LOG: Final = structlog.get_logger("mqtt")
+_IN_FLIGHT: Final = 200
+
+Handler = Callable[[str, bytes], None]
+
+
+class Link:
+    """A connection that reconnects by itself. It keeps no session: who asks, asks again.
+
+    Args:
+        mqtt: the broker.
+        client_id: unique on the broker.
+        filters: what it subscribes to, with the handler of each; handlers run on the network
+            thread and must not block.
+        on_up: called on the network thread after each connect.
+    """
+
+    def __init__(
+        self,
+        mqtt: MqttConfig,
+        client_id: str,
+        *,
+        filters: dict[str, Handler] | None = None,
+        on_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._mqtt = mqtt
+        self._filters = filters or {}
+        self._on_up = on_up
+        self.connected = threading.Event()
+        self._client = new_client(mqtt, client_id)
+        self._client.max_inflight_messages_set(_IN_FLIGHT)
+        self._client.reconnect_delay_set(1, 10)
+        self._client.on_connect = self._on_connect
+        self._client.on_disconnect = self._on_disconnect
+        self._client.on_subscribe = self._on_subscribe
+        for pattern, handler in self._filters.items():
+            # A shared subscription delivers under the plain topic.
+            plain = pattern.split("/", 2)[2] if pattern.startswith("$share/") else pattern
+            self._client.message_callback_add(plain, _guarded(handler))
+
+    def start(self) -> None:
+        """Connects in the background, and goes on trying while the broker is away."""
+        properties = connect_properties(self._mqtt)
+        properties.SessionExpiryInterval = 0
+        self._client.connect_async(
+            self._mqtt.host,
+            self._mqtt.port,
+            self._mqtt.keepalive_s,
+            clean_start=True,
+            properties=properties,
+        )
+        self._client.loop_start()
+
+    def stop(self) -> None:
+        """Disconnects."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: float | None = None
+    ) -> paho.MQTTMessageInfo:
+        """Publishes at QoS 1.
+
+        Raises:
+            UnavailableError: ``broker-unreachable``; not connected.
+        """
+        if not self.connected.is_set():
+            raise UnavailableError("broker-unreachable", "the MQTT broker cannot be reached now")
+        properties = None
+        if expiry_s is not None:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = max(1, round(expiry_s))
+        return self._client.publish(topic, payload, 1, retain, properties)
+
+    def _on_connect(
+        self, client: paho.Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any
+    ) -> None:
+        if reason.is_failure:
+            _LOG.warning("broker refused the controller", reason=str(reason))
+            return
+        if self._filters:
+            client.subscribe([(pattern, 1) for pattern in self._filters])
+        else:
+            self._up()
+
+    def _on_subscribe(
+        self, _client: paho.Client, _userdata: Any, _mid: int, reasons: Any, _properties: Any
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            _LOG.error("broker refused a subscription", reasons=[str(r) for r in reasons])
+            return
+        self._up()
+
+    def _up(self) -> None:
+        self.connected.set()
+        self._on_up()
+
+    def _on_disconnect(self, *_arguments: Any) -> None:
+        self.connected.clear()
+
+
+def _guarded(handler: Handler) -> Callable[[paho.Client, Any, paho.MQTTMessage], None]:
+    def call(_client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
+        handler(message.topic, bytes(message.payload))
+
+    return call

@@ -1,0 +1,139 @@
+"""Sends desired documents: what the database holds and the broker has not acknowledged."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from contracts.config import MqttConfig
+from contracts.errors import UnavailableError
+from contracts.topics import Topics
+from fleet.mqtt.link import Link
+from fleet.store import Store, devices
+
+_LOG: Final = structlog.get_logger("outbox")
+_BATCH: Final = 500
+_IDLE_S: Final = 5.0
+_ACK_S: Final = 15.0
+_SWEEP_S: Final = 60.0
+
+
+class Outbox:
+    """The sender of desired documents.
+
+    A document is marked as sent after the broker's acknowledgement; a crash before the mark
+    sends it again, which changes nothing, as revisions only grow. After each connect, and now
+    and then, what devices have not reached is sent again: a broker may have lost its retained
+    messages.
+
+    Args:
+        store: the database.
+        topics: of the fleet.
+        mqtt: the broker.
+        name: of the connection.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        topics: Topics,
+        mqtt: MqttConfig,
+        name: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._topics = topics
+        self._clock = clock
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._lost = threading.Event()
+        self._swept = 0.0
+        self.sent = 0
+        self.link = Link(mqtt, name, on_up=self._on_up)
+        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+
+    def start(self) -> None:
+        """Starts sending."""
+        self.link.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops; what is not sent stays in the database."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(30)
+        self.link.stop()
+
+    def wake(self) -> None:
+        """There is something to send."""
+        self._wake.set()
+
+    def _on_up(self) -> None:
+        self._lost.set()
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.wait(_IDLE_S)
+            self._wake.clear()
+            try:
+                if self.link.connected.is_set():
+                    self._resend_unreached()
+                    while not self._stopping.is_set() and self._send():
+                        pass
+            except UnavailableError as error:
+                _LOG.warning("desired documents wait", reason=str(error))
+
+    def _resend_unreached(self) -> None:
+        now = self._clock()
+        if not self._lost.is_set() and now - self._swept < _SWEEP_S:
+            return
+        everything = self._lost.is_set()
+        self._lost.clear()
+        self._swept = now
+        with self._store.read() as connection:
+            behind = [
+                d.id
+                for d in devices.every(connection)
+                if d.desired is not None
+                and (d.reported is None or d.reported.desired_revision < d.desired_revision)
+                and (everything or (d.online and now - d.desired.at > _SWEEP_S))
+            ]
+        if behind:
+            with self._store.write() as connection:
+                devices.resend(connection, behind)
+
+    def _send(self) -> bool:
+        """Sends one batch; False when there was nothing."""
+        with self._store.read() as connection:
+            batch = devices.unsent(connection, _BATCH)
+        if not batch:
+            return False
+        flying = [
+            (
+                device,
+                revision,
+                self.link.publish(
+                    self._topics.of_device(device, "desired"), text.encode(), retain=True
+                ),
+            )
+            for device, revision, text in batch
+        ]
+        done: list[tuple[str, int]] = []
+        deadline = time.monotonic() + _ACK_S
+        for device, revision, info in flying:
+            try:
+                info.wait_for_publish(max(0.0, deadline - time.monotonic()))
+            except (RuntimeError, ValueError):
+                continue
+            if info.is_published():
+                done.append((device, revision))
+        with self._store.write() as connection:
+            devices.mark_sent(connection, done)
+        self.sent += len(done)
+        return len(done) == len(batch)

@@ -1,0 +1,96 @@
+"""Delivers events to webhooks, signed, with retries.
+
+A delivery is a POST of JSON with the headers ``Shoal-Event``, ``Shoal-Delivery`` (an id that is
+the same for every try: the receiver drops what it has seen), ``Shoal-Timestamp`` and
+``Shoal-Signature``: ``sha256=`` and the hex HMAC-SHA256, with the webhook's secret, of the
+timestamp, a dot, and the body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import httpx
+import structlog
+
+from contracts.errors import ShoalError
+from fleet.store import Store, webhooks
+
+_LOG: Final = structlog.get_logger("webhooks")
+_POLL_S: Final = 1.0
+_TIMEOUT_S: Final = 10.0
+_BATCH: Final = 50
+
+
+def signature(secret: str, timestamp: str, body: bytes) -> str:
+    """The value of ``Shoal-Signature``."""
+    digest = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256)
+    return f"sha256={digest.hexdigest()}"
+
+
+class Sender:
+    """The thread that delivers."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
+
+    def start(self) -> None:
+        """Starts delivering."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops; what is not delivered stays in the database."""
+        self._stopping.set()
+        self._thread.join(_TIMEOUT_S + 5)
+
+    def _run(self) -> None:
+        # No redirects: a receiver must not send us elsewhere with a signed body.
+        with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client:
+            while not self._stopping.wait(_POLL_S):
+                try:
+                    self.deliver(client)
+                except ShoalError as error:
+                    _LOG.warning("webhooks wait", reason=str(error))
+
+    def deliver(self, client: httpx.Client) -> int:
+        """Delivers what is due; returns how many succeeded."""
+        with self._store.read() as connection:
+            due = webhooks.due(connection, self._clock(), _BATCH)
+        done = 0
+        for delivery in due:
+            if self._stopping.is_set():
+                break
+            error = self._post(client, delivery)
+            with self._store.write() as connection:
+                if error is None:
+                    webhooks.note_delivered(connection, delivery.id, self._clock())
+                    done += 1
+                else:
+                    webhooks.note_failed(
+                        connection, delivery.id, delivery.attempts, error, self._clock()
+                    )
+        return done
+
+    def _post(self, client: httpx.Client, delivery: webhooks.Delivery) -> str | None:
+        body = delivery.payload.encode()
+        timestamp = str(int(self._clock()))
+        headers = {
+            "Content-Type": "application/json",
+            "Shoal-Event": delivery.event,
+            "Shoal-Delivery": str(delivery.id),
+            "Shoal-Timestamp": timestamp,
+            "Shoal-Signature": signature(delivery.webhook.secret, timestamp, body),
+        }
+        try:
+            answer = client.post(delivery.webhook.url, content=body, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"{type(error).__name__}: {error}"
+        return None if answer.is_success else f"status {answer.status_code}"
