@@ -46,8 +46,7 @@ def http_fetch(
     Raises:
         InputError: ``bad-url``.
     """
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+    if not _is_base_url(base_url):
         raise InputError("bad-url", f"{base_url[:200]!r} is not an http or https base URL")
     base = base_url.rstrip("/") + "/"
 
@@ -110,4 +109,10 @@ def http_fetch(
     return fetch
 
 
-__all__ = ["http_fetch"]
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    return named and parts.scheme in ("http", "https") and not parts.query and not parts.fragment

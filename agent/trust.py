@@ -145,8 +145,8 @@ class Trust:
 
     def release(self, ref: BundleRef) -> int:
         """The release counter that the fleet signed for a bundle; raises as :meth:`manifest`."""
-        custom = self._check(ref).custom or {}
-        release = custom.get("release")
+        custom: object = self._check(ref).custom
+        release = custom.get("release") if isinstance(custom, dict) else None
         if not isinstance(release, int) or isinstance(release, bool) or release < 1:
             raise RefusedError("bad-metadata", f"{ref} is signed without a release counter")
         return release
@@ -333,7 +333,8 @@ def _target_name(ref: BundleRef) -> str:
 def _check_distinct_keys(trusted: TrustedMetadataSet) -> None:
     """Refuses a root that lists one key under two ids: its holder would count twice."""
     for name, role in trusted.root.roles.items():
-        keys = [trusted.root.keys[keyid].keyval.get("public") for keyid in role.keyids]
+        listed = [trusted.root.keys.get(keyid) for keyid in role.keyids]
+        keys = [str(key.keyval.get("public")) for key in listed if key is not None]
         if len(set(keys)) != len(keys):
             raise RefusedError("wrong-root", f"root.json lists a key of {name} twice")
 

@@ -486,7 +486,7 @@ def _config(fleet: str, profile: Profile, where: Enrolment, tls: TlsConfig | Non
 
 def _digest(token: str) -> str:
     # A token has 256 random bits: a plain hash is enough, nothing can be guessed.
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _proven(certificate: x509.Certificate, request: bytes, signature: str) -> bool:

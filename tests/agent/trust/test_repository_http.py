@@ -1,0 +1,137 @@
+"""Repository files over HTTP from servers that misbehave."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from agent.repository_http import http_fetch
+from contracts.errors import InputError, RefusedError, UnavailableError
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers by the first part of the path."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """One case a path."""
+        case = self.path.strip("/").split("/")[-1]
+        body = b"hello"
+        match case:
+            case "ok":
+                self.answer(200, body)
+            case "missing":
+                self.answer(404, b"")
+            case "broken":
+                self.answer(500, body)
+            case "elsewhere":
+                self.answer(302, b"", Location="/repo/ok")
+            case "packed":
+                self.answer(200, gzip.compress(b"x" * 10_000), **{"Content-Encoding": "gzip"})
+            case "short":
+                self.answer(200, body, **{"Content-Length": "100"})
+                self.close_connection = True
+            case "endless":
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                try:
+                    while True:
+                        self.wfile.write(b"400\r\n" + b"x" * 1024 + b"\r\n")
+                except OSError:
+                    pass
+            case "noise":
+                self.wfile.write(b"\x00\x01 not http\r\n\r\n")
+                self.close_connection = True
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        """A plain answer."""
+        self.send_response(status)
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """A server that misbehaves on request."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/repo"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_file_is_read_whole(url: str) -> None:
+    """With and without a slash at the end of the base URL, exactly at the cap."""
+    assert http_fetch(url)("ok", 5) == b"hello"
+    assert http_fetch(url + "/")("ok", 5) == b"hello"
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "code"),
+    [
+        ("missing", InputError, "no-such-path"),
+        ("broken", UnavailableError, "repository-unreachable"),
+        ("elsewhere", UnavailableError, "repository-unreachable"),
+        ("short", UnavailableError, "repository-unreachable"),
+        ("noise", UnavailableError, "repository-unreachable"),
+        ("endless", RefusedError, "endless-data"),
+    ],
+)
+def test_a_server_that_misbehaves_gives_one_clear_error(
+    url: str, path: str, error: type[Exception], code: str
+) -> None:
+    """Missing, failing, redirecting, cut, not HTTP, and without end."""
+    with pytest.raises(error) as caught:
+        http_fetch(url)(path, 100_000)
+    assert caught.value.code == code  # type: ignore[attr-defined]
+
+
+def test_a_file_over_its_cap_is_refused(url: str) -> None:
+    """One byte is enough."""
+    with pytest.raises(RefusedError) as caught:
+        http_fetch(url)("ok", 4)
+    assert caught.value.code == "endless-data"
+
+
+def test_a_packed_answer_is_not_unpacked(url: str) -> None:
+    """Nobody asked for it, and a small one could become a large one."""
+    assert len(http_fetch(url)("packed", 1000)) < 1000
+
+
+def test_slow_retrieval_is_cut_off(url: str) -> None:
+    """A clock that jumps half a minute at each look: 5 bytes are too few by then."""
+    time = iter(range(0, 10_000, 30))
+    with pytest.raises(UnavailableError) as caught:
+        http_fetch(url, monotonic=lambda: float(next(time)))("ok", 100)
+    assert caught.value.code == "slow-retrieval"
+
+
+def test_nothing_listens(url: str) -> None:
+    """The port of a server that is gone."""
+    with pytest.raises(UnavailableError) as caught:
+        http_fetch("http://127.0.0.1:9/repo")("ok", 5)
+    assert caught.value.code == "repository-unreachable"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "ftp://x/", "file:///etc", "http://", "x", "http://h/?q=1", "http://[::1", "http://h:x/"],
+)
+def test_a_base_url_must_be_http(bad: str) -> None:
+    """Other schemes are no repositories."""
+    with pytest.raises(InputError) as caught:
+        http_fetch(bad)
+    assert caught.value.code == "bad-url"

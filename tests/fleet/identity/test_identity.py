@@ -1,0 +1,497 @@
+"""Certificates, one-time tokens, renewal and revocation."""
+
+from __future__ import annotations
+
+import base64
+import stat
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from contracts import codec
+from contracts.config import AgentConfig, MqttConfig
+from contracts.errors import InputError, RefusedError, ShoalError
+from contracts.renewal import signed_bytes
+from fleet.identity import Enrolment, Identity, authority, provisioning
+
+DAY = 86400.0
+WHERE = Enrolment(
+    MqttConfig(host="broker.example", port=8883),
+    trust_root='{"signed": {}}\n',
+    repository_url="https://fleet.example/repo/",
+    renewal_url="https://fleet.example/v1/renew",
+)
+
+
+class Clock:
+    """A clock that tests set."""
+
+    now = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
+
+    def __call__(self) -> float:
+        """Seconds since the epoch."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """March 2026, until a test moves it."""
+    return Clock()
+
+
+@pytest.fixture
+def identity(tmp_path: Path, clock: Clock) -> Identity:
+    """A new authority of fleet `reef`."""
+    return Identity.create(tmp_path / "identity", "reef", clock=clock)
+
+
+def csr(
+    key: object = None, name: str | None = "d1", sign: Callable[[bytes], bytes] = bytes
+) -> bytes:
+    """A signing request as a device makes it."""
+    names = [x509.NameAttribute(NameOID.COMMON_NAME, name)] if name is not None else []
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
+    signed = request.sign(key or authority.new_key(), hashes.SHA256())  # type: ignore[arg-type]
+    return sign(signed.public_bytes(serialization.Encoding.PEM))
+
+
+def certificate_of(config: AgentConfig) -> x509.Certificate:
+    """The device certificate inside a configuration."""
+    assert config.mqtt.tls is not None and config.mqtt.tls.certificate is not None
+    return x509.load_pem_x509_certificate(config.mqtt.tls.certificate.encode())
+
+
+# Enrolment ----------------------------------------------------------------------------------
+
+
+def test_enrolment_gives_one_file_with_everything_inside(
+    identity: Identity, tmp_path: Path
+) -> None:
+    """The YAML file, mode 0600, reads back as the same configuration."""
+    config = identity.enroll(
+        "d1", "raspberry-pi-5", WHERE, labels={"site": "lyon"}, groups=["kitchen"]
+    )
+    path = tmp_path / "out" / "agent.yaml"
+    provisioning.write(config, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert codec.convert_yaml(path.read_bytes(), AgentConfig, what="agent.yaml") == config
+    assert (config.fleet, config.device, config.board) == ("reef", "d1", "raspberry-pi-5")
+    assert (config.labels, config.groups) == ({"site": "lyon"}, ["kitchen"])
+    assert config.trust_root == WHERE.trust_root
+    assert config.mqtt.tls is not None and "PRIVATE KEY" in (config.mqtt.tls.key or "")
+    with pytest.raises(FileExistsError):
+        provisioning.write(config, path)
+
+
+def test_a_device_certificate_is_for_its_name_and_for_clients_alone(
+    identity: Identity, clock: Clock
+) -> None:
+    """Common name, purpose, no authority, bounded validity, a long random serial number."""
+    certificate = certificate_of(identity.enroll("d1", "b", WHERE, days=30))
+    assert authority.common_name(certificate) == "d1"
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    assert usage.critical and list(usage.value) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert constraints.critical and not constraints.value.ca
+    key_usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
+    assert key_usage.digital_signature and not key_usage.key_cert_sign
+    now = datetime.fromtimestamp(clock.now, UTC)
+    assert certificate.not_valid_after_utc == now + timedelta(days=30)
+    assert now - timedelta(hours=1) < certificate.not_valid_before_utc < now
+    assert certificate.serial_number.bit_length() > 100
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(identity.ca_pem.encode()))
+
+
+def test_a_certificate_never_outlives_the_authority(identity: Identity) -> None:
+    """However many days are asked for."""
+    certificate = certificate_of(identity.enroll("d1", "b", WHERE, days=100_000))
+    ca = x509.load_pem_x509_certificate(identity.ca_pem.encode())
+    assert certificate.not_valid_after_utc == ca.not_valid_after_utc
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "a/b",
+        "+",
+        "#",
+        "a b",
+        "../x",
+        "x" * 65,
+        "é",
+        "a\n",
+        "shoal-controller",
+        "shoal-broker",
+        ".x",
+    ],
+)
+def test_a_name_that_could_open_other_topics_is_refused(identity: Identity, name: str) -> None:
+    """Wildcards, separators, and the names of the fleet's own parts."""
+    for enroll in (
+        lambda: identity.enroll(name, "b", WHERE),
+        lambda: identity.sign_csr(name, "b", csr(name=None), WHERE),
+        lambda: identity.new_token(name, "b"),
+    ):
+        with pytest.raises(InputError) as caught:
+            enroll()
+        assert caught.value.code in ("bad-name", "reserved-name")
+
+
+def test_a_device_is_not_enrolled_twice_by_accident(identity: Identity) -> None:
+    """Replacing it revokes what it had."""
+    first = certificate_of(identity.enroll("d1", "b", WHERE))
+    with pytest.raises(InputError) as caught:
+        identity.enroll("d1", "b", WHERE)
+    assert caught.value.code == "already-enrolled"
+    identity.enroll("d1", "b", WHERE, replace=True)
+    assert revoked(identity) == {first.serial_number}
+
+
+def test_a_plain_fleet_on_loopback_needs_no_certificates(identity: Identity) -> None:
+    """For the embedded broker of a demo."""
+    where = Enrolment(MqttConfig(port=1883), "{}", mutual_tls=False)
+    config = identity.enroll("d1", "b", where)
+    assert config.mqtt.tls is None
+    assert identity.groups() == {"d1": []}
+
+
+def test_secrets_are_readable_by_their_owner_alone(identity: Identity) -> None:
+    """Every key and the database; an exposed authority's key is refused."""
+    for path in identity.folder.iterdir():
+        if path.name.endswith(("key.pem", "identity.db")):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert stat.S_IMODE(identity.folder.stat().st_mode) == 0o700
+    (identity.folder / "ca.key.pem").chmod(0o640)
+    with pytest.raises(InputError) as caught:
+        Identity.open(identity.folder)
+    assert caught.value.code == "key-exposed"
+
+
+def test_a_passphrase_protects_the_authority(tmp_path: Path) -> None:
+    """Without it nothing is issued."""
+    folder = tmp_path / "identity"
+    Identity.create(folder, "reef", passphrase=b"correct")
+    for passphrase in (None, b"wrong"):
+        with pytest.raises(InputError) as caught:
+            Identity.open(folder, passphrase=passphrase)
+        assert caught.value.code == "key-locked"
+    Identity.open(folder, passphrase=b"correct").enroll("d1", "b", WHERE)
+
+
+def test_an_authority_is_not_made_over_another_but_is_after_a_crash(
+    identity: Identity, tmp_path: Path
+) -> None:
+    """A whole one is kept; one that a crash left half is made anew."""
+    with pytest.raises(InputError) as caught:
+        Identity.create(identity.folder, "reef")
+    assert caught.value.code == "already-an-authority"
+    (identity.folder / "ca.pem").unlink()
+    Identity.create(identity.folder, "reef")
+    assert Identity.open(identity.folder).fleet == "reef"
+
+
+# Signing requests -----------------------------------------------------------------------------
+
+
+def test_a_signing_request_keeps_the_key_on_the_device(identity: Identity) -> None:
+    """The certificate carries the request's key; the answer carries no private key."""
+    key = authority.new_key()
+    config = identity.sign_csr("d1", "b", csr(key), WHERE)
+    assert certificate_of(config).public_key() == key.public_key()
+    assert config.mqtt.tls is not None and config.mqtt.tls.key == "device.key.pem"
+    assert b"PRIVATE" not in provisioning.to_yaml(config).replace(b"its private key", b"")
+
+
+def test_a_signing_request_cannot_ask_for_more_than_a_device_gets(identity: Identity) -> None:
+    """Asked-for extensions (an authority, a server's purpose) are ignored."""
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([]))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(authority.new_key(), hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    certificate = certificate_of(identity.sign_csr("d1", "b", request, WHERE))
+    assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+def tampered(pem: bytes) -> bytes:
+    """The request with a bit of its signature flipped."""
+    request = x509.load_pem_x509_csr(pem)
+    der = bytearray(request.public_bytes(serialization.Encoding.DER))
+    der[-1] ^= 1
+    body = base64.encodebytes(bytes(der))
+    return b"-----BEGIN CERTIFICATE REQUEST-----\n" + body + b"-----END CERTIFICATE REQUEST-----\n"
+
+
+@pytest.mark.parametrize(
+    "request_pem",
+    [
+        pytest.param(lambda: b"", id="empty"),
+        pytest.param(lambda: b"noise", id="noise"),
+        pytest.param(lambda: b"x" * 100_000, id="long"),
+        pytest.param(lambda: csr(name="other"), id="of another device"),
+        pytest.param(lambda: csr(rsa.generate_private_key(65537, 1024)), id="weak key"),
+        pytest.param(lambda: csr(ec.generate_private_key(ec.SECP192R1())), id="weak curve"),
+        pytest.param(lambda: csr(sign=tampered), id="not signed by its key"),
+        pytest.param(lambda: csr()[:-60], id="cut"),
+    ],
+)
+def test_a_bad_signing_request_is_refused(
+    identity: Identity, request_pem: Callable[[], bytes]
+) -> None:
+    """And the device is not enrolled by it."""
+    with pytest.raises(InputError) as caught:
+        identity.sign_csr("d1", "b", request_pem(), WHERE)
+    assert caught.value.code == "bad-request"
+    assert identity.groups() == {}
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(noise=st.binary(max_size=500), place=st.integers(0, 500))
+def test_any_bytes_as_a_signing_request_give_one_clear_error(noise: bytes, place: int) -> None:
+    """Noise, and a real request with noise in it."""
+    real = csr()
+    for pem in (noise, real[:place] + noise[:3] + real[place + 3 :]):
+        try:
+            authority.parse_request(pem, "d1")
+        except InputError as error:
+            assert error.code == "bad-request"
+        try:
+            authority.parse_certificate(pem)
+        except InputError as error:
+            assert error.code == "bad-certificate"
+
+
+# Tokens ---------------------------------------------------------------------------------------
+
+
+def test_a_token_enrols_its_device_once(identity: Identity) -> None:
+    """With the board, labels and groups that were decided when it was made."""
+    token = identity.new_token("d1", "pico-2-w", labels={"site": "graz"}, groups=["g"])
+    config = identity.redeem(token, csr(), WHERE)
+    assert (config.device, config.board, config.labels) == ("d1", "pico-2-w", {"site": "graz"})
+    assert identity.groups() == {"d1": ["g"]}
+    with pytest.raises(RefusedError) as caught:
+        identity.redeem(token, csr(), WHERE)
+    assert caught.value.code == "bad-token"
+
+
+def test_of_two_requests_that_race_for_a_token_one_gets_it(identity: Identity) -> None:
+    """Many at once, from threads with connections of their own."""
+    for round_ in range(5):
+        token = identity.new_token(f"d{round_}", "b")
+        request = csr(name=f"d{round_}")
+        gate = threading.Barrier(8)
+        results: list[str] = []
+
+        def redeem(
+            token: str = token, request: bytes = request, gate=gate, results=results
+        ) -> None:
+            gate.wait()
+            try:
+                identity.redeem(token, request, WHERE)
+                results.append("enrolled")
+            except ShoalError as error:
+                results.append(error.code)
+
+        threads = [threading.Thread(target=redeem) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(results) == ["bad-token"] * 7 + ["enrolled"]
+        assert len(identity.certificates(f"d{round_}")) == 1
+
+
+def test_a_token_runs_out(identity: Identity, clock: Clock) -> None:
+    """And one can not be made to last."""
+    token = identity.new_token("d1", "b", seconds=60)
+    clock.now += 61
+    with pytest.raises(RefusedError):
+        identity.redeem(token, csr(), WHERE)
+    for seconds in (0, -1, 1e9, float("nan")):
+        with pytest.raises(InputError) as caught:
+            identity.new_token("d1", "b", seconds=seconds)
+        assert caught.value.code == "bad-duration"
+
+
+def test_a_refused_request_does_not_use_a_token_up(identity: Identity) -> None:
+    """A device with a faulty request may try again."""
+    token = identity.new_token("d1", "b")
+    with pytest.raises(InputError):
+        identity.redeem(token, b"noise", WHERE)
+    identity.redeem(token, csr(), WHERE)
+
+
+def test_a_token_is_stored_as_its_hash_alone(identity: Identity) -> None:
+    """Whoever reads the database cannot enrol a device."""
+    token = identity.new_token("d1", "b")
+    for path in identity.folder.glob("identity.db*"):
+        assert token.encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("token", ["", "x", "\udcff", "\ud800", "' OR 1=1 --", "x" * 10_000])
+def test_a_guessed_token_is_refused(identity: Identity, token: str) -> None:
+    """Also one that is not text."""
+    identity.new_token("d1", "b")
+    with pytest.raises(RefusedError) as caught:
+        identity.redeem(token, csr(), WHERE)
+    assert caught.value.code == "bad-token"
+
+
+# Renewal --------------------------------------------------------------------------------------
+
+
+def proof(key: ec.EllipticCurvePrivateKey, request: bytes) -> str:
+    """What a device signs with its current key."""
+    return base64.b64encode(key.sign(signed_bytes(request), ec.ECDSA(hashes.SHA256()))).decode()
+
+
+class Device:
+    """A device that made its own key."""
+
+    def __init__(self, identity: Identity, name: str = "d1") -> None:
+        self.key = authority.new_key()
+        config = identity.sign_csr(name, "b", csr(self.key, name), WHERE)
+        assert config.mqtt.tls is not None and config.mqtt.tls.certificate is not None
+        self.pem = config.mqtt.tls.certificate.encode()
+
+
+@pytest.mark.parametrize("same_key", [True, False])
+def test_a_device_renews_its_certificate(identity: Identity, clock: Clock, same_key: bool) -> None:
+    """With the same key or a new one; asked again, it gets the same certificate."""
+    device = Device(identity)
+    clock.now += 300 * DAY
+    key = device.key if same_key else authority.new_key()
+    request = csr(key)
+    renewed = identity.renew(device.pem, request, proof(device.key, request))
+    certificate = x509.load_pem_x509_certificate(renewed.encode())
+    assert certificate.public_key() == key.public_key()
+    assert authority.common_name(certificate) == "d1"
+    assert certificate.not_valid_after_utc.timestamp() == clock.now + 365 * DAY
+    assert identity.renew(device.pem, request, proof(device.key, request)) == renewed
+    assert len(identity.certificates("d1")) == 2
+
+
+def test_renewal_is_refused_without_proof_of_the_current_key(identity: Identity) -> None:
+    """A certificate is public: whoever saw one must not get the next."""
+    device, request = Device(identity), csr(authority.new_key())
+    thief = authority.new_key()
+    for signature in (proof(thief, request), "", "!!", proof(device.key, csr())):
+        with pytest.raises(RefusedError) as caught:
+            identity.renew(device.pem, request, signature)
+        assert caught.value.code == "bad-certificate"
+
+
+def test_renewal_is_refused_for_revoked_expired_and_foreign_certificates(
+    identity: Identity, clock: Clock, tmp_path: Path
+) -> None:
+    """And for the controller's own, which no device may renew."""
+    foreign = Device(Identity.create(tmp_path / "other", "reef", clock=clock))
+    revoked_device, expired = Device(identity, "d2"), Device(identity, "d3")
+    identity.revoke("d2")
+    for device, name in ((foreign, "d1"), (revoked_device, "d2")):
+        request = csr(name=name)
+        with pytest.raises(RefusedError):
+            identity.renew(device.pem, request, proof(device.key, request))
+    clock.now += 366 * DAY
+    request = csr(name="d3")
+    with pytest.raises(RefusedError):
+        identity.renew(expired.pem, request, proof(expired.key, request))
+    key = serialization.load_pem_private_key(
+        (identity.folder / "controller.key.pem").read_bytes(), None
+    )
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    request = csr(name="shoal-controller")
+    with pytest.raises(RefusedError):
+        identity.renew(
+            (identity.folder / "controller.pem").read_bytes(), request, proof(key, request)
+        )
+
+
+def test_renewal_cannot_change_the_name(identity: Identity) -> None:
+    """A device asks for another's certificate with its own proof."""
+    device, request = Device(identity), csr(name="d2")
+    with pytest.raises(InputError) as caught:
+        identity.renew(device.pem, request, proof(device.key, request))
+    assert caught.value.code == "bad-request"
+
+
+def test_certificates_that_run_out_soon_are_listed(identity: Identity, clock: Clock) -> None:
+    """For a warning, while there is time."""
+    identity.enroll("d1", "b", WHERE, days=10)
+    identity.enroll("d2", "b", WHERE, days=100)
+    assert [each.device for each in identity.expiring(timedelta(days=30))] == ["d1"]
+
+
+# Revocation -----------------------------------------------------------------------------------
+
+
+def revoked(identity: Identity) -> set[int]:
+    """The serial numbers in the list on disk."""
+    crl = x509.load_pem_x509_crl((identity.folder / "crl.pem").read_bytes())
+    ca = x509.load_pem_x509_certificate(identity.ca_pem.encode())
+    assert crl.is_signature_valid(ca.public_key())  # type: ignore[arg-type]
+    return {entry.serial_number for entry in crl}
+
+
+def test_revoking_lists_every_certificate_of_a_device(identity: Identity, clock: Clock) -> None:
+    """The renewed one too, and nobody else's."""
+    device = Device(identity)
+    Device(identity, "d2")
+    request = csr()
+    clock.now += 1
+    identity.renew(device.pem, request, proof(device.key, request))
+    assert identity.revoke("d1") == 2
+    assert revoked(identity) == {c.serial for c in identity.certificates("d1")}
+    assert (identity.groups(), identity.revoked_devices()) == ({"d2": []}, ["d1"])
+    assert identity.revoke("d1") == 0
+
+
+def test_a_revoked_device_may_be_enrolled_again_with_a_new_certificate(
+    identity: Identity,
+) -> None:
+    """The old one stays on the list."""
+    old = certificate_of(identity.enroll("d1", "b", WHERE)).serial_number
+    identity.revoke("d1")
+    new = certificate_of(identity.enroll("d1", "b", WHERE)).serial_number
+    assert revoked(identity) == {old}
+    assert new != old
+    assert identity.revoked_devices() == []
+
+
+def test_the_list_drops_what_expired_by_itself(identity: Identity, clock: Clock) -> None:
+    """So that it does not grow for ever."""
+    identity.enroll("d1", "b", WHERE, days=10)
+    identity.revoke("d1")
+    clock.now += 11 * DAY
+    identity.write_revocations()
+    assert revoked(identity) == set()
+
+
+def test_revoking_who_was_never_enrolled_says_so(identity: Identity) -> None:
+    """A typing error must not pass for a revocation."""
+    with pytest.raises(InputError) as caught:
+        identity.revoke("nobody")
+    assert caught.value.code == "no-such-device"
+
+
+def test_files_are_replaced_whole(identity: Identity) -> None:
+    """No temporary file is left beside them."""
+    identity.enroll("d1", "b", WHERE)
+    identity.revoke("d1")
+    assert not [path for path in identity.folder.iterdir() if path.suffix == ".tmp"]
