@@ -20,6 +20,7 @@ _LEVEL: Final = 19
 _FAST_LEVEL: Final = 9
 _SMALL: Final = 4 * limits.MIB
 _MAX_WINDOW_LOG: Final = 27
+_MAX_TABLE_LOG: Final = 26
 
 
 def make(old: bytes, new: bytes) -> bytes | None:
@@ -36,10 +37,16 @@ def make(old: bytes, new: bytes) -> bytes | None:
     if not old or not new or max(len(old), len(new)) > MAX_FILE_BYTES:
         return None
     level = _LEVEL if len(new) <= _SMALL else _FAST_LEVEL
-    # The window must reach from the end of the new file back to the start of the old one.
+    # The window must reach from the end of the new file back to the start of the old one, and
+    # the match tables must be as large: zstd indexes only the end of a longer dictionary.
     window = min(_MAX_WINDOW_LOG, max(10, (len(old) + len(new)).bit_length()))
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        level, window_log=window, enable_ldm=True, write_content_size=True, write_checksum=False
+        level,
+        window_log=window,
+        hash_log=min(window, _MAX_TABLE_LOG),
+        chain_log=min(window, _MAX_TABLE_LOG),
+        write_content_size=True,
+        write_checksum=False,
     )
     dictionary = zstandard.ZstdCompressionDict(old, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     compressor = zstandard.ZstdCompressor(dict_data=dictionary, compression_params=parameters)
