@@ -14,7 +14,7 @@ from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
@@ -26,6 +26,24 @@ ONLINE: Final = ("snapshot", "timestamp")
 ROLES: Final = OFFLINE + ONLINE
 _MAX_KEY_BYTES: Final = 16 * 1024
 _MAX_KEYS: Final = 256
+
+
+def load_public(path: Path) -> SSlibKey:
+    """A public key from a PEM file, as somebody hands it over for a role.
+
+    Raises:
+        InputError: ``no-such-file``, ``bad-key``.
+    """
+    try:
+        with path.open("rb") as stream:
+            public = serialization.load_pem_public_key(stream.read(_MAX_KEY_BYTES))
+    except OSError:
+        raise InputError("no-such-file", f"{path}: no such public key") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise InputError("bad-key", f"{path} is not a PEM public key") from None
+    if not isinstance(public, Ed25519PublicKey):
+        raise InputError("bad-key", f"{path} is not an Ed25519 key")
+    return SSlibKey.from_crypto(public)
 
 
 class KeyFolder:
@@ -51,9 +69,17 @@ class KeyFolder:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption
         )
         durable.make_folder(self.folder, 0o700)
-        path = self.folder / f"{role}-{public.keyid[:16]}.pem"
+        path = self.path_of(role, public)
         durable.write(path, pem, mode=0o600, overwrite=False)
+        public_pem = private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        durable.write(path.with_suffix(".pub"), public_pem)
         return public
+
+    def path_of(self, role: str, key: SSlibKey) -> Path:
+        """Where :meth:`generate` put a private key; the public half is beside it, ``.pub``."""
+        return self.folder / f"{role}-{key.keyid[:16]}.pem"
 
     def signers(self, keys: Iterable[SSlibKey]) -> list[CryptoSigner]:
         """The signers of those of `keys` whose private half is here, in the given order.

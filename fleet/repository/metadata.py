@@ -9,7 +9,7 @@ writes leaves files that nothing names; the next write replaces them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -129,26 +129,25 @@ class MetadataStore:
 
     # Writing. ---------------------------------------------------------------------------
 
-    def sign(self, signed: T, *, root: Root, also: Root | None = None) -> bytes:
-        """Signs with every key of the role that is at hand; needs at least the threshold.
+    def sign(self, signed: T, *, required: Sequence[Root], beside: Sequence[Root] = ()) -> bytes:
+        """Signs with every key at hand that one of the roots lists for the role.
 
         Args:
             signed: the role's content.
-            root: says which keys and how many.
-            also: for a new root, the root before it, whose threshold it must meet too.
+            required: roots whose thresholds must be met.
+            beside: roots whose keys sign too where they are at hand, for devices that still
+                know only those.
 
         Raises:
-            InputError: ``key-missing``, or an error of :class:`KeyFolder`.
+            InputError: ``key-missing``, ``too-large``, or an error of :class:`KeyFolder`.
         """
         document = Metadata(signed)
         role = signed.type
-        for authority in (root, also):
-            if authority is None:
-                continue
-            wanted = [authority.keys[keyid] for keyid in authority.roles[role].keyids]
+        for root in [*required, *beside]:
+            wanted = [root.keys[keyid] for keyid in root.roles[role].keyids]
             signers = self.keys.signers([key for key in wanted if isinstance(key, SSlibKey)])
-            need = authority.roles[role].threshold
-            if len(signers) < need:
+            need = root.roles[role].threshold
+            if root in required and len(signers) < need:
                 raise InputError(
                     "key-missing",
                     f"signing {role} needs {need} of {len(wanted)} keys; {self.keys.folder} "
@@ -165,45 +164,53 @@ class MetadataStore:
             )
         return data
 
-    def write_root(self, root: Root, previous: Root | None) -> None:
-        """Signs and writes a root, by its own keys and those of the root before it."""
-        data = self.sign(root, root=root, also=previous)
-        self._write(paths.metadata("root", root.version), data)
+    def write_root_bytes(self, version: int, data: bytes) -> None:
+        """Writes a signed root: from now on it counts."""
+        self._write(paths.metadata("root", version), data)
 
-    def write_targets(self, targets: Targets) -> None:
-        """Signs and writes new targets, then a snapshot and a timestamp that name them."""
-        root = self.root().signed
+    def write_targets(
+        self, targets: Targets, *, root: Root | None = None, beside: Root | None = None
+    ) -> None:
+        """Signs and writes new targets, then a snapshot and a timestamp that name them.
+
+        Args:
+            targets: with its new version.
+            root: whose keys sign; None: the current root's.
+            beside: a root whose keys sign too.
+
+        Raises:
+            InputError: as :meth:`sign`; nothing was written then.
+        """
+        root, extra = root or self.root().signed, [beside] if beside else []
         targets.expires = expires(self.clock(), self.expiry.targets)
-        data = self.sign(targets, root=root)
+        data = self.sign(targets, required=[root], beside=extra)
         snapshot = self._next_snapshot()
         snapshot.meta["targets.json"] = _meta(targets.version, data)
         # Both online signatures are made before the first write: a missing or locked key must
         # not leave a published half.
-        finish = self._prepare(snapshot, root, self._next_timestamp())
+        finish = self._prepare(snapshot, self._next_timestamp(), root, extra)
         self._write(paths.metadata("targets", targets.version), data)
         finish()
 
-    def write_snapshot(self) -> None:
+    def write_snapshot(self, *, root: Root | None = None, beside: Root | None = None) -> None:
         """Signs and writes a new snapshot of the same targets, and a timestamp."""
-        self._prepare(self._next_snapshot(), self.root().signed, self._next_timestamp())()
+        root, extra = root or self.root().signed, [beside] if beside else []
+        self._prepare(self._next_snapshot(), self._next_timestamp(), root, extra)()
 
     def write_timestamp(self) -> None:
         """Signs and writes a new timestamp of the same snapshot."""
         timestamp = self._next_timestamp()
         timestamp.expires = expires(self.clock(), self.expiry.timestamp)
-        data = self.sign(timestamp, root=self.root().signed)
+        data = self.sign(timestamp, required=[self.root().signed])
         self._write(paths.metadata("timestamp"), data)
 
     def write_first(self, targets: Targets) -> None:
         """Signs and writes the first targets, snapshot and timestamp."""
         root = self.root().signed
-        data = self.sign(targets, root=root)
-        snapshot = Snapshot(
-            version=1,
-            expires=expires(self.clock(), self.expiry.snapshot),
-            meta={"targets.json": _meta(targets.version, data)},
-        )
-        finish = self._prepare(snapshot, root, Timestamp(version=1))
+        data = self.sign(targets, required=[root])
+        snapshot = Snapshot(version=1, meta={"targets.json": _meta(targets.version, data)})
+        snapshot.expires = expires(self.clock(), self.expiry.snapshot)
+        finish = self._prepare(snapshot, Timestamp(version=1), root, [])
         self._write(paths.metadata("targets", targets.version), data)
         finish()
 
@@ -218,11 +225,13 @@ class MetadataStore:
         timestamp.version += 1
         return timestamp
 
-    def _prepare(self, snapshot: Snapshot, root: Root, stamp: Timestamp) -> Callable[[], None]:
-        data = self.sign(snapshot, root=root)
+    def _prepare(
+        self, snapshot: Snapshot, stamp: Timestamp, root: Root, beside: Sequence[Root]
+    ) -> Callable[[], None]:
+        data = self.sign(snapshot, required=[root], beside=beside)
         stamp.expires = expires(self.clock(), self.expiry.timestamp)
         stamp.snapshot_meta = _meta(snapshot.version, data)
-        stamp_data = self.sign(stamp, root=root)
+        stamp_data = self.sign(stamp, required=[root], beside=beside)
 
         def finish() -> None:
             self._write(paths.metadata("snapshot", snapshot.version), data)

@@ -96,10 +96,11 @@ class Repository:
                 for _ in range(counts.get(role, 1)):
                     root.add_key(repository.metadata.keys.generate(role), role)
                 root.roles[role].threshold = thresholds.get(role, 1)
-            repository.metadata.write_root(root, None)
+            store = repository.metadata
+            store.write_root_bytes(1, store.sign(root, required=[root]))
             targets = Targets(version=1, expires=expires(clock(), expiry.targets))
             targets.unrecognized_fields[_LAST_RELEASE] = 0
-            repository.metadata.write_first(targets)
+            store.write_first(targets)
         return repository
 
     @classmethod

@@ -199,7 +199,7 @@ def test_private_keys_are_readable_by_their_owner_alone(
     repository: Repository, tmp_path: Path
 ) -> None:
     """Mode 0600 in a folder 0700; a key that others can read is refused."""
-    keys = list((tmp_path / "keys").iterdir())
+    keys = list((tmp_path / "keys").glob("*.pem"))
     assert len(keys) == 4
     assert {key.stat().st_mode & 0o777 for key in keys} == {0o600}
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
