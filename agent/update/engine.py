@@ -10,7 +10,7 @@ import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -38,6 +38,11 @@ from contracts.messages import (
 )
 
 log = logger(__name__)
+
+T = TypeVar("T")
+
+DISK_TRIES: Final = 3
+"""Times that a start tries what the disk refuses."""
 
 FIRST_RETRY_S: Final = 1.0
 MAX_RETRY_S: Final = 60.0
@@ -128,6 +133,7 @@ class Engine:
         self._changed = changed
         self._device = device
         self._journal = Journal()
+        self._unserved: set[str] = set()
         self._offered: Desired | None = None
         self._wake = threading.Event()
         self._lock = threading.Lock()
@@ -166,17 +172,17 @@ class Engine:
         Raises:
             OSError: the journal is there and cannot be read.
         """
-        self._journal = journal.load(self._fs, self._path)
+        self._journal = _insist(lambda: journal.load(self._fs, self._path))
         try:
-            self.store.prepare()
-            self._count_start()
+            _insist(self.store.prepare)
+            _insist(self._count_start)
         except OSError as error:  # a full disk must not keep the agent from serving
             log.error("start not recorded", reason=str(error))
-        for slot in self.store.slots():
-            try:
-                self._serve(slot)
-            except OSError as error:
-                log.error("slot not repaired", slot=slot, reason=str(error))
+        self._unserved = set(_insist(self.store.slots))
+        try:
+            self._serve_rest()
+        except OSError as error:  # the updater tries again
+            log.error("slot not served", slots=sorted(self._unserved), reason=str(error))
         if self._journal.last_event is not None:
             self._emit(self._journal.last_event)  # it may have died before it was sent
 
@@ -189,6 +195,11 @@ class Engine:
             self._apply(machine.Restarted())
         if counted.state == "rolling-back":
             self._restore_links()
+
+    def _serve_rest(self) -> None:
+        for slot in sorted(self._unserved):
+            _insist(lambda slot=slot: self._serve(slot))  # type: ignore[misc]
+            self._unserved.discard(slot)
 
     def _serve(self, slot: str) -> None:
         """Loads the current bundle of a slot, or the previous one when it is damaged."""
@@ -240,6 +251,7 @@ class Engine:
             Seconds to wait before the next; None: until something is offered.
         """
         try:
+            self._serve_rest()
             self._accept()
             update = self._journal.update
             if update is None or update.final:
@@ -523,6 +535,16 @@ class Engine:
         older = update.older.manifest_sha256 if update.older else None
         self.store.link(update.slot, "current", old)
         self.store.link(update.slot, "previous", older)
+
+
+def _insist(work: Callable[[], T]) -> T:
+    """Does `work`, which can be repeated, again when the disk refuses: many errors pass."""
+    for _ in range(DISK_TRIES - 1):
+        try:
+            return work()
+        except OSError as error:
+            log.warning("disk error, tried again", reason=str(error))
+    return work()
 
 
 def _checked(data: bytes, ref: BundleRef) -> Manifest:
