@@ -37,5 +37,8 @@ test: $(STAMP) test-tools
 bench: $(STAMP)
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --quick || exit 1; done
 
+soak: $(STAMP) test-tools
+	$(BIN)/python -m pytest -m soak -s
+
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist
