@@ -165,6 +165,7 @@ class Downloader:
             raise
         finally:
             progress.done_bytes = base
+            transfer.close()
         if gathered:
             self._store.extend(entry, bytes(gathered))
         if offset < entry.size:

@@ -22,6 +22,12 @@ class Transfer(msgspec.Struct):
     total: int
     chunks: Iterator[bytes]
 
+    def close(self) -> None:
+        """Ends the read, also in its middle."""
+        close = getattr(self.chunks, "close", None)
+        if close is not None:
+            close()
+
 
 class Fetcher(Protocol):
     """Reads repository files."""
@@ -80,8 +86,11 @@ def read_all(fetcher: Fetcher, path: str, cap: int) -> bytes:
     """
     transfer = fetcher.open(path)
     data = bytearray()
-    for chunk in transfer.chunks:
-        data += chunk
-        if len(data) > cap:
-            raise RefusedError("endless-data", f"{path} has more than {cap} bytes")
+    try:
+        for chunk in transfer.chunks:
+            data += chunk
+            if len(data) > cap:
+                raise RefusedError("endless-data", f"{path} has more than {cap} bytes")
+    finally:
+        transfer.close()
     return bytes(data)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -17,6 +18,12 @@ CONNECT_S: Final = 10.0
 READ_S: Final = 20.0
 """Seconds between two pieces of an answer."""
 
+MIN_BYTES_PER_S: Final = 500
+"""A server that is slower on average, after :data:`GRACE_S`, drips bytes to hold us up."""
+
+GRACE_S: Final = 30.0
+"""Seconds in which an answer may be slower than :data:`MIN_BYTES_PER_S`."""
+
 CHUNK_BYTES: Final = 64 * 1024
 
 
@@ -26,18 +33,25 @@ class Http:
     Args:
         base_url: of the repository, ``http`` or ``https``.
         context: for ``https``; None: the system's authorities.
+        monotonic: seconds that never jump.
 
     Raises:
         InputError: ``bad-url``.
     """
 
-    def __init__(self, base_url: str, context: ssl.SSLContext | None = None) -> None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+    def __init__(
+        self,
+        base_url: str,
+        context: ssl.SSLContext | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not _is_base_url(base_url):
             raise InputError("bad-url", f"{base_url[:200]!r} is not an http or https base URL")
         self._base = base_url.rstrip("/") + "/"
         self._context = context
+        self._monotonic = monotonic
         self._pool: Any = None
+        self._answer: Any = None
 
     def open(self, path: str, offset: int = 0) -> Transfer:
         """As :meth:`agent.update.fetch.Fetcher.open`."""
@@ -51,6 +65,8 @@ class Http:
                 timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
                 ssl_context=self._context,
             )
+        if self._answer is not None:
+            self._answer.close()  # a read that was never begun or never ended
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
@@ -72,7 +88,17 @@ class Http:
         except BaseException:
             answer.close()
             raise
-        return Transfer(total, _chunks(answer, path, skip, total - offset))
+        self._answer = answer
+        return Transfer(total, _chunks(answer, path, skip, total - offset, self._monotonic))
+
+
+def _is_base_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+    return named and parts.scheme in ("http", "https") and not parts.query and not parts.fragment
 
 
 def _extent(answer: Any, path: str, offset: int) -> tuple[int, int]:
@@ -95,12 +121,26 @@ def _extent(answer: Any, path: str, offset: int) -> tuple[int, int]:
     )
 
 
-def _chunks(answer: Any, path: str, skip: int, wanted: int) -> Iterator[bytes]:
+def _chunks(
+    answer: Any, path: str, skip: int, wanted: int, monotonic: Callable[[], float]
+) -> Iterator[bytes]:
     from urllib3.exceptions import HTTPError
 
     try:
-        got = 0
-        while chunk := answer.read1(CHUNK_BYTES):
+        got = arrived = 0
+        waited = 0.0
+        while True:
+            before = monotonic()
+            # read1 gives what is there: a read of a fixed size would wait for all of it.
+            chunk = answer.read1(CHUNK_BYTES)
+            waited += monotonic() - before
+            if not chunk:
+                break
+            arrived += len(chunk)
+            if waited > GRACE_S and arrived < waited * MIN_BYTES_PER_S:
+                raise UnavailableError(
+                    "slow-retrieval", f"{path}: {arrived} bytes in {waited:.0f} s"
+                )
             if skip:
                 cut = min(skip, len(chunk))
                 chunk = chunk[cut:]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A command-line client for the public TUF conformance protocol; see README.md beside this file.
 
-It is a thin shell around :class:`agent.trust.Trust` and :func:`agent.repository_http.http_fetch`,
+It is a thin shell around :class:`agent.trust.Trust` and :class:`agent.update.http.Http`,
 the code that runs on devices.
 """
 
@@ -11,8 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from agent.repository_http import http_fetch
 from agent.trust import Fetch, Trust
+from agent.update.fetch import read_all
+from agent.update.http import Http
 from contracts.bundle import sha256_of
 from contracts.errors import ShoalError
 
@@ -30,13 +31,13 @@ def init(metadata: Path, root: Path) -> None:
 
 def fetch_from(metadata_url: str, targets_url: str | None) -> Fetch:
     """Reads ``metadata/...`` and ``targets/...`` from their two base URLs."""
-    bases = {"metadata": http_fetch(metadata_url)}
+    bases = {"metadata": Http(metadata_url)}
     if targets_url:
-        bases["targets"] = http_fetch(targets_url)
+        bases["targets"] = Http(targets_url)
 
     def fetch(path: str, cap: int) -> bytes:
         kind, _, rest = path.partition("/")
-        return bases[kind](rest, cap)
+        return read_all(bases[kind], rest, cap)
 
     return fetch
 

@@ -120,7 +120,7 @@ def test_the_library_is_not_loaded_before_it_is_needed() -> None:
 
     code = (
         "import sys; from pathlib import Path; from agent.trust import Trust; "
-        "from agent.repository_http import http_fetch; "
+        "from agent.update.http import Http; "
         "Trust(Path('x'), b'', lambda path, cap: b''); "
         "sys.exit(any(name.split('.')[0] in ('tuf', 'urllib3', 'requests') "
         "for name in sys.modules))"
