@@ -68,7 +68,7 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     dataset = prepare(recipe)
     teacher = make_teacher(recipe, dataset, out / "cache", progress)
     learned = time.monotonic()
-    distilled = distil(recipe, dataset, teacher, progress)
+    distilled = distil(recipe, dataset, teacher, out / "cache", progress)
     trained = time.monotonic()
     report, parts = _assess(recipe, dataset, distilled, progress)
     _check(recipe, report)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,11 +12,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from contracts.errors import InputError
 from contracts.text import ngram_ids
 from model_builder import metrics
 from model_builder.augment import augment
+from model_builder.checkpoint import Checkpoint
 from model_builder.data.dataset import Dataset
-from model_builder.fit import fit
+from model_builder.fit import Matching, fit
 from model_builder.quantisation import layer_errors
 from model_builder.recipe import Recipe
 from model_builder.seeds import derive
@@ -62,13 +66,17 @@ def predict(
     student: NgramStudent, ids: NDArray[np.int32], quantise: bool = False
 ) -> NDArray[np.float32]:
     """Logits float32 [N, C] of ids int32 [N, L]."""
-    call = tf.function(lambda batch: student(batch, quantise=quantise), reduce_retracing=True)
-    parts = [call(tf.constant(ids[i : i + 512])).numpy() for i in range(0, len(ids), 512)]
+    call = student.compiled
+    parts = [call(tf.constant(ids[i : i + 512]), quantise).numpy() for i in range(0, len(ids), 512)]
     return np.asarray(np.concatenate(parts), np.float32)
 
 
+def _score(student: NgramStudent, ids: NDArray[np.int32], targets: NDArray[np.int64]) -> float:
+    return round(metrics.accuracy(predict(student, ids, quantise=True), targets), 5)
+
+
 def distil(
-    recipe: Recipe, dataset: Dataset, teacher: Teacher | None, progress: Progress
+    recipe: Recipe, dataset: Dataset, teacher: Teacher | None, cache: Path, progress: Progress
 ) -> Distilled:
     """Trains the student that the recipe describes.
 
@@ -76,6 +84,7 @@ def distil(
         recipe: what to train.
         dataset: the splits.
         teacher: labels the text; None: the true labels do.
+        cache: folder of the checkpoints.
         progress: is told of long work.
     """
     config = recipe.distillation
@@ -103,22 +112,34 @@ def distil(
 
     ids = encode(texts)
     validation = encode(dataset.validation.texts)
+    matching = None
+    if teacher is not None and config.embedding:
+        embeddings = teacher.embeddings(texts)
+        if embeddings is None:
+            raise InputError(
+                "bad-recipe",
+                f"distillation.embedding: the teacher {teacher.name} has no embeddings",
+            )
+        matching = Matching(embeddings, config.embedding)
     history: list[dict[str, Any]] = []
     best: tuple[float, NgramStudent] | None = None
     for number in range(config.seeds):
         seed = derive(recipe.seed, f"student/{number}")
         student = NgramStudent(shape, classes, seed)
-        what = "student learns" + (f" ({number + 1})" if number else "")
-        fit(
+        run = [ids.tobytes(), targets.tobytes(), msgspec.json.encode([shape, config, seed])]
+        scores = fit(
             student,
             ids,
             targets,
             config.fit,
             seed,
-            partial(progress, what),
+            progress=partial(progress, "student learns" + (f" ({number + 1})" if number else "")),
+            score=partial(_score, student, validation, dataset.validation.targets),
+            matching=matching,
+            checkpoint=Checkpoint(cache, hashlib.sha256(b"".join(run)).hexdigest()),
         )
-        score = metrics.accuracy(predict(student, validation, True), dataset.validation.targets)
-        history.append({"seed": seed, "validation": round(score, 4), "texts": len(ids)})
+        score = _score(student, validation, dataset.validation.targets)
+        history.append({"seed": seed, "validation": round(score, 4), "epochs": scores})
         if best is None or score > best[0]:
             best = (score, student)
     assert best is not None

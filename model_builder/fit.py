@@ -1,41 +1,63 @@
-"""The training loop of the students: soft targets, AdamW, warm-up and cosine decay.
+"""The training loop of the n-gram students: soft targets, AdamW, warm-up and cosine decay.
 
-Soft targets: G. Hinton et al., "Distilling the Knowledge in a Neural Network" (2015).
+Soft targets: G. Hinton et al., "Distilling the Knowledge in a Neural Network" (2015). Embedding
+matching: A. Romero et al., "FitNets" (2015), with a linear map and the cosine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from model_builder.checkpoint import Checkpoint, Saved
+from model_builder.dropout import Dropout
 from model_builder.students.ngram import NgramStudent
+
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
 class FitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a student is trained.
 
     Attributes:
-        epochs: passes over the data.
+        epochs: passes over the data; 0: as many as `steps` need.
+        steps: of training, where `epochs` is 0; rounded to whole epochs.
         batch: texts a step.
         rate: highest learning rate.
         weight_decay: decoupled (I. Loshchilov, F. Hutter, 2019).
         dropout: of the pooled features.
         feature_dropout: share of a text's ids hidden in a step, so that no single n-gram decides.
-        quantise_from: share of the steps after which the weights are rounded as int8 will.
+        quantise_from: share of the epochs after which the model is rounded as int8 will be.
+        patience: epochs without a better validation score after which training stops; 0: never.
+            The best epoch among the rounded ones is kept.
     """
 
-    epochs: int = 10
-    batch: int = 128
-    rate: float = 3e-3
-    weight_decay: float = 1e-4
-    dropout: float = 0.1
-    feature_dropout: float = 0.1
-    quantise_from: float = 0.5
+    epochs: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
+    steps: Annotated[int, msgspec.Meta(ge=1)] = 9000
+    batch: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 128
+    rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 3e-3
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1e-4
+    dropout: Share = 0.1
+    feature_dropout: Share = 0.1
+    quantise_from: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
+    patience: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class Matching(msgspec.Struct):
+    """Embedding matching: the hidden layer, through a linear map, points where the teacher does.
+
+    Attributes:
+        embeddings: float32 [N, E] of the teacher, of length 1.
+        weight: of its loss.
+    """
+
+    embeddings: NDArray[np.float32]
+    weight: float
 
 
 def schedule(step: int, steps: int, peak: float) -> float:
@@ -52,8 +74,12 @@ def fit(
     targets: NDArray[np.float32],
     config: FitConfig,
     seed: int,
+    *,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
+    score: Callable[[], float] | None = None,
+    matching: Matching | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> list[float]:
     """Trains `student` in place.
 
     Args:
@@ -63,36 +89,127 @@ def fit(
         config: how.
         seed: of the order, of dropout.
         progress: called after each step with the steps done and all steps.
+        score: of the student on validation data, called after each epoch; higher is better.
+        matching: matches the teacher's embeddings too.
+        checkpoint: where each epoch's state is kept; a run with the same key goes on from it.
+
+    Returns:
+        The validation score of each epoch; empty without `score`.
     """
-    rng = np.random.default_rng(seed)
-    generator = tf.random.Generator.from_seed(seed)
-    variables = list(student.trainable_variables)
-    optimizer = tf.keras.optimizers.AdamW(weight_decay=config.weight_decay, epsilon=1e-7)
-    optimizer.build(variables)
-    count = len(ids)
-    per_epoch = -(-count // config.batch)
-    steps = per_epoch * config.epochs
+    per_epoch = -(-len(ids) // config.batch)
+    epochs = config.epochs or max(1, round(config.steps / per_epoch))
+    trainer = _Trainer(student, config, seed, matching)
+    state = trainer.state
+    scores: list[float] = []
+    best: list[NDArray[Any]] = []
+    first = 0
+    own = len(student.variables)
+    saved = checkpoint.load([tuple(v.shape) for v in student.variables]) if checkpoint else None
+    if saved is not None:
+        best = saved.arrays[-own:]
+        scores, first = [float(note) for note in saved.notes], saved.epoch
+        if saved.finished:
+            first = epochs
+        else:
+            for variable, value in zip(state, saved.arrays, strict=False):
+                variable.assign(value)
+    rounded_from = int(config.quantise_from * epochs)
+    for epoch in range(first, epochs):
+        order = np.random.default_rng([seed, epoch]).permutation(len(ids))
+        rounded = epoch >= rounded_from
+        for index in range(per_epoch):
+            rows = order[index * config.batch : (index + 1) * config.batch]
+            done = epoch * per_epoch + index
+            rate = schedule(done, per_epoch * epochs, config.rate)
+            trainer.step(ids[rows], targets[rows], rows, rate, rounded, done)
+            progress(done + 1, per_epoch * epochs)
+        current = score() if score else 0.0
+        if not best or not rounded or not score or current >= max(scores[rounded_from:], default=0):
+            best = [v.numpy() for v in student.variables]
+        if score:
+            scores.append(current)
+        stale = (
+            len(scores) - 1 - int(np.argmax(scores[rounded_from:])) - rounded_from
+            if (score and rounded)
+            else 0
+        )
+        stop = bool(config.patience and stale >= config.patience)
+        last = stop or epoch + 1 == epochs
+        if checkpoint:
+            kept = [] if last else [v.numpy() for v in state]
+            checkpoint.save(Saved(epoch + 1, last, [*kept, *best], scores))
+        if stop:
+            break
+    for variable, value in zip(student.variables, best, strict=True):
+        variable.assign(value)
+    return scores
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
-    def step(batch_ids: Any, batch_targets: Any, quantise: bool) -> Any:
-        if config.feature_dropout:
-            keep = generator.uniform(tf.shape(batch_ids)) >= config.feature_dropout
-            batch_ids = tf.where(keep, batch_ids, 0)
-        with tf.GradientTape() as tape:
-            logits = student(batch_ids, quantise=quantise, dropout=config.dropout)
-            loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(batch_targets, logits))
-        gradients = tape.gradient(loss, variables)
-        optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return loss
 
-    done = 0
-    for _ in range(config.epochs):
-        order = rng.permutation(count)
-        for first in range(0, count, config.batch):
-            rows = order[first : first + config.batch]
-            optimizer.learning_rate.assign(schedule(done, steps, config.rate))
-            late = done >= config.quantise_from * steps
-            step(tf.constant(ids[rows]), tf.constant(targets[rows]), late)
-            student.clear_padding()
-            done += 1
-            progress(done, steps)
+class _Trainer:
+    """One compiled training step with its optimiser."""
+
+    def __init__(
+        self, student: NgramStudent, config: FitConfig, seed: int, matching: Matching | None
+    ) -> None:
+        self._config = config
+        self._seed = seed
+        self._matching = matching
+        extra = []
+        if matching is not None:
+            width = student.config.hidden or student.config.dim
+            size = (width, matching.embeddings.shape[1])
+            initial = np.random.default_rng(seed).normal(size=size, scale=width**-0.5)
+            extra.append(tf.Variable(initial.astype(np.float32), name="match"))
+        variables = [*student.trainable_variables, *extra]
+        optimizer = tf.keras.optimizers.AdamW(weight_decay=config.weight_decay, epsilon=1e-7)
+        optimizer.build(variables)
+        self._rate = optimizer.learning_rate
+        self.state = [*student.variables, *extra, *optimizer.variables]
+        stage = "hidden" if student.config.hidden else "mean"
+
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        def step(ids: Any, targets: Any, wanted: Any, draw: Any, rounded: bool) -> Any:
+            dropout = Dropout(config.dropout, draw)
+            if config.feature_dropout:
+                ids = tf.where(dropout.keep(tf.shape(ids), config.feature_dropout), ids, 0)
+            with tf.GradientTape() as tape:
+                stages = student.stages(ids, quantise=rounded, dropout=dropout)
+                loss = tf.reduce_mean(
+                    tf.nn.softmax_cross_entropy_with_logits(targets, stages["logits"])
+                )
+                if matching is not None:
+                    pointed = tf.math.l2_normalize(tf.matmul(stages[stage], extra[0]), axis=1)
+                    cosine = tf.reduce_sum(pointed * wanted, axis=1)
+                    loss += matching.weight * tf.reduce_mean(1.0 - cosine)
+            gradients = tape.gradient(loss, variables)
+            optimizer.apply_gradients(zip(gradients, variables, strict=True))
+            student.project()
+            return loss
+
+        self._step = step
+        self._trim = student.config.kind == "bag"
+
+    def step(
+        self,
+        ids: NDArray[np.int32],
+        targets: NDArray[np.float32],
+        rows: NDArray[np.int64],
+        rate: float,
+        rounded: bool,
+        number: int,
+    ) -> None:
+        """One step on int32 [n, L] and float32 [n, C]."""
+        if self._trim:
+            # Columns that are padding in every row add nothing to a bag; one is kept, because
+            # the maximum sees it. Multiples of 32 keep the number of compiled shapes small.
+            used = int((ids != 0).sum(axis=1).max()) + 1
+            ids = ids[:, : min(ids.shape[1], -(-used // 32) * 32)]
+        wanted = self._matching.embeddings[rows] if self._matching else np.zeros((0, 0), np.float32)
+        self._rate.assign(rate)
+        self._step(
+            tf.constant(ids),
+            tf.constant(targets),
+            tf.constant(wanted),
+            tf.constant([self._seed, number], tf.int32),
+            rounded,
+        )

@@ -35,13 +35,17 @@ def channel_limit(x: Any) -> Any:
     return tf.stop_gradient(tf.maximum(tf.reduce_max(tf.abs(x), axis=axes), 1e-6))
 
 
-def fake_quant_activations(x: Any, low: Any, high: Any) -> Any:
-    """Rounds to the 256 levels of ``[low, high]`` (which holds 0), as an int8 tensor would."""
+def fake_quant_activations(x: Any) -> Any:
+    """Rounds to the 256 levels of the batch's own range (with 0 in it), as an int8 tensor would.
+
+    The converter takes the range of the representative set, of which a batch is a sample.
+    """
+    low = tf.stop_gradient(tf.minimum(tf.reduce_min(x), 0.0))
+    high = tf.stop_gradient(tf.maximum(tf.reduce_max(x), 0.0))
     step = tf.maximum((high - low) / 255.0, 1e-8)
     zero = tf.round(-low / step)
     grid = (tf.clip_by_value(tf.round(x / step) + zero, 0.0, 255.0) - zero) * step
-    inside = tf.clip_by_value(x, low, high)
-    return inside + tf.stop_gradient(grid - inside)
+    return x + tf.stop_gradient(grid - x)
 
 
 def on_grid(x: NDArray[Any], limit: float) -> NDArray[Any]:

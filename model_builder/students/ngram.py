@@ -17,8 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from contracts.text import NgramConfig
+from model_builder.dropout import NONE, Dropout
 from model_builder.students.fakequant import (
     channel_limit,
+    fake_quant_activations,
     fake_quant_weights,
     on_grid,
 )
@@ -62,6 +64,9 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
     INITIAL = 0.1
     """Standard deviation of the table's initial values."""
 
+    USUAL = 30.0
+    """Ids that a short text has."""
+
     def __init__(self, config: NgramStudentConfig, classes: int, seed: int) -> None:
         super().__init__()
         self.config = config
@@ -80,6 +85,9 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
         table[0] = 0.0
         self.table = tf.Variable(table, name="table")
         self.limit = config.clip * self.INITIAL
+        # A text of usual length fills a small part of the ids; this brings its mean back to the
+        # size that the initial weights expect. The converter folds it into the weights.
+        self.gain = config.features.length / self.USUAL
         self.kernel: Any = None
         if config.kind == "cnn":
             self.kernel = glorot(1, config.kernel, dim, config.channels, name="kernel")
@@ -94,6 +102,10 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
             self.out = glorot(config.hidden, classes, name="out")
             self.out_bias = zeros(classes, "out_bias")
 
+        self.compiled = tf.function(
+            lambda ids, quantise: self(ids, quantise=quantise), reduce_retracing=True
+        )
+
     def gathered(self, ids: Any, quantise: bool) -> Any:
         """The rows of `ids` int32 [N, L]: float32 [N, L, D], zero where the id is 0."""
         rows = tf.nn.embedding_lookup(self.table, ids)
@@ -101,24 +113,29 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
             rows = fake_quant_weights(rows, self.limit)
         return rows
 
-    def __call__(self, ids: Any, *, quantise: bool = False, dropout: float = 0.0) -> Any:
+    def __call__(self, ids: Any, *, quantise: bool = False, dropout: Dropout = NONE) -> Any:
         """Runs the student.
 
         Args:
             ids: int32 [N, L] of the front end.
             quantise: with the weights' int8 rounding.
-            dropout: share of the pooled features dropped, while training.
+            dropout: of the pooled features, while training.
 
         Returns:
             float32 [N, C]: logits.
         """
         return self.stages(ids, quantise=quantise, dropout=dropout)["logits"]
 
-    def stages(self, ids: Any, *, quantise: bool = False, dropout: float = 0.0) -> dict[str, Any]:
+    def stages(
+        self, ids: Any, *, quantise: bool = False, dropout: Dropout = NONE
+    ) -> dict[str, Any]:
         """The same, with what is between: name -> float32 tensor, in the order of the graph."""
 
         def weight(x: Any) -> Any:
             return fake_quant_weights(x, channel_limit(x)) if quantise else x
+
+        def rounded(x: Any) -> Any:
+            return fake_quant_activations(x) if quantise else x
 
         found: dict[str, Any] = {}
         length = self.config.features.length
@@ -127,20 +144,20 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
         if self.kernel is not None:
             x = tf.reshape(x, [batch, 1, length, self.config.dim])
             x = tf.nn.conv2d(x, weight(self.kernel), strides=1, padding="SAME")
-            x = tf.nn.relu(x + self.kernel_bias)
+            x = rounded(tf.nn.relu(x + self.kernel_bias))
             x = tf.reshape(x, [batch, length, self.config.channels])
             found["convolution"] = x
-        mean = found["mean"] = tf.reduce_mean(x, axis=1)  # [N, D]
-        if dropout:
-            mean = tf.nn.dropout(mean, dropout)
-        y = tf.matmul(mean, weight(self.from_mean)) + self.first_bias
+        if ids.shape[1] == length:
+            mean = tf.reduce_mean(x, axis=1)  # [N, D]
+        else:  # columns that were all padding are cut off
+            mean = tf.reduce_sum(x, axis=1) / length
+        mean = found["mean"] = rounded(mean)
+        y = tf.matmul(dropout(mean), weight(self.from_mean * self.gain)) + self.first_bias
         if self.from_max is not None:
             largest = found["max"] = tf.reduce_max(x, axis=1)
-            if dropout:
-                largest = tf.nn.dropout(largest, dropout)
-            y += tf.matmul(largest, weight(self.from_max))
+            y += tf.matmul(dropout(largest), weight(self.from_max))
         if self.out is not None:
-            y = found["hidden"] = tf.nn.relu(y)
+            y = found["hidden"] = rounded(tf.nn.relu(y))
             y = tf.matmul(y, weight(self.out)) + self.out_bias
         found["logits"] = y
         return found
@@ -164,11 +181,15 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
                 found["hidden"] = last("ADD")
         return found
 
-    def clear_padding(self) -> None:
-        """Sets row 0 to zero again after a training step moved it."""
+    def project(self) -> None:
+        """Puts the table back into its range, and row 0 to zero, after a training step.
+
+        The float model then has the range of the int8 one, and rounding is all that differs.
+        """
+        self.table.assign(tf.clip_by_value(self.table, -self.limit, self.limit))
         self.table.scatter_nd_update([[0]], tf.zeros([1, self.config.dim]))
 
     def freeze(self) -> None:
         """Puts the table on its int8 grid, so that the converter picks the same grid."""
-        self.clear_padding()
+        self.project()
         self.table.assign(on_grid(self.table.numpy(), self.limit))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from tokenizers import Tokenizer
 
 from contracts.errors import InputError
 from model_builder.cache import RowCache
+from model_builder.checkpoint import Checkpoint, Saved
+from model_builder.dropout import Dropout
 from model_builder.fit import schedule
 from model_builder.seeds import derive
 from model_builder.teachers.base import Progress
@@ -106,7 +109,7 @@ class SentenceTeacher:
         self._state = f"{files.sha256}/{config.max_tokens}/{config.precision}"
         self._dtype = getattr(tf, config.precision)
         self._forward = tf.function(
-            lambda ids, mask: self.encoder(ids, mask, 0.0, self._dtype),
+            lambda ids, mask: self.encoder(ids, mask, dtype=self._dtype),
             input_signature=[
                 tf.TensorSpec([None, None], tf.int32),
                 tf.TensorSpec([None, None], tf.float32),
@@ -138,37 +141,67 @@ class SentenceTeacher:
         values = self.embeddings(texts) @ self.weight.numpy() + self.bias.numpy()
         return np.asarray(values, np.float32)
 
-    def train(
-        self,
-        texts: Sequence[str],
-        targets: NDArray[np.int64],
-        checkpoint: Callable[[Any], Any] | None = None,
-    ) -> None:
+    def train(self, texts: Sequence[str], targets: NDArray[np.int64]) -> None:
         """Fits the head, and with ``mode: finetune`` all of the encoder.
 
         Args:
             texts: of the training split.
             targets: int64 [N].
-            checkpoint: makes the run resumable; see :mod:`model_builder.checkpoint`.
         """
+        if self._config.mode == "finetune":
+            self._finetune(texts, targets)
+            return
+        self._fit_head(texts, targets)
+
+    def _fit_head(self, texts: Sequence[str], targets: NDArray[np.int64]) -> None:
         weight, bias = fit_probe(self.embeddings(texts), targets, self._classes)
         self.weight.assign(weight)
         self.bias.assign(bias)
-        if self._config.mode == "finetune":
-            self._finetune(texts, targets)
 
     def _finetune(self, texts: Sequence[str], targets: NDArray[np.int64]) -> None:
+        """Trains encoder and head together, from the head on the frozen encoder.
+
+        That start keeps the features from distortion (A. Kumar et al., "Fine-Tuning can Distort
+        Pretrained Features and Underperform Out-of-Distribution", 2022).
+        """
         config = self._config
         seed = derive(self._seed, "finetune")
-        rng = np.random.default_rng(seed)
-        tf.random.set_seed(seed)
         variables = [*self.encoder.trainable_variables, self.weight, self.bias]
+        key = hashlib.sha256(
+            msgspec.json.encode([self._state, config, seed, list(texts), targets.tolist()])
+        ).hexdigest()
+        checkpoint = Checkpoint(self._cache, key)
+        saved = checkpoint.load([tuple(v.shape) for v in variables])
+        if saved is None or not saved.finished:
+            if saved is None:
+                self._fit_head(texts, targets)
+            self._epochs(texts, targets, variables, checkpoint, saved, seed)
+            saved = Saved(config.epochs, True, [v.numpy() for v in variables], [])
+            checkpoint.save(saved)
+        for variable, value in zip(variables, saved.arrays, strict=True):
+            variable.assign(value)
+        self._state = key
+        self.digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in variables)).hexdigest()
+
+    def _epochs(
+        self,
+        texts: Sequence[str],
+        targets: NDArray[np.int64],
+        variables: list[Any],
+        checkpoint: Checkpoint,
+        saved: Saved | None,
+        seed: int,
+    ) -> None:
+        config = self._config
         optimizer = tf.keras.optimizers.AdamW(weight_decay=0.01, beta_2=0.98)
         optimizer.build(variables)
+        state = [*variables, *optimizer.variables]
+        if saved is not None:
+            for variable, value in zip(state, saved.arrays, strict=True):
+                variable.assign(value)
         rows = self.tokens(texts)
         lengths = [len(row) for row in rows]
-        per_epoch = -(-len(rows) // config.batch)
-        steps = per_epoch * config.epochs
+        steps = -(-len(rows) // config.batch) * config.epochs
         smooth = config.smoothing
 
         @tf.function(  # type: ignore[untyped-decorator]
@@ -176,12 +209,14 @@ class SentenceTeacher:
                 tf.TensorSpec([None, None], tf.int32),
                 tf.TensorSpec([None, None], tf.float32),
                 tf.TensorSpec([None], tf.int32),
+                tf.TensorSpec([2], tf.int32),
             ]
         )
-        def step(ids: Any, mask: Any, wanted: Any) -> Any:
+        def step(ids: Any, mask: Any, wanted: Any, draw: Any) -> Any:
             with tf.GradientTape() as tape:
-                hidden = self.encoder(ids, mask, config.dropout, self._dtype)
-                logits = tf.matmul(hidden, self.weight) + self.bias
+                dropout = Dropout(config.dropout, draw)
+                hidden = self.encoder(ids, mask, dropout, self._dtype)
+                logits = tf.matmul(dropout(hidden), self.weight) + self.bias
                 goal = tf.one_hot(wanted, self._classes) * (1 - smooth) + smooth / self._classes
                 loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(goal, logits))
             gradients = tape.gradient(loss, variables)
@@ -189,17 +224,19 @@ class SentenceTeacher:
             optimizer.apply_gradients(zip(gradients, variables, strict=True))
             return loss
 
-        done = 0
-        for _ in range(config.epochs):
+        first = saved.epoch if saved else 0
+        done = first * (steps // config.epochs)
+        for epoch in range(first, config.epochs):
+            rng = np.random.default_rng([seed, epoch])
             for batch in length_batches(lengths, config.batch, rng):
                 ids, mask = pad_batch([rows[i] for i in batch], 4)
                 optimizer.learning_rate.assign(schedule(done, steps, config.rate))
-                step(tf.constant(ids), tf.constant(mask), tf.constant(targets[batch], tf.int32))
+                wanted = tf.constant(targets[batch], tf.int32)
+                step(tf.constant(ids), tf.constant(mask), wanted, tf.constant([seed, done]))
                 done += 1
                 self._progress("teacher learns", done, steps)
-        parts = [self._state]
-        parts += [hashlib.sha256(v.numpy().tobytes()).hexdigest() for v in variables]
-        self._state = hashlib.sha256("/".join(parts).encode()).hexdigest()
+            if epoch + 1 < config.epochs:
+                checkpoint.save(Saved(epoch + 1, False, [v.numpy() for v in state], []))
 
     def neighbours(self, texts: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """The nearest whole words in the encoder's own embedding table, by cosine."""
