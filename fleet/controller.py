@@ -55,10 +55,21 @@ class Controller:
         name = f"shoal-{fleet.config.fleet}-{os.getpid()}"
         writer = Writer(self.store, admit_unknown=fleet.config.admit_unknown)
         self.consumer = Consumer(
-            fleet.topics, mqtt, writer, on_changes=self._on_changes, clock=clock
+            fleet.topics,
+            mqtt,
+            writer,
+            shared=fleet.config.shared_ingest,
+            on_changes=self._on_changes,
+            clock=clock,
         )
         self.outbox = Outbox(self.store, fleet.topics, mqtt, f"{name}-outbox", clock)
-        self.blocks = BlockServer(self.repository, fleet.topics, mqtt, f"{name}-blocks")
+        self.blocks = BlockServer(
+            self.repository,
+            fleet.topics,
+            mqtt,
+            f"{name}-blocks",
+            shared=fleet.config.shared_ingest,
+        )
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
         self.runner = Runner(self.store, clock=clock, on_desired=self.outbox.wake)
         self.sender = Sender(self.store, clock)

@@ -76,6 +76,8 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         http_repository: devices fetch models over HTTP; False: blocks over MQTT.
         database: a SQLAlchemy URL; empty: SQLite in the folder.
         admit_unknown: list devices that were never enrolled (rehearsals without certificates).
+        shared_ingest: several processes share the ingest by shared subscriptions (see
+            `shoal fleet ingest`); not with the embedded broker.
         engine_s: most seconds between two steps of the rollouts.
     """
 
@@ -88,6 +90,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     api: ApiConfig = ApiConfig()
     database: str = ""
     admit_unknown: bool = False
+    shared_ingest: bool = False
     retention: Retention = Retention()
     engine_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
 

@@ -21,7 +21,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from contracts.config import MqttConfig
 from contracts.connection import connect_properties, new_client
 from contracts.errors import InputError, UnavailableError
-from contracts.topics import Topics
+from contracts.topics import DeviceKind, Topics
 from fleet.ingest.decode import Message, decode
 from fleet.ingest.writer import Change, Writer
 
@@ -32,6 +32,8 @@ MAX_BATCH: Final = 1000
 RECEIVE_MAXIMUM: Final = 4000
 """Messages that the broker may send before the first is acknowledged: bounds our queue."""
 
+_EVENTS: Final[tuple[DeviceKind, ...]] = ("telemetry", "update", "result")
+_RETAINED: Final[tuple[DeviceKind, ...]] = ("status", "reported")
 _SESSION_S: Final = 14 * 24 * 3600
 _RETRY_S: Final = 1.0
 _WARN_S: Final = 5.0
@@ -69,6 +71,8 @@ class Consumer:
         name: of the session on the broker; each ingest process of a fleet has its own.
         primary: also takes the retained topics, which a shared subscription does not deliver;
             exactly one process of a fleet is the primary.
+        shared: several processes share the other topics. False for a single process, and for
+            the embedded broker, whose shared subscriptions lose messages.
         on_changes: called after a commit with what changed.
         clock: seconds since the epoch.
     """
@@ -81,6 +85,7 @@ class Consumer:
         *,
         name: str = "main",
         primary: bool = True,
+        shared: bool = False,
         on_changes: Callable[[Sequence[Change]], None] = lambda changes: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -88,6 +93,7 @@ class Consumer:
         self._mqtt = mqtt
         self._writer = writer
         self._primary = primary
+        self._shared = shared
         self._on_changes = on_changes
         self._clock = clock
         self._queue: queue.SimpleQueue[Arrived | None] = queue.SimpleQueue()
@@ -143,13 +149,14 @@ class Consumer:
             return
         self._connection += 1
         once = SubscribeOptions(qos=1)
-        shared: tuple[Any, ...] = ("telemetry", "update", "result")
-        retained: tuple[Any, ...] = ("status", "reported") if self._primary else ()
-        wanted = [
-            (self._topics.shared("ingest", self._topics.every_device(kind)), once)
-            for kind in shared
-        ]
-        wanted += [(self._topics.every_device(kind), once) for kind in retained]
+        wanted = []
+        for kind in _EVENTS:
+            pattern = self._topics.every_device(kind)
+            if self._shared:
+                pattern = self._topics.shared("ingest", pattern)
+            wanted.append((pattern, once))
+        if self._primary:
+            wanted += [(self._topics.every_device(kind), once) for kind in _RETAINED]
         client.subscribe(wanted)
 
     def _on_subscribe(

@@ -31,9 +31,10 @@ class BlockServer:
         self.served = 0
         self.bytes = 0
         self.dropped = 0
-        self.link = Link(
-            mqtt, name, filters={topics.shared("blocks", topics.every_blob_get()): self._on_get}
-        )
+        pattern = topics.every_blob_get()
+        if shared:
+            pattern = topics.shared("blocks", pattern)
+        self.link = Link(mqtt, name, filters={pattern: self._on_get})
         self._thread = threading.Thread(target=self._run, name="blocks", daemon=True)
 
     def start(self) -> None:

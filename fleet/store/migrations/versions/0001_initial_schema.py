@@ -165,7 +165,7 @@ def upgrade() -> None:
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("received_at", sa.Double(), nullable=False),
         sa.Column("payload", sa.LargeBinary(), nullable=True),
-        sa.Column("rolled", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("rolled", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_telemetry")),
         sa.UniqueConstraint("device", "boot", "seq", name=op.f("uq_telemetry_device_boot_seq")),
     )

@@ -1,0 +1,385 @@
+"""The rollout engine, by example: waves, gates, failures, returns, and what it tells people."""
+
+from __future__ import annotations
+
+import pytest
+
+from contracts.errors import RefusedError
+from contracts.histogram import Histogram
+from contracts.manifest import Baseline
+from fleet.figures import Figures
+from fleet.rollout import commands
+from fleet.rollout.facts import SetDesired
+from tests.fleet.rollout.world import NEW, NEWER, OLD, FakeFleet, spec_of
+
+TEN = [f"d{index}" for index in range(10)]
+
+
+def _figures(requests: int, **fields: object) -> Figures:
+    return Figures(samples=1, requests=requests, **fields)  # type: ignore[arg-type]
+
+
+def _latency(value: float, times: int) -> Histogram:
+    histogram = Histogram("log8")
+    histogram.add(value, times)
+    return histogram
+
+
+def test_waves_take_the_share_that_they_name_and_no_more() -> None:
+    """1, 30 %, 100 % of ten devices: one, three, ten."""
+    fleet = FakeFleet(*TEN)
+    fleet.create(spec_of(waves=[{"count": 1}, {"percent": 30}, {"percent": 100}]))
+    fleet.step()
+    assert len(fleet.state().members) == 1
+    fleet.obey(next(iter(fleet.state().members)))
+    fleet.step()
+    assert fleet.state().header.bake_until == fleet.now + 10
+    fleet.now += 9
+    fleet.step()
+    assert len(fleet.state().members) == 1, "still baking"
+    fleet.now += 2
+    fleet.step()
+    fleet.step()
+    assert len(fleet.state().members) == 3
+    fleet.settle()
+    assert fleet.state().header.status == "succeeded"
+    assert all(fact.active == NEW for fact in fleet.facts.values())
+    assert all(fact.holder is None for fact in fleet.facts.values())
+
+
+def test_a_canary_that_refuses_stops_the_rollout_and_nobody_else_gets_the_version() -> None:
+    """The reason names the figure and the device; the device is told to keep what it had."""
+    fleet = FakeFleet(*TEN)
+    fleet.create(spec_of(waves=[{"count": 1}, {"percent": 100}]))
+    fleet.step()
+    (canary,) = fleet.state().members
+    fleet.refuse(canary)
+    fleet.settle(steps=5)
+    header = fleet.state().header
+    assert header.status == "stopped"
+    assert header.reason is not None and header.reason.code == "gate-failed"
+    assert header.reason.detail["gate"] == "max_failure_rate"
+    assert header.reason.detail["devices"] == [canary]
+    assert canary in header.reason.message
+    assert fleet.facts[canary].desired is not None
+    assert fleet.facts[canary].desired.bundle == OLD
+    assert fleet.phases() == {canary: "failed"}
+    assert all(f.active == OLD for f in fleet.facts.values())
+
+
+def test_failures_within_the_limit_are_reported_and_given_back() -> None:
+    """One of ten may fail: the others succeed, and the failed one is asked for its old version."""
+    fleet = FakeFleet(*TEN)
+    fleet.create(spec_of(waves=[{"percent": 100}], gates={"max_failure_rate": 0.1}))
+    fleet.step()
+    fleet.refuse("d3")
+    fleet.settle(steps=6)
+    assert fleet.state().header.status == "succeeded"
+    assert fleet.phases()["d3"] == "failed"
+    assert fleet.facts["d3"].desired is not None and fleet.facts["d3"].desired.bundle == OLD
+    assert [n.detail["device"] for n in fleet.notes if n.kind == "device-failed"] == ["d3"]
+
+
+def test_a_failed_device_is_tried_again_before_it_counts() -> None:
+    """With two attempts the first failure opens no gate."""
+    fleet = FakeFleet("a")
+    fleet.create(spec_of(waves=[{"percent": 100}], attempts=2, retry_s=30))
+    fleet.step()
+    fleet.refuse("a")
+    fleet.step()
+    assert fleet.state().header.status == "running"
+    fleet.now += 31
+    fleet.step()
+    assert fleet.state().members["a"].attempts == 2
+    fleet.settle(steps=5)
+    assert fleet.state().header.status == "succeeded"
+
+
+def test_a_silent_device_fails_at_its_deadline_when_it_is_online() -> None:
+    """The reason says that it was the deadline."""
+    fleet = FakeFleet("a")
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    fleet.step()
+    fleet.now += 101
+    fleet.step()
+    reason = fleet.state().members["a"].reason
+    assert reason is not None and reason.code == "deadline"
+
+
+def test_a_device_that_is_away_for_days_is_deferred_and_updates_when_it_returns() -> None:
+    """No wave waits for it; it joins after the end."""
+    fleet = FakeFleet("a", "b")
+    fleet.change("b", online=False)
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    for _ in range(6):
+        fleet.step()
+        fleet.obey("a")
+        fleet.now += 11
+    assert fleet.phases() == {"a": "confirmed", "b": "deferred"}
+    assert fleet.state().header.status == "succeeded"
+    fleet.now += 3 * 24 * 3600
+    fleet.change("b", online=True, since=fleet.now)
+    fleet.step()
+    fleet.obey("b")
+    fleet.step()
+    assert fleet.phases()["b"] == "confirmed"
+
+
+def test_a_canary_that_goes_away_is_replaced() -> None:
+    """A wave whose devices are all away proves nothing."""
+    fleet = FakeFleet("a", "b", "c")
+    fleet.create(spec_of(waves=[{"count": 1}, {"percent": 100}]))
+    fleet.step()
+    (canary,) = fleet.state().members
+    fleet.change(canary, online=False, since=fleet.now)
+    fleet.now += 21
+    fleet.step()
+    assert len(fleet.state().members) == 2
+
+
+def test_late_joiners_get_the_version_in_the_last_wave_and_after_success() -> None:
+    """The selector is looked at again and again."""
+    fleet = FakeFleet("a")
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    fleet.step()
+    fleet.add("b")
+    fleet.step()
+    assert set(fleet.state().members) == {"a", "b"}
+    fleet.settle(steps=4)
+    assert fleet.state().header.status == "succeeded"
+    fleet.add("c")
+    fleet.settle(steps=3)
+    assert fleet.facts["c"].active == NEW
+    assert fleet.facts["c"].holder is None
+
+
+def test_an_older_rollout_leaves_devices_that_a_newer_one_took() -> None:
+    """After a newer rollout, the older one serves no late joiner of its devices."""
+    fleet = FakeFleet("a")
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    fleet.settle(steps=4)
+    second = fleet.create(spec_of(waves=[{"percent": 100}], version="3.0.0"), NEWER)
+    fleet.settle(second, steps=4)
+    assert fleet.facts["a"].active == NEWER
+    revision = fleet.facts["a"].revision
+    fleet.settle("r1", steps=4)
+    assert fleet.facts["a"].revision == revision
+
+
+def test_an_abort_gives_every_device_its_previous_version_back() -> None:
+    """Also those that are still on their way, and those that are away, once they return."""
+    fleet = FakeFleet(*TEN)
+    name = fleet.create(spec_of(waves=[{"percent": 100}]))
+    fleet.step()
+    for device in TEN[:4]:
+        fleet.obey(device)
+    fleet.change("d9", online=False, since=fleet.now)
+    spec, state = fleet.rollouts[name]
+    after, actions = commands.abort(spec, state, fleet.seen_by(name), fleet.now, "ann")
+    fleet.store(name, after, actions)
+    for _ in range(3):
+        for device in TEN[:9]:
+            fleet.obey(device)
+        fleet.step()
+        fleet.now += 11
+    assert fleet.state().header.status == "aborted"
+    assert fleet.phases() == {d: "undone" for d in TEN[:9]} | {"d9": "undoing"}
+    assert all(fact.active == OLD for fact in fleet.facts.values())
+    fleet.change("d9", online=True)
+    fleet.obey("d9")
+    fleet.step()
+    assert fleet.phases()["d9"] == "undone"
+
+
+def test_without_rollback_an_abort_leaves_devices_as_they_are() -> None:
+    """`rollback: false` only stops."""
+    fleet = FakeFleet("a", "b")
+    name = fleet.create(spec_of(waves=[{"count": 1}, {"percent": 100}], rollback=False))
+    fleet.step()
+    (first,) = fleet.state().members
+    fleet.obey(first)
+    spec, state = fleet.rollouts[name]
+    after, actions = commands.abort(spec, state, fleet.seen_by(name), fleet.now, "ann")
+    assert not [a for a in actions if isinstance(a, SetDesired)]
+    assert after.header.status == "aborted"
+
+
+def test_pause_and_resume_and_approval_hold_devices_back() -> None:
+    """While paused or waiting for a person, nobody gets the version."""
+    fleet = FakeFleet("a", "b")
+    name = fleet.create(spec_of(waves=[{"count": 1}, {"percent": 100, "approval": True}], bake_s=0))
+    fleet.settle(steps=4)
+    assert fleet.state().header.status == "awaiting-approval"
+    assert len(fleet.state().members) == 1
+    spec, state = fleet.rollouts[name]
+    with pytest.raises(RefusedError):
+        commands.resume(state)
+    fleet.rollouts[name] = spec, commands.pause(state, "ann")
+    fleet.settle(steps=3)
+    assert len(fleet.state().members) == 1
+    fleet.rollouts[name] = spec, commands.resume(fleet.state())
+    fleet.settle(steps=2)
+    assert fleet.state().header.status == "awaiting-approval"
+    fleet.rollouts[name] = spec, commands.approve(fleet.state())
+    fleet.settle(steps=4)
+    assert fleet.state().header.status == "succeeded"
+
+
+def test_outside_its_windows_a_rollout_touches_nobody() -> None:
+    """The state says what it waits for."""
+    fleet = FakeFleet("a")
+    # The fleet's clock is at 00:16 on a Thursday, UTC.
+    fleet.create(
+        spec_of(waves=[{"percent": 100}], windows=[{"start": "02:00", "end": "04:00"}], bake_s=0)
+    )
+    fleet.step()
+    assert fleet.state().members == {}
+    assert "window" in fleet.state().header.waiting
+    fleet.now = 2.5 * 3600
+    fleet.settle(steps=3)
+    assert fleet.state().header.status == "succeeded"
+
+
+def test_no_more_devices_are_under_way_than_allowed() -> None:
+    """`max_in_flight` bounds a wave."""
+    fleet = FakeFleet(*TEN)
+    fleet.create(spec_of(waves=[{"percent": 100}], max_in_flight=3))
+    fleet.step()
+    assert len(fleet.state().members) == 3
+    fleet.settle()
+    assert fleet.state().header.status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("gate", "limit", "bad"),
+    [
+        ("max_latency_p95_us", 1000, {"latency_us": _latency(5000, 100)}),
+        ("max_error_rate", 0.1, {"errors": 50}),
+        ("max_unknown_rate", 0.1, {"unknown": 50}),
+        ("max_label_drift", 0.2, {"labels": {"on": 100}}),
+        ("max_rss_bytes", 1000, {"peaks": {"rss_bytes": 2000.0}}),
+        ("max_confidence_drift", 0.2, {"confidence": Histogram("unit20", {"3": 100})}),
+        (
+            "max_shadow_disagreement",
+            0.1,
+            {"shadow_requests": 100, "shadow_disagreements": 40},
+        ),
+    ],
+)
+def test_a_model_that_got_worse_is_stopped_in_the_canary_wave(
+    gate: str, limit: float, bad: dict[str, object]
+) -> None:
+    """It installs well, but a figure is over its limit: stop, say which, roll back."""
+    fleet = FakeFleet(*TEN)
+    fleet.baseline = Baseline({"on": 0.5, "off": 0.5}, Histogram("unit20", {"19": 1000}))
+    fleet.create(spec_of(waves=[{"count": 1}, {"percent": 100}], gates={gate: limit}))
+    fleet.step()
+    (canary,) = fleet.state().members
+    fleet.obey(canary)
+    fleet.figures[canary] = _figures(100, **bad)
+    fleet.settle(steps=5)
+    header = fleet.state().header
+    assert header.status == "stopped"
+    assert header.reason is not None
+    assert header.reason.detail["gate"] == gate
+    assert header.reason.detail["devices"] == [canary]
+    assert header.reason.detail["value"] > limit
+    assert fleet.facts[canary].active == OLD
+    assert len(fleet.state().members) == 1
+
+
+def test_a_good_model_passes_all_gates() -> None:
+    """The same gates hold for figures within their limits."""
+    fleet = FakeFleet(*TEN)
+    fleet.baseline = Baseline({"on": 0.5, "off": 0.5}, Histogram("unit20", {"19": 1000}))
+    fleet.create(
+        spec_of(
+            waves=[{"count": 1}, {"percent": 100}],
+            gates={
+                "max_latency_p95_us": 1000,
+                "max_label_drift": 0.1,
+                "max_confidence_drift": 0.1,
+                "max_error_rate": 0.01,
+            },
+        )
+    )
+    for device in TEN:
+        fleet.figures[device] = _figures(
+            100,
+            latency_us=_latency(500, 100),
+            labels={"on": 48, "off": 52},
+            confidence=Histogram("unit20", {"19": 100}),
+        )
+    fleet.settle()
+    assert fleet.state().header.status == "succeeded"
+
+
+def test_a_gate_without_evidence_waits_and_then_asks_a_person() -> None:
+    """No traffic is no proof: after the time for evidence the rollout pauses."""
+    fleet = FakeFleet("a", "b")
+    fleet.create(
+        spec_of(
+            waves=[{"count": 1}, {"percent": 100}],
+            gates={"max_latency_p95_us": 1000, "evidence_s": 50},
+        )
+    )
+    for _ in range(4):
+        fleet.step()
+        fleet.obey(next(iter(fleet.state().members)))
+        fleet.now += 11
+    assert fleet.state().header.status == "running"
+    assert "evidence" in fleet.state().header.waiting
+    fleet.now += 60
+    fleet.step()
+    assert fleet.state().header.status == "paused"
+    assert len(fleet.state().members) == 1
+
+
+def test_a_revoked_device_is_removed_and_holds_nothing_up() -> None:
+    """It counts neither as success nor as failure."""
+    fleet = FakeFleet("a", "b")
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    fleet.step()
+    fleet.change("b", revoked=True, eligible=False, online=False)
+    fleet.settle(steps=5)
+    assert fleet.state().header.status == "succeeded"
+    assert fleet.phases()["b"] == "removed"
+
+
+def test_a_bad_figure_of_an_early_wave_stops_a_later_one() -> None:
+    """A wave's gates must hold until the rollout ends."""
+    fleet = FakeFleet(*TEN)
+    fleet.create(
+        spec_of(
+            waves=[{"count": 1}, {"percent": 50}, {"percent": 100}],
+            gates={"max_error_rate": 0.1, "no_evidence": "pass"},
+        )
+    )
+    fleet.step()
+    (canary,) = fleet.state().members
+    for _ in range(4):
+        fleet.obey(canary)
+        fleet.step()
+        fleet.now += 11
+    assert fleet.state().header.wave == 1
+    fleet.figures[canary] = _figures(100, errors=60)
+    fleet.step()
+    reason = fleet.state().header.reason
+    assert reason is not None and reason.detail["wave"] == 0
+
+
+def test_a_first_model_that_is_aborted_is_taken_away() -> None:
+    """A device that had nothing before is asked for nothing again."""
+    fleet = FakeFleet("a")
+    fleet.change("a", active=None)
+    name = fleet.create(spec_of(waves=[{"percent": 100}]))
+    fleet.step()
+    fleet.obey("a")
+    spec, state = fleet.rollouts[name]
+    after, actions = commands.abort(spec, state, fleet.seen_by(name), fleet.now, "ann")
+    fleet.store(name, after, actions)
+    assert fleet.facts["a"].desired is None
+    fleet.obey("a")
+    fleet.step()
+    assert fleet.state().header.status == "aborted"
+    assert fleet.phases() == {"a": "undone"}
