@@ -1,0 +1,391 @@
+"""The agent: round trips over MQTT beside a bare echo, memory, start, and updates of many agents.
+
+::
+
+    python benchmarks/agent.py [--quick] [--json FILE] [--bundle FOLDER] [--generator FOLDER]
+
+Real programs on a mosquitto on loopback. `shoal` and `bare-mqtt` are asked in turn in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from contracts import codec
+from contracts.bundle import MANIFEST, Bundle, file_entries
+from contracts.config import MqttConfig
+from contracts.connection import new_client
+from contracts.messages import Answer, Reported, Status, TrialRules, UpdateEvent
+from fleet.repository.repository import Repository
+from tests.support.broker import mosquitto
+from tests.support.bundles import rewrite
+from tests.support.controller import (
+    TINY,
+    AgentProcess,
+    Controller,
+    http_server,
+    make_repository,
+)
+
+TEXT = "turn on the kitchen light"
+TRIAL = TrialRules(seconds=0.5)
+Row = dict[str, Any]
+
+
+def row(case: str, system: str, figure: str, value: float, unit: str, runs: int) -> Row:
+    """One figure."""
+    return {
+        "case": case,
+        "system": system,
+        "figure": figure,
+        "value": round(value, 4),
+        "unit": unit,
+        "runs": runs,
+    }
+
+
+class Asker:
+    """Sends a request with a response topic and waits for the answer; times it."""
+
+    def __init__(self, broker: MqttConfig) -> None:
+        self._broker = broker
+        self._got = threading.Event()
+        self._client = new_client(broker, f"asker-{uuid.uuid4().hex[:8]}")
+        self._client.on_message = lambda *_: self._got.set()
+        self._ready = threading.Event()
+        self._client.on_subscribe = lambda *_: self._ready.set()
+
+    def start(self, *answers: str) -> None:
+        """Connects and subscribes to where answers come."""
+        self._client.connect(self._broker.host, self._broker.port)
+        self._client.loop_start()
+        self._client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in answers])
+        assert self._ready.wait(10)
+
+    def ask(self, topic: str, payload: bytes, response: str | None = None) -> float:
+        """Milliseconds from the request to the answer."""
+        self._got.clear()
+        options = Properties(PacketTypes.PUBLISH)
+        if response is not None:
+            options.ResponseTopic = response
+        start = time.perf_counter()
+        self._client.publish(topic, payload, qos=1, properties=options)
+        if not self._got.wait(10):
+            raise TimeoutError(topic)
+        return (time.perf_counter() - start) * 1000
+
+    def stop(self) -> None:
+        """Disconnects."""
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+ECHO = """
+import sys
+from contracts.config import MqttConfig
+from contracts.connection import new_client
+client = new_client(MqttConfig(port=int(sys.argv[1])), "echo-" + sys.argv[2])
+client.on_connect = lambda c, *_: c.subscribe(sys.argv[2] + "/echo", 1)
+client.on_message = lambda c, u, m: c.publish(m.properties.ResponseTopic, m.payload, qos=1)
+client.connect("127.0.0.1", int(sys.argv[1]))
+client.loop_forever()
+"""
+
+
+def measure_classify(broker: MqttConfig, folder: Path, bundle: Path, rounds: int) -> list[Row]:
+    """Round trips beside a bare echo; memory and start of the agent."""
+    fleet = f"bench{uuid.uuid4().hex[:6]}"
+    repository = make_repository(folder, bundle)
+    ref = Bundle.open(bundle).ref
+    rows: list[Row] = []
+    with Controller(broker, fleet, repository) as controller:
+        agent = AgentProcess(folder / "a", broker, fleet, repository, telemetry_s=10)
+        with agent:
+            controller.wait_final(controller.want(agent.device, ref, trial=TRIAL))
+            controller.wait_for(Reported, lambda r: r.desired_revision == 1)
+            updated = _settled_rss(agent)
+            agent.terminate()
+            starts = []
+            for _ in range(3 if rounds < 500 else 7):
+                known = {s.session for s in controller.of(Status)}
+                begin = time.perf_counter()
+                agent.start()
+                controller.wait_for(
+                    Status,
+                    lambda s, known=known: s.state == "online" and s.session not in known,
+                )
+                answer = controller.ask(agent.device, "classify", text=TEXT)
+                assert answer.classified is not None
+                starts.append((time.perf_counter() - begin) * 1000)
+                idle = _settled_rss(agent)
+                if len(starts) < (3 if rounds < 500 else 7):
+                    agent.terminate()
+            rows += _round_trips(broker, controller, agent, rounds)
+            agent.terminate()
+    runs = len(starts)
+    rows += [
+        row("classify", "shoal", "idle_rss_mb", idle / 1e6, "MB", runs),
+        row("classify", "shoal", "idle_rss_after_update_mb", updated / 1e6, "MB", 1),
+        row("classify", "shoal", "start_ms", statistics.median(starts), "ms", runs),
+    ]
+    return rows
+
+
+def _settled_rss(agent: AgentProcess) -> int:
+    assert agent.process is not None
+    time.sleep(2)  # idle is a state of time
+    return int(psutil.Process(agent.process.pid).memory_info().rss)
+
+
+def _round_trips(
+    broker: MqttConfig, controller: Controller, agent: AgentProcess, rounds: int
+) -> list[Row]:
+    fleet = controller.fleet
+    echo = subprocess.Popen([sys.executable, "-c", ECHO, str(broker.port), fleet])
+    asker = Asker(broker)
+    answers = controller.topics.response(agent.device, "bench")
+    echoes = f"{fleet}/echo-answer"
+    asker.start(answers, echoes)
+    request = controller.topics.request(agent.device, "classify")
+    payload = json.dumps({"id": "bench", "text": TEXT}).encode()
+    times: dict[str, list[float]] = {"shoal": [], "bare-mqtt": []}
+    try:
+        for _ in range(50):
+            try:
+                asker.ask(f"{fleet}/echo", payload, echoes)
+                break
+            except TimeoutError:
+                continue
+        for number in range(rounds + 20):
+            shoal = asker.ask(request, payload)
+            bare = asker.ask(f"{fleet}/echo", payload, echoes)
+            if number >= 20:
+                times["shoal"].append(shoal)
+                times["bare-mqtt"].append(bare)
+    finally:
+        asker.stop()
+        echo.terminate()
+        echo.wait(10)
+    rows = []
+    for system, values in times.items():
+        quantiles = statistics.quantiles(values, n=20)
+        rows.append(row("classify", system, "rtt_p50_ms", quantiles[9], "ms", rounds))
+        rows.append(row("classify", system, "rtt_p95_ms", quantiles[18], "ms", rounds))
+    added = statistics.median(times["shoal"]) - statistics.median(times["bare-mqtt"])
+    rows.append(row("classify", "shoal", "added_p50_ms", added, "ms", rounds))
+    return rows
+
+
+def padded(folder: Path, version: str, size: int, seed: int) -> Bundle:
+    """The tiny bundle with random bytes beside the model, `size` bytes in all."""
+    Bundle.open(TINY).extract(folder)
+    here = sum(p.stat().st_size for p in folder.iterdir() if p.name != MANIFEST)
+    data = bytearray(random.Random(0).randbytes(size - here))
+    data[: len(data) // 50] = random.Random(seed).randbytes(len(data) // 50)
+    (folder / "extra.bin").write_bytes(data)
+    files = file_entries(p for p in folder.iterdir() if p.name != MANIFEST)
+    return rewrite(Bundle.open(folder), version=version, files=files)
+
+
+def measure_update(
+    broker: MqttConfig, folder: Path, agents: int, processes: int, *, way: str
+) -> list[Row]:
+    """Updates `agents` agents to a 512 KB bundle, then by delta to the next."""
+    first = padded(folder / "one", "1.0.0", 512 * 1024, 1)
+    second = padded(folder / "two", "2.0.0", 512 * 1024, 2)
+    repository = make_repository(folder, first.path, second.path)
+    fleet = f"bench{uuid.uuid4().hex[:6]}"
+    rows = []
+    with http_server(repository) as (url, server), Controller(broker, fleet, repository) as control:
+        devices = [f"dev-{i}" for i in range(agents)]
+        started = [
+            _start_agents(
+                folder / f"p{p}",
+                broker,
+                fleet,
+                repository,
+                devices[p::processes],
+                url if way == "http" else None,
+            )
+            for p in range(processes)
+        ]
+        try:
+            for device in devices:
+                control.wait_for(
+                    Reported, lambda r, device=device: r.device == device, timeout_s=120
+                )
+            for bundle, system in ((first, way), (second, f"{way}-delta")):
+                before = server.sent + control.block_bytes
+                begin = time.perf_counter()
+                for device in devices:
+                    control.want(device, bundle.ref, trial=TRIAL)
+                _wait_all(control, bundle, agents)
+                seconds = time.perf_counter() - begin
+                wire = server.sent + control.block_bytes - before
+                total = bundle.manifest.total_bytes * agents
+                case = f"update-{system}"
+                rows += [
+                    row(case, "shoal", "update_s", seconds, "s", agents),
+                    row(case, "shoal", "wire_bytes", wire / agents, "bytes", agents),
+                    row(case, "shoal", "bundle_bytes", total / agents, "bytes", agents),
+                    row(case, "shoal", "wire_ratio", wire / total, "ratio", agents),
+                ]
+        finally:
+            for process in started:
+                process.send_signal(signal.SIGTERM)
+            for process in started:
+                process.wait(60)
+    return rows
+
+
+def _wait_all(control: Controller, bundle: Bundle, agents: int) -> None:
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        done = [e for e in control.of(UpdateEvent) if e.bundle == bundle.ref]
+        bad = [e for e in done if e.state in ("refused", "rolled-back")]
+        assert not bad, bad[0]
+        if sum(e.state == "committed" for e in done) >= agents:
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"not every agent reached {bundle.ref}")
+
+
+SEVERAL = """
+import signal, sys, threading
+from pathlib import Path
+from agent import log
+from agent.cli.device import read_config
+from agent.daemon import Agent
+log.configure()
+stop = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: stop.set())
+agents = []
+for path in map(Path, sys.argv[1:]):
+    agent = Agent(read_config(path), path.parent)
+    agent.start()
+    agents.append(agent)
+stop.wait()
+for agent in agents:
+    agent.stop()
+"""
+
+
+def _start_agents(
+    folder: Path,
+    broker: MqttConfig,
+    fleet: str,
+    repository: Repository,
+    devices: list[str],
+    url: str | None,
+) -> subprocess.Popen[bytes]:
+    paths = [
+        str(
+            AgentProcess(
+                folder / device,
+                broker,
+                fleet,
+                repository,
+                device=device,
+                repository_url=url,
+                telemetry_s=30.0,
+            ).path
+        )
+        for device in devices
+    ]
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen([sys.executable, "-c", SEVERAL, *paths], stdout=log, stderr=log)
+
+
+def measure_stream(broker: MqttConfig, folder: Path, bundle: Path, tokens: int) -> list[Row]:
+    """Tokens a second of a streamed generation, as the requester sees them."""
+    fleet = f"bench{uuid.uuid4().hex[:6]}"
+    repository = make_repository(folder, bundle)
+    with (
+        Controller(broker, fleet, repository) as controller,
+        AgentProcess(folder / "a", broker, fleet, repository) as agent,
+    ):
+        ref = Bundle.open(bundle).ref
+        final = controller.wait_final(
+            controller.want(agent.device, ref, slot="generate", trial=TRIAL), 300
+        )
+        assert final.state == "committed", final
+        begin = time.perf_counter()
+        request = controller.ask_only(
+            agent.device, "generate", prompt="The capital of France is", max_tokens=tokens
+        )
+        answer = controller.wait_for(Answer, lambda a: a.id == request and a.done, 300)
+        seconds = time.perf_counter() - begin
+        assert answer.generated is not None, answer.error
+        return [row("stream", "shoal", "tok_s", answer.generated.tokens / seconds, "tok/s", 1)]
+
+
+def machine() -> dict[str, Any]:
+    """Where it ran."""
+    model = "unknown"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+def main() -> int:
+    """Runs the cases and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a smoke run")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--bundle", type=Path, default=TINY, help="a classify bundle folder")
+    parser.add_argument("--generator", type=Path, help="a generate bundle folder")
+    parser.add_argument("--agents", type=int, help="of the update cases; 0: leave them out")
+    options = parser.parse_args()
+    rounds = 200 if options.quick else 2000
+    agents = (6 if options.quick else 100) if options.agents is None else options.agents
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name, mosquitto() as broker:
+        folder = Path(name)
+        rows += measure_classify(broker, folder / "classify", options.bundle, rounds)
+        for way in ("http", "mqtt") if agents else ():
+            rows += measure_update(broker, folder / way, agents, min(4, agents), way=way)
+        if options.generator is not None:
+            rows += measure_stream(broker, folder / "stream", options.generator, 64)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    ).stdout.strip()
+    for one in rows:
+        print(
+            f"{one['case']:18} {one['system']:10} {one['figure']:26} "
+            f"{one['value']:14,.3f} {one['unit']:6} {one['runs']:6}"
+        )
+    if options.json is not None:
+        result = {"benchmark": "agent", "machine": machine(), "commit": commit, "rows": rows}
+        options.json.write_bytes(codec.pretty(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
