@@ -22,9 +22,17 @@ _MAX_WAITING: Final = 4096
 
 
 class BlockServer:
-    """Serves blocks; several controllers share the load by a shared subscription."""
+    """Serves blocks; with `shared`, several controllers share the load."""
 
-    def __init__(self, repository: Repository, topics: Topics, mqtt: MqttConfig, name: str) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        topics: Topics,
+        mqtt: MqttConfig,
+        name: str,
+        *,
+        shared: bool = False,
+    ) -> None:
         self._repository = repository
         self._topics = topics
         self._queue: queue.Queue[tuple[str, bytes] | None] = queue.Queue(_MAX_WAITING)

@@ -183,7 +183,7 @@ def test_an_abort_gives_every_device_its_previous_version_back() -> None:
         fleet.step()
         fleet.now += 11
     assert fleet.state().header.status == "aborted"
-    assert fleet.phases() == {d: "undone" for d in TEN[:9]} | {"d9": "undoing"}
+    assert fleet.phases() == dict.fromkeys(TEN[:9], "undone") | {"d9": "undoing"}
     assert all(fact.active == OLD for fact in fleet.facts.values())
     fleet.change("d9", online=True)
     fleet.obey("d9")
