@@ -1,7 +1,7 @@
 """Runs an int8 model: plans memory once, then calls one kernel after the other.
 
-Weights are used in place where the flash is memory-mapped, kept in memory while they fit
-`budget`, and read row by row from the file otherwise.
+Weights are used in place where the flash is memory-mapped, kept in memory while they fit, and
+read row by row from the file otherwise.
 """
 
 from array import array
@@ -13,39 +13,42 @@ from .plan import place
 from .tflite import INT8, INT32, Model
 
 ROW_BLOCK = 1024  # bytes of weights that are read from the file at once
-DEFAULT_BUDGET = 48 * 1024
+RESERVE = 4096  # bytes that kept weights leave for the blocks of others
 
 
 class Weights:
     """Rows of a constant int8 tensor."""
 
-    def __init__(self, source, tensor, row, budget):
+    def __init__(self, source, tensor, row):
         self.row = row
         self.rows = tensor.bytes // row
         self._source = source
         self._offset = tensor.offset
+        self._data = None
         self._block = None
-        self.kept = 0
         if source.memory is not None:
             self._data = source.memory[tensor.offset : tensor.offset + tensor.bytes]
-        elif tensor.bytes <= budget:
-            self._data = memoryview(source.read(tensor.offset, tensor.bytes))
-            self.kept = tensor.bytes
+
+    def settle(self, memory, keep):
+        """Takes memory for all rows if they fit beside `RESERVE`, else for a few of them."""
+        if self._data is not None:
+            return
+        count = self.rows * self.row
+        if keep and count + RESERVE <= memory.left:
+            self._data = memory.take(count)
+            self._source.readinto(self._offset, self._data)
         else:
-            self._data = None
+            few = max(1, min(self.rows, ROW_BLOCK // self.row)) if keep else 1
+            self._block = memory.take(few * self.row)
 
     def step(self):
         """Rows that :meth:`block` gives at once."""
-        if self._data is not None:
-            return self.rows
-        return max(1, min(self.rows, ROW_BLOCK // self.row))
+        return self.rows if self._data is not None else len(self._block) // self.row
 
     def block(self, first, count):
         """`count` rows from `first`: a view that is valid until the next call."""
         if self._data is not None:
             return self._data[first * self.row : (first + count) * self.row]
-        if self._block is None:
-            self._block = memoryview(bytearray(self.step() * self.row))
         view = self._block[: count * self.row]
         self._source.readinto(self._offset + first * self.row, view)
         return view
@@ -56,25 +59,24 @@ class Interpreter:
 
     Args:
         path: of the ``.tflite`` file.
-        budget: bytes of weights that may be kept in memory.
-        arena_cap: bytes that tensors may take together.
+        memory: where tensors, and weights that fit, go.
 
     Raises:
         Refused: ``bad-model``, ``unsupported-operator``, ``too-large``.
     """
 
-    def __init__(self, path, budget=DEFAULT_BUDGET, arena_cap=192 * 1024):
+    def __init__(self, path, memory):
         self._source = Source(path)
         try:
-            self._load(budget, arena_cap)
+            self._load(memory)
         except Exception:
             self._source.close()
             raise
 
-    def _load(self, budget, arena_cap):
+    def _load(self, memory):
         model = Model(self._source)
         self._model = model
-        self._budget = budget
+        self._weights_used = []
         tensors = model.tensors
         alias = list(range(len(tensors)))
         for operator in model.operators:
@@ -84,9 +86,7 @@ class Interpreter:
                     raise Refused("bad-model", "a reshape changes the number of bytes")
                 alias[target] = alias[source]
         self._views = [None] * len(tensors)
-        arena_bytes = self._plan(alias, arena_cap)
-        self.arena_bytes = arena_bytes
-        self._params = array("i", [0] * 8)
+        self.arena_bytes = self._plan(alias, memory)
         need_acc = 1
         need_flat = 8
         self._steps = []
@@ -97,18 +97,21 @@ class Interpreter:
             need_flat = max(need_flat, flat)
             if step is not None:
                 self._steps.append(step)
-        self._acc = array("i", bytearray(4 * need_acc))
+        self._acc = memory.take(4 * need_acc)
         self._other = None
         if any(o.name in ("ADD", "SUB", "MUL") for o in model.operators):
-            self._other = array("i", bytearray(4 * need_acc))
-        self._flat = bytearray(need_flat)
+            self._other = memory.take(4 * need_acc)
+        self._flat = memory.take(need_flat)
+        for weights, keep in self._weights_used:
+            weights.settle(memory, keep)
+        self._weights_used = None
         self.inputs = [self._views[i] for i in model.inputs]
         self.outputs = [self._views[i] for i in model.outputs]
         self.input_shapes = [tensors[i].shape for i in model.inputs]
         self.output_shapes = [tensors[i].shape for i in model.outputs]
         self._model = None
 
-    def _plan(self, alias, cap):
+    def _plan(self, alias, memory):
         """Gives every computed tensor its place in the arena."""
         model = self._model
         first, last = {}, {}
@@ -136,9 +139,7 @@ class Interpreter:
         for index in first:
             spans[index] = (model.tensors[index].bytes, first[index], last[index])
         offsets, total = place(spans)
-        if total > cap:
-            raise Refused("too-large", "the model needs %d bytes of %d" % (total, cap))
-        arena = memoryview(bytearray(total))
+        arena = memory.take(total)
         for index in range(len(model.tensors)):
             at = offsets[alias[index]]
             if at is not None:
@@ -156,9 +157,9 @@ class Interpreter:
 
     # Preparation: checks an operator and returns (what runs it, int32s, bytes) it needs. -------
 
-    def _weights(self, tensor, row):
-        weights = Weights(self._source, tensor, row, self._budget)
-        self._budget -= weights.kept
+    def _weights(self, tensor, row, keep=True):
+        weights = Weights(self._source, tensor, row)
+        self._weights_used.append((weights, keep))
         return weights
 
     def _scale(self, tensor, channel=0):
@@ -235,7 +236,7 @@ class Interpreter:
             raise Refused("bad-model", "GATHER: expected rows of a table [n, width]")
         width = table.shape[1]
         # Few rows of a large table are read: it is never worth memory.
-        weights = Weights(self._source, table, width, 0)
+        weights = self._weights(table, width, keep=False)
         view, out, count = self._views[operator.inputs[1]], self._views[operator.outputs[0]], ids.count
 
         def run():

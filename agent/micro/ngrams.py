@@ -57,12 +57,6 @@ def _fold(code):
     return code
 
 
-def normalize(text):
-    """Lower-cases by simple ranges, turns punctuation into spaces, joins words with one space."""
-    folded = "".join([chr(_fold(ord(c))) for c in text])
-    return " ".join([word for word in folded.split(" ") if word])
-
-
 class Ngrams:
     """The front end of one bundle.
 
@@ -106,29 +100,41 @@ class Ngrams:
         """
         self._view = view
         self._used = 0
+        self._previous = b""
         over = False
-        previous = b""
-        state = self._state
-        for word in normalize(text).split(" "):
-            if not word:
-                continue
-            if self._used >= self.length:
-                over = True
-                break
-            data = word.encode()
-            self._begin(self._starts[0])
-            _fnv(data, 0, len(data), state)
-            over = self._put() or over
-            if self.pairs and previous:
-                self._begin(self._starts[1])
-                pair = previous + b" " + data
-                _fnv(pair, 0, len(pair), state)
-                over = self._put() or over
-            previous = data
-            if self.char_max:
-                over = self._characters(b" " + data + b" ") or over
+        # Character by character: a list of all words would need a large piece of memory.
+        word = bytearray(b" ")
+        for char in text:
+            code = _fold(ord(char))
+            if code != 0x20:
+                word.extend(chr(code).encode())
+            elif len(word) > 1:
+                over = self._word(word) or over
+                word = bytearray(b" ")
+        if len(word) > 1:
+            over = self._word(word) or over
         for i in range(self._used * 4, self.length * 4):
             view[i] = 0
+        return over
+
+    def _word(self, word):
+        """Ids of one folded word (a space before it); True when not all fit."""
+        if self._used >= self.length:
+            return True
+        state = self._state
+        size = len(word)
+        self._begin(self._starts[0])
+        _fnv(word, 1, size, state)
+        over = self._put()
+        if self.pairs:
+            if self._previous:
+                self._begin(self._starts[1])
+                _fnv(self._previous, 1, len(self._previous), state)
+                _fnv(word, 0, size, state)
+                over = self._put() or over
+            self._previous = word
+        if self.char_max and not over:
+            over = self._characters(word + b" ")
         return over
 
     def _put(self):
@@ -145,16 +151,23 @@ class Ngrams:
         return False
 
     def _characters(self, padded):
-        # Where each code point begins: a UTF-8 continuation byte is 10xxxxxx.
-        marks = [i for i in range(len(padded)) if padded[i] & 0xC0 != 0x80]
-        marks.append(len(padded))
-        count = len(marks) - 1
+        """Character n-grams; a UTF-8 continuation byte, 10xxxxxx, begins none."""
+        size = len(padded)
         over = False
-        for first in range(count):
+        for first in range(size):
+            if padded[first] & 0xC0 == 0x80:
+                continue
             self._begin(self._starts[2])
-            for index in range(first, min(first + self.char_max, count)):
-                _fnv(padded, marks[index], marks[index + 1], self._state)
-                if index - first + 1 >= self.char_min:
+            at = first
+            for count in range(1, self.char_max + 1):
+                if at >= size:
+                    break
+                end = at + 1
+                while end < size and padded[end] & 0xC0 == 0x80:
+                    end += 1
+                _fnv(padded, at, end, self._state)
+                at = end
+                if count >= self.char_min:
                     over = self._put() or over
             if over:
                 return True

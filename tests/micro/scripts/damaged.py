@@ -6,6 +6,7 @@ import sys
 
 from micro.errors import Refused
 from micro.interpreter import Interpreter
+from micro.memory import Memory
 
 
 def main(folder, count):
@@ -15,7 +16,7 @@ def main(folder, count):
     for number in range(count):
         gc.collect()
         try:
-            Interpreter("%s/%d.tflite" % (folder, number), arena_cap=65536).invoke()
+            Interpreter("%s/%d.tflite" % (folder, number), Memory(65536)).invoke()
             ran += 1
         except Refused:
             refused += 1

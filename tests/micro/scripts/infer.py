@@ -1,4 +1,4 @@
-"""Runs a model over inputs from a file: infer.py MODEL INPUTS [BUDGET].
+"""Runs a model over inputs from a file: infer.py MODEL INPUTS [MEMORY].
 
 INPUTS is a JSON list of lists of ids; the outputs are printed as JSON, or the refusal.
 """
@@ -9,12 +9,13 @@ import sys
 
 from micro.errors import Refused
 from micro.interpreter import Interpreter
+from micro.memory import Memory
 
 
-def main(path, inputs, budget):
+def main(path, inputs, size):
     """Prints ``{"outputs": [...]}`` or ``{"refused": code}``."""
     try:
-        model = Interpreter(path, budget=budget)
+        model = Interpreter(path, Memory(size))
         outputs = []
         with open(inputs) as stream:
             for ids in json.load(stream):
@@ -27,4 +28,4 @@ def main(path, inputs, budget):
     print(json.dumps({"outputs": outputs, "arena": model.arena_bytes}))
 
 
-main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 49152)
+main(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 40960)

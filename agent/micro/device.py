@@ -1,0 +1,440 @@
+"""The device: connects, reports, serves, updates. One object ties the parts together."""
+
+import asyncio
+import gc
+import json
+import math
+import os
+import random
+import time
+
+from . import VERSION, files
+from . import bundle as bundles
+from .blocks import Blocks
+from .errors import Refused
+from .mqtt import Broken, Client
+from .service import Service
+from .store import Counters, Slot, free_bytes, reference
+from .trust import Trust
+from .update import Trials, Updater
+
+ROOT = "shoal/v1"
+MAX_SAMPLES = 8  # telemetry samples that wait for a connection; flash is not worn for them
+RETRY_SECONDS = (1, 60)
+EPOCH_2025 = 1735689600
+
+
+def now():
+    """Seconds since the Unix epoch; boards whose epoch is 2000 are put right."""
+    moment = time.time()
+    return float(moment + 946684800 if time.gmtime(0)[0] == 2000 else moment)
+
+
+def clock_set():
+    """Whether the clock was ever set."""
+    return now() > EPOCH_2025
+
+
+def today():
+    """The time as TUF writes it, or None without a clock."""
+    if not clock_set():
+        return None
+    return "%04d-%02d-%02dT%02d:%02d:%02dZ" % time.gmtime()[:6]
+
+
+class Window:
+    """Counters of one slot between two telemetry samples."""
+
+    def __init__(self):
+        self.requests = self.errors = self.unknown = self.tokens = 0
+        self.latency = {}
+        self.latency_total = 0.0
+        self.confidence = {}
+        self.confidence_total = 0.0
+        self.labels = {}
+
+
+class Device:
+    """A fleet's device.
+
+    Args:
+        config: ``{"fleet", "device", "board": {facts}, "mqtt": {...}, ...}``; see
+            ``docs/micropython.md``.
+        base: folder for everything that is kept.
+        memory: for models.
+        buffers: for one received packet, and for one block.
+        tls: an ``ssl.SSLContext`` or None.
+    """
+
+    def __init__(self, config, base, memory, buffers, tls=None):
+        self.config = config
+        self.base = base
+        self.name = config["device"]
+        self.board = config["board"]
+        self.topic = "%s/%s/d/%s" % (ROOT, config["fleet"], self.name)
+        self._groups = ["%s/%s/g/%s/req/" % (ROOT, config["fleet"], g)
+                        for g in config.get("groups", [])]
+        self._tls = tls
+        self._memory = memory
+        self._buffer = buffers[0]
+        self.boot = "".join(["%02x" % b for b in os.urandom(6)])
+        files.make_folder(base + "/slots")
+        self._counters = Counters(base)
+        self.trust = Trust(base + "/trust", today)
+        self._client = None
+        self.blocks = Blocks(self._publish_now, self.topic, self.boot, buffers[1])
+        self._slots = {}
+        for name in os.listdir(base + "/slots"):
+            self.slot(name)
+        self.models = {}
+        self.busy = 0
+        self._windows = {}
+        self._window_since = time.ticks_ms()
+        self._samples = []
+        self._dropped = 0
+        self._telemetry_seq = 0
+        self._last_update = files.read_json(base + "/last.json")
+        self._pending = []
+        self._desired = None
+        self._desired_event = asyncio.Event()
+        self._service = Service(self)
+        self._updater = Updater(self)
+        self.trials = Trials(self)
+
+    # Slots and models. --------------------------------------------------------------------
+
+    def slot(self, name):
+        """The slot of this name, made when missing."""
+        if name not in self._slots:
+            self._slots[name] = Slot(self.base, name)
+        return self._slots[name]
+
+    def folder(self, slot):
+        """The folder of a slot's active bundle."""
+        return self._slots[slot].path(self._slots[slot].active)
+
+    def alone(self):
+        """Stops serving and returns the models' memory, for one model alone."""
+        for model, _ in self.models.values():
+            model.close()
+        self.models = {}
+        gc.collect()
+        self._memory.reset()
+        return self._memory
+
+    def load(self):
+        """Serves the active bundle of every slot; returns those that could not be loaded."""
+        memory = self.alone()
+        failed = []
+        for slot in self._slots.values():
+            if slot.active is None:
+                continue
+            folder = slot.path(slot.active)
+            try:
+                manifest = bundles.Manifest(folder + "/" + bundles.MANIFEST)
+                model = bundles.open_bundle(folder, manifest, memory)
+                self.models[slot.name] = model, reference(slot.active)
+            except (Refused, OSError, MemoryError) as error:
+                failed.append((slot, error))
+            gc.collect()
+        return failed
+
+    async def start(self):
+        """Loads what serves; a bundle that cannot be loaded gives way to the one before."""
+        for slot in self._slots.values():
+            await self.trials.boot(slot)
+        for slot, error in self.load():
+            if slot.trial is not None:
+                await self.trials.roll_back(slot, "load", "could not be loaded: %s" % error)
+            elif slot.previous is not None:
+                slot.roll_back()
+                self.load()
+
+    # What is counted. -----------------------------------------------------------------------
+
+    def served(self, slot, failed):
+        """A request of a slot was answered, or failed."""
+        window = self._windows.setdefault(slot, Window())
+        window.requests += 1
+        window.errors += bool(failed)
+        self.trials.count(slot, failed)
+
+    def classified(self, slot, result):
+        """Counts a classification."""
+        window = self._windows.setdefault(slot, Window())
+        if result["label"] == "unknown":
+            window.unknown += 1
+        window.labels[result["label"]] = window.labels.get(result["label"], 0) + 1
+        latency = result["latency_us"]
+        key = str(min(504, int(8 * math.log(latency) / math.log(2))) if latency >= 1 else 0)
+        window.latency[key] = window.latency.get(key, 0) + 1
+        window.latency_total += latency
+        key = str(min(19, int(result["confidence"] * 20)))
+        window.confidence[key] = window.confidence.get(key, 0) + 1
+        window.confidence_total += result["confidence"]
+
+    def generated(self, slot, result):
+        """Counts a generation."""
+        self._windows.setdefault(slot, Window()).tokens += result["tokens"]
+
+    def _sample(self):
+        seconds = time.ticks_diff(time.ticks_ms(), self._window_since) / 1000
+        self._window_since = time.ticks_ms()
+        gauges = {"heap_bytes": float(gc.mem_alloc()), "heap_free_bytes": float(gc.mem_free())}
+        samples = [{"at": now(), "window_s": seconds, "busy": self.busy, "gauges": gauges}]
+        self.busy = 0
+        for name in self._windows:
+            window = self._windows[name]
+            sample = {
+                "at": now(),
+                "window_s": seconds,
+                "slot": name,
+                "requests": window.requests,
+                "errors": window.errors,
+                "unknown": window.unknown,
+                "labels": window.labels,
+                "tokens": window.tokens,
+            }
+            if window.latency:
+                sample["latency_us"] = {
+                    "scale": "log8", "counts": window.latency, "total": window.latency_total}
+                sample["confidence"] = {
+                    "scale": "unit20", "counts": window.confidence,
+                    "total": window.confidence_total}
+            if name in self.models:
+                sample["bundle"] = self.models[name][1]
+            samples.append(sample)
+        self._windows = {}
+        self._samples.extend(samples)
+        while len(self._samples) > MAX_SAMPLES:
+            self._samples.pop(0)
+            self._dropped += 1
+
+    # Documents. -----------------------------------------------------------------------------
+
+    def _status(self, state, session):
+        return json.dumps(
+            {"state": state, "boot": self.boot, "session": session, "since": now()}
+        ).encode()
+
+    def reported(self):
+        """The reported document."""
+        document = {
+            "device": self.name,
+            "boot": self.boot,
+            "agent_version": VERSION,
+            "board": self.board["name"],
+            "runtime": "micropython",
+            "at": now(),
+            "labels": self.config.get("labels", {}),
+            "groups": self.config.get("groups", []),
+            "slots": {name: slot.report() for name, slot in self._slots.items()},
+            "desired_revision": self._counters.get("revision"),
+            "free_bytes": free_bytes(self.base),
+            "memory_bytes": gc.mem_free() + gc.mem_alloc(),
+            "clock": "synced" if clock_set() else "unsynced",
+        }
+        if self._last_update:
+            document["last_update"] = self._last_update
+        return document
+
+    async def event(self, slot, bundle, revision, rollout, state, **extra):
+        """Reports one state of an update; a final one is also kept in the reported document."""
+        event = {
+            "boot": self.boot,
+            "seq": self._counters.next("event"),
+            "revision": revision,
+            "slot": slot,
+            "bundle": reference(bundle),
+            "state": state,
+            "at": now(),
+        }
+        if rollout:
+            event["rollout"] = rollout
+        for key, value in extra.items():
+            if value is not None:
+                event[key] = value
+        self._last_update = event
+        if state in ("trial", "committed", "rolled-back", "refused"):
+            files.write_json(self.base + "/last.json", event)
+        if state in ("committed", "rolled-back", "refused"):
+            self._reached(revision)
+        try:
+            await self.publish(self.topic + "/update", json.dumps(event).encode())
+        except Broken:
+            pass  # the reported document carries the last one
+        if state in ("trial", "committed", "rolled-back", "refused"):
+            await self._report()
+
+    def _reached(self, revision):
+        if revision > self._counters.get("revision"):
+            self._counters.set("revision", revision)
+
+    async def _report(self):
+        try:
+            await self.publish(
+                self.topic + "/reported", json.dumps(self.reported()).encode(), retain=True
+            )
+        except Broken:
+            pass
+
+    # The connection. ------------------------------------------------------------------------
+
+    async def _publish_now(self, topic, payload):
+        await self.publish(topic, payload)
+
+    async def publish(self, topic, payload, retain=False, correlation=None):
+        """Publishes at QoS 1; raises ``Broken`` while there is no connection."""
+        if self._client is None:
+            raise Broken("not connected")
+        await self._client.publish(topic, payload, retain, correlation=correlation)
+
+    def _on_message(self, message):
+        if message.topic.startswith(self.topic + "/"):
+            parts = message.topic[len(self.topic) + 1 :].split("/")
+        else:
+            parts = None
+            for prefix in self._groups:
+                if message.topic.startswith(prefix):
+                    parts = ["req", message.topic[len(prefix) :]]
+        if parts is None:
+            return
+        if parts[0] == "blob" and len(parts) == 2:
+            self.blocks.on_message(parts[1], message.payload)
+        elif parts[0] == "req" and len(parts) == 2 and not message.retained:
+            answer = self._service.on_request(parts[1], message)
+            if answer is not None:
+                asyncio.create_task(self._answer(*answer))
+        elif parts == ["desired"] and message.payload:
+            self._on_desired(message.payload)
+
+    async def _answer(self, request, payload):
+        try:
+            await self.publish(request.topic, payload, correlation=request.correlation)
+        except Broken:
+            pass
+
+    def _on_desired(self, payload):
+        try:
+            desired = json.loads(payload)
+            revision = desired["revision"]
+            good = isinstance(revision, int) and revision >= 1
+            good = good and isinstance(desired.get("slots", {}), dict)
+        except (ValueError, KeyError, TypeError):
+            good = False
+        if good and (self._desired is None or revision >= self._desired["revision"]):
+            self._desired = desired
+            self._desired_event.set()
+
+    async def connect(self):
+        """One connection: connects, subscribes, reports; returns when it is gone."""
+        mqtt = self.config["mqtt"]
+        session = self._counters.next("session")
+        client = Client(
+            self.name,
+            self._on_message,
+            self._buffer,
+            mqtt.get("keepalive_s", 30),
+            mqtt.get("session_expiry_s", 3600),
+        )
+        credentials = None
+        if mqtt.get("username"):
+            credentials = mqtt["username"], mqtt.get("password") or ""
+        status = self.topic + "/status"
+        await client.connect(
+            mqtt["host"],
+            mqtt["port"],
+            (status, self._status("offline", session)),
+            self._tls,
+            mqtt.get("server_name"),
+            credentials,
+        )
+        self._client = client
+        try:
+            for rest in ("blob/+", "req/+", "desired"):
+                await client.subscribe(self.topic + "/" + rest)
+            for prefix in self._groups:
+                await client.subscribe(prefix + "+")
+            await client.publish(status, self._status("online", session), True)
+            await self._report()
+            self._desired_event.set()  # a download that broke off goes on
+            await client.closed.wait()
+        finally:
+            self._client = None
+            await client.disconnect()
+        raise Broken(client.reason)
+
+    # Tasks. ---------------------------------------------------------------------------------
+
+    async def _stay_connected(self):
+        wait = RETRY_SECONDS[0]
+        while True:
+            started = time.ticks_ms()
+            try:
+                await self.connect()
+            except (Broken, Refused, OSError) as error:
+                print("connection:", error)
+            if time.ticks_diff(time.ticks_ms(), started) > 60000:
+                wait = RETRY_SECONDS[0]
+            await asyncio.sleep(wait * (0.5 + random.random()))
+            wait = min(wait * 2, RETRY_SECONDS[1])
+
+    async def _stay_current(self):
+        applied = 0
+        while True:
+            await self._desired_event.wait()
+            self._desired_event.clear()
+            desired = self._desired
+            if desired is None or self._client is None or desired["revision"] <= applied:
+                continue
+            if desired["revision"] < self._counters.get("revision"):
+                continue  # an old document: revisions only grow
+            if desired["revision"] == self._counters.get("revision"):
+                applied = desired["revision"]
+                continue  # it came to its end before
+            try:
+                if await self._updater.apply(desired):
+                    self._reached(desired["revision"])
+                    await self._report()
+                applied = desired["revision"]
+            except Broken as error:
+                print("update:", error)  # goes on with the next connection
+                if self._client is not None:
+                    await asyncio.sleep(5)
+                    self._desired_event.set()
+
+    async def _watch_trials(self):
+        while True:
+            await asyncio.sleep_ms(200)
+            for slot in list(self._slots.values()):
+                if slot.trial is not None:
+                    await self.trials.check(slot)
+
+    async def _send_telemetry(self):
+        while True:
+            await asyncio.sleep(self.config.get("telemetry_s", 30))
+            self._sample()
+            if self._client is None:
+                continue
+            samples, self._samples = self._samples, []
+            self._telemetry_seq += 1
+            batch = {"boot": self.boot, "seq": self._telemetry_seq, "samples": samples}
+            if self._dropped:
+                batch["dropped"] = self._dropped
+            try:
+                await self.publish(self.topic + "/telemetry", json.dumps(batch).encode())
+                self._dropped = 0
+            except Broken:
+                self._samples = samples + self._samples
+
+    async def run(self):
+        """Runs for ever."""
+        await self.start()
+        gc.collect()
+        await asyncio.gather(
+            self._stay_connected(),
+            self._stay_current(),
+            self._watch_trials(),
+            self._send_telemetry(),
+            self._service.run(),
+        )

@@ -1,0 +1,294 @@
+"""An update: from the desired document to a committed bundle, or back, never in between.
+
+Each step is one coroutine here and one journal write in :mod:`micro.store`: a power cut
+before it leaves the state before, and the retained desired document starts it again.
+"""
+
+import gc
+import sys
+import time
+
+from . import bundle as bundles
+from . import files
+from .errors import Refused
+from .store import checked_reference, free_bytes
+from .trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES
+
+MAX_MANIFEST_BYTES = 64 * 1024
+MAX_HINT_BYTES = 16 * 1024
+MAX_ROOTS = 16
+SPARE_BYTES = 16 * 1024  # of flash, for journals and the file system itself
+
+
+class Updater:
+    """Brings slots to what is desired.
+
+    Args:
+        device: gives ``slot(name)``, ``board`` (facts), ``base`` (folder), ``load()`` (serve
+            what is active), ``alone()`` (memory for one model, nothing served),
+            ``event(...)`` (report a state), ``blocks``, ``trust``.
+    """
+
+    def __init__(self, device):
+        self._device = device
+
+    async def apply(self, desired):
+        """Applies a desired document, slot by slot.
+
+        Returns:
+            True when every slot has reached its end; False while one is on trial.
+
+        Raises:
+            Broken: the connection is gone; apply it again later.
+        """
+        done = True
+        slots = desired.get("slots", {})
+        for name in slots:
+            try:
+                files.checked_name(name)
+                wanted = checked_reference(slots[name]["bundle"])
+            except (Refused, KeyError, TypeError):
+                continue  # nothing that an event could name
+            update = Update(self._device, name, wanted, desired, slots[name])
+            try:
+                if not await update.run():
+                    done = False
+            except Refused as error:
+                await update.say("refused", reason=error.info())
+            except MemoryError as error:
+                sys.print_exception(error)
+                reason = {"code": "out-of-memory", "message": "the board has too little memory"}
+                await update.say("refused", reason=reason)
+            gc.collect()
+        return done
+
+
+class Update:
+    """The update of one slot to one bundle."""
+
+    def __init__(self, device, slot, wanted, desired, entry):
+        self._device = device
+        self._slot = device.slot(slot)
+        self._wanted = wanted
+        self._entry = entry
+        self._revision = desired["revision"]
+        self._rollout = desired.get("rollout")
+        self._done = self._total = 0
+
+    async def say(self, state, **extra):
+        """Reports a state of this update."""
+        await self._device.event(
+            self._slot.name, self._wanted, self._revision, self._rollout, state,
+            done_bytes=self._done, total_bytes=self._total, **extra
+        )
+
+    async def run(self):
+        """True at the end of the update, False while it is on trial."""
+        slot, wanted = self._slot, self._wanted
+        sha = wanted["manifest_sha256"]
+        if self._entry.get("mode", "active") != "active":
+            raise Refused("not-supported", "a microcontroller has no memory for a shadow")
+        if slot.active and slot.active["manifest_sha256"] == sha:
+            return slot.trial is None
+        if slot.previous and slot.previous["manifest_sha256"] == sha:
+            folder = slot.path(slot.previous)
+            manifest = bundles.Manifest(folder + "/" + bundles.MANIFEST)
+            accuracy = await self._selftest(folder, manifest)
+            slot.swap(self._trial(accuracy))
+        else:
+            folder = slot.begin(wanted)
+            release = await self._download(folder)
+            manifest = bundles.Manifest(folder + "/" + bundles.MANIFEST)
+            accuracy = await self._selftest(folder, manifest)
+            slot.activate(wanted, release, self._trial(accuracy))
+        self._device.load()
+        await self.say("trial", golden_accuracy=accuracy)
+        return False
+
+    def _trial(self, accuracy):
+        rules = self._entry.get("trial", {})
+        return {
+            "seconds": _number(rules.get("seconds", 30.0), 30.0),
+            "max_restarts": int(_number(rules.get("max_restarts", 3), 3)),
+            "max_error_rate": _number(rules.get("max_error_rate", 0.1), 0.1),
+            "min_requests": int(_number(rules.get("min_requests", 20), 20)),
+            "restarts": 0,
+            "revision": self._revision,
+            "rollout": self._rollout,
+            "golden_accuracy": accuracy,
+        }
+
+    async def _download(self, folder):
+        """Metadata, manifest, fit, files; returns the release counter."""
+        device, wanted = self._device, self._wanted
+        await self.say("downloading")
+        release, length = await self._trusted()
+        if release < self._slot.floor:
+            raise Refused(
+                "rollback",
+                "release %d is older than %d, which this device has committed"
+                % (release, self._slot.floor),
+            )
+        if length > MAX_MANIFEST_BYTES:
+            raise Refused("too-large", "the manifest has %d bytes" % length)
+        path = "targets/bundles/%s/%s/%s.manifest.json" % (
+            wanted["name"], wanted["version"], wanted["manifest_sha256"])
+        target = folder + "/" + bundles.MANIFEST
+        await device.blocks.download(
+            path, target, MAX_MANIFEST_BYTES, length, wanted["manifest_sha256"])
+        manifest = bundles.Manifest(target)
+        if manifest.name != wanted["name"] or manifest.version != wanted["version"]:
+            raise Refused("wrong-manifest", "the manifest is of another bundle")
+        self._total = manifest.total_bytes
+        self._fit(folder, manifest)
+        for name, sha256, size in manifest.files:
+            await device.blocks.download(
+                "blobs/" + sha256, folder + "/" + name, size, size, sha256, self._progress)
+            gc.collect()
+        await self.say("verified")
+        await self.say("fits")
+        return release
+
+    def _progress(self, count):
+        self._done += count
+
+    def _fit(self, folder, manifest):
+        """Before a byte of the model is fetched: does it fit at all?"""
+        reason = manifest.misfit(self._device.board)
+        if reason:
+            raise Refused("does-not-fit", reason)
+        here = sum([max(0, files.size(folder + "/" + entry[0])) for entry in manifest.files])
+        free = free_bytes(self._device.base)
+        if manifest.total_bytes - here + SPARE_BYTES > free:
+            raise Refused(
+                "does-not-fit",
+                "storage: needs %d bytes more, %d are free" % (manifest.total_bytes - here, free),
+            )
+
+    async def _trusted(self):
+        """Fetches metadata and checks the targets role; returns release and length."""
+        device, wanted = self._device, self._wanted
+        blocks, trust = device.blocks, device.trust
+        folder = device.base + "/trust"
+        new = folder + "/fetched.json"
+        try:
+            for _ in range(MAX_ROOTS):
+                try:
+                    await blocks.download(trust.next_root(), new, MAX_ROOT_BYTES)
+                except Refused as error:
+                    if error.code in ("no-such-path", "no-such-file"):
+                        break
+                    raise
+                trust.accept_root(new)
+            await blocks.download("metadata/timestamp.json", new, MAX_HINT_BYTES)
+            version = trust.hint(new, "snapshot.json")
+            await blocks.download("metadata/%d.snapshot.json" % version, new, MAX_HINT_BYTES)
+            version = trust.hint(new, "targets.json")
+            await blocks.download("metadata/%d.targets.json" % version, new, MAX_TARGETS_BYTES)
+            gc.collect()
+            name = "bundles/%s/%s/manifest.json" % (wanted["name"], wanted["version"])
+            return trust.release(new, name, wanted["manifest_sha256"])
+        finally:
+            files.remove(new)
+
+    async def _selftest(self, folder, manifest):
+        """Golden vectors; returns their accuracy.
+
+        The models that serve give their memory for it, and come back before anything else
+        runs: for a request it is a pause, not an error.
+        """
+        memory = self._device.alone()
+        try:
+            model = bundles.open_bundle(folder, manifest, memory)
+            try:
+                vectors, passed, most = bundles.selftest(folder, model)
+            finally:
+                model.close()
+        finally:
+            model = None
+            self._device.load()
+        accuracy = passed / vectors if vectors else 0.0
+        if not bundles.holds(manifest, vectors, passed, most):
+            raise Refused(
+                "selftest-failed",
+                "%d of %d golden vectors hold, the furthest is %d steps off"
+                % (passed, vectors, most),
+            )
+        await self.say("self-tested", golden_accuracy=accuracy)
+        return accuracy
+
+
+def _number(value, default):
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    return value if good else default
+
+
+class Trials:
+    """Watches bundles on trial, in ticks of this boot; a restart starts the time anew.
+
+    Args:
+        device: as for :class:`Updater`.
+    """
+
+    def __init__(self, device):
+        self._device = device
+        self._since = {}
+        self._counts = {}
+
+    def count(self, slot, failed):
+        """A request of a slot was served, or failed."""
+        counts = self._counts.setdefault(slot, [0, 0])
+        counts[0] += 1
+        counts[1] += bool(failed)
+
+    def begin(self, slot):
+        """Starts the time of a slot's trial."""
+        self._since[slot.name] = time.ticks_ms()
+        self._counts[slot.name] = [0, 0]
+
+    async def boot(self, slot):
+        """Counts a restart in a trial; too many roll back. Called once a boot."""
+        if slot.trial is None:
+            return
+        slot.trial["restarts"] += 1
+        if slot.trial["restarts"] >= slot.trial["max_restarts"]:
+            await self.roll_back(slot, "restarts", "restarted %d times" % slot.trial["restarts"])
+        else:
+            slot.save()
+            self.begin(slot)
+
+    async def check(self, slot):
+        """Commits or rolls back when it is time; True when the trial ended."""
+        trial = slot.trial
+        if trial is None:
+            return False
+        if slot.name not in self._since:
+            self.begin(slot)
+        requests, errors = self._counts.get(slot.name, (0, 0))
+        if requests >= max(1, trial["min_requests"]):
+            if errors / requests > trial["max_error_rate"]:
+                await self.roll_back(slot, "errors", "%d of %d failed" % (errors, requests))
+                return True
+        if time.ticks_diff(time.ticks_ms(), self._since[slot.name]) >= trial["seconds"] * 1000:
+            slot.commit()
+            self._since.pop(slot.name, None)
+            await self._say(slot, slot.active, trial, "committed")
+            return True
+        return False
+
+    async def roll_back(self, slot, code, message):
+        """Makes the bundle before serve again."""
+        failed, trial = slot.active, slot.trial
+        slot.roll_back()
+        self._since.pop(slot.name, None)
+        self._device.load()
+        await self._say(
+            slot, failed, trial, "rolled-back",
+            reason={"code": "trial-" + code, "message": "in its trial it " + message},
+        )
+
+    async def _say(self, slot, release, trial, state, **extra):
+        await self._device.event(
+            slot.name, release, trial["revision"], trial["rollout"], state,
+            golden_accuracy=trial["golden_accuracy"], **extra
+        )

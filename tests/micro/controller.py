@@ -1,0 +1,162 @@
+"""A controller for tests: serves blocks from a real repository, keeps what a device says."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import paho.mqtt.client as paho
+
+from contracts import blocks, codec, messages, topics
+from contracts.config import MqttConfig
+from contracts.connection import connect_properties, new_client
+from contracts.errors import ShoalError
+from contracts.messages import Answer, BlobGet, BundleRef, Reported, Status, UpdateEvent
+from fleet.repository.repository import Repository
+
+_KINDS: dict[str, Any] = {
+    "status": Status,
+    "reported": Reported,
+    "update": UpdateEvent,
+    "telemetry": messages.Telemetry,
+    "response": Answer,
+}
+
+
+class Controller:
+    """Connected while inside ``with``. Every message is decoded with the contract's type.
+
+    Attributes:
+        heard: ``(device, kind, decoded message)`` in order.
+        spoil: changes a block's payload before it is sent, for tests.
+    """
+
+    def __init__(self, config: MqttConfig, fleet: str, repository: Repository) -> None:
+        self._config = config
+        self.topics = topics.Topics(fleet)
+        self.repository = repository
+        self.heard: list[tuple[str, str, Any]] = []
+        self.problems: list[str] = []
+        self.spoil: Callable[[BlobGet, bytes], bytes] = lambda _, payload: payload
+        self._changed = threading.Condition()
+        self._client = new_client(config, f"controller-{time.monotonic_ns()}")
+        self._client.on_message = self._on_message
+        self._ids = 0
+
+    def __enter__(self) -> Controller:
+        self._client.connect(
+            self._config.host, self._config.port, properties=connect_properties(self._config)
+        )
+        self._client.subscribe(f"{self.topics.prefix}/d/#", qos=1)
+        self._client.loop_start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def _on_message(self, _client: paho.Client, _data: object, message: Any) -> None:
+        address = topics.parse(message.topic)
+        if address.kind == "blob-get":
+            self._answer(address.target, message.payload)
+            return
+        if address.kind not in _KINDS or not message.payload:
+            return
+        try:
+            decoded = codec.decode(message.payload, _KINDS[address.kind], what=address.kind)
+        except ShoalError as error:
+            self.problems.append(f"{address.kind}: {error}: {message.payload[:300]!r}")
+            return
+        with self._changed:
+            self.heard.append((address.target, address.kind, decoded))
+            self._changed.notify_all()
+
+    def _answer(self, device: str, payload: bytes) -> None:
+        request = codec.decode(payload, BlobGet, what="blob/get")
+        try:
+            block = self.repository.read(request.path, request.offset, request.length)
+            reply = blocks.pack(request.id, block)
+        except ShoalError as error:
+            reply = blocks.pack_error(request.id, error)
+        topic = self.topics.blob(device, request.id)
+        self._client.publish(topic, self.spoil(request, reply), qos=1)
+
+    def wait(self, what: str, wanted: Callable[[str, str, Any], bool], seconds: float = 30) -> Any:
+        """The first message, heard already or later, that is wanted."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while True:
+                for heard in self.heard:
+                    if wanted(*heard):
+                        return heard[2]
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._changed.wait(left):
+                    tail = [(k, msgspec.to_builtins(m)) for _, k, m in self.heard[-6:]]
+                    raise AssertionError(
+                        f"{what} did not happen in {seconds} s; problems: {self.problems}; "
+                        f"last messages: {json.dumps(tail, default=str)[:3000]}"
+                    )
+
+    def wait_update(self, state: str, revision: int, seconds: float = 30) -> UpdateEvent:
+        """The device's event of this state and revision."""
+        return self.wait(
+            f"update {revision} {state}",
+            lambda _, kind, m: kind == "update" and m.state == state and m.revision == revision,
+            seconds,
+        )
+
+    def desire(self, device: str, revision: int, ref: BundleRef, **trial: Any) -> None:
+        """Publishes a desired document for the slot ``classify``."""
+        rules = messages.TrialRules(**{"seconds": 0.3, **trial})
+        desired = messages.Desired(
+            revision=revision,
+            slots={"classify": messages.DesiredBundle(ref, trial=rules)},
+            rollout="test",
+        )
+        topic = self.topics.of_device(device, "desired")
+        self._client.publish(topic, codec.encode(desired), qos=1, retain=True)
+
+    def send(self, device: str, op: str, body: bytes) -> None:
+        """A raw request."""
+        self._client.publish(self.topics.request(device, op), body, qos=1)
+
+    def ask(self, device: str, op: str, request: Any, seconds: float = 20) -> list[Answer]:
+        """Sends a request and returns all its answers."""
+        self._ids += 1
+        name = f"r{self._ids}"
+        body = {**msgspec.to_builtins(request), "id": name}
+        self.send(device, op, json.dumps(body, ensure_ascii=False).encode())
+        self.wait(
+            f"the answer to {op}",
+            lambda _, kind, m: kind == "response" and m.id == name and m.done,
+            seconds,
+        )
+        return [m for _, kind, m in self.heard if kind == "response" and m.id == name]
+
+
+def enrol(folder: Path, device: str, fleet: str, config: MqttConfig, root: bytes) -> Path:
+    """Writes a device's folder for a broker without TLS."""
+    folder.mkdir(parents=True, exist_ok=True)
+    board = {
+        "name": "pico-2-w",
+        "model_ram_bytes": 131072,
+        "model_flash_bytes": 1048576,
+        "quantizations": ["int8"],
+    }
+    document = {
+        "fleet": fleet,
+        "device": device,
+        "board": board,
+        "groups": ["kitchen"],
+        "labels": {"site": "lab"},
+        "telemetry_s": 1,
+        "mqtt": {"host": config.host, "port": config.port, "keepalive_s": 10},
+    }
+    (folder / "shoal.json").write_text(json.dumps(document))
+    (folder / "root.json").write_bytes(root)
+    return folder
