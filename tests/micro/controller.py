@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import paho.mqtt.client as paho
@@ -48,7 +48,7 @@ class Controller:
         self._client.on_message = self._on_message
         self._ids = 0
 
-    def __enter__(self) -> Controller:
+    def __enter__(self) -> Self:
         self._client.connect(
             self._config.host, self._config.port, properties=connect_properties(self._config)
         )
