@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from fleet.cli import boards, devices, folder, rollout, serve
+from fleet.cli import boards, devices, folder, rollout, serve, simulate
 
 HANDED_OVER: Final = {
     "build": "model_builder",
@@ -43,6 +43,7 @@ app.add_typer(boards.app, name="boards")
 folder.register(fleet_app)
 serve.register(fleet_app)
 devices.register(fleet_app)
+simulate.register(fleet_app)
 fleet_app.add_typer(rollout.app, name="rollout")
 
 

@@ -1,0 +1,346 @@
+"""What pages show, and what they may do: the only module here that touches the store.
+
+Every method is one short transaction with a fixed number of statements, whatever the number
+of devices. Methods block: pages call them on a thread.
+"""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+
+from contracts.errors import InputError, RefusedError
+from contracts.messages import Answer, ClassifyRequest, GenerateRequest
+from fleet.controller import Controller
+from fleet.dashboard.views import Alert, DevicePage, DeviceView, Overview, RolloutView
+from fleet.rollout import selector
+from fleet.rollout.plan import Plan
+from fleet.rollout.runner import Command
+from fleet.rollout.spec import RolloutSpec
+from fleet.rollout.state import ACTIVE, Member
+from fleet.store import audit, bundles, devices, history, rollouts, telemetry
+from fleet.store.audit import Entry
+from fleet.store.bundles import Published
+from fleet.store.rollouts import Event
+from fleet.store.schema import DEVICE, ROLLUP, UPDATE_EVENT
+from fleet.store.telemetry import Point
+from fleet.store.tokens import Token
+
+T = TypeVar("T")
+PAGE: Final = 50
+"""Rows of one page of a table."""
+
+_CACHE_S: Final = 1.0
+_RECENT_S: Final = 24 * 3600.0
+QUERY_TIMEOUT_S: Final = 60.0
+
+
+class Data:
+    """Reads and commands of one controller.
+
+    Args:
+        controller: whose store, engine and queries.
+    """
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._lock = threading.Lock()
+        self._cache: dict[str, tuple[float, Any]] = {}
+
+    @property
+    def fleet(self) -> str:
+        """The fleet's name."""
+        return self._controller.fleet.config.fleet
+
+    @property
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._controller.clock()
+
+    def _cached(self, key: str, make: Callable[[], T]) -> T:
+        """One answer for all who look at the same within a second."""
+        with self._lock:
+            found = self._cache.get(key)
+            if found is not None and time.monotonic() - found[0] < _CACHE_S:
+                value: T = found[1]
+                return value
+            value = make()
+            if len(self._cache) > 100:
+                self._cache.clear()
+            self._cache[key] = (time.monotonic(), value)
+            return value
+
+    # Overview -----------------------------------------------------------------------------
+
+    def overview(self) -> Overview:
+        """Counts, traffic of the last hour, running rollouts, models in use, alerts."""
+        return self._cached("overview", self._overview)
+
+    def _overview(self) -> Overview:
+        with self._controller.store.read() as connection:
+            counts = devices.counts(connection)
+            traffic = self._traffic(connection)
+            recent, _ = rollouts.page(connection, None, 20)
+            waves = rollouts.phase_counts(connection, [one.state.id for one in recent])
+            versions = _versions(connection)
+            failures = self._failures(connection)
+            published = len(bundles.every(connection))
+        views = [RolloutView.of(one, waves[one.state.id]) for one in recent]
+        return Overview(
+            counts=counts,
+            traffic=traffic,
+            rollouts=[view for view in views if view.status in ACTIVE],
+            recent=[view for view in views if view.status not in ACTIVE][:3],
+            versions=versions,
+            published=published,
+            alerts=_alerts(counts, views, failures, self._controller.ready, self.now),
+        )
+
+    def _traffic(self, connection: sa.Connection) -> list[tuple[int, int, int]]:
+        """Minute, requests, errors of the whole fleet, for the last hour; added by the database."""
+        now = int(self.now)
+        rows = connection.execute(
+            sa.select(ROLLUP.c.start, sa.func.sum(ROLLUP.c.requests), sa.func.sum(ROLLUP.c.errors))
+            .where(ROLLUP.c.resolution == telemetry.MINUTE, ROLLUP.c.start >= now - 3600)
+            .group_by(ROLLUP.c.start)
+            .order_by(ROLLUP.c.start)
+        )
+        return [(int(start), int(requests), int(errors)) for start, requests, errors in rows]
+
+    def _failures(self, connection: sa.Connection) -> list[tuple[str, int]]:
+        """How many updates were refused or rolled back in the last day."""
+        rows = connection.execute(
+            sa.select(UPDATE_EVENT.c.state, sa.func.count(sa.distinct(UPDATE_EVENT.c.device)))
+            .where(
+                UPDATE_EVENT.c.received_at >= self.now - _RECENT_S,
+                UPDATE_EVENT.c.state.in_(("refused", "rolled-back")),
+            )
+            .group_by(UPDATE_EVENT.c.state)
+        )
+        return [(str(state), int(count)) for state, count in rows]
+
+    # Devices ------------------------------------------------------------------------------
+
+    def device_page(self, text: str, after: str) -> DevicePage:
+        """Devices of a selector after an id.
+
+        Raises:
+            InputError: the selector cannot be read.
+        """
+        wanted = selector.parse(text or "all")
+        with self._controller.store.read() as connection:
+            found, following = devices.page(connection, wanted, after, PAGE)
+            counts = devices.counts(connection)
+        return DevicePage([DeviceView.of(one) for one in found], following, counts)
+
+    def device(self, name: str) -> DeviceView:
+        """One device.
+
+        Raises:
+            InputError: ``no-such-device``.
+        """
+        with self._controller.store.read() as connection:
+            return DeviceView.of(devices.get(connection, name))
+
+    def points(self, name: str, span_s: float) -> list[Point]:
+        """Figures of a device in the last while: by minute, or by hour beyond six hours."""
+        step = telemetry.MINUTE if span_s <= 6 * 3600 else telemetry.HOUR
+        with self._controller.store.read() as connection:
+            return telemetry.points(connection, name, step, self.now - span_s, self.now + step)
+
+    def updates(self, name: str, before: int | None = None) -> list[history.Update]:
+        """A device's newest update events."""
+        with self._controller.store.read() as connection:
+            return history.updates(connection, name, before, PAGE)[0]
+
+    # Models -------------------------------------------------------------------------------
+
+    def models(self) -> list[tuple[Published, int]]:
+        """Published bundles, newest first, each with how many devices run it."""
+        with self._controller.store.read() as connection:
+            found = bundles.every(connection)
+            running = dict(_versions(connection))
+        return [(one, running.get(str(one.ref), 0)) for one in found]
+
+    def model(self, name: str, version: str) -> tuple[Published, dict[str, Any] | None, int]:
+        """One bundle with its build report and the number of devices that run it.
+
+        Raises:
+            InputError: ``no-such-bundle``.
+        """
+        with self._controller.store.read() as connection:
+            found = bundles.find(connection, name, version)
+            report = bundles.report(connection, name, version)
+            running = dict(_versions(connection))
+        return found, report, running.get(str(found.ref), 0)
+
+    # Rollouts -----------------------------------------------------------------------------
+
+    def rollout_page(self, before: int | None) -> tuple[list[RolloutView], int | None]:
+        """Rollouts, newest first."""
+        with self._controller.store.read() as connection:
+            found, following = rollouts.page(connection, before, 20)
+            waves = rollouts.phase_counts(connection, [one.state.id for one in found])
+        return [RolloutView.of(one, waves[one.state.id]) for one in found], following
+
+    def rollout(self, name: str) -> tuple[RolloutView, list[Event], list[Member]]:
+        """A rollout, its newest events (newest first), and members that went wrong.
+
+        Raises:
+            InputError: ``no-such-rollout``.
+        """
+        with self._controller.store.read() as connection:
+            stored = rollouts.get(connection, name, members=False)
+            waves = rollouts.phase_counts(connection, [name])[name]
+            events = rollouts.events(connection, name, 0, 500)
+            failed: list[Member] = []
+            for phase in ("failed", "undo-failed"):
+                failed += rollouts.members_page(connection, name, phase, "", PAGE)[0]
+        return RolloutView.of(stored, waves), events[::-1], failed
+
+    def plan(self, spec: RolloutSpec) -> Plan:
+        """What a rollout would do."""
+        return self._controller.runner.plan(spec)
+
+    def create_rollout(self, spec: RolloutSpec, token: Token) -> str:
+        """Creates a rollout; returns its id."""
+        detail = {"selector": spec.selector, "waves": [str(wave) for wave in spec.waves]}
+        note = self._note(token, "rollout.create", f"{spec.bundle} {spec.version}", detail)
+        stored = self._controller.runner.create(spec, token.name, note)
+        self._controller.wake()
+        return stored.state.id
+
+    def command(self, rollout: str, what: Command, token: Token) -> None:
+        """Approves, pauses, resumes or aborts a rollout.
+
+        Raises:
+            RefusedError: ``forbidden``, ``wrong-state``.
+        """
+        if not token.may("operator"):
+            raise RefusedError("forbidden", "this needs the role operator")
+        note = self._note(token, f"rollout.{what}", rollout, {})
+        self._controller.runner.command(rollout, what, token.name, extra=note)
+        self._controller.wake()
+
+    def _note(
+        self, token: Token, action: str, target: str, detail: dict[str, Any]
+    ) -> Callable[[sa.Connection], None]:
+        if not token.may("operator"):
+            raise RefusedError("forbidden", "this needs the role operator")
+
+        def write(connection: sa.Connection) -> None:
+            audit.note(
+                connection,
+                at=self.now,
+                actor=token.name,
+                role=token.role,
+                action=action,
+                target=target,
+                detail=detail | {"by": "dashboard"},
+            )
+
+        return write
+
+    def audit_page(self, before: int | None) -> tuple[list[Entry], int | None]:
+        """Changes, newest first."""
+        with self._controller.store.read() as connection:
+            return audit.page(connection, before, PAGE)
+
+    # Queries ------------------------------------------------------------------------------
+
+    def ask(self, device: str, op: str, text: str, token: Token) -> AsyncIterator[Answer]:
+        """Asks one device; answers come as they are sent.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``bad-message``; no text, or too much.
+        """
+        if not token.may("operator"):
+            raise RefusedError("forbidden", "this needs the role operator")
+        if not text.strip():
+            raise InputError("bad-message", "Type a text first.")
+        who = token.name[:64]
+        request: ClassifyRequest | GenerateRequest
+        if op == "classify":
+            request = ClassifyRequest(text=text, requester=who, top_k=5)
+        else:
+            request = GenerateRequest(prompt=text, requester=who, max_tokens=128)
+        try:
+            request = msgspec.convert(msgspec.to_builtins(request), type(request))
+        except (msgspec.ValidationError, UnicodeEncodeError) as error:
+            raise InputError("bad-message", f"The text cannot be sent: {error}") from None
+        return self._controller.asker.ask([device], op, request, QUERY_TIMEOUT_S)
+
+
+def _versions(connection: sa.Connection) -> list[tuple[str, int]]:
+    """Active bundles with the number of devices that run them, most first."""
+    found: collections.Counter[str] = collections.Counter()
+    query = sa.select(DEVICE.c.reported).where(
+        DEVICE.c.reported.is_not(None), DEVICE.c.revoked_at.is_(None)
+    )
+    for text in connection.scalars(query):
+        for slot in _SLOTS.decode(text).slots.values():
+            if slot.active is not None:
+                found[f"{slot.active.name} {slot.active.version}"] += 1
+    return found.most_common()
+
+
+class _Ref(msgspec.Struct):
+    name: str
+    version: str
+
+
+class _Slot(msgspec.Struct):
+    active: _Ref | None = None
+
+
+class _Slots(msgspec.Struct):
+    slots: dict[str, _Slot] = {}
+
+
+# Only what is counted: a thousand whole documents would take ten times as long.
+_SLOTS: Final = msgspec.json.Decoder(_Slots)
+
+
+def _alerts(
+    counts: dict[str, int],
+    views: list[RolloutView],
+    failures: list[tuple[str, int]],
+    ready: dict[str, bool],
+    now: float,
+) -> list[Alert]:
+    """What a person should look at, worst first."""
+    found: list[Alert] = []
+    if not ready.get("broker", True):
+        found.append(Alert("bad", "The controller has no connection to the broker.", ""))
+    for view in views:
+        link = f"/rollouts/{view.id}"
+        match view.status:
+            case "awaiting-approval":
+                text = f"Rollout {view.id} waits for approval of wave {view.wave + 1}."
+                found.append(Alert("info", text, link))
+            case "paused":
+                found.append(Alert("warn", f"Rollout {view.id} is paused: {view.reason}", link))
+            case "rolling-back":
+                found.append(Alert("warn", f"Rollout {view.id} rolls back: {view.reason}", link))
+            case "stopped" if now - view.updated_at < _RECENT_S:
+                text = f"Rollout {view.id} was stopped by a gate: {view.reason}"
+                found.append(Alert("bad", text, link))
+    for state, count in failures:
+        what = "refused an update" if state == "refused" else "rolled an update back"
+        plural = "device" if count == 1 else "devices"
+        found.append(Alert("warn", f"{count} {plural} {what} in the last 24 hours.", ""))
+    offline = counts.get("offline", 0)
+    if offline and offline * 10 >= sum(counts.values()):
+        found.append(
+            Alert("warn", f"{offline} of {sum(counts.values())} devices are offline.",
+                  "/devices?q=state%3Doffline")
+        )  # fmt: skip
+    order = {"bad": 0, "warn": 1, "info": 2}
+    return sorted(found, key=lambda alert: order[alert.level])

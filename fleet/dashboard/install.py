@@ -1,0 +1,167 @@
+"""Puts the dashboard on the controller's app: sign-in, headers, pages."""
+
+from __future__ import annotations
+
+from http.cookies import CookieError, SimpleCookie
+from typing import Final
+from urllib.parse import parse_qs, quote, urlsplit
+
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from nicegui import ui
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fleet.api.auth import Gatekeeper
+from fleet.api.errors import ApiError
+from fleet.controller import Controller
+from fleet.dashboard import pages
+from fleet.dashboard.data import Data
+from fleet.dashboard.render import render
+from fleet.dashboard.session import COOKIE, LIFETIME_S, Sessions
+from fleet.dashboard.site import PREFIX, Site
+
+# Vue compiles templates in the browser, which needs eval; nothing may come from elsewhere.
+_POLICY: Final = "; ".join(
+    (
+        "default-src 'self'",
+        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
+        "style-src 'self' 'unsafe-inline'",
+        "img-src 'self' data:",
+        "font-src 'self' data:",
+        "connect-src 'self'",
+        "object-src 'none'",
+        "base-uri 'self'",
+        "form-action 'self'",
+        "frame-ancestors 'none'",
+    )
+)
+_OPEN: Final = (f"{PREFIX}/login", f"{PREFIX}/_nicegui/", f"{PREFIX}/favicon.ico")
+MAX_FORM_BYTES: Final = 4096
+
+
+def mount(app: FastAPI, controller: Controller) -> None:
+    """Adds the dashboard below ``/ui``; ``/`` leads there.
+
+    Args:
+        app: the controller's; its own routes go first.
+        controller: what the pages show and command.
+    """
+    gatekeeper: Gatekeeper = app.state.gatekeeper
+    sessions = Sessions(gatekeeper.find)
+    site = Site(Data(controller), sessions)
+    _add_sign_in(app, gatekeeper, sessions, controller.fleet.config.fleet)
+    pages.register(site)
+    ui.run_with(
+        app,
+        mount_path=PREFIX,
+        title="Shoal",
+        favicon=pages.FAVICON,
+        tailwind=False,
+        dark=None,
+        show_welcome_message=False,
+        reconnect_timeout=10.0,
+    )
+    app.add_middleware(_Gate, sessions=sessions)
+
+
+def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, sessions: Sessions, fleet: str) -> None:
+    def page(status: int = 200, problem: str = "", following: str = "") -> HTMLResponse:
+        html = render("login.html", fleet=fleet, problem=problem, next=following)
+        return HTMLResponse(html, status)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse(f"{PREFIX}/")
+
+    @app.get(f"{PREFIX}/login", include_in_schema=False)
+    async def show(request: Request) -> HTMLResponse:
+        return page(following=request.query_params.get("next", ""))
+
+    @app.post(f"{PREFIX}/login", include_in_schema=False)
+    async def sign_in(request: Request) -> Response:
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM_BYTES:
+                return page(413, "That is too long to be a token.")
+        form = parse_qs(body.decode("utf-8", "replace"))
+        secret, following = form.get("token", [""])[0].strip(), form.get("next", [""])[0]
+        peer = request.client.host if request.client else "?"
+        try:
+            gatekeeper.check(secret, peer)
+        except ApiError as error:
+            if error.code == "rate-limited":
+                return page(429, "Too many tries. Wait a moment.", following)
+            return page(401, "This token is not valid. Check that all of it was pasted.", following)
+        response = RedirectResponse(_inside(following), 303)
+        response.set_cookie(
+            COOKIE,
+            sessions.begin(secret) or "",
+            max_age=int(LIFETIME_S),
+            path=PREFIX,
+            httponly=True,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )
+        return response
+
+    @app.post(f"{PREFIX}/logout", include_in_schema=False)
+    async def sign_out(request: Request) -> RedirectResponse:
+        sessions.end(request.cookies.get(COOKIE))
+        response = RedirectResponse(f"{PREFIX}/login", 303)
+        response.delete_cookie(COOKIE, path=PREFIX)
+        return response
+
+
+def _inside(target: str) -> str:
+    """`target` when it is a page of the dashboard; else the first page."""
+    parts = urlsplit(target)
+    local = not parts.scheme and not parts.netloc and target.startswith(f"{PREFIX}/")
+    return target if local and "\\" not in target and "//" not in target else f"{PREFIX}/"
+
+
+class _Gate:
+    """Lets nobody in who is not signed in, and tells browsers to load nothing from elsewhere."""
+
+    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
+        self._app = app
+        self._sessions = sessions
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        ours = path == PREFIX or path.startswith(f"{PREFIX}/")
+        if scope["type"] not in ("http", "websocket") or not ours:
+            await self._app(scope, receive, send)
+            return
+        if not path.startswith(_OPEN) and self._sessions.token(_cookie(scope)) is None:
+            if scope["type"] == "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": 4401})
+                return
+            query = scope.get("query_string", b"").decode("latin-1")
+            following = quote(path + (f"?{query}" if query else ""))
+            response = RedirectResponse(f"{PREFIX}/login?next={following}", 303)
+            await response(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = _POLICY
+                headers["X-Frame-Options"] = "DENY"
+                headers["Referrer-Policy"] = "same-origin"
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+def _cookie(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"cookie":
+            try:
+                found = SimpleCookie(value.decode("latin-1")).get(COOKIE)
+            except CookieError:
+                return None
+            return found.value if found else None
+    return None

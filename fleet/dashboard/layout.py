@@ -1,0 +1,107 @@
+"""The frame of every page, and regions that keep themselves up to date."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from importlib import resources
+from typing import Final
+
+from nicegui import ui
+
+from contracts.errors import ShoalError
+from fleet.dashboard.render import render
+from fleet.dashboard.site import PREFIX, Visit
+
+REFRESH_S: Final = 1.5
+_STATIC = resources.files("fleet.dashboard") / "static"
+_CSS: Final = (_STATIC / "shoal.css").read_text()
+_SCRIPT: Final = (_STATIC / "shoal.js").read_text()
+
+_NAVIGATION: Final = (
+    ("/", "Overview", "dashboard"),
+    ("/devices", "Devices", "sensors"),
+    ("/models", "Models", "memory"),
+    ("/rollouts", "Rollouts", "rocket_launch"),
+    ("/audit", "Audit", "fact_check"),
+)
+
+
+@contextmanager
+def frame(visit: Visit, title: str, path: str) -> Iterator[None]:
+    """Header, navigation and the page's column.
+
+    Args:
+        visit: who looks.
+        title: of the page.
+        path: which entry of the navigation is current.
+    """
+    ui.page_title(f"{title} · Shoal")
+    ui.add_head_html(f"<style>{_CSS}</style><script>{_SCRIPT}</script>")
+    ui.colors(primary="#0b6e7f", positive="#1b7f4b", negative="#b3261e", warning="#955800")
+    ui.dark_mode({"dark": True, "light": False}.get(visit.theme))
+    token = visit.token
+    navigation = [
+        (target, text, icon, target == path)
+        for target, text, icon in _NAVIGATION
+        if target != "/audit" or visit.may("operator")
+    ]
+    html(
+        render(
+            "top.html",
+            fleet=visit.site.data.fleet,
+            navigation=navigation,
+            name=token.name if token else "",
+            role=token.role if token else "",
+        )
+    ).classes("top").props("role=banner")
+    with ui.element("main").classes("shell").props("id=main"):
+        yield
+
+
+def html(content: str) -> ui.html:
+    """HTML from a template: its values are escaped there."""
+    return ui.html(content, sanitize=False)
+
+
+async def live(make: Callable[[], str], visit: Visit, *, every_s: float = REFRESH_S) -> None:
+    """A region that is rendered again and again, and changed in place where it differs.
+
+    Args:
+        make: renders it; blocks, and runs on a thread.
+        visit: the region ends when the session does.
+        every_s: seconds between renderings.
+    """
+    last = await asyncio.to_thread(make)
+    region = html(last).classes("live")
+    region.props(f"id=region-{region.id}")
+
+    async def again() -> None:
+        nonlocal last
+        if visit.token is None:
+            ui.navigate.to(f"{PREFIX}/login")
+            return
+        try:
+            fresh = await asyncio.to_thread(make)
+        except ShoalError as error:
+            fresh = render("problem.html", text=str(error))
+        if fresh != last:
+            last = fresh
+            ui.run_javascript(f"shoalPatch('region-{region.id}', {json.dumps(fresh)})")
+
+    ui.timer(every_s, again)
+
+
+def problem(error: ShoalError) -> None:
+    """An error as a page's content."""
+    html(render("problem.html", text=str(error)))
+
+
+async def attempt(work: Callable[[], Awaitable[None]]) -> None:
+    """Does what a person asked for; an error becomes a notice."""
+    try:
+        await work()
+    except ShoalError as error:
+        ui.notify(str(error), type="negative", multi_line=True, close_button="Close")

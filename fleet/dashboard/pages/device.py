@@ -1,0 +1,86 @@
+"""One device: state, figures, history, console."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import Request
+from nicegui import ui
+
+from contracts.errors import ShoalError
+from fleet.dashboard import charts, console
+from fleet.dashboard.layout import frame, html, live, problem
+from fleet.dashboard.render import render
+from fleet.dashboard.site import Site
+from fleet.store.telemetry import Point
+
+Draw = Callable[[Sequence[Point]], dict[str, Any]]
+
+_SPANS = {"1 h": 3600.0, "6 h": 6 * 3600.0, "7 d": 7 * 24 * 3600.0}
+_CHARTS: tuple[tuple[str, Draw], ...] = (
+    ("Requests", charts.requests),
+    ("Latency", charts.latency),
+    ("Labels", charts.labels),
+    ("Device", charts.gauges),
+)
+_CHARTS_S = 15.0
+
+
+def register(site: Site) -> None:
+    """Adds the page."""
+
+    @ui.page("/devices/{name}")
+    async def device(request: Request, name: str) -> None:
+        visit, data = site.visit(request), site.data
+        with frame(visit, name[:64], "/devices"):
+            try:
+                await asyncio.to_thread(data.device, name)
+            except ShoalError as error:
+                problem(error)
+                return
+            await live(lambda: render("device.html", d=data.device(name)), visit)
+            if visit.may("operator"):
+                console.build(visit, name)
+            with ui.element("section").classes("card").props('aria-label="Figures"'):
+                await _figures(site, name)
+            with ui.element("section").classes("card").props('aria-label="Update history"'):
+                html("<h2>Update history</h2>")
+                await live(lambda: render("updates.html", updates=data.updates(name)), visit)
+
+
+async def _figures(site: Site, name: str) -> None:
+    span = {"s": 3600.0}
+
+    async def points() -> list[Point]:
+        return await asyncio.to_thread(site.data.points, name, span["s"])
+
+    def drawing(draw: Draw, fresh: list[Point]) -> dict[str, Any]:
+        now = site.data.now
+        return charts.span(draw(fresh), now - span["s"], now)
+
+    first = await points()
+    with ui.element("div").classes("tools"):
+        html("<h2>Figures</h2>").classes("grow")
+        choice = ui.toggle(list(_SPANS), value="1 h").props("dense unelevated no-caps")
+        choice.props('aria-label="Span of time"')
+    drawn = []
+    with ui.element("div").classes("two"):
+        for title, draw in _CHARTS:
+            with ui.element("div").classes("chart"):
+                html(f"<h3>{title}</h3>")
+                drawn.append((ui.echart(drawing(draw, first)), draw))
+
+    async def again() -> None:
+        fresh = await points()
+        for chart, draw in drawn:
+            chart.options.update(drawing(draw, fresh))
+            chart.update()
+
+    async def chosen() -> None:
+        span["s"] = _SPANS.get(str(choice.value), 3600.0)
+        await again()
+
+    choice.on_value_change(chosen)
+    ui.timer(_CHARTS_S, again)

@@ -1,0 +1,56 @@
+"""Published models: size against accuracy, and one model with its build report."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import Request
+from nicegui import ui
+
+from contracts.errors import ShoalError
+from fleet.dashboard import charts
+from fleet.dashboard.layout import frame, html, live, problem
+from fleet.dashboard.render import render
+from fleet.dashboard.site import Site
+from fleet.dashboard.views import flatten
+
+
+def register(site: Site) -> None:
+    """Adds the pages."""
+
+    def table() -> str:
+        rows = [(one, n, charts.accuracy_of(one)) for one, n in site.data.models()]
+        return render("models.html", models=rows)
+
+    @ui.page("/models")
+    async def models(request: Request) -> None:
+        visit = site.visit(request)
+        with frame(visit, "Models", "/models"):
+            html("<h1>Models</h1>")
+            found = await asyncio.to_thread(site.data.models)
+            options = charts.models(one for one, _ in found)
+            if options["series"]:
+                with ui.element("section").classes("card").props('aria-label="Size and accuracy"'):
+                    html("<h2>Size against accuracy</h2>")
+                    ui.echart(options)
+            with ui.element("section").classes("card").props('aria-label="Bundles"'):
+                await live(table, visit, every_s=5.0)
+
+    @ui.page("/models/{name}/{version}")
+    async def model(request: Request, name: str, version: str) -> None:
+        visit = site.visit(request)
+        with frame(visit, f"{name[:64]} {version[:32]}", "/models"):
+            try:
+                found, report, running = await asyncio.to_thread(site.data.model, name, version)
+            except ShoalError as error:
+                problem(error)
+                return
+            html(
+                render(
+                    "model.html",
+                    b=found,
+                    running=running,
+                    metrics=flatten(found.manifest.metrics)[:60],
+                    report=flatten(report) if report else None,
+                )
+            ).classes("live")

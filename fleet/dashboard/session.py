@@ -1,0 +1,81 @@
+"""Sign-in sessions: a random cookie in the browser, the token in memory alone."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from fleet.store.tokens import Token
+
+COOKIE: Final = "shoal_session"
+LIFETIME_S: Final = 12 * 3600.0
+MAX_SESSIONS: Final = 10_000
+
+
+class _Session(msgspec.Struct):
+    secret: str
+    until: float
+
+
+class Sessions:
+    """Who is signed in.
+
+    A session holds the API token that it began with and is worth what the token is worth now:
+    a revoked token ends it. A restart of the controller ends all.
+
+    Args:
+        find: the token behind a secret; None when it is not valid (any more).
+        monotonic: seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[str], Token | None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._find = find
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._sessions: dict[str, _Session] = {}
+
+    def begin(self, secret: str) -> str | None:
+        """Signs in with an API token; returns the cookie's value, or None."""
+        if self._find(secret) is None:
+            return None
+        cookie, now = secrets.token_urlsafe(32), self._monotonic()
+        with self._lock:
+            if len(self._sessions) >= MAX_SESSIONS:
+                self._sessions = {k: s for k, s in self._sessions.items() if s.until > now}
+            if len(self._sessions) >= MAX_SESSIONS:
+                del self._sessions[next(iter(self._sessions))]
+            self._sessions[_key(cookie)] = _Session(secret, now + LIFETIME_S)
+        return cookie
+
+    def token(self, cookie: str | None) -> Token | None:
+        """Who a cookie belongs to; None: nobody, or not any more."""
+        if not cookie:
+            return None
+        with self._lock:
+            session = self._sessions.get(_key(cookie))
+        if session is None:
+            return None
+        token = self._find(session.secret) if session.until > self._monotonic() else None
+        if token is None:
+            self.end(cookie)
+        return token
+
+    def end(self, cookie: str | None) -> None:
+        """Signs out."""
+        if cookie:
+            with self._lock:
+                self._sessions.pop(_key(cookie), None)
+
+
+def _key(cookie: str) -> str:
+    return hashlib.sha256(cookie.encode("utf-8", "surrogatepass")).hexdigest()

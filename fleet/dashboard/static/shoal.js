@@ -1,0 +1,32 @@
+// Changes the page in place: what is the same stays, so focus, selection and scroll stay too.
+function shoalMorph(old, fresh) {
+  if (old.nodeType !== fresh.nodeType || old.nodeName !== fresh.nodeName) {
+    old.replaceWith(fresh.cloneNode(true));
+    return;
+  }
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (old.data !== fresh.data) old.data = fresh.data;
+    return;
+  }
+  if (old.nodeType !== Node.ELEMENT_NODE) return;
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  shoalChildren(old, fresh);
+}
+function shoalChildren(old, fresh) {
+  const have = [...old.childNodes], want = [...fresh.childNodes];
+  want.forEach((node, i) => (i < have.length ? shoalMorph(have[i], node) : old.appendChild(node.cloneNode(true))));
+  have.slice(want.length).forEach((node) => node.remove());
+}
+function shoalPatch(id, html) {
+  const target = document.getElementById(id);
+  if (!target) return;
+  const template = document.createElement("template");
+  template.innerHTML = `<div>${html}</div>`;
+  shoalChildren(target, template.content.firstChild);
+}
+function shoalTheme() {
+  const dark = !document.body.classList.contains("body--dark");
+  document.cookie = `shoal_theme=${dark ? "dark" : "light"}; path=/ui; max-age=31536000; samesite=strict`;
+  Quasar.Dark.set(dark);
+}
