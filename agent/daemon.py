@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import threading
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import contracts
 from agent import statusfile, systemd
@@ -25,7 +26,10 @@ from agent.serving.limiter import RateLimiter
 from agent.serving.models import Models
 from agent.serving.registry import Registry
 from agent.serving.worker import Worker
+from agent.sources.feed import Feed
+from agent.sources.readers import reader
 from agent.state import StateFolder
+from agent.telemetry import homeassistant
 from agent.telemetry.gauges import Gauges
 from agent.telemetry.recorder import Recorder
 from agent.telemetry.reporter import Reporter
@@ -37,11 +41,14 @@ from agent.update.fetch import Fallback, Fetcher, read_all
 from agent.update.http import Http
 from contracts import board as boards
 from contracts import codec
-from contracts.config import AgentConfig
+from contracts.config import AgentConfig, SourceConfig
 from contracts.connection import tls_context
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import BlobGet, Desired, Reported, Selftested, UpdateEvent
+from contracts.messages import BlobGet, Desired, Reported, Result, Selftested, UpdateEvent
 from contracts.topics import Topics, parse
+
+if TYPE_CHECKING:
+    from agent.telemetry.prometheus import MetricsServer
 
 log = logger(__name__)
 
@@ -145,11 +152,21 @@ class Agent:
             stop=self.stopping,
             beat=self._beat,
         )
+        self._sources = [
+            (source.name, reader(self._feed(source), folder, config.mqtt, config.device))
+            for source in config.sources
+        ]
         self._threads: list[threading.Thread] = []
+        self._metrics: MetricsServer | None = None
         self._status_due = 0.0
         self._watchdog_s = systemd.watchdog_s()
         self._fed = 0.0
         self._platform = _platform()
+
+    def _feed(self, source: SourceConfig) -> Feed:
+        return Feed(
+            source, self.answering, self.worker, self._send_result, self.clock, self.stopping
+        )
 
     def _ways(self, folder: Path) -> list[Fetcher]:
         """How to reach the repository, best first."""
@@ -170,6 +187,10 @@ class Agent:
         Raises:
             OSError: the state folder cannot be read.
         """
+        if self.config.prometheus_port:
+            from agent.telemetry.prometheus import MetricsServer
+
+            self._metrics = MetricsServer(self.config.prometheus_port, self._render_metrics)
         self.engine.recover()
         self.worker.start()
         self.link.start()
@@ -177,6 +198,10 @@ class Agent:
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
+        for name, read in self._sources:
+            threading.Thread(
+                target=self._read, args=(name, read), name=f"source-{name}", daemon=True
+            ).start()
         systemd.notify("READY=1")
         log.info("ready", device=self.config.device, boot=self.state.boot)
 
@@ -191,6 +216,8 @@ class Agent:
         for thread in self._threads:
             thread.join(10)
         self.link.stop()
+        if self._metrics is not None:
+            self._metrics.close()
         self.models.close()
         self.spool.close()
         self._write_status()
@@ -230,6 +257,32 @@ class Agent:
             self.reporter.wake()
             self.engine.wake()
 
+    def _read(self, name: str, read: Callable[[], None]) -> None:
+        """A source's thread: whatever it meets, the agent goes on and says so."""
+        try:
+            read()
+        except (ShoalError, OSError, ValueError) as error:
+            log.error("source ended", source=name, reason=str(error))
+        else:
+            log.info("source ended", source=name)
+
+    def _send_result(self, result: Result) -> None:
+        topic = self.topics.of_device(self.config.device, "result")
+        self.spool.put(topic, codec.encode(result))
+        self.reporter.wake()
+
+    def _discover(self) -> None:
+        """Tells Home Assistant what this device has; again whenever its slots change."""
+        slots = [slot for slot in self.models.slots if "/" not in slot]
+        document = homeassistant.document(self.topics, self.config.device, self.board.title, slots)
+        topic = homeassistant.topic(self.config.fleet, self.config.device)
+        self.link.publish(topic, codec.encode(document), retain=True)
+
+    def _render_metrics(self) -> str:
+        from agent.telemetry.prometheus import render
+
+        return render(self.recorder.totals, self._all_gauges())
+
     # What others are told. --------------------------------------------------------------
 
     def reported(self) -> Reported:
@@ -262,6 +315,8 @@ class Agent:
         topic = self.topics.of_device(self.config.device, "reported")
         try:
             self.link.publish(topic, codec.encode(self.reported()), retain=True)
+            if self.config.home_assistant:
+                self._discover()
         except (ShoalError, OSError) as error:
             log.warning("reported not sent", reason=str(error))
         self._status_due = 0.0

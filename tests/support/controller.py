@@ -263,6 +263,8 @@ class AgentProcess:
             self.process.kill()
         if self.process is not None:
             self.process.wait(10)
+            if self.process.stdin is not None:
+                self.process.stdin.close()
 
     def terminate(self, timeout_s: float = 20.0) -> int:
         """SIGTERM; returns the exit code."""

@@ -1,0 +1,96 @@
+"""From a line of a local source to a result: the one place where the privacy rule is."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+
+from agent.clock import Clock
+from agent.log import logger
+from agent.serving.handlers import Answering
+from agent.serving.reply import Reply
+from agent.serving.worker import Job, Worker
+from contracts import limits
+from contracts.config import SourceConfig
+from contracts.errors import ShoalError
+from contracts.messages import Result
+
+log = logger(__name__)
+
+LOCAL_PRIORITY = 4
+"""Just behind requests of the default priority: people wait for those."""
+
+
+class Feed:
+    """Classifies the lines of one source on the worker.
+
+    Args:
+        source: its configuration.
+        answering: classifies and counts.
+        worker: where it runs; a full queue slows the source down and loses nothing.
+        send: takes a result, durably.
+        clock: the time.
+        stop: set when the agent stops.
+    """
+
+    def __init__(
+        self,
+        source: SourceConfig,
+        answering: Answering,
+        worker: Worker,
+        send: Callable[[Result], None],
+        clock: Clock,
+        stop: threading.Event,
+    ) -> None:
+        self.source = source
+        self.stop = stop
+        self._answering = answering
+        self._worker = worker
+        self._send = send
+        self._clock = clock
+        self._serial = itertools.count()
+
+    def line(self, data: bytes) -> None:
+        """Takes one line. What is not a text, empty or over the cap is counted and skipped."""
+        data = data.strip(b"\r\n")
+        if not data.strip():
+            return
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            self._skip("not UTF-8")
+            return
+        if len(data) > limits.MAX_TEXT_BYTES:
+            self._skip(f"over {limits.MAX_TEXT_BYTES} bytes")
+            return
+        reply = Reply(
+            f"{self.source.name}-{next(self._serial)}",
+            "local",
+            lambda answer: None,
+            monotonic=self._clock.monotonic,
+        )
+        job = Job(lambda: self._classify(text, reply), reply, LOCAL_PRIORITY, self.source.slot)
+        try:
+            self._worker.submit(job, wait=self.stop)
+        except ShoalError as error:
+            log.info("line not classified", source=self.source.name, code=error.code)
+
+    def _skip(self, why: str) -> None:
+        # Never the line itself: logs leave devices too.
+        log.warning("line skipped", source=self.source.name, why=why)
+
+    def _classify(self, text: str, reply: Reply) -> None:
+        answer = self._answering.label(self.source.slot, text, 1)
+        self._answering.shadow(self.source.slot, text, answer)
+        self._send(
+            Result(
+                source=self.source.name,
+                at=self._clock.time(),
+                label=answer.label,
+                confidence=answer.confidence,
+                bundle=answer.bundle,
+                text=text if self.source.share_text else None,
+            )
+        )
+        reply.finish()

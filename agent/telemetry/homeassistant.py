@@ -1,0 +1,115 @@
+"""Home Assistant MQTT discovery, on request: one device with its sensors and updates.
+
+Sources: home-assistant.io/integrations/mqtt (device discovery payload, availability),
+/integrations/sensor.mqtt, /integrations/update.mqtt. The entities read the topics of the
+protocol through templates, so nothing is sent twice. A broker with access control must let
+the device write its own ``homeassistant/device/shoal-{fleet}-{device}/config``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import contracts
+from contracts.topics import Topics
+
+PREFIX: Final = "homeassistant"
+
+_GAUGE: Final = (
+    "{{% set s = value_json.samples | selectattr('gauges', 'defined') | list %}}"
+    "{{{{ s[-1].gauges.{name} if s and s[-1].gauges.{name} is defined else none }}}}"
+)
+
+_UPDATE: Final = (
+    "{{% set s = value_json.slots.get('{slot}', {{}}) if value_json.slots is defined else {{}} %}}"
+    "{{% set u = value_json.last_update if value_json.last_update is defined else none %}}"
+    "{{% set now = s.active.version if s.active is defined and s.active else none %}}"
+    "{{% set going = u is not none and u.slot == '{slot}'"
+    " and u.state not in ('committed', 'refused', 'rolled-back') %}}"
+    "{{{{ {{'installed_version': now, 'latest_version': u.bundle.version if going else now,"
+    " 'in_progress': going}} | tojson }}}}"
+)
+
+
+def object_id(fleet: str, device: str) -> str:
+    """The device's id for Home Assistant: letters, digits, underscore and hyphen."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", f"shoal-{fleet}-{device}")
+
+
+def topic(fleet: str, device: str) -> str:
+    """Where the discovery document goes (retained)."""
+    return f"{PREFIX}/device/{object_id(fleet, device)}/config"
+
+
+def document(topics: Topics, device: str, board_title: str, slots: list[str]) -> dict[str, Any]:
+    """The discovery document.
+
+    Args:
+        topics: of the fleet.
+        device: its name.
+        board_title: of the board profile.
+        slots: that get an update entity.
+    """
+    unique = object_id(topics.fleet, device)
+    telemetry = topics.of_device(device, "telemetry")
+    reported = topics.of_device(device, "reported")
+
+    def gauge(name: str, title: str, **more: Any) -> dict[str, Any]:
+        return {
+            "p": "sensor",
+            "name": title,
+            "unique_id": f"{unique}_{name}",
+            "state_topic": telemetry,
+            "value_template": _GAUGE.format(name=name),
+            "state_class": "measurement",
+            "entity_category": "diagnostic",
+            **more,
+        }
+
+    parts: dict[str, Any] = {
+        "rss": gauge("rss_bytes", "Memory", device_class="data_size", unit_of_measurement="B"),
+        "temperature": gauge(
+            "temperature_c",
+            "Temperature",
+            device_class="temperature",
+            unit_of_measurement="°C",
+        ),
+        "queue": gauge("queue", "Waiting requests"),
+        "label": {
+            "p": "sensor",
+            "name": "Last label",
+            "unique_id": f"{unique}_label",
+            "state_topic": topics.of_device(device, "result"),
+            "value_template": "{{ value_json.label }}",
+        },
+    }
+    for slot in slots:
+        parts[f"update_{slot}"] = {
+            "p": "update",
+            "name": f"Model {slot}",
+            "unique_id": f"{unique}_update_{slot}",
+            "state_topic": reported,
+            "value_template": _UPDATE.format(slot=slot),
+            "entity_category": "diagnostic",
+        }
+    return {
+        "dev": {
+            "ids": [unique],
+            "name": device,
+            "mf": "Shoal",
+            "mdl": board_title,
+            "sw": contracts.__version__,
+        },
+        "o": {"name": "shoal", "sw": contracts.__version__},
+        "availability": [
+            {
+                "topic": topics.of_device(device, "status"),
+                "value_template": "{{ value_json.state }}",
+                "payload_available": "online",
+                "payload_not_available": "offline",
+            }
+        ],
+        "cmps": parts,
+        "qos": 1,
+    }
