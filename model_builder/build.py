@@ -20,16 +20,16 @@ from contracts import __version__, board, codec
 from contracts.bundle import Bundle, pack
 from contracts.errors import RefusedError
 from contracts.manifest import Provenance
-from contracts.text import NgramConfig, ngram_ids
-from model_builder import footprint, metrics, tflm
-from model_builder.convert import Runner, shuffled, to_int8, write_atomically
+from model_builder import metrics
+from model_builder.candidate import Candidate
+from model_builder.convert import shuffled, write_atomically
 from model_builder.data.dataset import Dataset, prepare
-from model_builder.distil import Distilled, distil
+from model_builder.distil import Student, distil, soft_labels
 from model_builder.package import ClassifierParts, write_classifier
 from model_builder.recipe import Recipe
 from model_builder.report import card, html
 from model_builder.seeds import derive, make_deterministic
-from model_builder.teachers.base import Progress
+from model_builder.teachers.base import Progress, Teacher
 from model_builder.teachers.resolve import make_teacher
 
 
@@ -41,13 +41,6 @@ class BuildResult(msgspec.Struct):
     report_json: Path
     report_html: Path
     report: dict[str, Any]
-
-
-def encode(texts: list[str], features: NgramConfig) -> NDArray[np.int32]:
-    """Ids int32 [N, L] of texts."""
-    return np.array([ngram_ids(text, features)[0] for text in texts], np.int32).reshape(
-        len(texts), features.length
-    )
 
 
 def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
@@ -68,9 +61,11 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     dataset = prepare(recipe)
     teacher = make_teacher(recipe, dataset, out / "cache", progress)
     learned = time.monotonic()
-    distilled = distil(recipe, dataset, teacher, out / "cache", progress)
+    labels = soft_labels(recipe, dataset, teacher)
+    labelled = time.monotonic()
+    student = distil(recipe, dataset, labels, teacher, out / "cache", progress)
     trained = time.monotonic()
-    report, parts = _assess(recipe, dataset, distilled, progress)
+    report, parts = _assess(recipe, dataset, student, teacher, progress)
     _check(recipe, report)
     name = f"{recipe.name}-{recipe.version}"
     parts.extra = {"card.md": card(recipe, report).encode()}
@@ -92,7 +87,8 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
             raise RefusedError("over-budget", f"{wanted.name}: {'; '.join(reasons)}")
     report["seconds"] = {
         "teacher": round(learned - started, 1),
-        "student": round(trained - learned, 1),
+        "labels": round(labelled - learned, 1),
+        "student": round(trained - labelled, 1),
         "all": round(time.monotonic() - started, 1),
     }
     result = BuildResult(
@@ -117,27 +113,25 @@ def fits(bundle: Bundle) -> dict[str, list[str]]:
 
 
 def _assess(
-    recipe: Recipe, dataset: Dataset, distilled: Distilled, progress: Progress
+    recipe: Recipe,
+    dataset: Dataset,
+    student: Student,
+    teacher: Teacher | None,
+    progress: Progress,
 ) -> tuple[dict[str, Any], ClassifierParts]:
     """Converts the student and measures float, int8 and teacher on the same rows."""
-    features = recipe.student.ngram.features
-    student = distilled.student
     labels, test = dataset.labels, dataset.test
     rng = np.random.default_rng(derive(recipe.seed, "representative"))
-    ids_test = encode(test.texts, features)
-    ids_validation = encode(dataset.validation.texts, features)
-    float_logits = distilled.float_logits(ids_test)
-    chosen = shuffled(len(distilled.ids), recipe.quantisation.samples, rng)
     progress("converts", 0, 1)
-    model = to_int8(student, student, features.length, distilled.ids[list(chosen)])
+    candidate = student.convert(recipe, rng)
     progress("converts", 1, 1)
-    runner = Runner(model)
-    int8_validation = runner.logits(ids_validation)
-    int8_logits = runner.logits(ids_test)
+    int8_validation = candidate.logits(dataset.validation.texts)
+    int8_logits = candidate.logits(test.texts)
+    float_logits = student.float_logits(test.texts)
     temperature = metrics.best_temperature(int8_validation, dataset.validation.targets)
     confidence = metrics.softmax(int8_validation, temperature).max(axis=1)
-    outside_validation = _confidence(runner, dataset.outside_validation, features, temperature)
-    outside_test = _confidence(runner, dataset.outside_test, features, temperature)
+    outside_validation = _confidence(candidate, dataset.outside_validation, temperature)
+    outside_test = _confidence(candidate, dataset.outside_test, temperature)
     threshold, how = metrics.choose_threshold(
         confidence, outside_validation, recipe.evaluation.reject
     )
@@ -154,16 +148,17 @@ def _assess(
         "int8_minus_float_interval": [round(v, 4) for v in interval],
         "validation_int8": round(metrics.accuracy(int8_validation, dataset.validation.targets), 4),
     }
-    if distilled.teacher_test is not None:
-        accuracy["teacher"] = round(metrics.accuracy(distilled.teacher_test, test.targets), 4)
-    arena, _ = tflm.measure(model, ids_test[:1])
-    cost = footprint.measure(model, {"ids": ids_test[:500]})
+    if teacher is not None and teacher.open_ended:
+        accuracy["teacher"] = round(metrics.accuracy(teacher.logits(test.texts), test.targets), 4)
+    arena = candidate.arena(test.texts[0])
+    cost = candidate.cost(test.texts[:500])
     wrong = np.nonzero(~right_int8)[0]
+    named, digest = (teacher.name, teacher.digest) if teacher else ("none", "")
     report: dict[str, Any] = {
         "name": recipe.name,
         "version": recipe.version,
         "data": dataset.summary(),
-        "teacher": {"name": distilled.teacher_name, "sha256": distilled.teacher_digest},
+        "teacher": {"name": named, "sha256": digest, "bytes": teacher.size_bytes if teacher else 0},
         "accuracy": accuracy,
         "calibration": {
             "temperature": temperature,
@@ -178,7 +173,7 @@ def _assess(
             "auroc": _rounded(metrics.auroc(probabilities.max(axis=1), outside_test)),
         },
         "size": {
-            "model_bytes": len(model),
+            "model_bytes": len(candidate.model),
             "arena_bytes": arena.arena_bytes,
             "arena_problem": arena.problem,
         },
@@ -197,16 +192,15 @@ def _assess(
             }
             for i in wrong[:50]
         ],
-        "layers": distilled.layer_errors(model, ids_test[:64]),
-        "students": distilled.history,
+        "layers": student.layer_errors(candidate, test.texts[:64]),
+        "students": student.history,
         "machine": {"python": platform.python_version(), "machine": platform.machine()},
     }
     golden = [test.texts[i] for i in shuffled(len(test.texts), recipe.evaluation.golden, rng)]
     parts = ClassifierParts(
         name=recipe.name,
         version=recipe.version,
-        model=model,
-        features=features,
+        candidate=candidate,
         labels=labels,
         golden_texts=golden,
         baseline_logits=int8_logits,
@@ -223,8 +217,8 @@ def _assess(
         provenance=Provenance(
             recipe_sha256=hashlib.sha256(codec.encode(recipe)).hexdigest(),
             data_sha256=dataset.sha256,
-            teacher=distilled.teacher_name,
-            teacher_sha256=distilled.teacher_digest,
+            teacher=named,
+            teacher_sha256=digest,
             seed=recipe.seed,
             versions=_versions(),
         ),
@@ -259,13 +253,11 @@ def _check(recipe: Recipe, report: dict[str, Any]) -> None:
             raise RefusedError("over-budget", f"{name} is {found}; the budget is {bound}")
 
 
-def _confidence(
-    runner: Runner, texts: list[str], features: NgramConfig, temperature: float
-) -> NDArray[np.float64]:
+def _confidence(candidate: Candidate, texts: list[str], temperature: float) -> NDArray[np.float64]:
     if not texts:
         return np.zeros(0)
-    logits = runner.logits(encode(texts, features))
-    return np.asarray(metrics.softmax(logits, temperature).max(axis=1), np.float64)
+    shares = metrics.softmax(candidate.logits(texts), temperature)
+    return np.asarray(shares.max(axis=1), np.float64)
 
 
 def _share_below(values: NDArray[Any], threshold: float) -> float | None:

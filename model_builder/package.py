@@ -14,25 +14,17 @@ from numpy.typing import NDArray
 
 from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
-from contracts.errors import RefusedError
 from contracts.histogram import Histogram
 from contracts.manifest import (
     Baseline,
     Classifier,
-    Golden,
-    GoldenVector,
     Manifest,
     ModelFacts,
-    NgramFrontEnd,
     Provenance,
 )
-from contracts.text import NgramConfig, ngram_ids
-from model_builder import tflm
-from model_builder.convert import Runner, Runtime, runs_on_tflite_runtime, write_atomically
+from model_builder.candidate import GOLDEN_FILE, MODEL_FILE, Candidate
+from model_builder.convert import Runner, write_atomically
 from model_builder.metrics import softmax
-
-MODEL_FILE = "model.tflite"
-GOLDEN_FILE = "golden.json"
 
 
 class ClassifierParts(msgspec.Struct):
@@ -40,11 +32,10 @@ class ClassifierParts(msgspec.Struct):
 
     Attributes:
         name, version: of the bundle.
-        model: the ``.tflite`` file, full int8.
-        features: its front end.
+        candidate: the model with its front end.
         labels: in the order of the model's outputs.
         golden_texts: inputs of the golden vectors.
-        baseline_logits: float32 [N, C] of the int8 model on the test split, for drift.
+        baseline_logits: float32 [N, C] of the model file on the test split, for drift.
         temperature, threshold: what turns logits into an answer.
         boards: that it fits; none: any.
         metrics: for the manifest, JSON values.
@@ -55,8 +46,7 @@ class ClassifierParts(msgspec.Struct):
 
     name: str
     version: str
-    model: bytes
-    features: NgramConfig
+    candidate: Candidate
     labels: list[str]
     golden_texts: list[str]
     baseline_logits: NDArray[np.float32]
@@ -88,46 +78,19 @@ def baseline(
 
 
 def write_classifier(folder: Path, parts: ClassifierParts) -> Bundle:
-    """Writes the bundle folder: model, golden vectors, manifest.
-
-    The golden outputs are LiteRT's. TensorFlow Lite Micro replays them here when it can run the
-    model; an output more than the tolerance away stops the build.
+    """Writes the bundle folder: model, front end, golden vectors, manifest.
 
     Raises:
         RefusedError: ``runtimes-disagree``.
     """
-    runner = Runner(parts.model)
-    ids = np.array([ngram_ids(text, parts.features)[0] for text in parts.golden_texts], np.int32)
-    outputs = runner.quantised(ids)
-    report, micro = tflm.measure(parts.model, ids)
-    tolerance = Golden.__struct_defaults__[0]
-    if micro is not None:
-        steps = int(np.abs(outputs.astype(np.int32) - micro.astype(np.int32)).max())
-        if steps > tolerance:
-            raise RefusedError(
-                "runtimes-disagree",
-                f"LiteRT and TensorFlow Lite Micro differ by {steps} steps on the golden vectors; "
-                f"at most {tolerance} is accepted",
-            )
-        keep = (outputs.argmax(1) == micro.argmax(1)).nonzero()[0]
-    else:
-        keep = np.arange(len(outputs))
-    vectors = [
-        GoldenVector(
-            parts.golden_texts[i],
-            [int(v) for v in outputs[i]],
-            parts.labels[int(outputs[i].argmax())],
-        )
-        for i in keep
-    ]
-    runtimes: list[Runtime] = ["litert"]
-    if runs_on_tflite_runtime(parts.model):
-        runtimes.append("tflite-runtime")
-    if micro is not None:
-        runtimes.append("tflm")
+    candidate = parts.candidate
+    runner = Runner(candidate.model)
+    arena = candidate.arena(parts.golden_texts[0])
+    vectors = candidate.golden(parts.golden_texts, parts.labels)
     files = {
-        MODEL_FILE: parts.model,
+        MODEL_FILE: candidate.model,
         GOLDEN_FILE: codec.encode(vectors),
+        **candidate.files,
         **parts.extra,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -143,16 +106,16 @@ def write_classifier(folder: Path, parts: ClassifierParts) -> Bundle:
             files=file_entries(staging / name for name in files),
             model=ModelFacts(
                 file=MODEL_FILE,
-                quantization="int8",
+                quantization=candidate.quantization,
                 signatures=runner.signatures(),
                 operators=runner.operators(),
                 parameters=runner.parameters(),
-                arena_bytes=report.arena_bytes,
+                arena_bytes=arena.arena_bytes,
                 peak_rss_bytes=parts.peak_rss_bytes,
-                runtimes=runtimes,
+                runtimes=candidate.runtimes(),
             ),
-            front_end=NgramFrontEnd(parts.features),
-            golden=Golden(GOLDEN_FILE, len(vectors)),
+            front_end=candidate.front_end,
+            golden=candidate.golden_rule(len(vectors)),
             classifier=Classifier(parts.labels, parts.temperature, parts.threshold),
             boards=parts.boards,
             metrics=parts.metrics,

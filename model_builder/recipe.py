@@ -228,7 +228,14 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
         for name in _PATHS
         if (value := getattr(recipe.data, name))
     }
-    return msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, **resolved))
+    teacher = recipe.teacher
+    kind, _, place = teacher.source.partition(":")
+    if kind in ("path", "labels"):
+        teacher = msgspec.structs.replace(
+            teacher, source=f"{kind}:{(path.parent / Path(place).expanduser()).resolve()}"
+        )
+    data = msgspec.structs.replace(recipe.data, **resolved)
+    return msgspec.structs.replace(recipe, data=data, teacher=teacher)
 
 
 def convert(document: dict[str, Any], what: str) -> Recipe:

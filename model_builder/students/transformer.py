@@ -1,19 +1,93 @@
-"""The small transformer for single-board computers."""
+"""The small transformer for single-board computers: the teacher's first layers, trained again.
+
+V. Sanh et al., "DistilBERT" (2019): a student that starts from the teacher's own layers needs
+few epochs. It is exported as :class:`model_builder.students.encoder.EncoderStudent`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
 
-Size = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+from model_builder.checkpoint import Checkpoint
+from model_builder.seeds import derive
+from model_builder.teachers.base import Progress
+from model_builder.teachers.config import TeacherConfig
+from model_builder.teachers.encoder import Encoder
+from model_builder.teachers.finetune import finetune
+from model_builder.teachers.sentence import SentenceTeacher
+
+if TYPE_CHECKING:
+    from model_builder.recipe import Recipe
 
 
 class TransformerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The shape of the small transformer.
+    """The shape and training of the small transformer.
 
     Attributes:
         layers: encoder layers, taken from the teacher's from the first on.
+        epochs: over the soft-labelled text.
+        batch: texts a step.
+        rate: highest learning rate.
     """
 
-    layers: Annotated[int, msgspec.Meta(ge=1, le=12)] = 2
+    layers: Annotated[int, msgspec.Meta(ge=1, le=48)] = 2
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=100)] = 2
+    batch: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
+    rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 2e-4
+
+
+def train_transformer(
+    teacher: SentenceTeacher,
+    texts: Sequence[str],
+    targets: NDArray[np.float32],
+    recipe: Recipe,
+    cache: Path,
+    progress: Progress,
+) -> tuple[Encoder, Any, Any]:
+    """Trains the first layers of a copy of the teacher on its soft labels.
+
+    Args:
+        teacher: trained.
+        texts: N texts.
+        targets: float32 [N, C], the teacher's probabilities.
+        recipe: its student section gives the shape.
+        cache: folder of the checkpoint.
+        progress: is told of the steps.
+
+    Returns:
+        The encoder with `layers` layers, the head's weight and bias.
+    """
+    shape = recipe.student.transformer
+    encoder = teacher.files.load()
+    for mine, theirs in zip(encoder.variables, teacher.encoder.variables, strict=True):
+        mine.assign(theirs)
+    encoder.blocks = encoder.blocks[: shape.layers]
+    weight = tf.Variable(teacher.weight.numpy(), name="head")
+    bias = tf.Variable(teacher.bias.numpy(), name="head_bias")
+    seed = derive(recipe.seed, "transformer")
+    config = TeacherConfig(epochs=shape.epochs, batch=shape.batch, rate=shape.rate)
+    key = hashlib.sha256(
+        msgspec.json.encode([teacher.digest, shape, seed, list(texts)]) + targets.tobytes()
+    ).hexdigest()
+    finetune(
+        encoder,
+        weight,
+        bias,
+        teacher.tokens(texts),
+        targets,
+        config,
+        seed,
+        Checkpoint(cache, key),
+        lambda: None,
+        partial(progress, "student learns"),
+    )
+    return encoder, weight, bias

@@ -20,6 +20,11 @@ class Teacher(Protocol):
     digest: str
     """sha256 of what it is made from."""
 
+    size_bytes: int
+    """Bytes of its weights in float32; 0: not known."""
+    open_ended: bool
+    """Whether it labels any text; a file of soft labels knows its own texts only."""
+
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unnormalised log-probabilities float32 [N, C], labels in the builder's order."""
 

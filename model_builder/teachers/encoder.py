@@ -157,10 +157,15 @@ class Encoder(tf.Module):  # type: ignore[misc]
             float32 [B, H]: the mean over the tokens, of length 1.
         """
         x = self.embed(ids)
-        bias = ((1.0 - mask) * _MASKED)[:, None, None, :]
+        bias = masked_bias(mask)
         for block in self.blocks:
             x = block(x, bias, dropout, dtype)
         return pool(x, mask)
+
+
+def masked_bias(mask: Any) -> Any:
+    """float32 [B, T] (1: token, 0: padding) to what is added to the scores, [B, 1, 1, T]."""
+    return ((1.0 - mask) * _MASKED)[:, None, None, :]
 
 
 def pool(x: Any, mask: Any) -> Any:

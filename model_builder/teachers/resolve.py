@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from contracts.errors import InputError
 from model_builder.data.dataset import Dataset
 from model_builder.recipe import Recipe
@@ -34,6 +36,28 @@ def make_teacher(
         )
         teacher.train(dataset.train.texts, dataset.train.targets)
         return teacher
+    name = config.source.partition(":")[2]
+    if kind == "labels":
+        from model_builder.teachers.soft_file import FileTeacher
+
+        return FileTeacher(Path(name), labels)
+    if kind == "openai":
+        from model_builder.teachers.openai import EndpointTeacher
+
+        return EndpointTeacher(name, config.endpoint, labels, cache, progress)
+    if kind == "self":
+        from model_builder.teachers.larger import LargerStudent
+
+        larger = LargerStudent(
+            recipe.student.ngram,
+            len(labels),
+            cache,
+            derive(recipe.seed, "self"),
+            progress,
+        )
+        true = np.eye(len(labels), dtype=np.float32)[dataset.train.targets]
+        larger.train(dataset.train.texts, true, recipe.distillation.fit)
+        return larger
     raise InputError(
         "bad-teacher",
         f"unknown teacher {config.source[:80]!r}; expected pypi:, path:, hf:, openai:, labels:, "

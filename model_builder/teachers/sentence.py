@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -16,13 +17,12 @@ from tokenizers import Tokenizer
 
 from contracts.errors import InputError
 from model_builder.cache import RowCache
-from model_builder.checkpoint import Checkpoint, Saved
-from model_builder.dropout import Dropout
-from model_builder.fit import schedule
+from model_builder.checkpoint import Checkpoint
 from model_builder.seeds import derive
 from model_builder.teachers.base import Progress
 from model_builder.teachers.config import TeacherConfig
 from model_builder.teachers.encoder import Encoder, pad_batch
+from model_builder.teachers.finetune import finetune, length_batches
 from model_builder.teachers.probe import fit_probe
 from model_builder.teachers.weights import EncoderFiles
 
@@ -47,31 +47,6 @@ def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
     return tokenizer
 
 
-def length_batches(
-    lengths: Sequence[int], size: int, rng: np.random.Generator | None
-) -> list[NDArray[np.int64]]:
-    """Batches of rows of about one length, so that little is padding.
-
-    Args:
-        lengths: of the rows.
-        size: rows a batch.
-        rng: shuffles; rows are sorted by length within runs of 50 batches, and the batches are
-            shuffled. None: sorted by length, in order.
-    """
-    count = len(lengths)
-    size_of = np.asarray(lengths)
-    if rng is None:
-        order = np.argsort(size_of, kind="stable")
-        return [order[i : i + size] for i in range(0, count, size)]
-    order = rng.permutation(count)
-    batches = []
-    for first in range(0, count, size * 50):
-        run = order[first : first + size * 50]
-        run = run[np.argsort(size_of[run], kind="stable")]
-        batches += [run[i : i + size] for i in range(0, len(run), size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
 class SentenceTeacher:
     """An encoder with a linear head.
 
@@ -84,6 +59,8 @@ class SentenceTeacher:
         progress: is told of long work.
     """
 
+    open_ended = True
+
     def __init__(
         self,
         files: EncoderFiles,
@@ -95,6 +72,7 @@ class SentenceTeacher:
     ) -> None:
         self.name = f"{files.origin} ({config.mode})"
         self.digest = files.sha256
+        self.size_bytes = (files.folder / "model.safetensors").stat().st_size
         self.files = files
         self.encoder: Encoder = files.load()
         self.tokenizer = load_tokenizer(files.tokenizer, config.max_tokens)
@@ -166,77 +144,27 @@ class SentenceTeacher:
         """
         config = self._config
         seed = derive(self._seed, "finetune")
-        variables = [*self.encoder.trainable_variables, self.weight, self.bias]
         key = hashlib.sha256(
             msgspec.json.encode([self._state, config, seed, list(texts), targets.tolist()])
         ).hexdigest()
-        checkpoint = Checkpoint(self._cache, key)
-        saved = checkpoint.load([tuple(v.shape) for v in variables])
-        if saved is None or not saved.finished:
-            if saved is None:
-                self._fit_head(texts, targets)
-            self._epochs(texts, targets, variables, checkpoint, saved, seed)
-            saved = Saved(config.epochs, True, [v.numpy() for v in variables], [])
-            checkpoint.save(saved)
-        for variable, value in zip(variables, saved.arrays, strict=True):
-            variable.assign(value)
-        self._state = key
-        self.digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in variables)).hexdigest()
-
-    def _epochs(
-        self,
-        texts: Sequence[str],
-        targets: NDArray[np.int64],
-        variables: list[Any],
-        checkpoint: Checkpoint,
-        saved: Saved | None,
-        seed: int,
-    ) -> None:
-        config = self._config
-        optimizer = tf.keras.optimizers.AdamW(weight_decay=0.01, beta_2=0.98)
-        optimizer.build(variables)
-        state = [*variables, *optimizer.variables]
-        if saved is not None:
-            for variable, value in zip(state, saved.arrays, strict=True):
-                variable.assign(value)
-        rows = self.tokens(texts)
-        lengths = [len(row) for row in rows]
-        steps = -(-len(rows) // config.batch) * config.epochs
         smooth = config.smoothing
-
-        @tf.function(  # type: ignore[untyped-decorator]
-            input_signature=[
-                tf.TensorSpec([None, None], tf.int32),
-                tf.TensorSpec([None, None], tf.float32),
-                tf.TensorSpec([None], tf.int32),
-                tf.TensorSpec([2], tf.int32),
-            ]
+        goal = np.full((len(texts), self._classes), smooth / self._classes, np.float32)
+        goal[np.arange(len(texts)), targets] += 1 - smooth
+        finetune(
+            self.encoder,
+            self.weight,
+            self.bias,
+            self.tokens(texts),
+            goal,
+            config,
+            seed,
+            Checkpoint(self._cache, key),
+            partial(self._fit_head, texts, targets),
+            partial(self._progress, "teacher learns"),
         )
-        def step(ids: Any, mask: Any, wanted: Any, draw: Any) -> Any:
-            with tf.GradientTape() as tape:
-                dropout = Dropout(config.dropout, draw)
-                hidden = self.encoder(ids, mask, dropout, self._dtype)
-                logits = tf.matmul(dropout(hidden), self.weight) + self.bias
-                goal = tf.one_hot(wanted, self._classes) * (1 - smooth) + smooth / self._classes
-                loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(goal, logits))
-            gradients = tape.gradient(loss, variables)
-            gradients, _ = tf.clip_by_global_norm(gradients, 1.0)
-            optimizer.apply_gradients(zip(gradients, variables, strict=True))
-            return loss
-
-        first = saved.epoch if saved else 0
-        done = first * (steps // config.epochs)
-        for epoch in range(first, config.epochs):
-            rng = np.random.default_rng([seed, epoch])
-            for batch in length_batches(lengths, config.batch, rng):
-                ids, mask = pad_batch([rows[i] for i in batch], 4)
-                optimizer.learning_rate.assign(schedule(done, steps, config.rate))
-                wanted = tf.constant(targets[batch], tf.int32)
-                step(tf.constant(ids), tf.constant(mask), wanted, tf.constant([seed, done]))
-                done += 1
-                self._progress("teacher learns", done, steps)
-            if epoch + 1 < config.epochs:
-                checkpoint.save(Saved(epoch + 1, False, [v.numpy() for v in state], []))
+        self._state = key
+        variables = [*self.encoder.trainable_variables, self.weight, self.bias]
+        self.digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in variables)).hexdigest()
 
     def neighbours(self, texts: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """The nearest whole words in the encoder's own embedding table, by cosine."""

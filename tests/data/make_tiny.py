@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from contracts.text import NgramConfig, ngram_ids
+from model_builder.candidate import NgramCandidate
 from model_builder.convert import Runner, to_int8
 from model_builder.fit import FitConfig, fit
 from model_builder.package import ClassifierParts, write_classifier
@@ -93,8 +94,7 @@ def make(folder: Path, version: str, seed: int) -> None:
         ClassifierParts(
             name="tiny-classifier",
             version=version,
-            model=model,
-            features=CONFIG.features,
+            candidate=NgramCandidate(model, CONFIG.features),
             labels=labels,
             golden_texts=golden,
             baseline_logits=Runner(model).logits(ids),
