@@ -52,7 +52,16 @@ def test_an_unknown_key_is_refused_with_the_nearest_one(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "name: [", "name: 'a b'", "name: a\nseed: -1", "name: a\ndata: 3", "\x00", "version: 1"],
+    [
+        "",
+        "[]",
+        "name: [",
+        "name: 'a b'",
+        "name: a\nseed: -1",
+        "name: a\ndata: 3",
+        "\x00",
+        "version: 1",
+    ],
 )
 def test_a_malformed_recipe_is_one_clear_error(tmp_path: Path, text: str) -> None:
     """Never another exception than ours."""

@@ -1,0 +1,322 @@
+"""Telemetry: windows, drift, spool, Prometheus, Home Assistant."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jinja2
+import msgspec
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from agent.clock import SystemClock
+from agent.telemetry import homeassistant
+from agent.telemetry.gauges import Gauges
+from agent.telemetry.prometheus import MetricsServer, render
+from agent.telemetry.recorder import Recorder, drift
+from agent.telemetry.reporter import Reporter
+from agent.telemetry.spool import Spool
+from contracts import codec, limits
+from contracts.bundle import Bundle
+from contracts.histogram import Histogram
+from contracts.manifest import Baseline
+from contracts.messages import BundleRef, Reported, Sample, SlotReport, Telemetry, UpdateEvent
+from contracts.topics import Topics
+from tests.support.controller import TINY
+
+REF = Bundle.open(TINY).ref
+
+
+def spool(path: Path, **limits_: Any) -> Spool:
+    """A spool with room."""
+    options: dict[str, Any] = {"max_bytes": 1 << 20, "max_age_s": 1e6, "time": lambda: 1000.0}
+    return Spool(path / "spool.db", **(options | limits_))
+
+
+def test_windows_add_up_and_merge() -> None:
+    """Two windows merge to what one would have been."""
+    recorder = Recorder(lambda: 0)
+    whole = Histogram("log8")
+    merged = Histogram("log8")
+    count = 0
+    for window in range(2):
+        for value in range(100, 200):
+            recorder.answered("a", REF, value * (window + 1), label="x", confidence=0.5)
+            whole.add(value * (window + 1))
+        (sample,) = recorder.take(1.0, 10.0)
+        assert sample.latency_us is not None
+        merged.merge(sample.latency_us)
+        count += sample.requests
+    assert recorder.take(2.0, 10.0) == []
+    assert (count, merged.counts) == (200, whole.counts)
+
+
+def test_drift_is_the_distance_from_the_baseline() -> None:
+    """0 for the same shares, 1 for labels that never were."""
+    baseline = Baseline({"a": 0.5, "b": 0.5}, Histogram("unit20"))
+    assert drift({"a": 50, "b": 50}, baseline) == 0
+    assert drift({"c": 50}, baseline) == 1
+    assert drift({"a": 100}, baseline) == pytest.approx(0.5)
+    assert drift({"a": 5}, baseline) is None
+    assert drift({"a": 50}, None) is None
+
+
+def test_gauges_are_measured(tmp_path: Path) -> None:
+    """Of this process, in the units of their names."""
+    gauges = Gauges().read(tmp_path)
+    assert 10e6 < gauges["rss_bytes"] < 10e9
+    assert gauges["disk_free_bytes"] > 0
+    assert gauges["memory_available_bytes"] > 0
+
+
+def test_the_spool_keeps_order_over_restarts(tmp_path: Path) -> None:
+    """What was put comes out, in order, once removed never again."""
+    first = spool(tmp_path)
+    for number in range(5):
+        assert first.put("t", b"%d" % number)
+    first.close()
+    second = spool(tmp_path)
+    rows = second.after(0, 10)
+    assert [r.payload for r in rows] == [b"0", b"1", b"2", b"3", b"4"]
+    second.remove([r.id for r in rows[:3]])
+    assert [r.payload for r in second.after(0, 10)] == [b"3", b"4"]
+    assert (second.depth, second.payload_bytes) == (2, 2)
+
+
+def test_the_oldest_telemetry_goes_first_and_update_events_last(tmp_path: Path) -> None:
+    """Bounded by bytes; every drop is counted once."""
+    one = spool(tmp_path, max_bytes=500)
+    one.put("event", b"e" * 100, precious=True)
+    for number in range(10):
+        one.put("t", bytes([number]) * 100)
+    left = [r.payload[:1] for r in one.after(0, 100)]
+    assert left == [b"e", b"\6", b"\7", b"\x08", b"\x09"]
+    assert (one.take_dropped(), one.take_dropped()) == (6, 0)
+
+
+def test_old_messages_are_dropped_by_age(tmp_path: Path) -> None:
+    """Age counts from when it was put."""
+    now = [0.0]
+    one = spool(tmp_path, max_age_s=100.0, time=lambda: now[0])
+    one.put("t", b"old")
+    now[0] = 150.0
+    one.put("t", b"new")
+    assert [r.payload for r in one.after(0, 9)] == [b"new"]
+    assert one.take_dropped() == 1
+
+
+@pytest.mark.parametrize("junk", [b"not a database" * 500, b"SQLite format 3\0" + b"\xff" * 4096])
+def test_a_damaged_spool_is_set_aside(tmp_path: Path, junk: bytes) -> None:
+    """The agent starts anyway."""
+    (tmp_path / "spool.db").write_bytes(junk)
+    one = spool(tmp_path)
+    assert one.put("t", b"x")
+    assert (tmp_path / "spool.db.bad").exists()
+
+
+class Wire:
+    """A broker that acknowledges when told."""
+
+    def __init__(self) -> None:
+        self.sent: list[Telemetry] = []
+        self.waiting: list[Any] = []
+        self.most = 0
+
+    def publish(self, topic: str, payload: bytes, done: Any) -> None:
+        """Takes a message."""
+        self.sent.append(codec.decode(payload, Telemetry, what="telemetry"))
+        self.waiting.append(done)
+        self.most = max(self.most, len(self.waiting))
+
+    def acknowledge(self) -> None:
+        """All that came."""
+        waiting, self.waiting = self.waiting, []
+        for done in waiting:
+            done(True)
+
+
+def reporter(one: Spool, wire: Wire, connected: threading.Event, boot: str) -> Reporter:
+    """A reporter that is stepped by hand."""
+    return Reporter(
+        one,
+        Recorder(lambda: 0),
+        lambda: {"x": 1.0},
+        wire.publish,
+        connected=connected,
+        topic="t",
+        boot=boot,
+        every_s=1.0,
+        clock=SystemClock(),
+        stop=threading.Event(),
+    )
+
+
+def test_ten_thousand_offline_samples_arrive_each_once_over_two_kills(tmp_path: Path) -> None:
+    """Spooled offline in three boots; sent with losses of acknowledgements; counted once."""
+    wire = Wire()
+    connected = threading.Event()
+    total = 0
+    for boot, count in (("b1", 4000), ("b2", 3000), ("b3", 3000)):
+        one = Spool(tmp_path / "spool.db", 1 << 26, 1e6, lambda: 1.0)
+        there = reporter(one, wire, connected, boot)
+        for _ in range(count):
+            there.sample()
+        total += count
+        one.close()  # as a kill leaves it: nothing is flushed by us
+    connected.set()
+    for attempt in range(3):  # the agent dies twice while it sends
+        one = Spool(tmp_path / "spool.db", 1 << 26, 1e6, lambda: 1.0)
+        there = reporter(one, wire, connected, f"s{attempt}")
+        rounds = 60 if attempt < 2 else 10_000
+        for _ in range(rounds):
+            there.pump()
+            if not wire.waiting:
+                break
+            wire.acknowledge()
+        wire.waiting.clear()
+        one.close()
+    keys = {(t.boot, t.seq) for t in wire.sent}
+    assert len(keys) == total == 10_000
+    for boot, count in (("b1", 4000), ("b2", 3000), ("b3", 3000)):
+        assert {s for b, s in keys if b == boot} == set(range(count))
+    assert len(wire.sent) <= total + 2 * 64, "more was sent twice than was on the way"
+    assert wire.most <= 32
+
+
+def test_a_batch_never_exceeds_the_cap_of_a_message(tmp_path: Path) -> None:
+    """Thousands of long labels: split, and if need be without label counts."""
+    wire = Wire()
+    connected = threading.Event()
+    connected.set()
+    one = spool(tmp_path, max_bytes=1 << 24)
+    there = reporter(one, wire, connected, "b")
+    for slot in range(4):
+        for label in range(4096):
+            there._recorder.answered(f"s{slot}", REF, 1.0, label=f"{label:0250d}")
+    there.sample()
+    assert max(len(r.payload) for r in one.after(0, 100)) <= limits.MAX_MESSAGE_BYTES
+
+
+def test_prometheus_reads_what_is_served() -> None:
+    """The official parser takes it, with odd labels; other paths are 404."""
+    recorder = Recorder(lambda: 0)
+    for value in (100.0, 200.0, 400.0):
+        recorder.answered("classify", REF, value, label='quo"te\\and\nline')
+    recorder.failed("classify", "busy")
+    server = MetricsServer(0, lambda: render(recorder.totals, {"rss_bytes": 5e7}))
+    try:
+        url = f"http://127.0.0.1:{server.port}/metrics"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            text = answer.read().decode()
+        families = {f.name: f for f in text_string_to_metric_families(text)}
+        assert families["shoal_requests"].samples[0].value == 3
+        assert families["shoal_busy"].samples[0].value == 1
+        assert families["shoal_labels"].samples[0].labels["label"] == 'quo"te\\and\nline'
+        counts = [s.value for s in families["shoal_latency_seconds"].samples if "le" in s.labels]
+        assert counts == sorted(counts)
+        assert counts[-1] == 3
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(url + "x", timeout=5)
+    finally:
+        server.close()
+
+
+# Home Assistant: the documented schema of a device discovery payload, and its abbreviations. --
+
+
+class HaDevice(msgspec.Struct, forbid_unknown_fields=True):
+    """``device`` (``dev``)."""
+
+    ids: list[str]
+    name: str
+    mf: str
+    mdl: str
+    sw: str
+
+
+class HaOrigin(msgspec.Struct, forbid_unknown_fields=True):
+    """``origin`` (``o``)."""
+
+    name: str
+    sw: str
+
+
+class HaAvailability(msgspec.Struct, forbid_unknown_fields=True):
+    """One of ``availability``."""
+
+    topic: str
+    value_template: str
+    payload_available: str
+    payload_not_available: str
+
+
+class HaSensor(msgspec.Struct, tag="sensor", tag_field="p", forbid_unknown_fields=True):
+    """MQTT sensor: the keys that we use of those that are documented."""
+
+    name: str
+    unique_id: str
+    state_topic: str
+    value_template: str
+    state_class: Literal["measurement", "total", "total_increasing"] | None = None
+    entity_category: Literal["config", "diagnostic"] | None = None
+    device_class: Literal["data_size", "temperature", "duration"] | None = None
+    unit_of_measurement: Literal["B", "°C"] | None = None
+
+
+class HaUpdate(msgspec.Struct, tag="update", tag_field="p", forbid_unknown_fields=True):
+    """MQTT update."""
+
+    name: str
+    unique_id: str
+    state_topic: str
+    value_template: str
+    entity_category: Literal["config", "diagnostic"] | None = None
+
+
+class HaDocument(msgspec.Struct, forbid_unknown_fields=True):
+    """The payload of ``homeassistant/device/{object_id}/config``."""
+
+    dev: HaDevice
+    o: HaOrigin
+    availability: list[HaAvailability]
+    cmps: dict[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]+$")], HaSensor | HaUpdate]
+    qos: Literal[0, 1, 2]
+
+
+def test_home_assistant_discovery_is_what_its_documentation_says() -> None:
+    """Keys, ids, topics; and every template renders our real messages."""
+    topics = Topics("home.fleet")
+    raw = codec.encode(homeassistant.document(topics, "pi.kitchen", "A board", ["classify"]))
+    found = msgspec.json.decode(raw, type=HaDocument)
+    assert homeassistant.topic("home.fleet", "pi.kitchen") == (
+        "homeassistant/device/shoal-home_fleet-pi_kitchen/config"
+    )
+    assert len({part.unique_id for part in found.cmps.values()}) == len(found.cmps)
+
+    def shown(part: str, message: object) -> str:
+        template = jinja2.Environment(autoescape=False).from_string(found.cmps[part].value_template)
+        return template.render(value_json=json.loads(codec.encode(message)))
+
+    sample = Sample(1.0, 1.0, gauges={"rss_bytes": 5.0, "queue": 2.0})
+    telemetry = Telemetry("b", 0, [Sample(1.0, 1.0, "classify"), sample])
+    assert shown("rss", telemetry) == "5.0"
+    assert shown("queue", telemetry) == "2.0"
+    assert shown("temperature", telemetry) == "None"
+    new = BundleRef("m", "2.0.0", "0" * 64)
+    event = UpdateEvent("b", 1, 2, "classify", new, "downloading", 1.0)
+    reported = Reported(
+        "d", "b", "0", "x", "litert", 1.0, slots={"classify": SlotReport(REF)}, last_update=event
+    )
+    assert json.loads(shown("update_classify", reported)) == {
+        "installed_version": "1.0.0",
+        "latest_version": "2.0.0",
+        "in_progress": True,
+    }
+    empty = Reported("d", "b", "0", "x", "litert", 1.0)
+    assert json.loads(shown("update_classify", empty))["in_progress"] is False
+    status = jinja2.Environment(autoescape=False).from_string(found.availability[0].value_template)
+    assert status.render(value_json={"state": "online"}) == "online"
