@@ -10,12 +10,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 import contracts
 from agent import statusfile, systemd
+from agent.certificate import Certificate
 from agent.clock import Clock, SystemClock, is_set
 from agent.filesystem import Disk
 from agent.link import Inbound, Link
 from agent.log import logger
+from agent.renewal import Renewer
 from agent.runtime import check
 from agent.runtime import model as models
 from agent.runtime.engine import available
@@ -74,7 +78,6 @@ class Agent:
     """
 
     def __init__(self, config: AgentConfig, folder: Path, clock: Clock | None = None) -> None:
-        self.config = config
         self.clock = clock or SystemClock()
         self.started = self.clock.time()
         self.stopping = threading.Event()
@@ -82,6 +85,10 @@ class Agent:
         self.topics = Topics(config.fleet)
         self.state = StateFolder(folder / config.state_dir)
         root = self.state.path
+        self.certificate = Certificate(config, folder, root)
+        self.config = config = msgspec.structs.replace(
+            config, mqtt=msgspec.structs.replace(config.mqtt, tls=self.certificate.tls)
+        )
         self.recorder = Recorder()
         self.gauges = Gauges()
         self.spool = Spool(
@@ -194,7 +201,12 @@ class Agent:
         self.engine.recover()
         self.worker.start()
         self.link.start()
-        for name, target in (("updater", self.engine.run), ("reporter", self.reporter.run)):
+        renewer = Renewer(self.certificate, self.link.renewed, self.clock, self.stopping)
+        for name, target in (
+            ("updater", self.engine.run),
+            ("reporter", self.reporter.run),
+            ("renewer", renewer.run),
+        ):
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)

@@ -19,8 +19,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from agent.clock import Clock
 from agent.log import logger
 from contracts import codec
-from contracts.config import MqttConfig
-from contracts.connection import connect_properties, new_client
+from contracts.config import MqttConfig, TlsConfig
+from contracts.connection import connect_properties, load_pair, new_client, tls_context
 from contracts.errors import ShoalError, UnavailableError
 from contracts.messages import Status
 from contracts.topics import Topics
@@ -120,8 +120,9 @@ class Link:
         self.connected = threading.Event()
         self.connections = 0
         self.last_error = ""
+        self._context = tls_context(config.tls, folder) if config.tls else None
         self._client = client = new_client(
-            config, f"shoal-{fleet}-{device}", folder=folder, manual_ack=True
+            config, f"shoal-{fleet}-{device}", manual_ack=True, context=self._context
         )
         client.max_queued_messages_set(MAX_QUEUED)
         client.max_inflight_messages_set(MAX_INFLIGHT)
@@ -161,6 +162,11 @@ class Link:
                 pass
         self._client.disconnect()
         self._client.loop_stop()
+
+    def renewed(self, tls: TlsConfig) -> None:
+        """Uses another certificate from the next connection on."""
+        if self._context is not None:
+            load_pair(self._context, tls)
 
     # Sending. ---------------------------------------------------------------------------
 

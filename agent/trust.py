@@ -25,7 +25,6 @@ python-tuf is imported on first use: a device that does not update does not pay 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +32,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
+from agent.clock import EARLIEST
+from agent.filesystem import Disk, FileSystem, make_folders, write_durably
 from contracts import limits
 from contracts.bundle import sha256_of
 from contracts.errors import RefusedError, ShoalError, UnavailableError
@@ -59,9 +60,6 @@ MAX_TIMESTAMP_BYTES: Final = 16 * limits.KIB
 REFRESH_SECONDS: Final = 300.0
 """Seconds that one refresh may take in all, however many small files it is sent."""
 
-CLOCK_IS_SET_AFTER: Final = datetime(2025, 6, 1, tzinfo=UTC)
-"""A clock before this date was never set: no agent is older."""
-
 Clock = Callable[[], float]
 
 
@@ -74,9 +72,9 @@ class Trust:
         fetch: reads repository files.
         clock: seconds since the epoch.
         monotonic: seconds that never jump.
+        fs: the disk; None: the real one.
 
-    Raises:
-        RefusedError: ``wrong-root`` or ``bad-metadata`` for `root` itself.
+    A root that is none is refused at the first refresh, as ``wrong-root`` or ``bad-metadata``.
     """
 
     def __init__(
@@ -87,19 +85,21 @@ class Trust:
         *,
         clock: Clock = time.time,
         monotonic: Clock = time.monotonic,
+        fs: FileSystem | None = None,
     ) -> None:
         self._folder = folder
         self._root = root
         self._fetch = fetch
         self._clock = clock
         self._monotonic = monotonic
+        self._fs = fs or Disk()
         self._deadline = 0.0
         self._trusted: TrustedMetadataSet | None = None
 
     @property
     def clock(self) -> Literal["synced", "unsynced"]:
         """Whether the device's clock was ever set; if not, expiry cannot be judged."""
-        return "synced" if self._clock() >= CLOCK_IS_SET_AFTER.timestamp() else "unsynced"
+        return "synced" if self._clock() >= EARLIEST else "unsynced"
 
     # Reading what is trusted. -----------------------------------------------------------
 
@@ -303,27 +303,19 @@ class Trust:
     # Stored metadata: a file a role, replaced whole. A missing or damaged one is fetched. ----
 
     def _load(self, name: str) -> bytes | None:
+        path = self._folder / f"{name}.json"
         try:
-            with (self._folder / f"{name}.json").open("rb") as stream:
-                data = stream.read(limits.MAX_METADATA_BYTES + 1)
+            size = self._fs.size(path)
+            if size is None or size > limits.MAX_METADATA_BYTES:
+                return None
+            return self._fs.read(path)
         except OSError:
             return None
-        return data if len(data) <= limits.MAX_METADATA_BYTES else None
 
     def _store(self, name: str, data: bytes) -> None:
         path = self._folder / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-        handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        make_folders(self._fs, path.parent)
+        write_durably(self._fs, path, data)
 
 
 def _target_name(ref: BundleRef) -> str:

@@ -28,8 +28,8 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _pem(value: str, folder: Path) -> str:
-    """PEM text, from text or a path."""
+def read_pem(value: str, folder: Path) -> str:
+    """PEM text, from text or the path of a file; ``InputError`` (``bad-certificate``)."""
     if "-----BEGIN" in value:
         return value
     try:
@@ -49,14 +49,9 @@ def tls_context(tls: TlsConfig, folder: Path = Path()) -> ssl.SSLContext:
         InputError: ``bad-certificate``.
     """
     try:
-        context = ssl.create_default_context(cadata=_pem(tls.ca, folder))
+        context = ssl.create_default_context(cadata=read_pem(tls.ca, folder))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if tls.certificate and tls.key:
-            # The ssl module loads a key from files alone: one that only we can read, and briefly.
-            with tempfile.NamedTemporaryFile("w", suffix=".pem") as pair:
-                pair.write(_pem(tls.certificate, folder) + "\n" + _pem(tls.key, folder))
-                pair.flush()
-                context.load_cert_chain(pair.name)
+        load_pair(context, tls, folder)
     except (ssl.SSLError, ValueError, OSError) as error:
         raise InputError("bad-certificate", f"the TLS settings cannot be used: {error}") from None
     return context
@@ -69,8 +64,31 @@ def _send_at_once(client: paho.Client, userdata: Any, connection: Any) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+def load_pair(context: ssl.SSLContext, tls: TlsConfig, folder: Path = Path()) -> None:
+    """Makes new connections of `context` use the certificate and key of `tls`, if it has them.
+
+    Raises:
+        InputError: ``bad-certificate``.
+    """
+    if not tls.certificate or not tls.key:
+        return
+    try:
+        # The ssl module loads a key from files alone: one that only we can read, and briefly.
+        with tempfile.NamedTemporaryFile("w", suffix=".pem") as pair:
+            pair.write(read_pem(tls.certificate, folder) + "\n" + read_pem(tls.key, folder))
+            pair.flush()
+            context.load_cert_chain(pair.name)
+    except (ssl.SSLError, ValueError, OSError) as error:
+        raise InputError("bad-certificate", f"the TLS settings cannot be used: {error}") from None
+
+
 def new_client(
-    config: MqttConfig, client_id: str, *, folder: Path = Path(), manual_ack: bool = False
+    config: MqttConfig,
+    client_id: str,
+    *,
+    folder: Path = Path(),
+    manual_ack: bool = False,
+    context: ssl.SSLContext | None = None,
 ) -> paho.Client:
     """A paho client, not yet connected.
 
@@ -78,6 +96,7 @@ def new_client(
         config: the broker.
         client_id: unique on the broker.
         folder: what relative PEM paths are relative to.
+        context: for TLS; None: made from `config`.
         manual_ack: the caller acknowledges each QoS 1 message itself.
 
     Raises:
@@ -91,7 +110,7 @@ def new_client(
     )
     client.on_socket_open = _send_at_once
     if config.tls is not None:
-        client.tls_set_context(tls_context(config.tls, folder))
+        client.tls_set_context(context or tls_context(config.tls, folder))
     elif not _is_loopback(config.host):
         raise InputError(
             "tls-needed",

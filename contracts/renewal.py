@@ -1,4 +1,7 @@
-"""Renewal of a device's certificate: what is sent, and what the current key signs.
+"""Enrolment by token and renewal of certificates over HTTP: what is sent, what is signed.
+
+``POST {controller}/v1/enroll`` with :class:`EnrolmentRequest`; the answer is the device's
+:class:`contracts.config.AgentConfig` as JSON, whose key is the device's own to fill in.
 
 ``POST {renewal_url}`` with :class:`RenewalRequest` as JSON; the answer is
 :class:`RenewalAnswer`, or the one error shape.
@@ -11,6 +14,18 @@ from typing import Annotated
 import msgspec
 
 _Pem = Annotated[str, msgspec.Meta(max_length=16 * 1024)]
+
+
+class EnrolmentRequest(msgspec.Struct, frozen=True):
+    """A device with a one-time token asks to be enrolled.
+
+    Attributes:
+        token: as ``shoal fleet token`` gave it.
+        request: PEM signing request; its name is empty or the token's device.
+    """
+
+    token: Annotated[str, msgspec.Meta(max_length=256)]
+    request: _Pem
 
 
 class RenewalRequest(msgspec.Struct, frozen=True):

@@ -302,6 +302,32 @@ class Fleet:
         self.write_broker_configuration(identity)
         return config, path
 
+    def redeem(self, token: str, request: bytes) -> AgentConfig:
+        """Enrols the device of a one-time token, whose key stays with it.
+
+        Raises:
+            RefusedError: ``bad-token``.
+            InputError: ``bad-request``, ``already-enrolled``.
+        """
+        identity = self.open_identity()
+        config = identity.redeem(token, request, self.enrolment())
+        store = self.open_store()
+        try:
+            with store.write() as connection:
+                devices.enroll(
+                    store,
+                    connection,
+                    config.device,
+                    config.board,
+                    config.labels,
+                    config.groups,
+                    time.time(),
+                )
+        finally:
+            store.close()
+        self.write_broker_configuration(identity)
+        return config
+
     def revoke(self, device: str) -> int:
         """Revokes a device's certificates; returns how many there were."""
         identity = self.open_identity()

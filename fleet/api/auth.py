@@ -22,6 +22,8 @@ _CACHE_S: Final = 2.0
 _MAX_BUCKETS: Final = 10_000
 _BAD_PER_S: Final = 5.0
 _BAD_BURST: Final = 20
+_OPEN_PER_S: Final = 20.0
+_OPEN_BURST: Final = 100
 
 
 class Limiter:
@@ -54,6 +56,7 @@ class Gatekeeper:
         self._controller = controller
         api = controller.fleet.config.api
         self._limiter = Limiter(api.requests_per_s, api.burst)
+        self._open = Limiter(_OPEN_PER_S, _OPEN_BURST)
         self._bad = Limiter(_BAD_PER_S, _BAD_BURST)
         self._cache: dict[str, tuple[float, Token]] = {}
 
@@ -90,6 +93,14 @@ class Gatekeeper:
             self._cache[secret] = (now, token)
         return token
 
+    def limit_open(self, peer: str) -> None:
+        """Limits requests that need no token, by address.
+
+        Raises:
+            ApiError: ``rate-limited``.
+        """
+        self._limit(self._open, peer, time.monotonic())
+
     def forget(self) -> None:
         """Forgets what was believed: a token was revoked."""
         self._cache.clear()
@@ -123,6 +134,14 @@ def _needs(role: Role) -> Callable[..., Token]:
 Viewer = Annotated[Token, Depends(_needs("viewer"))]
 Operator = Annotated[Token, Depends(_needs("operator"))]
 Admin = Annotated[Token, Depends(_needs("admin"))]
+
+
+def _open_to_anybody(request: Request) -> None:
+    gatekeeper: Gatekeeper = request.app.state.gatekeeper
+    gatekeeper.limit_open(request.client.host if request.client else "?")
+
+
+Anybody = Annotated[None, Depends(_open_to_anybody)]
 
 
 def controller_of(request: Request) -> Controller:

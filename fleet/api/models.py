@@ -451,6 +451,23 @@ class Ready(Answer):
     parts: dict[str, bool]
 
 
+class EnrolmentBody(Given):
+    """A device with a one-time token asks to be enrolled (see ``contracts.renewal``)."""
+
+    token: Annotated[str, Field(max_length=256)]
+    request: Annotated[str, Field(max_length=16 * 1024)]
+
+
+class EnrolledDevice(Answer):
+    """The device's ``agent.yaml``, without its private key."""
+
+    model_config = ConfigDict(extra="allow")
+
+    fleet: str
+    device: str
+    board: str
+
+
 class RenewalBody(Given):
     """A device asks for its next certificate (see ``contracts.renewal``)."""
 

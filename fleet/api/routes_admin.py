@@ -1,4 +1,4 @@
-"""``/v1/me``, ``/v1/audit``, ``/v1/tokens``, ``/v1/webhooks``, ``/v1/certificates/renew``."""
+"""``/v1/me``, ``/v1/audit``, ``/v1/tokens``, ``/v1/webhooks``, and how devices get certificates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from contracts.errors import RefusedError
 from fleet.api import models, paging
-from fleet.api.auth import Admin, Operator, TheController, Viewer
+from fleet.api.auth import Admin, Anybody, Operator, TheController, Viewer
 from fleet.rollout.spec import NAME_PATTERN
 from fleet.store import audit, tokens, webhooks
 
@@ -151,9 +151,31 @@ def _webhook(hook: webhooks.Webhook, secret: str | None = None) -> models.Webhoo
     )
 
 
+@ROUTER.post("/enroll", tags=["devices"])
+def enroll_by_token(
+    controller: TheController, _limited: Anybody, body: models.EnrolmentBody
+) -> models.EnrolledDevice:
+    """Enrols the device of a one-time token; the token is all that is asked for.
+
+    The signing request keeps the private key on the device. The answer is the device's
+    configuration.
+    """
+    config = controller.fleet.redeem(body.token, body.request.encode("utf-8", "surrogatepass"))
+    with controller.store.write() as connection:
+        audit.note(
+            connection,
+            at=controller.clock(),
+            actor=config.device,
+            role="token",
+            action="device.enroll",
+            target=config.device,
+        )
+    return models.EnrolledDevice.model_validate(msgspec.to_builtins(config))
+
+
 @ROUTER.post("/certificates/renew", tags=["devices"])
 def renew_certificate(
-    controller: TheController, body: models.RenewalBody
+    controller: TheController, _limited: Anybody, body: models.RenewalBody
 ) -> models.RenewedCertificate:
     """A device's next certificate. The current certificate's key signs the request: no token."""
     pem = controller.fleet.open_identity().renew(

@@ -18,8 +18,8 @@ CONTROLLER = "shoal-controller"
 WRITES = ("status", "reported", "update", "telemetry", "result", "res/+", "blob/get")
 """What a device may write below ``d/{device}``."""
 
-READS = ("desired", "req/+", "blob/+")
-"""What a device may read below ``d/{device}``."""
+READS = ("status", "desired", "req/+", "blob/+")
+"""What a device may read below ``d/{device}``; its own status, to correct a late will."""
 
 
 def acl_file(

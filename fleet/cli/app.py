@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from fleet.cli import boards, devices, folder, rollout, serve, simulate
+from fleet.cli import boards, devices, folder, keys, rollout, serve, simulate
 
 HANDED_OVER: Final = {
     "build": "model_builder",
@@ -45,6 +45,7 @@ serve.register(fleet_app)
 devices.register(fleet_app)
 simulate.register(fleet_app)
 fleet_app.add_typer(rollout.app, name="rollout")
+fleet_app.add_typer(keys.app, name="keys")
 
 
 def _handed_over(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Commands that work on the fleet's folder itself: init, enroll, revoke, publish."""
+"""Commands that work on the fleet's folder itself: init, enroll, token, revoke, publish."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from contracts.board import load as load_board
 from contracts.config import MqttConfig
 from contracts.errors import InputError
 from fleet.cli.options import HERE, AsJson, Folder
@@ -104,6 +105,33 @@ def enroll(
         typer.echo(f"On the device: shoal-agent run --config {path.name}")
 
 
+def token(
+    device: Annotated[str, typer.Argument(help="The device's name.")],
+    board: Annotated[str, typer.Option(help="A board profile: see `shoal boards list`.")],
+    label: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="A group; may be repeated.")] = None,
+    hours: Annotated[float, typer.Option(min=0.01, max=720, help="How long it lasts.")] = 24.0,
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Makes a one-time token: the device makes its own key and enrols itself with it."""
+    with reported(as_json):
+        load_board(board)
+        fleet = Fleet.open(folder)
+        secret = fleet.open_identity().new_token(
+            device, board, labels=_pairs(label or []), groups=group or [], seconds=hours * 3600
+        )
+        if as_json:
+            emit_json({"device": device, "token": secret, "url": fleet.api_url})
+            return
+        typer.echo(secret)
+        typer.echo(
+            f"On the device, with the token in a file: shoal-agent enroll --url {fleet.api_url} "
+            "--token-file FILE --config agent.yaml",
+            err=True,
+        )
+
+
 def revoke(
     device: Annotated[str, typer.Argument(help="The device's name.")],
     folder: Folder = HERE,
@@ -143,5 +171,5 @@ def publish(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (init, enroll, revoke, publish):
+    for command in (init, enroll, token, revoke, publish):
         app.command(command.__name__)(command)

@@ -20,7 +20,7 @@ from contracts.errors import ShoalError
 from contracts.messages import BundleRef
 from tests.support.tuf_simulator import NOW, Simulator
 
-EXAMPLES = int(os.environ.get("SHOAL_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("SHOAL_EXAMPLES", "25"))
 REF = BundleRef("noise", "1.0.0", sha256_of(b"{}"))
 ROLES = {
     "root": "metadata/2.root.json",

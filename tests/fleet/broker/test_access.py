@@ -138,7 +138,7 @@ def every_topic(device: str) -> dict[str, str]:
 
 
 WRITABLE = {"status", "reported", "update", "telemetry", "result", "response", "blob-get"}
-READABLE = {"desired", "request", "blob", "blob-get"}
+READABLE = {"status", "desired", "request", "blob", "blob-get"}
 """``blob/+`` also matches the device's own ``blob/get``, which it wrote itself."""
 
 
@@ -167,7 +167,7 @@ def test_a_device_writes_exactly_its_own_topics(fleet: Fleet, kind: str, retain:
 
 @pytest.mark.parametrize("kind", sorted(every_topic("a")))
 def test_a_device_reads_exactly_its_own_topics(fleet: Fleet, kind: str) -> None:
-    """Named one by one and by its own filter: only desired, requests and blocks arrive."""
+    """Named one by one and by its own filter: only status, desired, requests and blocks arrive."""
     device, controller = Client(fleet.agents["a"].mqtt, "a"), Client(fleet.controller, "ctl")
     for topic in [*every_topic("a").values(), *every_topic("b").values()]:
         device.subscribe(topic)
