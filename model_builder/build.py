@@ -28,6 +28,7 @@ from model_builder.distil import Student, distil, soft_labels
 from model_builder.package import ClassifierParts, write_classifier
 from model_builder.recipe import Recipe
 from model_builder.report import card, html
+from model_builder.search import search
 from model_builder.seeds import derive, make_deterministic
 from model_builder.teachers.base import Progress, Teacher
 from model_builder.teachers.resolve import make_teacher
@@ -63,9 +64,16 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     learned = time.monotonic()
     labels = soft_labels(recipe, dataset, teacher)
     labelled = time.monotonic()
-    student = distil(recipe, dataset, labels, teacher, out / "cache", progress)
+    searched: dict[str, Any] = {}
+    if recipe.budget.floor:
+        found = search(recipe, dataset, labels, teacher, out / "cache", progress)
+        recipe, student = found.recipe, found.student
+        searched = {"search": found.report}
+    else:
+        student = distil(recipe, dataset, labels, teacher, out / "cache", progress)
     trained = time.monotonic()
     report, parts = _assess(recipe, dataset, student, teacher, progress)
+    report |= searched
     _check(recipe, report)
     name = f"{recipe.name}-{recipe.version}"
     parts.extra = {"card.md": card(recipe, report).encode()}

@@ -153,8 +153,8 @@ class BudgetConfig(Section, frozen=True):
         model_bytes: of the model file.
         arena_bytes: by TensorFlow Lite Micro.
         latency_us: of one text on this machine, model only.
-        floor: the least int8 accuracy on the validation split; with a board the smallest
-            student that reaches it is chosen.
+        floor: the least int8 accuracy on the validation split; above 0 several sizes up to the
+            recipe's are trained, and the smallest that reaches it and fits is chosen.
     """
 
     boards: list[Name] = []
