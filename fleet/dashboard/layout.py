@@ -16,6 +16,11 @@ from fleet.dashboard.render import render
 from fleet.dashboard.site import PREFIX, Visit
 
 REFRESH_S: Final = 1.5
+"""Seconds between renderings of a region."""
+
+RESPONSE_S: Final = 30.0
+"""Seconds that a page may take to be built on a machine under load."""
+
 _STATIC = resources.files("fleet.dashboard") / "static"
 _CSS: Final = (_STATIC / "shoal.css").read_text()
 _SCRIPT: Final = (_STATIC / "shoal.js").read_text()

@@ -6,7 +6,7 @@ from fastapi import Request
 from nicegui import ui
 
 from contracts.errors import RefusedError
-from fleet.dashboard.layout import frame, html, live, problem
+from fleet.dashboard.layout import RESPONSE_S, frame, html, live, problem
 from fleet.dashboard.render import render
 from fleet.dashboard.site import PREFIX, Site
 
@@ -14,7 +14,7 @@ from fleet.dashboard.site import PREFIX, Site
 def register(site: Site) -> None:
     """Adds the page."""
 
-    @ui.page("/audit")
+    @ui.page("/audit", response_timeout=RESPONSE_S)
     async def audit(request: Request) -> None:
         visit = site.visit(request)
         text = request.query_params.get("after", "")

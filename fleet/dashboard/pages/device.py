@@ -11,7 +11,7 @@ from nicegui import ui
 
 from contracts.errors import ShoalError
 from fleet.dashboard import charts, console
-from fleet.dashboard.layout import frame, html, live, problem
+from fleet.dashboard.layout import RESPONSE_S, frame, html, live, problem
 from fleet.dashboard.render import render
 from fleet.dashboard.site import Site
 from fleet.store.telemetry import Point
@@ -31,7 +31,7 @@ _CHARTS_S = 15.0
 def register(site: Site) -> None:
     """Adds the page."""
 
-    @ui.page("/devices/{name}")
+    @ui.page("/devices/{name}", response_timeout=RESPONSE_S)
     async def device(request: Request, name: str) -> None:
         visit, data = site.visit(request), site.data
         with frame(visit, name[:64], "/devices"):

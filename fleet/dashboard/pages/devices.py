@@ -6,7 +6,7 @@ from fastapi import Request
 from nicegui import ui
 
 from contracts.errors import ShoalError
-from fleet.dashboard.layout import frame, html, live
+from fleet.dashboard.layout import RESPONSE_S, frame, html, live
 from fleet.dashboard.render import render
 from fleet.dashboard.site import PREFIX, Site
 
@@ -21,7 +21,7 @@ _EXAMPLES = (
 def register(site: Site) -> None:
     """Adds the page."""
 
-    @ui.page("/devices")
+    @ui.page("/devices", response_timeout=RESPONSE_S)
     async def devices(request: Request) -> None:
         visit = site.visit(request)
         query = request.query_params.get("q", "")[:4000]

@@ -9,7 +9,7 @@ from nicegui import ui
 
 from contracts.errors import ShoalError
 from fleet.dashboard import charts
-from fleet.dashboard.layout import frame, html, live, problem
+from fleet.dashboard.layout import RESPONSE_S, frame, html, live, problem
 from fleet.dashboard.render import render
 from fleet.dashboard.site import Site
 from fleet.dashboard.views import flatten
@@ -22,7 +22,7 @@ def register(site: Site) -> None:
         rows = [(one, n, charts.accuracy_of(one)) for one, n in site.data.models()]
         return render("models.html", models=rows)
 
-    @ui.page("/models")
+    @ui.page("/models", response_timeout=RESPONSE_S)
     async def models(request: Request) -> None:
         visit = site.visit(request)
         with frame(visit, "Models", "/models"):
@@ -36,7 +36,7 @@ def register(site: Site) -> None:
             with ui.element("section").classes("card").props('aria-label="Bundles"'):
                 await live(table, visit, every_s=5.0)
 
-    @ui.page("/models/{name}/{version}")
+    @ui.page("/models/{name}/{version}", response_timeout=RESPONSE_S)
     async def model(request: Request, name: str, version: str) -> None:
         visit = site.visit(request)
         with frame(visit, f"{name[:64]} {version[:32]}", "/models"):

@@ -9,7 +9,7 @@ from fastapi import Request
 from nicegui import ui
 
 from fleet.dashboard import charts
-from fleet.dashboard.layout import frame, html, live
+from fleet.dashboard.layout import RESPONSE_S, frame, html, live
 from fleet.dashboard.render import render
 from fleet.dashboard.site import Site
 from fleet.dashboard.views import Overview
@@ -18,7 +18,7 @@ from fleet.dashboard.views import Overview
 def register(site: Site) -> None:
     """Adds the page."""
 
-    @ui.page("/")
+    @ui.page("/", response_timeout=RESPONSE_S)
     async def overview(request: Request) -> None:
         visit = site.visit(request)
         with frame(visit, "Overview", "/"):

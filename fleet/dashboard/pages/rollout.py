@@ -9,7 +9,7 @@ from fastapi import Request
 from nicegui import ui
 
 from contracts.errors import InputError, ShoalError
-from fleet.dashboard.layout import REFRESH_S, attempt, frame, live, problem
+from fleet.dashboard.layout import REFRESH_S, RESPONSE_S, attempt, frame, live, problem
 from fleet.dashboard.render import render
 from fleet.dashboard.site import Site, Visit
 from fleet.rollout.runner import Command
@@ -29,7 +29,7 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
 def register(site: Site) -> None:
     """Adds the page."""
 
-    @ui.page("/rollouts/{name}")
+    @ui.page("/rollouts/{name}", response_timeout=RESPONSE_S)
     async def rollout(request: Request, name: str) -> None:
         visit = site.visit(request)
 

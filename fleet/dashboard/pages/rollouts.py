@@ -9,7 +9,7 @@ from nicegui import ui
 from pydantic import ValidationError
 
 from contracts.errors import InputError
-from fleet.dashboard.layout import attempt, frame, html, live
+from fleet.dashboard.layout import RESPONSE_S, attempt, frame, html, live
 from fleet.dashboard.render import render
 from fleet.dashboard.site import PREFIX, Site, Visit
 from fleet.rollout.spec import RolloutSpec, describe, parse_waves
@@ -18,7 +18,7 @@ from fleet.rollout.spec import RolloutSpec, describe, parse_waves
 def register(site: Site) -> None:
     """Adds the page."""
 
-    @ui.page("/rollouts")
+    @ui.page("/rollouts", response_timeout=RESPONSE_S)
     async def rollouts(request: Request) -> None:
         visit = site.visit(request)
         text = request.query_params.get("after", "")
@@ -48,8 +48,9 @@ async def _starter(visit: Visit) -> None:
         selector = ui.input("Devices (selector)", value="all")
         waves = ui.input("Waves, each counted from the start", value="1,10%,50%,100%")
         failures = ui.number("Failure rate allowed (%)", value=5, min=0, max=100)
+        trial = ui.number("Trial on each device (seconds)", value=30, min=0)
         bake = ui.number("Watch each wave for (seconds)", value=60, min=0)
-        for field in (bundle, selector, waves, failures, bake):
+        for field in (bundle, selector, waves, failures, trial, bake):
             field.props("outlined dense").style("width: 100%")
         outcome = ui.label("").classes("sub")
         with ui.element("div").classes("tools"):
@@ -67,6 +68,7 @@ async def _starter(visit: Visit) -> None:
                     "selector": selector.value or "all",
                     "waves": [wave.model_dump() for wave in parse_waves(waves.value or "")],
                     "gates": {"max_failure_rate": (failures.value or 0) / 100},
+                    "trial": {"seconds": trial.value or 0},
                     "bake_s": bake.value or 0,
                 }
             )

@@ -1,0 +1,90 @@
+"""A real browser on a real controller with simulated devices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from contracts.config import MqttConfig
+from fleet.simulate.launcher import Simulation
+from tests.support.serving import Served, served
+from tests.support.tools import need_tool
+
+DATA = Path(__file__).parents[1] / "data"
+ARTIFACTS = Path(__file__).parents[2] / "artifacts" / "browser"
+DEVICES = 24
+HOSTILE = "<img src=x onerror=document.title=1>"
+
+_SCENARIO = f"""
+seed: 1
+labels: {{site: [lyon, graz], note: ["{HOSTILE}"]}}
+traffic: {{requests_per_s: 5, telemetry_s: 1, tokens_per_s: 12}}
+updates: {{step_s: 0.05}}
+"""
+
+_FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def site(
+    mosquitto_broker: MqttConfig, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
+    """A controller whose simulated devices are online."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    scenario = folder / "scenario.yaml"
+    scenario.write_text(_SCENARIO)
+    bundles = [DATA / "tiny-classifier-1.0.0", DATA / "tiny-classifier-1.1.0"]
+    with (
+        served(folder / "fleet", mosquitto_broker, name="browser", bundles=bundles) as running,
+        Simulation(
+            "browser",
+            mosquitto_broker,
+            DEVICES,
+            scenario=scenario,
+            repository_url=f"{running.url}/repo/",
+        ) as simulation,
+    ):
+        simulation.wait_connected(60)
+        yield running
+
+
+# Of a module, not of the session: while it is open, its event loop runs in this thread.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Headless Chromium with an empty profile."""
+    program = need_tool("chromium", "/usr/bin/chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=_FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def window(chromium: Browser) -> Iterator[BrowserContext]:
+    """A window of its own, at a desk's size."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(20_000)
+    yield context
+    context.close()
+
+
+def sign_in(context: BrowserContext, site: Served, role: str) -> Page:
+    """A page on which somebody of a role has signed in."""
+    page = context.new_page()
+    page.goto(f"{site.url}/")
+    page.get_by_label("API token").fill(site.token(role))
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Overview", exact=True).wait_for()
+    return page
+
+
+def keep(page: Page, name: str) -> None:
+    """Keeps a screenshot as an artefact of the run."""
+    ARTIFACTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)

@@ -1,0 +1,194 @@
+"""What pages show comes in few statements, escaped, and only to those who may see it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from contracts import codec
+from contracts.config import MqttConfig
+from contracts.errors import InputError, RefusedError
+from contracts.messages import BundleRef, ErrorInfo, Reported, SlotReport, UpdateEvent
+from fleet.controller import Controller
+from fleet.dashboard import charts
+from fleet.dashboard.data import PAGE, Data
+from fleet.dashboard.render import render
+from fleet.dashboard.session import LIFETIME_S, Sessions
+from fleet.folder import Fleet, FleetConfig
+from fleet.ingest.decode import Message
+from fleet.ingest.writer import Writer
+from fleet.rollout.spec import RolloutSpec
+from fleet.store.telemetry import Point
+from fleet.store.tokens import Token
+
+REF = BundleRef("tiny-classifier", "1.0.0", "0" * 64)
+TINY = Path(__file__).parents[2] / "data" / "tiny-classifier-1.0.0"
+
+
+@pytest.fixture
+def controller(tmp_path: Path, database_url: str) -> Iterator[Controller]:
+    """A controller that is not connected: pages need its store alone."""
+    config = FleetConfig(fleet="f", mqtt=MqttConfig(port=1), database=database_url)
+    fleet = Fleet.init(tmp_path / "fleet", config)
+    fleet.publish(TINY)
+    made = Controller(fleet)
+    yield made
+    made.store.close()
+
+
+def _report(controller: Controller, count: int, *, event: UpdateEvent | None = None) -> None:
+    """Devices report that they run something."""
+    writer = Writer(controller.store, admit_unknown=True)
+    batch = []
+    for index in range(count):
+        name = f"d{index:04}"
+        reported = Reported(
+            device=name, boot="b", agent_version="1", board="raspberry-pi-5", runtime="litert",
+            at=1.0, labels={"site": "<b>lyon</b>"}, slots={"classify": SlotReport(active=REF)},
+            last_update=event,
+        )  # fmt: skip
+        batch.append(Message(name, reported, codec.encode(reported)))
+    writer.write(batch, time.time())
+
+
+@contextmanager
+def _statements(controller: Controller) -> Iterator[list[str]]:
+    found: list[str] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.lstrip().upper().startswith("SELECT"):
+            found.append(statement)
+
+    sa.event.listen(controller.store.engine, "before_cursor_execute", note)
+    try:
+        yield found
+    finally:
+        sa.event.remove(controller.store.engine, "before_cursor_execute", note)
+
+
+def test_the_number_of_statements_does_not_grow_with_the_fleet(controller: Controller) -> None:
+    """Overview and device list: as many for 400 devices as for 10."""
+    counts = []
+    for devices in (10, 400):
+        _report(controller, devices)
+        data = Data(controller)
+        with _statements(controller) as found:
+            data.overview()
+            page = data.device_page("", "")
+        assert len(page.devices) == min(devices, PAGE)
+        counts.append(len(found))
+    # The list's last page needs one more, to see that nothing follows.
+    assert counts[1] <= counts[0] < 15
+
+
+def test_the_device_list_goes_on_page_by_page(controller: Controller) -> None:
+    """Every device once, in order."""
+    _report(controller, 120)
+    data, seen, after = Data(controller), [], ""
+    while True:
+        page = data.device_page("site=*", after)
+        seen += [device.id for device in page.devices]
+        if page.next is None:
+            break
+        after = page.next
+    assert seen == [f"d{index:04}" for index in range(120)]
+    with pytest.raises(InputError):
+        data.device_page("((", "")
+
+
+def test_the_overview_counts_what_devices_run(controller: Controller) -> None:
+    """By bundle version, most first."""
+    _report(controller, 7)
+    overview = Data(controller).overview()
+    assert overview.versions == [("tiny-classifier 1.0.0", 7)]
+    assert overview.published == 1
+
+
+def test_updates_are_shown_with_their_reasons_and_as_text(controller: Controller) -> None:
+    """Whatever a device says is escaped, events with and without a reason are shown."""
+    bad = UpdateEvent(
+        boot="b", seq=1, revision=1, slot="classify", bundle=REF, state="refused", at=1.0,
+        rollout="r1", reason=ErrorInfo("selftest-failed", "<script>alert(1)</script>"),
+    )  # fmt: skip
+    good = UpdateEvent(
+        boot="b", seq=2, revision=2, slot="classify", bundle=REF, state="committed", at=2.0
+    )
+    _report(controller, 1, event=bad)
+    _report(controller, 1, event=good)
+    data = Data(controller)
+    html = render("updates.html", updates=data.updates("d0000"))
+    assert "committed" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "<script>" not in html
+    html = render("devices.html", page=data.device_page("", ""), filtered=False)
+    assert "site=&lt;b&gt;lyon&lt;/b&gt;" in html
+    assert "<b>" not in html
+    html = render("device.html", d=data.device("d0000"))
+    assert "&lt;b&gt;lyon" in html
+
+
+def test_a_viewer_can_command_nothing(controller: Controller) -> None:
+    """The data layer refuses too, not only the missing buttons."""
+    viewer = Token("0" * 12, "v", "viewer", 0.0, None, None)
+    data = Data(controller)
+    spec = RolloutSpec.model_validate({"bundle": "tiny-classifier", "version": "1.0.0"})
+    for work in (
+        lambda: data.command("r1", "abort", viewer),
+        lambda: data.create_rollout(spec, viewer),
+        lambda: data.ask("d0", "classify", "x", viewer),
+    ):
+        with pytest.raises(RefusedError, match="operator"):
+            work()
+
+
+def test_commands_are_in_the_audit_log(controller: Controller) -> None:
+    """With who gave them."""
+    _report(controller, 3)
+    data = Data(controller)
+    operator = Token("0" * 12, "olga", "operator", 0.0, None, None)
+    spec = RolloutSpec.model_validate({"bundle": "tiny-classifier", "version": "1.0.0"})
+    rollout = data.create_rollout(spec, operator)
+    data.command(rollout, "abort", operator)
+    entries, _ = data.audit_page(None)
+    assert [(e.actor, e.action) for e in entries] == [
+        ("olga", "rollout.abort"),
+        ("olga", "rollout.create"),
+    ]
+
+
+def test_a_session_lives_as_long_as_its_token_and_no_longer_than_its_lifetime() -> None:
+    """A revoked token and a session that is too old are worth nothing."""
+    token = Token("0" * 12, "v", "viewer", 0.0, None, None)
+    valid, now = {"secret": token}, [0.0]
+    sessions = Sessions(lambda secret: valid.get(secret), lambda: now[0])
+    assert sessions.begin("wrong") is None
+    first, second = sessions.begin("secret"), sessions.begin("secret")
+    assert first != second
+    assert sessions.token(first) is token
+    assert sessions.token("x" * 43) is None
+    assert sessions.token(None) is None
+    sessions.end(second)
+    assert sessions.token(second) is None
+    now[0] = LIFETIME_S + 1
+    assert sessions.token(first) is None
+    third = sessions.begin("secret")
+    valid.clear()
+    assert sessions.token(third) is None
+
+
+def test_charts_of_nothing_say_so() -> None:
+    """An empty series has a notice; one with points has none."""
+    empty = charts.span(charts.requests([]), 0, 60)
+    assert empty["title"]["show"] is True
+    from fleet.figures import Figures
+
+    point = Point("d", "classify", "", 30, 60, Figures(requests=3, errors=1))
+    drawn = charts.span(charts.requests([point]), 0, 60)
+    assert drawn["title"]["show"] is False
+    assert drawn["series"][0]["data"] == [[30_000, 3]]
