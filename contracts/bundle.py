@@ -49,6 +49,8 @@ def decode_manifest(data: bytes) -> Manifest:
     needed = [manifest.model.file, manifest.golden.file]
     if manifest.front_end.__struct_config__.tag == "tokenizer":
         needed.append(manifest.front_end.file)  # type: ignore[union-attr]
+    if manifest.generator is not None:
+        needed.append(manifest.generator.embedding)
     for name in needed:
         if name not in names:
             raise InputError("bad-manifest", f"the manifest uses {name} but does not list it")
@@ -56,6 +58,8 @@ def decode_manifest(data: bytes) -> Manifest:
         raise InputError("too-large", f"the bundle's files have {manifest.total_bytes} bytes")
     if manifest.task == "classify" and manifest.classifier is None:
         raise InputError("bad-manifest", "a classify bundle needs 'classifier' with its labels")
+    if manifest.task == "generate" and manifest.generator is None:
+        raise InputError("bad-manifest", "a generate bundle needs 'generator' with its signatures")
     return manifest
 
 
@@ -127,6 +131,21 @@ class Bundle:
                 f"found {max(size, 0)} bytes); get the bundle again",
             )
         return data
+
+    def check(self, name: str) -> None:
+        """Checks a file of a folder against the manifest without holding it in memory.
+
+        Raises:
+            InputError: ``bundle-corrupt``, as :meth:`read`.
+        """
+        entry = self.entry(name)
+        file = self.path / entry.path
+        size = file.stat().st_size if file.is_file() else -1
+        if size != entry.size or sha256_file(file) != entry.sha256:
+            raise InputError(
+                "bundle-corrupt",
+                f"{self.path}: {name} is not what the manifest says; get the bundle again",
+            )
 
     def verify(self) -> None:
         """Reads and checks every file; raises as :meth:`read` does."""

@@ -109,6 +109,52 @@ class Classifier(msgspec.Struct, frozen=True, omit_defaults=True):
     threshold: Ratio = 0.0
 
 
+class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a generative model is run; see ``docs/generation.md``.
+
+    The model file has the signatures ``decode_{C}``, ``prefill_{T}_{C}`` and ``score_{T}_{C}``
+    for each context size C, and ``prompt_{T}`` for an empty cache. Keys and values are float32
+    ``[kv_heads, C, head_size]`` a layer, kept by the host; signatures give the new slices alone.
+
+    Attributes:
+        vocabulary, width, layers, kv_heads, head_size: the decoder's shape.
+        rope_base: of the rotary position embedding, which the host computes.
+        contexts: context sizes, ascending; the cache grows from one to the next.
+        prompt: token counts T of the signatures for an empty cache, ascending.
+        prefill: token counts T of the prefill signatures, ascending.
+        score: token counts T of the signatures with logits for every token.
+        embedding: file with the embedding table: int8 ``[vocabulary, width]``, then float32
+            scales ``[vocabulary]``, little-endian; a token's row is ``values * scale``.
+        prompt_prefix, prompt_suffix: text around a prompt, for models trained on pairs.
+        grammar: Lark grammar that constrains the output by default (llguidance); in it
+            ``@PROMPT@`` stands for the prompt as a JSON string.
+    """
+
+    vocabulary: Annotated[int, msgspec.Meta(ge=2, le=1 << 20)]
+    width: Annotated[int, msgspec.Meta(ge=1, le=16384)]
+    layers: Annotated[int, msgspec.Meta(ge=1, le=256)]
+    kv_heads: Annotated[int, msgspec.Meta(ge=1, le=512)]
+    head_size: Annotated[int, msgspec.Meta(ge=2, le=1024)]
+    rope_base: Annotated[float, msgspec.Meta(gt=1, lt=1e9)]
+    contexts: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=8, le=1 << 20)]],
+        msgspec.Meta(min_length=1, max_length=16),
+    ]
+    embedding: Name
+    prompt: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=2, le=4096)]], msgspec.Meta(max_length=8)
+    ] = []
+    prefill: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=2, le=4096)]], msgspec.Meta(max_length=8)
+    ] = []
+    score: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=2, le=4096)]], msgspec.Meta(max_length=8)
+    ] = []
+    prompt_prefix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    prompt_suffix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    grammar: Annotated[str, msgspec.Meta(max_length=64 * 1024)] | None = None
+
+
 class Golden(msgspec.Struct, frozen=True):
     """The golden vectors of the bundle and what a device must reach on them.
 
@@ -173,7 +219,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     front_end: NgramFrontEnd | TokenizerFrontEnd
     golden: Golden
     classifier: Classifier | None = None
-    generator: dict[str, Any] | None = None
+    generator: GeneratorFacts | None = None
     boards: list[Name] = []
     metrics: dict[str, Any] = {}
     baseline: Baseline | None = None
