@@ -17,6 +17,7 @@ from rich.table import Table
 
 from contracts import codec
 from contracts.errors import ShoalError
+from model_builder.generate.cli import import_command
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -81,6 +82,9 @@ def build(
     for key in ("bundle", "archive", "report_html"):
         table.add_row(key.replace("_", " "), str(summary[key]))
     Console().print(table)
+
+
+app.command("import")(import_command)
 
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:

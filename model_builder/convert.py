@@ -10,7 +10,6 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from contracts.errors import InputError
 from contracts.manifest import SignatureSpec, TensorSpec
+from model_builder.files import write_atomically as write_atomically
 
 SIGNATURE = "serving_default"
 
@@ -166,22 +166,6 @@ def runs_on_tflite_runtime(model: bytes) -> bool:
     if len(parts) < 2 or not all(part.isdigit() for part in parts[:2]):
         return False
     return (int(parts[0]), int(parts[1])) <= _OLDEST_RUNTIME
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Temporary file beside `path`, flushed to disk, then renamed over it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def shuffled(count: int, wanted: int, rng: np.random.Generator) -> Sequence[int]:

@@ -1,0 +1,1 @@
+"""Generators: importing pretrained decoders, and training small ones on pairs."""

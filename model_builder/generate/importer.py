@@ -1,0 +1,199 @@
+"""``shoal import``: a pretrained decoder to a generative bundle, checked against its source."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from tokenizers import Tokenizer
+
+from contracts import codec
+from contracts.bundle import SUFFIX, Bundle, pack
+from contracts.errors import InputError, RefusedError
+from contracts.manifest import Provenance
+from model_builder.files import write_atomically
+from model_builder.generate.fidelity import Fidelity, compare, shipped_text, windows
+from model_builder.generate.fold import fold
+from model_builder.generate.package import (
+    GeneratorParts,
+    Layout,
+    build_model,
+    facts_of,
+    golden_prompts,
+    write_generator,
+)
+from model_builder.generate.quantize import QuantizedDecoder, calibrate, quantize
+from model_builder.generate.runner import Runner
+from model_builder.generate.source import Pretrained, load_pretrained
+
+_WINDOW = 256
+
+
+class ImportOptions(msgspec.Struct, frozen=True):
+    """How to import.
+
+    Attributes:
+        name: of the bundle; empty: from the source.
+        version: of the bundle.
+        layout: signatures.
+        rotate: turn the residual stream before quantising.
+        calibration_tokens: that the rounding is fitted to; 0: round to nearest.
+        check_tokens: that are compared with the float reference.
+        max_perplexity_change: relative; more refuses the import.
+        seed: of the rotation.
+    """
+
+    name: str = ""
+    version: str = "1.0.0"
+    layout: Layout = Layout()
+    rotate: bool = True
+    calibration_tokens: int = 4096
+    check_tokens: int = 2048
+    max_perplexity_change: float = 0.05
+    seed: int = 0
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """What an import made."""
+
+    bundle: Path
+    archive: Path
+    report: Path
+    fidelity: Fidelity
+
+
+Progress = Callable[[str], None]
+
+
+def import_model(
+    source: str, out: Path, options: ImportOptions, progress: Progress = lambda step: None
+) -> Imported:
+    """Imports SOURCE into `out`: bundle folder, ``.shoal`` file and report.
+
+    Raises:
+        InputError: the source is wrong.
+        RefusedError: ``fidelity``; the converted model is too far from its source.
+        UnavailableError: ``download-failed``.
+    """
+    check_layout(options.layout)
+    progress("loading the weights")
+    pretrained = load_pretrained(source)
+    name = options.name or bundle_name(source)
+    tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
+    decoder = _quantized(pretrained, tokenizer, options, progress)
+    progress("comparing with the float reference")
+    fidelity = check(pretrained, tokenizer, decoder, options)
+    if fidelity.perplexity_change > options.max_perplexity_change:
+        raise RefusedError(
+            "fidelity",
+            f"the converted model's perplexity is {fidelity.perplexity_change:+.1%} of its "
+            f"source's; at most {options.max_perplexity_change:+.1%} is accepted",
+        )
+    progress("writing the bundle")
+    folder = out / f"{name}-{options.version}"
+    bundle = write_generator(
+        folder,
+        GeneratorParts(
+            name=name,
+            version=options.version,
+            decoder=decoder,
+            layout=options.layout,
+            tokenizer_json=pretrained.tokenizer_json,
+            golden_prompts=golden_prompts(),
+            chat_template=pretrained.chat_template,
+            bos_id=pretrained.bos_id,
+            eos_ids=pretrained.eos_ids,
+            metrics={"fidelity": msgspec.to_builtins(fidelity)},
+            provenance=Provenance(
+                teacher=pretrained.origin,
+                teacher_sha256=pretrained.sha256,
+                seed=options.seed,
+                versions={
+                    p: importlib.metadata.version(p) for p in ("ai-edge-litert", "gguf", "numpy")
+                },
+            ),
+        ),
+    )
+    archive = out / f"{name}-{options.version}{SUFFIX}"
+    pack(folder, archive)
+    report = out / f"{name}-{options.version}-report.json"
+    write_atomically(report, codec.pretty(_report(bundle, pretrained, options, fidelity)))
+    return Imported(folder, archive, report, fidelity)
+
+
+def _quantized(
+    pretrained: Pretrained, tokenizer: Tokenizer, options: ImportOptions, progress: Progress
+) -> QuantizedDecoder:
+    folded = fold(pretrained.weights, rotate=options.rotate, seed=options.seed)
+    if not options.calibration_tokens:
+        progress("quantising")
+        return quantize(folded)
+    progress("running the calibration text")
+    ids = tokenizer.encode(shipped_text("calibration"), add_special_tokens=False).ids
+    length = min(_WINDOW, pretrained.weights.config.trained_context)
+    count = -(-options.calibration_tokens // length)
+    grams = calibrate(folded, windows(ids, length, count, pretrained.bos_id))
+    progress("quantising")
+    return quantize(folded, grams)
+
+
+def check(
+    pretrained: Pretrained,
+    tokenizer: Tokenizer,
+    decoder: QuantizedDecoder,
+    options: ImportOptions,
+) -> Fidelity:
+    """Compares the converted model with the float reference on the shipped text."""
+    length = min(_WINDOW, pretrained.weights.config.trained_context)
+    layout = Layout(contexts=[length], prompt=[], prefill=[], score=[min(64, length)])
+    model, _ = build_model(decoder, layout)
+    runner = Runner(model, decoder.embedding.restore(), decoder.config, facts_of(decoder, layout))
+    ids = tokenizer.encode(shipped_text("perplexity"), add_special_tokens=False).ids
+    count = max(1, options.check_tokens // length)
+    return compare(pretrained.weights, runner, windows(ids, length, count, pretrained.bos_id))
+
+
+def check_layout(layout: Layout) -> None:
+    """Raises ``InputError`` ``bad-layout`` when sizes are absurd."""
+    for what, sizes, most in (
+        ("context sizes", layout.contexts, 1 << 16),
+        ("prompt sizes", layout.prompt, 1024),
+        ("prefill sizes", layout.prefill, 1024),
+        ("score sizes", layout.score, 1024),
+    ):
+        if sizes != sorted(set(sizes)) or any(not 2 <= s <= most for s in sizes):
+            raise InputError("bad-layout", f"{what} {sizes} must ascend and be from 2 to {most}")
+    if not layout.contexts or layout.contexts[0] < 8 or len(layout.contexts) > 16:
+        raise InputError("bad-layout", "expected 1 to 16 context sizes of at least 8")
+
+
+def bundle_name(source: str) -> str:
+    """A legal bundle name from a source."""
+    stem = (
+        source.removeprefix("pypi:").split("==")[0]
+        if source.startswith("pypi:")
+        else (Path(source).name.removesuffix(".gguf"))
+    )
+    name = re.sub(r"[^a-z0-9.-]+", "-", stem.lower()).strip("-.")[:60]
+    return name or "imported"
+
+
+def _report(
+    bundle: Bundle, pretrained: Pretrained, options: ImportOptions, fidelity: Fidelity
+) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "version": manifest.version,
+        "source": {"name": pretrained.origin, "sha256": pretrained.sha256},
+        "parameters": manifest.model.parameters,
+        "bytes": {entry.path: entry.size for entry in manifest.files},
+        "peak_rss_bytes": manifest.model.peak_rss_bytes,
+        "options": msgspec.to_builtins(options),
+        "fidelity": msgspec.to_builtins(fidelity),
+        "operators": manifest.model.operators,
+    }

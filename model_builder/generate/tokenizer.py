@@ -1,0 +1,117 @@
+"""Makes a ``tokenizer.json`` from what a GGUF file says of its tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from contracts.errors import InputError
+from model_builder.generate.gguf_source import GgufTokenizer
+
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = range(1, 7)
+
+# How text is cut before byte-pair encoding, by the name that GGUF gives it. The patterns are
+# those that the models' own tokenizer.json files state.
+_LLAMA3: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2: Final = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+def build_tokenizer(source: GgufTokenizer) -> Tokenizer:
+    """The tokenizer of a GGUF file.
+
+    Raises:
+        InputError: ``unknown-tokenizer``, ``bad-weights``.
+    """
+    if len(set(source.tokens)) != len(source.tokens):
+        raise InputError("bad-weights", "the tokenizer lists a token twice")
+    try:
+        if source.model == "gpt2":
+            tokenizer = _byte_level(source)
+        elif source.model == "llama":
+            tokenizer = _sentencepiece(source)
+        else:
+            raise InputError(
+                "unknown-tokenizer",
+                f"the tokenizer is of the kind {source.model[:40]!r}; expected gpt2 or llama",
+            )
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        raise InputError("bad-weights", f"the tokenizer is broken: {str(error)[:200]}") from None
+    special = [
+        AddedToken(token, special=kind != _USER, normalized=False)
+        for token, kind in zip(source.tokens, source.kinds, strict=False)
+        if kind in (_CONTROL, _USER)
+    ]
+    tokenizer.add_tokens([token for token in special if not token.special])
+    tokenizer.add_special_tokens([token for token in special if token.special])
+    return tokenizer
+
+
+def _byte_level(source: GgufTokenizer) -> Tokenizer:
+    merges = []
+    for merge in source.merges:
+        parts = merge.split(" ")
+        if len(parts) != 2:
+            raise InputError("bad-weights", f"{merge[:40]!r} is not a merge of two tokens")
+        merges.append((parts[0], parts[1]))
+    tokenizer = Tokenizer(
+        models.BPE(vocab={t: i for i, t in enumerate(source.tokens)}, merges=merges)
+    )
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    if source.pre in ("smollm", "codeshell", "refact", "command-r"):
+        cut: Any = [pre_tokenizers.Digits(individual_digits=True), whole]
+    elif source.pre in ("llama-bpe", "llama3", "llama-v3", "qwen2", "deepseek-r1-qwen"):
+        pattern = _QWEN2 if "qwen" in source.pre else _LLAMA3
+        cut = [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+        if "qwen" in source.pre:
+            tokenizer.normalizer = normalizers.NFC()
+    elif source.pre in ("default", "gpt-2", "gpt2"):
+        cut = [whole]
+    else:
+        raise InputError(
+            "unknown-tokenizer", f"the text is cut in a way unknown here: {source.pre[:40]!r}"
+        )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cut)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _sentencepiece(source: GgufTokenizer) -> Tokenizer:
+    """Llama 1 and 2: pieces with scores; a merge comes first when its piece has a better one."""
+    if len(source.scores) != len(source.tokens):
+        raise InputError("bad-weights", "the tokenizer has not one score a token")
+    vocabulary = {t: i for i, t in enumerate(source.tokens)}
+    ranked = []
+    for token, score in zip(source.tokens, source.scores, strict=True):
+        for cut in range(1, len(token)):
+            left, right = token[:cut], token[cut:]
+            if left in vocabulary and right in vocabulary:
+                ranked.append((-score, vocabulary[left], vocabulary[right], left, right))
+    ranked.sort()
+    unknown = next(
+        (t for t, k in zip(source.tokens, source.kinds, strict=False) if k == _UNKNOWN), None
+    )
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab=vocabulary,
+            merges=[(left, right) for *_, left, right in ranked],
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
+    )
+    prefix = [normalizers.Prepend("▁")] if source.add_space_prefix else []
+    tokenizer.normalizer = normalizers.Sequence([*prefix, normalizers.Replace(" ", "▁")])
+    strip = [decoders.Strip(" ", 1, 0)] if source.add_space_prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    return tokenizer

@@ -1,0 +1,208 @@
+"""Trains a student on pairs, with early stopping, and optionally on a teacher's token shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tokenizers import Tokenizer
+
+from contracts.errors import InputError
+from model_builder.generate.pairs import Pair
+from model_builder.generate.student import Variables, forward, new_variables
+from model_builder.generate.vocabulary import END
+from model_builder.generate.weights import DecoderConfig
+
+_DECAY = 0.01
+_CLIP = 1.0
+
+
+class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long and how fast.
+
+    Attributes:
+        steps: of the optimiser at most.
+        batch: pairs a step.
+        learning_rate: at its highest.
+        warmup: steps until then; a cosine follows.
+        dropout: share.
+        quantize_aware: last share of the steps in which int8 rounding is simulated; 0: none.
+        evaluate_every: steps between looks at the validation loss.
+        patience: looks without a better loss that end the training.
+        minutes: that it may take.
+        seed: of weights and order.
+    """
+
+    steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 4000
+    batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 2e-3
+    warmup: Annotated[int, msgspec.Meta(ge=0)] = 200
+    dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    quantize_aware: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    evaluate_every: Annotated[int, msgspec.Meta(ge=1)] = 250
+    patience: Annotated[int, msgspec.Meta(ge=1)] = 6
+    minutes: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    seed: int = 0
+
+
+class Encoded(msgspec.Struct):
+    """Pairs as the student reads them.
+
+    Attributes:
+        ids: int32 ``[N, T + 1]``, prompt, completion and end, padded with the end token.
+        counts: float32 ``[N, T]``, 1 where the next token is of the completion or its end.
+    """
+
+    ids: npt.NDArray[np.int32]
+    counts: npt.NDArray[np.float32]
+
+
+class Trained(msgspec.Struct):
+    """A trained student."""
+
+    variables: Variables
+    steps: int
+    validation_loss: float
+    seconds: float
+
+
+def encode_pairs(
+    tokenizer: Tokenizer, pairs: list[Pair], prefix: str, suffix: str, length: int
+) -> Encoded:
+    """Encodes pairs; those longer than `length` tokens are an error.
+
+    Raises:
+        InputError: ``bad-data``.
+    """
+    end = tokenizer.token_to_id(END)
+    assert end is not None
+    prompts = tokenizer.encode_batch([prefix + pair.prompt + suffix for pair in pairs])
+    answers = tokenizer.encode_batch([pair.completion for pair in pairs])
+    ids = np.full((len(pairs), length + 1), end, np.int32)
+    counts = np.zeros((len(pairs), length), np.float32)
+    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        text = [*prompt.ids, *answer.ids, end]
+        if len(text) > length + 1:
+            raise InputError(
+                "bad-data",
+                f"a pair has {len(text)} tokens; the student's context has {length}: "
+                f"{pairs[row].prompt[:60]!r}",
+            )
+        ids[row, : len(text)] = text
+        counts[row, len(prompt.ids) - 1 : len(text) - 1] = 1
+    return Encoded(ids, counts)
+
+
+def train(
+    config: DecoderConfig,
+    data: Encoded,
+    validation: Encoded,
+    options: TrainOptions,
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Trained:
+    """Trains from scratch; the weights with the best validation loss are returned.
+
+    Args:
+        config: of the student.
+        data: encoded pairs to learn.
+        validation: encoded pairs to stop by.
+        options: how.
+        progress: told step and validation loss.
+        clock: seconds.
+    """
+    started = clock()
+    variables = new_variables(config, options.seed)
+    listed = list(variables.values())
+    first = [tf.Variable(tf.zeros_like(x)) for x in listed]
+    second = [tf.Variable(tf.zeros_like(x)) for x in listed]
+    tf.random.set_seed(options.seed)
+
+    def loss_of(ids: Any, counts: Any, dropout: float, fake: bool) -> tuple[Any, Any]:
+        logits = forward(variables, config, ids[:, :-1], dropout, fake=fake)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits)
+        return tf.reduce_sum(losses * counts), tf.reduce_sum(counts)
+
+    def make_step(fake: bool) -> Any:
+        @tf.function  # type: ignore[untyped-decorator]
+        def step(ids: Any, counts: Any, rate: Any, number: Any) -> Any:
+            with tf.GradientTape() as tape:
+                total, weight = loss_of(ids, counts, options.dropout, fake)
+                loss = total / weight
+            gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, listed), _CLIP)
+            # AdamW (Loshchilov and Hutter, 2019), written out: no optimiser state in a bundle.
+            for x, g, m, s in zip(listed, gradients, first, second, strict=True):
+                g = tf.convert_to_tensor(g)
+                m.assign(0.9 * m + 0.1 * g)
+                s.assign(0.98 * s + 0.02 * g * g)
+                update = (m / (1 - 0.9**number)) / (tf.sqrt(s / (1 - 0.98**number)) + 1e-8)
+                decay = _DECAY if len(x.shape) == 2 else 0.0
+                x.assign_sub(rate * (update + decay * x))
+            return loss
+
+        return step
+
+    @tf.function  # type: ignore[untyped-decorator]
+    def evaluate(ids: Any, counts: Any) -> tuple[Any, Any]:
+        return loss_of(ids, counts, 0.0, options.quantize_aware > 0)
+
+    rng = np.random.default_rng(options.seed)
+    best, best_loss, looks, done = [x.numpy() for x in listed], float("inf"), 0, 0
+    aware_from = options.steps * (1 - options.quantize_aware)
+    steps: dict[bool, Any] = {}
+    for number in range(1, options.steps + 1):
+        fake = options.quantize_aware > 0 and number > aware_from
+        if fake not in steps:
+            steps[fake] = make_step(fake)
+        picked = rng.integers(0, len(data.ids), options.batch)
+        ids, counts = _cut(data.ids[picked], data.counts[picked])
+        rate = _rate(number, options)
+        steps[fake](
+            tf.constant(ids),
+            tf.constant(counts),
+            tf.constant(rate, tf.float32),
+            tf.constant(number, tf.float32),
+        )
+        done = number
+        late = (clock() - started) / 60 > options.minutes
+        if number % options.evaluate_every == 0 or number == options.steps or late:
+            loss = _validation_loss(evaluate, validation, options.batch * 2)
+            progress(number, loss)
+            looks += 1
+            if loss < best_loss:
+                best, best_loss, looks = [x.numpy() for x in listed], loss, 0
+            if late or looks >= options.patience:
+                break
+    for x, value in zip(listed, best, strict=True):
+        x.assign(value)
+    return Trained(variables, done, best_loss, clock() - started)
+
+
+def _cut(
+    ids: npt.NDArray[np.int32], counts: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Drops padding that the whole batch has, in steps of 16 so that few shapes are traced."""
+    used = int(np.flatnonzero(counts.any(0))[-1]) + 1
+    size = min(counts.shape[1], -(-used // 16) * 16)
+    return ids[:, : size + 1], counts[:, :size]
+
+
+def _rate(number: int, options: TrainOptions) -> float:
+    if number < options.warmup:
+        return options.learning_rate * number / options.warmup
+    share = (number - options.warmup) / max(1, options.steps - options.warmup)
+    return options.learning_rate * (0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * share))))
+
+
+def _validation_loss(evaluate: Any, data: Encoded, batch: int) -> float:
+    total = weight = 0.0
+    for at in range(0, len(data.ids), batch):
+        ids, counts = _cut(data.ids[at : at + batch], data.counts[at : at + batch])
+        a, b = evaluate(tf.constant(ids), tf.constant(counts))
+        total, weight = total + float(a), weight + float(b)
+    return total / max(weight, 1.0)

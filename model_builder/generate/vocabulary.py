@@ -1,0 +1,32 @@
+"""A small tokenizer for a student: byte-level BPE trained on its own data, or plain bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+END = "<|end|>"
+"""Ends an answer, and pads."""
+
+BYTES = 256
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
+    """A byte-level tokenizer.
+
+    Args:
+        texts: to train on.
+        size: of the vocabulary; 257 or less gives plain bytes and the end token.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=max(size, BYTES + 1),
+        special_tokens=[AddedToken(END, special=True, normalized=False)],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer

@@ -1,0 +1,160 @@
+"""A Llama-family decoder as NumPy arrays: what every source gives and every step takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.errors import InputError
+
+Array = npt.NDArray[np.float32]
+
+MAX_LAYERS = 256
+MAX_WIDTH = 16384
+MAX_VOCABULARY = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The shape of a decoder.
+
+    Attributes:
+        vocabulary: rows of the embedding table.
+        layers: decoder blocks.
+        width: of the residual stream.
+        hidden: of the feed-forward part.
+        heads, kv_heads: query heads, and key/value heads that they share.
+        head_size: width of one head; even.
+        rope_base: of the rotary position embedding.
+        norm_epsilon: of RMSNorm.
+        trained_context: positions that the model was trained on.
+    """
+
+    vocabulary: int
+    layers: int
+    width: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    rope_base: float = 10000.0
+    norm_epsilon: float = 1e-5
+    trained_context: int = 2048
+
+    def check(self) -> None:
+        """Raises ``InputError`` ``bad-weights`` when the shape cannot be a decoder's."""
+        bounds = {
+            "vocabulary": (self.vocabulary, MAX_VOCABULARY),
+            "layers": (self.layers, MAX_LAYERS),
+            "width": (self.width, MAX_WIDTH),
+            "hidden": (self.hidden, 4 * MAX_WIDTH),
+            "heads": (self.heads, 512),
+            "kv_heads": (self.kv_heads, 512),
+            "head_size": (self.head_size, 1024),
+            "trained_context": (self.trained_context, 1 << 24),
+        }
+        for name, (value, most) in bounds.items():
+            if not 1 <= value <= most:
+                raise InputError("bad-weights", f"{name} is {value}; expected 1 to {most}")
+        if self.heads % self.kv_heads or self.head_size % 2:
+            raise InputError(
+                "bad-weights",
+                f"{self.heads} heads of {self.head_size} cannot share {self.kv_heads} "
+                "key/value heads: expected a divisor, and an even head size",
+            )
+        if not (0 < self.norm_epsilon < 1 and 1 < self.rope_base < 1e9):
+            raise InputError(
+                "bad-weights",
+                f"norm epsilon {self.norm_epsilon} or rotary base {self.rope_base} is absurd",
+            )
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the decoder with a tied output head, counted once."""
+        attention = self.width * self.head_size * (2 * self.heads + 2 * self.kv_heads)
+        return self.vocabulary * self.width + self.layers * (
+            attention + 3 * self.width * self.hidden + 2 * self.width
+        )
+
+
+@dataclass
+class Layer:
+    """One block. Matrices are ``[outputs, inputs]``, so that ``y = W @ x``.
+
+    `q`, `k`: heads in rotate-half layout (dimension i turns with i + head_size / 2).
+    Biases are None where the family has none (all but Qwen2).
+    """
+
+    attention_norm: Array
+    q: Array
+    k: Array
+    v: Array
+    o: Array
+    ffn_norm: Array
+    gate: Array
+    up: Array
+    down: Array
+    q_bias: Array | None = None
+    k_bias: Array | None = None
+    v_bias: Array | None = None
+
+
+@dataclass
+class DecoderWeights:
+    """A whole decoder in float32.
+
+    Attributes:
+        config: its shape.
+        embedding: ``[vocabulary, width]``, looked up for a token.
+        layers: the blocks, in order.
+        final_norm: ``[width]``.
+        head: ``[vocabulary, width]``; the same array as `embedding` when the model ties them.
+    """
+
+    config: DecoderConfig
+    embedding: Array
+    layers: list[Layer] = field(repr=False)
+    final_norm: Array
+    head: Array
+
+    def check(self) -> None:
+        """Raises ``InputError`` ``bad-weights`` when a shape is wrong or a value not finite."""
+        c = self.config
+        c.check()
+        queries, keys = c.heads * c.head_size, c.kv_heads * c.head_size
+        shapes: dict[str, tuple[int, ...]] = {
+            "attention_norm": (c.width,),
+            "q": (queries, c.width),
+            "k": (keys, c.width),
+            "v": (keys, c.width),
+            "o": (c.width, queries),
+            "ffn_norm": (c.width,),
+            "gate": (c.hidden, c.width),
+            "up": (c.hidden, c.width),
+            "down": (c.width, c.hidden),
+            "q_bias": (queries,),
+            "k_bias": (keys,),
+            "v_bias": (keys,),
+        }
+        if len(self.layers) != c.layers:
+            raise InputError("bad-weights", f"expected {c.layers} layers, found {len(self.layers)}")
+        _check("embedding", self.embedding, (c.vocabulary, c.width))
+        _check("final_norm", self.final_norm, (c.width,))
+        _check("head", self.head, (c.vocabulary, c.width))
+        for index, layer in enumerate(self.layers):
+            for name, shape in shapes.items():
+                value = getattr(layer, name)
+                if value is not None:
+                    _check(f"layer {index} {name}", value, shape)
+
+
+def _check(name: str, value: Array, shape: tuple[int, ...]) -> None:
+    if value.shape != shape:
+        raise InputError(
+            "bad-weights", f"{name} has the shape {list(value.shape)}; expected {list(shape)}"
+        )
+    # The sum is finite exactly when no value is inf or nan (short of an overflow, as bad).
+    if not np.isfinite(value.sum(dtype=np.float64)):
+        raise InputError("bad-weights", f"{name} holds values that are not finite numbers")

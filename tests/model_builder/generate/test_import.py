@@ -1,0 +1,172 @@
+"""Import: every source gives the same decoder, and what is broken is refused by name."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from contracts.bundle import Bundle
+from contracts.errors import InputError, RefusedError, ShoalError
+from model_builder.generate import reference
+from model_builder.generate.importer import ImportOptions, import_model
+from model_builder.generate.package import Layout
+from model_builder.generate.source import load_pretrained
+from tests.support.tiny_decoder import tiny_tokenizer, tiny_weights, write_folder, write_gguf
+
+KIND = gguf.GGMLQuantizationType
+LAYOUT = Layout(contexts=[64], prompt=[], prefill=[8])
+IDS = np.arange(5, 45)
+
+
+def quick(**changes: object) -> ImportOptions:
+    """Options for a small, fast import."""
+    fields = {"layout": LAYOUT, "calibration_tokens": 512, "check_tokens": 256}
+    return ImportOptions(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["llama", "qwen2"])
+def test_gguf_and_safetensors_give_the_same_logits(tmp_path: Path, bias: bool) -> None:
+    """The rotary layout, biases and an untied head survive both formats."""
+    weights = tiny_weights(bias=bias, tied=not bias)
+    expected = reference.logits(weights, IDS)
+    architecture = "qwen2" if bias else "llama"
+    file = write_gguf(tmp_path / "m.gguf", weights, tiny_tokenizer(), architecture=architecture)
+    folder = write_folder(tmp_path / "hf", weights, tiny_tokenizer())
+    for source in (file, folder):
+        loaded = load_pretrained(str(source))
+        assert np.allclose(reference.logits(loaded.weights, IDS), expected, atol=1e-4)
+        assert loaded.chat_template and loaded.eos_ids == [0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "tolerance"),
+    [(KIND.F16, 0.001), (KIND.Q8_0, 0.02), (KIND.Q4_0, 0.2), (KIND.Q4_1, 0.2), (KIND.BF16, 0.01)],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_quantised_gguf_tensors_are_read(tmp_path: Path, kind: KIND, tolerance: float) -> None:
+    """Dequantised matrices are as near to the source as their format allows."""
+    weights = tiny_weights()
+    file = write_gguf(tmp_path / "m.gguf", weights, tiny_tokenizer(), kind=kind)
+    loaded = load_pretrained(str(file)).weights
+    error = np.abs(loaded.layers[1].gate - weights.layers[1].gate).max()
+    assert error <= tolerance * np.abs(weights.layers[1].gate).max()
+
+
+@pytest.mark.parametrize("bias", [False, True], ids=["llama", "qwen2"])
+@pytest.mark.parametrize("rotate", [False, True])
+def test_the_converted_model_follows_the_reference(
+    tmp_path: Path, bias: bool, rotate: bool
+) -> None:
+    """The import's own check, on a real conversion: near in perplexity and in the best token."""
+    source = write_gguf(
+        tmp_path / "m.gguf",
+        tiny_weights(bias=bias),
+        tiny_tokenizer(),
+        architecture="qwen2" if bias else "llama",
+    )
+    made = import_model(str(source), tmp_path / "out", quick(rotate=rotate))
+    assert made.fidelity.tokens == 256
+    assert abs(made.fidelity.perplexity_change) < 0.02
+    assert made.fidelity.agreement > 0.9
+    bundle = Bundle.open(made.archive)
+    bundle.verify()
+    assert bundle.manifest.generator is not None
+    assert bundle.manifest.generator.contexts == [64]
+    assert json.loads(made.report.read_text())["fidelity"]["tokens"] == 256
+
+
+def test_a_wrong_conversion_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that is not its source never becomes a bundle."""
+    source = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
+    monkeypatch.setattr(
+        "model_builder.generate.quantize.nearest",
+        lambda matrix, scales: np.roll(np.rint(matrix / scales[:, None]), 1, 0).astype(np.int8),
+    )
+    with pytest.raises(RefusedError) as raised:
+        import_model(str(source), tmp_path / "out", quick(calibration_tokens=0))
+    assert raised.value.code == "fidelity"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_import_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Two imports of one source differ in nothing that was computed from it."""
+    source = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
+    bundles = [
+        Bundle.open(import_model(str(source), tmp_path / name, quick()).bundle)
+        for name in ("a", "b")
+    ]
+    assert bundles[0].manifest.files == bundles[1].manifest.files
+
+
+def test_every_truncation_is_one_clear_error(tmp_path: Path) -> None:
+    """A download that broke off anywhere is refused, without a traceback of the reader."""
+    whole = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer()).read_bytes()
+    broken = tmp_path / "broken.gguf"
+    cuts = [0, 3, 10, 23, 24, 100, 1000, 5000, len(whole) // 2, len(whole) - 1]
+    for cut in cuts:
+        broken.write_bytes(whole[:cut])
+        with pytest.raises(InputError) as raised:
+            load_pretrained(str(broken))
+        assert raised.value.code in ("not-gguf", "bad-weights")
+
+
+def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
+    """Damage in the header is an input error, or reads as other values; nothing else."""
+    whole = bytearray(
+        write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer()).read_bytes()
+    )
+    broken = tmp_path / "broken.gguf"
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(whole)
+        for position in rng.integers(0, 2000, 3):
+            damaged[position] = int(rng.integers(0, 256))
+        broken.write_bytes(bytes(damaged))
+        try:
+            load_pretrained(str(broken))
+        except ShoalError as error:
+            assert error.exit_code == 2
+
+
+def test_absurd_counts_are_refused_before_they_are_looped_over(tmp_path: Path) -> None:
+    """A header that promises 2**60 tensors costs nothing."""
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 4) + bytes(64))
+    with pytest.raises(InputError, match="tensors"):
+        load_pretrained(str(path))
+
+
+def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
+    """The error says what was found and what is known."""
+    path = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer(), architecture="mamba")
+    with pytest.raises(InputError, match="mamba"):
+        load_pretrained(str(path))
+
+
+def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:
+    """One nan in a matrix is found on import."""
+    weights = tiny_weights()
+    weights.layers[0].up[3, 4] = np.nan
+    path = write_gguf(tmp_path / "m.gguf", weights, tiny_tokenizer())
+    with pytest.raises(InputError, match="finite"):
+        load_pretrained(str(path))
+
+
+def test_the_command_prints_one_json_line(tmp_path: Path) -> None:
+    """`import` names what it made; a wrong source exits with the error."""
+    from model_builder.cli import app
+
+    source = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
+    arguments = ["import", str(source), "--out", str(tmp_path / "out"), "--contexts", "64"]
+    arguments += ["--prompt", "", "--prefill", "8", "--check-tokens", "64", "--json"]
+    result = CliRunner().invoke(app, [*arguments, "--calibration-tokens", "0"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout.splitlines()[-1])["fidelity"]["tokens"] == 64
+    missing = CliRunner().invoke(app, ["import", str(tmp_path / "none.gguf")])
+    assert isinstance(missing.exception, InputError)
