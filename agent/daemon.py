@@ -17,6 +17,7 @@ from agent import statusfile, systemd
 from agent.certificate import Certificate
 from agent.clock import Clock, SystemClock, is_set
 from agent.filesystem import Disk
+from agent.generate.handler import Generating
 from agent.link import Inbound, Link
 from agent.log import logger
 from agent.renewal import Renewer
@@ -48,7 +49,15 @@ from contracts import codec
 from contracts.config import AgentConfig, SourceConfig
 from contracts.connection import tls_context
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import BlobGet, Desired, Reported, Result, Selftested, UpdateEvent
+from contracts.messages import (
+    BlobGet,
+    Desired,
+    Generated,
+    Reported,
+    Result,
+    Selftested,
+    UpdateEvent,
+)
 from contracts.topics import Topics, parse
 
 if TYPE_CHECKING:
@@ -101,6 +110,7 @@ class Agent:
         self.registry = Registry()
         self.answering = Answering(self.models, self.recorder, self.worker, self.reported)
         self.answering.register(self.registry)
+        Generating(self.models, self._generated).register(self.registry)
         self.link = Link(
             config.mqtt,
             fleet=config.fleet,
@@ -340,6 +350,9 @@ class Agent:
 
     def _failed(self, slot: str, error: ShoalError) -> None:
         self.recorder.failed(slot or "device", error.code)
+
+    def _generated(self, slot: str, result: Generated, latency_us: float) -> None:
+        self.recorder.answered(slot, result.bundle, latency_us, tokens=result.tokens)
 
     def _all_gauges(self) -> dict[str, float]:
         gauges = self.gauges.read(self.state.path)

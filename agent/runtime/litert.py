@@ -20,7 +20,7 @@ _QUIET = threading.Lock()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The library writes its registry to file descriptor 2, and has no switch for that."""
     with _QUIET:
         kept = os.dup(2)
@@ -80,7 +80,7 @@ class LiteRt:
 
     def __init__(self, path: Path, *, threads: int, cache: Path | None) -> None:
         cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=str(cache) if cache else "")
-        with _quiet():
+        with quiet():
             self._model: Any = CompiledModel.from_file(str(path), options=Options(cpu_options=cpu))
         self.signatures: list[str] = list(self._model.get_signature_list())
         self._ready: dict[str, _Signature] = {}
@@ -90,7 +90,7 @@ class LiteRt:
         try:
             ready = self._ready.get(signature)
             if ready is None:
-                with _quiet():
+                with quiet():
                     ready = self._ready[signature] = _Signature(self._model, signature)
             for key, (buffer, shape, dtype) in ready.inputs.items():
                 value = inputs[key]
@@ -111,7 +111,7 @@ class LiteRt:
 
     def close(self) -> None:
         """Frees buffers and the model."""
-        with _quiet():
+        with quiet():
             for ready in self._ready.values():
                 ready.destroy()
             self._ready.clear()

@@ -1,0 +1,1 @@
+"""Runs generative bundles: cache, sampling, constraints, streaming."""

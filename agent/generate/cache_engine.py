@@ -1,0 +1,288 @@
+"""Runs a decoder's signatures with the key/value cache in host memory.
+
+`LiteRtEngine` reads and writes the runtime's own buffers in place: nothing but the new slices
+of a step is copied. `InterpreterEngine` does the same job with the classic interpreter
+(ai-edge-litert's or tflite-runtime's), which copies the cache on every call.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.errors import RefusedError, UnavailableError
+
+Floats = npt.NDArray[np.float32]
+
+_READ_WRITE = 2
+"""kLiteRtTensorBufferLockModeReadWrite of LiteRT's C API."""
+
+
+class CacheEngine(Protocol):
+    """A loaded decoder and its cache of one context size at a time."""
+
+    @property
+    def name(self) -> str:
+        """``litert`` or ``tflite-runtime``, as in a manifest."""
+
+    def open_cache(self, context: int) -> tuple[list[Floats], list[Floats]]:
+        """Keys and values, an array ``[kv_heads, context, head_size]`` a layer; frees others."""
+
+    def inputs(self, signature: str) -> dict[str, Floats]:
+        """The small inputs of a signature, to be filled in place before a run."""
+
+    def run(self, signature: str) -> dict[str, Floats]:
+        """Runs a signature; the outputs hold until its next run."""
+
+    def close(self) -> None:
+        """Frees the model and its buffers."""
+
+
+def open_engine(
+    path: Path, *, runtime: str | None, wanted: Sequence[str], threads: int, cache: Path | None
+) -> CacheEngine:
+    """Loads a decoder's model file.
+
+    Args:
+        path: the file, checked against its manifest.
+        runtime: ``litert``, ``litert-interpreter`` (the classic interpreter), or
+            ``tflite-runtime``; None: the best one that is installed and in `wanted`.
+        wanted: the manifest's runtimes.
+        threads: of inference.
+        cache: file for packed weights.
+
+    Raises:
+        UnavailableError: ``no-runtime``.
+        RefusedError: ``model-failed``.
+    """
+    modules = {"litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
+    here = [
+        name
+        for name, module in modules.items()
+        if importlib.util.find_spec(module) and (not wanted or name in wanted)
+    ]
+    choice = runtime or next(iter(here), "")
+    if choice.removesuffix("-interpreter") not in here:
+        raise UnavailableError(
+            "no-runtime",
+            f"the model needs {choice or ' or '.join(wanted) or 'a runtime'}; "
+            f"it can use here: {', '.join(here) or 'none'}",
+        )
+    try:
+        if choice == "litert":
+            return LiteRtEngine(path, threads=threads, cache=cache)
+        return InterpreterEngine(path, modules[choice.removesuffix("-interpreter")], threads)
+    except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
+        raise RefusedError(
+            "model-failed", f"{choice} cannot load {path.name}: {str(error)[:500]}"
+        ) from None
+
+
+class _HostView:
+    """NumPy views of LiteRT's host buffers, through its C API.
+
+    The Python binding only copies in and out, which for a cache of tens of megabytes would
+    cost more than the step itself.
+    """
+
+    def __init__(self, package: Path) -> None:
+        self._library = ctypes.CDLL(str(package / "libLiteRt.so"))
+        self._pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        self._pointer.restype = ctypes.c_void_p
+        self._pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+        self._capsule_name = ctypes.pythonapi.PyCapsule_GetName
+        self._capsule_name.restype = ctypes.c_char_p
+        self._capsule_name.argtypes = [ctypes.py_object]
+
+    def of(self, buffer: Any, shape: tuple[int, ...]) -> Floats:
+        """The buffer's memory; it stays where it is until the buffer is destroyed."""
+        handle = self._pointer(buffer.capsule, self._capsule_name(buffer.capsule))
+        address = ctypes.c_void_p()
+        status = self._library.LiteRtLockTensorBuffer(
+            ctypes.c_void_p(handle), ctypes.byref(address), ctypes.c_int(_READ_WRITE)
+        )
+        if status != 0 or not address.value:
+            raise RuntimeError(f"LiteRtLockTensorBuffer answered {status}")
+        self._library.LiteRtUnlockTensorBuffer(ctypes.c_void_p(handle))
+        values = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(values, (int(np.prod(shape)),)).reshape(shape)
+
+
+class _Bound:
+    """The buffers of one signature."""
+
+    def __init__(self) -> None:
+        self.owned: list[Any] = []
+        self.input_buffers: dict[str, Any] = {}
+        self.output_buffers: dict[str, Any] = {}
+        self.inputs: dict[str, Floats] = {}
+        self.outputs: dict[str, Floats] = {}
+
+
+class LiteRtEngine:
+    """``CompiledModel`` of ai-edge-litert."""
+
+    name = "litert"
+
+    def __init__(self, path: Path, *, threads: int, cache: Path | None) -> None:
+        import ai_edge_litert
+        from ai_edge_litert.compiled_model import CompiledModel
+        from ai_edge_litert.options import CpuOptions, Options
+
+        from agent.runtime.litert import quiet
+
+        cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=str(cache) if cache else "")
+        with quiet():
+            self._model: Any = CompiledModel.from_file(str(path), options=Options(cpu_options=cpu))
+        self._view = _HostView(Path(ai_edge_litert.__path__[0]))
+        self._bound: dict[str, _Bound] = {}
+        self._cache: dict[str, tuple[Any, Floats]] = {}
+        self._context = 0
+
+    def open_cache(self, context: int) -> tuple[list[Floats], list[Floats]]:
+        """As :meth:`CacheEngine.open_cache`."""
+        if context != self._context:
+            self._release()
+            signature = f"decode_{context}"
+            for name, row in self._model.get_input_tensor_details(signature).items():
+                if name[:2] in ("k_", "v_"):
+                    buffer = self._model.create_input_buffer_by_name(signature, name)
+                    view = self._view.of(buffer, _shape(row))
+                    # Masked positions count 0 times their value, which must not be nan.
+                    view[...] = 0
+                    self._cache[name] = (buffer, view)
+            self._context = context
+        layers = range(len(self._cache) // 2)
+        keys, values = ([self._cache[f"{which}_{i}"][1] for i in layers] for which in "kv")
+        return keys, values
+
+    def _bind(self, signature: str) -> _Bound:
+        bound = self._bound.get(signature)
+        if bound is not None:
+            return bound
+        bound = _Bound()
+        for name, row in self._model.get_input_tensor_details(signature).items():
+            if name in self._cache:
+                bound.input_buffers[name] = self._cache[name][0]
+                continue
+            buffer = self._model.create_input_buffer_by_name(signature, name)
+            bound.owned.append(buffer)
+            bound.input_buffers[name] = buffer
+            bound.inputs[name] = self._view.of(buffer, _shape(row))
+            bound.inputs[name][...] = 0
+        for name, row in self._model.get_output_tensor_details(signature).items():
+            buffer = self._model.create_output_buffer_by_name(signature, name)
+            bound.owned.append(buffer)
+            bound.output_buffers[name] = buffer
+            bound.outputs[name] = self._view.of(buffer, _shape(row))
+        self._bound[signature] = bound
+        return bound
+
+    def inputs(self, signature: str) -> dict[str, Floats]:
+        """As :meth:`CacheEngine.inputs`."""
+        return self._bind(signature).inputs
+
+    def run(self, signature: str) -> dict[str, Floats]:
+        """As :meth:`CacheEngine.run`."""
+        bound = self._bind(signature)
+        try:
+            self._model.run_by_name(signature, bound.input_buffers, bound.output_buffers)
+        except (RuntimeError, ValueError) as error:
+            raise RefusedError("model-failed", f"LiteRT: {str(error)[:500]}") from None
+        return bound.outputs
+
+    def _release(self) -> None:
+        for bound in self._bound.values():
+            bound.inputs.clear()
+            bound.outputs.clear()
+            for buffer in bound.owned:
+                buffer.destroy()
+        self._bound.clear()
+        for buffer, _ in self._cache.values():
+            buffer.destroy()
+        self._cache.clear()
+        self._context = 0
+
+    def close(self) -> None:
+        """Frees buffers and the model; arrays that it gave out must no longer be used."""
+        from agent.runtime.litert import quiet
+
+        self._release()
+        with quiet():
+            self._model.close()
+
+
+class InterpreterEngine:
+    """The classic TensorFlow Lite interpreter."""
+
+    def __init__(self, path: Path, package: str, threads: int) -> None:
+        import warnings
+
+        module = importlib.import_module(f"{package}.interpreter")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self._interpreter: Any = module.Interpreter(str(path), num_threads=threads)
+        self.name = "tflite-runtime" if package == "tflite_runtime" else "litert"
+        self._runners: dict[str, Any] = {}
+        self._inputs: dict[str, dict[str, Floats]] = {}
+        self._cache: dict[str, Floats] = {}
+        self._context = 0
+
+    def _runner(self, signature: str) -> Any:
+        if signature not in self._runners:
+            self._runners[signature] = self._interpreter.get_signature_runner(signature)
+        return self._runners[signature]
+
+    def open_cache(self, context: int) -> tuple[list[Floats], list[Floats]]:
+        """As :meth:`CacheEngine.open_cache`."""
+        if context != self._context:
+            details = self._runner(f"decode_{context}").get_input_details()
+            self._cache = {
+                name: np.zeros(_shape(row), np.float32)
+                for name, row in details.items()
+                if name[:2] in ("k_", "v_")
+            }
+            self._inputs.clear()
+            self._context = context
+        layers = range(len(self._cache) // 2)
+        keys, values = ([self._cache[f"{which}_{i}"] for i in layers] for which in "kv")
+        return keys, values
+
+    def inputs(self, signature: str) -> dict[str, Floats]:
+        """As :meth:`CacheEngine.inputs`."""
+        if signature not in self._inputs:
+            details = self._runner(signature).get_input_details()
+            self._inputs[signature] = {
+                name: np.zeros(_shape(row), np.float32)
+                for name, row in details.items()
+                if name not in self._cache
+            }
+        return self._inputs[signature]
+
+    def run(self, signature: str) -> dict[str, Floats]:
+        """As :meth:`CacheEngine.run`."""
+        small = self.inputs(signature)
+        cache = self._cache if "mask" in small else {}  # a new text reads no cache
+        try:
+            outputs: dict[str, Floats] = self._runner(signature)(**small, **cache)
+        except (RuntimeError, ValueError) as error:
+            raise RefusedError("model-failed", f"interpreter: {str(error)[:500]}") from None
+        return outputs
+
+    def close(self) -> None:
+        """Frees the model."""
+        self._runners.clear()
+        self._inputs.clear()
+        self._cache.clear()
+        self._interpreter = None
+
+
+def _shape(row: Any) -> tuple[int, ...]:
+    return tuple(int(n) for n in row["shape"])

@@ -1,0 +1,160 @@
+"""``shoal generate BUNDLE PROMPT``: text from a bundle, here and now, as it comes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.cli import output
+from agent.generate.model import GenerativeModel
+from agent.runtime.model import Options
+from contracts import codec, limits
+from contracts.bundle import Bundle
+from contracts.errors import InputError, ShoalError
+from contracts.messages import ChatMessage, Generated, GenerateRequest
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    made = argparse.ArgumentParser(
+        prog="shoal generate", description="Generates text with a bundle, here and now."
+    )
+    made.add_argument("bundle", type=Path, help="bundle folder or .shoal file")
+    made.add_argument("prompt", nargs="?", help="default: standard input")
+    made.add_argument("--max-tokens", type=int, default=256, metavar="N")
+    made.add_argument("--max-time", type=float, metavar="SECONDS")
+    made.add_argument("--temperature", type=float, default=0.0, help="0: the most likely token")
+    made.add_argument("--top-k", type=int, default=0)
+    made.add_argument("--top-p", type=float, default=1.0)
+    made.add_argument("--min-p", type=float, default=0.0)
+    made.add_argument("--repetition-penalty", type=float, default=1.0)
+    made.add_argument("--seed", type=int)
+    made.add_argument("--stop", action="append", default=[], help="ends the output; repeatable")
+    made.add_argument("--json-schema", type=Path, metavar="FILE", help="the output must validate")
+    made.add_argument("--regex", help="the output must match")
+    made.add_argument("--logprobs", type=int, default=0, metavar="N", help="of the N best tokens")
+    made.add_argument("--system", help="system message; the prompt is then a chat's")
+    made.add_argument("--chat", action="store_true", help="put the prompt into the chat template")
+    made.add_argument(
+        "--batch", type=Path, metavar="FILE", help="JSONL with 'prompt'; one JSON line an answer"
+    )
+    made.add_argument("--runtime", choices=["litert", "litert-interpreter", "tflite-runtime"])
+    made.add_argument("--threads", type=int, default=1, choices=range(1, 65), metavar="N")
+    made.add_argument("--cache", type=Path, metavar="FILE", help="packed weights, for a fast start")
+    made.add_argument("--json", action="store_true", help="print JSON")
+    return made
+
+
+def _schema(path: Path | None) -> Any:
+    if path is None:
+        return None
+    try:
+        return json.loads(path.read_bytes()[: limits.MAX_CONFIG_BYTES])
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError("bad-constraint", f"cannot read the schema {path}: {error}") from None
+
+
+def _request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
+    """A request with the caps that one off the network has."""
+    fields: dict[str, Any] = {
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "top_k": options.top_k,
+        "top_p": options.top_p,
+        "min_p": options.min_p,
+        "repetition_penalty": options.repetition_penalty,
+        "seed": options.seed,
+        "stop": options.stop,
+        "json_schema": _schema(options.json_schema),
+        "regex": options.regex,
+        "logprobs": options.logprobs,
+    }
+    if options.max_time is not None:
+        fields["max_time_ms"] = int(options.max_time * 1000)
+    if options.chat or options.system is not None:
+        turns = [ChatMessage("system", options.system)] if options.system is not None else []
+        fields["messages"] = [msgspec.to_builtins(m) for m in (*turns, ChatMessage("user", prompt))]
+    else:
+        fields["prompt"] = prompt
+    try:
+        return msgspec.convert(fields, GenerateRequest)
+    except msgspec.ValidationError as error:
+        raise InputError("bad-request", f"the options cannot be used: {error}") from None
+
+
+def _prompts(path: Path) -> Iterator[str]:
+    try:
+        with path.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                row = codec.decode(line, dict[str, Any], what=f"{path}, line {number}")
+                if not isinstance(row.get("prompt"), str):
+                    raise InputError("bad-data", f"{path}, line {number} has no 'prompt'")
+                yield row["prompt"]
+    except OSError as error:
+        raise InputError("no-such-file", f"cannot read {path}: {error}") from None
+
+
+def _standard_input() -> str:
+    data = sys.stdin.buffer.read(limits.MAX_TEXT_BYTES + 1)
+    try:
+        return data.decode().removesuffix("\n")
+    except UnicodeDecodeError:
+        raise InputError("bad-text", "standard input is not UTF-8") from None
+
+
+def _batch(model: GenerativeModel, options: argparse.Namespace) -> int:
+    """One JSON line a prompt: the result, or the error; the exit code is 0 all the same."""
+    for prompt in _prompts(options.batch):
+        try:
+            line: Any = {"prompt": prompt, "generated": model.generate(_request(options, prompt))}
+        except ShoalError as error:
+            line = {"prompt": prompt, "error": error.info}
+        sys.stdout.write(codec.encode(line).decode() + "\n")
+    return 0
+
+
+def _totals(result: Generated) -> str:
+    return (
+        f"[{result.prompt_tokens} + {result.tokens} tokens, first after "
+        f"{result.first_token_ms:.0f} ms, {result.tokens_per_s:.1f} tokens/s, "
+        f"{result.finish_reason}]"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the command on parsed options."""
+    model = GenerativeModel(
+        Bundle.open(options.bundle),
+        Options(runtime=options.runtime, threads=options.threads, cache=options.cache),
+    )
+    try:
+        if options.batch is not None:
+            return _batch(model, options)
+        prompt = _standard_input() if options.prompt is None else options.prompt
+        request = _request(options, prompt)
+        if options.json:
+            output.document(model.generate(request))
+            return 0
+
+        def show(piece: str) -> None:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+        result = model.generate(request, show)
+        sys.stdout.write("\n")
+        if sys.stderr.isatty():
+            sys.stderr.write(_totals(result) + "\n")
+        return 0
+    finally:
+        model.close()
+
+
+def main(arguments: list[str]) -> int:
+    """Parses and runs; raises :class:`ShoalError` for what is wrong."""
+    return run(parser().parse_args(arguments))

@@ -1,0 +1,196 @@
+"""Constrained output: JSON schema, regular expression or grammar, by llguidance.
+
+A schema comes from the network: its size and depth are capped before it is compiled, and the
+compiler has caps of its own for what it may build and how long a step may take.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.errors import InputError, RefusedError, UnavailableError
+
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_SCHEMA_DEPTH = 32
+MAX_SCHEMA_NODES = 4096
+_MAX_REPEAT = 2000
+
+# How much work the parser may do; beyond it the answer is an error.
+_LIMITS: dict[str, Any] = {
+    "max_items_in_row": 1000,
+    "initial_lexer_fuel": 500_000,
+    "step_lexer_fuel": 100_000,
+    "step_max_items": 25_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 200_000,
+}
+
+
+class Constraint:
+    """The state of one constrained answer.
+
+    Args:
+        matcher: llguidance's matcher.
+        vocabulary: tokens of the model.
+    """
+
+    def __init__(self, matcher: Any, vocabulary: int) -> None:
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise InputError(
+                "bad-constraint",
+                f"the constraint cannot be used: {str(self._matcher.get_error())[:300]}",
+            )
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """``[vocabulary]``: which tokens may come next.
+
+        Raises:
+            RefusedError: ``constraint-failed``; nothing can follow, or it grew too complex.
+        """
+        packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        bits = np.unpackbits(packed, bitorder="little")[: self._vocabulary].astype(np.bool_)
+        if self._matcher.is_error() or not bits.any():
+            reason = self._matcher.get_error() or "nothing can follow"
+            raise RefusedError(
+                "constraint-failed", f"the constraint cannot be met: {str(reason)[:300]}"
+            )
+        if bits.size < self._vocabulary:
+            bits = np.concatenate([bits, np.zeros(self._vocabulary - bits.size, np.bool_)])
+        return bits
+
+    def forced(self) -> list[int]:
+        """Tokens that must follow, as far as that is certain."""
+        return list(self._matcher.compute_ff_tokens())
+
+    def accept(self, token: int) -> None:
+        """Moves on by a token that was allowed."""
+        if not self._matcher.consume_token(token):
+            raise RefusedError(
+                "constraint-failed", f"the constraint broke: {self._matcher.get_error()[:300]}"
+            )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer may end here."""
+        return bool(self._matcher.is_accepting())
+
+    @property
+    def ended(self) -> bool:
+        """Whether the answer must end here."""
+        return bool(self._matcher.is_stopped())
+
+
+class ConstraintFactory:
+    """Makes constraints for one tokenizer.
+
+    Args:
+        tokenizer_json: text of ``tokenizer.json``.
+        vocabulary: tokens of the model.
+        eos_ids: tokens that end an answer.
+
+    Raises:
+        UnavailableError: ``no-constraint``; llguidance is not installed.
+    """
+
+    def __init__(self, tokenizer_json: str, vocabulary: int, eos_ids: list[int]) -> None:
+        try:
+            import llguidance
+        except ModuleNotFoundError:
+            raise UnavailableError(
+                "no-constraint",
+                "constrained output needs the extra 'json': pip install 'shoal[json]'",
+            ) from None
+        self._lib = llguidance
+        self._vocabulary = vocabulary
+        try:
+            self._tokenizer = llguidance.LLTokenizer(
+                tokenizer_json, n_vocab=vocabulary, eos_token=eos_ids or None
+            )
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+            raise InputError("bad-tokenizer", f"llguidance: {str(error)[:300]}") from None
+
+    def _start(self, grammar: str) -> Constraint:
+        limits = self._lib.LLParserLimits(**_LIMITS)
+        matcher = self._lib.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
+        return Constraint(matcher, self._vocabulary)
+
+    def json_schema(self, schema: dict[str, Any]) -> Constraint:
+        """Output that is JSON and validates against `schema`.
+
+        Raises:
+            InputError: ``bad-constraint``; not a schema, too big, or cannot be met.
+        """
+        check_schema(schema)
+        # Whitespace without bound would let a model fill its budget with it.
+        text = json.dumps(schema)
+        try:
+            grammar = self._lib.LLMatcher.grammar_from_json_schema(
+                text, {"whitespace_flexible": False}
+            )
+        except (ValueError, TypeError) as error:
+            raise InputError("bad-constraint", f"not a schema: {str(error)[:300]}") from None
+        return self._start(grammar)
+
+    def regex(self, pattern: str) -> Constraint:
+        """Output that a regular expression matches as a whole.
+
+        Raises:
+            InputError: ``bad-constraint``.
+        """
+        repeats = [int(n) for n in re.findall(r"\{\d*,?(\d{1,9})\}", pattern)]
+        if any(n > _MAX_REPEAT for n in repeats) or len(pattern) > 4096:
+            raise InputError("bad-constraint", f"a pattern may repeat {_MAX_REPEAT} times at most")
+        return self._start(self._lib.LLMatcher.grammar_from_regex(pattern))
+
+    def lark(self, grammar: str) -> Constraint:
+        """Output of a Lark grammar.
+
+        Raises:
+            InputError: ``bad-constraint``.
+        """
+        return self._start(self._lib.LLMatcher.grammar_from_lark(grammar))
+
+
+def check_schema(schema: Any) -> None:
+    """Caps a schema's depth, nodes and bytes.
+
+    Raises:
+        InputError: ``bad-constraint``.
+    """
+    nodes = 0
+    size = 0
+    level = [schema]
+    depth = 0
+    while level:
+        depth += 1
+        if depth > MAX_SCHEMA_DEPTH:
+            raise InputError(
+                "bad-constraint", f"the schema is nested deeper than {MAX_SCHEMA_DEPTH}"
+            )
+        following: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                following.extend(item.values())
+                size += sum(len(str(key)) for key in item)
+            elif isinstance(item, list):
+                following.extend(item)
+            elif isinstance(item, str):
+                size += len(item)
+        nodes += len(level)
+        if nodes + len(following) > MAX_SCHEMA_NODES or size > MAX_SCHEMA_BYTES:
+            raise InputError(
+                "bad-constraint",
+                f"the schema is too large: at most {MAX_SCHEMA_NODES} values and "
+                f"{MAX_SCHEMA_BYTES} bytes are accepted",
+            )
+        level = following

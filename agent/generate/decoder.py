@@ -1,0 +1,210 @@
+"""A decoder at work: tokens in, logits out, with a cache that grows between context sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from agent.generate.cache_engine import CacheEngine, Floats
+from contracts.errors import InputError
+from contracts.manifest import GeneratorFacts
+
+_MASKED = np.float32(-1e9)
+
+
+class Embedding:
+    """The embedding table: int8 rows with a scale each, read where they lie.
+
+    Args:
+        data: the table's bytes, or a map of its file.
+        facts: the model's shape.
+
+    Raises:
+        InputError: ``bundle-corrupt``; the table has another size.
+    """
+
+    def __init__(self, data: npt.NDArray[np.uint8], facts: GeneratorFacts) -> None:
+        cells = facts.vocabulary * facts.width
+        if data.size != cells + 4 * facts.vocabulary:
+            raise InputError(
+                "bundle-corrupt",
+                f"the embedding table has {data.size} bytes; expected "
+                f"{cells + 4 * facts.vocabulary} for {facts.vocabulary} rows of {facts.width}",
+            )
+        self._rows = data[:cells].view(np.int8).reshape(facts.vocabulary, facts.width)
+        self._scales = data[cells:].view(np.float32)
+
+    def rows(self, ids: list[int]) -> Floats:
+        """float32 ``[len(ids), width]``."""
+        picked: Floats = self._rows[ids] * self._scales[ids][:, None]
+        return picked
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Keys and values of the first tokens of a text, float16 ``[2, layers, heads, n, size]``."""
+
+    ids: list[int]
+    state: npt.NDArray[np.float16]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds."""
+        return self.state.nbytes
+
+
+class Decoder:
+    """Feeds tokens through the model, one position after another.
+
+    Args:
+        engine: the loaded model.
+        embedding: the table.
+        facts: the model's shape and signatures.
+
+    Attributes:
+        ids: the tokens whose keys and values are in the cache.
+    """
+
+    def __init__(self, engine: CacheEngine, embedding: Embedding, facts: GeneratorFacts) -> None:
+        self._engine = engine
+        self._embedding = embedding
+        self._facts = facts
+        half = facts.head_size // 2
+        self._inverse = facts.rope_base ** (-np.arange(half, dtype=np.float64) / half)
+        self._context = 0
+        self._keys: list[Floats] = []
+        self._values: list[Floats] = []
+        self.ids: list[int] = []
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that the largest context holds."""
+        return self._facts.contexts[-1]
+
+    @property
+    def context(self) -> int:
+        """Positions of the cache as it is now."""
+        return self._context
+
+    def truncate(self, count: int) -> None:
+        """Forgets all but the first `count` tokens."""
+        del self.ids[count:]
+
+    def _reserve(self, count: int) -> None:
+        """Makes room for `count` tokens in all; the cache grows to the next context size."""
+        if count <= self._context:
+            return
+        if count > self.capacity:
+            raise InputError(
+                "prompt-too-long",
+                f"{count} tokens are needed; the model's largest context has {self.capacity}",
+            )
+        used = len(self.ids)
+        kept = [(k[:, :used].copy(), v[:, :used].copy()) for k, v in self._pairs()] if used else []
+        self._keys, self._values = [], []
+        self._context = next(c for c in self._facts.contexts if c >= count)
+        self._keys, self._values = self._engine.open_cache(self._context)
+        for (k, v), (old_k, old_v) in zip(self._pairs(), kept, strict=False):
+            k[:, :used] = old_k
+            v[:, :used] = old_v
+
+    def _pairs(self) -> list[tuple[Floats, Floats]]:
+        return list(zip(self._keys, self._values, strict=True))
+
+    def _run(self, kind: str, size: int, ids: list[int]) -> dict[str, Floats]:
+        """Runs a signature for `ids` (at most `size`) at the next positions."""
+        start, count = len(self.ids), len(ids)
+        name = f"{kind}_{size}_{self._context}"
+        if kind == "decode":
+            name = f"decode_{self._context}"
+        elif kind == "prompt":
+            name = f"prompt_{size}"
+        inputs = self._engine.inputs(name)
+        inputs["x"][:count] = self._embedding.rows(ids)
+        inputs["x"][count:] = 0
+        angles = np.arange(start, start + size)[:, None] * self._inverse
+        half = angles.shape[1]
+        cosines, sines = inputs["cos"][:, 0], inputs["sin"][:, 0]
+        cosines[:, :half] = cosines[:, half:] = np.cos(angles)
+        sines[:, half:] = np.sin(angles)
+        sines[:, :half] = -sines[:, half:]
+        if kind != "prompt":
+            mask = inputs["mask"].reshape(-1)
+            mask[:start] = 0
+            mask[start:] = _MASKED
+        outputs = self._engine.run(name)
+        stop = start + count
+        for i, (keys, values) in enumerate(self._pairs()):
+            keys[:, start:stop] = outputs[f"k_new_{i}"][:, :count]
+            values[:, start:stop] = outputs[f"v_new_{i}"][:, :count]
+        self.ids.extend(ids)
+        return outputs
+
+    def prefill(self, ids: list[int], *, checkpoint: Callable[[], None] | None = None) -> None:
+        """Puts tokens into the cache without computing logits.
+
+        Args:
+            ids: any number that fits.
+            checkpoint: called between runs; it may raise to stop.
+        """
+        self._reserve(len(self.ids) + len(ids))
+        rest = list(ids)
+        while rest:
+            if checkpoint is not None:
+                checkpoint()
+            kind = "prefill" if self.ids or not self._facts.prompt else "prompt"
+            sizes = self._facts.prefill if kind == "prefill" else self._facts.prompt
+            size = next((t for t in sizes if t >= len(rest)), sizes[-1] if sizes else 1)
+            # A few tokens cost less one by one than a run that is mostly padding.
+            if size == 1 or len(rest) * 5 < size:
+                kind, size = "decode", 1
+            self._run(kind, size, rest[:size])
+            rest = rest[size:]
+
+    def step(self, token: int) -> Floats:
+        """Feeds one token; logits ``[vocabulary]`` of the next, valid until the next step."""
+        self._reserve(len(self.ids) + 1)
+        logits: Floats = self._run("decode", 1, [token])["logits"][0]
+        return logits
+
+    def score(self, ids: list[int]) -> Floats:
+        """Feeds tokens; logits ``[len(ids), vocabulary]`` after each of them (a copy)."""
+        self._reserve(len(self.ids) + len(ids))
+        size = self._facts.score[-1] if self._facts.score else 1
+        kind = "score" if size > 1 else "decode"
+        parts = []
+        for start in range(0, len(ids), size):
+            part = ids[start : start + size]
+            parts.append(self._run(kind, size, part)["logits"][: len(part)].copy())
+        return np.concatenate(parts)
+
+    def bytes_of(self, count: int) -> int:
+        """Bytes that a snapshot of `count` tokens takes."""
+        f = self._facts
+        return 2 * 2 * f.layers * f.kv_heads * f.head_size * count
+
+    def snapshot(self, count: int) -> Snapshot:
+        """Keys and values of the first `count` tokens, to :meth:`restore` them later."""
+        shape = (2, self._facts.layers, self._facts.kv_heads, count, self._facts.head_size)
+        state = np.empty(shape, np.float16)
+        for i, (keys, values) in enumerate(self._pairs()):
+            state[0, i] = keys[:, :count]
+            state[1, i] = values[:, :count]
+        return Snapshot(self.ids[:count], state)
+
+    def restore(self, snapshot: Snapshot, count: int) -> None:
+        """Makes the cache that of the first `count` tokens of a snapshot."""
+        self.ids = []
+        self._reserve(count)
+        for i, (keys, values) in enumerate(self._pairs()):
+            keys[:, :count] = snapshot.state[0, i, :, :count]
+            values[:, :count] = snapshot.state[1, i, :, :count]
+        self.ids = snapshot.ids[:count]
+
+    def close(self) -> None:
+        """Frees the model."""
+        self._keys, self._values = [], []
+        self._engine.close()

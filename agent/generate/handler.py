@@ -1,0 +1,106 @@
+"""``req/generate``: a request off MQTT to a stream of numbered chunks and a final message.
+
+Back-pressure: a chunk is sent when the last one has gone out and enough time passed, so that a
+slow link gets fewer and larger chunks; a client that does not read costs the broker's queue,
+never the worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from agent.generate.model import GenerativeModel, Stop
+from agent.runtime.model import expect_model_task
+from agent.serving.models import Models
+from agent.serving.registry import Operation, Registry
+from agent.serving.reply import Reply
+from contracts.errors import UnavailableError
+from contracts.messages import Generated, GenerateRequest
+
+MIN_CHUNK_S = 0.02
+"""Seconds between two chunks; tokens that come faster travel together."""
+
+MAX_CHUNK_CHARS = 4096
+"""Characters that wait at most, whatever the time."""
+
+Answered = Callable[[str, Generated, float], None]
+"""Told slot, result, and microseconds on the device."""
+
+
+class ChunkSender:
+    """Joins pieces of text into chunks.
+
+    Args:
+        reply: of the request.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, reply: Reply, clock: Callable[[], float]) -> None:
+        self._reply = reply
+        self._clock = clock
+        self._waiting: list[str] = []
+        self._size = 0
+        self._last = float("-inf")
+
+    def push(self, piece: str) -> None:
+        """Adds text; it is sent now, or with what follows."""
+        self._waiting.append(piece)
+        self._size += len(piece)
+        if self._clock() - self._last >= MIN_CHUNK_S or self._size >= MAX_CHUNK_CHARS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends what waits."""
+        if self._waiting:
+            text = "".join(self._waiting)
+            self._waiting.clear()
+            self._size = 0
+            self._reply.chunk(text)
+            # The time when sending ended: a slow link stretches the pause by itself.
+            self._last = self._clock()
+
+
+class Generating:
+    """The operation ``generate``.
+
+    Args:
+        models: that are loaded.
+        answered: told of every answer, for the counters.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        models: Models,
+        answered: Answered = lambda slot, result, latency_us: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._models = models
+        self._answered = answered
+        self._clock = clock
+
+    def register(self, registry: Registry) -> None:
+        """Adds the operation."""
+        registry.add(Operation("generate", GenerateRequest, self.generate))
+
+    def generate(self, request: GenerateRequest, reply: Reply) -> None:
+        """Answers a request; errors are raised to the worker, which sends them."""
+        started = self._clock()
+        with self._models.use(request.slot) as model:
+            expect_model_task(model, "generate")
+            assert isinstance(model, GenerativeModel)
+            sender = ChunkSender(reply, self._clock)
+
+            def checkpoint() -> None:
+                if reply.cancelled.is_set():
+                    raise Stop("cancelled")
+                if reply.expired():
+                    raise UnavailableError("deadline", "the deadline passed during the answer")
+
+            result = model.generate(
+                request, sender.push if request.stream else lambda piece: None, checkpoint
+            )
+            sender.flush()
+            reply.finish(generated=result)
+        self._answered(request.slot, result, (self._clock() - started) * 1e6)

@@ -1,0 +1,325 @@
+"""A generate bundle, loaded: a request in, pieces of text and totals out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from agent.generate.cache_engine import open_engine
+from agent.generate.constraint import Constraint, ConstraintFactory
+from agent.generate.decoder import Decoder, Embedding
+from agent.generate.prefix_cache import PrefixCache
+from agent.generate.prompts import Prompts
+from agent.generate.sampling import Sampler, SamplingOptions, top_logprobs
+from agent.generate.text_stream import TextStream
+from agent.runtime.model import Options
+from contracts.bundle import Bundle
+from contracts.errors import InputError, RefusedError
+from contracts.manifest import GeneratorFacts, Manifest
+from contracts.messages import (
+    BundleRef,
+    FinishReason,
+    Generated,
+    GenerateRequest,
+    Selftested,
+)
+
+_PREFIX = "\x00prefix"
+"""Name of the shared beginning of chats; not a legal session name."""
+
+
+class Stop(Exception):  # noqa: N818 - it is no error
+    """Raised by a request's callbacks to end it early.
+
+    Args:
+        reason: the finish reason.
+    """
+
+    def __init__(self, reason: FinishReason) -> None:
+        super().__init__(reason)
+        self.reason: FinishReason = reason
+
+
+class _Totals(msgspec.Struct):
+    """What is counted while an answer grows."""
+
+    started: float
+    prompt_tokens: int = 0
+    tokens: int = 0
+    first_token: float | None = None
+    logprobs: list[list[tuple[str, float]]] = []
+
+
+class GenerativeModel:
+    """A loaded generator. One thread at a time.
+
+    Args:
+        bundle: a generate bundle; its files are checked against the manifest here.
+        options: runtime, threads, and the file for packed weights.
+        clock: seconds, monotonic.
+
+    Raises:
+        InputError: ``wrong-task``, ``bundle-corrupt``, ``bad-manifest``, ``bad-tokenizer``.
+        RefusedError: ``model-failed``.
+        UnavailableError: ``no-runtime``.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: Options | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        options = options or Options()
+        self.manifest: Manifest = bundle.manifest
+        if self.manifest.task != "generate" or self.manifest.generator is None:
+            raise InputError("wrong-task", f"{bundle.path} is a {self.manifest.task} bundle")
+        self.facts: GeneratorFacts = self.manifest.generator
+        self.ref: BundleRef = bundle.ref
+        self._clock = clock
+        self._check_signatures()
+        self.prompts = Prompts(bundle, self.facts)
+        self._unpacked: tempfile.TemporaryDirectory[str] | None = None
+        folder = bundle.path
+        if not folder.is_dir():  # the runtime and the table are mapped, which needs files
+            self._unpacked = tempfile.TemporaryDirectory(prefix="shoal-")
+            folder = Path(self._unpacked.name)
+            for name in (self.manifest.model.file, self.facts.embedding):
+                (folder / name).write_bytes(bundle.read(name))
+        elif options.cache is None or not options.cache.is_file():
+            # With packed weights beside the release this is no first load: the files were
+            # checked then, and hashing them again would cost more than the load.
+            bundle.check(self.manifest.model.file)
+            bundle.check(self.facts.embedding)
+        table = np.memmap(folder / self.facts.embedding, np.uint8, "r")
+        embedding = Embedding(table, self.facts)
+        engine = open_engine(
+            folder / self.manifest.model.file,
+            runtime=options.runtime,
+            wanted=self.manifest.model.runtimes,
+            threads=options.threads,
+            cache=options.cache,
+        )
+        self.runtime = engine.name
+        self.decoder = Decoder(engine, embedding, self.facts)
+        self.prefixes = PrefixCache()
+        self._factory: ConstraintFactory | None = None
+
+    def _check_signatures(self) -> None:
+        named = {spec.name for spec in self.manifest.model.signatures}
+        facts = self.facts
+        for sizes in (facts.contexts, facts.prompt, facts.prefill, facts.score):
+            if sizes != sorted(set(sizes)):
+                raise InputError("bad-manifest", "the sizes of signatures must ascend")
+        wanted = [f"prompt_{t}" for t in facts.prompt]
+        for context in facts.contexts:
+            wanted.append(f"decode_{context}")
+            wanted += [f"prefill_{t}_{context}" for t in facts.prefill]
+            wanted += [f"score_{t}_{context}" for t in facts.score]
+        missing = [name for name in wanted if name not in named]
+        if missing:
+            raise InputError("bad-manifest", f"the model lacks the signature {missing[0]}")
+
+    # One request ---------------------------------------------------------------------------
+
+    def generate(
+        self,
+        request: GenerateRequest,
+        emit: Callable[[str], None] = lambda piece: None,
+        checkpoint: Callable[[], None] = lambda: None,
+    ) -> Generated:
+        """Answers one request.
+
+        Args:
+            request: what to generate.
+            emit: given each piece of text as it becomes certain; it may raise :class:`Stop`.
+            checkpoint: called before every step; it may raise :class:`Stop` or an error.
+
+        Raises:
+            InputError: ``empty-prompt``, ``prompt-too-long``, ``bad-constraint``, ``bad-text``.
+            RefusedError: ``constraint-failed``; the constraint cannot be met.
+                ``budget-ended``; the tokens or the time ended before the constraint was met.
+        """
+        totals = _Totals(self._clock())
+        ids = self._prompt_ids(request)
+        totals.prompt_tokens = len(ids)
+        room = self.decoder.capacity - len(ids)
+        if room < 1:
+            raise InputError(
+                "prompt-too-long",
+                f"the prompt has {len(ids)} tokens; at most {self.decoder.capacity - 1} fit",
+                tokens=len(ids),
+            )
+        constraint = self._constraint(request)
+        stream = TextStream(self.prompts.decode, request.stop)
+        reason: FinishReason
+        try:
+            limit = None
+            if request.max_time_ms is not None:
+                limit = totals.started + request.max_time_ms / 1000
+            reason = self._run(
+                request, ids, min(request.max_tokens, room), limit, constraint,
+                stream, totals, emit, checkpoint,
+            )  # fmt: skip
+        except Stop as stop:
+            reason = stop.reason
+        piece = stream.finish()
+        if piece and reason != "cancelled":
+            emit(piece)
+        if constraint is not None and reason in ("length", "time") and not constraint.complete:
+            raise RefusedError(
+                "budget-ended",
+                f"{totals.tokens} tokens were generated when the "
+                f"{'time' if reason == 'time' else 'token budget'} ended, and the output is not "
+                "complete: ask for more tokens or time",
+                text=stream.text[:2000],
+            )
+        if request.session is not None:
+            self.prefixes.keep(request.session, self.decoder)
+        return self._result(stream.text, reason, totals)
+
+    def _prompt_ids(self, request: GenerateRequest) -> list[int]:
+        if (request.prompt is None) == (request.messages is None):
+            raise InputError("bad-message", "a request needs either prompt or messages")
+        if request.prompt is not None:
+            return self.prompts.encode(request.prompt)
+        return self.prompts.encode_chat(request.messages or [])
+
+    def _constraint(self, request: GenerateRequest) -> Constraint | None:
+        if request.json_schema is not None and request.regex is not None:
+            raise InputError("bad-constraint", "json_schema and regex exclude each other")
+        if request.json_schema is None and request.regex is None and self.facts.grammar is None:
+            return None
+        if self._factory is None:
+            self._factory = ConstraintFactory(
+                self.prompts.tokenizer_json, self.facts.vocabulary, self.prompts.eos_ids
+            )
+        if request.json_schema is not None:
+            return self._factory.json_schema(request.json_schema)
+        if request.regex is not None:
+            return self._factory.regex(request.regex)
+        prompt = (
+            request.prompt if request.prompt is not None else (request.messages or [])[-1].content
+        )
+        assert self.facts.grammar is not None
+        quoted = msgspec.json.encode(prompt).decode()
+        return self._factory.lark(self.facts.grammar.replace("@PROMPT@", quoted))
+
+    def _run(
+        self,
+        request: GenerateRequest,
+        ids: list[int],
+        budget: int,
+        limit: float | None,
+        constraint: Constraint | None,
+        stream: TextStream,
+        totals: _Totals,
+        emit: Callable[[str], None],
+        checkpoint: Callable[[], None],
+    ) -> FinishReason:
+        def check() -> None:
+            checkpoint()
+            if limit is not None and self._clock() >= limit:
+                raise Stop("time")
+
+        check()
+        known = self.prefixes.prepare(self.decoder, ids)
+        self.decoder.prefill(ids[known:-1], checkpoint=check)
+        self._keep_prefix(request)
+        sampler = Sampler(SamplingOptions.of(request))
+        token = ids[-1]
+        answer: list[int] = []
+        while True:
+            check()
+            logits = self.decoder.step(token)
+            allowed = None if constraint is None else constraint.allowed()
+            token = sampler.pick(logits, ids + answer, allowed)
+            if totals.first_token is None:
+                totals.first_token = self._clock()
+            ended = token in self.prompts.eos_ids
+            if ended:
+                return "stop"
+            if constraint is not None:
+                constraint.accept(token)
+            answer.append(token)
+            totals.tokens += 1
+            if request.logprobs:
+                totals.logprobs.append(
+                    [
+                        (self.prompts.decode([i]), p)
+                        for i, p in top_logprobs(logits, request.logprobs)
+                    ]
+                )
+            piece = stream.push(token)
+            if piece:
+                emit(piece)
+            if stream.stopped or (constraint is not None and constraint.ended):
+                return "stop"
+            if totals.tokens >= budget:
+                return "length"
+
+    def _keep_prefix(self, request: GenerateRequest) -> None:
+        """Keeps the keys and values of a system prompt, which other chats will share."""
+        messages = request.messages or []
+        if len(messages) > 1 and messages[0].role == "system":
+            self.prefixes.keep(_PREFIX, self.decoder)
+
+    def _result(self, text: str, reason: FinishReason, totals: _Totals) -> Generated:
+        now = self._clock()
+        first = totals.first_token if totals.first_token is not None else now
+        # The first token belongs to the prompt's time; the rate is that of the others.
+        rate = (totals.tokens - 1) / (now - first) if totals.tokens > 1 and now > first else 0.0
+        return Generated(
+            text=text,
+            finish_reason=reason,
+            prompt_tokens=totals.prompt_tokens,
+            tokens=totals.tokens,
+            bundle=self.ref,
+            first_token_ms=round((first - totals.started) * 1e3, 3),
+            tokens_per_s=round(rate, 3),
+            logprobs=totals.logprobs,
+        )
+
+    # What every model has --------------------------------------------------------------------
+
+    def warm_up(self) -> None:
+        """Runs one token, so that the first request is not the slow one."""
+        self.decoder.truncate(0)
+        self.decoder.step(0)
+        self.decoder.truncate(0)
+
+    def selftest(self, bundle: Bundle) -> Selftested:
+        """Replays the golden vectors: each is a text and its greedy continuation.
+
+        The model is shown the expected tokens, so that one difference is counted once.
+        """
+        vectors = bundle.golden()
+        passed = 0
+        for vector in vectors:
+            ids = self.prompts.encode(vector.text)
+            if not vector.tokens or max(vector.tokens) >= self.facts.vocabulary:
+                raise RefusedError("golden-mismatch", "a golden vector has no tokens of the model")
+            self.decoder.truncate(0)
+            self.decoder.prefill(ids[:-1])
+            logits = self.decoder.score([ids[-1], *vector.tokens[:-1]])
+            passed += bool((logits.argmax(-1) == np.array(vector.tokens)).all())
+        self.decoder.truncate(0)
+        return Selftested(self.ref, len(vectors), passed, 0, self.runtime)
+
+    def close(self) -> None:
+        """Frees the model."""
+        self.prefixes.clear()
+        self.decoder.close()
+        if self._unpacked is not None:
+            self._unpacked.cleanup()
+
+
+def load(bundle: Bundle, options: Options) -> GenerativeModel:
+    """The loader of generate bundles for :mod:`agent.runtime.model`."""
+    return GenerativeModel(bundle, options)

@@ -1,0 +1,83 @@
+"""Tokens to text as they come: whole characters only, and stop strings held back.
+
+A token may end in the middle of a character, and a stop string may begin in one token and end
+in another; what may still become part of either is not given out yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_CONTEXT_TOKENS = 4
+
+
+class TextStream:
+    """The text of one answer, piece by piece.
+
+    Args:
+        decode: token ids to text (byte-level: half a character becomes U+FFFD at the end).
+        stop: strings that end the answer; they are not part of it.
+
+    Attributes:
+        text: what was given out so far.
+        stopped: a stop string was found.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
+        self._decode = decode
+        self._stop = list(stop)
+        self._ids: list[int] = []
+        self._start = 0  # first token of the window that is decoded again
+        self._known = 0  # characters of the window's text that are in `_pending` or `text`
+        self._pending = ""
+        self.text = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Adds a token; the text that is now certain (may be empty)."""
+        if self.stopped:
+            return ""
+        self._ids.append(token)
+        window = self._decode(self._ids[self._start :])
+        if window.endswith(_REPLACEMENT) and len(self._ids) - self._start < 16:
+            return ""  # half a character (a real U+FFFD waits for what follows it)
+        return self._take(window, final=False)
+
+    def finish(self) -> str:
+        """The rest, at the end of the answer."""
+        if self.stopped:
+            return ""
+        return self._take(self._decode(self._ids[self._start :]), final=True)
+
+    def _take(self, window: str, *, final: bool) -> str:
+        self._pending += window[self._known :]
+        # Decoding only the last few tokens keeps the cost of a token constant; some before the
+        # new ones stay, because a decoder may treat the first token of a text differently.
+        start = max(self._start, len(self._ids) - _CONTEXT_TOKENS)
+        tail = self._decode(self._ids[start:])
+        if start > self._start and window.endswith(tail) and _REPLACEMENT not in tail:
+            self._start, self._known = start, len(tail)
+        else:
+            self._known = len(window)
+        return self._release(final=final)
+
+    def _release(self, *, final: bool) -> str:
+        found = [at for at in (self._pending.find(s) for s in self._stop) if at >= 0]
+        if found:
+            self.stopped = True
+            out, self._pending = self._pending[: min(found)], ""
+        else:
+            held = 0 if final else max((_overlap(self._pending, s) for s in self._stop), default=0)
+            cut = len(self._pending) - held
+            out, self._pending = self._pending[:cut], self._pending[cut:]
+        self.text += out
+        return out
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Characters at the end of `text` that may be the beginning of `stop`."""
+    for size in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:size]):
+            return size
+    return 0

@@ -1,0 +1,300 @@
+"""A loaded generator: what it answers, what it refuses, and that it goes on after both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from agent.generate.model import GenerativeModel, Stop
+from agent.runtime import model as models
+from contracts.bundle import Bundle, pack
+from contracts.errors import InputError, RefusedError, ShoalError
+from contracts.messages import ChatMessage, GenerateRequest
+
+PROMPT = "the quick brown fox jumps"
+
+
+def request(**fields: object) -> GenerateRequest:
+    """A request for twelve tokens after a short prompt."""
+    fields.setdefault("prompt", None if "messages" in fields else PROMPT)
+    fields.setdefault("max_tokens", 12)
+    return GenerateRequest(**fields)  # type: ignore[arg-type]
+
+
+def test_the_same_prompt_gives_the_same_greedy_text(model: GenerativeModel) -> None:
+    """Greedy answers do not depend on what was computed before."""
+    first = model.generate(request())
+    model.generate(request(prompt="something else"))
+    again = model.generate(request())
+    assert (first.text, first.tokens) == (again.text, again.tokens)
+    assert first.tokens == 12 and first.finish_reason == "length"
+
+
+def test_the_pieces_are_the_text(model: GenerativeModel) -> None:
+    """What is streamed, joined, is the text of the final message."""
+    pieces: list[str] = []
+    result = model.generate(request(max_tokens=25), pieces.append)
+    assert "".join(pieces) == result.text
+    assert len(pieces) > 1
+
+
+def test_prefill_and_single_steps_fill_the_same_cache(model: GenerativeModel) -> None:
+    """Logits after a prefill are those after feeding the tokens one by one."""
+    ids = model.prompts.encode(PROMPT)
+    assert len(ids) > 4
+    for token in ids[:-1]:
+        model.decoder.step(token)
+    one_by_one = model.decoder.step(ids[-1]).copy()
+    model.decoder.truncate(0)
+    model.decoder.prefill(ids[:-1])
+    at_once = model.decoder.step(ids[-1])
+    # The signatures share weights but not the order of float additions.
+    assert np.abs(one_by_one - at_once).max() < 0.05 * np.abs(one_by_one).max()
+    assert int(one_by_one.argmax()) == int(at_once.argmax())
+
+
+def test_the_cache_grows_without_changing_the_answer(model: GenerativeModel) -> None:
+    """An answer that crosses from context 32 to 64 goes on as if the cache had been large."""
+    model.decoder.truncate(0)
+    ids = model.prompts.encode(PROMPT)
+    long = model.generate(request(max_tokens=40))
+    assert model.decoder.context == 64
+    tokens = model.decoder.ids[len(ids) :]
+    model.decoder.truncate(0)
+    model.decoder.prefill(ids[:-1])
+    logits = model.decoder.score([ids[-1], *tokens[:-1]])
+    assert (logits.argmax(-1) == np.array(tokens)).mean() > 0.95
+    assert long.tokens == 40
+
+
+def test_a_seed_repeats_a_sampled_text(model: GenerativeModel) -> None:
+    """The same seed gives the same text, another one another."""
+    options = {"temperature": 1.5, "max_tokens": 20}
+    first = model.generate(request(seed=1, **options)).text
+    assert model.generate(request(seed=1, **options)).text == first
+    assert model.generate(request(seed=2, **options)).text != first
+
+
+def test_a_chat_computes_its_shared_beginning_once(model: GenerativeModel) -> None:
+    """A second chat with the same system prompt starts from the kept keys and values."""
+    system = ChatMessage("system", "be brief")
+    fresh = model.generate(request(messages=[system, ChatMessage("user", "a")], max_tokens=4))
+    model.generate(request(prompt="dog dog dog", max_tokens=3))
+    before = model.prefixes.hits
+    again = model.generate(request(messages=[system, ChatMessage("user", "a")], max_tokens=4))
+    assert model.prefixes.hits - before > 8
+    assert again.text == fresh.text
+
+
+def test_a_session_goes_on_where_it_was(model: GenerativeModel) -> None:
+    """The second turn of a session computes only what is new."""
+    turns = [ChatMessage("user", "the lazy dog jumps over")]
+    first = model.generate(request(messages=turns, session="a", max_tokens=6))
+    model.generate(request(prompt="value value value value", max_tokens=2))
+    turns += [ChatMessage("assistant", "x"), ChatMessage("user", "b")]
+    before = model.prefixes.hits
+    model.generate(request(messages=turns, session="a", max_tokens=4))
+    assert model.prefixes.hits - before >= 8
+    assert first.finish_reason == "length"
+
+
+def test_snapshots_stay_within_their_budget(model: GenerativeModel) -> None:
+    """Many sessions do not hold more memory than the budget."""
+    budget = model.decoder.bytes_of(40)
+    model.prefixes._budget = budget
+    try:
+        for name in "abcdefgh":
+            model.generate(request(prompt=f"{name} quick brown fox", session=name, max_tokens=6))
+            assert model.prefixes.nbytes <= budget
+        assert 1 <= len(model.prefixes) < 8
+    finally:
+        model.prefixes._budget = 32 << 20
+
+
+def test_logprobs_come_best_first_and_are_probabilities(model: GenerativeModel) -> None:
+    """Each token has its most likely alternatives with logarithms that sum to one at most."""
+    result = model.generate(request(logprobs=5, max_tokens=3))
+    assert len(result.logprobs) == 3
+    for row in result.logprobs:
+        values = [value for _, value in row]
+        assert values == sorted(values, reverse=True) and len(values) == 5
+        assert sum(np.exp(values)) <= 1 + 1e-6
+
+
+def test_json_output_validates(model: GenerativeModel) -> None:
+    """A random model can only write what the schema allows."""
+    schema = {
+        "type": "object",
+        "properties": {"on": {"type": "boolean"}, "room": {"enum": ["hall", "attic"]}},
+        "required": ["on", "room"],
+        "additionalProperties": False,
+    }
+    for seed in range(4):
+        result = model.generate(
+            request(json_schema=schema, max_tokens=48, temperature=1.0, seed=seed)
+        )
+        value = json.loads(result.text)
+        assert isinstance(value["on"], bool) and value["room"] in ("hall", "attic")
+        assert result.finish_reason == "stop"
+
+
+def test_a_regex_holds(model: GenerativeModel) -> None:
+    """The whole output matches the pattern."""
+    assert model.generate(request(regex="(yes|no)!", max_tokens=20)).text in ("yes!", "no!")
+
+
+def test_a_budget_that_ends_within_the_constraint_is_an_error(model: GenerativeModel) -> None:
+    """Half a JSON document is never an answer."""
+    with pytest.raises(RefusedError) as raised:
+        model.generate(request(regex="[a-z]{40}", max_tokens=3))
+    assert raised.value.code == "budget-ended"
+
+
+def _deep(levels: int) -> dict[str, object]:
+    schema: dict[str, object] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"json_schema": _deep(200)},
+        {"json_schema": {"enum": [str(i) for i in range(20_000)]}},
+        {"json_schema": {"type": "string", "pattern": "((a{1,1000}){1,1000}){1,1000}"}},
+        {"json_schema": {"$ref": "#/nowhere"}},
+        {"json_schema": {"type": "nonsense"}},
+        {"json_schema": {"allOf": [{"type": "string"}, {"type": "integer"}]}},
+        {"regex": "("},
+        {"regex": "(a{2000}){2000}"},
+        {"regex": "a{1,1000000}"},
+        {"regex": "a", "json_schema": {}},
+    ],
+    ids=lambda fields: msgspec.json.encode(fields).decode()[:40],
+)
+def test_a_constraint_that_cannot_be_used_is_refused(
+    model: GenerativeModel, fields: dict[str, object]
+) -> None:
+    """A malicious or impossible constraint is one clear error, and the next request works."""
+    with pytest.raises(ShoalError) as raised:
+        model.generate(request(**fields))
+    assert raised.value.code in ("bad-constraint", "constraint-failed", "budget-ended")
+    assert model.generate(request(max_tokens=1)).tokens == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"prompt": ""}, "empty-prompt"),
+        ({"prompt": "\ud800"}, "bad-text"),
+        ({"prompt": "fox " * 200}, "prompt-too-long"),
+        ({"messages": []}, "bad-messages"),
+        ({"prompt": "a", "messages": [ChatMessage("user", "a")]}, "bad-message"),
+    ],
+)
+def test_bad_prompts_are_refused_by_name(
+    model: GenerativeModel, fields: dict[str, object], code: str
+) -> None:
+    """What cannot be answered says why, and the model goes on serving."""
+    with pytest.raises(InputError) as raised:
+        model.generate(request(**fields))
+    assert raised.value.code == code
+    assert model.generate(request(max_tokens=1)).tokens == 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1e-9},
+        {"temperature": 10.0, "top_k": 1_000_000, "top_p": 1e-9, "min_p": 1.0},
+        {"temperature": 1.0, "repetition_penalty": 10.0},
+        {"temperature": 1.0, "repetition_penalty": 1e-3, "top_k": 1},
+    ],
+)
+def test_absurd_sampling_still_samples(model: GenerativeModel, fields: dict[str, object]) -> None:
+    """The extremes that the protocol allows give tokens, not numeric errors."""
+    assert model.generate(request(**fields)).tokens == 12
+
+
+def test_time_ends_an_answer(model: GenerativeModel) -> None:
+    """`max_time_ms` ends the answer with what there is."""
+    clock = iter(range(1, 10_000))
+    kept, model._clock = model._clock, lambda: next(clock) * 0.01
+    try:
+        result = model.generate(request(max_tokens=50, max_time_ms=200))
+    finally:
+        model._clock = kept
+    assert result.finish_reason == "time"
+    assert 0 < result.tokens < 50
+
+
+def test_a_cancel_between_tokens_ends_the_answer(model: GenerativeModel) -> None:
+    """The totals say what was generated until the cancel."""
+    calls = 0
+
+    def checkpoint() -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 6:
+            raise Stop("cancelled")
+
+    result = model.generate(request(max_tokens=50), checkpoint=checkpoint)
+    assert result.finish_reason == "cancelled"
+    assert 0 < result.tokens < 50
+
+
+def test_a_stop_string_ends_the_answer_before_it(model: GenerativeModel) -> None:
+    """The text before a stop string is the answer; the string is not part of it."""
+    whole = model.generate(request(max_tokens=30)).text
+    stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
+    result = model.generate(request(max_tokens=30, stop=[stop]))
+    assert result.text == whole[: whole.index(stop)]
+    assert result.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("runtime", ["litert", "litert-interpreter"])
+def test_the_golden_vectors_hold_in_every_runtime(bundle_path: Path, runtime: str) -> None:
+    """The bundle's own expectations hold through both ways to run it."""
+    bundle = Bundle.open(bundle_path)
+    result = models.selftest(bundle, models.Options(runtime=runtime))
+    assert result.passed == result.vectors >= 1
+
+
+def test_a_packed_bundle_runs(bundle_path: Path, tmp_path: Path, model: GenerativeModel) -> None:
+    """A `.shoal` file answers like its folder."""
+    archive = tmp_path / "tiny.shoal"
+    pack(bundle_path, archive)
+    packed = GenerativeModel(Bundle.open(archive))
+    try:
+        assert packed.generate(request()).text == model.generate(request()).text
+    finally:
+        packed.close()
+
+
+def test_a_damaged_embedding_is_refused(bundle_path: Path, tmp_path: Path) -> None:
+    """A flipped byte in the table is found before the model answers."""
+    folder = tmp_path / "copy"
+    Bundle.open(bundle_path).extract(folder)
+    data = bytearray((folder / "embedding.bin").read_bytes())
+    data[100] ^= 1
+    (folder / "embedding.bin").write_bytes(bytes(data))
+    with pytest.raises(InputError) as raised:
+        GenerativeModel(Bundle.open(folder))
+    assert raised.value.code == "bundle-corrupt"
+
+
+def test_the_weight_cache_is_written_beside_and_used(bundle_path: Path, tmp_path: Path) -> None:
+    """A second load with the cache file gives the same text."""
+    cache = tmp_path / "weights"
+    texts = []
+    for _ in range(2):
+        loaded = GenerativeModel(Bundle.open(bundle_path), models.Options(cache=cache))
+        texts.append(loaded.generate(request()).text)
+        loaded.close()
+        assert cache.stat().st_size > 0
+    assert texts[0] == texts[1]
