@@ -6,7 +6,10 @@ import contextlib
 import importlib
 import importlib.util
 import logging
+import signal
 import sys
+from collections.abc import Iterator
+from types import FrameType
 from typing import Annotated
 
 import structlog
@@ -69,6 +72,31 @@ def _start_broker(fleet: Fleet, stack: contextlib.ExitStack) -> None:
         stack.enter_context(EmbeddedBroker(mqtt.port))
 
 
+class _Server(uvicorn.Server):
+    """uvicorn's own handler raises the signal again at the end: it would cut our stop short."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves the signals to us."""
+        yield
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """SIGTERM and SIGINT end the server in order; a second one at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.handle_exit(number, frame)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        # Until the process ends a further signal changes nothing: the stop is under way.
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _serve(fleet: Fleet) -> None:
     # Loading the web framework takes a while: only when it is needed.
     from fleet.api.app import create_app
@@ -95,8 +123,9 @@ def _serve(fleet: Fleet) -> None:
     controller.start()
     try:
         log.info("controller started", url=fleet.api_url, fleet=fleet.config.fleet)
-        server = uvicorn.Server(config)
-        server.run()
+        server = _Server(config)
+        with _stopped_by_signals(server):
+            server.run()
         if not server.started:
             raise UnavailableError(
                 "port-taken", f"cannot listen on {api.host}:{api.port}: is the port taken?"

@@ -1,0 +1,65 @@
+"""An API on a controller that is not connected: what HTTP alone can show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from contracts.config import MqttConfig
+from fleet.api.app import create_app
+from fleet.controller import Controller
+from fleet.folder import ApiConfig, Fleet, FleetConfig
+from fleet.store import devices, tokens
+from tests.support.bundles import noise_bundle
+from tests.support.tools import free_port
+
+Signed = Callable[[str], TestClient]
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def controller(database_url: str, tmp_path: Path) -> Iterator[Controller]:
+    """A controller with a published bundle and five devices; it is not started."""
+    fleet = Fleet.init(
+        tmp_path / "fleet",
+        FleetConfig(
+            "home",
+            mqtt=MqttConfig(port=free_port()),
+            database=database_url,
+            api=ApiConfig(requests_per_s=100_000, burst=100_000),
+        ),
+    )
+    bundle = noise_bundle(tmp_path / "bundle")
+    fleet.publish(bundle.path)
+    controller = Controller(fleet)
+    with controller.store.write() as connection:
+        for index in range(5):
+            labels = {"site": "lyon" if index % 2 else "graz"}
+            devices.enroll(
+                controller.store, connection, f"d{index}", "raspberry-pi-5", labels, [], NOW
+            )
+    yield controller
+    controller.store.close()
+
+
+@pytest.fixture
+def signed(controller: Controller) -> Iterator[Signed]:
+    """A client with a token of a role; with the role ``nobody``, without a token."""
+    app = create_app(controller)
+    clients: list[TestClient] = []
+
+    def make(role: str) -> TestClient:
+        client = TestClient(app, raise_server_exceptions=False)
+        clients.append(client)
+        if role != "nobody":
+            with controller.store.write() as connection:
+                secret = tokens.create(connection, f"the {role}", role, NOW)
+            client.headers["Authorization"] = f"Bearer {secret}"
+        return client
+
+    yield make
+    for client in clients:
+        client.close()

@@ -1,0 +1,107 @@
+"""A controller as a program of its own, that a test may kill and start again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from contracts.config import MqttConfig
+from contracts.errors import ShoalError
+from fleet.client import Client
+from fleet.folder import ApiConfig, Fleet, FleetConfig
+from tests.support.tools import free_port
+
+
+class ServedFleet:
+    """A fleet's folder with ``shoal fleet serve`` running on it; a context manager."""
+
+    def __init__(
+        self, folder: Path, mqtt: MqttConfig, *, name: str, database: str = "", **config: Any
+    ) -> None:
+        self.fleet = Fleet.init(
+            folder,
+            msgspec.structs.replace(
+                FleetConfig(
+                    name,
+                    mqtt=mqtt,
+                    api=ApiConfig(port=free_port(), requests_per_s=5000, burst=5000),
+                    database=database,
+                    admit_unknown=True,
+                    engine_s=0.2,
+                ),
+                **config,
+            ),
+        )
+        self.log = folder / "serve.log"
+        self.token = self.fleet.token_file.read_text().strip()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def client(self, token: str | None = None) -> Client:
+        """A client with the admin token, or another."""
+        return Client(self.fleet.api_url, token or self.token)
+
+    def start(self, *arguments: str) -> None:
+        """Starts the program and returns once it is ready."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "fleet", "fleet", "serve", "--dir",
+                 str(self.fleet.folder), *arguments],
+                stdout=log,
+                stderr=log,
+            )  # fmt: skip
+        self.until(self._ready, 60)
+
+    def _ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the controller ended:\n{self.log.read_text()[-3000:]}")
+        try:
+            with self.client() as client:
+                return client.ready().ready
+        except ShoalError:
+            return False
+
+    def kill(self) -> None:
+        """As the out-of-memory killer does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(20)
+
+    def stop(self) -> int:
+        """As systemd does; returns the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(40)
+
+    def until(self, holds: Callable[[], Any], seconds: float = 30.0) -> Any:
+        """Asks over HTTP until something holds; there is no event to wait for across processes."""
+        deadline = time.monotonic() + seconds
+        while not (found := holds()):
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"not within {seconds} s; log:\n{self.log.read_text()[-2000:]}"
+                )
+            time.sleep(0.1)
+        return found
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
