@@ -31,7 +31,14 @@ format: $(STAMP)
 test-tools:
 	bash tests/install_tools.sh
 
-test: $(STAMP) test-tools
+# tflite-runtime needs numpy 1: an environment of its own, for the tests of that runtime.
+.venv-tflite: pyproject.toml
+	test -x .venv-tflite/bin/python || $(PYTHON) -m venv .venv-tflite
+	.venv-tflite/bin/pip install --quiet --disable-pip-version-check \
+	  'tflite-runtime==2.14.0' 'numpy<2' 'msgspec>=0.19,<1' 'pyyaml>=6' 'tokenizers>=0.20,<1'
+	touch .venv-tflite
+
+test: $(STAMP) test-tools .venv-tflite
 	$(BIN)/python -m pytest
 
 bench: $(STAMP)
@@ -41,4 +48,4 @@ soak: $(STAMP) test-tools
 	$(BIN)/python -m pytest -m soak -s
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf .venv .venv-tflite .pytest_cache .mypy_cache .ruff_cache build dist

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Provisions a Linux board: installs the agent for its own user, as a service.
+#
+#   sudo bash provision.sh agent.yaml [WHEEL-OR-REQUIREMENT]
+#
+# agent.yaml is what `shoal fleet enroll` wrote. It holds the device's private key: copy it
+# over a trusted way and delete the copies. Run again to upgrade the agent or renew the file.
+set -euo pipefail
+
+config=${1:?usage: provision.sh agent.yaml [WHEEL-OR-REQUIREMENT]}
+package=${2:-shoal}
+here=$(cd "$(dirname "$0")" && pwd)
+
+[ "$(id -u)" -eq 0 ] || { echo "error: run as root (sudo bash $0 ...)" >&2; exit 2; }
+[ -r "$config" ] || { echo "error: cannot read $config" >&2; exit 2; }
+grep -q '^trust_root:' "$config" || { echo "error: $config is not an agent.yaml" >&2; exit 2; }
+python=$(command -v python3.11 || command -v python3) || {
+  echo "error: Python 3.11 or newer is needed: apt-get install python3 python3-venv" >&2; exit 2; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "error: $python is older than 3.11" >&2; exit 2; }
+
+id -u shoal >/dev/null 2>&1 ||
+  useradd --system --home-dir /var/lib/shoal --no-create-home --shell /usr/sbin/nologin shoal
+# Readers of the board's temperature, where the board has such a group.
+getent group video >/dev/null 2>&1 && usermod --append --groups video shoal
+
+[ -x /opt/shoal/bin/python ] || "$python" -m venv /opt/shoal
+extra=()
+# 32-bit ARM: numpy, psutil, pyyaml and msgspec come ready-made from piwheels.
+[ "$(uname -m)" = armv7l ] && extra=(--extra-index-url "${PIWHEELS:?set PIWHEELS to the index of ready-made 32-bit ARM wheels}")
+/opt/shoal/bin/pip install --quiet --disable-pip-version-check --upgrade "${extra[@]}" "$package"
+
+install -d -m 0750 -o root -g shoal /etc/shoal
+install -m 0640 -o root -g shoal "$config" /etc/shoal/agent.yaml
+# The service may write below /var/lib/shoal alone.
+if ! grep -q '^state_dir: /' /etc/shoal/agent.yaml; then
+  sed -i '/^state_dir:/d' /etc/shoal/agent.yaml
+  echo 'state_dir: /var/lib/shoal' >> /etc/shoal/agent.yaml
+fi
+install -m 0644 "$here/shoal-agent.service" /etc/systemd/system/shoal-agent.service
+systemctl daemon-reload
+systemctl enable shoal-agent.service
+systemctl restart shoal-agent.service
+echo "provisioned: systemctl status shoal-agent; sudo -u shoal /opt/shoal/bin/shoal-agent status --config /etc/shoal/agent.yaml"
