@@ -1,0 +1,537 @@
+# ruff: noqa: E402
+"""The controller's claims: ingest, rollout, fan-out, API, dashboard, memory by device count.
+
+Everything runs on loopback with a real mosquitto. Ingest and a bare paho consumer drain the
+same number of the same messages that wait at the same broker, in turns, so that no publisher
+takes part of the processor while they are measured. Devices are simulated
+(``python -m agent.simulate``), each with its own connection.
+
+    python benchmarks/fleet.py [--quick] [--json FILE] [--plot FILE] [--only CASE]...
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ["PYTHONPATH"] = str(ROOT)
+
+import httpx
+import msgspec
+import psutil
+
+from agent.simulate.model import FakeModel
+from agent.simulate.scenario import Behaviour
+from contracts import codec
+from contracts.config import MqttConfig
+from contracts.connection import connect_properties, new_client
+from contracts.messages import BundleRef, Telemetry
+from contracts.topics import Topics
+from fleet.api import models
+from fleet.broker import write_configuration
+from fleet.rollout.spec import RolloutSpec
+from fleet.simulate.launcher import Simulation
+from fleet.store import Store
+from tests.support.broker import wait_until_connectable
+from tests.support.postgres import postgres
+from tests.support.serving import Served, served
+from tests.support.tools import free_port, need_tool
+
+Row = dict[str, Any]
+DATA = ROOT / "tests" / "data"
+BUNDLES = [DATA / "tiny-classifier-1.0.0", DATA / "tiny-classifier-1.1.0"]
+SENDERS = 500
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How much is measured."""
+
+    messages: int
+    rounds: int
+    devices: int
+    memory: tuple[int, ...]
+    api_s: float
+    settle_s: float
+
+
+FULL = Size(20_000, 3, 1000, (100, 1000, 5000), 15.0, 25.0)
+QUICK = Size(2000, 1, 50, (10, 50), 3.0, 5.0)
+
+
+def row(case: str, system: str, figure: str, value: float, unit: str, runs: int = 1) -> Row:
+    """One figure."""
+    shown = round(value, 4 if abs(value) < 10 else 1)
+    return {"case": case, "system": system, "figure": figure, "value": shown, "unit": unit,
+            "runs": runs}  # fmt: skip
+
+
+@contextlib.contextmanager
+def broker() -> Iterator[MqttConfig]:
+    """A mosquitto with the configuration that the fleet generates."""
+    config = MqttConfig(port=free_port())
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
+        user = "root" if os.geteuid() == 0 else None
+        file = write_configuration(Path(folder), port=config.port, persistence=False, user=user)
+        program = need_tool("mosquitto", "/usr/sbin/mosquitto")
+        log = (Path(folder) / "log").open("wb")
+        process = subprocess.Popen([program, "-c", file], stdout=log, stderr=log)
+        try:
+            wait_until_connectable(config)
+            yield config
+        finally:
+            process.terminate()
+            process.wait(10)
+            log.close()
+
+
+# Ingest ---------------------------------------------------------------------------------------
+
+
+def telemetry_payload(seq: int, chance: random.Random) -> bytes:
+    """A batch as an agent sends it: a model's window, and the process's gauges."""
+    model = FakeModel(BundleRef("intents", "1.0.0", "0" * 64), Behaviour(), None, 1.0)
+    now = time.time()
+    sample = model.sample("classify", now, 10.0, chance.randrange(5, 15), chance)
+    gauges = {"rss_bytes": 61_000_000.0, "cpu_ratio": 0.05, "temperature_c": 51.2}
+    device = msgspec.structs.replace(
+        sample, slot="device", bundle=None, requests=0, labels={}, latency_us=None,
+        confidence=None, gauges=gauges,
+    )  # fmt: skip
+    return codec.encode(Telemetry("boot", seq, [sample, device]))
+
+
+def fill(config: MqttConfig, topics: Topics, messages: int) -> None:
+    """Publishes telemetry of many devices, and waits until the broker has all of it."""
+    chance = random.Random(1)
+    payloads = [telemetry_payload(seq, chance) for seq in range(-(-messages // SENDERS))]
+    client = new_client(config, f"fill-{uuid.uuid4().hex[:8]}")
+    client.max_inflight_messages_set(1000)
+    left, done = messages, threading.Event()
+
+    def published(*_: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            done.set()
+
+    client.on_publish = published
+    client.connect(config.host, config.port)
+    client.loop_start()
+    for index in range(messages):
+        topic = topics.of_device(f"dev-{index % SENDERS:04}", "telemetry")
+        client.publish(topic, payloads[index // SENDERS], qos=1)
+    assert done.wait(300), "the broker did not take the messages"
+    client.disconnect()
+    client.loop_stop()
+
+
+def child(what: str, config: MqttConfig, fleet: str, messages: int, database: str) -> None:
+    """Runs in a process of its own: subscribes or drains, prints seconds from first to last."""
+    topics = Topics(fleet)
+    if what == "ingest-subscribe":
+        consumer, _ = _consumer(config, topics, database)
+        consumer.start()
+        assert consumer.connected.wait(30)
+        consumer.stop()
+    elif what == "ingest":
+        _drain_ingest(config, topics, messages, database)
+    else:
+        _drain_bare(config, topics, messages, subscribe_only=what == "bare-subscribe")
+
+
+def _consumer(config: MqttConfig, topics: Topics, database: str) -> tuple[Any, Store]:
+    from fleet.ingest import Consumer
+    from fleet.ingest.writer import Writer
+
+    store = Store(database)
+    store.migrate()
+    return Consumer(topics, config, Writer(store, admit_unknown=True), name="bench"), store
+
+
+def _drain_ingest(config: MqttConfig, topics: Topics, messages: int, database: str) -> None:
+    import sqlalchemy as sa
+
+    consumer, store = _consumer(config, topics, database)
+    began = 0.0
+    consumer.start()
+    while consumer.counters.messages < messages:
+        if not began and (consumer.backlog or consumer.counters.messages):
+            began = time.perf_counter()
+        time.sleep(0.002)
+    seconds = time.perf_counter() - began
+    consumer.stop()
+    with store.read() as connection:
+        stored = connection.scalar(sa.text("SELECT count(*) FROM telemetry"))
+    assert stored == messages, f"{stored} rows of {messages} messages"
+    print(json.dumps({"seconds": seconds, "batches": consumer.counters.batches}))
+
+
+def _drain_bare(config: MqttConfig, topics: Topics, messages: int, *, subscribe_only: bool) -> None:
+    client = new_client(config, f"bare-{topics.fleet}")
+    times: list[float] = []
+    ready, done = threading.Event(), threading.Event()
+
+    def heard(*_: Any) -> None:
+        if not times:
+            times.append(time.perf_counter())
+        heard.count += 1  # type: ignore[attr-defined]
+        if heard.count == messages:  # type: ignore[attr-defined]
+            times.append(time.perf_counter())
+            done.set()
+
+    heard.count = 0  # type: ignore[attr-defined]
+    client.on_message = heard
+    client.on_subscribe = lambda *_: ready.set()
+    client.on_connect = lambda *_: client.subscribe(topics.every_device("telemetry"), 1)
+    properties = connect_properties(config)
+    client.connect(config.host, config.port, clean_start=False, properties=properties)
+    client.loop_start()
+    assert ready.wait(30)
+    if not subscribe_only:
+        assert done.wait(300)
+        # The last acknowledgements go out before the session is left.
+        time.sleep(0.2)
+        print(json.dumps({"seconds": times[1] - times[0]}))
+    client.disconnect()
+    client.loop_stop()
+
+
+def _run_child(what: str, config: MqttConfig, fleet: str, messages: int, database: str) -> Any:
+    arguments = [what, codec.encode(config).decode(), fleet, str(messages), database]
+    command = [sys.executable, __file__, "--child", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    if result.returncode != 0:
+        raise RuntimeError(f"{what} failed:\n{result.stderr[-2000:]}")
+    return json.loads(result.stdout) if result.stdout else {}
+
+
+def measure_ingest(size: Size) -> list[Row]:
+    """Messages a second: bare paho, SQLite, PostgreSQL, in turns."""
+    rates: dict[str, list[float]] = {"bare": [], "sqlite": [], "postgres": []}
+    batches: dict[str, list[float]] = {"sqlite": [], "postgres": []}
+    with (
+        broker() as config,
+        postgres() as server,
+        tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder,
+    ):
+        for turn in range(size.rounds):
+            for system in rates:
+                fleet = f"{system}{turn}"
+                kind = "bare" if system == "bare" else "ingest"
+                with contextlib.ExitStack() as stack:
+                    database = f"sqlite:///{folder}/{fleet}.db"
+                    if system == "postgres":
+                        database = stack.enter_context(server.database())
+                    _run_child(f"{kind}-subscribe", config, fleet, 0, database)
+                    fill(config, Topics(fleet), size.messages)
+                    found = _run_child(kind, config, fleet, size.messages, database)
+                rates[system].append(size.messages / found["seconds"])
+                if system in batches:
+                    batches[system].append(size.messages / found["batches"])
+    rows: list[Row] = []
+    bare = statistics.median(rates["bare"])
+    for case, system in (("ingest-sqlite", "sqlite"), ("ingest-postgres", "postgres")):
+        own = statistics.median(rates[system])
+        runs = size.rounds
+        rows += [
+            row(case, "bare-paho", "msg_s", bare, "1/s", runs),
+            row(case, "shoal", "msg_s", own, "1/s", runs),
+            row(case, "shoal", "share_of_bare", own / bare, "ratio", runs),
+            row(case, "shoal", "batch", statistics.median(batches[system]), "messages", runs),
+        ]
+    return rows
+
+
+# With devices -----------------------------------------------------------------------------------
+
+_SCENARIO = """
+seed: 11
+boards: {raspberry-pi-5: 1}
+labels: {site: [lyon, graz, porto, aarhus]}
+traffic: {requests_per_s: 1, telemetry_s: 10}
+updates: {step_s: 0.1, download: full}
+bundles: [{version: 1.1.0, fail_selftest: 0.015, roll_back: 0.015}]
+"""
+
+
+@contextlib.contextmanager
+def rehearsal(devices: int) -> Iterator[tuple[Served, Simulation]]:
+    """A controller and simulated devices, all online and heard."""
+    with broker() as config, tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
+        scenario = Path(folder) / "scenario.yaml"
+        scenario.write_text(_SCENARIO)
+        with served(Path(folder) / "fleet", config, name="bench", bundles=BUNDLES) as running:
+            simulation = Simulation(
+                "bench", config, devices, scenario=scenario, connects_per_s=400,
+                repository_url=f"{running.url}/repo/",
+            )  # fmt: skip
+            with simulation, running.client() as client:
+                simulation.wait_connected(60 + devices / 50)
+                until(lambda: client.devices_page(limit=1).counts.get("online", 0) == devices)
+                yield running, simulation
+
+
+def until(condition: Callable[[], bool], seconds: float = 600) -> None:
+    """Waits for what a controller on another process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError("it did not happen in time")
+        time.sleep(0.1)
+
+
+def roll_out(running: Served, version: str, failing: float) -> tuple[models.RolloutModel, float]:
+    """A rollout in four waves; returns its end and its seconds."""
+    spec = RolloutSpec.model_validate(
+        {
+            "bundle": "tiny-classifier",
+            "version": version,
+            "waves": [{"percent": p} for p in (1, 10, 50, 100)],
+            "gates": {"max_failure_rate": failing},
+            "bake_s": 1,
+            "trial": {"seconds": 1},
+        }
+    )
+    began = time.monotonic()
+    with running.client() as client:
+        name = client.create_rollout(spec).id
+        until(lambda: client.rollout(name).status != "running")
+        return client.rollout(name), time.monotonic() - began
+
+
+def measure_fleet(size: Size) -> list[Row]:
+    """Rollout, fan-out, API and dashboard with one fleet of devices."""
+    rows: list[Row] = []
+    with rehearsal(size.devices) as (running, simulation):
+        roll_out(running, "1.0.0", 0.0)
+        before = simulation.wait_changed(5)
+        ended, seconds = roll_out(running, "1.1.0", 0.2)
+        after = simulation.wait_changed(5)
+        case = f"rollout-{size.devices}"
+        moved = after.published + after.received - before.published - before.received
+        payload = after.published_bytes + after.received_bytes
+        payload -= before.published_bytes + before.received_bytes
+        loaded = after.downloaded_bytes - before.downloaded_bytes
+        succeeded = ended.status == "succeeded"
+        rows += [
+            row(case, "shoal", "seconds", seconds, "s"),
+            row(case, "shoal", "succeeded", float(succeeded), "bool"),
+            row(case, "shoal", "confirmed", ended.phases.get("confirmed", 0), "devices"),
+            row(case, "shoal", "failed", ended.phases.get("failed", 0), "devices"),
+            row(case, "shoal", "messages_per_device", moved / size.devices, "messages"),
+            row(case, "shoal", "mqtt_bytes_per_device", payload / size.devices, "bytes"),
+            row(case, "shoal", "bytes_per_device", (payload + loaded) / size.devices, "bytes"),
+        ]
+        rows += measure_fanout(running, size)
+        rows += asyncio.run(measure_api(running, size))
+        rows += measure_dashboard(running, size)
+    return rows
+
+
+def measure_fanout(running: Served, size: Size) -> list[Row]:
+    """One question to every device."""
+    case, times, answered = f"fanout-{size.devices}", [], []
+    query = models.Query(op="classify", text="turn on the lights", selector="all", timeout_s=60)
+    with running.client() as client:
+        for _ in range(5):
+            began = time.perf_counter()
+            result = client.query(query)
+            times.append(time.perf_counter() - began)
+            answered.append(result.answered)
+    return [
+        row(case, "shoal", "seconds", statistics.median(times), "s", len(times)),
+        row(case, "shoal", "answered", min(answered), "devices", len(times)),
+    ]
+
+
+async def measure_api(running: Served, size: Size) -> list[Row]:
+    """Latency at 100 requests a second, begun on time whether or not earlier ones have ended."""
+    paths = [
+        "/v1/devices?limit=50", "/v1/devices/sim-00007", "/v1/rollouts", "/v1/bundles",
+        "/v1/devices/sim-00007/telemetry", "/v1/devices?selector=site%3Dlyon&limit=50",
+    ]  # fmt: skip
+    times: list[float] = []
+    wrong: list[int] = []
+    headers = {"Authorization": f"Bearer {running.token('viewer')}"}
+    # Shorter than the server's: a connection is never used as the server closes it.
+    limits = httpx.Limits(max_connections=200, max_keepalive_connections=200, keepalive_expiry=2.0)
+    async with httpx.AsyncClient(
+        base_url=running.url, headers=headers, limits=limits, timeout=30, trust_env=False
+    ) as client:
+
+        async def one(path: str) -> None:
+            began = time.perf_counter()
+            try:
+                status = (await client.get(path)).status_code
+            except httpx.TransportError:
+                status = 0
+            times.append(time.perf_counter() - began)
+            if status != 200:
+                wrong.append(status)
+
+        await one(paths[0])
+        times.clear()
+        tasks, start = [], time.perf_counter()
+        for index in range(int(size.api_s * 100)):
+            await asyncio.sleep(max(0.0, start + index / 100 - time.perf_counter()))
+            tasks.append(asyncio.create_task(one(paths[index % len(paths)])))
+        await asyncio.gather(*tasks)
+    times.sort()
+    case, runs = "api-100-per-s", len(times)
+    found = [
+        row(case, "shoal", f"latency_p{q}_ms", times[min(runs - 1, runs * q // 100)] * 1000, "ms",
+            runs)
+        for q in (50, 95, 99)
+    ]  # fmt: skip
+    return [*found, row(case, "shoal", "errors", len(wrong), "responses", runs)]
+
+
+_PAGES = {
+    "overview": ("/ui/", "text=Devices online"),
+    "devices": ("/ui/devices", "text=sim-00001"),
+    "device": ("/ui/devices/sim-00007", "text=Update history"),
+    "rollout": ("/ui/rollouts/r2", "text=What happened"),
+}
+
+
+def measure_dashboard(running: Served, size: Size) -> list[Row]:
+    """Milliseconds from the click to the data in Chromium; the browser's cache is warm."""
+    from playwright.sync_api import sync_playwright
+
+    rows: list[Row] = []
+    program = need_tool("chromium", "/usr/bin/chromium")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--no-first-run"]  # fmt: skip
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        page = browser.new_page()
+        page.goto(f"{running.url}/")
+        page.get_by_label("API token").fill(running.token("viewer"))
+        page.keyboard.press("Enter")
+        for name, (path, sign) in _PAGES.items():
+            times = []
+            for _ in range(6):
+                began = time.perf_counter()
+                page.goto(running.url + path, wait_until="commit")
+                page.locator(sign).first.wait_for()
+                times.append((time.perf_counter() - began) * 1000)
+            case = f"dashboard-{size.devices}-{name}"
+            rows.append(row(case, "shoal", "data_ms", statistics.median(times[1:]), "ms", 5))
+        browser.close()
+    return rows
+
+
+def measure_memory(size: Size) -> list[Row]:
+    """Resident memory of a new controller with so many devices connected and reporting."""
+    rows: list[Row] = []
+    found: list[tuple[int, int]] = []
+    for devices in size.memory:
+        with rehearsal(devices) as (running, simulation):
+            time.sleep(size.settle_s)  # two rounds of telemetry
+            assert running.process is not None
+            rss = psutil.Process(running.process.pid).memory_info().rss
+            own = sum(psutil.Process(pid).memory_info().rss for pid in simulation.pids)
+            found.append((devices, rss))
+            case = f"devices-{devices}"
+            rows.append(row(case, "shoal", "rss_mb", rss / 1e6, "MB"))
+            rows.append(row(case, "simulator", "rss_mb", own / 1e6, "MB"))
+    (few, low), (many, high) = found[0], found[-1]
+    grown = (high - low) / (many - few) / 1000
+    rows.append(row(f"devices-{many}", "shoal", "growth_kb_per_device", grown, "kB"))
+    return rows
+
+
+def plot(rows: list[Row], file: Path) -> None:
+    """Memory of the controller against devices."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    points = sorted(
+        (int(r["case"].split("-")[1]), r["value"])
+        for r in rows
+        if r["figure"] == "rss_mb" and r["system"] == "shoal"
+    )
+    figure, axes = pyplot.subplots(figsize=(6, 3.6))
+    axes.plot([x for x, _ in points], [y for _, y in points], "o-", color="#0b6e7f")
+    axes.set_xlabel("connected devices")
+    axes.set_ylabel("controller RSS, MB")
+    axes.set_ylim(bottom=0)
+    figure.tight_layout()
+    figure.savefig(file)
+
+
+# Output -----------------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """What this runs on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 1),
+    }
+
+
+CASES: dict[str, Callable[[Size], list[Row]]] = {
+    "ingest": measure_ingest,
+    "fleet": measure_fleet,
+    "memory": measure_memory,
+}
+
+
+def main() -> int:
+    """Measures, prints a table, writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a smoke run")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="growth of memory, PNG")
+    parser.add_argument("--only", action="append", choices=CASES)
+    parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        what, config, fleet, messages, database = arguments.child
+        mqtt = codec.decode(config.encode(), MqttConfig, what="--child")
+        child(what, mqtt, fleet, int(messages), database)
+        return 0
+    size, facts = (QUICK if arguments.quick else FULL), machine()
+    rows: list[Row] = []
+    for name in arguments.only or CASES:
+        fresh = CASES[name](size)
+        rows += fresh
+        for one in fresh:
+            print(f"{one['case']:<26} {one['system']:<10} {one['figure']:<22} "
+                  f"{one['value']:>12,} {one['unit']}", flush=True)  # fmt: skip
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    if arguments.json:
+        result = {"benchmark": "fleet", "machine": facts, "commit": commit, "rows": rows}
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    if arguments.plot and any(r["figure"] == "rss_mb" for r in rows):
+        plot(rows, arguments.plot)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
