@@ -13,6 +13,7 @@ from fleet.api import (
     errors,
     idempotency,
     models,
+    openai,
     routes_admin,
     routes_devices,
     routes_operations,
@@ -101,6 +102,7 @@ def create_app(controller: Controller) -> FastAPI:
         routes_devices,
         routes_rollouts,
         routes_queries,
+        openai,
         routes_admin,
         routes_operations,
     ):
