@@ -161,7 +161,9 @@ def train(
             steps[fake] = make_step(fake)
         picked = rng.integers(0, len(data.ids), options.batch)
         ids, counts = _cut(data.ids[picked], data.counts[picked])
-        rate = _rate(number, options)
+        # What ends first, the steps or the time, ends the schedule.
+        share = max(number / options.steps, (clock() - started) / 60 / options.minutes)
+        rate = _rate(number, share, options)
         steps[fake](
             tf.constant(ids),
             tf.constant(counts),
@@ -192,11 +194,12 @@ def _cut(
     return ids[:, : size + 1], counts[:, :size]
 
 
-def _rate(number: int, options: TrainOptions) -> float:
+def _rate(number: int, share: float, options: TrainOptions) -> float:
+    """Linear warm-up, then a cosine down to a twentieth at `share` 1."""
     if number < options.warmup:
         return options.learning_rate * number / options.warmup
-    share = (number - options.warmup) / max(1, options.steps - options.warmup)
-    return options.learning_rate * (0.05 + 0.95 * 0.5 * (1 + float(np.cos(np.pi * share))))
+    cosine = 0.5 * (1 + float(np.cos(np.pi * min(share, 1.0))))
+    return options.learning_rate * (0.05 + 0.95 * cosine)
 
 
 def _validation_loss(evaluate: Any, data: Encoded, batch: int) -> float:
