@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -90,3 +91,14 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     """So that a recipe works from any folder."""
     loaded = recipes.load(write(tmp_path, "name: a\ndata: {train: rows.csv}"))
     assert loaded.data.train == str(tmp_path / "rows.csv")
+
+
+def test_the_document_of_the_schema_is_up_to_date() -> None:
+    """Run ``python docs/generate_recipes.py`` when this fails."""
+    docs = Path(__file__).parents[2] / "docs"
+    spec = importlib.util.spec_from_file_location("gen", docs / "generate_recipes.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (docs / "recipes.md").read_text(encoding="utf-8") == module.render()
