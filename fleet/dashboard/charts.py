@@ -146,12 +146,10 @@ def gauges(points: Sequence[Point]) -> dict[str, Any]:
 
 
 def accuracy_of(published: Published) -> float | None:
-    """The accuracy of the int8 model in a manifest's metrics, else whichever there is."""
+    """What the builder measured on the test split: accuracy of the int8 model, or exact match."""
     metrics = published.manifest.metrics
-    for path in (("int8", "accuracy"), ("accuracy",), ("exact_match",), ("float", "accuracy")):
-        value: Any = metrics
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
+    for key in ("accuracy_int8", "exact_match", "accuracy", "accuracy_float"):
+        value = metrics.get(key)
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
     return None

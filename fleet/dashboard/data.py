@@ -285,9 +285,9 @@ def _versions(connection: sa.Connection) -> list[tuple[str, int]]:
         DEVICE.c.reported.is_not(None), DEVICE.c.revoked_at.is_(None)
     )
     for text in connection.scalars(query):
-        for slot in _SLOTS.decode(text).slots.values():
-            if slot.active is not None:
-                found[f"{slot.active.name} {slot.active.version}"] += 1
+        active = [slot.active for slot in _SLOTS.decode(text).slots.values()]
+        # A set: a device with one bundle in two slots is one device.
+        found.update({f"{ref.name} {ref.version}" for ref in active if ref is not None})
     return found.most_common()
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -20,6 +21,7 @@ from fleet.dashboard import charts
 from fleet.dashboard.data import PAGE, Data
 from fleet.dashboard.render import render
 from fleet.dashboard.session import LIFETIME_S, Sessions
+from fleet.figures import Figures
 from fleet.folder import Fleet, FleetConfig
 from fleet.ingest.decode import Message
 from fleet.ingest.writer import Writer
@@ -186,9 +188,22 @@ def test_charts_of_nothing_say_so() -> None:
     """An empty series has a notice; one with points has none."""
     empty = charts.span(charts.requests([]), 0, 60)
     assert empty["title"]["show"] is True
-    from fleet.figures import Figures
-
     point = Point("d", "classify", "", 30, 60, Figures(requests=3, errors=1))
     drawn = charts.span(charts.requests([point]), 0, 60)
     assert drawn["title"]["show"] is False
     assert drawn["series"][0]["data"] == [[30_000, 3]]
+
+
+def test_models_are_plotted_by_size_and_measured_accuracy(controller: Controller) -> None:
+    """A bundle without an accuracy on a test split is listed, not plotted."""
+    (published, _), *_ = Data(controller).models()
+    assert charts.models([published])["series"] == []
+    metrics = {"accuracy_int8": 0.915, "accuracy_float": 0.92, "per_class": {}}
+    measured = msgspec.structs.replace(
+        published, manifest=msgspec.structs.replace(published.manifest, metrics=metrics)
+    )
+    (series,) = charts.models([measured])["series"]
+    kilobytes = round(published.manifest.total_bytes / 1000, 2)
+    assert series["data"] == [{"name": "1.0.0", "value": [kilobytes, 91.5]}]
+    html = render("models.html", models=[(measured, 3, charts.accuracy_of(measured))])
+    assert "91.5 %" in html
