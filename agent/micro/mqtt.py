@@ -251,11 +251,18 @@ class Client:
 
     async def _message(self, head, data):
         scan = _Scan(data)
-        topic = bytes(scan.take(scan.number(2))).decode()
+        try:
+            topic = bytes(scan.take(scan.number(2))).decode()
+        except UnicodeError:
+            raise Broken("a topic is not UTF-8")
         quality = (head >> 1) & 3
         number = scan.number(2) if quality else 0
         properties = scan.properties()
-        self._on_message(Message(topic, data[scan.at :], properties, bool(head & 1)))
+        try:
+            self._on_message(Message(topic, data[scan.at :], properties, bool(head & 1)))
+        except (ValueError, MemoryError) as error:
+            # One message that cannot be handled must not cost the connection.
+            print("message dropped:", repr(error))
         if quality == 1:
             await self._send(0x40, struct.pack(">H", number))
 

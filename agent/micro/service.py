@@ -15,7 +15,7 @@ from .files import checked_name
 from .mqtt import Broken, Message
 
 QUEUE = 4
-MAX_TEXT_BYTES = 4096
+MAX_TEXT_BYTES = 2048
 MAX_DEADLINE_MS = 600000
 
 
@@ -27,6 +27,9 @@ class Request:
             self.body = json.loads(message.payload)
         except ValueError:
             raise Refused("bad-message", "the request is not JSON")
+        except MemoryError:
+            gc.collect()
+            raise Refused("too-large", "the request does not fit into memory")
         if not isinstance(self.body, dict):
             raise Refused("bad-message", "the request is not a JSON object")
         self.op = op

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import pytest
+
+from contracts import blocks
+from contracts.blocks import Block
 from contracts.bundle import Bundle
-from contracts.messages import ClassifyRequest
+from contracts.messages import (
+    ClassifyRequest,
+    GenerateRequest,
+    SelftestRequest,
+    StatusRequest,
+)
+from fleet.repository.repository import Repository
+from tests.micro import bundles
 from tests.micro.conftest import DATA
 
 
@@ -41,3 +52,172 @@ def test_a_device_joins_updates_answers_and_reports(controller, devices):
     assert not slot.trial
     assert reported.last_update.state == "committed"
     assert reported.runtime == "micropython"
+
+
+def _refused(controller, devices, name: str, *, revision: int = 1, version: str = "1.0.0"):
+    """Starts a device, asks for a bundle, and returns the reason of its refusal."""
+    folder = devices.enrol(name)
+    devices.start(folder)
+    controller.desire(name, revision, _ref(version))
+    event = controller.wait_update("refused", revision)
+    assert event.reason is not None
+    reported = controller.wait(
+        "the report", lambda _, k, m: k == "reported" and m.desired_revision == revision
+    )
+    assert reported.slots.get("classify") is None or reported.slots["classify"].active is None
+    assert reported.last_update.reason == event.reason
+    return event.reason
+
+
+def _when(prefix: str, change):
+    """Spoils the blocks of paths that begin with `prefix`."""
+    return lambda request, payload: (
+        change(request, payload) if request.path.startswith(prefix) else payload
+    )
+
+
+def test_targets_signed_by_a_stranger_are_refused(controller, devices, tmp_path):
+    """A repository with other keys, in the place of the fleet's, is not believed."""
+    strange = Repository.create(tmp_path / "strange", tmp_path / "strange-keys")
+    strange.publish(Bundle.open(DATA / "tiny-classifier-1.0.0"))
+    folder = devices.enrol("chip")
+    controller.repository = strange
+    devices.start(folder)
+    controller.desire("chip", 1, _ref("1.0.0"))
+    assert controller.wait_update("refused", 1).reason.code == "wrong-signature"
+
+
+def test_a_changed_targets_file_is_refused(controller, devices):
+    """One other digit in the signed list breaks its signature."""
+    controller.spoil = _when(
+        "metadata/3.targets", lambda _, payload: payload.replace(b'"release":1', b'"release":9')
+    )
+    assert _refused(controller, devices, "chip").code == "wrong-signature"
+
+
+def test_older_metadata_than_was_seen_is_refused(controller, devices):
+    """Serving an old, rightly signed list again does not take a device back."""
+    folder = devices.enrol("chip")
+    devices.start(folder)
+    controller.desire("chip", 1, _ref("1.1.0"))
+    controller.wait_update("committed", 1)
+    old = controller.repository.folder / "metadata" / "2.targets.json"
+    (controller.repository.folder / "metadata" / "3.targets.json").write_bytes(old.read_bytes())
+    controller.desire("chip", 2, _ref("1.0.0"))
+    assert controller.wait_update("refused", 2).reason.code == "rollback"
+
+
+def test_an_older_release_is_refused_but_the_previous_one_is_a_way_back(controller, devices):
+    """A committed release is a floor for downloads; the bundle kept beside it may serve again."""
+    folder = devices.enrol("chip")
+    devices.start(folder)
+    controller.desire("chip", 1, _ref("1.1.0"))
+    controller.wait_update("committed", 1)
+    controller.desire("chip", 2, _ref("1.0.0"))
+    reason = controller.wait_update("refused", 2).reason
+    assert reason.code == "rollback"
+    assert "release 1" in reason.message
+    reported = controller.wait(
+        "the report", lambda _, k, m: k == "reported" and m.desired_revision == 2
+    )
+    assert reported.slots["classify"].active == _ref("1.1.0")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda _, payload: payload[:10], "bad-block"),
+        (lambda _, payload: payload[:16], "bad-block"),
+        (lambda _, payload: payload + b"x" * 200, "bad-block"),
+        (lambda r, p: blocks.pack("another", blocks.unpack(r.id, p)), "bad-block"),
+        (lambda r, p: blocks.pack(r.id, Block(7, 99, b"other range")), "bad-block"),
+        (lambda _, payload: payload[:-1] + bytes([payload[-1] ^ 1]), "wrong-hash"),
+        (lambda r, p: blocks.pack(r.id, Block(r.offset, 2**30, p[16:])), "wrong-size"),
+    ],
+    ids=[
+        "shorter than its header", "empty", "longer than asked", "of another request",
+        "of another range", "with a flipped bit", "of a file that grew",
+    ],
+)  # fmt: skip
+def test_damaged_blocks_are_refused_with_the_reason(controller, devices, change, code):
+    """Nothing that a block says is believed; the device goes on and reports why."""
+    controller.spoil = _when("blobs/", change)
+    assert _refused(controller, devices, "chip").code == code
+    controller.spoil = lambda _, payload: payload
+    controller.desire("chip", 2, _ref("1.0.0"))
+    controller.wait_update("committed", 2)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_it_is_fetched(controller, devices, tmp_path):
+    """The manifest says that the arena is larger than the board gives: no model byte is asked."""
+    large = bundles.write(tmp_path / "large", "large", "1.0.0", seed=1, arena_bytes=2**20)
+    ref = controller.repository.publish(large)
+    asked = []
+
+    def watch(request, payload):
+        asked.append(request.path)
+        return payload
+
+    controller.spoil = watch
+    devices.start(devices.enrol("chip"))
+    controller.desire("chip", 1, ref)
+    reason = controller.wait_update("refused", 1).reason
+    assert reason.code == "does-not-fit"
+    assert "memory" in reason.message
+    assert not [path for path in asked if path.startswith("blobs/")]
+
+
+def test_bad_requests_are_answered_or_ignored_and_the_device_goes_on(controller, devices):
+    """Requests that are no JSON, too long or unknown do not stop a device."""
+    devices.start(devices.enrol("chip"))
+    controller.desire("chip", 1, _ref("1.0.0"))
+    controller.wait_update("committed", 1)
+    for body in (b"", b"\xff\xfe", b"[]", b'{"text": 5}', b'{"id": "../x", "text": "a"}'):
+        controller.send("chip", "classify", body)
+    (long,) = controller.ask("chip", "classify", ClassifyRequest(text="x" * 2049))
+    assert long.error.code == "too-large"
+    (strange,) = controller.ask("chip", "dance", StatusRequest())
+    assert strange.error.code == "unknown-operation"
+    (empty,) = controller.ask("chip", "generate", GenerateRequest(prompt="t=20"))
+    assert empty.error.code == "no-model"
+    (tested,) = controller.ask("chip", "selftest", SelftestRequest())
+    golden = Bundle.open(DATA / "tiny-classifier-1.0.0").golden()
+    assert tested.selftested.vectors == tested.selftested.passed == len(golden)
+    (status,) = controller.ask("chip", "status", StatusRequest())
+    assert status.reported.slots["classify"].active == _ref("1.0.0")
+    (answer,) = controller.ask("chip", "classify", ClassifyRequest(text="turn on the light"))
+    assert answer.classified is not None
+
+
+def test_three_restarts_in_a_trial_roll_back(controller, devices):
+    """A bundle whose trial is interrupted again and again gives way to the one before."""
+    folder = devices.enrol("chip")
+    process = devices.start(folder)
+    controller.desire("chip", 1, _ref("1.0.0"))
+    controller.wait_update("committed", 1)
+    controller.desire("chip", 2, _ref("1.1.0"), seconds=600)
+    controller.wait_update("trial", 2)
+    for restart in range(3):
+        process.kill()
+        process.wait()
+        process = devices.start(folder)
+        session = 2 + restart
+        controller.wait(
+            f"restart {restart}",
+            lambda _, k, m, s=session: k == "status" and m.state == "online" and m.session == s,
+        )
+    reported = controller.wait(
+        "the report", lambda _, k, m: k == "reported" and m.desired_revision == 2
+    )
+    assert reported.slots["classify"].active == _ref("1.0.0")
+    assert reported.last_update.state == "rolled-back"
+    assert reported.last_update.reason.code == "trial-restarts"
+
+
+def test_the_broker_says_offline_when_a_device_vanishes(controller, devices):
+    """The will names the session that ended, so that it cannot hide a newer one."""
+    process = devices.start(devices.enrol("chip"))
+    controller.wait("online", lambda _, k, m: k == "status" and m.state == "online")
+    process.kill()
+    will = controller.wait("offline", lambda _, k, m: k == "status" and m.state == "offline")
+    assert will.session == 1

@@ -1,0 +1,198 @@
+"""Cuts the power at each write and erase of an update in turn: powercut.py FOLDER.
+
+FOLDER holds ``repo`` (a repository), ``root.json`` and ``desired.json`` (two documents: the
+first is installed, the second is the update). The flash is littlefs on a block device in
+memory that stops in the middle of operation k: half of a write is programmed, half of a block
+erased. Then the device boots from what is left, must serve, and must complete the update.
+"""
+
+import asyncio
+import binascii
+import json
+import sys
+import vfs
+
+from micro import bundle, files
+from micro.blocks import Blocks
+from micro.device import Device
+from micro.memory import Memory
+
+BLOCK = 4096
+COUNT = 40
+
+
+class PowerCut(Exception):
+    """The power is gone; nothing works until the next boot."""
+
+
+class Flash:
+    """NOR flash: a write needs erased bytes; counts operations and stops at one of them."""
+
+    def __init__(self, data=None):
+        self.data = data or bytearray(b"\xff" * BLOCK * COUNT)
+        self.operations = 0
+        self.cut = None
+        self.dead = False
+
+    def _operation(self):
+        if self.dead:
+            raise PowerCut()
+        self.operations += 1
+        if self.operations == self.cut:
+            self.dead = True
+        return self.dead
+
+    def readblocks(self, number, buffer, offset=0):
+        if self.dead:
+            raise PowerCut()
+        at = number * BLOCK + offset
+        buffer[:] = memoryview(self.data)[at : at + len(buffer)]
+
+    def writeblocks(self, number, buffer, offset=0):
+        dies = self._operation()
+        at = number * BLOCK + offset
+        size = len(buffer) // 2 if dies else len(buffer)
+        old = memoryview(self.data)[at : at + size]
+        if any(byte != 0xFF for byte in old):
+            raise ValueError("a write to flash that is not erased")
+        self.data[at : at + size] = memoryview(buffer)[:size]
+        if dies:
+            raise PowerCut()
+
+    def ioctl(self, op, argument):
+        if op == 4:
+            return COUNT
+        if op == 5:
+            return BLOCK
+        if op == 6:
+            dies = self._operation()
+            size = BLOCK // 2 if dies else BLOCK
+            at = argument * BLOCK
+            self.data[at : at + size] = b"\xff" * size
+            if dies:
+                raise PowerCut()
+            return 0
+        return 0
+
+
+class Bench:
+    """Boots devices on a flash."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.memory = Memory(16384)
+        self.buffers = bytearray(2048), bytearray(2048 + 16)
+        with open(folder + "/desired.json") as stream:
+            self.desired = json.load(stream)
+        board = {
+            "name": "pico-2-w", "model_ram_bytes": 131072, "model_flash_bytes": 65536,
+            "quantizations": ["int8"],
+        }
+        self.config = {
+            "fleet": "f", "device": "d", "board": board, "mqtt": {"host": "127.0.0.1", "port": 1}
+        }
+
+    def boot(self, flash):
+        """Mounts and makes the device; its blocks come from the repository's folder."""
+        vfs.mount(vfs.VfsLfs2(flash, readsize=256, progsize=256, lookahead=32), "/f")
+        self.memory.reset()
+        device = Device(self.config, "/f", self.memory, self.buffers)
+        holder = []
+
+        async def publish(topic, payload):
+            request = json.loads(payload)
+            name = request["id"]
+            try:
+                with open(self.folder + "/repo/" + request["path"], "rb") as stream:
+                    stream.seek(0, 2)
+                    total = stream.tell()
+                    stream.seek(request["offset"])
+                    data = stream.read(request["length"])
+            except OSError:
+                total = (1 << 48) - 1
+                data = b'{"error": {"code": "no-such-path", "message": "no such path"}}'
+            head = binascii.crc32(name.encode()).to_bytes(4, "big")
+            head += request["offset"].to_bytes(6, "big") + total.to_bytes(6, "big")
+            holder[0].on_message(name, head + data)
+
+        holder.append(Blocks(publish, "t", "b", self.buffers[1]))
+        device.blocks = holder[0]
+        return device
+
+    def run(self, flash, desired):
+        """Boots, checks that what is active serves, applies `desired` and ends the trial."""
+        device = self.boot(flash)
+        try:
+            asyncio.run(self._run(device, desired))
+        finally:
+            try:
+                vfs.umount("/f")
+            except PowerCut:
+                pass
+
+    async def _run(self, device, desired):
+        await device.start()
+        before = self.serves(device)
+        await device._updater.apply(desired)
+        slot = device.slot("classify")
+        while slot.trial is not None:
+            await device.trials.check(slot)
+        device._reached(desired["revision"])
+        wanted = desired["slots"]["classify"]["bundle"]["version"]
+        after = self.serves(device)
+        if after != wanted:
+            raise ValueError("%s serves after the update to %s (before: %s): %s"
+                             % (after, wanted, before, device._last_update))
+
+    @staticmethod
+    def serves(device):
+        """The version that answers its own golden vectors; None without a bundle."""
+        slot = device.slot("classify")
+        if slot.active is None:
+            return None
+        model, reference = device.models["classify"]
+        vectors, passed, most = bundle.selftest(device.folder("classify"), model)
+        if not bundle.holds(model.manifest, vectors, passed, most):
+            raise ValueError("what serves does not hold its golden vectors")
+        return reference["version"]
+
+
+def prepare(bench):
+    """A flash with the first bundle committed."""
+    flash = Flash()
+    vfs.VfsLfs2.mkfs(flash, readsize=256, progsize=256, lookahead=32)
+    vfs.mount(vfs.VfsLfs2(flash, readsize=256, progsize=256, lookahead=32), "/f")
+    files.make_folder("/f/trust")
+    with open(bench.folder + "/root.json", "rb") as stream:
+        files.write("/f/trust/root.json", stream.read())
+    vfs.umount("/f")
+    bench.run(flash, bench.desired[0])
+    return flash.data
+
+
+def main(folder, part, parts):
+    """Prints ``{"operations", "tested", "failed"}``; tests every `parts`-th cut from `part`."""
+    bench = Bench(folder)
+    image = prepare(bench)
+    whole = Flash(bytearray(image))
+    bench.run(whole, bench.desired[1])
+    tested = 0
+    failed = []
+    for cut in range(1 + part, whole.operations + 1, parts):
+        flash = Flash(bytearray(image))
+        flash.cut = cut
+        try:
+            bench.run(flash, bench.desired[1])
+            failed.append([cut, "the power was not cut"])
+        except PowerCut:
+            pass
+        try:
+            bench.run(Flash(flash.data), bench.desired[1])
+            tested += 1
+        except Exception as error:
+            sys.print_exception(error)
+            failed.append([cut, repr(error)])
+    print(json.dumps({"operations": whole.operations, "tested": tested, "failed": failed}))
+
+
+main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
