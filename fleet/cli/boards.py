@@ -9,6 +9,8 @@ import typer
 
 from contracts import board as boards
 from contracts.bundle import Bundle
+from fleet.boards.flash import flash
+from fleet.boards.folder import load_config, write_folder
 from fleet.cli.options import AsJson
 from fleet.cli.output import emit_json, reported, table
 
@@ -62,3 +64,40 @@ def check_bundle(
             )
         if board and found[board]:
             raise typer.Exit(1)
+
+
+@app.command("files")
+def write_files(
+    config: Annotated[Path, typer.Argument(help="The device's agent.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="The folder to write.")] = None,
+    wifi: Annotated[str | None, typer.Option(help="The name of the wireless network.")] = None,
+    wifi_password_file: Annotated[
+        Path | None, typer.Option(help="A file with the network's password.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Writes what is copied to a MicroPython board."""
+    with reported(as_json):
+        loaded = load_config(config)
+        password = wifi_password_file.read_text().strip() if wifi_password_file else ""
+        target = out or config.parent / f"{loaded.device}-board"
+        files = write_folder(loaded, target, wifi=(wifi, password) if wifi else None)
+        if as_json:
+            emit_json({"folder": str(target), "files": [str(file) for file in files]})
+            return
+        typer.echo(f"{target}: {len(files)} files. Copy them: shoal boards flash {target}")
+
+
+@app.command("flash")
+def flash_board(
+    folder: Annotated[Path, typer.Argument(help="A folder written by `shoal boards files`.")],
+    port: Annotated[str, typer.Option(help="The serial port of the board.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Copies a device's files to its board with mpremote and restarts it."""
+    with reported(as_json):
+        flash(folder, port)
+        if as_json:
+            emit_json({"folder": str(folder), "port": port})
+            return
+        typer.echo(f"Copied {folder} and restarted the board.")

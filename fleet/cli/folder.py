@@ -10,6 +10,7 @@ import typer
 from contracts.board import load as load_board
 from contracts.config import MqttConfig
 from contracts.errors import InputError
+from fleet.boards.folder import load_config, write_folder
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
 from fleet.folder import ApiConfig, Fleet, FleetConfig
@@ -98,10 +99,18 @@ def enroll(
             out=out,
             replace=replace,
         )
+        files = None
+        if "micropython" in load_board(board).runtimes:
+            files = path.parent / f"{device}-board"
+            write_folder(load_config(path), files)
         if as_json:
-            emit_json({"device": device, "board": board, "config": str(path)})
+            written = {"files": str(files)} if files else {}
+            emit_json({"device": device, "board": board, "config": str(path), **written})
             return
         typer.echo(f"Enrolled {device}: {path}")
+        if files is not None:
+            typer.echo(f"Copy it to the board: shoal boards flash {files}")
+            return
         typer.echo(f"On the device: shoal-agent run --config {path.name}")
 
 

@@ -64,7 +64,7 @@ def is_test(prompt: str) -> bool:
 def lines(count: int, *, seed: int, test: bool) -> list[tuple[str, str]]:
     """`count` lines of one split."""
     rng = random.Random(seed)
-    found = []
+    found: list[tuple[str, str]] = []
     while len(found) < count:
         one = line(rng)
         if is_test(one[0]) == test:

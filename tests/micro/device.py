@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from fleet.boards.compiler import compile_agent
 from tests.support.tools import need_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,9 +25,18 @@ def micropython() -> str:
     return need_tool("micropython", str(Path(sys.executable).parent / "micropython"))
 
 
+@cache
+def compiled() -> Path:
+    """The agent compiled for this machine, as a board has it."""
+    folder = Path(tempfile.mkdtemp(prefix="shoal-micro-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    compile_agent("x86_64", folder / "micro")
+    return folder
+
+
 def environment(**extra: str) -> dict[str, str]:
     """Variables that let a script import the package ``micro``."""
-    return {"MICROPYPATH": f"{ROOT / 'agent'}:{SCRIPTS}:.frozen", **extra}
+    return {"MICROPYPATH": f"{compiled()}:{SCRIPTS}:.frozen", **extra}
 
 
 def command(script: str, *words: str, heap: str = HEAP) -> list[str]:

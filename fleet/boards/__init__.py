@@ -1,0 +1,1 @@
+"""Provisioning of MicroPython boards: the folder that a board needs, and copying it there."""
