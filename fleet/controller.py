@@ -88,7 +88,7 @@ class Controller:
 
     def start(self) -> None:
         """Starts all parts; the broker may come later."""
-        self._index_repository()
+        self.index_repository()
         for part in (self.outbox, self.blocks, self.asker, self.consumer, self.sender):
             part.start()
         for thread in self._threads:
@@ -175,11 +175,11 @@ class Controller:
                 _LOG.info("signatures renewed", roles=renewed)
         except ShoalError as error:
             _LOG.error("signatures not renewed: devices will refuse them", reason=str(error))
-        self._index_repository()
+        self.index_repository()
         return _HOUSEKEEPING_S
 
-    def _index_repository(self) -> None:
-        """Bundles that were published while no database was there."""
+    def index_repository(self) -> None:
+        """Adds bundles to the index that were published while this database was not there."""
         with self.store.read() as connection:
             known = {published.ref for published in bundles.every(connection)}
         for ref, release in self.repository.bundles().items():

@@ -54,8 +54,9 @@ def take(store: Store, token: str, key: str, digest: str, now: float) -> Kept | 
             store.insert(IDEMPOTENCY)
             .values(token=token, key=key, request_sha256=digest, at=now)
             .on_conflict_do_nothing()
+            .returning(IDEMPOTENCY.c.key)
         )
-        if inserted.rowcount == 1:
+        if inserted.first() is not None:
             return None
         row = connection.execute(sa.select(IDEMPOTENCY).where(mine)).one()
         if row.request_sha256 != digest:

@@ -144,8 +144,9 @@ class Writer:
                 event=text,
             )
             .on_conflict_do_nothing()
+            .returning(UPDATE_EVENT.c.id)
         )
-        if inserted.rowcount != 1:
+        if inserted.first() is None:
             return
         before = connection.scalar(sa.select(DEVICE.c.update).where(DEVICE.c.id == device))
         if before is not None and not _is_newer(event, load(before, UpdateEvent)):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from contracts.config import MqttConfig
 from fleet.api.app import create_app
+from fleet.api.auth import Gatekeeper
 from fleet.controller import Controller
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.store import devices, tokens
@@ -20,21 +23,29 @@ Signed = Callable[[str], TestClient]
 NOW = 1_800_000_000.0
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fleet's folder with one published bundle; tests copy it, as making keys takes a while."""
+    folder = tmp_path_factory.mktemp("template")
+    fleet = Fleet.init(folder / "fleet", FleetConfig("home"))
+    fleet.publish(noise_bundle(folder / "bundle").path)
+    (fleet.folder / "state.db").unlink()
+    return fleet.folder
+
+
 @pytest.fixture
-def controller(database_url: str, tmp_path: Path) -> Iterator[Controller]:
+def controller(database_url: str, tmp_path: Path, template: Path) -> Iterator[Controller]:
     """A controller with a published bundle and five devices; it is not started."""
-    fleet = Fleet.init(
-        tmp_path / "fleet",
-        FleetConfig(
-            "home",
-            mqtt=MqttConfig(port=free_port()),
-            database=database_url,
-            api=ApiConfig(requests_per_s=100_000, burst=100_000),
-        ),
+    shutil.copytree(template, tmp_path / "fleet")
+    config = FleetConfig(
+        "home",
+        mqtt=MqttConfig(port=free_port()),
+        database=database_url,
+        api=ApiConfig(requests_per_s=100_000, burst=100_000),
     )
-    bundle = noise_bundle(tmp_path / "bundle")
-    fleet.publish(bundle.path)
+    fleet = Fleet(tmp_path / "fleet", config)
     controller = Controller(fleet)
+    controller.index_repository()
     with controller.store.write() as connection:
         for index in range(5):
             labels = {"site": "lyon" if index % 2 else "graz"}
@@ -45,10 +56,23 @@ def controller(database_url: str, tmp_path: Path) -> Iterator[Controller]:
     controller.store.close()
 
 
+_APPS: list[FastAPI] = []
+
+
+def app_of(controller: Controller) -> FastAPI:
+    """The application; made once, as describing all routes takes a while, and moved over."""
+    if not _APPS:
+        _APPS.append(create_app(controller))
+    app = _APPS[0]
+    app.state.controller = controller
+    app.state.gatekeeper = Gatekeeper(controller)
+    return app
+
+
 @pytest.fixture
 def signed(controller: Controller) -> Iterator[Signed]:
     """A client with a token of a role; with the role ``nobody``, without a token."""
-    app = create_app(controller)
+    app = app_of(controller)
     clients: list[TestClient] = []
 
     def make(role: str) -> TestClient:

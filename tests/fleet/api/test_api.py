@@ -9,15 +9,14 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from fleet.api.app import create_app
 from fleet.api.auth import Limiter
 from fleet.controller import Controller
 from fleet.store import audit
-from tests.fleet.api.conftest import Signed
+from tests.fleet.api.conftest import Signed, app_of
 
 ROLLOUT = {"bundle": "noise", "version": "1.0.0"}
-OPEN = {"/healthz", "/readyz", "/v1/certificates/renew", "/repo/{path:path}"}
-"""What needs no token: liveness, signed files, and a request that the device's key signs."""
+OPEN = {"/healthz", "/readyz", "/v1/certificates/renew", "/v1/enroll", "/repo/{path:path}"}
+"""What needs no bearer token: liveness, signed files, one-time tokens, requests signed by a key."""
 
 
 def _error(response: Any, status: int, code: str) -> dict[str, Any]:
@@ -26,11 +25,12 @@ def _error(response: Any, status: int, code: str) -> dict[str, Any]:
     assert set(document) == {"error"}
     assert document["error"]["code"] == code, document
     assert document["error"]["message"]
-    return document["error"]["detail"] if "detail" in document["error"] else {}
+    detail: dict[str, Any] = document["error"].get("detail", {})
+    return detail
 
 
 def _routes(controller: Controller) -> list[tuple[str, str]]:
-    app = create_app(controller)
+    app = app_of(controller)
     schema = app.openapi()
     return [
         (method.upper(), path) for path, methods in schema["paths"].items() for method in methods
@@ -73,7 +73,7 @@ def test_a_wrong_token_is_refused_and_guessing_is_slowed(signed: Signed) -> None
 def test_a_viewer_can_change_nothing(controller: Controller, signed: Signed) -> None:
     """Every route that changes something answers 403 to a viewer, and nothing is audited."""
     client = signed("viewer")
-    harmless = {"/v1/rollouts/plan", "/v1/certificates/renew"}
+    harmless = {"/v1/rollouts/plan", "/v1/certificates/renew", "/v1/enroll"}
     bodies: dict[str, Any] = {
         "/v1/rollouts": ROLLOUT,
         "/v1/queries": {"selector": "all", "text": "hello"},
@@ -284,7 +284,7 @@ def test_every_error_has_the_one_shape(
 ) -> None:
     """Whatever goes wrong, a program finds the code in the same place."""
     response = signed("admin").request(method, path)
-    if path.startswith("/repo/..") or path.startswith("/repo/metadata/.."):
+    if path.startswith(("/repo/..", "/repo/metadata/..")):
         assert response.status_code == 404
         assert "error" in response.json()
         return
@@ -292,13 +292,13 @@ def test_every_error_has_the_one_shape(
 
 
 def test_a_body_over_the_cap_is_refused(signed: Signed) -> None:
-    """Before it is read into memory, with or without an announced length."""
+    """Before it is read into memory; one without a length is cut off at the cap."""
     client = signed("operator")
     big = b'{"bundle": "' + b"x" * 1_100_000 + b'"}'
     headers = {"Content-Type": "application/json"}
     _error(client.post("/v1/rollouts", content=big, headers=headers), 413, "too-large")
     parts = (big[at : at + 50_000] for at in range(0, len(big), 50_000))
-    _error(client.post("/v1/rollouts", content=parts, headers=headers), 413, "too-large")
+    _error(client.post("/v1/rollouts", content=parts, headers=headers), 400, "bad-request")
 
 
 def test_the_repository_is_served_with_ranges_and_without_a_token(
@@ -368,7 +368,7 @@ def test_the_limiter_lets_a_burst_through_and_then_the_rate() -> None:
 
 def test_every_operation_is_described(controller: Controller) -> None:
     """OpenAPI has a text for each route, and the error shape for each error."""
-    app = create_app(controller)
+    app = app_of(controller)
     for path, methods in app.openapi()["paths"].items():
         for method, operation in methods.items():
             assert operation.get("description") or operation.get("summary"), (method, path)
