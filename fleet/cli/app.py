@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from fleet.cli import boards, devices, folder, keys, rollout, serve, simulate
+from fleet.cli import boards, devices, folder, keys, operations, rollout, serve, simulate
 
 HANDED_OVER: Final = {
     "build": "model_builder",
@@ -42,6 +42,7 @@ app.add_typer(fleet_app, name="fleet")
 app.add_typer(boards.app, name="boards")
 folder.register(fleet_app)
 serve.register(fleet_app)
+operations.register(fleet_app)
 devices.register(fleet_app)
 simulate.register(fleet_app)
 fleet_app.add_typer(rollout.app, name="rollout")

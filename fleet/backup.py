@@ -1,0 +1,192 @@
+"""Backups of a fleet, consistent while the controller runs.
+
+A backup is a tar file (gzip): ``fleet.yaml``, ``keys/``, ``ca/``, ``repository/``, ``tokens/``,
+and the database: SQLite through its online backup API, PostgreSQL through ``pg_dump``. The
+database is copied first: every bundle that it names is then in the repository, whose files are
+written before the database names them. It holds private keys: mode 0600, keep it safe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sqlite3
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import sqlalchemy as sa
+
+from contracts import limits
+from contracts.errors import InputError, UnavailableError
+from fleet import durable
+from fleet.folder import CONFIG, Fleet
+from fleet.store import Store
+
+_PARTS: Final = (CONFIG, "keys", "ca", "repository", "tokens")
+_SQLITE: Final = "state.db"
+_DUMP: Final = "state.pgdump"
+_MAX_BYTES: Final = 64 * 1024 * limits.MIB
+
+
+def backup(fleet: Fleet, target: Path) -> int:
+    """Writes a backup.
+
+    Args:
+        fleet: the fleet.
+        target: the file; it must not exist.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        InputError: ``file-exists``.
+        UnavailableError: the database cannot be copied now.
+    """
+    if target.exists():
+        raise InputError("file-exists", f"{target} exists: name another file")
+    durable.make_folder(target.absolute().parent)
+    with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".backup-") as folder:
+        work = Path(folder)
+        copy = _copy_database(fleet, work)
+        archive = work / "backup.tar.gz"
+        with _private(archive) as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
+            tar.add(copy, copy.name)
+            with fleet.open_repository().locked():
+                for name in _PARTS:
+                    tar.add(fleet.folder / name, name, filter=_plain)
+        size = archive.stat().st_size
+        try:
+            os.link(archive, target)
+        except FileExistsError:
+            raise InputError("file-exists", f"{target} exists: name another file") from None
+        durable.sync_folder(target.absolute().parent)
+    return size
+
+
+@contextlib.contextmanager
+def _private(path: Path) -> Iterator[BinaryIO]:
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Regular files and folders; not what is being written, nor lock files."""
+    name = Path(entry.name).name
+    hidden = name.startswith(".") or name.endswith(".tmp")
+    return entry if (entry.isfile() or entry.isdir()) and not hidden else None
+
+
+def _copy_database(fleet: Fleet, work: Path) -> Path:
+    store = Store(fleet.database_url)
+    try:
+        if store.is_sqlite:
+            path = Path(str(store.url.database))
+            copy = work / _SQLITE
+            with (
+                contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source,
+                contextlib.closing(sqlite3.connect(copy)) as sink,
+            ):
+                source.backup(sink)
+            return copy
+        copy = work / _DUMP
+        _postgres("pg_dump", store.url, "--format=custom", "--no-owner", f"--file={copy}")
+        return copy
+    except sqlite3.Error as error:
+        raise UnavailableError("database", f"the database cannot be copied: {error}") from None
+    finally:
+        store.close()
+
+
+def _postgres(program: str, url: sa.URL, *arguments: str) -> None:
+    found = shutil.which(program)
+    if found is None:
+        raise UnavailableError("no-postgresql-client", f"{program} is not installed")
+    # The password goes through the environment: arguments can be read by other users.
+    environment = dict(os.environ)
+    if url.password:
+        environment["PGPASSWORD"] = str(url.password)
+    command = [found, *arguments, f"--dbname={url.database}"]
+    for option, value in (("host", url.host), ("port", url.port), ("username", url.username)):
+        if value:
+            command.append(f"--{option}={value}")
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise UnavailableError("database", f"{program} failed: {lines[-1][:300]}")
+
+
+def restore(source: Path, folder: Path) -> Fleet:
+    """Makes a fleet's folder from a backup: all of it, or nothing.
+
+    A SQLite database comes back inside the folder. A PostgreSQL database is restored into the
+    database that the backup's ``fleet.yaml`` names, which must be empty.
+
+    Raises:
+        InputError: ``no-such-file``, ``not-empty``, ``bad-backup``.
+        UnavailableError: the database cannot be restored now.
+    """
+    if not source.is_file():
+        raise InputError("no-such-file", f"{source}: no such backup")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError("not-empty", f"{folder} is not an empty folder")
+    parent = folder.absolute().parent
+    durable.make_folder(parent)
+    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f".{folder.name}."))
+    try:
+        _unpack(source, temporary)
+        fleet = Fleet.open(temporary)
+        dump = temporary / _DUMP
+        if dump.exists():
+            store = Store(fleet.database_url)
+            try:
+                _postgres(
+                    "pg_restore", store.url, "--no-owner", "--exit-on-error",
+                    "--single-transaction", str(dump),
+                )  # fmt: skip
+            finally:
+                store.close()
+            dump.unlink()
+        for name in ("devices", "broker"):
+            durable.make_folder(temporary / name, 0o700)
+        temporary.replace(folder)
+        durable.sync_folder(parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    restored = Fleet.open(folder)
+    restored.write_broker_configuration()
+    return restored
+
+
+def _unpack(source: Path, folder: Path) -> None:
+    try:
+        with tarfile.open(source, "r:gz") as tar:
+            total = 0
+            for entry in tar:
+                first = entry.name.split("/", 1)[0]
+                if first not in (*_PARTS, _SQLITE, _DUMP) or not (entry.isfile() or entry.isdir()):
+                    raise InputError(
+                        "bad-backup", f"{source} holds {entry.name[:100]!r}: not a backup of ours"
+                    )
+                total += entry.size
+                if total > _MAX_BYTES:
+                    raise InputError("too-large", f"{source} unpacks to over {_MAX_BYTES} bytes")
+                tar.extract(entry, folder, filter="data")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(
+            "bad-backup", f"{source} is not a backup, or is cut off: {error}"
+        ) from None
+    for name in _PARTS:
+        if not (folder / name).exists():
+            raise InputError("bad-backup", f"{source} has no {name}: not a backup, or cut off")
+    for private in ("keys", "ca", "tokens"):
+        for path in (folder / private).rglob("*"):
+            path.chmod(0o700 if path.is_dir() else 0o600)
