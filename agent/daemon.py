@@ -178,6 +178,7 @@ class Agent:
         self._status_due = 0.0
         self._watchdog_s = systemd.watchdog_s()
         self._fed = 0.0
+        self._ready = False
         self._platform = _platform()
 
     def _feed(self, source: SourceConfig) -> Feed:
@@ -225,6 +226,7 @@ class Agent:
                 target=self._read, args=(name, read), name=f"source-{name}", daemon=True
             ).start()
         systemd.notify("READY=1")
+        self._ready = True
         log.info("ready", device=self.config.device, boot=self.state.boot)
 
     def stop(self) -> None:
@@ -377,7 +379,7 @@ class Agent:
 
     def _beat(self) -> None:
         now = self.clock.monotonic()
-        if self._watchdog_s is not None and now - self._fed >= self._watchdog_s / 3:
+        if self._ready and self._watchdog_s is not None and now - self._fed >= self._watchdog_s / 3:
             self._fed = now
             if self.healthy():
                 systemd.notify("WATCHDOG=1")

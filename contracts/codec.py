@@ -64,5 +64,6 @@ def convert_yaml(text: bytes, kind: type[T], *, what: str, cap: int = limits.MAX
         raise InputError("too-large", f"{what} has {len(text)} bytes; at most {cap} are accepted")
     try:
         return msgspec.convert(yaml.safe_load(text), type=kind)
-    except (yaml.YAMLError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        # Months above 12 and integers of thousands of digits leave PyYAML as ValueError.
         raise _reject(what, error) from None
