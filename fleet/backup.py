@@ -19,7 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+import msgspec
 import sqlalchemy as sa
+import yaml
 
 from contracts import limits
 from contracts.errors import InputError, UnavailableError
@@ -154,6 +156,11 @@ def restore(source: Path, folder: Path) -> Fleet:
             finally:
                 store.close()
             dump.unlink()
+        if (temporary / _SQLITE).exists() and fleet.config.database:
+            # The copy is inside the folder now, wherever the original was.
+            config = msgspec.structs.replace(fleet.config, database="")
+            text = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
+            durable.write(temporary / CONFIG, text.encode(), mode=0o600)
         for name in ("devices", "broker"):
             durable.make_folder(temporary / name, 0o700)
         temporary.replace(folder)
