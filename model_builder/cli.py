@@ -17,7 +17,8 @@ from rich.table import Table
 
 from contracts import codec
 from contracts.errors import ShoalError
-from model_builder.generate.cli import import_command
+from model_builder.generate.cli import build_generator, import_command
+from model_builder.generate.kind import is_generate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -43,6 +44,9 @@ def build(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON summary on stdout")] = False,
 ) -> None:
     """Builds a bundle and its report from a recipe."""
+    if is_generate(recipe):
+        build_generator(recipe, out, list(change or []), as_json)
+        return
     _import_tensorflow()
     from model_builder import recipe as recipes
     from model_builder.lock import locked

@@ -80,3 +80,37 @@ def import_command(
         f"({f.perplexity_change:+.2%}) on {f.tokens} tokens\n"
         f"agreement   {f.agreement:.2%} of the most likely tokens\n"
     )
+
+
+def build_generator(recipe: Path, out: Path, changes: list[str], as_json: bool) -> None:
+    """``build`` of a recipe with ``task: generate``."""
+    from rich.console import Console
+
+    from model_builder.generate import build as building
+    from model_builder.generate.recipe import load
+
+    loaded, data = load(recipe, changes)
+    console = Console(stderr=True, quiet=as_json and not sys.stderr.isatty())
+    with console.status("building") as status:
+        made = building.build(loaded, data, recipe.parent, out, lambda step: status.update(step))
+    if as_json:
+        summary = {
+            "bundle": str(made.bundle),
+            "archive": str(made.archive),
+            "report_json": str(made.report),
+            "quality": made.quality,
+            "model_bytes": made.model_bytes,
+            "seconds": made.seconds,
+        }
+        sys.stdout.write(codec.encode(summary).decode() + "\n")
+        return
+    q = made.quality
+    sys.stdout.write(
+        f"bundle       {made.bundle}\n"
+        f"report       {made.report}\n"
+        f"model        {made.model_bytes} bytes\n"
+        f"exact match  {q.exact_match:.2%} of {q.pairs} unseen pairs\n"
+        f"token F1     {q.token_f1:.4f}\n"
+        f"valid JSON   {q.valid_json:.2%}\n"
+        f"time         {made.seconds:.0f} s\n"
+    )

@@ -1,0 +1,398 @@
+"""Text generation against llama.cpp: same weights, same prompts, interleaved in one run.
+
+Each system runs in a process of its own and is told step by step what to do, so that both meet
+the same machine at the same time. llama.cpp's weights are requantised to Q8_0 by its own
+quantiser. ``bandwidth-bound`` is how fast the machine could read the weights of one token.
+
+    python benchmarks/generation.py --bundle out/smollm2-135m-1.0.0 --gguf FILE.gguf
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+PREFILL = (32, 128, 512)
+DECODE_PROMPT = 32
+DECODE_TOKENS = 64
+WINDOW = 256
+
+
+def resident() -> dict[str, float]:
+    """Resident and anonymous megabytes of this process."""
+    found = {}
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(("VmRSS", "RssAnon")):
+            name, value, _ = line.split()
+            found[name] = int(value) / 1024
+    return {"rss_mb": found["VmRSS:"], "rss_anon_mb": found["RssAnon:"]}
+
+
+class Shoal:
+    """The bundle, through the agent's own decoder."""
+
+    def __init__(self, path: str, threads: int, cache: str) -> None:
+        from agent.generate.model import GenerativeModel
+        from agent.runtime.model import Options
+        from contracts.bundle import Bundle
+
+        started = time.perf_counter()
+        options = Options(threads=threads, cache=Path(cache))
+        self.model = GenerativeModel(Bundle.open(Path(path)), options)
+        self.load_s = time.perf_counter() - started
+        self.model.warm_up()
+
+    def start(self, ids: list[int]) -> int:
+        """A new text; the most likely token after it."""
+        self.model.decoder.truncate(0)
+        self.model.decoder.prefill(ids[:-1])
+        return int(self.model.decoder.step(ids[-1]).argmax())
+
+    def step(self, token: int) -> int:
+        """The most likely token after one more."""
+        return int(self.model.decoder.step(token).argmax())
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        """Logits after each token of a text, one decode step each."""
+        self.model.decoder.truncate(0)
+        return np.stack([self.model.decoder.step(i).copy() for i in ids])
+
+
+class LlamaCpp:
+    """The same weights in llama.cpp."""
+
+    def __init__(self, path: str, threads: int, cache: str) -> None:
+        import llama_cpp
+
+        del cache
+        started = time.perf_counter()
+        self.llama: Any = llama_cpp.Llama(
+            path, n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False,
+            logits_all=False,
+        )  # fmt: skip
+        self.load_s = time.perf_counter() - started
+        self._last = llama_cpp.llama_get_logits_ith
+        self.llama.eval([1])
+
+    def _logits(self) -> np.ndarray:
+        pointer = self._last(self.llama.ctx, -1)
+        return np.ctypeslib.as_array(pointer, (self.llama.n_vocab(),))
+
+    def start(self, ids: list[int]) -> int:
+        """A new text; the most likely token after it."""
+        self.llama.reset()
+        self.llama.eval(ids)
+        return int(self._logits().argmax())
+
+    def step(self, token: int) -> int:
+        """The most likely token after one more."""
+        self.llama.eval([token])
+        return int(self._logits().argmax())
+
+    def logits(self, ids: list[int]) -> np.ndarray:
+        """Logits after each token of a text, one decode step each."""
+        self.llama.reset()
+        rows = []
+        for token in ids:
+            self.llama.eval([token])
+            rows.append(self._logits().copy())
+        return np.stack(rows)
+
+
+def requantise(source: str, target: str) -> None:
+    """Writes a GGUF file as Q8_0, by llama.cpp."""
+    import llama_cpp
+
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.ftype = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0
+    options.allow_requantize = True
+    if llama_cpp.llama_model_quantize(source.encode(), target.encode(), options):
+        raise SystemExit(f"llama.cpp could not quantise {source}")
+
+
+def work(kind: str, path: str, threads: int, cache: str) -> None:
+    """The worker: one JSON command a line in, one JSON answer a line out."""
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    system: Any = (Shoal if kind == "shoal" else LlamaCpp)(path, threads, cache)
+    out.write(json.dumps({"load_ms": system.load_s * 1e3}) + "\n")
+    for line in sys.stdin:
+        command = json.loads(line)
+        ids = command.get("ids", [])
+        answer: dict[str, Any] = {}
+        if command["do"] == "prefill":
+            began = time.perf_counter()
+            system.start(ids)
+            answer = {"seconds": time.perf_counter() - began}
+        elif command["do"] == "decode":
+            token = system.start(ids)
+            times = []
+            for _ in range(command["count"]):
+                began = time.perf_counter()
+                token = system.step(token)
+                times.append(time.perf_counter() - began)
+            answer = {"seconds": sum(times), "times": times}
+        elif command["do"] == "memory":
+            answer = dict(resident())
+        elif command["do"] == "text":
+            rows = system.logits(ids)
+            scores = rows[:-1].astype(np.float64)
+            high = scores.max(-1)
+            total = np.log(np.exp(scores - high[:, None]).sum(-1)) + high
+            loss = total - scores[np.arange(len(ids) - 1), ids[1:]]
+            answer = {"loss": loss.tolist(), "best": rows.argmax(-1).tolist()}
+        out.write(json.dumps(answer) + "\n")
+
+
+class Worker:
+    """A worker process."""
+
+    def __init__(self, python: str, kind: str, path: str, threads: int, cache: str) -> None:
+        command = [python, __file__, "--worker", kind, path, str(threads), cache]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.load_ms = float(self._read()["load_ms"])
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a worker ended; is its library installed (extra 'bench')?")
+        return dict(json.loads(line))
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """Sends a command and waits for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def close(self) -> None:
+        """Ends the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
+def read_rate(threads: int) -> float:
+    """Bytes a second that this machine streams from memory."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from threadpoolctl import threadpool_limits
+
+    parts = [np.ones(32 << 20, np.float32) for _ in range(threads)]
+    best = 0.0
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+        for _ in range(8):
+            began = time.perf_counter()
+            list(pool.map(lambda part: part.dot(part), parts))
+            best = max(best, sum(p.nbytes for p in parts) / (time.perf_counter() - began))
+    return best
+
+
+def machine() -> dict[str, Any]:
+    """What ran it."""
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+         if line.startswith("model name")), platform.processor(),
+    )  # fmt: skip
+    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(),
+            "load": os.getloadavg()[0]}  # fmt: skip
+
+
+Add = Callable[[str, str, str, float, str, int], None]
+
+
+def speed(
+    workers: dict[str, Worker], ids: list[int], case: str, rounds: int, quick: bool, add: Add
+) -> None:
+    """Decode, prefill and time to first token; the systems take turns in every round."""
+    figures: dict[tuple[str, str], list[float]] = {}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            done = worker.ask(do="decode", ids=ids[:DECODE_PROMPT], count=DECODE_TOKENS)
+            figures.setdefault((name, "decode_tok_s"), []).append(DECODE_TOKENS / done["seconds"])
+            best = 1 / min(done["times"])
+            figures.setdefault((name, "decode_best_tok_s"), []).append(best)
+            for size in PREFILL[: 2 if quick else 3]:
+                text = ids[: min(size, 500)]
+                taken = worker.ask(do="prefill", ids=text)["seconds"]
+                figure = f"prefill_{size}_tok_s"
+                figures.setdefault((name, figure), []).append(len(text) / taken)
+                if size == 32:
+                    figures.setdefault((name, "ttft_ms"), []).append(taken * 1e3)
+    for (name, figure), values in figures.items():
+        unit = "ms" if figure.endswith("_ms") else "tok/s"
+        # Interference only slows: the median of rounds, beside each other, is what is compared.
+        add(case, name, figure, statistics.median(values), unit, rounds)
+
+
+def fidelity(workers: dict[str, Worker], gguf: str, ids: list[int], count: int, add: Add) -> None:
+    """Perplexity, and agreement with the float reference, token by token."""
+    from model_builder.generate import reference
+    from model_builder.generate.fidelity import negative_log_likelihoods
+    from model_builder.generate.gguf_source import GgufFile
+
+    weights = GgufFile(Path(gguf)).weights()
+    best: list[int] = []
+    losses: dict[str, list[float]] = {"float-reference": []}
+    found: dict[str, list[int]] = {}
+    for at in range(0, count, WINDOW):
+        text = np.array(ids[at : at + WINDOW], np.int64)
+        rows = reference.logits(weights, text)
+        best += rows.argmax(-1).tolist()
+        losses["float-reference"] += negative_log_likelihoods(rows, text).tolist()
+        for name, worker in workers.items():
+            answer = worker.ask(do="text", ids=text.tolist())
+            losses.setdefault(name, []).extend(answer["loss"])
+            found.setdefault(name, []).extend(answer["best"])
+    for name, values in losses.items():
+        add("smollm2-135m-t1", name, "perplexity", float(np.exp(np.mean(values))), "", len(best))
+    for name, values in found.items():
+        same = sum(a == b for a, b in zip(values, best, strict=True)) / len(best)
+        add("smollm2-135m-t1", name, "agreement", same, "ratio", len(best))
+
+
+def run(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows."""
+    from tokenizers import Tokenizer
+
+    from model_builder.generate.fidelity import shipped_text
+
+    rows: list[dict[str, Any]] = []
+
+    def add(case: str, system: str, figure: str, value: float, unit: str, runs: int) -> None:
+        rows.append(
+            {"case": case, "system": system, "figure": figure, "value": round(value, 4),
+             "unit": unit, "runs": runs}
+        )  # fmt: skip
+        sys.stderr.write(f"{case:18} {system:16} {figure:20} {value:10.3f} {unit}\n")
+
+    tokenizer = Tokenizer.from_file(str(options.bundle / "tokenizer.json"))
+    ids = tokenizer.encode(shipped_text("perplexity"), add_special_tokens=False).ids
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
+        q8 = options.q8 or f"{folder}/q8_0.gguf"
+        if not Path(q8).is_file():
+            command = [options.llama_python, __file__, "--requantise", str(options.gguf), q8]
+            subprocess.run(command, check=True, capture_output=True)
+        for threads in (1, 2):
+            case = f"smollm2-135m-t{threads}"
+            cache = f"{folder}/weights-{threads}"
+            cold = Worker(sys.executable, "shoal", str(options.bundle), threads, cache)
+            add(case, "shoal", "load_cold_ms", cold.load_ms, "ms", 1)
+            cold.close()
+            warm = []
+            for _ in range(3):
+                worker = Worker(sys.executable, "shoal", str(options.bundle), threads, cache)
+                warm.append(worker.load_ms)
+                worker.close()
+            add(case, "shoal", "load_warm_ms", min(warm), "ms", 3)
+            workers = {
+                "shoal": Worker(sys.executable, "shoal", str(options.bundle), threads, cache),
+                "llama.cpp": Worker(options.llama_python, "llama", q8, threads, cache),
+            }
+            add(case, "llama.cpp", "load_warm_ms", workers["llama.cpp"].load_ms, "ms", 1)
+            speed(workers, ids, case, 3 if options.quick else 9, options.quick, add)
+            for name, worker in workers.items():
+                # A text that fills the 512 positions, so that the whole cache is there.
+                worker.ask(do="prefill", ids=ids[:500])
+                for figure, value in worker.ask(do="memory").items():
+                    add(case, name, figure, value, "MB", 1)
+            read = Path(cache).stat().st_size
+            rate = read_rate(threads)
+            add(case, "bandwidth-bound", "decode_tok_s", rate / read, "tok/s", 8)
+            if threads == 1 and not options.no_fidelity:
+                count = 512 if options.quick else 2048
+                fidelity(workers, str(options.gguf), ids, count, add)
+            for worker in workers.values():
+                worker.close()
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """The figures of all systems side by side, with our ratio to llama.cpp."""
+    cells = {(r["case"], r["figure"], r["system"]): r["value"] for r in rows}
+    for case, figure in dict.fromkeys((r["case"], r["figure"]) for r in rows):
+        ours, theirs = (cells.get((case, figure, s)) for s in ("shoal", "llama.cpp"))
+        ratio = f"{ours / theirs:6.2f}x" if ours and theirs else ""
+        shown = "  ".join(
+            f"{s} {cells[case, figure, s]:.3f}"
+            for s in ("shoal", "llama.cpp", "float-reference", "bandwidth-bound")
+            if (case, figure, s) in cells
+        )
+        sys.stdout.write(f"{case:18} {figure:20} {ratio:8} {shown}\n")
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Tokens a second as bars."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figures = ["decode_tok_s", "prefill_128_tok_s"]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5))
+    for axis, name in zip(axes, figures, strict=True):
+        found = [r for r in rows if r["figure"] == name]
+        labels = [f"{r['system']}\n{r['case'][-2:]}" for r in found]
+        axis.bar(labels, [r["value"] for r in found])
+        axis.set_title(name)
+        axis.tick_params(axis="x", labelsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    if sys.argv[1:2] == ["--worker"]:
+        work(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5])
+        return
+    if sys.argv[1:2] == ["--requantise"]:
+        requantise(sys.argv[2], sys.argv[3])
+        return
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, help="imported SmolLM2-135M")
+    parser.add_argument("--gguf", type=Path, help="the GGUF file that it was imported from")
+    parser.add_argument("--q8", help="its Q8_0, when it is there already")
+    parser.add_argument("--llama-python", default=sys.executable, help="Python with llama-cpp")
+    parser.add_argument("--no-fidelity", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    if options.bundle is None or options.gguf is None:
+        sys.stdout.write("needs --bundle and --gguf: see the first lines of the script\n")
+        return
+    rows = run(options)
+    table(rows)
+    if options.json:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+        document = {"benchmark": "generation", "machine": machine(), "commit": commit, "rows": rows}
+        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    if options.plot:
+        plot(rows, options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Recipes of ``task: generate``: pairs in, a small generator out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+
+from contracts import codec
+from contracts.errors import InputError
+from contracts.messages import Name, Version
+from model_builder.generate.train import TrainOptions
+
+
+class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the pairs come from.
+
+    Attributes:
+        kind: ``pairs`` (a file) or ``home-commands`` (Home Assistant's templates).
+        path: of the pairs, relative to the recipe.
+        language, sentences, test: of home commands.
+        seed: of the sample and the split.
+    """
+
+    kind: Literal["pairs", "home-commands"] = "pairs"
+    path: str = ""
+    language: str = "en"
+    sentences: Annotated[int, msgspec.Meta(ge=100, le=1_000_000)] = 40_000
+    test: Annotated[int, msgspec.Meta(ge=10, le=100_000)] = 1500
+    seed: int = 0
+
+
+class StudentShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The size of the student.
+
+    Attributes:
+        vocabulary: pieces of its byte-level BPE; 257: plain bytes.
+        layers, width, hidden, heads: of the decoder.
+        context: tokens of prompt and completion together.
+    """
+
+    vocabulary: Annotated[int, msgspec.Meta(ge=257, le=32768)] = 768
+    layers: Annotated[int, msgspec.Meta(ge=1, le=24)] = 4
+    width: Annotated[int, msgspec.Meta(ge=16, le=1024)] = 128
+    hidden: Annotated[int, msgspec.Meta(ge=16, le=4096)] = 320
+    heads: Annotated[int, msgspec.Meta(ge=1, le=32)] = 4
+    context: Annotated[int, msgspec.Meta(ge=16, le=2048)] = 96
+
+
+class TeacherSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A teacher that writes the completions of prompts that have none.
+
+    Attributes:
+        kind: ``self`` (a generative bundle, run by the agent program) or ``openai`` (an
+            OpenAI-compatible endpoint).
+        source: path of the bundle, or base URL of the endpoint.
+        model: name of the model at the endpoint.
+        key_variable: environment variable with the endpoint's key.
+        max_tokens: of a completion.
+    """
+
+    kind: Literal["self", "openai"]
+    source: str
+    model: str = ""
+    key_variable: str = "OPENAI_API_KEY"
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=2048)] = 64
+
+
+class GenerateRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A recipe.
+
+    Attributes:
+        name, version: of the bundle.
+        task: ``generate``.
+        data: the pairs.
+        teacher: None: the pairs are complete.
+        student: its size.
+        train: how.
+        prompt_suffix: text between prompt and completion.
+        constrain: ``prompt-values``: known intents and slots, values out of the prompt; None:
+            free output.
+    """
+
+    name: Name
+    version: Version
+    task: Literal["generate"]
+    data: DataSource
+    teacher: TeacherSource | None = None
+    student: StudentShape = StudentShape()
+    train: TrainOptions = TrainOptions()
+    prompt_suffix: str = "\n"
+    constrain: Literal["prompt-values"] | None = None
+
+    def check(self) -> None:
+        """Raises ``InputError`` ``bad-recipe`` for what no field alone shows."""
+        s = self.student
+        if s.width % s.heads or (s.width // s.heads) % 2:
+            raise InputError(
+                "bad-recipe", f"a width of {s.width} cannot be cut into {s.heads} even heads"
+            )
+        if self.data.kind == "pairs" and not self.data.path:
+            raise InputError("bad-recipe", "data.path is needed for pairs")
+        if not self.prompt_suffix:
+            raise InputError("bad-recipe", "prompt_suffix must mark the end of the prompt")
+
+
+def load(path: Path, changes: list[str]) -> tuple[GenerateRecipe, bytes]:
+    """Reads a recipe and applies ``key.sub=value`` changes.
+
+    Returns:
+        The recipe, and the canonical JSON of it after the changes, for its digest.
+
+    Raises:
+        InputError: ``bad-recipe``, ``bad-message``.
+    """
+    document = codec.convert_yaml(path.read_bytes(), dict[str, Any], what=str(path))
+    for change in changes:
+        key, sign, value = change.partition("=")
+        if not sign:
+            raise InputError("bad-recipe", f"--set {change}: expected key=value")
+        *parents, last = key.split(".")
+        place = document
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise InputError("bad-recipe", f"--set {change}: {parent} has no fields")
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError("bad-recipe", f"--set {change}: {error}") from None
+    try:
+        recipe = msgspec.convert(document, GenerateRecipe)
+    except msgspec.ValidationError as error:
+        raise InputError("bad-recipe", f"{path}: {error}") from None
+    recipe.check()
+    return recipe, codec.encode(recipe)
