@@ -77,6 +77,7 @@ class Controller:
         self.leading = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._certificates_due = 0.0
         self._threads = [
             threading.Thread(target=self._loop, args=(work, name), name=name, daemon=True)
             for work, name in (
@@ -176,7 +177,21 @@ class Controller:
         except ShoalError as error:
             _LOG.error("signatures not renewed: devices will refuse them", reason=str(error))
         self.index_repository()
+        self._maintain_certificates()
         return _HOUSEKEEPING_S
+
+    def _maintain_certificates(self) -> None:
+        """Once a day; without the authority's key, which may be kept elsewhere, it says so."""
+        if not self.fleet.config.mutual_tls or self.clock() < self._certificates_due:
+            return
+        self._certificates_due = self.clock() + 24 * 3600
+        try:
+            renewed = self.fleet.open_identity().maintain()
+        except (ShoalError, OSError) as error:
+            _LOG.error("certificates not looked after", reason=str(error))
+            return
+        if renewed:
+            _LOG.warning("renewed: restart the broker to apply it", what=renewed)
 
     def index_repository(self) -> None:
         """Adds bundles to the index that were published while this database was not there."""

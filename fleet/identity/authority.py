@@ -313,6 +313,15 @@ def _strong(key: object) -> bool:
     return isinstance(key, ed25519.Ed25519PublicKey)
 
 
+def hosts_of(certificate: x509.Certificate) -> list[str]:
+    """The names and addresses of a server's certificate."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    return [str(name.value) for name in names]
+
+
 def common_name(certificate: x509.Certificate) -> str:
     """The one common name of a certificate, or an empty string."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)

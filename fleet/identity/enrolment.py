@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -170,6 +170,29 @@ class Identity:
             CONTROLLER, key.public_key(), now, ca.SERVER_DAYS
         )
         self._write_pair("controller", key, certificate)
+
+    def maintain(self) -> list[str]:
+        """Renews what the broker and the controller hold, while it is valid; call it daily.
+
+        Returns:
+            What was renewed, of ``crl``, ``broker`` and ``controller``. A broker reads its
+            files when it starts, a controller when it connects.
+        """
+        now = ca.from_epoch(self._clock())
+        renewed = []
+        crl = x509.load_pem_x509_crl((self.folder / "crl.pem").read_bytes())
+        until = crl.next_update_utc
+        if until is None or until - now < timedelta(days=ca.CRL_DAYS / 2):
+            self.write_revocations()
+            renewed.append("crl")
+        broker = ca.parse_certificate((self.folder / "broker.pem").read_bytes())
+        if _old(broker, now):
+            self.renew_broker(ca.hosts_of(broker))
+            renewed.append("broker")
+        if _old(ca.parse_certificate((self.folder / "controller.pem").read_bytes()), now):
+            self.renew_controller()
+            renewed.append("controller")
+        return renewed
 
     def _write_pair(
         self, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
@@ -482,6 +505,11 @@ def _config(fleet: str, profile: Profile, where: Enrolment, tls: TlsConfig | Non
         labels=profile.labels,
         groups=profile.groups,
     )
+
+
+def _old(certificate: x509.Certificate, now: datetime) -> bool:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return (end - now) < (end - begin) / 3
 
 
 def _digest(token: str) -> str:

@@ -495,3 +495,19 @@ def test_files_are_replaced_whole(identity: Identity) -> None:
     identity.enroll("d1", "b", WHERE)
     identity.revoke("d1")
     assert not [path for path in identity.folder.iterdir() if path.suffix == ".tmp"]
+
+
+def test_the_brokers_files_are_renewed_while_they_are_valid(
+    identity: Identity, clock: Clock
+) -> None:
+    """Certificates at a third of their life left, the list at half; hosts are kept."""
+    assert identity.maintain() == []
+    before = authority.parse_certificate((identity.folder / "broker.pem").read_bytes())
+    clock.now += 250 * DAY
+    assert identity.maintain() == ["crl"]
+    clock.now += 300 * DAY
+    assert identity.maintain() == ["crl", "broker", "controller"]
+    after = authority.parse_certificate((identity.folder / "broker.pem").read_bytes())
+    assert authority.hosts_of(after) == authority.hosts_of(before) == ["localhost", "127.0.0.1"]
+    assert after.not_valid_after_utc > before.not_valid_after_utc
+    assert identity.maintain() == []
