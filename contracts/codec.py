@@ -63,7 +63,21 @@ def convert_yaml(text: bytes, kind: type[T], *, what: str, cap: int = limits.MAX
     if len(text) > cap:
         raise InputError("too-large", f"{what} has {len(text)} bytes; at most {cap} are accepted")
     try:
-        return msgspec.convert(yaml.safe_load(text), type=kind)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        # Months above 12 and integers of thousands of digits leave PyYAML as ValueError.
+        return msgspec.convert(load_yaml(text, what=what), type=kind)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise _reject(what, error) from None
+
+
+def load_yaml(text: bytes | str, *, what: str) -> Any:
+    """Parses one YAML document (safe subset; no tags, no code) into plain values.
+
+    Raises:
+        InputError: ``bad-message`` with what is wrong where.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
+        raise _reject(what, error) from None
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        # PyYAML leaks these from scalars: an impossible date, a number of 5,000 digits.
         raise _reject(what, error) from None

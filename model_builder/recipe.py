@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-import yaml
 
-from contracts import limits
+from contracts import codec, limits
 from contracts.errors import InputError
 from contracts.messages import Name, Version
 from model_builder.augment import AugmentConfig
@@ -215,9 +214,9 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
     if len(raw) > limits.MAX_CONFIG_BYTES:
         raise InputError("too-large", f"{path}: a recipe has at most {limits.MAX_CONFIG_BYTES} B")
     try:
-        document = yaml.safe_load(raw)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InputError("bad-recipe", f"{path} is not YAML: {str(error)[:300]}") from None
+        document = codec.load_yaml(raw, what=f"recipe {path}")
+    except InputError as error:
+        raise InputError("bad-recipe", str(error)) from None
     if not isinstance(document, dict):
         raise InputError("bad-recipe", f"{path}: expected keys and values")
     for change in changes:
@@ -259,10 +258,7 @@ def apply_change(document: dict[str, Any], change: str) -> None:
         if not isinstance(inner, dict):
             raise InputError("bad-option", f"--set {key}: {parent} has no keys below it")
         place = inner
-    try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError("bad-option", f"--set {key}: {str(error)[:200]}") from None
+    place[last] = codec.load_yaml(value, what=f"--set {key}")
 
 
 def check_keys(document: Any, kind: type[msgspec.Struct], where: str) -> None:

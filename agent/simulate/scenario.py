@@ -8,9 +8,8 @@ import typing
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 
-from contracts import limits
+from contracts import codec, limits
 from contracts.errors import InputError
 from contracts.messages import Label, Name, Version
 
@@ -177,9 +176,9 @@ def load(text: bytes, *, what: str = "the scenario") -> Scenario:
     if len(text) > limits.MAX_CONFIG_BYTES:
         raise InputError("too-large", f"{what} is over {limits.MAX_CONFIG_BYTES} bytes")
     try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InputError("bad-scenario", f"{what} is not YAML: {str(error)[:300]}") from None
+        document = codec.load_yaml(text, what=what)
+    except InputError as error:
+        raise InputError("bad-scenario", str(error)) from None
     if document is None:
         document = {}
     _check_keys(document, Scenario, what)

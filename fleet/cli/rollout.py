@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
+from contracts import codec
 from contracts.errors import InputError
 from fleet.api import models
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
@@ -78,12 +79,7 @@ def _set(document: dict[str, Any], option: str) -> None:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
             raise InputError("bad-option", f"--set {key[:80]}: {parent} has no fields")
-    import yaml
-
-    try:
-        target[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise InputError("bad-option", f"--set {key[:80]}: the value cannot be read") from None
+    target[last] = codec.load_yaml(text, what=f"--set {key[:80]}")
 
 
 @app.command("create")

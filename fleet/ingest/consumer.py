@@ -228,6 +228,8 @@ class Consumer:
             self.counters.retries += 1
             self._warn("batch not committed, trying again", reason=str(error))
             return False
+        except Exception as error:  # noqa: BLE001
+            return self._commit_apart(messages, error)
         self.counters.unknown += unknown
         self.counters.messages += len(messages)
         self.counters.batches += 1
@@ -236,6 +238,18 @@ class Consumer:
             self._warn("messages of devices that are not enrolled, or revoked", count=unknown)
         if changes:
             self._on_changes(changes)
+        return True
+
+    def _commit_apart(self, messages: Sequence[Message], error: Exception) -> bool:
+        """Commits one by one what cannot be committed together, and drops what cannot at all.
+
+        One device must not stop the ingest of all, and a message that nobody can store would
+        come again after every restart.
+        """
+        if len(messages) > 1:
+            return all(self._commit([message]) for message in messages)
+        self.counters.rejected += 1
+        _LOG.error("message cannot be stored", device=messages[0].device, reason=str(error)[:300])
         return True
 
     def _acknowledge(self, arrived: Sequence[Arrived]) -> None:

@@ -70,6 +70,8 @@ def _check(body: Body, device: str) -> None:
             for sample in body.samples:
                 _check_sample(sample)
         case UpdateEvent():
+            if body.rollout is not None:
+                topics.check_name(body.rollout, "rollout")
             _small(body.seq, body.revision, body.done_bytes, body.total_bytes)
         case Reported():
             if body.device != device:
@@ -79,6 +81,10 @@ def _check(body: Body, device: str) -> None:
                 _check(body.last_update, device)
         case Status():
             _small(body.session)
+        case Result():
+            # What the database keeps as text of its own; documents escape it.
+            if "\0" in body.label or "\0" in (body.text or ""):
+                raise InputError("bad-message", "a text holds a zero byte")
 
 
 def _check_sample(sample: Sample) -> None:

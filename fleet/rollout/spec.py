@@ -7,10 +7,9 @@ import math
 import re
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from contracts import limits
+from contracts import codec, limits
 from contracts.errors import InputError
 from contracts.messages import TrialRules
 from fleet.rollout.selector import MAX_CHARS, parse
@@ -213,8 +212,8 @@ def load(text: bytes) -> RolloutSpec:
     if len(text) > limits.MAX_CONFIG_BYTES:
         raise InputError("too-large", f"a rollout file is over {limits.MAX_CONFIG_BYTES} bytes")
     try:
-        return RolloutSpec.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError("bad-rollout", f"the rollout is not YAML: {str(error)[:300]}") from None
+        return RolloutSpec.model_validate(codec.load_yaml(text, what="the rollout"))
+    except RecursionError:
+        raise InputError("bad-rollout", "the rollout refers to itself") from None
     except ValidationError as error:
         raise InputError("bad-rollout", f"the rollout is not valid: {describe(error)}") from None
