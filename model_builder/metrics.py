@@ -60,11 +60,18 @@ def ece(probabilities: NDArray[Any], targets: NDArray[Any], bins: int = 15) -> f
 
 
 def best_temperature(logits: NDArray[Any], targets: NDArray[Any]) -> float:
-    """The temperature with the least negative log-likelihood, by golden-section search."""
+    """The temperature with the least negative log-likelihood, by golden-section search.
+
+    The targets are smoothed by one part in N + 2, as J. Platt (1999) does for small sets: a model
+    without a mistake on them would else be called infinitely sure.
+    """
+    smooth = 1.0 / (len(targets) + 2)
 
     def loss(log_t: float) -> float:
-        p = softmax(logits, math.exp(log_t))[np.arange(len(targets)), targets]
-        return float(-np.log(np.maximum(p, 1e-12)).mean())
+        logs = np.log(np.maximum(softmax(logits, math.exp(log_t)), 1e-12))
+        own = logs[np.arange(len(targets)), targets]
+        others = (logs.sum(axis=1) - own) / max(1, logs.shape[1] - 1)
+        return float(-((1 - smooth) * own + smooth * others).mean())
 
     low, high = math.log(0.05), math.log(20.0)
     ratio = (math.sqrt(5) - 1) / 2
@@ -98,8 +105,11 @@ def choose_threshold(
         the threshold, and how it was chosen.
     """
     if len(outside) < 20:
-        return round(float(np.quantile(inside, reject)), 4), f"refuses {reject:.1%} of validation"
-    candidates = np.unique(np.round(np.concatenate([inside, outside]), 3))
+        threshold = min(0.999, math.floor(float(np.quantile(inside, reject)) * 1e4) / 1e4)
+        return threshold, f"refuses {reject:.1%} of validation"
+    # Rounded down, and never 1: a confidence of 0.9996 must not fall below its own threshold.
+    every = np.floor(np.concatenate([inside, outside]) * 1000) / 1000
+    candidates = np.unique(np.minimum(np.append(every, every + 0.001), 0.999))
     gains = [(outside < c).mean() - (inside < c).mean() for c in candidates]
     return round(float(candidates[int(np.argmax(gains))]), 4), "out-of-scope text, Youden index"
 

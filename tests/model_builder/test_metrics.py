@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
@@ -30,6 +30,7 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert metrics.ece(np.tile([1.0, 0.0], (10, 1)), np.zeros(10, int)) == pytest.approx(0.0)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 20), min_size=1, max_size=50),
     st.lists(st.integers(0, 20), min_size=1, max_size=50),
@@ -68,3 +69,15 @@ def test_intervals_hold_the_figure_and_shrink_with_more_data() -> None:
     mean, (low, high) = metrics.paired_difference(new, old)
     assert mean == pytest.approx(0.1)
     assert low < 0.1 < high
+
+
+def test_a_model_without_a_mistake_is_not_called_infinitely_sure() -> None:
+    """Twenty right answers allow a confidence of about 20 in 21, and a threshold below one."""
+    logits = np.tile([3.0, 0.0], (20, 1))
+    temperature = metrics.best_temperature(logits, np.zeros(20, int))
+    confidence = metrics.softmax(logits, temperature).max(axis=1)
+    assert 0.9 < confidence[0] < 0.99
+    sure = np.full(100, 0.99999)
+    threshold, _ = metrics.choose_threshold(sure, np.full(100, 0.5), 0.02)
+    assert 0.5 < threshold < 0.99999
+    assert metrics.choose_threshold(sure, np.zeros(0), 0.02)[0] <= 0.99999
