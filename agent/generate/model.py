@@ -13,6 +13,7 @@ import numpy as np
 from agent.generate.cache_engine import open_engine
 from agent.generate.constraint import Constraint, ConstraintFactory
 from agent.generate.decoder import Decoder, Embedding
+from agent.generate.memory import give_back
 from agent.generate.prefix_cache import PrefixCache
 from agent.generate.prompts import Prompts
 from agent.generate.sampling import Sampler, SamplingOptions, top_logprobs
@@ -85,6 +86,7 @@ class GenerativeModel:
         self._clock = clock
         self._check_signatures()
         self.prompts = Prompts(bundle, self.facts)
+        give_back()  # before the runtime's allocations pin what is free between them
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
         folder = bundle.path
         if not folder.is_dir():  # the runtime and the table are mapped, which needs files

@@ -29,12 +29,10 @@ def import_command(
     contexts: Annotated[
         str, typer.Option(help="context sizes, ascending; the cache grows between them")
     ] = "128,256,512",
-    prompt: Annotated[
-        str, typer.Option(help="tokens of the signatures for a new text")
-    ] = "16,64,128",
+    prompt: Annotated[str, typer.Option(help="tokens of the signatures for a new text")] = "16,128",
     prefill: Annotated[
         str, typer.Option(help="tokens of the signatures that go on with a text")
-    ] = "16,64",
+    ] = "64",
     check_tokens: Annotated[
         int, typer.Option(min=64, max=16384, help="tokens compared with the float reference")
     ] = 2048,

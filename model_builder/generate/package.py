@@ -49,8 +49,8 @@ class Layout(msgspec.Struct, frozen=True):
     """
 
     contexts: list[int] = msgspec.field(default_factory=lambda: [128, 256, 512])
-    prompt: list[int] = msgspec.field(default_factory=lambda: [16, 64, 128])
-    prefill: list[int] = msgspec.field(default_factory=lambda: [16, 64])
+    prompt: list[int] = msgspec.field(default_factory=lambda: [16, 128])
+    prefill: list[int] = msgspec.field(default_factory=lambda: [64])
     score: list[int] = []
 
 
