@@ -31,6 +31,9 @@ from fleet.store import Store
 
 _PARTS: Final = (CONFIG, "keys", "ca", "repository", "tokens")
 _SQLITE: Final = "state.db"
+_REGISTRY: Final = "identity.db"
+"""The authority's database: copied as a database, not as files that change meanwhile."""
+
 _DUMP: Final = "state.pgdump"
 _MAX_BYTES: Final = 64 * 1024 * limits.MIB
 
@@ -55,12 +58,15 @@ def backup(fleet: Fleet, target: Path) -> int:
     with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".backup-") as folder:
         work = Path(folder)
         copy = _copy_database(fleet, work)
+        registry = work / _REGISTRY
+        _copy_sqlite(fleet.folder / "ca" / _REGISTRY, registry)
         archive = work / "backup.tar.gz"
         with _private(archive) as stream, tarfile.open(fileobj=stream, mode="w:gz") as tar:
             tar.add(copy, copy.name)
             with fleet.open_repository().locked():
                 for name in _PARTS:
                     tar.add(fleet.folder / name, name, filter=_plain)
+                tar.add(registry, f"ca/{_REGISTRY}")
         size = archive.stat().st_size
         try:
             os.link(archive, target)
@@ -82,7 +88,7 @@ def _private(path: Path) -> Iterator[BinaryIO]:
 def _plain(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     """Regular files and folders; not what is being written, nor lock files."""
     name = Path(entry.name).name
-    hidden = name.startswith(".") or name.endswith(".tmp")
+    hidden = name.startswith((".", _REGISTRY)) or name.endswith(".tmp")
     return entry if (entry.isfile() or entry.isdir()) and not hidden else None
 
 
@@ -92,11 +98,7 @@ def _copy_database(fleet: Fleet, work: Path) -> Path:
         if store.is_sqlite:
             path = Path(str(store.url.database))
             copy = work / _SQLITE
-            with (
-                contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source,
-                contextlib.closing(sqlite3.connect(copy)) as sink,
-            ):
-                source.backup(sink)
+            _copy_sqlite(path, copy)
             return copy
         copy = work / _DUMP
         _postgres("pg_dump", store.url, "--format=custom", "--no-owner", f"--file={copy}")
@@ -105,6 +107,17 @@ def _copy_database(fleet: Fleet, work: Path) -> Path:
         raise UnavailableError("database", f"the database cannot be copied: {error}") from None
     finally:
         store.close()
+
+
+def _copy_sqlite(path: Path, copy: Path) -> None:
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source,
+            contextlib.closing(sqlite3.connect(copy)) as sink,
+        ):
+            source.backup(sink)
+    except sqlite3.Error as error:
+        raise UnavailableError("database", f"{path} cannot be copied: {error}") from None
 
 
 def _postgres(program: str, url: sa.URL, *arguments: str) -> None:

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from contracts.errors import InputError, RefusedError
+from contracts import codec
+from contracts.errors import ErrorBody, ErrorInfo, InputError, RefusedError
 from fleet.api import errors
 from fleet.controller import Controller
 from fleet.store import Store
@@ -27,6 +28,18 @@ from fleet.store.schema import IDEMPOTENCY
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _KEEP_S: Final = 24 * 3600.0
 _STUCK_S: Final = 60.0
+_SECRET: Final = frozenset({"/v1/tokens"})
+"""Paths whose answers hold a secret: it is shown once, and never stored."""
+
+_SHOWN_ONCE: Final = codec.encode(
+    ErrorBody(
+        ErrorInfo(
+            "already-made",
+            "this request was carried out, and its secret was shown then: it is not stored; "
+            "delete what was made and make another when it was lost",
+        )
+    )
+)
 _MAX_BODY: Final = 2 * 1024 * 1024
 
 
@@ -137,6 +150,8 @@ async def _once(
     }
     if response.status_code < 500 and response.status_code != 429 and len(body) <= _MAX_BODY:
         answer = Kept(response.status_code, headers, body)
+        if request.url.path in _SECRET and response.status_code < 400:
+            answer = Kept(409, {"content-type": "application/json"}, _SHOWN_ONCE)
         await run_in_threadpool(keep, controller.store, token.id, key, answer)
     else:
         await run_in_threadpool(drop, controller.store, token.id, key)

@@ -100,3 +100,18 @@ def test_what_is_no_backup_is_refused_and_leaves_nothing(tmp_path: Path, kind: s
         restore(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert [p.name for p in tmp_path.iterdir()] in ([], ["x.tar.gz"])
+
+
+def test_a_backup_holds_who_is_enrolled_and_who_is_revoked(tmp_path: Path) -> None:
+    """Also what the authority's database had not yet written into its main file."""
+    fleet = Fleet.init(tmp_path / "fleet", FleetConfig("home"))
+    identity = fleet.open_identity()
+    fleet.enroll("d1", "raspberry-pi-5")
+    fleet.enroll("d2", "raspberry-pi-5")
+    identity.revoke("d2")
+    backup(fleet, tmp_path / "backup.tar.gz")
+    restored = restore(tmp_path / "backup.tar.gz", tmp_path / "again").open_identity()
+    assert (list(restored.groups()), restored.revoked_devices()) == (["d1"], ["d2"])
+    names = {path.name for path in restored.folder.iterdir()}
+    assert "identity.db" in names
+    assert not names & {"identity.db.tmp"}

@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from fleet.api.auth import Limiter
 from fleet.controller import Controller
 from fleet.store import audit
+from fleet.store.schema import METADATA
 from tests.fleet.api.conftest import Signed, app_of
 
 ROLLOUT = {"bundle": "noise", "version": "1.0.0"}
@@ -193,6 +194,24 @@ def test_a_post_that_is_sent_again_with_its_key_is_done_once(signed: Signed) -> 
     _error(other, 422, "idempotency-mismatch")
     theirs = signed("operator").post("/v1/rollouts/plan", json=ROLLOUT, headers=headers)
     assert theirs.status_code == 200, "a key belongs to its token"
+
+
+def test_a_secret_is_shown_once_and_is_nowhere_stored(
+    signed: Signed, controller: Controller
+) -> None:
+    """A request for a token that is sent again makes no second one, and shows no secret."""
+    client = signed("admin")
+    headers = {"Idempotency-Key": "k2"}
+    body = {"name": "ci", "role": "viewer"}
+    first = client.post("/v1/tokens", json=body, headers=headers)
+    assert first.status_code == 201
+    secret = first.json()["token"]
+    _error(client.post("/v1/tokens", json=body, headers=headers), 409, "already-made")
+    assert len([t for t in client.get("/v1/tokens").json()["items"] if t["name"] == "ci"]) == 1
+    with controller.store.read() as connection:
+        for table in METADATA.sorted_tables:
+            for row in connection.execute(table.select()):
+                assert secret not in str(tuple(row)), table.name
 
 
 def test_overlapping_rollouts_are_refused_or_queued(signed: Signed) -> None:
