@@ -1,6 +1,6 @@
 # Every target makes the environment when it is missing. VENV=... uses another one.
 VENV ?= .venv
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 

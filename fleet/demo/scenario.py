@@ -51,8 +51,8 @@ class Budget(msgspec.Struct, frozen=True):
         check_quality: hold the model to the demo's accuracy and data sizes.
     """
 
-    first: int = 14_000
-    second: int = 20_000
+    first: int = 12_000
+    second: int = 16_000
     settings: tuple[str, ...] = ()
     check_quality: bool = True
 
@@ -108,11 +108,11 @@ class Demo:
         with self.report.step("Distil and convert version 1.0.0") as step:
             self._build("1.0.0", self.budget.first, step)
         with self.report.step("Start broker, controller and three agents") as step:
-            self._start(step)
+            self.start(step)
         with self.report.step("Roll 1.0.0 out to all three") as step:
-            self._publish(self.bundles["1.0.0"])
+            self.publish(self.bundles["1.0.0"])
             self.roll_out("1.0.0", "100%", step, expect="succeeded")
-            step.held = step.held and self._versions() == dict.fromkeys(DEVICES, "1.0.0")
+            step.held = step.held and self.versions() == dict.fromkeys(DEVICES, "1.0.0")
         with self.report.step("Ask each device over MQTT") as step:
             self._ask(step)
         with self.report.step("Metrics that the devices reported") as step:
@@ -120,9 +120,9 @@ class Demo:
         with self.report.step("Build version 2.0.0 from more data") as step:
             self._build("2.0.0", self.budget.second, step)
         with self.report.step("Roll 2.0.0 out: one canary, then the rest") as step:
-            self._publish(self.bundles["2.0.0"])
+            self.publish(self.bundles["2.0.0"])
             self.roll_out("2.0.0", "1,100%", step, expect="succeeded")
-            step.held = step.held and self._versions() == dict.fromkeys(DEVICES, "2.0.0")
+            step.held = step.held and self.versions() == dict.fromkeys(DEVICES, "2.0.0")
         with self.report.step("Publish 2.1.0, whose golden vectors do not match") as step:
             self._refused(step)
 
@@ -154,7 +154,7 @@ class Demo:
                 and sentences >= 10_000
             )
 
-    def _start(self, step: Step) -> None:
+    def start(self, step: Step) -> None:
         """Makes a fleet, starts its programs, and waits until all devices are online."""
         self._command(
             "init", str(self.fleet_dir), "--name", "demo",
@@ -177,7 +177,8 @@ class Demo:
         step.held = True
         step.seen = ", ".join(f"{device} ({board})" for device, board in DEVICES.items())
 
-    def _publish(self, bundle: Path) -> None:
+    def publish(self, bundle: Path) -> None:
+        """Signs and publishes a bundle."""
         self._command("publish", str(bundle), "--dir", str(self.fleet_dir), "--json")
 
     def roll_out(self, version: str, waves: str, step: Step, *, expect: str) -> RolloutModel:
@@ -208,7 +209,7 @@ class Demo:
                     completed=shown.phases.get("confirmed", 0),
                     description=f"rollout {shown.id}, wave {shown.wave + 1}: {shown.status}",
                 )
-        running = self._versions()
+        running = self.versions()
         step.held = shown.status == expect
         step.seen = f"{shown.status}; " + ", ".join(f"{d} runs {v}" for d, v in running.items())
         return shown
@@ -271,7 +272,7 @@ class Demo:
     def _refused(self, step: Step) -> None:
         """The canary must refuse the version and keep serving; the rollout must stop by itself."""
         bad = self.work / "build" / f"{MODEL}-2.1.0"
-        self._publish(with_wrong_golden_vectors(self.bundles["2.0.0"], bad, "2.1.0"))
+        self.publish(with_wrong_golden_vectors(self.bundles["2.0.0"], bad, "2.1.0"))
         shown = self.roll_out("2.1.0", "1,100%", step, expect="stopped")
         members = list(self.client().members(shown.id))
         failed = [member for member in members if member.phase == "failed"]
@@ -312,7 +313,7 @@ class Demo:
             return {}
         return {one.id: one for one in found if state is None or one.state == state}
 
-    def _versions(self) -> dict[str, str]:
+    def versions(self) -> dict[str, str]:
         """The version that each device says it runs."""
         found: dict[str, str] = {}
         for name, device in self._devices().items():
