@@ -68,11 +68,11 @@ def render() -> str:
     assert choices is not None
     for name, sub in {**dict(choices), "generate": generate_parser()}.items():
         prefix = "shoal" if name in HANDED_OVER else "shoal-agent"
-        rows = [
-            f"| {', '.join(f'`{o}`' for o in a.option_strings) or f'`{a.dest.upper()}`'} | {a.help or ''} |"
-            for a in sub._actions
-            if a.dest != "help"
-        ]
+        rows = []
+        for action in sub._actions:
+            names = ", ".join(f"`{option}`" for option in action.option_strings)
+            if action.dest != "help":
+                rows.append(f"| {names or f'`{action.dest.upper()}`'} | {action.help or ''} |")
         parts.append(f"\n## {prefix} {name}\n\n{(sub.description or '').strip()}\n")
         parts.append("\n| argument or option | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "".join(parts)
