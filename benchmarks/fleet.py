@@ -425,6 +425,7 @@ def measure_dashboard(running: Served, size: Size) -> list[Row]:
         page.goto(f"{running.url}/")
         page.get_by_label("API token").fill(running.token("viewer"))
         page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Overview", exact=True).wait_for()
         for name, (path, sign) in _PAGES.items():
             times = []
             for _ in range(6):

@@ -76,7 +76,7 @@ class Downloads:
                     self._file(f"blobs/{entry.sha256}", entry.sha256, entry.size)
         except ShoalError as error:
             return Fetched(error=error.info)
-        except urllib3.exceptions.HTTPError as error:
+        except Exception as error:  # noqa: BLE001 - on a pool's thread nobody would hear of it
             return Fetched(error=ErrorInfo("unavailable", f"download failed: {str(error)[:300]}"))
         return known
 
