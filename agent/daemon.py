@@ -132,7 +132,7 @@ class Agent:
             send=self.link.publish,
             monotonic=self.clock.monotonic,
             mark=RunningMark(root / "running"),
-            refused=self.recorder.failed,
+            refused=lambda slot, code: self.recorder.failed(slot or "device", code),
         )
         self.blocks = Blocks(self._ask_block, self.clock.monotonic, self.stopping)
         fetcher = Fallback(self._ways(folder))

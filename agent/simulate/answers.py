@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from agent.serving.reply import Reply
 from agent.simulate.host import Running, Script
 from contracts import codec
@@ -16,6 +18,7 @@ from contracts.messages import (
     ClassifyRequest,
     Generated,
     GenerateRequest,
+    Name,
     Request,
     Selftested,
     SelftestRequest,
@@ -57,8 +60,9 @@ class Answers:
         try:
             request = codec.decode(payload, kind, what=f"a {op} request")
         except InputError as error:
-            if "id" in properties:
-                self._reply(properties["id"], None, properties).fail(error)
+            wrong = _id_of(payload) or properties.get("id")
+            if wrong is not None:
+                self._reply(wrong, None, properties).fail(error)
             return
         request_id = request.id or properties.get("id")
         if request_id is None:
@@ -172,3 +176,16 @@ class Answers:
 
     def _status(self, _request: StatusRequest, reply: Reply) -> None:
         reply.finish(reported=self._device.reported())
+
+
+class _OnlyId(msgspec.Struct):
+    """The one field of a request that is wrong which an answer needs."""
+
+    id: Name | None = None
+
+
+def _id_of(payload: bytes) -> str | None:
+    try:
+        return codec.decode(payload, _OnlyId, what="a request").id
+    except InputError:
+        return None
