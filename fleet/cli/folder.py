@@ -1,4 +1,4 @@
-"""Commands that work on the fleet's folder itself: init, enroll, token, revoke, publish."""
+"""Commands on the fleet's folder itself: init, enroll, token, revoke, publish, withdraw."""
 
 from __future__ import annotations
 
@@ -178,7 +178,24 @@ def publish(
         typer.echo(f"Next: shoal fleet rollout create {ref.name} {ref.version}")
 
 
+def withdraw(
+    name: Annotated[str, typer.Argument(help="The bundle's name.")],
+    version: Annotated[str, typer.Argument(help="Its version.")],
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Takes a version out of the signed list: no device installs it any more."""
+    with reported(as_json):
+        repository = Fleet.open(folder).open_repository()
+        ref = repository.find(name, version)
+        repository.withdraw(ref)
+        if as_json:
+            emit_json({"name": ref.name, "version": ref.version})
+            return
+        typer.echo(f"Withdrew {ref}; devices that run it keep it: roll another version out")
+
+
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (init, enroll, token, revoke, publish):
+    for command in (init, enroll, token, revoke, publish, withdraw):
         app.command(command.__name__)(command)

@@ -30,6 +30,7 @@ from fleet.broker.run import free_port, wait_until_connectable
 from fleet.cli.app import app
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.identity import provisioning
+from tests.support.bundles import noise_bundle
 from tests.support.tools import need_tool
 
 ROOT = Path(__file__).parents[3]
@@ -280,4 +281,7 @@ def test_keys_are_listed_rotated_and_signed_by_command(running: Running, tmp_pat
     assert shoal("keys", "apply", draft, "--dir", folder) == {"root_version": 3}
     assert shoal("keys", "resign", "--dir", folder) == {"signed": ["snapshot", "timestamp"]}
     after = {role["role"]: role for role in shoal("keys", "list", "--dir", folder)}
+    ref = running.fleet.open_repository().publish(noise_bundle(tmp_path / "bundle"))
+    shoal("withdraw", ref.name, ref.version, "--dir", folder)
+    assert ref not in running.fleet.open_repository().bundles()
     assert (after["root"]["threshold"], len(after["root"]["keys"])) == (2, 2)
