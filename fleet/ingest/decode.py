@@ -9,13 +9,16 @@ import msgspec
 
 from contracts import codec, topics
 from contracts.errors import InputError
-from contracts.histogram import Histogram
+from contracts.histogram import Histogram, Scale
 from contracts.messages import Reported, Result, Sample, Status, Telemetry, UpdateEvent
 
 MAX_INTEGER: Final = 2**53
 """The largest counter that is believed: exact as a JSON number in every language."""
 
-_MAX_BUCKETS: Final = 512
+_BUCKETS: Final[dict[Scale, frozenset[str]]] = {
+    "log8": frozenset(str(index) for index in range(8 * 63 + 1)),
+    "unit20": frozenset(str(index) for index in range(20)),
+}
 _KINDS: Final[dict[str, type]] = {
     "status": Status,
     "reported": Reported,
@@ -103,11 +106,8 @@ def _small(*numbers: int) -> None:
         raise InputError("bad-message", "a counter is over 2**53")
 
 
-def _check_histogram(histogram: Histogram, scale: str) -> None:
-    counts = histogram.counts
-    if histogram.scale != scale or len(counts) > _MAX_BUCKETS:
-        raise InputError("bad-message", f"a histogram is not {scale} with at most 512 buckets")
-    for key in counts:
-        if not (key.isascii() and key.isdigit() and len(key) <= 3 and str(int(key)) == key):
-            raise InputError("bad-message", f"a histogram has a bucket {key[:20]!r}")
-    _small(*counts.values())
+def _check_histogram(histogram: Histogram, scale: Scale) -> None:
+    # One set comparison in C: key by key this was two thirds of all decoding.
+    if histogram.scale != scale or not histogram.counts.keys() <= _BUCKETS[scale]:
+        raise InputError("bad-message", f"a histogram has another scale or bucket than {scale}")
+    _small(*histogram.counts.values())
