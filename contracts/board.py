@@ -112,8 +112,8 @@ def misfits(manifest: Manifest, board: Board) -> list[Misfit]:
     runs_on = set(manifest.model.runtimes)
     if runs_on and not small and not runs_on & set(board.runtimes):
         found.append(Misfit("runtime", " or ".join(sorted(runs_on)), ", ".join(board.runtimes)))
-    if small and manifest.front_end.__struct_config__.tag != "hashed-ngrams":
-        found.append(Misfit("front end", "tokenizer", "hashed n-grams"))
+    if small and manifest.front_end.__struct_config__.tag == "tokenizer":
+        found.append(Misfit("front end", "tokenizer", "hashed n-grams, alphabet"))
     if manifest.boards and board.name not in manifest.boards:
         found.append(Misfit("board", " or ".join(manifest.boards), board.name))
     return found

@@ -58,7 +58,8 @@ def decode_manifest(data: bytes) -> Manifest:
         raise InputError("too-large", f"the bundle's files have {manifest.total_bytes} bytes")
     if manifest.task == "classify" and manifest.classifier is None:
         raise InputError("bad-manifest", "a classify bundle needs 'classifier' with its labels")
-    if manifest.task == "generate" and manifest.generator is None:
+    by_alphabet = manifest.front_end.__struct_config__.tag == "alphabet"
+    if manifest.task == "generate" and manifest.generator is None and not by_alphabet:
         raise InputError("bad-manifest", "a generate bundle needs 'generator' with its signatures")
     return manifest
 

@@ -97,6 +97,12 @@ class TokenizerFrontEnd(
     eos_ids: list[int] = []
 
 
+class AlphabetFrontEnd(msgspec.Struct, frozen=True, tag="alphabet", tag_field="kind"):
+    """Characters by id, for tiny generators; id 0 ends a text."""
+
+    characters: Annotated[str, msgspec.Meta(min_length=2, max_length=256)]
+
+
 class Classifier(msgspec.Struct, frozen=True, omit_defaults=True):
     """What turns the model's output into an answer.
 
@@ -216,7 +222,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         list[FileEntry], msgspec.Meta(min_length=1, max_length=limits.MAX_BUNDLE_FILES)
     ]
     model: ModelFacts
-    front_end: NgramFrontEnd | TokenizerFrontEnd
+    front_end: NgramFrontEnd | TokenizerFrontEnd | AlphabetFrontEnd
     golden: Golden
     classifier: Classifier | None = None
     generator: GeneratorFacts | None = None

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts import codec
-from contracts.errors import ShoalError
+from contracts.errors import InputError, ShoalError
 from model_builder.generate.cli import build_generator, import_command
 from model_builder.generate.kind import is_generate
 
@@ -41,13 +41,23 @@ def build(
     floor: Annotated[
         float | None, typer.Option(help="find the smallest student with this int8 accuracy")
     ] = None,
+    export: Annotated[
+        str | None, typer.Option(help="also write a pack: c (C sources with two engines)")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON summary on stdout")] = False,
 ) -> None:
     """Builds a bundle and its report from a recipe."""
+    if export not in (None, "c"):
+        raise InputError("bad-option", f"--export {export[:40]}: only 'c' is known")
     if is_generate(recipe):
         build_generator(recipe, out, list(change or []), as_json)
         return
     _import_tensorflow()
+    from model_builder.generate_tiny.build import is_recipe
+
+    if is_recipe(recipe):
+        _build_tiny(recipe, out, as_json)
+        return
     from model_builder import recipe as recipes
     from model_builder.lock import locked
     from model_builder.progress import bars
@@ -77,6 +87,12 @@ def build(
         "seconds": result.report["seconds"]["all"],
         "warnings": result.report["data"]["warnings"],
     }
+    if export == "c":
+        from model_builder.export_c.measure import export_and_report
+
+        summary["c_pack"] = export_and_report(
+            result.bundle, result.report_json, board[0] if board else None
+        )
     if as_json:
         sys.stdout.write(codec.encode(summary).decode() + "\n")
         return
@@ -89,6 +105,17 @@ def build(
 
 
 app.command("import")(import_command)
+
+
+def _build_tiny(recipe: Path, out: Path, as_json: bool) -> None:
+    """Builds a tiny generator, see :mod:`model_builder.generate_tiny`."""
+    from model_builder.generate_tiny.build import build as build_tiny
+
+    def say(step: int, loss: float) -> None:
+        sys.stderr.write(f"step {step}: loss {loss:.4f}\n")
+
+    summary = build_tiny(recipe, out, say)
+    sys.stdout.write(codec.encode(summary).decode() + "\n" if as_json else f"{summary}\n")
 
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:

@@ -109,8 +109,8 @@ class Manifest:
         if self.total_bytes > board["model_flash_bytes"]:
             return "storage: needs %d bytes, the board gives %d" % (
                 self.total_bytes, board["model_flash_bytes"])
-        if self.front_end.get("kind") not in ("hashed-ngrams", "bytes"):
-            return "front end: the board has hashed n-grams and bytes"
+        if self.front_end.get("kind") not in ("hashed-ngrams", "alphabet"):
+            return "front end: the board has hashed n-grams and alphabets"
         if self.boards and board["name"] not in self.boards:
             return "board: the bundle is for %s" % ", ".join(self.boards)
         return None

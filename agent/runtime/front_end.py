@@ -11,7 +11,7 @@ from agent.runtime.engine import Tensor
 from contracts import limits
 from contracts.bundle import Bundle
 from contracts.errors import InputError
-from contracts.manifest import NgramFrontEnd, TokenizerFrontEnd
+from contracts.manifest import AlphabetFrontEnd, NgramFrontEnd, TokenizerFrontEnd
 from contracts.text import NgramConfig, ngram_ids
 
 
@@ -114,4 +114,6 @@ def open_front_end(bundle: Bundle) -> FrontEnd:
     kind = bundle.manifest.front_end
     if isinstance(kind, NgramFrontEnd):
         return HashedNgrams(kind.config)
+    if isinstance(kind, AlphabetFrontEnd):
+        raise InputError("wrong-front-end", f"{bundle.path} is a generator for microcontrollers")
     return Tokenizer(bundle.read(kind.file), kind)

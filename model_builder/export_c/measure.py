@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from contracts import board as boards
+from contracts import codec
+from contracts.bundle import Bundle
 from contracts.errors import ShoalError, UnavailableError
+from model_builder.export_c.pack import export
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -113,3 +118,27 @@ def report(folder: Path, cpus: tuple[str, ...] = ("cortex-m3", "cortex-m4")) -> 
         }
     (folder / "measured.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def export_and_report(bundle: Path, report_json: Path, board: str | None) -> dict[str, Any]:
+    """Writes the C pack beside a built bundle and its figures into the build report.
+
+    Without a C compiler or QEMU the pack is written and the report says what was not measured.
+
+    Args:
+        bundle: the bundle's folder.
+        report_json: the build report; gets the member ``c_pack``.
+        board: whose facts go into ``board.h``.
+
+    Returns:
+        The folder of the pack and the figures.
+    """
+    folder = bundle.parent / f"{bundle.name}-c"
+    export(Bundle.open(bundle), folder, board=boards.load(board) if board else None)
+    tools = ("make", "gcc", "arm-none-eabi-gcc", "qemu-system-arm")
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    figures = {"not_measured": f"{', '.join(missing)} missing"} if missing else report(folder)
+    document = msgspec.json.decode(report_json.read_bytes())
+    document["c_pack"] = figures
+    report_json.write_bytes(codec.pretty(document))
+    return {"folder": str(folder), **figures}

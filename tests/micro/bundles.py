@@ -19,11 +19,34 @@ LABELS = ["one", "two", "three"]
 TEXTS = ["turn on the light", "what time is it", "three"]
 
 
-def write(folder: Path, name: str, version: str, *, seed: int, arena_bytes: int = 4096) -> Bundle:
-    """Writes a bundle of about 5 KB and opens it."""
+def write(
+    folder: Path,
+    name: str,
+    version: str,
+    *,
+    seed: int,
+    arena_bytes: int | None = None,
+    large: bool = False,
+) -> Bundle:
+    """Writes a bundle and opens it.
+
+    Args:
+        folder: made here.
+        name: of the bundle.
+        version: of the bundle.
+        seed: of the weights.
+        arena_bytes: what the manifest claims; None: what TFLM measured.
+        large: 200 KB in the shape of the 256k student instead of 5 KB.
+    """
     folder.mkdir(parents=True)
-    model = models.build("bag", buckets=64, length=16, width=8, channels=4, labels=3, seed=seed)
-    config = NgramConfig(buckets=64, length=16)
+    if large:
+        config = NgramConfig(buckets=4096, length=128)
+        model = models.build(
+            "conv", buckets=4096, length=128, width=44, channels=64, labels=3, seed=seed
+        )
+    else:
+        config = NgramConfig(buckets=64, length=16)
+        model = models.build("bag", buckets=64, length=16, width=8, channels=4, labels=3, seed=seed)
     ids = np.array([ngram_ids(text, config)[0] for text in TEXTS], np.int32)
     report, outputs = tflm.measure(model, ids)
     assert outputs is not None
@@ -43,7 +66,10 @@ def write(folder: Path, name: str, version: str, *, seed: int, arena_bytes: int 
         version=version,
         files=file_entries([folder / "model.tflite", folder / "golden.json"]),
         model=msgspec.structs.replace(
-            base.model, arena_bytes=arena_bytes, signatures=[signature], parameters=600
+            base.model,
+            arena_bytes=arena_bytes or report.arena_bytes,
+            signatures=[signature],
+            parameters=len(model),
         ),
         front_end=type(base.front_end)(config=config),  # type: ignore[call-arg]
         golden=msgspec.structs.replace(base.golden, file="golden.json", count=len(vectors)),

@@ -37,7 +37,7 @@ class Controller:
     """
 
     def __init__(self, config: MqttConfig, fleet: str, repository: Repository) -> None:
-        self._config = config
+        self.config = config
         self.topics = topics.Topics(fleet)
         self.repository = repository
         self.heard: list[tuple[str, str, Any]] = []
@@ -50,7 +50,7 @@ class Controller:
 
     def __enter__(self) -> Self:
         self._client.connect(
-            self._config.host, self._config.port, properties=connect_properties(self._config)
+            self.config.host, self.config.port, properties=connect_properties(self._config)
         )
         self._client.subscribe(f"{self.topics.prefix}/d/#", qos=1)
         self._client.loop_start()

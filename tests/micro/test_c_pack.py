@@ -174,3 +174,19 @@ def test_a_board_that_lacks_a_field_is_refused():
     """Board profiles are checked before a header is written from them."""
     with pytest.raises(InputError):
         codec.convert_yaml(b"name: x", Board, what="a board")
+
+
+def test_the_pack_goes_beside_the_bundle_and_its_figures_into_the_report(tmp_path):
+    """What ``build --export c`` does after the build: folder, golden run, sizes, instructions."""
+    need_tool("arm-none-eabi-gcc")
+    need_tool("qemu-system-arm")
+    bundle = tmp_path / "tiny-classifier-1.0.0"
+    shutil.copytree(TINY, bundle)
+    report = tmp_path / "report.json"
+    report.write_text('{"size": {}}')
+    measure.export_and_report(bundle, report, "pico-2-w")
+    figures = codec.decode(report.read_bytes(), dict, what="the report")["c_pack"]
+    assert figures["cortex-m3"]["qemu_passed"] == figures["host_passed"] == figures["vectors"]
+    assert figures["cortex-m4"]["engine_code_bytes"] <= 24 * 1024
+    header = (tmp_path / "tiny-classifier-1.0.0-c" / "board.h").read_text()
+    assert "SHOAL_BOARD_MODEL_RAM_BYTES 65536u" in header

@@ -1,0 +1,215 @@
+"""From a recipe to the bundle of a tiny generator: train, write, test, pack."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from contracts import bundle as bundles
+from contracts import codec
+from contracts.errors import InputError, RefusedError
+from contracts.manifest import (
+    AlphabetFrontEnd,
+    Golden,
+    GoldenVector,
+    Manifest,
+    ModelFacts,
+    Provenance,
+    SignatureSpec,
+    TensorSpec,
+)
+from contracts.messages import Name, Version
+from model_builder.convert import native_output
+from model_builder.export_c.graph import Graph, read
+from model_builder.generate_tiny import task
+from model_builder.generate_tiny.flatfile import write
+from model_builder.generate_tiny.train import Settings, train
+
+MAX_PARAMETERS = 260_000
+MAX_TOKENS = 96
+_ARENA = 256 * 1024
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``status-lines.yaml``.
+
+    Attributes:
+        kind: always ``status-lines``.
+        name: of the bundle.
+        version: of the bundle.
+        settings: of the training.
+        test_lines: held-out lines that are scored.
+        min_exact: share of them that must be right, or there is no bundle.
+    """
+
+    kind: Literal["status-lines"]
+    name: Name
+    version: Version
+    settings: Settings = Settings()
+    test_lines: Annotated[int, msgspec.Meta(ge=10, le=100_000)] = 500
+    min_exact: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
+
+
+class Stepper:
+    """Runs the int8 model with the kernels of TensorFlow Lite Micro, greedily."""
+
+    def __init__(self, model: bytes, alphabet: str) -> None:
+        from tflite_micro.python.tflite_micro import runtime
+
+        self._alphabet = alphabet
+        self._state = read(model).tensors[read(model).inputs[1]].shape
+        with native_output():
+            self._interpreter = runtime.Interpreter.from_bytes(model, arena_size=_ARENA)
+
+    def _step(
+        self, number: int, state: npt.NDArray[np.int8]
+    ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+        self._interpreter.set_input(np.array([[number]], np.int32), 0)
+        self._interpreter.set_input(state, 1)
+        self._interpreter.invoke()
+        logits = np.array(self._interpreter.get_output(0)[0], np.int8)
+        return logits, np.array(self._interpreter.get_output(1), np.int8)
+
+    def tokens(self, prompt: str) -> list[int]:
+        """The ids after `prompt`, up to and with the end mark."""
+        state = np.zeros(self._state, np.int8)
+        logits = np.zeros(0, np.int8)
+        for char in prompt:
+            logits, state = self._step(self._alphabet.index(char), state)
+        found: list[int] = []
+        while len(found) < MAX_TOKENS:
+            found.append(int(logits.argmax()))
+            if found[-1] == 0:
+                break
+            logits, state = self._step(found[-1], state)
+        return found
+
+    def text(self, prompt: str) -> str:
+        """The line after `prompt`."""
+        return "".join(self._alphabet[i] for i in self.tokens(prompt) if i)
+
+
+def exact_match(stepper: Stepper, pairs: list[tuple[str, str]]) -> float:
+    """Share of lines that are right to the last character."""
+    return sum(stepper.text(prompt) == status for prompt, status in pairs) / len(pairs)
+
+
+def _arena(model: bytes) -> int:
+    from tflite_micro.python.tflite_micro import runtime
+
+    with native_output() as said:
+        runtime.Interpreter.from_bytes(model, arena_size=_ARENA).print_allocations()
+        text = said()
+    total = text.split("Arena allocation total ")[1].split(" ")[0]
+    return int(total)
+
+
+def _tensors(graph: Graph, indices: tuple[int, ...], names: tuple[str, ...]) -> list[TensorSpec]:
+    found = []
+    for index, name in zip(indices, names, strict=True):
+        tensor = graph.tensors[index]
+        scale = float(tensor.scales[0]) if len(tensor.scales) else 0.0
+        found.append(TensorSpec(name, list(tensor.shape), tensor.dtype, scale, tensor.zero_point))
+    return found
+
+
+def package(recipe: Recipe, model: bytes, alphabet: str, parameters: int, out: Path) -> Path:
+    """Scores the model on held-out lines and writes the bundle.
+
+    Raises:
+        RefusedError: ``too-large``, ``quality``.
+    """
+    if parameters > MAX_PARAMETERS:
+        raise RefusedError("too-large", f"{parameters} parameters, at most {MAX_PARAMETERS}")
+    stepper = Stepper(model, alphabet)
+    pairs = task.lines(recipe.test_lines, seed=recipe.settings.seed + 1, test=True)
+    score = exact_match(stepper, pairs)
+    if score < recipe.min_exact:
+        raise RefusedError(
+            "quality",
+            f"{score:.3f} of {len(pairs)} held-out lines are right, the recipe asks for "
+            f"{recipe.min_exact}: train longer, or with a larger state",
+        )
+    graph = read(model)
+    vectors = [GoldenVector(text=p, tokens=stepper.tokens(p)) for p, _ in pairs[:16]]
+    out.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=out, prefix=f".{recipe.name}."))
+    (staging / "model.tflite").write_bytes(model)
+    (staging / "golden.json").write_bytes(codec.encode(vectors))
+    manifest = Manifest(
+        schema=1,
+        name=recipe.name,
+        version=recipe.version,
+        task="generate",
+        files=bundles.file_entries([staging / "model.tflite", staging / "golden.json"]),
+        model=ModelFacts(
+            file="model.tflite",
+            quantization="int8",
+            signatures=[
+                SignatureSpec(
+                    "step",
+                    _tensors(graph, graph.inputs, ("ids", "state")),
+                    _tensors(graph, graph.outputs, ("logits", "next_state")),
+                )
+            ],
+            operators=sorted({op.name for op in graph.operators}),
+            parameters=parameters,
+            arena_bytes=_arena(model),
+            runtimes=["tflm"],
+        ),
+        front_end=AlphabetFrontEnd(alphabet),
+        golden=Golden("golden.json", len(vectors), max_steps=0),
+        metrics={"exact_match": score, "test_lines": len(pairs)},
+        provenance=Provenance(seed=recipe.settings.seed),
+    )
+    (staging / bundles.MANIFEST).write_bytes(codec.pretty(manifest))
+    bundles.Bundle.open(staging).verify()
+    target = out / f"{recipe.name}-{recipe.version}"
+    shutil.rmtree(target, ignore_errors=True)
+    staging.chmod(0o755)
+    staging.replace(target)
+    bundles.pack(target, out / f"{target.name}{bundles.SUFFIX}")
+    report = {"exact_match": score, "test_lines": len(pairs), "parameters": parameters,
+              "model_bytes": len(model), "arena_bytes": manifest.model.arena_bytes}  # fmt: skip
+    (out / f"{target.name}-report.json").write_bytes(codec.pretty(report))
+    return target
+
+
+def load(path: Path) -> Recipe:
+    """Reads a recipe.
+
+    Raises:
+        InputError: ``no-such-file`` or what is wrong in it.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError("no-such-file", f"cannot read {path}: {error.strerror}") from None
+    return codec.convert_yaml(data, Recipe, what=str(path))
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a file is a recipe of this kind."""
+    try:
+        return b"kind: status-lines" in path.read_bytes()[:4096]
+    except OSError:
+        return False
+
+
+def build(path: Path, out: Path, say: Callable[[int, float], None]) -> dict[str, Any]:
+    """Trains and packs; returns where the bundle is and its figures."""
+    recipe = load(path)
+    alphabet = task.alphabet()
+    cell = train(recipe.settings, alphabet, say)
+    bundle = package(recipe, write(cell), alphabet, cell.parameters, out)
+    manifest = bundles.Bundle.open(bundle).manifest
+    return {"bundle": str(bundle), "name": recipe.name, "version": recipe.version,
+            "parameters": cell.parameters, "arena_bytes": manifest.model.arena_bytes,
+            **manifest.metrics}  # fmt: skip
