@@ -1,5 +1,7 @@
 """Scenario files say how simulated devices behave; what is wrong in one is named."""
 
+from pathlib import Path
+
 import pytest
 
 from agent.simulate import scenario
@@ -37,9 +39,9 @@ bundles:
         (b"seed: -1", ">= 0"),
         (b"slow: 3", "object"),
         (b"- 1", "object"),
-        (b"a: [", "not YAML"),
-        (b"\xff\xfe\x00", "not YAML"),
-        (b"x: !!python/object/apply:os.system [ls]", "not YAML"),
+        (b"a: [", "not valid"),
+        (b"\xff\xfe\x00", "not valid"),
+        (b"x: !!python/object/apply:os.system [ls]", "not valid"),
         (b"boards: {}", "length"),
     ],
 )
@@ -48,3 +50,10 @@ def test_a_bad_scenario_is_refused_with_what_is_wrong(text: bytes, found: str) -
     with pytest.raises(InputError, match=found) as caught:
         scenario.load(text)
     assert caught.value.code == "bad-scenario"
+
+
+def test_the_example_scenario_can_be_read() -> None:
+    """What users copy works."""
+    loaded = scenario.load((Path(__file__).parents[3] / "examples/rehearsal.yaml").read_bytes())
+    assert loaded.behaviour("intents", "2.0.0").labels
+    assert loaded.behaviour("intents", "1.1.0").fail_selftest == 0.02
