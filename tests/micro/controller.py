@@ -50,7 +50,7 @@ class Controller:
 
     def __enter__(self) -> Self:
         self._client.connect(
-            self.config.host, self.config.port, properties=connect_properties(self._config)
+            self.config.host, self.config.port, properties=connect_properties(self.config)
         )
         self._client.subscribe(f"{self.topics.prefix}/d/#", qos=1)
         self._client.loop_start()
