@@ -66,7 +66,7 @@ def _jsonl(path: Path) -> Iterator[object]:
             if line.strip():
                 try:
                     yield json.loads(line)
-                except (json.JSONDecodeError, RecursionError) as error:
+                except (ValueError, RecursionError) as error:
                     raise InputError(
                         "bad-data", f"{path}, line {number} is not JSON: {error}"
                     ) from None

@@ -10,7 +10,7 @@ import numpy as np
 from agent.runtime.engine import Tensor
 from contracts import limits
 from contracts.bundle import Bundle
-from contracts.errors import InputError
+from contracts.errors import InputError, RefusedError
 from contracts.manifest import AlphabetFrontEnd, NgramFrontEnd, TokenizerFrontEnd
 from contracts.text import NgramConfig, ngram_ids
 
@@ -94,7 +94,10 @@ class Tokenizer:
     def encode(self, text: str) -> Encoded:
         """``ids``: int32[1, L] with L one of the manifest's lengths."""
         check_text(text)
-        ids = self._tokenizer.encode(text).ids
+        try:
+            ids = self._tokenizer.encode(text).ids
+        except Exception as error:  # noqa: BLE001  # the library raises bare Exception
+            raise RefusedError("bad-tokenizer", f"the tokenizer: {str(error)[:300]}") from None
         longest = self._lengths[-1]
         truncated = len(ids) > longest
         if truncated:  # keep the closing special token, which the model was trained with

@@ -315,7 +315,13 @@ def http_server(repository: Repository) -> Iterator[tuple[str, Any]]:
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, directory=str(repository.folder), **options)
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+        def handle_error(self, *_: object) -> None:
+            """A client that goes away is no news."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
