@@ -19,7 +19,8 @@ from contracts.config import MqttConfig, TlsConfig
 from contracts.errors import InputError
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether `host` is an address of this machine alone."""
     if host == "localhost":
         return True
     try:
@@ -111,7 +112,7 @@ def new_client(
     client.on_socket_open = _send_at_once
     if config.tls is not None:
         client.tls_set_context(context or tls_context(config.tls, folder))
-    elif not _is_loopback(config.host):
+    elif not is_loopback(config.host):
         raise InputError(
             "tls-needed",
             f"the broker {config.host} is not on this machine: configure mqtt.tls, "

@@ -5,7 +5,6 @@ Source: mosquitto.conf(5), mosquitto 2.0.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import pwd
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from contracts import limits
+from contracts.connection import is_loopback
 from contracts.errors import InputError
 from fleet import durable
 from fleet.broker.acl import acl_file
@@ -43,16 +43,6 @@ def _line(option: str, value: object) -> str:
     if not text or any(ord(char) < 32 for char in text) or text != text.strip():
         raise InputError("bad-config", f"mosquitto's {option} cannot be {text[:100]!r}")
     return f"{option} {text}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is an address of this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def write_configuration(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import shutil
 import signal
@@ -92,7 +93,33 @@ def _wait_until_listening(process: subprocess.Popen[bytes], host: str, port: int
     raise UnavailableError("broker-unreachable", f"mosquitto did not start on {host}:{port}")
 
 
-class MosquittoBroker:
+class _Broker(abc.ABC):
+    """A broker that runs between :meth:`start` and :meth:`stop`; a context manager."""
+
+    config: MqttConfig
+
+    @abc.abstractmethod
+    def start(self) -> None:
+        """Starts it and returns once it accepts connections."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Ends it in order and removes what was temporary."""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+class MosquittoBroker(_Broker):
     """A mosquitto process; a context manager.
 
     Args:
@@ -160,18 +187,6 @@ class MosquittoBroker:
             self._process = None
         self._stack.close()
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
 
 def find_mosquitto() -> str:
     """The path of mosquitto, also where Debian puts it out of a user's PATH.
@@ -187,7 +202,7 @@ def find_mosquitto() -> str:
     return found
 
 
-class EmbeddedBroker:
+class EmbeddedBroker(_Broker):
     """The broker that comes with the `fleet` extra; a context manager. No access control.
 
     For a demo and for rehearsals on one machine: it listens on loopback alone.
@@ -227,15 +242,3 @@ class EmbeddedBroker:
     def stop(self) -> None:
         """Ends the process."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
