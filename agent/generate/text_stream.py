@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _CONTEXT_TOKENS = 4
+_MAX_UNSURE = 3
+_LONGEST_WINDOW = 32
 
 
 class TextStream:
@@ -39,10 +41,7 @@ class TextStream:
         if self.stopped:
             return ""
         self._ids.append(token)
-        window = self._decode(self._ids[self._start :])
-        if window.endswith(_REPLACEMENT) and len(self._ids) - self._start < 16:
-            return ""  # half a character (a real U+FFFD waits for what follows it)
-        return self._take(window, final=False)
+        return self._take(self._decode(self._ids[self._start :]), final=False)
 
     def finish(self) -> str:
         """The rest, at the end of the answer."""
@@ -51,15 +50,20 @@ class TextStream:
         return self._take(self._decode(self._ids[self._start :]), final=True)
 
     def _take(self, window: str, *, final: bool) -> str:
-        self._pending += window[self._known :]
+        # Up to three bytes at the end may be the beginning of a character.
+        unsure = 0 if final else min(len(window) - len(window.rstrip(_REPLACEMENT)), _MAX_UNSURE)
+        certain = max(self._known, len(window) - unsure)
+        self._pending += window[self._known : certain]
+        self._known = certain
+        if unsure:
+            return self._release(final=final)
         # Decoding only the last few tokens keeps the cost of a token constant; some before the
         # new ones stay, because a decoder may treat the first token of a text differently.
         start = max(self._start, len(self._ids) - _CONTEXT_TOKENS)
         tail = self._decode(self._ids[start:])
-        if start > self._start and window.endswith(tail) and _REPLACEMENT not in tail:
+        clean = window.endswith(tail) and _REPLACEMENT not in tail
+        if start > self._start and (clean or len(self._ids) - self._start > _LONGEST_WINDOW):
             self._start, self._known = start, len(tail)
-        else:
-            self._known = len(window)
         return self._release(final=final)
 
     def _release(self, *, final: bool) -> str:

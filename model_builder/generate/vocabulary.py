@@ -20,7 +20,14 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
         size: of the vocabulary; 257 or less gives plain bytes and the end token.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    # Spaces are pieces of their own, so that a word has the same pieces within a sentence and
+    # between quotation marks: a student that copies has nothing to translate.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(" ", "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=max(size, BYTES + 1),
