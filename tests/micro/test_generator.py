@@ -1,0 +1,60 @@
+"""The tiny generator's step is the same in TFLite Micro and MicroPython; its data is disjoint."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from contracts.errors import RefusedError
+from model_builder.export_c.graph import read
+from model_builder.generate_tiny import build, task
+from model_builder.generate_tiny.cell import Cell
+from model_builder.generate_tiny.flatfile import write
+from tests.micro import device
+
+PROMPTS = ["t=23.4 h=61 b=88 m=1>", "t=-4.0>", "t=30.9 b=5>"]
+
+
+@pytest.fixture(scope="module")
+def model() -> bytes:
+    """A cell with random weights, as a file."""
+    return write(Cell(len(task.alphabet()), 24, 64, seed=3))
+
+
+def test_continuations_are_equal_in_micropython_and_tflite_micro(model, tmp_path, monkeypatch):
+    """Gates, state and logits are bit-exact: greedy ids are equal over many steps."""
+    alphabet = task.alphabet()
+    (tmp_path / "model.tflite").write_bytes(model)
+    (tmp_path / "prompts.json").write_text(json.dumps([alphabet, PROMPTS]))
+    found = device.run("continue.py", str(tmp_path), str(tmp_path / "prompts.json"), "40")
+    monkeypatch.setattr(build, "MAX_TOKENS", 40)
+    stepper = build.Stepper(model, alphabet)
+    assert found == [stepper.tokens(prompt) for prompt in PROMPTS]
+
+
+def test_the_state_has_one_scale_on_both_sides(model):
+    """What comes out may go in again, without a conversion."""
+    graph = read(model)
+    before, after = graph.tensors[graph.inputs[1]], graph.tensors[graph.outputs[1]]
+    assert before.scales == after.scales
+    assert before.zero_point == after.zero_point
+    assert before.shape == after.shape
+
+
+def test_no_prompt_is_in_both_splits():
+    """The test lines are held out, and lines say what the readings say."""
+    train = {prompt for prompt, _ in task.lines(3000, seed=1, test=False)}
+    assert not train & {prompt for prompt, _ in task.lines(500, seed=2, test=True)}
+    for prompt, status in task.lines(200, seed=4, test=True):
+        celsius = float(prompt[2:].split(" ")[0].rstrip(">"))
+        assert f" {prompt[2:].split('.')[0]}C" in status
+        assert status.startswith("freezing") == (celsius < 0)
+
+
+def test_an_untrained_model_is_not_packed(model, tmp_path):
+    """A bundle is written only when enough held-out lines are right."""
+    recipe = build.Recipe(kind="status-lines", name="bad", version="1.0.0", test_lines=10)
+    with pytest.raises(RefusedError, match="held-out lines"):
+        build.package(recipe, model, task.alphabet(), 1000, tmp_path)
+    assert not list(tmp_path.iterdir())
