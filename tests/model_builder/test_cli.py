@@ -46,7 +46,7 @@ def test_a_build_prints_one_json_summary_and_writes_what_it_names(tmp_path: Path
     ("arguments", "code", "says"),
     [
         (["build", "none.yaml"], 2, "cannot read the recipe none.yaml"),
-        (["build"], 2, "RECIPE"),
+        (["build"], 2, "Missing argument"),
         (
             ["build", "examples/home-intents.yaml", "--set", "studnet.x=1"],
             2,
