@@ -1,0 +1,327 @@
+"""10,000 generated payloads on every topic that an agent reads, and on every file it parses.
+
+(1,000 of ``agent.yaml``, which comes from nobody but the owner.)
+
+A hundred seeds of a hundred payloads each: valid documents with bytes, types, depths and sizes
+changed. Nothing may raise but the errors of :mod:`contracts.errors`, and memory is bounded.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from agent.cli.device import read_config
+from agent.cli.local import read_examples
+from agent.daemon import Agent
+from agent.filesystem import Disk
+from agent.link import Inbound
+from agent.runtime import check
+from agent.runtime.front_end import Tokenizer
+from agent.statusfile import read as read_status
+from agent.update import delta, journal
+from contracts import blocks, codec
+from contracts.bundle import Bundle, decode_manifest, pack
+from contracts.config import AgentConfig
+from contracts.errors import ShoalError
+from contracts.manifest import TokenizerFrontEnd
+from contracts.messages import (
+    Answer,
+    Desired,
+    DesiredBundle,
+    GenerateRequest,
+    Status,
+)
+from fleet.identity import provisioning
+from fleet.repository.repository import Repository
+from tests.support.controller import TINY, make_repository
+from tests.support.mutate import payloads
+
+PER_SEED = 100
+SEEDS = settings(
+    max_examples=100,
+    phases=[Phase.generate],  # a seed reproduces; shrinking it says nothing
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    database=None,
+)
+MAX_GROWTH = 60_000_000
+REF = Bundle.open(TINY).ref
+NUMBERS = st.integers(0, 2**32)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository for the root of trust."""
+    return make_repository(tmp_path_factory.mktemp("repo"), TINY)
+
+
+@pytest.fixture(scope="module")
+def agent(
+    tmp_path_factory: pytest.TempPathFactory, repository: Repository
+) -> Iterator[tuple[Agent, list[bytes]]]:
+    """An agent with a model, whose messages come by hand and whose answers are kept."""
+    config = AgentConfig("f", "d", "raspberry-pi-5", repository.root.decode(), groups=["g"])
+    one = Agent(config, tmp_path_factory.mktemp("agent"))
+    sent: list[bytes] = []
+    one.link.publish = lambda topic, payload, **_: sent.append(payload)  # type: ignore[method-assign]
+    one.dispatcher._send = one.link.publish
+    one.engine.recover()
+    one.models.activate("classify", TINY)
+    one.worker.start()
+    yield one, sent
+    one.stopping.set()
+    one.worker.drain(5)
+    one.models.close()
+    one.spool.close()
+    one.state.close()
+
+
+TOPICS: dict[str, list[bytes]] = {
+    "d/d/desired": [
+        codec.encode(Desired(3, {"classify": DesiredBundle(REF)}, {"a": 1}, "r1", 5.0)),
+        codec.encode(Desired(1)),
+    ],
+    "d/d/req/classify": [
+        b'{"id":"r1","text":"turn on the light","top_k":3,"priority":5}',
+        b'{"id":"r2","text":"x","slot":"classify","deadline_ms":100,"requester":"me"}',
+    ],
+    "d/d/req/selftest": [b'{"id":"r1","slot":"classify"}'],
+    "d/d/req/status": [b'{"id":"r1"}'],
+    "d/d/req/cancel": [b'{"id":"r1","cancel":"r2"}'],
+    "d/d/req/generate": [codec.encode(GenerateRequest(id="r", prompt="x", stop=["a"]))],
+    "g/g/req/classify": [
+        b'{"id":"r1","text":"turn on the light","reply_to":"shoal/v1/f/d/d/res/x"}'
+    ],
+    "d/d/blob/b1": [blocks.pack("b1", blocks.Block(0, 10, b"0123456789"))],
+    "d/d/status": [codec.encode(Status("offline", "b", 3, 1.0))],
+}
+
+
+@pytest.mark.parametrize("topic", sorted(TOPICS))
+def test_no_payload_on_a_topic_breaks_the_agent(
+    topic: str, agent: tuple[Agent, list[bytes]]
+) -> None:
+    """Each is handled and acknowledged; each answer is in the protocol's shape."""
+    one, sent = agent
+    process = psutil.Process()
+    before = process.memory_info().rss
+    count = 0
+
+    @SEEDS
+    @given(NUMBERS)
+    def run(number: int) -> None:
+        nonlocal count
+        chance = random.Random(number)
+        sent.clear()
+        acked: list[int] = []
+        for payload in payloads(number, TOPICS[topic], PER_SEED):
+            count += 1
+            properties = (None, None, None)
+            if chance.random() < 0.3:
+                properties = (
+                    chance.choice(["shoal/v1/f/d/d/res/q", "x/#", "", "\0", None]),
+                    chance.choice([b"c1", b"\xff", b"", b"x" * 5000, None]),
+                    chance.choice([0, 1, 2**32 - 1, None]),
+                )
+            inbound = Inbound(
+                f"shoal/v1/f/{topic}", payload, *properties, ack=lambda: acked.append(1)
+            )
+            if topic.endswith("status"):
+                one.link._own_status(inbound)
+            else:
+                one._message(inbound)
+        assert one.worker.alive
+        for answer in list(sent):
+            if not topic.endswith("status"):
+                codec.decode(answer, Answer, what="an answer")
+
+    run()
+    assert count >= 10_000
+    assert one.worker.alive
+    assert process.memory_info().rss - before < MAX_GROWTH
+    # It still answers.
+    sent.clear()
+    one.stopping.clear()
+    with one.models.use("classify") as model:
+        assert model.classify("turn on the light").label == "lights-on"
+
+
+@pytest.mark.parametrize(
+    "topic",
+    ["", "shoal", "shoal/v1/f/d/d", "shoal/v1/f/d/d/req/", "shoal/v1/f/d/d/req/\0", "$SYS/x"],
+)
+def test_an_odd_topic_is_refused(topic: str, agent: tuple[Agent, list[bytes]]) -> None:
+    """And acknowledged."""
+    acked: list[int] = []
+    agent[0]._message(Inbound(topic, b"{}", None, None, None, lambda: acked.append(1)))
+    assert acked == [1]
+
+
+def _manifest(path: Path, data: bytes) -> None:
+    decode_manifest(data)
+
+
+def _golden(path: Path, data: bytes) -> None:
+    from contracts.manifest import GoldenVector
+
+    codec.decode(data, list[GoldenVector], what="golden vectors")
+
+
+def _journal(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    journal.load(Disk(), path)  # never raises: what it cannot read is set aside
+
+
+def _status(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    read_status(path)
+
+
+def _config(path: Path, data: bytes) -> None:
+    path.write_bytes(data[:800])  # PyYAML is slow
+    read_config(path)
+
+
+def _examples(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    list(read_examples(path))
+
+
+def _archive(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    Bundle.open(path).verify()
+
+
+def _delta(path: Path, data: bytes) -> None:
+    delta.apply(b"old" * 1000, data, 3000)
+
+
+def _tokenizer(path: Path, data: bytes) -> None:
+    Tokenizer(data, TokenizerFrontEnd("tokenizer.json", [8])).encode("a text")
+
+
+def _block(path: Path, data: bytes) -> None:
+    blocks.unpack("b1", data)
+
+
+def _seed_journal() -> bytes:
+    from agent.update.machine import Update
+
+    return codec.encode(
+        journal.Journal(Desired(2, {"a": DesiredBundle(REF)}), 1, Update(2, "a", REF), {}, 7)
+    )
+
+
+def _seed_archive(folder: Path) -> bytes:
+    pack(TINY, folder / "x.shoal")
+    return (folder / "x.shoal").read_bytes()
+
+
+def _seed_delta() -> bytes:
+    from fleet.repository.delta import make
+
+    patch = make(b"old" * 1000, b"new" * 1000)
+    assert patch is not None
+    return patch
+
+
+def _seed_tokenizer() -> bytes:
+    import tokenizers
+    from tokenizers.models import WordLevel
+
+    return tokenizers.Tokenizer(WordLevel({"a": 0, "[UNK]": 1}, "[UNK]")).to_str().encode()
+
+
+FILES: dict[str, tuple[Callable[[Path, bytes], None], Callable[[Path, Repository], bytes]]] = {
+    "manifest.json": (_manifest, lambda f, r: (TINY / "manifest.json").read_bytes()),
+    "golden.json": (_golden, lambda f, r: (TINY / "golden.json").read_bytes()),
+    "journal.json": (_journal, lambda f, r: _seed_journal()),
+    "status.json": (_status, lambda f, r: b'{"pid":1,"at":1,"started":1,"connected":true}'),
+    "agent.yaml": (
+        _config,
+        lambda f, r: provisioning.to_yaml(AgentConfig("f", "d", "raspberry-pi-5", "root")),
+    ),
+    "data.jsonl": (_examples, lambda f, r: b'{"text":"a","label":"b"}\n{"text":"c","label":"d"}\n'),
+    "data.csv": (_examples, lambda f, r: b'text,label\nhello,x\n"a ""quoted"" one",y\n'),
+    "bundle.shoal": (_archive, lambda f, r: _seed_archive(f)),
+    "delta": (_delta, lambda f, r: _seed_delta()),
+    "tokenizer.json": (_tokenizer, lambda f, r: _seed_tokenizer()),
+    "block": (_block, lambda f, r: blocks.pack("b1", blocks.Block(0, 10, b"0123456789"))),
+}
+
+
+SLOW_READERS = {"status.json", "data.jsonl", "data.csv", "journal.json"}
+"""They write a file for every payload."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.soak) if name in SLOW_READERS else name
+        for name in sorted(FILES)
+    ],
+)
+def test_no_content_of_a_file_breaks_its_reader(
+    name: str, tmp_path: Path, repository: Repository
+) -> None:
+    """It is read, or refused with an error of ours."""
+    reader, seed = FILES[name]
+    seeds = [seed(tmp_path, repository)]
+    path = tmp_path / f"fuzzed-{name}"
+    process = psutil.Process()
+    before = process.memory_info().rss
+    count = refused = 0
+    # PyYAML takes milliseconds a document, and no file of the network is YAML.
+    per_seed = 10 if name == "agent.yaml" else PER_SEED
+
+    @SEEDS
+    @given(NUMBERS)
+    def run(number: int) -> None:
+        nonlocal count, refused
+        for data in payloads(number, seeds, per_seed):
+            count += 1
+            try:
+                reader(path, data)
+            except ShoalError as error:
+                refused += 1
+                assert str(error)
+
+    run()
+    assert count >= 100 * per_seed
+    assert refused > 0 or name == "journal.json"
+    assert process.memory_info().rss - before < MAX_GROWTH
+
+
+@pytest.mark.soak
+def test_a_broken_model_file_breaks_a_child_and_is_refused_by_name(tmp_path: Path) -> None:
+    """A model that was signed but is junk to the runtime: the self-test says so, we live."""
+    model = (TINY / "model.tflite").read_bytes()
+    for number in range(12):
+        folder = tmp_path / str(number)
+        Bundle.open(TINY).extract(folder)
+        chance = random.Random(number)
+        data = bytearray(model)
+        for _ in range(40):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        (folder / "model.tflite").write_bytes(data)
+        from contracts.bundle import file_entries
+        from tests.support.bundles import rewrite
+
+        files = file_entries(p for p in folder.iterdir() if p.name != "manifest.json")
+        rewrite(Bundle.open(folder), files=files)
+        try:
+            result = check.run(folder, seconds=30, memory_bytes=1 << 30)
+        except ShoalError as error:
+            assert error.code in {
+                "golden-mismatch", "model-failed", "selftest-crashed", "selftest-timeout",
+                "selftest-memory", "bad-manifest",
+            }  # fmt: skip
+        else:
+            assert result.passed == result.vectors
