@@ -6,6 +6,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class RowCache:
         try:
             with np.load(self._file, allow_pickle=False) as saved:
                 keys, rows = saved["keys"], saved["rows"]
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return
         if rows.shape == (len(keys), self._width) and rows.dtype == np.float32:
             self._rows = rows

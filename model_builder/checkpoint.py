@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -52,7 +53,7 @@ class Checkpoint:
                 notes = msgspec.json.decode(saved["notes"].tobytes())
                 arrays = [saved[f"a{i}"] for i in range(int(saved["count"]))]
                 state = Saved(int(saved["epoch"]), bool(saved["finished"]), arrays, notes)
-        except (OSError, ValueError, KeyError, EOFError, msgspec.DecodeError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile, msgspec.DecodeError):
             return None
         if [tuple(a.shape) for a in state.arrays[: len(shapes)]] != [tuple(s) for s in shapes]:
             return None
