@@ -35,7 +35,6 @@ def configure(*, debug: bool = False) -> None:
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(10 if debug else 20),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
     )
 
 

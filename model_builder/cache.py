@@ -34,7 +34,7 @@ class RowCache:
     def _read(self) -> None:
         """A file that cannot be read is no cache: its rows are computed again."""
         try:
-            with np.load(self._file, allow_pickle=False) as saved:
+            with self._file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 keys, rows = saved["keys"], saved["rows"]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return

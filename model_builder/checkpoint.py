@@ -49,7 +49,7 @@ class Checkpoint:
             shapes: of the model's arrays; a file that does not have them is ignored.
         """
         try:
-            with np.load(self._file, allow_pickle=False) as saved:
+            with self._file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
                 notes = msgspec.json.decode(saved["notes"].tobytes())
                 arrays = [saved[f"a{i}"] for i in range(int(saved["count"]))]
                 state = Saved(int(saved["epoch"]), bool(saved["finished"]), arrays, notes)

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+import structlog
 
 from contracts.config import MqttConfig
 from tests.support.broker import BROKERS, mosquitto
@@ -29,3 +30,11 @@ def mosquitto_broker() -> Iterator[MqttConfig]:
 def fleet_name() -> str:
     """A fleet of the test's own, so that tests share a broker without meeting."""
     return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """A test that sets logging up, as a program does at its start, leaves no closed stream."""
+    before = structlog.get_config().copy()
+    yield
+    structlog.configure(**before)
