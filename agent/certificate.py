@@ -107,7 +107,8 @@ class Certificate:
             return given
         candidate = msgspec.structs.replace(given, certificate=stored, key=stored)
         try:
-            if self._check(candidate) > self._check(given):
+            # The renewed one is the younger, also when both expire in the same second.
+            if self._check(candidate) >= self._check(given):
                 return candidate
         except RefusedError as error:
             log.warning("renewed certificate ignored", reason=str(error))

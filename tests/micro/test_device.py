@@ -62,7 +62,8 @@ def _refused(controller, devices, name: str, *, revision: int = 1, version: str 
     event = controller.wait_update("refused", revision)
     assert event.reason is not None
     reported = controller.wait(
-        "the report", lambda _, k, m: k == "reported" and m.desired_revision == revision
+        "the report",
+        lambda _, k, m: k == "reported" and m.boot == event.boot and m.desired_revision == revision,
     )
     assert reported.slots.get("classify") is None or reported.slots["classify"].active is None
     assert reported.last_update.reason == event.reason
