@@ -18,6 +18,7 @@ from agent.certificate import Certificate
 from agent.clock import Clock, SystemClock, is_set
 from agent.filesystem import Disk
 from agent.generate.handler import Generating
+from agent.generate.memory import give_back
 from agent.link import Inbound, Link
 from agent.log import logger
 from agent.renewal import Renewer
@@ -50,6 +51,7 @@ from contracts.config import AgentConfig, SourceConfig
 from contracts.connection import tls_context
 from contracts.errors import ShoalError, UnavailableError
 from contracts.messages import (
+    FINAL_UPDATE_STATES,
     BlobGet,
     Desired,
     Generated,
@@ -225,6 +227,7 @@ class Agent:
             threading.Thread(
                 target=self._read, args=(name, read), name=f"source-{name}", daemon=True
             ).start()
+        give_back()
         systemd.notify("READY=1")
         self._ready = True
         log.info("ready", device=self.config.device, boot=self.state.boot)
@@ -349,6 +352,8 @@ class Agent:
         topic = self.topics.of_device(self.config.device, "update")
         self.spool.put(topic, codec.encode(event), precious=True)
         self.reporter.wake()
+        if event.state in FINAL_UPDATE_STATES:
+            give_back()
 
     def _failed(self, slot: str, error: ShoalError) -> None:
         self.recorder.failed(slot or "device", error.code)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from contracts import limits
 from contracts.errors import InputError
 from contracts.messages import ChatMessage
@@ -38,6 +35,11 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
+        # Imported here: a device without a chat model does without its 4 MB.
+        import jinja2
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        self._error = jinja2.TemplateError
         environment = ImmutableSandboxedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
         )
@@ -46,7 +48,7 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos, "eos_token": eos}
         try:
             self._template = environment.from_string(source)
-        except (jinja2.TemplateError, RecursionError) as error:
+        except (self._error, RecursionError) as error:
             raise InputError("bad-template", f"the chat template is broken: {error}") from None
 
     def render(self, messages: list[ChatMessage]) -> str:
@@ -71,5 +73,5 @@ class ChatTemplate:
                     )
                 pieces.append(piece)
             return "".join(pieces)
-        except (jinja2.TemplateError, TypeError, ValueError, RecursionError) as error:
+        except (self._error, TypeError, ValueError, RecursionError) as error:
             raise InputError("bad-template", f"the chat template failed: {error}") from None
