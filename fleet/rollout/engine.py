@@ -126,16 +126,20 @@ class Step:
             if member.attempts < self.spec.attempts and self.header.status not in ENDED:
                 if assign and self.now >= member.changed + self.spec.retry_s:
                     self.assign(fact, member)
-            elif _asks_for(fact, self.header.target) and fact.newest <= self.state.number:
-                # Its desired document still asks for what it refused: take that back.
-                self.give_back(member)
-                why = member.reason.message if member.reason else "no reason given"
-                self.note(
-                    "device-failed",
-                    f"{member.device} failed: {why}",
-                    device=member.device,
-                    reason=msgspec.to_builtins(member.reason),
-                )
+            else:
+                self.take_back(member)
+
+    def take_back(self, member: Member) -> None:
+        """Tells a failed member's device to keep what it had, when it is still asked otherwise."""
+        fact = self.facts.devices[member.device]
+        if not _asks_for(fact, self.header.target) or fact.newest > self.state.number:
+            return
+        self.give_back(member)
+        why = member.reason.message if member.reason else "no reason given"
+        self.note(
+            "device-failed", f"{member.device} failed: {why}",
+            device=member.device, reason=msgspec.to_builtins(member.reason),
+        )  # fmt: skip
 
     # 3: gates -----------------------------------------------------------------------------
 
@@ -172,6 +176,10 @@ class Step:
 
     def finish_rollback(self) -> None:
         """The rollback is over when no device that can be reached is still on its way."""
+        # Before the end, because an ended rollout may never be stepped again (`follow_s` of 0):
+        # whatever failed, with or without tries left, is not to be asked for the version again.
+        for member in self.members("failed"):
+            self.take_back(member)
         late = self.now - self.spec.deadline_s
         for member in self.members("undoing"):
             fact = self.facts.devices[member.device]

@@ -191,6 +191,76 @@ def test_an_abort_gives_every_device_its_previous_version_back() -> None:
     assert fleet.phases()["d9"] == "undone"
 
 
+def test_an_abort_gives_a_device_that_is_away_its_previous_version_and_lets_it_go() -> None:
+    """Nobody waits for it: the rollout ends at once, holds it no longer, and says who is away."""
+    fleet = FakeFleet("d0")
+    fleet.create(spec_of(waves=[{"count": 1}, {"percent": 60}, {"percent": 100}], bake_s=0))
+    fleet.step()
+    fleet.change("d0", online=False, since=fleet.now)
+    fleet.abort()
+    assert fleet.state().header.status == "aborted"
+    assert fleet.phases() == {"d0": "undoing"}
+    assert fleet.facts["d0"].desired is not None and fleet.facts["d0"].desired.bundle == OLD
+    assert fleet.facts["d0"].holder is None
+    assert fleet.notes[-1].detail["away"] == ["d0"]
+
+
+@pytest.mark.parametrize("rollback", [True, False])
+@pytest.mark.parametrize(
+    ("attempts", "seen_before"),
+    [(1, False), (2, False), (2, True)],
+    ids=["just now", "just now, with a try left", "and waits for its next try"],
+)
+def test_an_abort_takes_the_version_back_from_a_device_that_refused_it(
+    attempts: int, seen_before: bool, rollback: bool
+) -> None:
+    """At once: an ended rollout that nobody follows is not stepped again."""
+    fleet = FakeFleet("d0")
+    fleet.create(
+        spec_of(waves=[{"percent": 100}], attempts=attempts, follow_s=0, rollback=rollback)
+    )
+    fleet.step()
+    fleet.refuse("d0")
+    if seen_before:
+        fleet.step()
+        assert fleet.phases() == {"d0": "failed"}
+    fleet.abort()
+    assert fleet.state().header.status == "aborted"
+    assert fleet.phases() == {"d0": "failed"}
+    assert fleet.facts["d0"].desired is not None and fleet.facts["d0"].desired.bundle == OLD
+    assert fleet.facts["d0"].holder is None
+    assert [n.detail["device"] for n in fleet.notes if n.kind == "device-failed"] == ["d0"]
+    revision = fleet.facts["d0"].revision
+    fleet.settle(steps=3)
+    assert fleet.facts["d0"].revision == revision, "it is told once"
+
+
+def test_a_stop_takes_the_version_back_from_a_device_that_waits_for_its_next_try() -> None:
+    """The gate is broken by another device; the waiting one gets no further try."""
+    fleet = FakeFleet("a", "b")
+    fleet.create(
+        spec_of(waves=[{"percent": 100}], attempts=2, retry_s=50, follow_s=0,
+                gates={"max_failure_rate": 0.4})
+    )  # fmt: skip
+    fleet.step()
+    fleet.refuse("a")
+    fleet.step()
+    fleet.now += 51
+    fleet.refuse("b")
+    fleet.step()
+    assert fleet.state().members["a"].attempts == 2
+    fleet.refuse("a")
+    fleet.step()
+    assert fleet.state().header.status == "rolling-back"
+    fleet.step()
+    assert fleet.state().header.status == "stopped"
+    assert fleet.phases() == {"a": "failed", "b": "failed"}
+    for name in ("a", "b"):
+        fact = fleet.facts[name]
+        assert fact.desired is not None and fact.desired.bundle == OLD
+        assert fact.holder is None
+
+
 def test_without_rollback_an_abort_leaves_devices_as_they_are() -> None:
     """`rollback: false` only stops."""
     fleet = FakeFleet("a", "b")

@@ -116,17 +116,14 @@ class Rollouts(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["r1", "r2"]), what=st.sampled_from(["pause", "resume", "abort"]))
     def person_acts(self, name: str, what: str) -> None:
         """A person pauses, resumes or aborts; where that is not possible it is refused."""
-        spec, state = self.fleet.rollouts[name]
+        state = self.fleet.state(name)
         try:
             if what == "pause":
                 self.fleet.store(name, commands.pause(state, "ann"), [])
             elif what == "resume":
                 self.fleet.store(name, commands.resume(state), [])
             else:
-                after, actions = commands.abort(
-                    spec, state, self.fleet.seen_by(name), self.fleet.now, "ann"
-                )
-                self.fleet.store(name, after, actions)
+                self.fleet.abort(name)
         except RefusedError:
             assert state.header.status in (*ENDED, "paused", "running", "rolling-back")
 
@@ -143,6 +140,8 @@ class Rollouts(RuleBasedStateMachine):
                 spec, state = self.fleet.rollouts[name]
                 self.fleet.rollouts[name] = spec, commands.resume(state)
         for _ in range(60):
+            if all(self.fleet.state(name).header.status in ENDED for name in names):
+                break
             for name in names:
                 self.fleet.step(name)
             for device, fact in list(self.fleet.facts.items()):
@@ -177,6 +176,13 @@ class Rollouts(RuleBasedStateMachine):
                     assert busy.setdefault(member.device, name) == name
                     holder = self.fleet.facts[member.device].holder
                     assert holder == name
+
+    @invariant()
+    def a_rollout_that_was_stopped_or_aborted_holds_nobody(self) -> None:
+        """Its devices are free for the next rollout, those that still have to go back too."""
+        for name in self.fleet.rollouts:
+            if self.fleet.state(name).header.status in ("stopped", "aborted"):
+                assert all(fact.holder != name for fact in self.fleet.facts.values())
 
     @invariant()
     def waves_do_not_exceed_their_share(self) -> None:

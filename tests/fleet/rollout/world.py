@@ -8,6 +8,7 @@ from contracts.errors import ErrorInfo
 from contracts.manifest import Baseline
 from contracts.messages import BundleRef, DesiredBundle, UpdateEvent
 from fleet.figures import Figures
+from fleet.rollout import commands
 from fleet.rollout.engine import step
 from fleet.rollout.facts import Action, DeviceFact, Facts, Note, Release, SetDesired
 from fleet.rollout.spec import RolloutSpec
@@ -63,14 +64,17 @@ class FakeFleet:
         """A rollout's state."""
         return self.rollouts[name][1]
 
+    def abort(self, name: str = "r1") -> None:
+        """A person aborts a rollout."""
+        spec, state = self.rollouts[name]
+        self.store(name, *commands.abort(spec, state, self.seen_by(name), self.now, "ann"))
+
     def seen_by(self, name: str) -> Facts:
         """What the runner would tell the engine."""
-        number = self.state(name).number
         newest: dict[str, int] = {}
         for _, state in self.rollouts.values():
             for device in state.members:
                 newest[device] = max(newest.get(device, 0), state.number)
-        del number
         return Facts(
             {d: msgspec.structs.replace(f, newest=newest.get(d, 0)) for d, f in self.facts.items()},
             self.figures,
@@ -89,6 +93,8 @@ class FakeFleet:
         spec, _ = self.rollouts[name]
         self.rollouts[name] = spec, after
         ended = after.header.status in ("stopped", "aborted")
+        # A device given back in the very step that ends the rollout is let go by both actions.
+        held = {d for d, fact in self.facts.items() if fact.holder == name}
         for action in actions:
             self.actions.append((name, action))
             match action:
@@ -103,7 +109,8 @@ class FakeFleet:
                         holder=None if ended else name,
                     )
                 case Release():
-                    assert self.facts[action.device].holder == name
+                    assert action.device in held, "only its own devices are let go, and once"
+                    held.remove(action.device)
                     self.change(action.device, holder=None)
                 case Note():
                     self.notes.append(action)
