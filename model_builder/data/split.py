@@ -14,8 +14,8 @@ def split_off(
     """Splits `share` of each label's groups off.
 
     A group's rank among its label's groups is a hash of its name, so that more data moves no
-    row from one side to the other as long as the groups are the same. The share is rounded down:
-    a label with few groups keeps them all on the first side, where it is learned.
+    row from one side to the other as long as the groups are the same. The share is rounded to
+    whole groups; a label with one or two keeps them on the first side, where it is learned.
 
     Args:
         rows: labelled; a row without a group is a group of its own.
@@ -31,7 +31,7 @@ def split_off(
         groups[row.label].add(_group(row))
     taken: set[tuple[str, str]] = set()
     for label, names in groups.items():
-        count = int(len(names) * share)
+        count = int(len(names) * share + 0.5) if len(names) > 2 else 0
         ranked = sorted(
             names, key=lambda name: hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).digest()
         )
