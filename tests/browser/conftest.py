@@ -81,6 +81,8 @@ def sign_in(context: BrowserContext, site: Served, role: str) -> Page:
     page.get_by_label("API token").fill(site.token(role))
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("heading", name="Overview", exact=True).wait_for()
+    # The page is drawn before its connection to the server stands: a click before it is lost.
+    page.wait_for_function("() => window.did_handshake === true")
     return page
 
 
