@@ -19,6 +19,7 @@ from rich.console import Console
 
 from contracts import codec
 from contracts.errors import InputError
+from fleet.cli.output import reported
 from fleet.demo.processes import Processes
 from fleet.demo.report import Report, StepFailedError
 from fleet.demo.scenario import Budget, Demo
@@ -49,6 +50,12 @@ def demo(
 
     Exit code 0 only if every step held. Nothing is left running, unless you say --keep.
     """
+    with reported(as_json):
+        _play(keep, work, quick, as_json)
+
+
+def _play(keep: bool, work: Path | None, quick: bool, as_json: bool) -> None:
+    """Plays the demo and prints its table."""
     if work is not None and work.exists() and any(work.iterdir()):
         raise InputError("folder-not-empty", f"{work} is not empty: name a new folder")
     signal.signal(signal.SIGTERM, _terminate)

@@ -54,6 +54,22 @@ def test_every_step_of_the_demo_holds_and_nothing_is_left_running(tmp_path: Path
     assert _running(work) == []
 
 
+@pytest.mark.parametrize("name", [".", "file"])
+def test_a_folder_that_cannot_be_used_is_one_clear_error(tmp_path: Path, name: str) -> None:
+    """Not empty, or not a folder: one line, no traceback, and nothing is touched."""
+    (tmp_path / "file").write_text("mine")
+    done = subprocess.run(
+        [sys.executable, "-m", "fleet", "demo", "--work", str(tmp_path / name)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
     """The demo's fleet with its programs running, and two tiny versions published."""
