@@ -24,7 +24,7 @@ from model_builder import metrics
 from model_builder.candidate import Candidate
 from model_builder.convert import shuffled, write_atomically
 from model_builder.data.dataset import Dataset, prepare
-from model_builder.distil import Student, distil, soft_labels
+from model_builder.distil import Student, distil, soft_labels, untrained
 from model_builder.package import ClassifierParts, write_classifier
 from model_builder.recipe import Recipe
 from model_builder.report import card, html
@@ -32,6 +32,9 @@ from model_builder.search import search
 from model_builder.seeds import derive, make_deterministic
 from model_builder.teachers.base import Progress, Teacher
 from model_builder.teachers.resolve import make_teacher
+
+AGREEMENT_TEXTS = 1000
+"""Test texts on which LiteRT is compared with TensorFlow Lite Micro."""
 
 
 class BuildResult(msgspec.Struct):
@@ -60,6 +63,7 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     boards = [board.load(name) for name in recipe.budget.boards]
     make_deterministic(recipe.seed)
     dataset = prepare(recipe)
+    _foresee(recipe, dataset)
     teacher = make_teacher(recipe, dataset, out / "cache", progress)
     learned = time.monotonic()
     labels = soft_labels(recipe, dataset, teacher)
@@ -160,6 +164,7 @@ def _assess(
         accuracy["teacher"] = round(metrics.accuracy(teacher.logits(test.texts), test.targets), 4)
     arena = candidate.arena(test.texts[0])
     cost = candidate.cost(test.texts[:500])
+    agreement = candidate.agreement(test.texts[:AGREEMENT_TEXTS])
     wrong = np.nonzero(~right_int8)[0]
     named, digest = (teacher.name, teacher.digest) if teacher else ("none", "")
     report: dict[str, Any] = {
@@ -186,6 +191,7 @@ def _assess(
             "arena_problem": arena.problem,
         },
         "cost": msgspec.to_builtins(cost),
+        "runtimes": msgspec.to_builtins(agreement),
         "per_class": metrics.per_class(predicted, test.targets, labels),
         "confusion": {
             "labels": labels,
@@ -233,6 +239,30 @@ def _assess(
         peak_rss_bytes=cost.rss_bytes,
     )
     return report, parts
+
+
+def _foresee(recipe: Recipe, dataset: Dataset) -> None:
+    """Stops a build whose student cannot fit its budget, before anything is trained.
+
+    An int8 file has one size, whatever its weights: an untrained student shows it.
+    """
+    budget = recipe.budget
+    if recipe.student.family != "ngram" or budget.floor or not budget.model_bytes:
+        return
+    found = len(untrained(recipe, dataset).model)
+    if found > budget.model_bytes:
+        shape = recipe.student.ngram
+        over = found - budget.model_bytes
+        rows = shape.features.buckets - -(-over // shape.dim)
+        hint = (
+            f"student.ngram.features.buckets: {rows} would fit"
+            if rows > 0
+            else "make student.ngram.dim and hidden smaller"
+        )
+        raise RefusedError(
+            "over-budget",
+            f"model_bytes would be {found}, {over} over the budget of {budget.model_bytes}; {hint}",
+        )
 
 
 def _check(recipe: Recipe, report: dict[str, Any]) -> None:

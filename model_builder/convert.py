@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from contracts.errors import InputError
 from contracts.manifest import SignatureSpec, TensorSpec
 from model_builder.files import write_atomically as write_atomically
+from model_builder.rounding import align_means
 
 SIGNATURE = "serving_default"
 
@@ -67,7 +68,7 @@ def to_int8(
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_output_type = tf.int8
     with native_output():
-        return bytes(converter.convert())
+        return align_means(bytes(converter.convert()))
 
 
 class Runner:

@@ -170,6 +170,17 @@ def _distil_ngram(
     return TrainedNgram(best[1], ids[: len(dataset.train.texts)], history)
 
 
+def untrained(recipe: Recipe, dataset: Dataset) -> Candidate:
+    """The n-gram student of `recipe` before training: its file has the size of the trained one."""
+    shape = recipe.student.ngram
+    student = NgramStudent(shape, len(dataset.labels), derive(recipe.seed, "untrained"))
+    for variable in student.variables:
+        if len(variable.shape) == 1:  # the converter leaves out a bias that is all zero
+            variable.assign(np.linspace(-0.1, 0.1, variable.shape[0], dtype=np.float32))
+    ids = encode(dataset.train.texts[:16], shape.features)
+    return TrainedNgram(student, ids, []).convert(recipe, np.random.default_rng(0))
+
+
 class TrainedNgram:
     """A trained n-gram student.
 

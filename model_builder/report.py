@@ -220,6 +220,7 @@ def html(recipe: Recipe, report: dict[str, Any]) -> str:
             [
                 ["model", _bytes(size["model_bytes"])],
                 ["arena (TensorFlow Lite Micro)", _bytes(size["arena_bytes"])],
+                ["LiteRT against TensorFlow Lite Micro", _agreement(report["runtimes"])],
                 ["memory that loading and running adds", _bytes(cost["rss_bytes"])],
                 ["latency p50 / p95, us", f"{cost['latency_p50_us']} / {cost['latency_p95_us']}"],
                 ["operators", ", ".join(report["bundle"]["operators"])],
@@ -253,6 +254,16 @@ def html(recipe: Recipe, report: dict[str, Any]) -> str:
         noise = [[r["text"], r["label"], r["suggestion"]] for r in data["suspected_label_noise"]]
         parts += ["<h2>Labels to look at</h2>", _table(["text", "label", "suggestion"], noise)]
     return "\n".join(parts) + "\n"
+
+
+def _agreement(found: dict[str, Any] | None) -> str:
+    if not found:
+        return "–"
+    return (
+        f"at most {found['steps']} step(s) apart on {found['texts']} texts, "
+        f"{_percent(found['equal'])} of outputs equal, same label on "
+        f"{_percent(found['same_label'])} of texts"
+    )
 
 
 def _largest_confusions(report: dict[str, Any], most: int = 15) -> list[list[Any]]:

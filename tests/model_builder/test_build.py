@@ -152,6 +152,27 @@ def test_a_build_that_cannot_hold_its_bars_leaves_no_bundle(
     assert not list((tmp_path / "out").glob("small*")) if (tmp_path / "out").exists() else True
 
 
+def test_a_student_over_its_budget_is_refused_before_anything_is_learned(
+    tmp_path: Path, plain: BuildResult
+) -> None:
+    """The error says by how much, and which setting would fit; with it the build goes through."""
+    seen: list[str] = []
+    size = plain.report["size"]["model_bytes"]
+    loaded = recipes.load(write_recipe(tmp_path, budget={"model_bytes": size - 100}))
+    with pytest.raises(RefusedError, match=rf"would be {size}, 100 over .*buckets: \d+ would fit"):
+        build(loaded, tmp_path / "out", lambda what, done, total: seen.append(what))
+    assert not seen
+
+
+def test_the_report_compares_the_runtimes(plain: BuildResult) -> None:
+    """LiteRT and TensorFlow Lite Micro, on test texts."""
+    found = plain.report["runtimes"]
+    assert found["texts"] > 10
+    assert found["steps"] <= 1
+    assert found["equal"] > 0.9
+    assert "step(s) apart" in plain.report_html.read_text(encoding="utf-8")
+
+
 def test_a_quantisation_that_costs_too_much_fails_with_the_layers_that_hurt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
