@@ -3,10 +3,10 @@
 import math
 import time
 
-from . import jsonstream
 from .errors import Refused
 from .files import checked_name
 from .interpreter import Interpreter
+from .loan import give_back
 from .ngrams import Ngrams
 
 MANIFEST = "manifest.json"
@@ -33,12 +33,16 @@ class Manifest:
             self._read(path)
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise Refused("bad-manifest", "the manifest lacks or misuses %s" % error)
+        finally:
+            give_back("jsonstream")
 
     def _read(self, path):
+        from .jsonstream import Reader
+
         found = {}
         model = {}
         with open(path, "rb") as stream:
-            reader = jsonstream.Reader(stream)
+            reader = Reader(stream)
             for key in reader.members():
                 if key == "model":
                     for part in reader.members():
@@ -194,8 +198,10 @@ class Classifier:
 
 def golden(folder, manifest):
     """The golden vectors of a bundle, one at a time."""
+    from .jsonstream import Reader
+
     with open(folder + "/" + manifest.golden_file, "rb") as stream:
-        reader = jsonstream.Reader(stream)
+        reader = Reader(stream)
         for number in reader.elements():
             if number >= manifest.golden_count:
                 raise Refused("bad-manifest", "more golden vectors than the manifest says")
@@ -228,6 +234,7 @@ def selftest(folder, model):
         most = max(most, steps)
         if held and steps <= model.manifest.max_steps:
             passed += 1
+    give_back("jsonstream")
     return vectors, passed, most
 
 

@@ -12,11 +12,11 @@ from . import VERSION, files
 from . import bundle as bundles
 from .blocks import Blocks
 from .errors import Refused
+from .loan import give_back
 from .mqtt import Broken, Client
 from .service import Service
 from .store import Counters, Slot, free_bytes, reference
-from .trust import Trust
-from .update import Trials, Updater
+from .trials import Trials
 
 ROOT = "shoal/v1"
 MAX_SAMPLES = 8  # telemetry samples that wait for a connection; flash is not worn for them
@@ -80,7 +80,7 @@ class Device:
         self.boot = "".join(["%02x" % b for b in os.urandom(6)])
         files.make_folder(base + "/slots")
         self._counters = Counters(base)
-        self.trust = Trust(base + "/trust", today)
+        self.today = today
         self._client = None
         self.blocks = Blocks(self._publish_now, self.topic, self.boot, buffers[1])
         self._slots = {}
@@ -98,7 +98,6 @@ class Device:
         self._desired = None
         self._desired_event = asyncio.Event()
         self._service = Service(self)
-        self._updater = Updater(self)
         self.trials = Trials(self)
 
     # Slots and models. --------------------------------------------------------------------
@@ -393,15 +392,28 @@ class Device:
                 applied = desired["revision"]
                 continue  # it came to its end before
             try:
-                if await self._updater.apply(desired):
-                    self._reached(desired["revision"])
-                    await self._report()
+                await self.apply(desired)
                 applied = desired["revision"]
             except Broken as error:
                 print("update:", error)  # goes on with the next connection
                 if self._client is not None:
                     await asyncio.sleep(5)
                     self._desired_event.set()
+
+    async def apply(self, desired):
+        """Brings the slots to what is desired; raises ``Broken`` without a connection."""
+        from .update import Updater
+
+        updater = Updater(self)
+        try:
+            ended = await updater.apply(desired)
+        finally:
+            updater = Updater = None
+            give_back("update")
+        gc.collect()
+        if ended:
+            self._reached(desired["revision"])
+            await self._report()
 
     async def _watch_trials(self):
         while True:

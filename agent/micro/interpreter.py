@@ -6,11 +6,11 @@ read row by row from the file otherwise.
 
 from array import array
 
-from . import kernels, quantize
+from . import kernels
 from .errors import Refused
 from .flatbuffer import Source
-from .plan import place
-from .tflite import INT8, INT32, Model
+from .kernels import INT8, INT32
+from .loan import give_back
 
 ROW_BLOCK = 1024  # bytes of weights that are read from the file at once
 RESERVE = 4096  # bytes that kept weights leave for the blocks of others
@@ -72,8 +72,12 @@ class Interpreter:
         except Exception:
             self._source.close()
             raise
+        finally:
+            give_back("plan", "quantize", "tflite")
 
     def _load(self, memory):
+        from .tflite import Model
+
         model = Model(self._source)
         self._model = model
         self._weights_used = []
@@ -138,6 +142,8 @@ class Interpreter:
         spans = [None] * len(model.tensors)
         for index in first:
             spans[index] = (model.tensors[index].bytes, first[index], last[index])
+        from .plan import place
+
         offsets, total = place(spans)
         arena = memory.take(total)
         for index in range(len(model.tensors)):
@@ -163,6 +169,8 @@ class Interpreter:
         return weights
 
     def _scale(self, tensor, channel=0):
+        from . import quantize
+
         at, count = tensor.scales
         if not count:
             raise Refused("bad-model", "a tensor has no scale")
@@ -197,6 +205,8 @@ class Interpreter:
 
     def _triples(self, operator, source, weights, target, channels):
         """(bias, multiplier, shift) of every output channel."""
+        from . import quantize
+
         bias = None
         if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
             bias = self._constant(operator, 2, INT32)
@@ -331,6 +341,8 @@ class Interpreter:
         return source, target, rows, columns
 
     def _prepare_mean(self, operator):
+        from . import quantize
+
         source, target, rows, columns = self._reduced(operator)
         fixed, shift = quantize.multiplier(self._scale(source), self._scale(target))
         # As TFLite does: the division by the count goes into the multiplier.
@@ -386,6 +398,8 @@ class Interpreter:
 
     def _elementwise(self, operator, how):
         """ADD and SUB in 20 extra bits, MUL in one product: as the reference kernels."""
+        from . import quantize
+
         one, target = self._io(operator)
         two = self._model.tensors[operator.inputs[1]] if len(operator.inputs) == 2 else None
         if two is None or two.type != INT8 or not one.count == two.count == target.count:

@@ -6,6 +6,9 @@ bits nor rely on overflow at 32. Pointers to int8 read bytes: ``(b ^ 128) - 128`
 
 import micropython
 
+INT32 = 2  # types of tensors, as the schema of .tflite files numbers them
+INT8 = 9
+
 
 @micropython.viper
 def flip(source: ptr8, target: ptr8, n: int):

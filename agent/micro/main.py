@@ -4,30 +4,15 @@
 ``key.der``; everything that is kept goes to ``/shoal/state``.
 """
 
+import gc
+
+from .files import exists, make_folder, write
 from .memory import Memory
 
-# Large pieces of memory are taken first, while there are any: on a board with external RAM
-# more may be given by setting these before ``start``.
-MODEL_BYTES = 40 * 1024
-BLOCK_BYTES = 4096
-_memory = Memory(MODEL_BYTES)
-_block = bytearray(BLOCK_BYTES + 16)
-_packet = bytearray(BLOCK_BYTES + 1024)
-
-import asyncio  # noqa: E402
-import gc  # noqa: E402
-import json  # noqa: E402
-
-# Importing compiles: what that leaves is collected module by module, so that what stays lies
-# close together.
-for _name in ("errors", "files", "jsonstream", "sha512", "ed25519", "trust", "flatbuffer",
-              "tflite", "quantize", "kernels", "plan", "interpreter", "ngrams", "bundle", "mqtt",
-              "store", "blocks", "update", "service", "device"):
-    __import__("micro." + _name)
-    gc.collect()
-
-from .device import Device  # noqa: E402
-from .files import exists, make_folder, write  # noqa: E402
+MODEL_BYTES = 24 * 1024
+BLOCK_BYTES = 2048
+MODULES = ("loan", "flatbuffer", "kernels", "interpreter", "ngrams", "bundle", "mqtt", "store",
+           "blocks", "trials", "service", "device")
 
 FOLDER = "/shoal"
 
@@ -73,8 +58,27 @@ def join_network(wifi, seconds=30):
         pass  # certificates and expiries cannot be judged; the device says "unsynced"
 
 
-def start(folder=FOLDER):
-    """Runs the device for ever."""
+def start(folder=FOLDER, model_bytes=MODEL_BYTES):
+    """Runs the device for ever.
+
+    Args:
+        folder: of the configuration.
+        model_bytes: of memory for models.
+    """
+    # Large pieces of memory are taken first, while there are any.
+    memory = Memory(model_bytes)
+    buffers = bytearray(BLOCK_BYTES + 1024), bytearray(BLOCK_BYTES + 16)
+    # Collect often: what lives long then lies at the low end of the heap, and not scattered
+    # between what was thrown away.
+    gc.threshold(8192)
+    for name in MODULES:
+        __import__("micro." + name)
+        gc.collect()
+    import asyncio
+    import json
+
+    from .device import Device
+
     with open(folder + "/shoal.json") as stream:
         config = json.load(stream)
     join_network(config.get("wifi"))
@@ -85,7 +89,5 @@ def start(folder=FOLDER):
         make_folder(folder + "/state/trust")
         with open(folder + "/root.json", "rb") as stream:
             write(root, stream.read())
-    device = Device(
-        config, folder + "/state", _memory, (_packet, _block), tls_context(folder)
-    )
+    device = Device(config, folder + "/state", memory, buffers, tls_context(folder))
     asyncio.run(device.run())

@@ -5,9 +5,8 @@ Schema: tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3).
 
 from .errors import Refused
 from .flatbuffer import root
+from .kernels import INT8, INT32
 
-INT32 = 2
-INT8 = 9
 SIZES = {0: 4, INT32: 4, INT8: 1}
 
 OPERATORS = {

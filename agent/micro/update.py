@@ -6,13 +6,12 @@ before it leaves the state before, and the retained desired document starts it a
 
 import gc
 import sys
-import time
 
 from . import bundle as bundles
 from . import files
 from .errors import Refused
+from .loan import give_back
 from .store import checked_reference, free_bytes
-from .trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES
 
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_HINT_BYTES = 16 * 1024
@@ -26,7 +25,7 @@ class Updater:
     Args:
         device: gives ``slot(name)``, ``board`` (facts), ``base`` (folder), ``load()`` (serve
             what is active), ``alone()`` (memory for one model, nothing served),
-            ``event(...)`` (report a state), ``blocks``, ``trust``.
+            ``event(...)`` (report a state), ``blocks``, ``today()`` (None without a clock).
     """
 
     def __init__(self, device):
@@ -93,12 +92,14 @@ class Update:
         if slot.previous and slot.previous["manifest_sha256"] == sha:
             folder = slot.path(slot.previous)
             manifest = bundles.Manifest(folder + "/" + bundles.MANIFEST)
+            gc.collect()
             accuracy = await self._selftest(folder, manifest)
             slot.swap(self._trial(accuracy))
         else:
             folder = slot.begin(wanted)
             release = await self._download(folder)
             manifest = bundles.Manifest(folder + "/" + bundles.MANIFEST)
+            gc.collect()
             accuracy = await self._selftest(folder, manifest)
             slot.activate(wanted, release, self._trial(accuracy))
         self._device.load()
@@ -123,6 +124,7 @@ class Update:
         device, wanted = self._device, self._wanted
         await self.say("downloading")
         release, length = await self._trusted()
+        gc.collect()
         if release < self._slot.floor:
             raise Refused(
                 "rollback",
@@ -167,9 +169,12 @@ class Update:
 
     async def _trusted(self):
         """Fetches metadata and checks the targets role; returns release and length."""
+        from .trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, Trust
+
         device, wanted = self._device, self._wanted
-        blocks, trust = device.blocks, device.trust
+        blocks = device.blocks
         folder = device.base + "/trust"
+        trust = Trust(folder, device.today)
         new = folder + "/fetched.json"
         try:
             for _ in range(MAX_ROOTS):
@@ -190,6 +195,8 @@ class Update:
             return trust.release(new, name, wanted["manifest_sha256"])
         finally:
             files.remove(new)
+            trust = Trust = None
+            give_back("trust", "ed25519", "sha512", "jsonstream")
 
     async def _selftest(self, folder, manifest):
         """Golden vectors; returns their accuracy.
@@ -221,74 +228,3 @@ class Update:
 def _number(value, default):
     good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
     return value if good else default
-
-
-class Trials:
-    """Watches bundles on trial, in ticks of this boot; a restart starts the time anew.
-
-    Args:
-        device: as for :class:`Updater`.
-    """
-
-    def __init__(self, device):
-        self._device = device
-        self._since = {}
-        self._counts = {}
-
-    def count(self, slot, failed):
-        """A request of a slot was served, or failed."""
-        counts = self._counts.setdefault(slot, [0, 0])
-        counts[0] += 1
-        counts[1] += bool(failed)
-
-    def begin(self, slot):
-        """Starts the time of a slot's trial."""
-        self._since[slot.name] = time.ticks_ms()
-        self._counts[slot.name] = [0, 0]
-
-    async def boot(self, slot):
-        """Counts a restart in a trial; too many roll back. Called once a boot."""
-        if slot.trial is None:
-            return
-        slot.trial["restarts"] += 1
-        if slot.trial["restarts"] >= slot.trial["max_restarts"]:
-            await self.roll_back(slot, "restarts", "restarted %d times" % slot.trial["restarts"])
-        else:
-            slot.save()
-            self.begin(slot)
-
-    async def check(self, slot):
-        """Commits or rolls back when it is time; True when the trial ended."""
-        trial = slot.trial
-        if trial is None:
-            return False
-        if slot.name not in self._since:
-            self.begin(slot)
-        requests, errors = self._counts.get(slot.name, (0, 0))
-        if requests >= max(1, trial["min_requests"]):
-            if errors / requests > trial["max_error_rate"]:
-                await self.roll_back(slot, "errors", "%d of %d failed" % (errors, requests))
-                return True
-        if time.ticks_diff(time.ticks_ms(), self._since[slot.name]) >= trial["seconds"] * 1000:
-            slot.commit()
-            self._since.pop(slot.name, None)
-            await self._say(slot, slot.active, trial, "committed")
-            return True
-        return False
-
-    async def roll_back(self, slot, code, message):
-        """Makes the bundle before serve again."""
-        failed, trial = slot.active, slot.trial
-        slot.roll_back()
-        self._since.pop(slot.name, None)
-        self._device.load()
-        await self._say(
-            slot, failed, trial, "rolled-back",
-            reason={"code": "trial-" + code, "message": "in its trial it " + message},
-        )
-
-    async def _say(self, slot, release, trial, state, **extra):
-        await self._device.event(
-            slot.name, release, trial["revision"], trial["rollout"], state,
-            golden_accuracy=trial["golden_accuracy"], **extra
-        )

@@ -26,7 +26,7 @@ from fleet import durable
 from fleet.boards.compiler import compile_agent
 
 _PEM: Final = re.compile(r"-----BEGIN [A-Z ]+-----\s*([A-Za-z0-9+/=\s]+?)-----END", re.ASCII)
-_MAIN: Final = b'from micro import main\n\nmain.start("/shoal")\n'
+_MAIN: Final = 'from micro import main\n\nmain.start("/shoal", model_bytes={})\n'
 
 
 def to_der(pem: str, what: str) -> bytes:
@@ -99,7 +99,8 @@ def write_folder(
         InputError: ``wrong-board``, ``bad-certificate``.
         UnavailableError: ``no-compiler``.
     """
-    files = {"shoal/shoal.json": codec.pretty(document(config, wifi)), "main.py": _MAIN}
+    files = {"shoal/shoal.json": codec.pretty(document(config, wifi))}
+    files["main.py"] = _MAIN.format(boards.load(config.board).model_ram_bytes).encode()
     files["shoal/root.json"] = config.trust_root.encode()
     tls = config.mqtt.tls
     if tls is not None:

@@ -54,6 +54,22 @@ def test_a_device_joins_updates_answers_and_reports(controller, devices):
     assert reported.runtime == "micropython"
 
 
+def test_a_heap_of_192_kib_is_enough_for_a_model_of_200_kb(controller, devices, tmp_path):
+    """A full-size classifier is installed, answers, and gives way to its next version."""
+    versions = [
+        bundles.write(tmp_path / version, "large", version, seed=seed, large=True)
+        for seed, version in ((1, "1.0.0"), (2, "1.1.0"))
+    ]
+    devices.start(devices.enrol("small"), heap="192k")
+    for revision, bundle in enumerate(versions, 1):
+        controller.repository.publish(bundle)
+        controller.desire("small", revision, bundle.ref)
+        controller.wait_update("committed", revision)
+        (answer,) = controller.ask("small", "classify", ClassifyRequest(text=bundles.TEXTS[0]))
+        assert answer.classified is not None
+        assert answer.classified.bundle == bundle.ref
+
+
 def _refused(controller, devices, name: str, *, revision: int = 1, version: str = "1.0.0"):
     """Starts a device, asks for a bundle, and returns the reason of its refusal."""
     folder = devices.enrol(name)

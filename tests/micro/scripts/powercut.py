@@ -133,7 +133,7 @@ class Bench:
     async def _run(self, device, desired):
         await device.start()
         before = self.serves(device)
-        await device._updater.apply(desired)
+        await device.apply(desired)
         slot = device.slot("classify")
         while slot.trial is not None:
             await device.trials.check(slot)
