@@ -46,6 +46,7 @@ from contracts.messages import BundleRef, Telemetry
 from contracts.topics import Topics
 from fleet.api import models
 from fleet.broker import write_configuration
+from fleet.ingest.consumer import RECEIVE_MAXIMUM
 from fleet.rollout.spec import RolloutSpec
 from fleet.simulate.launcher import Simulation
 from fleet.store import Store
@@ -201,6 +202,8 @@ def _drain_bare(config: MqttConfig, topics: Topics, messages: int, *, subscribe_
     client.on_subscribe = lambda *_: ready.set()
     client.on_connect = lambda *_: client.subscribe(topics.every_device("telemetry"), 1)
     properties = connect_properties(config)
+    # The same window as ingest has, so that neither waits longer for the broker.
+    properties.ReceiveMaximum = RECEIVE_MAXIMUM
     client.connect(config.host, config.port, clean_start=False, properties=properties)
     client.loop_start()
     assert ready.wait(30)

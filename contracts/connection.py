@@ -15,6 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from contracts import limits
 from contracts.config import MqttConfig, TlsConfig
 from contracts.errors import InputError
 
@@ -90,6 +91,7 @@ def new_client(
     folder: Path = Path(),
     manual_ack: bool = False,
     context: ssl.SSLContext | None = None,
+    kind: type[paho.Client] = paho.Client,
 ) -> paho.Client:
     """A paho client, not yet connected.
 
@@ -99,11 +101,12 @@ def new_client(
         folder: what relative PEM paths are relative to.
         context: for TLS; None: made from `config`.
         manual_ack: the caller acknowledges each QoS 1 message itself.
+        kind: its class: paho's own, or one made from it.
 
     Raises:
         InputError: ``tls-needed`` for a plain connection beyond loopback; ``bad-certificate``.
     """
-    client = paho.Client(
+    client = kind(
         CallbackAPIVersion.VERSION2,
         client_id=client_id,
         protocol=MQTTProtocolVersion.MQTTv5,
@@ -127,4 +130,5 @@ def connect_properties(config: MqttConfig) -> Properties:
     """CONNECT properties: session expiry and a receive maximum that bounds our queue."""
     properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = config.session_expiry_s
+    properties.ReceiveMaximum = limits.MAX_IN_FLIGHT
     return properties

@@ -57,3 +57,9 @@ MAX_GENERATE_TOKENS: Final = 8192
 
 MAX_DEADLINE_MS: Final = 10 * 60 * 1000
 """Milliseconds that a request may wait and run."""
+
+MAX_IN_FLIGHT: Final = 200
+"""Messages that the broker may send to a client before the first is acknowledged."""
+
+MAX_IN_FLIGHT_INGEST: Final = 4000
+"""The same for the controller's ingest, which acknowledges after a commit."""

@@ -93,7 +93,8 @@ def write_configuration(
         # A device that is away keeps what was sent at QoS 1, within a bound in bytes.
         "max_queued_messages 0",
         f"max_queued_bytes {64 * limits.MIB}",
-        "max_inflight_messages 200",
+        # The controller's ingest commits thousands at once; each client sets its own, lower bound.
+        f"max_inflight_messages {limits.MAX_IN_FLIGHT_INGEST}",
         f"max_packet_size {limits.MAX_MESSAGE_BYTES + _SPARE_BYTES + limits.MAX_BLOCK_BYTES}",
         "persistent_client_expiration 14d",
         "log_dest stderr",

@@ -18,18 +18,20 @@ import paho.mqtt.client as paho
 import structlog
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from contracts import limits
 from contracts.config import MqttConfig
-from contracts.connection import connect_properties, new_client
+from contracts.connection import connect_properties
 from contracts.errors import InputError, UnavailableError
 from contracts.topics import DeviceKind, Topics
 from fleet.ingest.decode import Message, decode
+from fleet.ingest.session import IngestClient
 from fleet.ingest.writer import Change, Writer
 
 _LOG: Final = structlog.get_logger("ingest")
 MAX_BATCH: Final = 1000
 """Messages in one transaction."""
 
-RECEIVE_MAXIMUM: Final = 4000
+RECEIVE_MAXIMUM: Final = limits.MAX_IN_FLIGHT_INGEST
 """Messages that the broker may send before the first is acknowledged: bounds our queue."""
 
 _EVENTS: Final[tuple[DeviceKind, ...]] = ("telemetry", "update", "result")
@@ -102,7 +104,7 @@ class Consumer:
         self._warned = 0.0
         self.counters = Counters()
         self.connected = threading.Event()
-        self._client = new_client(mqtt, f"shoal-ingest-{topics.fleet}-{name}", manual_ack=True)
+        self._client = IngestClient.of(mqtt, f"shoal-ingest-{topics.fleet}-{name}")
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_subscribe = self._on_subscribe
@@ -168,6 +170,7 @@ class Consumer:
         self.connected.set()
 
     def _on_disconnect(self, *_arguments: Any) -> None:
+        self._connection += 1
         self.connected.clear()
 
     def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
@@ -253,12 +256,11 @@ class Consumer:
         return True
 
     def _acknowledge(self, arrived: Sequence[Arrived]) -> None:
+        # Packet ids start anew with a connection: an old one would acknowledge another message.
         connection = self._connection
-        for item in arrived:
-            # Packet ids start anew with a connection: an old one would acknowledge another
-            # message.
-            if item.qos and item.connection == connection:
-                self._client.ack(item.mid, item.qos)
+        self._client.acknowledge(
+            [item.mid for item in arrived if item.qos and item.connection == connection]
+        )
 
     def _warn(self, event: str, **facts: Any) -> None:
         """Logs, but not for every message of a flood."""

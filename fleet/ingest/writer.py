@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from contracts.messages import Reported, Result, Status, Telemetry, UpdateEvent
-from fleet.ingest.decode import Message
+from contracts.messages import Reported, Result, Status, UpdateEvent
+from fleet.ingest.decode import Batch, Message
 from fleet.store import Store
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE, RESULT, UPDATE_EVENT
@@ -70,7 +70,7 @@ class Writer:
                     dropped += 1
                     continue
                 match message.body:
-                    case Telemetry() as body:
+                    case Batch() as body:
                         telemetry.append(
                             (message.device, body.boot, body.seq, now, message.payload)
                         )

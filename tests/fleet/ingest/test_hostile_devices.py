@@ -98,10 +98,9 @@ class Sink:
     def __init__(self) -> None:
         self.acknowledged: list[int] = []
 
-    def ack(self, mid: int, qos: int) -> None:
-        """As paho's client."""
-        del qos
-        self.acknowledged.append(mid)
+    def acknowledge(self, mids: list[int]) -> None:
+        """As ingest's client."""
+        self.acknowledged += mids
 
 
 class Brittle(Writer):
