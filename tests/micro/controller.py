@@ -11,6 +11,8 @@ from typing import Any, Self
 
 import msgspec
 import paho.mqtt.client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from contracts import blocks, codec, messages, topics
 from contracts.config import MqttConfig
@@ -33,6 +35,7 @@ class Controller:
 
     Attributes:
         heard: ``(device, kind, decoded message)`` in order.
+        correlations: MQTT 5 correlation data of the answers, by request id.
         spoil: changes a block's payload before it is sent, for tests.
     """
 
@@ -42,6 +45,7 @@ class Controller:
         self.repository = repository
         self.heard: list[tuple[str, str, Any]] = []
         self.problems: list[str] = []
+        self.correlations: dict[str, bytes | None] = {}
         self.spoil: Callable[[BlobGet, bytes], bytes] = lambda _, payload: payload
         self._changed = threading.Condition()
         self._client = new_client(config, f"controller-{time.monotonic_ns()}")
@@ -72,6 +76,9 @@ class Controller:
         except ShoalError as error:
             self.problems.append(f"{address.kind}: {error}: {message.payload[:300]!r}")
             return
+        if address.kind == "response":
+            data = getattr(message.properties, "CorrelationData", None)
+            self.correlations[decoded.id] = data
         with self._changed:
             self.heard.append((address.target, address.kind, decoded))
             self._changed.notify_all()
@@ -112,18 +119,39 @@ class Controller:
 
     def desire(self, device: str, revision: int, ref: BundleRef, **trial: Any) -> None:
         """Publishes a desired document for the slot ``classify``."""
+        self.desire_slots(device, revision, {"classify": ref}, **trial)
+
+    def desire_slots(
+        self, device: str, revision: int, refs: dict[str, BundleRef], **trial: Any
+    ) -> None:
+        """Publishes a desired document."""
         rules = messages.TrialRules(**{"seconds": 0.3, **trial})
         desired = messages.Desired(
             revision=revision,
-            slots={"classify": messages.DesiredBundle(ref, trial=rules)},
+            slots={slot: messages.DesiredBundle(ref, trial=rules) for slot, ref in refs.items()},
             rollout="test",
         )
         topic = self.topics.of_device(device, "desired")
         self._client.publish(topic, codec.encode(desired), qos=1, retain=True)
 
-    def send(self, device: str, op: str, body: bytes) -> None:
-        """A raw request."""
-        self._client.publish(self.topics.request(device, op), body, qos=1)
+    def send(self, device: str, op: str, body: bytes, **properties: Any) -> None:
+        """A raw request, with MQTT 5 properties by paho's names."""
+        self.publish(self.topics.request(device, op), body, **properties)
+
+    def publish(self, topic: str, body: bytes, **properties: Any) -> None:
+        """A raw message, with MQTT 5 properties by paho's names."""
+        carried = Properties(PacketTypes.PUBLISH)
+        for name, value in properties.items():
+            setattr(carried, name, value)
+        self._client.publish(topic, body, qos=1, properties=carried)
+
+    def answer(self, name: str, seconds: float = 20) -> Answer:
+        """The last answer to the request with this id."""
+        return self.wait(
+            f"the answer to {name}",
+            lambda _, kind, m: kind == "response" and m.id == name and m.done,
+            seconds,
+        )
 
     def ask(self, device: str, op: str, request: Any, seconds: float = 20) -> list[Answer]:
         """Sends a request and returns all its answers."""
@@ -131,11 +159,7 @@ class Controller:
         name = f"r{self._ids}"
         body = {**msgspec.to_builtins(request), "id": name}
         self.send(device, op, json.dumps(body, ensure_ascii=False).encode())
-        self.wait(
-            f"the answer to {op}",
-            lambda _, kind, m: kind == "response" and m.id == name and m.done,
-            seconds,
-        )
+        self.answer(name, seconds)
         return [m for _, kind, m in self.heard if kind == "response" and m.id == name]
 
 

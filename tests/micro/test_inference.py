@@ -51,6 +51,15 @@ def test_outputs_equal_those_of_tflite_micro(case, memory):
     assert found["outputs"] == expected
 
 
+def test_weights_are_used_in_place_in_memory_mapped_flash(case):
+    """From a read-only file system nothing is copied: memory for the tensors is enough."""
+    folder, expected = case
+    model, inputs = str(folder / "model.tflite"), str(folder / "inputs.json")
+    found = device.run("infer.py", model, inputs, "9216", "rom")
+    assert found["in_place"]
+    assert found["outputs"] == expected
+
+
 def test_the_builders_bundle_runs_bit_exact(tmp_path):
     """The golden texts of a built bundle give TFLM's bytes, and LiteRT's within one step."""
     bundle = Bundle.open(TINY)

@@ -1,0 +1,148 @@
+"""What a MicroPython device answers: generation in pieces, groups, properties, a full queue."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from contracts.bundle import Bundle
+from contracts.messages import ClassifyRequest, GenerateRequest, SelftestRequest
+from fleet.repository.repository import Repository
+from model_builder.generate_tiny import build, task
+from model_builder.generate_tiny.cell import Cell
+from model_builder.generate_tiny.flatfile import write
+from tests.micro import bundles
+from tests.micro.conftest import DATA, Devices
+from tests.micro.controller import Controller
+from tests.support.broker import mosquitto
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory) -> Bundle:
+    """A generator with random weights: it talks nonsense, and does not end by itself."""
+    cell = Cell(len(task.alphabet()), 24, 96, seed=3)
+    recipe = build.Recipe("status-lines", "talker", "1.0.0", test_lines=10, min_exact=0)
+    out = tmp_path_factory.mktemp("talker")
+    return Bundle.open(build.package(recipe, write(cell), task.alphabet(), cell.parameters, out))
+
+
+@pytest.fixture
+def chip(controller, devices, talker, tmp_path) -> Bundle:
+    """A device that classifies and generates; its classifier."""
+    small = bundles.write(tmp_path / "small", "small", "1.0.0", seed=1)
+    for bundle in (small, talker):
+        controller.repository.publish(bundle)
+    devices.start(devices.enrol("chip"))
+    controller.desire_slots("chip", 1, {"classify": small.ref, "generate": talker.ref})
+    for slot in ("classify", "generate"):
+        controller.wait(
+            f"{slot} committed",
+            lambda _, k, m, s=slot: k == "update" and m.state == "committed" and m.slot == s,
+        )
+    return small
+
+
+def test_a_device_generates_what_tflite_micro_generates_in_pieces(controller, chip, talker):
+    """Two slots serve at once; pieces add up to the text, which is the reference kernels'."""
+    (tested,) = controller.ask("chip", "selftest", SelftestRequest(slot="generate"))
+    assert tested.selftested.vectors == tested.selftested.passed == talker.manifest.golden.count
+    vector = talker.golden()[0]
+    alphabet = task.alphabet()
+    expected = "".join(alphabet[i] for i in vector.tokens if i)
+    request = GenerateRequest(prompt=vector.text, max_tokens=len(vector.tokens))
+    *chunks, last = controller.ask("chip", "generate", request)
+    assert last.generated.text == expected
+    assert last.generated.bundle == talker.ref
+    assert last.generated.finish_reason == ("stop" if vector.tokens[-1] == 0 else "length")
+    assert [answer.seq for answer in chunks] == list(range(len(chunks)))
+    assert len(chunks) > 1
+    assert "".join(answer.chunk for answer in chunks) == expected
+    (whole,) = controller.ask(
+        "chip", "generate", GenerateRequest(prompt=vector.text, max_tokens=9, stream=False)
+    )
+    assert whole.generated.text == expected[:9]
+    (strange,) = controller.ask("chip", "generate", GenerateRequest(prompt="T=ж>"))
+    assert strange.error.code == "bad-message"
+    (answer,) = controller.ask("chip", "classify", ClassifyRequest(text=bundles.TEXTS[0]))
+    assert answer.classified.bundle == chip.ref
+
+
+def test_a_full_queue_is_busy_and_a_request_can_be_cancelled(controller, chip):
+    """Four requests wait behind a long one, others are told at once; cancelling frees them."""
+    long = {"id": "long", "prompt": "t=20.0>", "max_tokens": 4000}
+    controller.send("chip", "generate", json.dumps(long).encode())
+    controller.wait("a piece", lambda _, k, m: k == "response" and m.id == "long" and m.chunk)
+    for number in range(8):
+        body = {"id": f"q{number}", "text": bundles.TEXTS[0]}
+        controller.send("chip", "classify", json.dumps(body).encode())
+    busy = [controller.answer(f"q{number}") for number in range(4, 8)]
+    assert [answer.error.code for answer in busy] == ["busy"] * 4
+    controller.send("chip", "cancel", b'{"id": "stop", "cancel": "long"}')
+    assert controller.answer("stop").cancelled is True
+    assert controller.answer("long").generated.finish_reason == "cancelled"
+    for number in range(4):
+        assert controller.answer(f"q{number}").classified.bundle == chip.ref
+    controller.send("chip", "cancel", b'{"id": "again", "cancel": "long"}')
+    assert controller.answer("again").cancelled is False
+
+
+def test_properties_of_mqtt_5_carry_id_reply_topic_and_expiry(controller, chip):
+    """A client that uses properties alone is answered like one that uses fields."""
+    topic = controller.topics.response("chip", "by-property")
+    controller.send(
+        "chip", "classify", json.dumps({"text": bundles.TEXTS[0]}).encode(),
+        CorrelationData=b"by-property", ResponseTopic=topic, MessageExpiryInterval=60,
+    )  # fmt: skip
+    assert controller.answer("by-property").classified is not None
+    assert controller.correlations["by-property"] == b"by-property"
+
+
+def test_what_expired_while_it_waited_is_not_answered_late(controller, chip):
+    """A request with a deadline of a millisecond waits behind a long one: nobody needs it."""
+    long = {"id": "long", "prompt": "t=20.0>", "max_tokens": 8000}
+    late = {"id": "late", "text": bundles.TEXTS[0], "deadline_ms": 1}
+    controller.send("chip", "generate", json.dumps(long).encode())
+    controller.wait("a piece", lambda _, k, m: k == "response" and m.id == "long" and m.chunk)
+    controller.send("chip", "classify", json.dumps(late).encode())
+    threading.Event().wait(0.05)
+    controller.send("chip", "cancel", b'{"id": "stop", "cancel": "long"}')
+    controller.answer("long")
+    controller.ask("chip", "classify", ClassifyRequest(text="after"))
+    assert "late" not in controller.correlations
+
+
+def test_a_group_is_asked_and_the_device_answers_under_its_own_name(controller, chip):
+    """A request to ``g/kitchen`` reaches every device that is in it."""
+    topic = controller.topics.group_request("kitchen", "classify")
+    controller.publish(topic, json.dumps({"id": "all", "text": bundles.TEXTS[1]}).encode())
+    answer = controller.answer("all")
+    assert answer.device == "chip"
+    assert answer.classified.bundle == chip.ref
+
+
+def test_a_device_comes_back_after_the_broker_was_away(tmp_path):
+    """It connects again by itself, with a new session number, and serves what it has."""
+    repository = Repository.create(tmp_path / "repo", tmp_path / "keys")
+    bundle = Bundle.open(DATA / "tiny-classifier-1.0.0")
+    repository.publish(bundle)
+    with mosquitto() as config, Controller(config, "away", repository) as controller:
+        started = Devices(tmp_path / "devices", config, controller)
+        started.start(started.enrol("chip"))
+        try:
+            controller.desire("chip", 1, bundle.ref)
+            controller.wait_update("committed", 1)
+        except BaseException:
+            started.stop()
+            raise
+    try:
+        with mosquitto(config.port) as config, Controller(config, "away", repository) as controller:
+            status = controller.wait(
+                "online again", lambda _, k, m: k == "status" and m.state == "online"
+            )
+            assert status.session == 2
+            (answer,) = controller.ask("chip", "classify", ClassifyRequest(text="what time"))
+            assert answer.classified.bundle == bundle.ref
+    finally:
+        started.stop()
