@@ -6,7 +6,6 @@ import os
 import platform
 import threading
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,7 +23,7 @@ from agent.log import logger
 from agent.renewal import Renewer
 from agent.runtime import check
 from agent.runtime import model as models
-from agent.runtime.engine import available
+from agent.runtime.engine import available, installed_version
 from agent.serving.dispatch import Dispatcher
 from agent.serving.handlers import Answering
 from agent.serving.inflight import RunningMark
@@ -432,9 +431,5 @@ def _platform() -> dict[str, str]:
         "kernel": platform.release(),
     }
     for name in available():
-        package = {"litert": "ai-edge-litert"}.get(name, name)
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
+        found[{"litert": "ai-edge-litert"}.get(name, name)] = installed_version(name)
     return found

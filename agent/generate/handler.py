@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from agent.generate.model import GenerativeModel, Stop
 from agent.runtime.model import expect_model_task
 from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
@@ -86,6 +85,9 @@ class Generating:
 
     def generate(self, request: GenerateRequest, reply: Reply) -> None:
         """Answers a request; errors are raised to the worker, which sends them."""
+        # An agent that only classifies need not have the generator in memory.
+        from agent.generate.model import GenerativeModel, Stop
+
         started = self._clock()
         with self._models.use(request.slot) as model:
             expect_model_task(model, "generate")

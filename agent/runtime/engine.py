@@ -55,6 +55,20 @@ def available() -> list[str]:
     return [name for name, row in _MODULES.items() if importlib.util.find_spec(row[0])]
 
 
+def installed_version(name: str) -> str:
+    """The version of an installed runtime; ``unknown`` when its package does not say.
+
+    It is read off the name of the package's metadata folder: importing ``importlib.metadata``
+    would cost an idle agent two megabytes.
+    """
+    spec = importlib.util.find_spec(_MODULES[name][0])
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        package = Path(folder)
+        for found in package.parent.glob(f"{package.name}-*.dist-info"):
+            return found.name.removeprefix(f"{package.name}-").removesuffix(".dist-info")
+    return "unknown"
+
+
 def open_model(
     path: Path,
     *,
