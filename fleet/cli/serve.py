@@ -16,7 +16,7 @@ import structlog
 import typer
 import uvicorn
 
-from contracts.errors import UnavailableError
+from contracts.errors import InputError, UnavailableError
 from fleet.broker.run import EmbeddedBroker, wait_until_connectable
 from fleet.cli.options import HERE, Folder
 from fleet.cli.output import reported
@@ -56,6 +56,13 @@ def serve(
             raise typer.BadParameter("one of debug, info, warning, error")
         configure_logs(log_level)
         fleet = Fleet.open(folder)
+        if embedded_broker and fleet.config.shared_ingest:
+            raise InputError(
+                "not-shared",
+                "shared_ingest: true needs mosquitto: the embedded broker ends when the last of "
+                "several sharing processes is cut off; leave out --embedded-broker, or set "
+                "shared_ingest: false in fleet.yaml",
+            )
         with contextlib.ExitStack() as stack:
             if embedded_broker:
                 _start_broker(fleet, stack)

@@ -73,8 +73,8 @@ class Consumer:
         name: of the session on the broker; each ingest process of a fleet has its own.
         primary: also takes the retained topics, which a shared subscription does not deliver;
             exactly one process of a fleet is the primary.
-        shared: several processes share the other topics. False for a single process, and for
-            the embedded broker, whose shared subscriptions lose messages.
+        shared: several processes share the other topics. Not with the embedded broker, which
+            fails at it (ADR 31).
         on_changes: called after a commit with what changed.
         clock: seconds since the epoch.
     """

@@ -100,3 +100,14 @@ def test_boards_are_listed_and_checked(tmp_path: Path) -> None:
     assert json.loads(checked.stdout)["raspberry-pi-5"] == []
     wrong = RUN.invoke(app, ["boards", "check", str(bundle.path), "--board", "toaster"])
     assert wrong.exit_code == 2
+
+
+def test_sharing_processes_are_not_put_on_the_embedded_broker(tmp_path: Path) -> None:
+    """It fails with them (ADR 31): refused before anything is started."""
+    RUN.invoke(app, ["fleet", "init", str(tmp_path / "fleet"), "--api-port", "1"])
+    config = tmp_path / "fleet" / "fleet.yaml"
+    config.write_text(config.read_text() + "shared_ingest: true\n")
+    result = RUN.invoke(app, ["fleet", "serve", "--embedded-broker", "--dir", str(config.parent)])
+    assert result.exit_code == 2
+    assert "shared_ingest: true needs mosquitto" in result.stderr
+    assert "Traceback" not in result.stderr
