@@ -257,17 +257,7 @@ FILES: dict[str, tuple[Callable[[Path, bytes], None], Callable[[Path, Repository
 }
 
 
-SLOW_READERS = {"status.json", "data.jsonl", "data.csv", "journal.json"}
-"""They write a file for every payload."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.soak) if name in SLOW_READERS else name
-        for name in sorted(FILES)
-    ],
-)
+@pytest.mark.parametrize("name", sorted(FILES))
 def test_no_content_of_a_file_breaks_its_reader(
     name: str, tmp_path: Path, repository: Repository
 ) -> None:
@@ -299,7 +289,6 @@ def test_no_content_of_a_file_breaks_its_reader(
     assert process.memory_info().rss - before < MAX_GROWTH
 
 
-@pytest.mark.soak
 def test_a_broken_model_file_breaks_a_child_and_is_refused_by_name(tmp_path: Path) -> None:
     """A model that was signed but is junk to the runtime: the self-test says so, we live."""
     model = (TINY / "model.tflite").read_bytes()

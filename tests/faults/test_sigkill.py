@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -82,7 +83,7 @@ def kill_at_random_moments(
         wanted, revision = NEW, controller.want(agent.device, NEW, trial=trial)
         with Load(controller, agent.device) as load:
             for _ in range(kills):
-                threading.Event().wait(chance.uniform(0.05, 1.6))
+                threading.Event().wait(chance.uniform(0.05, 2.5))
                 agent.kill()
                 last = [e for e in controller.of(UpdateEvent) if e.revision == revision]
                 in_update += not last or last[-1].state != "committed"
@@ -123,17 +124,30 @@ def kill_at_random_moments(
         assert agent.terminate() == 0
 
 
-def test_sigkill_at_25_random_moments(
+def test_sigkill_at_200_random_moments(
     mosquitto_broker: MqttConfig, fleet_name: str, tmp_path: Path
 ) -> None:
-    """The quick version: no wrong answer, nothing unrecoverable, every request answered."""
-    kill_at_random_moments(25, mosquitto_broker, fleet_name, tmp_path, seed=1)
+    """No wrong answer, nothing unrecoverable, every request answered: four agents at a time."""
+    with ThreadPoolExecutor(4) as pool:
+        runs = [
+            pool.submit(
+                kill_at_random_moments,
+                50,
+                mosquitto_broker,
+                f"{fleet_name}-{seed}",
+                tmp_path / str(seed),
+                seed,
+            )
+            for seed in range(4)
+        ]
+        for run in runs:
+            run.result()
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_sigkill_at_200_random_moments(
+def test_sigkill_at_500_random_moments(
     mosquitto_broker: MqttConfig, fleet_name: str, tmp_path: Path
 ) -> None:
-    """The long version."""
-    kill_at_random_moments(200, mosquitto_broker, fleet_name, tmp_path, seed=2)
+    """The long version, one agent after all its kills."""
+    kill_at_random_moments(500, mosquitto_broker, fleet_name, tmp_path, seed=9)
