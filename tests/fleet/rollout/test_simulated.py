@@ -137,10 +137,10 @@ def _rollout_under_kills(
 
 
 def test_a_rollout_finishes_though_its_controller_is_killed_again_and_again(
-    tmp_path: Path, mosquitto_broker: MqttConfig, fleet_name: str
+    tmp_path: Path, mosquitto_broker: MqttConfig, fleet_name: str, database_url: str
 ) -> None:
     """80 devices in four waves, some of them failing, two SIGKILLs at random."""
-    _rollout_under_kills(tmp_path, mosquitto_broker, fleet_name, 80, 2)
+    _rollout_under_kills(tmp_path, mosquitto_broker, fleet_name, 80, 2, database_url)
 
 
 @pytest.mark.soak
