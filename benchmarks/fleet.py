@@ -3,8 +3,9 @@
 
 Everything runs on loopback with a real mosquitto. Ingest and a bare paho consumer drain the
 same number of the same messages that wait at the same broker, in turns, so that no publisher
-takes part of the processor while they are measured. Devices are simulated
-(``python -m agent.simulate``), each with its own connection.
+takes part of the processor while they are measured. Rolling up is a later step of the
+controller and has a figure of its own. Devices are simulated (``python -m agent.simulate``),
+each with its own connection.
 
     python benchmarks/fleet.py [--quick] [--json FILE] [--plot FILE] [--only CASE]...
 """
@@ -49,7 +50,7 @@ from fleet.broker import write_configuration
 from fleet.ingest.consumer import RECEIVE_MAXIMUM
 from fleet.rollout.spec import RolloutSpec
 from fleet.simulate.launcher import Simulation
-from fleet.store import Store
+from fleet.store import Store, telemetry
 from tests.support.broker import wait_until_connectable
 from tests.support.postgres import postgres
 from tests.support.serving import Served, served
@@ -181,7 +182,12 @@ def _drain_ingest(config: MqttConfig, topics: Topics, messages: int, database: s
     with store.read() as connection:
         stored = connection.scalar(sa.text("SELECT count(*) FROM telemetry"))
     assert stored == messages, f"{stored} rows of {messages} messages"
-    print(json.dumps({"seconds": seconds, "batches": consumer.counters.batches}))
+    began = time.perf_counter()
+    while telemetry.roll_up(store):
+        pass
+    rolled = time.perf_counter() - began
+    batches = consumer.counters.batches
+    print(json.dumps({"seconds": seconds, "batches": batches, "rolled_seconds": rolled}))
 
 
 def _drain_bare(config: MqttConfig, topics: Topics, messages: int, *, subscribe_only: bool) -> None:
@@ -229,6 +235,7 @@ def measure_ingest(size: Size) -> list[Row]:
     """Messages a second: bare paho, SQLite, PostgreSQL, in turns."""
     rates: dict[str, list[float]] = {"bare": [], "sqlite": [], "postgres": []}
     batches: dict[str, list[float]] = {"sqlite": [], "postgres": []}
+    rolled: dict[str, list[float]] = {"sqlite": [], "postgres": []}
     with (
         broker() as config,
         postgres() as server,
@@ -248,6 +255,7 @@ def measure_ingest(size: Size) -> list[Row]:
                 rates[system].append(size.messages / found["seconds"])
                 if system in batches:
                     batches[system].append(size.messages / found["batches"])
+                    rolled[system].append(size.messages / found["rolled_seconds"])
     rows: list[Row] = []
     bare = statistics.median(rates["bare"])
     for case, system in (("ingest-sqlite", "sqlite"), ("ingest-postgres", "postgres")):
@@ -257,6 +265,7 @@ def measure_ingest(size: Size) -> list[Row]:
             row(case, "bare-paho", "msg_s", bare, "1/s", runs),
             row(case, "shoal", "msg_s", own, "1/s", runs),
             row(case, "shoal", "share_of_bare", own / bare, "ratio", runs),
+            row(case, "shoal", "rolled_up_msg_s", statistics.median(rolled[system]), "1/s", runs),
             row(case, "shoal", "batch", statistics.median(batches[system]), "messages", runs),
         ]
     return rows
