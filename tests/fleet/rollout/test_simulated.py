@@ -146,10 +146,10 @@ def test_a_rollout_finishes_though_its_controller_is_killed_again_and_again(
 @pytest.mark.soak
 @pytest.mark.timeout(1500)
 def test_a_rollout_to_a_thousand_devices_survives_five_kills(
-    tmp_path: Path, mosquitto_broker: MqttConfig, fleet_name: str
+    tmp_path: Path, mosquitto_broker: MqttConfig, fleet_name: str, database_url: str
 ) -> None:
     """A thousand devices in four waves, 3 % of them failing."""
-    _rollout_under_kills(tmp_path, mosquitto_broker, fleet_name, 1000, 5)
+    _rollout_under_kills(tmp_path, mosquitto_broker, fleet_name, 1000, 5, database_url)
 
 
 @pytest.mark.parametrize(
