@@ -5,6 +5,7 @@ Decoding never raises anything but :class:`contracts.errors.InputError`.
 
 from __future__ import annotations
 
+import threading
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +17,21 @@ from contracts.errors import InputError
 T = TypeVar("T")
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
+_DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
+_MAKING = threading.Lock()
+
+
+def decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """The decoder of a type, made once.
+
+    msgspec 0.22 works a Struct out at its first use and crashes the process when two threads
+    do that at once; what is known already can be used by any number of threads.
+    """
+    known = _DECODERS.get(kind)
+    if known is None:
+        with _MAKING:
+            known = _DECODERS[kind] = msgspec.json.Decoder(kind)
+    return known
 
 
 def encode(value: Any) -> bytes:
@@ -49,7 +65,7 @@ def decode(payload: bytes, kind: type[T], *, what: str, cap: int = limits.MAX_ME
             "too-large", f"{what} has {len(payload)} bytes; at most {cap} are accepted"
         )
     try:
-        return msgspec.json.decode(payload, type=kind)
+        return decoder(kind).decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _reject(what, error) from None
 
@@ -63,9 +79,19 @@ def convert_yaml(text: bytes, kind: type[T], *, what: str, cap: int = limits.MAX
     if len(text) > cap:
         raise InputError("too-large", f"{what} has {len(text)} bytes; at most {cap} are accepted")
     try:
-        return msgspec.convert(load_yaml(text, what=what), type=kind)
+        return convert(load_yaml(text, what=what), kind)
     except (msgspec.ValidationError, RecursionError) as error:
         raise _reject(what, error) from None
+
+
+def convert(value: Any, kind: type[T], *, from_attributes: bool = False) -> T:
+    """Plain values (or objects with attributes) as a msgspec type.
+
+    Raises:
+        msgspec.ValidationError: what is wrong where.
+    """
+    decoder(kind)
+    return msgspec.convert(value, type=kind, from_attributes=from_attributes)
 
 
 def load_yaml(text: bytes | str, *, what: str) -> Any:

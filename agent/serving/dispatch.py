@@ -129,7 +129,7 @@ class Dispatcher:
             found = None
         if found is None and inbound.correlation is not None:
             try:
-                found = msgspec.convert(inbound.correlation.decode(), Name)
+                found = codec.convert(inbound.correlation.decode(), Name)
             except (UnicodeDecodeError, msgspec.ValidationError):
                 found = None
         if found is None:

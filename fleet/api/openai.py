@@ -21,7 +21,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts import limits, messages
+from contracts import codec, limits, messages
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
 from contracts.messages import Answer, GenerateRequest
 from fleet.api.auth import Operator, TheController, Viewer
@@ -219,7 +219,7 @@ def _request(fields: dict[str, Any], requester: str) -> GenerateRequest:
     try:
         for text in (fields.get("prompt") or "", *(m.content for m in fields.get("messages", []))):
             text.encode()
-        return msgspec.convert(
+        return codec.convert(
             {**fields, "requester": requester[:64]}, GenerateRequest, from_attributes=True
         )
     except UnicodeEncodeError:

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from contracts import messages
+from contracts import codec, messages
 from contracts.errors import InputError, ShoalError
 from fleet.api import models, views
 from fleet.api.auth import Operator, TheController
@@ -47,7 +47,7 @@ def build_request(query: models.Query, requester: str) -> messages.Request:
     if len(query.text.encode("utf-8", "surrogatepass")) > 16 * 1024:
         raise InputError("too-large", "the text is over 16384 bytes")
     try:
-        return msgspec.convert(fields, _TYPES[query.op])
+        return codec.convert(fields, _TYPES[query.op])
     except msgspec.ValidationError as error:
         raise InputError("bad-message", f"the {query.op} request is not valid: {error}") from None
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from contracts import codec
 from contracts.config import AgentConfig, MqttConfig, TlsConfig
 from contracts.errors import InputError, RefusedError
 from contracts.messages import DeviceLabels
@@ -486,7 +487,7 @@ def _profile(device: str, board: str, labels: DeviceLabels, groups: Sequence[str
     if check_name(device, "device") in _RESERVED:
         raise InputError("reserved-name", f"{device} is a name of the fleet's own parts")
     try:
-        return msgspec.convert(
+        return codec.convert(
             {"device": device, "board": board, "labels": labels, "groups": list(groups)}, Profile
         )
     except msgspec.ValidationError as error:

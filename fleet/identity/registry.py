@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from contracts import codec
 from contracts.messages import DeviceLabels, Name
 
 _SCHEMA = """
@@ -183,7 +184,7 @@ class Transaction:
             " RETURNING profile",
             (now, digest, now),
         ).fetchone()
-        return msgspec.json.decode(taken[0], type=Profile) if taken else None
+        return codec.decoder(Profile).decode(taken[0]) if taken else None
 
     def forget_tokens(self, before: float) -> None:
         """Drops tokens that expired before a time."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import msgspec
-
 from contracts import codec
 
 T = TypeVar("T")
@@ -18,4 +16,4 @@ def dump(value: Any) -> str:
 
 def load(text: str, kind: type[T]) -> T:
     """The inverse of :func:`dump`. What is stored was checked before: an error is a defect."""
-    return msgspec.json.decode(text, type=kind)
+    return codec.decoder(kind).decode(text)

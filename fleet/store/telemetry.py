@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
+from contracts import codec
 from contracts.messages import Sample, Telemetry
 from fleet.figures import Figures
 from fleet.store import Store
@@ -111,7 +112,7 @@ def roll_up(store: Store, limit: int = 2000) -> int:
 
 def add_batch(sums: dict[Key, Figures], device: str, received: float, payload: bytes) -> None:
     """Adds the samples of one raw batch, which ingest has checked, to both resolutions."""
-    batch = msgspec.json.decode(payload, type=Telemetry)
+    batch = codec.decoder(Telemetry).decode(payload)
     for sample in batch.samples:
         at = _time_of(sample, received)
         bundle = sample.bundle.manifest_sha256 if sample.bundle else ""
