@@ -18,7 +18,7 @@ from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.histogram import Histogram
 from contracts.messages import BundleRef, Sample, Telemetry
 from fleet.figures import Figures
-from fleet.ingest.decode import Message
+from fleet.ingest.decode import Batch, Message
 from fleet.ingest.writer import Writer
 from fleet.store import Store, leases, telemetry, tokens
 from fleet.store.schema import METADATA, TELEMETRY, TOKEN
@@ -50,7 +50,7 @@ def _batch(seq: int, at: float, *values: float, device: str = "d1", boot: str = 
             )
         ],
     )
-    return Message(device, body, codec.encode(body))
+    return Message(device, Batch(boot, seq), codec.encode(body))
 
 
 def _rolled(store: Store) -> None:
@@ -172,8 +172,7 @@ def test_telemetry_is_counted_once_however_often_and_in_whatever_order_it_comes(
     _rolled(store)
     expected = Figures()
     for message in batches:
-        body = message.body
-        assert isinstance(body, Telemetry)
+        body = codec.decode(message.payload, Telemetry, what="a batch")
         expected.add_sample(body.samples[0], body.samples[0].at)
     for resolution in (MINUTE, HOUR):
         with store.read() as connection:
