@@ -49,14 +49,21 @@ def build(
     """Builds a bundle and its report from a recipe."""
     if export not in (None, "c"):
         raise InputError("bad-option", f"--export {export[:40]}: only 'c' is known")
+    others = [
+        name
+        for name, value in (("--board", board), ("--floor", floor), ("--export", export))
+        if value is not None
+    ]
     if is_generate(recipe):
+        _classifiers_only(others, recipe)
         build_generator(recipe, out, list(change or []), as_json)
         return
     _import_tensorflow()
     from model_builder.generate_tiny.build import is_recipe
 
     if is_recipe(recipe):
-        _build_tiny(recipe, out, as_json)
+        _classifiers_only(others, recipe)
+        _build_tiny(recipe, list(change or []), out, as_json)
         return
     from model_builder import recipe as recipes
     from model_builder.lock import locked
@@ -107,14 +114,24 @@ def build(
 app.command("import")(import_command)
 
 
-def _build_tiny(recipe: Path, out: Path, as_json: bool) -> None:
+def _classifiers_only(options: list[str], recipe: Path) -> None:
+    """Refuses options that a generator's recipe would pass over in silence."""
+    if options:
+        raise InputError(
+            "bad-option",
+            f"{' and '.join(options)}: only for classifiers, and {recipe} makes a generator; "
+            "leave it out and check the bundle with `shoal boards check`",
+        )
+
+
+def _build_tiny(recipe: Path, changes: list[str], out: Path, as_json: bool) -> None:
     """Builds a tiny generator, see :mod:`model_builder.generate_tiny`."""
     from model_builder.generate_tiny.build import build as build_tiny
 
     def say(step: int, loss: float) -> None:
         sys.stderr.write(f"step {step}: loss {loss:.4f}\n")
 
-    summary = build_tiny(recipe, out, say)
+    summary = build_tiny(recipe, changes, out, say)
     sys.stdout.write(codec.encode(summary).decode() + "\n" if as_json else f"{summary}\n")
 
 

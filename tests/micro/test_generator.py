@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from contracts.errors import RefusedError
+from contracts.errors import InputError, RefusedError
+from model_builder import cli
 from model_builder.export_c.graph import read
 from model_builder.generate_tiny import build, task
 from model_builder.generate_tiny.cell import Cell
@@ -58,3 +61,37 @@ def test_an_untrained_model_is_not_packed(model, tmp_path):
     with pytest.raises(RefusedError, match="held-out lines"):
         build.package(recipe, model, task.alphabet(), 1000, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_takes_changes_and_refuses_what_it_does_not_know(tmp_path):
+    """``--set`` works as for the other recipes; a wrong key is named, with the nearest one."""
+    recipe = build.load(Path("examples/status-lines.yaml"), ["settings.state=32", "test_lines=20"])
+    assert (recipe.settings.state, recipe.test_lines) == (32, 20)
+    with pytest.raises(InputError, match="min_exact"):
+        build.load(Path("examples/status-lines.yaml"), ["min_exat=0.5"])
+    with pytest.raises(InputError, match="state"):
+        build.load(Path("examples/status-lines.yaml"), ["settings.state=much"])
+    (tmp_path / "list.yaml").write_text("- kind: status-lines\n")
+    with pytest.raises(InputError, match="keys and values"):
+        build.load(tmp_path / "list.yaml", ["a=1"])
+
+
+def test_options_of_classifiers_are_refused_for_a_generator(tmp_path):
+    """``--export c`` and ``--floor`` are not passed over in silence."""
+    words = ["build", "examples/status-lines.yaml", "--out", str(tmp_path), "--export", "c"]
+    done = CliRunner().invoke(cli.app, words)
+    assert isinstance(done.exception, InputError)
+    assert "--export" in str(done.exception)
+
+
+def test_quality_counts_whole_lines_and_their_parts():
+    """A line with one wrong word is not exact, but its other parts count."""
+
+    class Fixed:
+        def text(self, prompt):
+            return {"a>": "mild 2C, dry 3%", "b>": "mild 2C, dry 4%", "c>": "mild 2C"}[prompt]
+
+    quality = build.score(Fixed(), [(p, "mild 2C, dry 3%") for p in ("a>", "b>", "c>")])
+    assert quality.exact_match == pytest.approx(1 / 3)
+    assert quality.parts_right == pytest.approx(4 / 6)
+    assert quality.wrong[0] == ("b>", "mild 2C, dry 3%", "mild 2C, dry 4%")
