@@ -2,19 +2,21 @@
 
 ::
 
-    python benchmarks/micro.py [--quick] [--json FILE] [--bundle FOLDER]
+    python benchmarks/micro.py [--quick] [--json FILE] [--bundle FOLDER] [--generator FOLDER]
 
 Without `--bundle` a model of 200 KB with random weights is measured. The heap's peak is the
-smallest heap of the whole agent (code, TLS-less MQTT, model) with which a device with that
-model on its flash answers, or updates to another version of it: MicroPython collects only
-when memory runs out, so what is in use at a moment says little. Objects of the unix port have
-64 bits; a board needs less.
+smallest heap of the whole agent (its code, MQTT, the model's memory) with which a device with
+that model on its flash answers, or updates to the next version and answers: MicroPython
+collects only now and then, so what is in use at a moment says little. The cases with `-tls` are
+the same over mutual TLS, whose library takes its memory from this heap in the unix port; on
+an ESP32 it does not. Objects of the unix port have 64 bits; a board needs less.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import statistics
@@ -22,25 +24,35 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import msgspec
 import numpy as np
 
+from contracts import codec
 from contracts.bundle import Bundle
+from contracts.config import MqttConfig
 from contracts.manifest import NgramFrontEnd
 from contracts.messages import ClassifyRequest
 from contracts.text import ngram_ids
+from fleet.boards.folder import load_config, write_folder
+from fleet.broker.run import MosquittoBroker, free_port, wait_until_connectable
+from fleet.folder import Fleet, FleetConfig
 from fleet.repository.repository import Repository
 from model_builder.export_c import measure, pack
 from tests.micro import bundles, device
 from tests.micro.controller import Controller, enrol
 from tests.support.broker import mosquitto
+from tests.support.tools import need_tool
 
 ROOT = Path(__file__).parents[1]
+GENERATOR = ROOT / "tests/data/status-lines-1.0.0"
 KIB = 1024
 Row = dict[str, Any]
 
@@ -119,6 +131,40 @@ def times(bundle: Bundle, folder: Path, rounds: int) -> list[Row]:
     ]
 
 
+def character(bundle: Bundle, folder: Path, rounds: int) -> list[Row]:
+    """Milliseconds of one character of the tiny generator, and what its manifest says of it."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    manifest = bundle.manifest
+    model = bundle.read(manifest.model.file)
+    (folder / "generator.tflite").write_bytes(model)
+    (folder / "one.json").write_text("[1]")
+    interpreter = runtime.Interpreter.from_bytes(model, arena_size=256 * KIB)
+    state = np.zeros(manifest.model.signatures[0].inputs[1].shape, np.int8)
+    values: dict[str, list[float]] = {"micropython": [], "tflm": []}
+    for _ in range(5):
+        found = device.run(
+            "timed.py", str(folder / "generator.tflite"), str(folder / "one.json"), str(rounds)
+        )
+        values["micropython"].append(found["ms"])
+        start = time.perf_counter()
+        for _ in range(rounds):
+            interpreter.set_input(np.array([[1]], np.int32), 0)
+            interpreter.set_input(state, 1)
+            interpreter.invoke()
+        values["tflm"].append((time.perf_counter() - start) * 1000 / rounds)
+    case = "generate"
+    return [
+        row(case, "micropython", "model_bytes", len(model), "bytes"),
+        row(case, "tflm", "arena_bytes", manifest.model.arena_bytes or 0, "bytes"),
+        row(case, "micropython", "exact_match", manifest.metrics["exact_match"], "ratio"),
+        *(
+            row(case, name, "ms_per_character", round(statistics.median(all_), 4), "ms", len(all_))
+            for name, all_ in values.items()
+        ),
+    ]
+
+
 def smallest(fits: Callable[[int], bool], low: int, high: int, step: int) -> int | None:
     """The smallest heap in KiB that is enough; None when `high` is not."""
     if not fits(high):
@@ -133,95 +179,179 @@ def smallest(fits: Callable[[int], bool], low: int, high: int, step: int) -> int
 
 
 class Bench:
-    """A broker, a repository with two versions, and devices with heaps of any size."""
+    """Devices with heaps of any size, on a controller that has two versions of a bundle.
 
-    def __init__(self, controller: Controller, folder: Path, versions: list[Bundle]) -> None:
-        self.controller = controller
-        self.folder = folder
-        self.versions = versions
+    Args:
+        controller: connected.
+        enrol: makes the folder of a device with this name.
+        versions: published.
+    """
+
+    def __init__(
+        self, controller: Controller, enrol: Callable[[str], Path], versions: list[Bundle]
+    ) -> None:
+        self._controller = controller
+        self._enrol = enrol
+        self._versions = versions
         self._count = 0
 
-    def _start(self, heap: int, source: Path | None) -> tuple[str, subprocess.Popen[bytes]]:
+    @contextmanager
+    def _device(self, heap: int, state: Path | None) -> Iterator[Running]:
         self._count += 1
         name = f"chip-{self._count}"
-        home = self.folder / name
-        if source is not None:
-            shutil.copytree(source, home)
-        config = self.controller.config
-        enrol(home, name, self.controller.topics.fleet, config, self.controller.repository.root)
+        home = self._enrol(name)
+        if state is not None:
+            shutil.copytree(state, home / "state")
         process = subprocess.Popen(
             device.command("device.py", str(home), heap=f"{heap}k"),
             env=device.environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        return name, process
-
-    def update(self, heap: int, version: int, source: Path | None) -> Path | None:
-        """Whether a device with this heap commits a version; its folder, or None."""
-        name, process = self._start(heap, source)
         try:
-            self.controller.desire(name, version + 1, self.versions[version].ref)
-            event = self.controller.wait(
-                "the update",
-                lambda who, kind, m: (
-                    who == name
-                    and kind == "update"
-                    and m.revision == version + 1
+            yield Running(name, home, process, self._controller)
+        finally:
+            process.kill()
+            process.wait()
+
+    def update(self, heap: int, version: int, state: Path | None) -> Path | None:
+        """What a device with this heap has on its flash after an update; None if it fails."""
+        revision = version + 1
+        with self._device(heap, state) as running:
+            self._controller.desire(running.name, revision, self._versions[version].ref)
+            event = running.wait(
+                lambda kind, m: (
+                    kind == "update"
+                    and m.revision == revision
                     and m.state in ("committed", "refused", "rolled-back")
                 ),
-                seconds=25,
+                seconds=40,
             )
-            return self.folder / name if event.state == "committed" else None
-        except AssertionError:
-            return None
-        finally:
-            process.kill()
-            process.wait()
+            good = event is not None and event.state == "committed" and running.answers()
+            return running.home / "state" if good else None
 
-    def classify(self, heap: int, source: Path) -> bool:
-        """Whether a device with this heap answers every golden text."""
-        name, process = self._start(heap, source)
-        try:
-            self.controller.wait(
-                "online",
-                lambda who, kind, m: who == name and kind == "status" and m.state == "online",
-                seconds=10,
+    def classify(self, heap: int, state: Path) -> bool:
+        """Whether a device with this heap answers golden texts."""
+        with self._device(heap, state) as running:
+            online = running.wait(
+                lambda kind, m: kind == "status" and m.state == "online", seconds=20
             )
-            for vector in self.versions[0].golden()[:10]:
-                request = ClassifyRequest(text=vector.text)
-                (answer,) = self.controller.ask(name, "classify", request, seconds=5)
-                if answer.classified is None:
-                    return False
-            return True
+            texts = [vector.text for vector in self._versions[0].golden()[:10]]
+            return online is not None and all(running.answers(text) for text in texts)
+
+
+class Running:
+    """A device that runs."""
+
+    def __init__(
+        self, name: str, home: Path, process: subprocess.Popen[bytes], controller: Controller
+    ) -> None:
+        self.name = name
+        self.home = home
+        self._process = process
+        self._controller = controller
+
+    def wait(self, wanted: Callable[[str, Any], bool], seconds: float) -> Any:
+        """A message of this device; None when it does not come, or the device is gone."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                return self._controller.wait(
+                    "it", lambda who, kind, m: who == self.name and wanted(kind, m), seconds=0.5
+                )
+            except AssertionError:
+                if self._process.poll() is not None:
+                    return None
+        return None
+
+    def answers(self, text: str = "turn on the light") -> bool:
+        """Whether it classifies a text."""
+        request = ClassifyRequest(text=text)
+        try:
+            (answer,) = self._controller.ask(self.name, "classify", request, seconds=5)
         except AssertionError:
             return False
-        finally:
-            process.kill()
-            process.wait()
+        return answer.classified is not None
 
 
-def heaps(versions: list[Bundle], folder: Path, step: int) -> list[Row]:
-    """The smallest heaps for classification and for an update."""
+@contextmanager
+def plain(folder: Path, versions: list[Bundle]) -> Iterator[Bench]:
+    """Devices on a broker without TLS."""
     repository = Repository.create(folder / "repo", folder / "keys")
     for bundle in versions:
         repository.publish(bundle)
     with mosquitto() as config, Controller(config, "bench", repository) as controller:
-        bench = Bench(controller, folder, versions)
-        installed = bench.update(512, 0, None)
-        if installed is None:
-            raise SystemExit("a device with a heap of 512 KiB did not install the bundle")
-        clean = folder / "installed"
-        shutil.copytree(installed, clean)
-        figures = {
-            "classify": smallest(lambda heap: bench.classify(heap, clean), 96, 256, step),
-            "update": smallest(lambda heap: bool(bench.update(heap, 1, clean)), 96, 256, step),
-        }
-    return [
-        row(case, "micropython", "heap_peak_bytes", heap * KIB, "bytes")
-        for case, heap in figures.items()
-        if heap is not None
-    ]
+
+        def enrolled(name: str) -> Path:
+            return enrol(folder / name, name, "bench", config, repository.root)
+
+        yield Bench(controller, enrolled, versions)
+
+
+@contextmanager
+def mutual_tls(folder: Path, versions: list[Bundle]) -> Iterator[Bench]:
+    """Devices that were enrolled in a fleet, on its broker with mutual TLS and access control."""
+    port = free_port()
+    config = FleetConfig(
+        fleet="bench", mqtt=MqttConfig(host="localhost", port=port), mutual_tls=True
+    )
+    fleet = Fleet.init(folder / "fleet", config)
+    for bundle in versions:
+        fleet.publish(bundle.path)
+
+    def enrolled(name: str) -> Path:
+        _, path = fleet.enroll(name, "esp32-s3", groups=[], labels={})
+        write_folder(load_config(path), folder / name)
+        return folder / name / "shoal"
+
+    program = need_tool("mosquitto", "/usr/sbin/mosquitto")
+    broker = MosquittoBroker(fleet.folder / "broker/mosquitto.conf", port=port, program=program)
+    with broker:
+        controller_config = fleet.controller_mqtt()
+        wait_until_connectable(controller_config)
+        with Controller(controller_config, "bench", fleet.open_repository()) as controller:
+            yield Bench(controller, enrolled, versions)
+
+
+def heaps(versions: list[Bundle], folder: Path, step: int) -> list[Row]:
+    """The smallest heaps for classification and for an update, without and with mutual TLS."""
+    rows = []
+    for suffix, fleet in (("", plain), ("-tls", mutual_tls)):
+        place = folder / fleet.__name__
+        place.mkdir()
+        with fleet(place, versions) as bench:
+            installed = bench.update(512, 0, None)
+            if installed is None:
+                raise SystemExit("a device with a heap of 512 KiB did not install the bundle")
+            clean = place / "installed"
+            shutil.copytree(installed, clean)
+            figures = {
+                "classify": smallest(partial(_classifies, bench, clean), 96, 320, step),
+                "update": smallest(partial(_updates, bench, clean), 96, 320, step),
+            }
+        rows += [
+            row(f"{case}{suffix}", "micropython", "heap_peak_bytes", heap * KIB, "bytes")
+            for case, heap in figures.items()
+            if heap is not None
+        ]
+    return rows
+
+
+def _classifies(bench: Bench, state: Path, heap: int) -> bool:
+    return bench.classify(heap, state)
+
+
+def _updates(bench: Bench, state: Path, heap: int) -> bool:
+    return bench.update(heap, 1, state) is not None
+
+
+def next_version(bundle: Bundle, folder: Path) -> Bundle:
+    """The same bundle under the next version number."""
+    bundle.extract(folder)
+    major, minor, _ = bundle.manifest.version.split(".")
+    manifest = msgspec.structs.replace(bundle.manifest, version=f"{major}.{int(minor) + 1}.0")
+    (folder / "manifest.json").write_bytes(codec.pretty(manifest))
+    return Bundle.open(folder)
 
 
 def c_pack(bundle: Bundle, folder: Path) -> list[Row]:
@@ -242,40 +372,48 @@ def c_pack(bundle: Bundle, folder: Path) -> list[Row]:
     return rows
 
 
+def machine() -> dict[str, Any]:
+    """What was measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpu = names[0] if names else platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version()}
+
+
 def main() -> int:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="coarse steps, few rounds")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--bundle", type=Path, help="measure this bundle instead of random weights")
+    parser.add_argument("--generator", type=Path, default=GENERATOR, help="a generator's bundle")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
         folder = Path(name)
-        versions = [
-            bundles.write(folder / f"v{i}", "large", f"1.{i}.0", seed=i + 1, large=True)
-            for i in range(2)
-        ]
         if arguments.bundle:
-            versions[0] = Bundle.open(arguments.bundle)
+            first = Bundle.open(arguments.bundle)
+        else:
+            first = bundles.write(folder / "v0", "large", "1.0.0", seed=1, large=True)
+        versions = [first, next_version(first, folder / "v1")]
+        size = first.manifest.total_bytes
+        rounds = 5 if arguments.quick else 50
         rows = [
-            row(
-                "classify", "micropython", "model_bytes", versions[0].manifest.total_bytes, "bytes"
-            ),
-            *times(versions[0], folder, 5 if arguments.quick else 50),
-            *c_pack(versions[0], folder / "pack"),
-            *heaps(versions, folder, 32 if arguments.quick else 8),
+            row("classify", "micropython", "bundle_bytes", size, "bytes"),
+            *times(first, folder, rounds),
+            *c_pack(first, folder / "pack"),
+            *heaps(versions, folder, 16 if arguments.quick else 4),
         ]
+        if arguments.generator:
+            rows += character(Bundle.open(arguments.generator), folder, rounds * 10)
     for one in rows:
         head = f"{one['case']:10} {one['system']:20} {one['figure']:24}"
         print(f"{head} {one['value']:>14,} {one['unit']}")
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
     ).stdout.strip()
-    machine = {"cpu": platform.processor() or platform.machine(), "cores": 2,
-               "python": platform.python_version()}  # fmt: skip
     if arguments.json:
-        result = {"benchmark": "micro", "machine": machine, "commit": commit, "rows": rows}
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        result = {"benchmark": "micro", "machine": machine(), "commit": commit, "rows": rows}
+        arguments.json.write_bytes(codec.pretty(result))
     return 0
 
 

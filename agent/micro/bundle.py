@@ -11,8 +11,18 @@ from .ngrams import Ngrams
 
 MANIFEST = "manifest.json"
 MAX_FILES = 16
-_PARTS = ("schema", "name", "version", "task", "files", "front_end", "golden", "classifier",
-          "generator", "boards")
+_PARTS = (
+    "schema",
+    "name",
+    "version",
+    "task",
+    "files",
+    "front_end",
+    "golden",
+    "classifier",
+    "generator",
+    "boards",
+)
 
 
 def _text(value, what):
@@ -109,10 +119,14 @@ class Manifest:
             return "the model has operators that a microcontroller lacks"
         if self.arena_bytes > board["model_ram_bytes"]:
             return "memory: needs %d bytes, the board gives %d" % (
-                self.arena_bytes, board["model_ram_bytes"])
+                self.arena_bytes,
+                board["model_ram_bytes"],
+            )
         if self.total_bytes > board["model_flash_bytes"]:
             return "storage: needs %d bytes, the board gives %d" % (
-                self.total_bytes, board["model_flash_bytes"])
+                self.total_bytes,
+                board["model_flash_bytes"],
+            )
         if self.front_end.get("kind") not in ("hashed-ngrams", "alphabet"):
             return "front end: the board has hashed n-grams and alphabets"
         if self.boards and board["name"] not in self.boards:
@@ -165,9 +179,7 @@ class Classifier:
         weights = [math.exp((v - most) * step) for v in values]
         total = sum(weights)
         order = sorted(range(len(values)), key=lambda i: -values[i])[:top_k]
-        top = [
-            {"label": manifest.labels[i], "confidence": weights[i] / total} for i in order
-        ]
+        top = [{"label": manifest.labels[i], "confidence": weights[i] / total} for i in order]
         confidence = top[0]["confidence"]
         result = {
             "label": top[0]["label"] if confidence >= manifest.threshold else "unknown",
@@ -228,13 +240,15 @@ def selftest(folder, model):
         ``(vectors, passed, most steps)``; see :func:`holds`.
     """
     vectors = passed = most = 0
-    for vector in golden(folder, model.manifest):
-        steps, held = model.replay(vector)
-        vectors += 1
-        most = max(most, steps)
-        if held and steps <= model.manifest.max_steps:
-            passed += 1
-    give_back("jsonstream")
+    try:
+        for vector in golden(folder, model.manifest):
+            steps, held = model.replay(vector)
+            vectors += 1
+            most = max(most, steps)
+            if held and steps <= model.manifest.max_steps:
+                passed += 1
+    finally:
+        give_back("jsonstream")
     return vectors, passed, most
 
 

@@ -72,8 +72,9 @@ class Device:
         self.name = config["device"]
         self.board = config["board"]
         self.topic = "%s/%s/d/%s" % (ROOT, config["fleet"], self.name)
-        self._groups = ["%s/%s/g/%s/req/" % (ROOT, config["fleet"], g)
-                        for g in config.get("groups", [])]
+        self._groups = [
+            "%s/%s/g/%s/req/" % (ROOT, config["fleet"], g) for g in config.get("groups", [])
+        ]
         self._tls = tls
         self._memory = memory
         self._buffer = buffers[0]
@@ -196,10 +197,15 @@ class Device:
             }
             if window.latency:
                 sample["latency_us"] = {
-                    "scale": "log8", "counts": window.latency, "total": window.latency_total}
+                    "scale": "log8",
+                    "counts": window.latency,
+                    "total": window.latency_total,
+                }
                 sample["confidence"] = {
-                    "scale": "unit20", "counts": window.confidence,
-                    "total": window.confidence_total}
+                    "scale": "unit20",
+                    "counts": window.confidence,
+                    "total": window.confidence_total,
+                }
             if name in self.models:
                 sample["bundle"] = self.models[name][1]
             samples.append(sample)
@@ -371,8 +377,9 @@ class Device:
             started = time.ticks_ms()
             try:
                 await self.connect()
-            except (Broken, Refused, OSError) as error:
+            except (Broken, Refused, OSError, MemoryError) as error:
                 print("connection:", error)
+                gc.collect()
             if time.ticks_diff(time.ticks_ms(), started) > 60000:
                 wait = RETRY_SECONDS[0]
             await asyncio.sleep(wait * (0.5 + random.random()))
@@ -394,18 +401,20 @@ class Device:
             try:
                 await self.apply(desired)
                 applied = desired["revision"]
-            except Broken as error:
+            except (Broken, MemoryError) as error:
                 print("update:", error)  # goes on with the next connection
+                gc.collect()
                 if self._client is not None:
                     await asyncio.sleep(5)
                     self._desired_event.set()
 
     async def apply(self, desired):
         """Brings the slots to what is desired; raises ``Broken`` without a connection."""
-        from .update import Updater
-
-        updater = Updater(self)
+        updater = None
         try:
+            from .update import Updater
+
+            updater = Updater(self)
             ended = await updater.apply(desired)
         finally:
             updater = Updater = None
@@ -425,19 +434,26 @@ class Device:
     async def _send_telemetry(self):
         while True:
             await asyncio.sleep(self.config.get("telemetry_s", 30))
-            self._sample()
-            if self._client is None:
-                continue
-            samples, self._samples = self._samples, []
-            self._telemetry_seq += 1
-            batch = {"boot": self.boot, "seq": self._telemetry_seq, "samples": samples}
-            if self._dropped:
-                batch["dropped"] = self._dropped
             try:
-                await self.publish(self.topic + "/telemetry", json.dumps(batch).encode())
-                self._dropped = 0
-            except Broken:
-                self._samples = samples + self._samples
+                self._sample()
+                if self._client is not None:
+                    await self._send_samples()
+            except MemoryError:
+                gc.collect()  # an update is at work: the samples stay for the next time
+
+    async def _send_samples(self):
+        samples = self._samples
+        batch = {"boot": self.boot, "seq": self._telemetry_seq + 1, "samples": samples}
+        if self._dropped:
+            batch["dropped"] = self._dropped
+        payload = json.dumps(batch).encode()
+        self._telemetry_seq += 1
+        self._samples = []
+        try:
+            await self.publish(self.topic + "/telemetry", payload)
+            self._dropped = 0
+        except Broken:
+            self._samples = samples + self._samples
 
     async def run(self):
         """Runs for ever."""

@@ -5,14 +5,28 @@
 """
 
 import gc
+import sys
 
 from .files import exists, make_folder, write
 from .memory import Memory
 
 MODEL_BYTES = 24 * 1024
 BLOCK_BYTES = 2048
-MODULES = ("loan", "flatbuffer", "kernels", "interpreter", "ngrams", "bundle", "mqtt", "store",
-           "blocks", "trials", "service", "device")
+MODULES = (
+    "loan",
+    "flatbuffer",
+    "kernels",
+    "steps",
+    "interpreter",
+    "ngrams",
+    "bundle",
+    "mqtt",
+    "store",
+    "blocks",
+    "trials",
+    "service",
+    "device",
+)
 
 FOLDER = "/shoal"
 
@@ -90,4 +104,17 @@ def start(folder=FOLDER, model_bytes=MODEL_BYTES):
         with open(folder + "/root.json", "rb") as stream:
             write(root, stream.read())
     device = Device(config, folder + "/state", memory, buffers, tls_context(folder))
-    asyncio.run(device.run())
+    try:
+        asyncio.run(device.run())
+    except Exception as error:
+        sys.print_exception(error)
+        restart()
+
+
+def restart():
+    """Starts the board anew: what stopped has to serve again, and a trial counts restarts."""
+    try:
+        from machine import reset
+    except ImportError:
+        raise SystemExit(1)
+    reset()

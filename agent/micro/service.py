@@ -136,8 +136,8 @@ class Service:
             request = self._running = self._queue.pop(0)
             try:
                 await self._serve(request)
-            except Broken:
-                pass  # the asker's deadline tells it
+            except (Broken, MemoryError):
+                gc.collect()  # the asker's deadline tells it
             self._running = None
             await asyncio.sleep(0)
 
@@ -206,7 +206,8 @@ class Service:
         async def chunk(text):
             if stream:
                 await self._device.publish(
-                    request.topic, request.payload(False, chunk=text),
+                    request.topic,
+                    request.payload(False, chunk=text),
                     correlation=request.correlation,
                 )
 

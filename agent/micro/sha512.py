@@ -1,6 +1,7 @@
 """SHA-512 (FIPS 180-4), which MicroPython's hashlib lacks and Ed25519 needs."""
 
 import struct
+from array import array
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 
@@ -36,7 +37,10 @@ _K = None
 def _constants():
     global _K
     if _K is None:
-        _K = [_root(p, 3) for p in _primes(80)]
+        # An array takes an eighth of a list's memory here: these are big integers.
+        _K = array("Q", bytearray(8 * 80))
+        for i, prime in enumerate(_primes(80)):
+            _K[i] = _root(prime, 3)
     return _K
 
 
@@ -88,6 +92,4 @@ class Sha512:
             u = (s0 & _MASK) + ((a & b) | (c & (a | b)))
             h, g, f, e = g, f, e, (d + t) & _MASK
             d, c, b, a = c, b, a, (t + u) & _MASK
-        self._state = [
-            (x + y) & _MASK for x, y in zip(self._state, (a, b, c, d, e, f, g, h))
-        ]
+        self._state = [(x + y) & _MASK for x, y in zip(self._state, (a, b, c, d, e, f, g, h))]

@@ -77,8 +77,14 @@ class Update:
     async def say(self, state, **extra):
         """Reports a state of this update."""
         await self._device.event(
-            self._slot.name, self._wanted, self._revision, self._rollout, state,
-            done_bytes=self._done, total_bytes=self._total, **extra
+            self._slot.name,
+            self._wanted,
+            self._revision,
+            self._rollout,
+            state,
+            done_bytes=self._done,
+            total_bytes=self._total,
+            **extra,
         )
 
     async def run(self):
@@ -134,10 +140,14 @@ class Update:
         if length > MAX_MANIFEST_BYTES:
             raise Refused("too-large", "the manifest has %d bytes" % length)
         path = "targets/bundles/%s/%s/%s.manifest.json" % (
-            wanted["name"], wanted["version"], wanted["manifest_sha256"])
+            wanted["name"],
+            wanted["version"],
+            wanted["manifest_sha256"],
+        )
         target = folder + "/" + bundles.MANIFEST
         await device.blocks.download(
-            path, target, MAX_MANIFEST_BYTES, length, wanted["manifest_sha256"])
+            path, target, MAX_MANIFEST_BYTES, length, wanted["manifest_sha256"]
+        )
         manifest = bundles.Manifest(target)
         if manifest.name != wanted["name"] or manifest.version != wanted["version"]:
             raise Refused("wrong-manifest", "the manifest is of another bundle")
@@ -145,7 +155,8 @@ class Update:
         self._fit(folder, manifest)
         for name, sha256, size in manifest.files:
             await device.blocks.download(
-                "blobs/" + sha256, folder + "/" + name, size, size, sha256, self._progress)
+                "blobs/" + sha256, folder + "/" + name, size, size, sha256, self._progress
+            )
             gc.collect()
         await self.say("verified")
         await self.say("fits")
@@ -169,14 +180,14 @@ class Update:
 
     async def _trusted(self):
         """Fetches metadata and checks the targets role; returns release and length."""
-        from .trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, Trust
-
-        device, wanted = self._device, self._wanted
-        blocks = device.blocks
-        folder = device.base + "/trust"
-        trust = Trust(folder, device.today)
+        blocks = self._device.blocks
+        folder = self._device.base + "/trust"
         new = folder + "/fetched.json"
+        trust = None
         try:
+            from .trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, Trust
+
+            trust = Trust(folder, self._device.today)
             for _ in range(MAX_ROOTS):
                 try:
                     await blocks.download(trust.next_root(), new, MAX_ROOT_BYTES)
@@ -191,6 +202,7 @@ class Update:
             version = trust.hint(new, "targets.json")
             await blocks.download("metadata/%d.targets.json" % version, new, MAX_TARGETS_BYTES)
             gc.collect()
+            wanted = self._wanted
             name = "bundles/%s/%s/manifest.json" % (wanted["name"], wanted["version"])
             return trust.release(new, name, wanted["manifest_sha256"])
         finally:

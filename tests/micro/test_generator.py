@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from model_builder import cli
 from model_builder.export_c.graph import read
@@ -95,3 +96,15 @@ def test_quality_counts_whole_lines_and_their_parts():
     assert quality.exact_match == pytest.approx(1 / 3)
     assert quality.parts_right == pytest.approx(4 / 6)
     assert quality.wrong[0] == ("b>", "mild 2C, dry 3%", "mild 2C, dry 4%")
+
+
+def test_the_shipped_bundle_is_what_its_manifest_says():
+    """Golden vectors hold in TFLite Micro, and unseen lines are as often right as stated."""
+    bundle = Bundle.open(Path("tests/data/status-lines-1.0.0"))
+    bundle.verify()
+    manifest = bundle.manifest
+    assert manifest.model.parameters <= build.MAX_PARAMETERS
+    stepper = build.Stepper(bundle.read(manifest.model.file), task.alphabet())
+    assert [stepper.tokens(v.text) for v in bundle.golden()] == [v.tokens for v in bundle.golden()]
+    quality = build.score(stepper, task.lines(100, seed=12, test=True))
+    assert quality.exact_match >= manifest.metrics["exact_match"] - 0.02

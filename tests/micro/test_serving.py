@@ -69,6 +69,21 @@ def test_a_device_generates_what_tflite_micro_generates_in_pieces(controller, ch
     assert answer.classified.bundle == chip.ref
 
 
+def test_the_trained_generator_writes_the_right_line_on_a_device(controller, devices):
+    """The shipped bundle is installed as an update, and its lines are right to the last letter."""
+    bundle = Bundle.open(DATA / "status-lines-1.0.0")
+    controller.repository.publish(bundle)
+    devices.start(devices.enrol("chip"), heap="192k")
+    controller.desire_slots("chip", 1, {"generate": bundle.ref})
+    controller.wait_update("committed", 1)
+    pairs = task.lines(20, seed=99, test=True)
+    for prompt, status in pairs:
+        *chunks, last = controller.ask("chip", "generate", GenerateRequest(prompt=prompt))
+        assert last.generated.text == status
+        assert last.generated.finish_reason == "stop"
+        assert "".join(answer.chunk for answer in chunks) == status
+
+
 def test_a_full_queue_is_busy_and_a_request_can_be_cancelled(controller, chip):
     """Four requests wait behind a long one, others are told at once; cancelling frees them."""
     long = {"id": "long", "prompt": "t=20.0>", "max_tokens": 4000}
