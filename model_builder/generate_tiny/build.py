@@ -116,7 +116,7 @@ class Quality(msgspec.Struct, frozen=True):
 def score(stepper: Stepper, pairs: list[tuple[str, str]]) -> Quality:
     """Scores the int8 model on prompts and their lines."""
     exact = parts = right = 0
-    wrong = []
+    wrong: list[tuple[str, str, str]] = []
     for prompt, status in pairs:
         found = stepper.text(prompt)
         exact += found == status
