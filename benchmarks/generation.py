@@ -310,7 +310,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                 "llama.cpp": Worker(options.llama_python, "llama", q8, threads, cache),
             }
             add(case, "llama.cpp", "load_warm_ms", workers["llama.cpp"].load_ms, "ms", 1)
-            speed(workers, ids, case, 3 if options.quick else 9, options.quick, add)
+            speed(workers, ids, case, options.rounds or (3 if options.quick else 9), options.quick, add)
             for name, worker in workers.items():
                 # A text that fills the 512 positions, so that the whole cache is there.
                 worker.ask(do="prefill", ids=ids[:500])
@@ -375,6 +375,7 @@ def main() -> None:
     parser.add_argument("--q8", help="its Q8_0, when it is there already")
     parser.add_argument("--llama-python", default=sys.executable, help="Python with llama-cpp")
     parser.add_argument("--no-fidelity", action="store_true")
+    parser.add_argument("--rounds", type=int, default=0, help="of speed; default: 9, quick: 3")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")

@@ -13,7 +13,7 @@ import numpy as np
 from agent.generate.cache_engine import open_engine
 from agent.generate.constraint import Constraint, ConstraintFactory
 from agent.generate.decoder import Decoder, Embedding
-from agent.generate.memory import give_back
+from agent.generate.memory import keep_large_blocks_apart
 from agent.generate.prefix_cache import PrefixCache
 from agent.generate.prompts import Prompts
 from agent.generate.sampling import Sampler, SamplingOptions, top_logprobs
@@ -65,7 +65,7 @@ class GenerativeModel:
         clock: seconds, monotonic.
 
     Raises:
-        InputError: ``wrong-task``, ``bundle-corrupt``, ``bad-manifest``, ``bad-tokenizer``.
+        InputError: ``wrong-task``, ``bundle-corrupt``, ``bad-manifest``.
         RefusedError: ``model-failed``.
         UnavailableError: ``no-runtime``.
     """
@@ -85,8 +85,8 @@ class GenerativeModel:
         self.ref: BundleRef = bundle.ref
         self._clock = clock
         self._check_signatures()
+        keep_large_blocks_apart()
         self.prompts = Prompts(bundle, self.facts)
-        give_back()  # before the runtime's allocations pin what is free between them
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
         folder = bundle.path
         if not folder.is_dir():  # the runtime and the table are mapped, which needs files
@@ -200,7 +200,7 @@ class GenerativeModel:
             return None
         if self._factory is None:
             self._factory = ConstraintFactory(
-                self.prompts.tokenizer_json, self.facts.vocabulary, self.prompts.eos_ids
+                self.prompts.tokenizer_json(), self.facts.vocabulary, self.prompts.eos_ids
             )
         if request.json_schema is not None:
             return self._factory.json_schema(request.json_schema)
@@ -291,7 +291,8 @@ class GenerativeModel:
     # What every model has --------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Runs one token, so that the first request is not the slow one."""
+        """Loads the tokenizer and runs one token, so that the first request is not the slow one."""
+        self.prompts.load()
         self.decoder.truncate(0)
         self.decoder.step(0)
         self.decoder.truncate(0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from agent.generate.chat import ChatTemplate
+from agent.generate.memory import give_back
 from agent.runtime.front_end import check_text
 from contracts.bundle import Bundle
 from contracts.errors import InputError
@@ -15,35 +17,61 @@ from contracts.messages import ChatMessage
 class Prompts:
     """The text side of a generative bundle.
 
+    The tokenizer and the chat template are loaded at their first use: parsing a vocabulary of
+    tens of thousands of words takes longer than opening the model.
+
     Args:
         bundle: a generate bundle.
         facts: its generator's facts.
 
     Raises:
-        InputError: ``bad-manifest``, ``bad-tokenizer``, ``bad-template``.
+        InputError: ``bad-manifest``; at first use also ``bad-tokenizer``, ``bad-template``.
     """
 
     def __init__(self, bundle: Bundle, facts: GeneratorFacts) -> None:
-        import tokenizers
-
         front = bundle.manifest.front_end
         if not isinstance(front, TokenizerFrontEnd):
             raise InputError("bad-manifest", "a generate bundle needs a tokenizer")
-        self.tokenizer_json = bundle.read(front.file).decode("utf-8", "replace")
-        try:
-            self._tokenizer: Any = tokenizers.Tokenizer.from_str(self.tokenizer_json)
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-            raise InputError("bad-tokenizer", f"{front.file}: {str(error)[:300]}") from None
-        self._facts = facts
-        self._front = front
         ids = [*front.eos_ids, *([] if front.bos_id is None else [front.bos_id])]
         if any(not 0 <= i < facts.vocabulary for i in ids):
             raise InputError("bad-manifest", "a special token is outside the vocabulary")
+        self._bundle = bundle
+        self._facts = facts
+        self._front = front
         self.eos_ids = front.eos_ids
-        self._template: ChatTemplate | None = None
-        if front.chat_template is not None:
-            bos, eos = (self.token_text(i) for i in (front.bos_id, next(iter(front.eos_ids), None)))
-            self._template = ChatTemplate(front.chat_template, bos, eos)
+
+    def load(self) -> None:
+        """Loads the tokenizer and the chat template, so that no request pays for it.
+
+        Raises:
+            InputError: ``bad-tokenizer``, ``bad-template``, ``bundle-corrupt``.
+        """
+        _ = self._tokenizer, self._template
+
+    def tokenizer_json(self) -> str:
+        """Text of ``tokenizer.json``, read again: it is megabytes and seldom needed."""
+        return self._bundle.read(self._front.file).decode("utf-8", "replace")
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        import tokenizers
+
+        try:
+            loaded = tokenizers.Tokenizer.from_str(self.tokenizer_json())
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+            raise InputError("bad-tokenizer", f"{self._front.file}: {str(error)[:300]}") from None
+        give_back()  # parsing leaves more freed memory behind than the vocabulary takes
+        return loaded
+
+    @cached_property
+    def _template(self) -> ChatTemplate | None:
+        front = self._front
+        if front.chat_template is None:
+            return None
+        bos, eos = (self.token_text(i) for i in (front.bos_id, next(iter(front.eos_ids), None)))
+        return ChatTemplate(front.chat_template, bos, eos)
 
     def token_text(self, token: int | None) -> str:
         """A token as the vocabulary has it; empty for None."""

@@ -136,8 +136,7 @@ class _Signature:
         turned_width = heads * c.head_size
         qk = g.reshape(g.slice_axis(qkv, 1, 0, turned_width), (t, heads, c.head_size))
         v = g.slice_axis(qkv, 1, turned_width, c.kv_heads * c.head_size)
-        half = c.head_size // 2
-        swapped = g.concat_last([g.slice_axis(qk, 2, half, half), g.slice_axis(qk, 2, 0, half)])
+        swapped = g.concat_last(g.halves(qk)[::-1])
         # The host gives sin as [-s, s], so that this is the rotation.
         qk = g.binary("ADD", g.binary("MUL", qk, cosines), g.binary("MUL", swapped, sines))
         if t > 1:
@@ -181,8 +180,7 @@ class _Signature:
     def _feed_forward(self, x: Node, block: _Block) -> Node:
         g, c = self.g, self.c
         both = self._linear(x, block.gate_up)
-        gate = g.slice_axis(both, 1, 0, c.hidden)
-        up = g.slice_axis(both, 1, c.hidden, c.hidden)
+        gate, up = g.halves(both)
         product = g.binary("MUL", g.binary("MUL", gate, g.unary("LOGISTIC", gate)), up)
         if self.model.turn is not None:
             product = self._turned(product)

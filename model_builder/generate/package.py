@@ -49,7 +49,7 @@ class Layout(msgspec.Struct, frozen=True):
     """
 
     contexts: list[int] = msgspec.field(default_factory=lambda: [128, 256, 512])
-    prompt: list[int] = msgspec.field(default_factory=lambda: [16, 128])
+    prompt: list[int] = msgspec.field(default_factory=lambda: [32, 128])
     prefill: list[int] = msgspec.field(default_factory=lambda: [64])
     score: list[int] = []
 

@@ -258,6 +258,15 @@ class Graph:
         shape = (*parts[0].shape[:-1], sum(p.shape[-1] for p in parts))
         return self._op("CONCATENATION", parts, [shape], options)[0]
 
+    def halves(self, x: Node) -> tuple[Node, Node]:
+        """The two halves of the last axis: one operator where two slices would be two."""
+        shape = (*x.shape[:-1], x.shape[-1] // 2)
+        options = schema.SplitOptionsT()
+        options.numSplits = 2
+        axis = self.constant(self._writer.weight(np.array(len(x.shape) - 1, np.int32)))
+        first, second = self._op("SPLIT", [axis, x], [shape, shape], options)
+        return first, second
+
     def slice_axis(self, x: Node, axis: int, start: int, size: int) -> Node:
         """``x[..., start:start + size, ...]`` on one axis."""
         begin = [0] * len(x.shape)
