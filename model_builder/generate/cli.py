@@ -44,6 +44,7 @@ def import_command(
 ) -> None:
     """Imports a pretrained Llama-family model as a generative bundle."""
     from rich.console import Console
+    from rich.progress import Progress
 
     from model_builder.generate.importer import ImportOptions, import_model
     from model_builder.generate.package import Layout
@@ -62,8 +63,13 @@ def import_command(
         check_tokens=check_tokens,
     )
     console = Console(stderr=True, quiet=as_json and not sys.stderr.isatty())
-    with console.status("importing") as status:
-        made = import_model(source, out, options, lambda step: status.update(step))
+    with Progress(console=console) as bar:
+        task = bar.add_task("importing", total=1.0)
+
+        def show(step: str, share: float) -> None:
+            bar.update(task, description=step, completed=share)
+
+        made = import_model(source, out, options, show)
     f = made.fidelity
     if as_json:
         paths = {"bundle": made.bundle, "archive": made.archive, "report": made.report}

@@ -178,7 +178,7 @@ class _Signature:
         return g.reshape(mixed, (t, c.heads * c.head_size))
 
     def _feed_forward(self, x: Node, block: _Block) -> Node:
-        g, c = self.g, self.c
+        g = self.g
         both = self._linear(x, block.gate_up)
         gate, up = g.halves(both)
         product = g.binary("MUL", g.binary("MUL", gate, g.unary("LOGISTIC", gate)), up)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import resources
 
 import msgspec
@@ -50,18 +51,24 @@ def negative_log_likelihoods(logits: Array, ids: Ids) -> npt.NDArray[np.float64]
     return result
 
 
-def compare(weights: DecoderWeights, runner: Runner, texts: list[Ids]) -> Fidelity:
+def compare(
+    weights: DecoderWeights,
+    runner: Runner,
+    texts: list[Ids],
+    progress: Callable[[float], None] = lambda share: None,
+) -> Fidelity:
     """Runs texts through the float reference and the converted model.
 
     Args:
         weights: as they were imported, before folding.
         runner: of the converted model.
         texts: token ids, each at most a context long.
+        progress: told the share that is done.
     """
     losses: tuple[list[Array], list[Array]] = ([], [])
     same = total = 0
     largest, sum_of_differences, values = 0.0, 0.0, 0
-    for ids in texts:
+    for number, ids in enumerate(texts, 1):
         expected, found = reference.logits(weights, ids), runner.logits(ids)
         for rows, logits in zip(losses, (expected, found), strict=True):
             rows.append(negative_log_likelihoods(logits, ids).astype(np.float32))
@@ -71,6 +78,7 @@ def compare(weights: DecoderWeights, runner: Runner, texts: list[Ids]) -> Fideli
         largest = max(largest, float(difference.max()))
         sum_of_differences += float(difference.sum(dtype=np.float64))
         values += difference.size
+        progress(number / len(texts))
     exact, quantised = (float(np.exp(np.concatenate(rows).mean())) for rows in losses)
     return Fidelity(
         tokens=total,

@@ -66,11 +66,21 @@ class Imported(msgspec.Struct, frozen=True):
     fidelity: Fidelity
 
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, float], None]
+"""Told a step's name and the share of the import that is done, 0 to 1."""
+
+# Where the time goes in an import of SmolLM2-135M.
+_READ, _CALIBRATED, _QUANTISED, _COMPARED = 0.08, 0.30, 0.55, 0.90
+
+
+def _part(progress: Progress, step: str, start: float, stop: float) -> Callable[[float], None]:
+    """Reports of one step as its share of the whole."""
+    progress(step, start)
+    return lambda share: progress(step, start + share * (stop - start))
 
 
 def import_model(
-    source: str, out: Path, options: ImportOptions, progress: Progress = lambda step: None
+    source: str, out: Path, options: ImportOptions, progress: Progress = lambda step, share: None
 ) -> Imported:
     """Imports SOURCE into `out`: bundle folder, ``.shoal`` file and report.
 
@@ -80,20 +90,20 @@ def import_model(
         UnavailableError: ``download-failed``.
     """
     check_layout(options.layout)
-    progress("loading the weights")
+    progress("loading the weights", 0)
     pretrained = load_pretrained(source)
     name = options.name or bundle_name(source)
     tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
     decoder = _quantized(pretrained, tokenizer, options, progress)
-    progress("comparing with the float reference")
-    fidelity = check(pretrained, tokenizer, decoder, options)
+    compared = _part(progress, "comparing with the float reference", _QUANTISED, _COMPARED)
+    fidelity = check(pretrained, tokenizer, decoder, options, compared)
     if fidelity.perplexity_change > options.max_perplexity_change:
         raise RefusedError(
             "fidelity",
             f"the converted model's perplexity is {fidelity.perplexity_change:+.1%} of its "
             f"source's; at most {options.max_perplexity_change:+.1%} is accepted",
         )
-    progress("writing the bundle")
+    progress("writing the bundle", _COMPARED)
     folder = out / f"{name}-{options.version}"
     bundle = write_generator(
         folder,
@@ -120,6 +130,7 @@ def import_model(
     )
     archive = out / f"{name}-{options.version}{SUFFIX}"
     pack(folder, archive)
+    progress("done", 1)
     report = out / f"{name}-{options.version}-report.json"
     write_atomically(report, codec.pretty(_report(bundle, pretrained, options, fidelity)))
     return Imported(folder, archive, report, fidelity)
@@ -130,15 +141,13 @@ def _quantized(
 ) -> QuantizedDecoder:
     folded = fold(pretrained.weights, rotate=options.rotate, seed=options.seed)
     if not options.calibration_tokens:
-        progress("quantising")
-        return quantize(folded)
-    progress("running the calibration text")
+        return quantize(folded, None, _part(progress, "quantising", _READ, _QUANTISED))
+    calibrated = _part(progress, "running the calibration text", _READ, _CALIBRATED)
     ids = tokenizer.encode(shipped_text("calibration"), add_special_tokens=False).ids
     length = min(_WINDOW, pretrained.weights.config.trained_context)
     count = -(-options.calibration_tokens // length)
-    grams = calibrate(folded, windows(ids, length, count, pretrained.bos_id))
-    progress("quantising")
-    return quantize(folded, grams)
+    grams = calibrate(folded, windows(ids, length, count, pretrained.bos_id), calibrated)
+    return quantize(folded, grams, _part(progress, "quantising", _CALIBRATED, _QUANTISED))
 
 
 def check(
@@ -146,6 +155,7 @@ def check(
     tokenizer: Tokenizer,
     decoder: QuantizedDecoder,
     options: ImportOptions,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> Fidelity:
     """Compares the converted model with the float reference on the shipped text."""
     length = min(_WINDOW, pretrained.weights.config.trained_context)
@@ -154,7 +164,8 @@ def check(
     runner = Runner(model, decoder.embedding.restore(), decoder.config, facts_of(decoder, layout))
     ids = tokenizer.encode(shipped_text("perplexity"), add_special_tokens=False).ids
     count = max(1, options.check_tokens // length)
-    return compare(pretrained.weights, runner, windows(ids, length, count, pretrained.bos_id))
+    texts = windows(ids, length, count, pretrained.bos_id)
+    return compare(pretrained.weights, runner, texts, progress)
 
 
 def check_layout(layout: Layout) -> None:

@@ -7,6 +7,7 @@ rounded to the nearest.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,12 +67,17 @@ class QuantizedDecoder:
     turn: Array | None
 
 
-def calibrate(folded: FoldedDecoder, texts: list[npt.NDArray[np.int64]]) -> Grams:
+def calibrate(
+    folded: FoldedDecoder,
+    texts: list[npt.NDArray[np.int64]],
+    progress: Callable[[float], None] = lambda share: None,
+) -> Grams:
     """Runs texts through the float reference and sums what every matrix reads.
 
     Args:
         folded: the decoder.
         texts: token ids, each a text of its own.
+        progress: told the share that is done.
     """
     grams: Grams = {}
 
@@ -86,17 +92,23 @@ def calibrate(folded: FoldedDecoder, texts: list[npt.NDArray[np.int64]]) -> Gram
             grams[key] = grams[key] + gram if key in grams else gram
         return x @ weight.T if name != "head" else x
 
-    for ids in texts:
+    for number, ids in enumerate(texts, 1):
         reference.logits(folded.weights, ids, linear, scaled=True)
+        progress(number / len(texts))
     return grams
 
 
-def quantize(folded: FoldedDecoder, grams: Grams | None = None) -> QuantizedDecoder:
+def quantize(
+    folded: FoldedDecoder,
+    grams: Grams | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> QuantizedDecoder:
     """Quantises every matrix.
 
     Args:
         folded: the decoder.
         grams: of :func:`calibrate`; None: round to nearest.
+        progress: told the share of the layers that is done.
     """
     weights = folded.weights
     known = grams or {}
@@ -120,6 +132,7 @@ def quantize(folded: FoldedDecoder, grams: Grams | None = None) -> QuantizedDeco
                 down=_matrix(layer.down, known.get(f"{index}.down")),
             )
         )
+        progress((index + 1) / len(weights.layers))
     return QuantizedDecoder(
         config=weights.config,
         embedding=_matrix(weights.embedding, None),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 
 from agent.generate.model import GenerativeModel, Stop
 from agent.runtime import model as models
-from contracts.bundle import Bundle, pack
+from contracts.bundle import Bundle, pack, sha256_file
 from contracts.errors import InputError, RefusedError, ShoalError
 from contracts.messages import ChatMessage, GenerateRequest
 
@@ -298,3 +299,23 @@ def test_the_weight_cache_is_written_beside_and_used(bundle_path: Path, tmp_path
         loaded.close()
         assert cache.stat().st_size > 0
     assert texts[0] == texts[1]
+
+
+def test_a_broken_tokenizer_is_refused_before_a_request(bundle_path: Path, tmp_path: Path) -> None:
+    """The tokenizer is loaded late, but a model that was warmed up has one that works."""
+    folder = tmp_path / "broken"
+    shutil.copytree(bundle_path, folder)
+    (folder / "tokenizer.json").write_text('{"model": 1}')
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        if entry["path"] == "tokenizer.json":
+            entry["size"] = (folder / "tokenizer.json").stat().st_size
+            entry["sha256"] = sha256_file(folder / "tokenizer.json")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    broken = GenerativeModel(Bundle.open(folder))
+    try:
+        with pytest.raises(InputError) as raised:
+            broken.warm_up()
+    finally:
+        broken.close()
+    assert raised.value.code == "bad-tokenizer"

@@ -94,6 +94,17 @@ def test_a_wrong_conversion_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "out").exists()
 
 
+def test_an_import_tells_how_far_it_is(tmp_path: Path) -> None:
+    """Progress grows from 0 to 1 in more steps than there are stages."""
+    source = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
+    told: list[tuple[str, float]] = []
+    import_model(str(source), tmp_path / "out", quick(), lambda *now: told.append(now))
+    shares = [share for _, share in told]
+    assert shares == sorted(shares)
+    assert (shares[0], shares[-1]) == (0, 1)
+    assert len(set(shares)) > len({step for step, _ in told})
+
+
 def test_the_same_import_gives_the_same_bytes(tmp_path: Path) -> None:
     """Two imports of one source differ in nothing that was computed from it."""
     source = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
