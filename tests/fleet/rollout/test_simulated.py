@@ -10,6 +10,8 @@ import msgspec
 import pytest
 import yaml
 
+from agent.simulate.__main__ import read_scenario
+from agent.simulate.fate import Fates
 from contracts.config import MqttConfig
 from contracts.messages import BundleRef
 from fleet.rollout.spec import RolloutSpec
@@ -18,6 +20,7 @@ from tests.support.bundles import noise_bundle
 from tests.support.served import ServedFleet
 
 _ENDED = ("succeeded", "stopped", "aborted")
+_FINAL = {"committed", "rolled-back", "refused"}
 
 
 def _published(served: ServedFleet, folder: Path, version: str) -> BundleRef:
@@ -66,6 +69,11 @@ def _rollout_under_kills(
         }
     )
     rng = random.Random(devices)
+    fates = Fates(read_scenario(scenario), devices)
+    ends = {"fails-selftest": "refused", "rolls-back": "rolled-back"}
+    outcomes = {f"sim-{n:05}": fates.outcome(n, new.name, new.version) for n in range(devices)}
+    bad = {device: ends[fate] for device, fate in outcomes.items() if fate != "commits"}
+    assert len(bad) == 2 * round(0.015 * devices)
     with (
         served,
         Simulation(
@@ -103,7 +111,7 @@ def _rollout_under_kills(
         assert len(members) == devices
         failed = {d for d, m in members.items() if m.phase == "failed"}
         assert {m.phase for m in members.values()} == {"confirmed", "failed"}
-        assert 0 < len(failed) < devices * 0.12
+        assert failed == bad.keys(), "these and no others"
         assert all(members[d].reason for d in failed)
         sizes = [sum(m.wave == wave for m in members.values()) for wave in range(4)]
         assert sum(sizes) == devices
@@ -127,8 +135,11 @@ def _rollout_under_kills(
         }
         for device, member in members.items():
             events = client.updates(device, limit=1000).items
-            first = min(e.received_at for e in events if e.event["bundle"]["version"] == "1.1.0")
+            of_new = [e for e in events if e.event["bundle"]["version"] == "1.1.0"]
+            first = min(e.received_at for e in of_new)
             assert first >= began[member.wave], "no device gets a version before its wave"
+            states = {e.event["state"] for e in of_new}
+            assert states & _FINAL == {bad.get(device, "committed")}
         assert len(served.log.read_text().split("controller started")) - 1 == kills + 1
         assert '"defect"' not in served.log.read_text()
         # One command of a person, one line in the audit log, however often it was killed.
