@@ -43,11 +43,9 @@ def import_command(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON summary on stdout")] = False,
 ) -> None:
     """Imports a pretrained Llama-family model as a generative bundle."""
-    from rich.console import Console
-    from rich.progress import Progress
-
     from model_builder.generate.importer import ImportOptions, import_model
     from model_builder.generate.package import Layout
+    from model_builder.progress import bars
 
     layout = Layout(
         contexts=_sizes(contexts, "--contexts"),
@@ -62,14 +60,8 @@ def import_command(
         calibration_tokens=calibration_tokens,
         check_tokens=check_tokens,
     )
-    console = Console(stderr=True, quiet=as_json and not sys.stderr.isatty())
-    with Progress(console=console) as bar:
-        task = bar.add_task("importing", total=1.0)
-
-        def show(step: str, share: float) -> None:
-            bar.update(task, description=step, completed=share)
-
-        made = import_model(source, out, options, show)
+    with bars(quiet=as_json and not sys.stderr.isatty()) as progress:
+        made = import_model(source, out, options, progress)
     f = made.fidelity
     if as_json:
         paths = {"bundle": made.bundle, "archive": made.archive, "report": made.report}

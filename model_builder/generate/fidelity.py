@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import resources
 
 import msgspec
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from model_builder.generate import reference
 from model_builder.generate.runner import Runner
 from model_builder.generate.weights import Array, DecoderWeights
+from model_builder.teachers.base import Progress, silent
 
 Ids = npt.NDArray[np.int64]
 
@@ -55,7 +55,7 @@ def compare(
     weights: DecoderWeights,
     runner: Runner,
     texts: list[Ids],
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = silent,
 ) -> Fidelity:
     """Runs texts through the float reference and the converted model.
 
@@ -63,7 +63,7 @@ def compare(
         weights: as they were imported, before folding.
         runner: of the converted model.
         texts: token ids, each at most a context long.
-        progress: told the share that is done.
+        progress: is told of each text.
     """
     losses: tuple[list[Array], list[Array]] = ([], [])
     same = total = 0
@@ -78,7 +78,7 @@ def compare(
         largest = max(largest, float(difference.max()))
         sum_of_differences += float(difference.sum(dtype=np.float64))
         values += difference.size
-        progress(number / len(texts))
+        progress("comparing", number, len(texts))
     exact, quantised = (float(np.exp(np.concatenate(rows).mean())) for rows in losses)
     return Fidelity(
         tokens=total,

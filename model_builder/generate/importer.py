@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from model_builder.generate.package import (
 from model_builder.generate.quantize import QuantizedDecoder, calibrate, quantize
 from model_builder.generate.runner import Runner
 from model_builder.generate.source import Pretrained, load_pretrained
+from model_builder.teachers.base import Progress, silent
 
 _WINDOW = 256
 
@@ -66,21 +66,8 @@ class Imported(msgspec.Struct, frozen=True):
     fidelity: Fidelity
 
 
-Progress = Callable[[str, float], None]
-"""Told a step's name and the share of the import that is done, 0 to 1."""
-
-# Where the time goes in an import of SmolLM2-135M.
-_READ, _CALIBRATED, _QUANTISED, _COMPARED = 0.08, 0.30, 0.55, 0.90
-
-
-def _part(progress: Progress, step: str, start: float, stop: float) -> Callable[[float], None]:
-    """Reports of one step as its share of the whole."""
-    progress(step, start)
-    return lambda share: progress(step, start + share * (stop - start))
-
-
 def import_model(
-    source: str, out: Path, options: ImportOptions, progress: Progress = lambda step, share: None
+    source: str, out: Path, options: ImportOptions, progress: Progress = silent
 ) -> Imported:
     """Imports SOURCE into `out`: bundle folder, ``.shoal`` file and report.
 
@@ -90,20 +77,20 @@ def import_model(
         UnavailableError: ``download-failed``.
     """
     check_layout(options.layout)
-    progress("loading the weights", 0)
+    progress("loading", 0, 1)
     pretrained = load_pretrained(source)
+    progress("loading", 1, 1)
     name = options.name or bundle_name(source)
     tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
     decoder = _quantized(pretrained, tokenizer, options, progress)
-    compared = _part(progress, "comparing with the float reference", _QUANTISED, _COMPARED)
-    fidelity = check(pretrained, tokenizer, decoder, options, compared)
+    fidelity = check(pretrained, tokenizer, decoder, options, progress)
     if fidelity.perplexity_change > options.max_perplexity_change:
         raise RefusedError(
             "fidelity",
             f"the converted model's perplexity is {fidelity.perplexity_change:+.1%} of its "
             f"source's; at most {options.max_perplexity_change:+.1%} is accepted",
         )
-    progress("writing the bundle", _COMPARED)
+    progress("writing", 0, 1)
     folder = out / f"{name}-{options.version}"
     bundle = write_generator(
         folder,
@@ -130,7 +117,7 @@ def import_model(
     )
     archive = out / f"{name}-{options.version}{SUFFIX}"
     pack(folder, archive)
-    progress("done", 1)
+    progress("writing", 1, 1)
     report = out / f"{name}-{options.version}-report.json"
     write_atomically(report, codec.pretty(_report(bundle, pretrained, options, fidelity)))
     return Imported(folder, archive, report, fidelity)
@@ -141,13 +128,12 @@ def _quantized(
 ) -> QuantizedDecoder:
     folded = fold(pretrained.weights, rotate=options.rotate, seed=options.seed)
     if not options.calibration_tokens:
-        return quantize(folded, None, _part(progress, "quantising", _READ, _QUANTISED))
-    calibrated = _part(progress, "running the calibration text", _READ, _CALIBRATED)
+        return quantize(folded, progress=progress)
     ids = tokenizer.encode(shipped_text("calibration"), add_special_tokens=False).ids
     length = min(_WINDOW, pretrained.weights.config.trained_context)
     count = -(-options.calibration_tokens // length)
-    grams = calibrate(folded, windows(ids, length, count, pretrained.bos_id), calibrated)
-    return quantize(folded, grams, _part(progress, "quantising", _CALIBRATED, _QUANTISED))
+    grams = calibrate(folded, windows(ids, length, count, pretrained.bos_id), progress)
+    return quantize(folded, grams, progress)
 
 
 def check(
@@ -155,7 +141,7 @@ def check(
     tokenizer: Tokenizer,
     decoder: QuantizedDecoder,
     options: ImportOptions,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = silent,
 ) -> Fidelity:
     """Compares the converted model with the float reference on the shipped text."""
     length = min(_WINDOW, pretrained.weights.config.trained_context)

@@ -7,7 +7,6 @@ rounded to the nearest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from model_builder.generate import reference
 from model_builder.generate.fold import FoldedDecoder, turn_runs
 from model_builder.generate.weights import Array, DecoderConfig
+from model_builder.teachers.base import Progress, silent
 
 Int8 = npt.NDArray[np.int8]
 Grams = dict[str, Array]
@@ -70,14 +70,14 @@ class QuantizedDecoder:
 def calibrate(
     folded: FoldedDecoder,
     texts: list[npt.NDArray[np.int64]],
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = silent,
 ) -> Grams:
     """Runs texts through the float reference and sums what every matrix reads.
 
     Args:
         folded: the decoder.
         texts: token ids, each a text of its own.
-        progress: told the share that is done.
+        progress: is told of each text.
     """
     grams: Grams = {}
 
@@ -94,21 +94,21 @@ def calibrate(
 
     for number, ids in enumerate(texts, 1):
         reference.logits(folded.weights, ids, linear, scaled=True)
-        progress(number / len(texts))
+        progress("calibrating", number, len(texts))
     return grams
 
 
 def quantize(
     folded: FoldedDecoder,
     grams: Grams | None = None,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Progress = silent,
 ) -> QuantizedDecoder:
     """Quantises every matrix.
 
     Args:
         folded: the decoder.
         grams: of :func:`calibrate`; None: round to nearest.
-        progress: told the share of the layers that is done.
+        progress: is told of each layer.
     """
     weights = folded.weights
     known = grams or {}
@@ -132,7 +132,7 @@ def quantize(
                 down=_matrix(layer.down, known.get(f"{index}.down")),
             )
         )
-        progress((index + 1) / len(weights.layers))
+        progress("quantising", index + 1, len(weights.layers))
     return QuantizedDecoder(
         config=weights.config,
         embedding=_matrix(weights.embedding, None),

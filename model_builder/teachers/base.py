@@ -12,6 +12,10 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done, and how much there is."""
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """A :data:`Progress` that shows nothing."""
+
+
 class Teacher(Protocol):
     """A classifier that labels text."""
 

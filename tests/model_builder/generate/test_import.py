@@ -95,14 +95,19 @@ def test_a_wrong_conversion_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_an_import_tells_how_far_it_is(tmp_path: Path) -> None:
-    """Progress grows from 0 to 1 in more steps than there are stages."""
+    """Every stage is told of, in order, until all of it is done."""
     source = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
-    told: list[tuple[str, float]] = []
-    import_model(str(source), tmp_path / "out", quick(), lambda *now: told.append(now))
-    shares = [share for _, share in told]
-    assert shares == sorted(shares)
-    assert (shares[0], shares[-1]) == (0, 1)
-    assert len(set(shares)) > len({step for step, _ in told})
+    told: dict[str, list[tuple[int, int]]] = {}
+    import_model(
+        str(source),
+        tmp_path / "out",
+        quick(),
+        lambda what, done, total: told.setdefault(what, []).append((done, total)),
+    )
+    assert list(told) == ["loading", "calibrating", "quantising", "comparing", "writing"]
+    assert all(steps == sorted(steps) for steps in told.values())
+    assert all(steps[-1][0] == steps[-1][1] for steps in told.values())
+    assert len(told["quantising"]) == tiny_weights().config.layers
 
 
 def test_the_same_import_gives_the_same_bytes(tmp_path: Path) -> None:
