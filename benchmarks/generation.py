@@ -36,6 +36,8 @@ DECODE_PROMPT = 32
 DECODE_TOKENS = 64
 WINDOW = 256
 LOADS = 5
+PLAIN = "SHOAL_BENCH_LLAMA_PLAIN"
+"""Variable of the environment: llama.cpp without its kernels for weights of another layout."""
 
 
 def resident() -> dict[str, float]:
@@ -89,8 +91,18 @@ class LlamaCpp:
 
     def __init__(self, path: str, threads: int, cache: str) -> None:
         import llama_cpp
+        from llama_cpp import llama_cpp as api
 
         del cache
+        if os.environ.get(PLAIN):
+            defaults = api.llama_model_default_params
+
+            def plain() -> Any:
+                parameters = defaults()
+                parameters.use_extra_bufts = False
+                return parameters
+
+            api.llama_model_default_params = plain
         started = time.perf_counter()
         self.llama: Any = llama_cpp.Llama(
             path, n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False,
@@ -124,6 +136,20 @@ class LlamaCpp:
             self.llama.eval([token])
             rows.append(self._logits().copy())
         return np.stack(rows)
+
+
+def survives(python: str, path: str) -> bool:
+    """Whether llama.cpp as it was built computes a prompt here.
+
+    Its AMX kernels end with a segmentation fault on some virtual machines whose processor
+    reports AMX. Then the comparison is with its AVX-512 kernels, and the output says so.
+    """
+    command = [python, __file__, "--worker", "llama", path, "1", ""]
+    done = subprocess.run(
+        command, input='{"do": "prefill", "ids": [1, 2, 3, 4]}\n', text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    return "seconds" in done.stdout
 
 
 def requantise(source: str, target: str) -> None:
@@ -231,7 +257,7 @@ def machine() -> dict[str, Any]:
          if line.startswith("model name")), platform.processor(),
     )  # fmt: skip
     return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(),
-            "load": os.getloadavg()[0]}  # fmt: skip
+            "load": os.getloadavg()[0], "llama_without_amx": PLAIN in os.environ}  # fmt: skip
 
 
 Add = Callable[[str, str, str, float, str, int], None]
@@ -309,6 +335,9 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         if not Path(q8).is_file():
             command = [options.llama_python, __file__, "--requantise", str(options.gguf), q8]
             subprocess.run(command, check=True, capture_output=True)
+        if not survives(options.llama_python, q8):
+            os.environ[PLAIN] = "1"
+            sys.stderr.write("llama.cpp's AMX kernels crash here: measured without them\n")
         for threads in (1, 2):
             case = f"smollm2-135m-t{threads}"
             cache = f"{folder}/weights-{threads}"
