@@ -487,7 +487,7 @@ def plot(rows: list[Row], file: Path) -> None:
     axes.plot([x for x, _ in points], [y for _, y in points], "o-", color="#0b6e7f")
     axes.set_xlabel("connected devices")
     axes.set_ylabel("controller RSS, MB")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max(y for _, y in points))
     figure.tight_layout()
     figure.savefig(file)
 
