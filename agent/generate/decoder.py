@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.generate.cache_engine import CacheEngine, Floats
+from agent.generate.memory import give_back
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts
 
@@ -93,23 +94,32 @@ class Decoder:
         """Forgets all but the first `count` tokens."""
         del self.ids[count:]
 
-    def _reserve(self, count: int) -> None:
-        """Makes room for `count` tokens in all; the cache grows to the next context size."""
-        if count <= self._context:
-            return
+    def _reserve(self, count: int, *, shrink: bool = False) -> None:
+        """Makes room for `count` tokens in all; the cache grows to the next context size.
+
+        Args:
+            count: tokens, with those that are there.
+            shrink: also leave a size that is larger than needed. After a long text a short one
+                would otherwise pay for positions that it never fills.
+        """
         if count > self.capacity:
             raise InputError(
                 "prompt-too-long",
                 f"{count} tokens are needed; the model's largest context has {self.capacity}",
             )
+        fitting = next(c for c in self._facts.contexts if c >= count)
+        if fitting == self._context or (fitting < self._context and not shrink):
+            return
         used = len(self.ids)
         kept = [(k[:, :used].copy(), v[:, :used].copy()) for k, v in self._pairs()] if used else []
         self._keys, self._values = [], []
-        self._context = next(c for c in self._facts.contexts if c >= count)
+        self._context = fitting
         self._keys, self._values = self._engine.open_cache(self._context)
         for (k, v), (old_k, old_v) in zip(self._pairs(), kept, strict=False):
             k[:, :used] = old_k
             v[:, :used] = old_v
+        del kept
+        give_back()  # the other size's buffers, which nothing will use again
 
     def _pairs(self) -> list[tuple[Floats, Floats]]:
         return list(zip(self._keys, self._values, strict=True))
@@ -150,7 +160,7 @@ class Decoder:
             ids: any number that fits.
             checkpoint: called between runs; it may raise to stop.
         """
-        self._reserve(len(self.ids) + len(ids))
+        self._reserve(len(self.ids) + len(ids), shrink=True)
         rest = list(ids)
         while rest:
             if checkpoint is not None:
@@ -166,7 +176,7 @@ class Decoder:
 
     def step(self, token: int) -> Floats:
         """Feeds one token; logits ``[vocabulary]`` of the next, valid until the next step."""
-        self._reserve(len(self.ids) + 1)
+        self._reserve(len(self.ids) + 1, shrink=not self.ids)
         logits: Floats = self._run("decode", 1, [token])["logits"][0]
         return logits
 
@@ -198,7 +208,7 @@ class Decoder:
     def restore(self, snapshot: Snapshot, count: int) -> None:
         """Makes the cache that of the first `count` tokens of a snapshot."""
         self.ids = []
-        self._reserve(count)
+        self._reserve(count, shrink=True)
         for i, (keys, values) in enumerate(self._pairs()):
             keys[:, :count] = snapshot.state[0, i, :, :count]
             values[:, :count] = snapshot.state[1, i, :, :count]

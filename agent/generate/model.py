@@ -13,7 +13,6 @@ import numpy as np
 from agent.generate.cache_engine import open_engine
 from agent.generate.constraint import Constraint, ConstraintFactory
 from agent.generate.decoder import Decoder, Embedding
-from agent.generate.memory import keep_large_blocks_apart
 from agent.generate.prefix_cache import PrefixCache
 from agent.generate.prompts import Prompts
 from agent.generate.sampling import Sampler, SamplingOptions, top_logprobs
@@ -85,7 +84,6 @@ class GenerativeModel:
         self.ref: BundleRef = bundle.ref
         self._clock = clock
         self._check_signatures()
-        keep_large_blocks_apart()
         self.prompts = Prompts(bundle, self.facts)
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
         folder = bundle.path

@@ -301,6 +301,16 @@ def test_the_weight_cache_is_written_beside_and_used(bundle_path: Path, tmp_path
     assert texts[0] == texts[1]
 
 
+def test_a_short_text_after_a_long_one_has_a_small_cache(model: GenerativeModel) -> None:
+    """The cache does not stay large, and the answer is that of a fresh model."""
+    fresh = model.generate(request())
+    small = model.decoder.context
+    model.generate(request(max_tokens=40))
+    assert model.decoder.context > small
+    again = model.generate(request())
+    assert (model.decoder.context, again.text) == (small, fresh.text)
+
+
 def test_a_broken_tokenizer_is_refused_before_a_request(bundle_path: Path, tmp_path: Path) -> None:
     """The tokenizer is loaded late, but a model that was warmed up has one that works."""
     folder = tmp_path / "broken"
