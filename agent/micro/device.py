@@ -21,6 +21,7 @@ from .trials import Trials
 ROOT = "shoal/v1"
 MAX_SAMPLES = 8  # telemetry samples that wait for a connection; flash is not worn for them
 RETRY_SECONDS = (1, 60)
+MAX_STARVED = 3  # connections in a row that end for lack of memory
 EPOCH_2025 = 1735689600
 
 
@@ -356,12 +357,14 @@ class Device:
         )
         self._client = client
         try:
-            for rest in ("blob/+", "req/+", "desired"):
+            for rest in ("blob/+", "req/+"):
                 await client.subscribe(self.topic + "/" + rest)
             for prefix in self._groups:
                 await client.subscribe(prefix + "+")
             await client.publish(status, self._status("online", session), True)
             await self._report()
+            # Last, so that memory is not needed for an update and for all of this at once.
+            await client.subscribe(self.topic + "/desired")
             self._desired_event.set()  # a download that broke off goes on
             await client.closed.wait()
         finally:
@@ -373,12 +376,19 @@ class Device:
 
     async def _stay_connected(self):
         wait = RETRY_SECONDS[0]
+        starved = 0
         while True:
             started = time.ticks_ms()
             try:
                 await self.connect()
-            except (Broken, Refused, OSError, MemoryError) as error:
+            except (Broken, Refused, OSError) as error:
                 print("connection:", error)
+                starved = 0
+            except MemoryError as error:
+                print("connection:", error)
+                starved += 1
+                if starved == MAX_STARVED:
+                    raise  # the heap is in pieces: a restart puts it together again
                 gc.collect()
             if time.ticks_diff(time.ticks_ms(), started) > 60000:
                 wait = RETRY_SECONDS[0]

@@ -189,9 +189,12 @@ class Client:
         if keepalive:
             self._keepalive = keepalive
 
-    async def _send(self, head, body):
+    async def _send(self, head, body, payload=b""):
+        # The payload is written as it is: a joined packet would need its size once more.
         async with self._lock:
-            self._writer.write(bytes([head]) + _length(len(body)) + body)
+            self._writer.write(bytes([head]) + _length(len(body) + len(payload)) + body)
+            if payload:
+                self._writer.write(payload)
             await self._writer.drain()
 
     async def _fill(self, count):
@@ -293,7 +296,7 @@ class Client:
                 except OSError:
                     pass
 
-    async def _acknowledged(self, head, make):
+    async def _acknowledged(self, head, make, payload=b""):
         """Sends a packet with a packet id and waits for its acknowledgement."""
         if not self._alive:
             raise Broken(self.reason or "not connected")
@@ -301,7 +304,7 @@ class Client:
         number = self._next
         waiting = self._waiting[number] = [asyncio.Event(), 0]
         try:
-            await self._send(head, make(struct.pack(">H", number)))
+            await self._send(head, make(struct.pack(">H", number)), payload)
             await asyncio.wait_for(waiting[0].wait(), ACK_SECONDS)
         except (OSError, asyncio.TimeoutError) as error:
             self._close("no acknowledgement: %r" % error)
@@ -323,17 +326,19 @@ class Client:
     async def publish(self, topic, payload, retain=False, quality=1, correlation=None):
         """Publishes; at QoS 1 it returns once the broker has the message."""
         properties = b"\x09" + _text(correlation) if correlation else b""
-        rest = bytes(_length(len(properties))) + properties + payload
+        rest = bytes(_length(len(properties))) + properties
         if quality == 0:
             if not self._alive:
                 raise Broken(self.reason or "not connected")
             try:
-                await self._send(0x30 | retain, _text(topic) + rest)
+                await self._send(0x30 | retain, _text(topic) + rest, payload)
             except OSError as error:
                 self._close(str(error))
                 raise Broken(self.reason)
             return
-        await self._acknowledged(0x32 | retain, lambda number: _text(topic) + number + rest)
+        await self._acknowledged(
+            0x32 | retain, lambda number: _text(topic) + number + rest, payload
+        )
 
     async def disconnect(self):
         """Says goodbye: the broker drops the will."""

@@ -70,6 +70,27 @@ def test_a_heap_of_192_kib_is_enough_for_a_model_of_200_kb(controller, devices, 
         assert answer.classified.bundle == bundle.ref
 
 
+def test_a_device_without_memory_for_an_update_says_so_and_goes_on(controller, devices, tmp_path):
+    """Where memory runs out in an update, the update is refused and the old bundle serves."""
+    versions = [
+        bundles.write(tmp_path / version, "large", version, seed=seed, large=True)
+        for seed, version in ((1, "1.0.0"), (2, "1.1.0"))
+    ]
+    for bundle in versions:
+        controller.repository.publish(bundle)
+    folder = devices.enrol("narrow")
+    process = devices.start(folder)
+    controller.desire("narrow", 1, versions[0].ref)
+    controller.wait_update("committed", 1)
+    process.kill()
+    process.wait()
+    devices.start(folder, heap="160k")
+    controller.desire("narrow", 2, versions[1].ref)
+    assert controller.wait_update("refused", 2).reason.code == "out-of-memory"
+    (answer,) = controller.ask("narrow", "classify", ClassifyRequest(text=bundles.TEXTS[0]))
+    assert answer.classified.bundle == versions[0].ref
+
+
 def _refused(controller, devices, name: str, *, revision: int = 1, version: str = "1.0.0"):
     """Starts a device, asks for a bundle, and returns the reason of its refusal."""
     folder = devices.enrol(name)
