@@ -412,7 +412,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5))
     for axis, name in zip(axes, figures, strict=True):
         found = [r for r in rows if r["figure"] == name]
-        labels = [f"{r['system']}\n{r['case'][-2:]}" for r in found]
+        labels = [f"{r['system'].replace('-', chr(10))}\n{r['case'][-2:]}" for r in found]
         axis.bar(labels, [r["value"] for r in found])
         axis.set_title(name)
         axis.tick_params(axis="x", labelsize=7)
