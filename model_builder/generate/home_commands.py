@@ -207,7 +207,7 @@ def _walk(
 
 
 def output_grammar(pairs: list[Pair]) -> str:
-    """A Lark grammar for the answers: known intents and slot names, values from the prompt."""
+    """A Lark grammar for the answers: known intents and slot names, values that are words of the prompt."""
     intents: set[str] = set()
     slots: set[str] = set()
     for pair in pairs:
@@ -221,5 +221,5 @@ def output_grammar(pairs: list[Pair]) -> str:
         f"intent: {names}\n"
         'pair: "\\"" key "\\":\\"" value "\\""\n'
         f"key: {keys}\n"
-        'value: %regex { "substring_chars": @PROMPT@ }\n'
+        'value: %regex { "substring_words": @PROMPT@ }\n'
     )
