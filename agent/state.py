@@ -13,6 +13,9 @@ from contracts.errors import InputError, UnavailableError
 
 log = logger(__name__)
 
+_MAX_SESSION = 1 << 53
+"""Every JSON reader can hold a number below this."""
+
 
 class StateFolder:
     """The folder below which an agent keeps everything, locked for this process.
@@ -53,12 +56,16 @@ class StateFolder:
 
     def _read_session(self) -> int:
         try:
-            return int(self._counter.read_text()[:20])
+            found = int(self._counter.read_text()[:20])
         except FileNotFoundError:
             return 0
         except (OSError, ValueError) as error:
             log.error("session counter unreadable", reason=str(error))
             return 0
+        if not 0 <= found < _MAX_SESSION:
+            log.error("session counter out of range", found=found)
+            return 0
+        return found
 
     def next_session(self) -> int:
         """The number of the next connection. It grows over restarts too.

@@ -194,7 +194,7 @@ class Trust:
         from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
         from tuf.ngclient.config import EnvelopeType
 
-        with _named("root"):
+        with named("root"):
             trusted = TrustedMetadataSet(self._root, EnvelopeType.METADATA)
         _check_distinct_keys(trusted)
         # The set compares expiries with this time. An unset clock cannot judge them: compare
@@ -221,7 +221,7 @@ class Trust:
                 if error.code == "no-such-path":
                     return
                 raise
-            with _named("root"):
+            with named("root"):
                 trusted.update_root(data)
             _check_distinct_keys(trusted)
             # The chain is walked again at each start, from the root of enrolment: what is on
@@ -241,7 +241,7 @@ class Trust:
             with suppress(RepositoryError):
                 trusted.update_timestamp(stored)
         data = self._download("metadata/timestamp.json", MAX_TIMESTAMP_BYTES)
-        with _named("timestamp"):
+        with named("timestamp"):
             try:
                 trusted.update_timestamp(data)
             except EqualVersionNumberError:
@@ -261,7 +261,7 @@ class Trust:
         meta = trusted.timestamp.snapshot_meta
         cap = min(meta.length or limits.MAX_METADATA_BYTES, limits.MAX_METADATA_BYTES)
         data = self._download(f"metadata/{meta.version}.snapshot.json", cap)
-        with _named("snapshot"):
+        with named("snapshot"):
             trusted.update_snapshot(data)
         self._store("snapshot", data)
 
@@ -275,13 +275,13 @@ class Trust:
                 return
             except RepositoryError:
                 pass  # not the version that the snapshot names
-        with _named("targets"):
+        with named("targets"):
             meta = trusted.snapshot.meta.get("targets.json")
         if meta is None:
             raise RefusedError("mix-and-match", "the signed snapshot names no targets.json")
         cap = min(meta.length or limits.MAX_METADATA_BYTES, limits.MAX_METADATA_BYTES)
         data = self._download(f"metadata/{meta.version}.targets.json", cap)
-        with _named("targets"):
+        with named("targets"):
             trusted.update_targets(data)
         self._store("targets", data)
 
@@ -336,7 +336,7 @@ def _endless(path: str, cap: int) -> RefusedError:
 
 
 @contextmanager
-def _named(role: str) -> Iterator[None]:
+def named(role: str) -> Iterator[None]:
     """Turns python-tuf's errors into refusals that name the attack."""
     from tuf.api import exceptions as tuf
 

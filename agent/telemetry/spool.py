@@ -28,6 +28,9 @@ CREATE TABLE IF NOT EXISTS message (
 CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
 
+_DAMAGED = (sqlite3.Error, UnicodeDecodeError)
+"""What a damaged database raises: its own message may not be UTF-8."""
+
 
 class Row(msgspec.Struct, frozen=True):
     """A spooled message."""
@@ -58,7 +61,7 @@ class Spool:
         self._lost = 0
         try:
             self._open()
-        except sqlite3.DatabaseError as error:
+        except _DAMAGED as error:
             log.error("spool unreadable, set aside", reason=str(error))
             for suffix in ("", "-wal", "-shm"):
                 file = path.with_name(path.name + suffix)
@@ -107,7 +110,7 @@ class Spool:
                 self._bytes += len(payload)
                 self._make_room()
                 self._db.execute("COMMIT")
-            except sqlite3.Error as error:
+            except _DAMAGED as error:
                 self._roll_back()
                 self._lost += 1
                 log.error("spool refused a message", reason=str(error))
@@ -122,7 +125,7 @@ class Spool:
                 "SELECT count(*), coalesce(sum(length(payload)), 0) FROM message"
             )
             self._count, self._bytes = row.fetchone()
-        except sqlite3.Error as error:
+        except _DAMAGED as error:
             log.error("spool cannot be read", reason=str(error))
 
     def _make_room(self) -> None:
@@ -160,7 +163,7 @@ class Spool:
             try:
                 row = self._db.execute("DELETE FROM fact WHERE name = 'dropped' RETURNING value")
                 rows = row.fetchall()
-            except sqlite3.Error:
+            except _DAMAGED:
                 rows = []
             return lost + (int(rows[0][0]) if rows else 0)
 
@@ -172,7 +175,7 @@ class Spool:
                     "SELECT id, topic, payload FROM message WHERE id > ? ORDER BY id LIMIT ?",
                     (last_id, limit),
                 ).fetchall()
-            except sqlite3.Error as error:
+            except _DAMAGED as error:
                 log.error("spool cannot be read", reason=str(error))
                 return []
         return [Row(*row) for row in rows]
@@ -189,7 +192,7 @@ class Spool:
                     "RETURNING length(payload)",
                     ids,
                 ).fetchall()
-            except sqlite3.Error as error:  # they are sent again, and counted once
+            except _DAMAGED as error:  # they are sent again, and counted once
                 log.error("spool refused to forget", reason=str(error))
                 return
             self._count -= len(rows)
