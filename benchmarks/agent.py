@@ -32,11 +32,13 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from agent.generate.model import GenerativeModel
+from agent.runtime.model import Options
 from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
-from contracts.config import MqttConfig
+from contracts.config import MqttConfig, ServingConfig
 from contracts.connection import new_client
-from contracts.messages import Answer, Reported, Status, TrialRules, UpdateEvent
+from contracts.messages import Answer, GenerateRequest, Reported, Status, TrialRules, UpdateEvent
 from fleet.repository.repository import Repository
 from tests.support.broker import mosquitto
 from tests.support.bundles import rewrite
@@ -317,27 +319,57 @@ def _start_agents(
         return subprocess.Popen([sys.executable, "-c", SEVERAL, *paths], stdout=log, stderr=log)
 
 
-def measure_stream(broker: MqttConfig, folder: Path, bundle: Path, tokens: int) -> list[Row]:
-    """Tokens a second of a streamed generation, as the requester sees them."""
+def measure_stream(
+    broker: MqttConfig, folder: Path, bundle: Path, tokens: int, rounds: int
+) -> list[Row]:
+    """Tokens a second as the requester sees them: over MQTT, and in this process, in turn.
+
+    Both run the same model class with one thread; both times are from the request to the last
+    piece of text.
+    """
     fleet = f"bench{uuid.uuid4().hex[:6]}"
     repository = make_repository(folder, bundle)
+    prompt = "The capital of France is"
+    local = GenerativeModel(Bundle.open(bundle), Options(threads=1, cache=folder / "weights"))
+    rates: dict[str, list[float]] = {"shoal": [], "local": []}
     with (
         Controller(broker, fleet, repository) as controller,
-        AgentProcess(folder / "a", broker, fleet, repository) as agent,
+        AgentProcess(
+            folder / "a", broker, fleet, repository, serving=ServingConfig(threads=1)
+        ) as agent,
     ):
         ref = Bundle.open(bundle).ref
         final = controller.wait_final(
             controller.want(agent.device, ref, slot="generate", trial=TRIAL), 300
         )
         assert final.state == "committed", final
-        begin = time.perf_counter()
-        request = controller.ask_only(
-            agent.device, "generate", prompt="The capital of France is", max_tokens=tokens
-        )
-        answer = controller.wait_for(Answer, lambda a: a.id == request and a.done, 300)
-        seconds = time.perf_counter() - begin
-        assert answer.generated is not None, answer.error
-        return [row("stream", "shoal", "tok_s", answer.generated.tokens / seconds, "tok/s", 1)]
+
+        def streamed() -> float:
+            begin = time.perf_counter()
+            request = controller.ask_only(
+                agent.device, "generate", prompt=prompt, max_tokens=tokens
+            )
+            answer = controller.wait_for(Answer, lambda a: a.id == request and a.done, 300)
+            assert answer.generated is not None, answer.error
+            return answer.generated.tokens / (time.perf_counter() - begin)
+
+        def at_home() -> float:
+            begin = time.perf_counter()
+            result = local.generate(GenerateRequest(prompt=prompt, max_tokens=tokens))
+            return result.tokens / (time.perf_counter() - begin)
+
+        for turn in range(rounds + 1):
+            pair = {"shoal": streamed(), "local": at_home()}
+            if turn:  # the first loads weights and fills the prefix caches
+                for system, rate in pair.items():
+                    rates[system].append(rate)
+    local.close()
+    rows = [
+        row("stream", system, "tok_s", statistics.median(found), "tok/s", rounds)
+        for system, found in rates.items()
+    ]
+    cost = 1 - rows[0]["value"] / rows[1]["value"]
+    return [*rows, row("stream", "shoal", "cost", cost, "ratio", rounds)]
 
 
 def machine() -> dict[str, Any]:
@@ -368,7 +400,9 @@ def main() -> int:
         for way in ("http", "mqtt") if agents else ():
             rows += measure_update(broker, folder / way, agents, min(4, agents), way=way)
         if options.generator is not None:
-            rows += measure_stream(broker, folder / "stream", options.generator, 64)
+            rows += measure_stream(
+                broker, folder / "stream", options.generator, 64, 5 if options.quick else 20
+            )
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"],
         capture_output=True,
