@@ -207,7 +207,7 @@ def _walk(
 
 
 def output_grammar(pairs: list[Pair]) -> str:
-    """A Lark grammar for the answers: known intents and slot names, values that are words of the prompt."""
+    """A Lark grammar for the answers: known intents and slots, values in the prompt's words."""
     intents: set[str] = set()
     slots: set[str] = set()
     for pair in pairs:
