@@ -72,14 +72,14 @@ def clean(rows: list[Row], report: CleanReport, *, deduplicate: bool, conflicts:
     return kept
 
 
-def drop_leaks(train: list[Row], other: list[Row], report: CleanReport, what: str) -> list[Row]:
-    """`other` without the rows whose normalised text is in `train`."""
-    known = {normalize(row.text) for row in train}
+def drop_leaks(held: list[Row], other: list[Row], report: CleanReport, what: str) -> list[Row]:
+    """`other` without the rows whose normalised text is in the `held` split; `what` names both."""
+    known = {normalize(row.text) for row in held}
     kept = [row for row in other if normalize(row.text) not in known]
     lost = len(other) - len(kept)
     if lost:
         report.leaked += lost
-        report.warnings.append(f"{lost} {what} rows are in the training data too: left out")
+        report.warnings.append(f"{lost} {what} too: left out")
     return kept
 
 

@@ -116,9 +116,9 @@ def prepare(recipe: Recipe) -> Dataset:
     else:
         train, validation = split_off(train, recipe.split.validation, seed, "validation")
     # Training yields: a benchmark's test split stays whole.
-    train = drop_leaks(test, train, report, "training")
-    validation = drop_leaks(test, validation, report, "validation")
-    train = drop_leaks(validation, train, report, "training")
+    train = drop_leaks(test, train, report, "training rows are in the test split")
+    validation = drop_leaks(test, validation, report, "validation rows are in the test split")
+    train = drop_leaks(validation, train, report, "training rows are in the validation split")
     if data.limit:
         order = np.random.default_rng(derive(seed, "limit")).permutation(len(train))
         train = [train[i] for i in sorted(order[: data.limit])]

@@ -95,10 +95,11 @@ def test_cleaning_drops_duplicates_and_texts_with_two_labels() -> None:
 def test_a_leak_is_dropped_and_reported() -> None:
     """The report warns."""
     report = CleanReport()
-    kept = drop_leaks([Row("a b", "x")], [Row("A, B", "x"), Row("c", "x")], report, "training")
+    rows = [Row("A, B", "x"), Row("c", "x")]
+    kept = drop_leaks([Row("a b", "x")], rows, report, "training rows are in the test split")
     assert [row.text for row in kept] == ["c"]
     assert report.leaked == 1
-    assert "1 training rows" in report.warnings[0]
+    assert report.warnings == ["1 training rows are in the test split too: left out"]
 
 
 @pytest.mark.parametrize(
