@@ -11,6 +11,7 @@ need qemu-system-arm qemu-system-arm
 need arm-none-eabi-gcc gcc-arm-none-eabi
 need gcc gcc
 need make make
+need systemd-analyze systemd
 [ -e /usr/lib/arm-none-eabi/newlib/rdimon.specs ] || [ -e /usr/lib/arm-none-eabi/lib/rdimon.specs ] || missing+=(libnewlib-arm-none-eabi)
 [ "${#missing[@]}" -eq 0 ] && exit 0
 echo "test tools missing: ${missing[*]}"

@@ -1,0 +1,58 @@
+"""What provisions a Linux board: the systemd unit and the cloud-init example."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from contracts import codec
+from contracts.config import AgentConfig
+from tests.support.tools import need_tool
+
+LINUX = Path("firmware_configs/linux")
+UNIT = LINUX / "shoal-agent.service"
+
+
+def _unit(folder: Path) -> Path:
+    """The unit with a program that this machine has."""
+    path = folder / UNIT.name
+    path.write_text(UNIT.read_text().replace("/opt/shoal/bin/shoal-agent", "/bin/true"))
+    return path
+
+
+def test_the_unit_is_one_that_systemd_reads(tmp_path: Path) -> None:
+    """A directive with a wrong name or value is a warning, and none is accepted."""
+    command = [need_tool("systemd-analyze"), "verify", "--man=no", str(_unit(tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert UNIT.name not in done.stderr, done.stderr
+
+
+def test_the_unit_gives_the_agent_next_to_nothing(tmp_path: Path) -> None:
+    """systemd's own judgement: exposure of at most 3.0 out of 10."""
+    command = [need_tool("systemd-analyze"), "security", "--offline=true", "--threshold=30"]
+    done = subprocess.run(
+        [*command, "--no-pager", str(_unit(tmp_path))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-500:]
+
+
+def test_the_unit_starts_an_unprivileged_agent_that_is_watched() -> None:
+    """As its own user, ready when it says so, started again when it is silent."""
+    lines = UNIT.read_text().splitlines()
+    for line in ("User=shoal", "Type=notify", "WatchdogSec=60", "StateDirectory=shoal"):
+        assert line in lines
+
+
+def test_the_cloud_init_example_writes_an_agent_yaml() -> None:
+    """What is to be replaced there has the shape of the real thing."""
+    text = (LINUX / "cloud-init.yaml").read_text()
+    assert text.startswith("#cloud-config\n")
+    document = yaml.safe_load(text)
+    (file,) = document["write_files"]
+    assert file["permissions"] == "0600"
+    config = codec.convert_yaml(file["content"].encode(), AgentConfig, what="agent.yaml")
+    assert config.device == "kitchen"
+    assert any("provision.sh" in str(step) for step in document["runcmd"])
