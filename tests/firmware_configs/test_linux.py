@@ -31,7 +31,7 @@ def test_the_unit_is_one_that_systemd_reads(tmp_path: Path) -> None:
 
 
 def test_the_unit_gives_the_agent_next_to_nothing(tmp_path: Path) -> None:
-    """systemd's own judgement: exposure of at most 3.0 out of 10."""
+    """What systemd says of it: an exposure of at most 3.0 out of 10."""
     command = [need_tool("systemd-analyze"), "security", "--offline=true", "--threshold=30"]
     done = subprocess.run(
         [*command, "--no-pager", str(_unit(tmp_path))], capture_output=True, text=True, check=False
