@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check format bench soak test-arm test-tools clean
+.PHONY: install demo test check format bench soak test-tools clean
 
 install: $(STAMP)
 
