@@ -117,7 +117,7 @@ class Certificate:
     def _check(self, tls: TlsConfig) -> datetime:
         """When a certificate expires; refused unless it is ours in every way."""
         from cryptography import x509
-        from cryptography.exceptions import InvalidSignature
+        from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
         from cryptography.hazmat.primitives.serialization import load_pem_private_key
         from cryptography.x509.oid import NameOID
 
@@ -126,7 +126,13 @@ class Certificate:
             authority = x509.load_pem_x509_certificate(tls.ca.encode())
             key = load_pem_private_key((tls.key or "").encode(), None)
             certificate.verify_directly_issued_by(authority)
-        except (ValueError, TypeError, InvalidSignature) as error:
+        except (
+            ValueError,
+            TypeError,
+            InvalidSignature,
+            UnsupportedAlgorithm,
+            x509.InvalidVersion,
+        ) as error:
             raise RefusedError(
                 "bad-certificate", f"not a certificate of this fleet: {str(error)[:200]}"
             ) from None
