@@ -39,7 +39,7 @@ from agent.telemetry.gauges import Gauges
 from agent.telemetry.recorder import Recorder
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.spool import Spool
-from agent.trust import Trust
+from agent.trust_apart import TrustApart
 from agent.update.blocks import Blocks
 from agent.update.engine import Engine
 from agent.update.fetch import Fallback, Fetcher, read_all
@@ -141,7 +141,7 @@ class Agent:
             fs=Disk(),
             root=root,
             board=self.board,
-            trust=Trust(
+            trust=TrustApart(
                 root / "trust",
                 config.trust_root.encode(),
                 lambda path, cap: read_all(fetcher, path, cap),

@@ -115,6 +115,11 @@ class Trust:
         self._check(ref)
         return self.download(_target_name(ref), limits.MAX_MANIFEST_BYTES)
 
+    def newest(self, ref: BundleRef) -> bytes:
+        """Refreshes, and then as :meth:`manifest`."""
+        self.refresh()
+        return self.manifest(ref)
+
     def download(self, name: str, cap: int) -> bytes:
         """The bytes of a signed target, by its name in the targets role.
 

@@ -58,11 +58,8 @@ TRIAL_CHECK_S: Final = 0.5
 class Trusted(Protocol):
     """Where signed manifests come from (:class:`agent.trust.Trust`)."""
 
-    def refresh(self) -> None:
-        """Brings the signed list of bundles up to date."""
-
-    def manifest(self, ref: BundleRef) -> bytes:
-        """The signed manifest of a bundle."""
+    def newest(self, ref: BundleRef) -> bytes:
+        """The manifest of a bundle that the newest signed list has."""
 
 
 class Health(Protocol):
@@ -422,8 +419,7 @@ class Engine:
         if update.state == "desired":
             self._apply(machine.Began())
         self.store.prepare()
-        self._trust.refresh()
-        data = self._trust.manifest(update.bundle)
+        data = self._trust.newest(update.bundle)
         manifest = _checked(data, update.bundle)
         fit.check_fit(manifest, self._board, self._device())
         self.store.collect(manifest, update.bundle.manifest_sha256)

@@ -66,10 +66,7 @@ class MemoryRepository:
             self.files[f"blobs/{entry.sha256}"] = bundle.read(entry.path)
         return bundle.ref
 
-    def refresh(self) -> None:
-        """Always fresh."""
-
-    def manifest(self, ref: BundleRef) -> bytes:
+    def newest(self, ref: BundleRef) -> bytes:
         """The signed manifest."""
         try:
             return self.manifests[ref]
