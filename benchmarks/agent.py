@@ -128,7 +128,8 @@ def measure_classify(broker: MqttConfig, folder: Path, bundle: Path, rounds: int
             controller.wait_for(Reported, lambda r: r.desired_revision == 1)
             updated = _settled_rss(agent)
             agent.terminate()
-            starts = []
+            starts: list[float] = []
+            idle: list[int] = []
             for _ in range(3 if rounds < 500 else 7):
                 known = {s.session for s in controller.of(Status)}
                 begin = time.perf_counter()
@@ -140,14 +141,14 @@ def measure_classify(broker: MqttConfig, folder: Path, bundle: Path, rounds: int
                 answer = controller.ask(agent.device, "classify", text=TEXT)
                 assert answer.classified is not None
                 starts.append((time.perf_counter() - begin) * 1000)
-                idle = _settled_rss(agent)
+                idle.append(_settled_rss(agent))
                 if len(starts) < (3 if rounds < 500 else 7):
                     agent.terminate()
             rows += _round_trips(broker, controller, agent, rounds)
             agent.terminate()
     runs = len(starts)
     rows += [
-        row("classify", "shoal", "idle_rss_mb", idle / 1e6, "MB", runs),
+        row("classify", "shoal", "idle_rss_mb", statistics.median(idle) / 1e6, "MB", runs),
         row("classify", "shoal", "idle_rss_after_update_mb", updated / 1e6, "MB", 1),
         row("classify", "shoal", "start_ms", statistics.median(starts), "ms", runs),
     ]
@@ -239,10 +240,11 @@ def measure_update(
                 )
             for bundle, system in ((first, way), (second, f"{way}-delta")):
                 before = server.sent + control.block_bytes
+                stamp, used = time.time(), _cpu_s(started)
                 begin = time.perf_counter()
                 for device in devices:
                     control.want(device, bundle.ref, trial=TRIAL)
-                _wait_all(control, bundle, agents)
+                events = _wait_all(control, bundle, agents)
                 seconds = time.perf_counter() - begin
                 wire = server.sent + control.block_bytes - before
                 total = bundle.manifest.total_bytes * agents
@@ -252,7 +254,12 @@ def measure_update(
                     row(case, "shoal", "wire_bytes", wire / agents, "bytes", agents),
                     row(case, "shoal", "bundle_bytes", total / agents, "bytes", agents),
                     row(case, "shoal", "wire_ratio", wire / total, "ratio", agents),
+                    row(case, "shoal", "agents_cpu_s", _cpu_s(started) - used, "s", agents),
                 ]
+                for state in ("verified", "self-tested"):
+                    last = max(e.at for e in events if e.state == state) - stamp
+                    figure = f"all_{state.replace('-', '_')}_s"
+                    rows.append(row(case, "shoal", figure, last, "s", agents))
         finally:
             for process in started:
                 process.send_signal(signal.SIGTERM)
@@ -261,14 +268,99 @@ def measure_update(
     return rows
 
 
-def _wait_all(control: Controller, bundle: Bundle, agents: int) -> None:
+def _cpu_s(processes: list[subprocess.Popen[bytes]]) -> float:
+    """Seconds of processor time of these processes and of their ended children."""
+    return sum(sum(psutil.Process(p.pid).cpu_times()[:4]) for p in processes)
+
+
+BARE = """
+import os, sys, threading
+from contracts.config import MqttConfig
+from contracts.connection import new_client
+folder, port, size, *names = sys.argv[1:]
+left = threading.Semaphore(0)
+clients = []
+for name in names:
+    client = new_client(MqttConfig(port=int(port)), name)
+    stream = open(f"{folder}/{name}", "wb")
+    def take(c, u, m, stream=stream, name=name):
+        stream.write(m.payload)
+        if stream.tell() >= int(size):
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.rename(f"{folder}/{name}", f"{folder}/{name}.whole")
+            c.publish("bare/done", name, qos=1)
+            left.release()
+    client.on_message = take
+    client.on_connect = lambda c, *_, name=name: c.subscribe(f"bare/{name}", 1)
+    client.on_subscribe = lambda c, *_, name=name: c.publish("bare/ready", name, qos=1)
+    client.connect("127.0.0.1", int(port))
+    client.loop_start()
+    clients.append(client)
+for _ in clients:
+    left.acquire()
+for client in clients:
+    client.disconnect()
+    client.loop_stop()
+"""
+
+
+def measure_bare_update(
+    broker: MqttConfig, folder: Path, agents: int, processes: int, size: int
+) -> list[Row]:
+    """The same bytes through the same broker onto the same disk, and nothing else."""
+    folder.mkdir(parents=True)
+    names = [f"bare{uuid.uuid4().hex[:6]}-{i}" for i in range(agents)]
+    counts = {"bare/ready": threading.Semaphore(0), "bare/done": threading.Semaphore(0)}
+    client = new_client(broker, f"bare-{uuid.uuid4().hex[:8]}")
+    client.on_message = lambda _c, _u, m: counts[m.topic].release()
+    client.on_connect = lambda c, *_: c.subscribe([("bare/ready", 1), ("bare/done", 1)])
+    client.max_inflight_messages_set(1000)
+    subscribed = threading.Event()
+    client.on_subscribe = lambda *_: subscribed.set()
+    client.connect(broker.host, broker.port)
+    client.loop_start()
+    assert subscribed.wait(10)
+    started = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                BARE,
+                str(folder),
+                str(broker.port),
+                str(size),
+                *names[p::processes],
+            ]
+        )
+        for p in range(processes)
+    ]
+    for _ in names:
+        assert counts["bare/ready"].acquire(timeout=60)
+    block = random.Random(0).randbytes(32 * 1024)
+    begin = time.perf_counter()
+    for _ in range(0, size, len(block)):
+        for name in names:
+            client.publish(f"bare/{name}", block, qos=1)
+    for _ in names:
+        assert counts["bare/done"].acquire(timeout=120)
+    seconds = time.perf_counter() - begin
+    client.disconnect()
+    client.loop_stop()
+    for process in started:
+        process.wait(60)
+    return [row("update-mqtt", "bare-mqtt", "update_s", seconds, "s", agents)]
+
+
+def _wait_all(control: Controller, bundle: Bundle, agents: int) -> list[UpdateEvent]:
+    """The events of the update, once every agent has committed it."""
     deadline = time.monotonic() + 600
     while time.monotonic() < deadline:
         done = [e for e in control.of(UpdateEvent) if e.bundle == bundle.ref]
         bad = [e for e in done if e.state in ("refused", "rolled-back")]
         assert not bad, bad[0]
         if sum(e.state == "committed" for e in done) >= agents:
-            return
+            return done
         time.sleep(0.2)
     raise TimeoutError(f"not every agent reached {bundle.ref}")
 
@@ -399,6 +491,8 @@ def main() -> int:
         rows += measure_classify(broker, folder / "classify", options.bundle, rounds)
         for way in ("http", "mqtt") if agents else ():
             rows += measure_update(broker, folder / way, agents, min(4, agents), way=way)
+        if agents:
+            rows += measure_bare_update(broker, folder / "bare", agents, min(4, agents), 512 * 1024)
         if options.generator is not None:
             rows += measure_stream(
                 broker, folder / "stream", options.generator, 64, 5 if options.quick else 20
