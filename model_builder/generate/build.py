@@ -18,7 +18,7 @@ from contracts.manifest import Provenance
 from model_builder.files import write_atomically
 from model_builder.generate.evaluate import Quality, measure
 from model_builder.generate.fold import fold
-from model_builder.generate.home_commands import output_grammar, sample_commands
+from model_builder.generate.home_commands import answer_phrases, output_grammar, sample_commands
 from model_builder.generate.package import GeneratorParts, Layout, write_generator
 from model_builder.generate.pairs import Pair, Split, read_pairs, split_pairs
 from model_builder.generate.quantize import calibrate, quantize
@@ -69,10 +69,11 @@ def build(
     started = time.monotonic()
     progress("making the pairs")
     split = _data(recipe, folder)
+    phrases = answer_phrases(split.train) if recipe.data.kind == "home-commands" else []
     texts = [p.prompt + recipe.prompt_suffix for p in split.train]
-    tokenizer = train_tokenizer(
-        texts + [p.completion for p in split.train], recipe.student.vocabulary
-    )
+    if not phrases:
+        texts += [p.completion for p in split.train]
+    tokenizer = train_tokenizer(texts, recipe.student.vocabulary, phrases)
     config = _config(recipe, tokenizer)
     length = recipe.student.context
 

@@ -3,29 +3,38 @@
 The sentences are random walks over Home Assistant's templates as hassil parsed them; the slots
 are the words that fill the template's lists, as they stand in the sentence. The test split has
 templates and slot values that training never saw.
+
+A sentence with a value that nobody knows may have several answers: "adjust the X temperature to
+20" is said of an area and of a device. hassil itself decides what is ambiguous: a sentence with
+an unknown value stays only if hassil, told the values but not what each one is, finds one parse.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import os
 import random
+from collections import defaultdict
 from typing import Any
 
 import msgspec
 from hassil.expression import Alternative, Expression, Group, ListReference, Permutation
+from hassil.intents import Intents, TextSlotList
 from hassil.util import normalize_whitespace
 
 from contracts import codec
 from model_builder.data import home
 from model_builder.generate.pairs import Pair, Split
 
-_TRIES = 10
-_MADE_UP = 0.5
-"""Share of free values that are random words while training, so that copying is learnt."""
+_TRIES = 20
+_MADE_UP = 0.7
+"""Share of free values that are made-up words while training, so that copying is learnt."""
 
 _FREE = ("area", "name")
-_VOWELS, _CONSONANTS = "aeiou", "bcdfghjklmnprstvwz"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _TEST_SHARE = 0.1
-_VALIDATION_SHARE = 0.05
+_VALIDATION_SHARE = 0.03
 
 
 class _Template(msgspec.Struct, frozen=True):
@@ -43,15 +52,25 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
 
     Attributes:
         slots: of the expansion at work.
-        held: values that training must not see (True) or alone may see (False) by turn.
+        free: the values among them that a household chooses.
+        unknown: whether one of those is made up or held from training.
+        testing: whether values are to be those held from training.
+        held: values that training must not see.
+        inventor: makes values up.
     """
 
     def __init__(self, rules: Any, lists: Any, house: home.House) -> None:
         super().__init__(rules, lists, house)
-        self.slots: dict[str, str] = {}
         self.testing = False
         self.held: set[str] = set()
-        self.words: list[str] = []
+        self.inventor = Inventor([])
+        self.begin(testing=False)
+
+    def begin(self, *, testing: bool) -> None:
+        """Forgets the last expansion."""
+        self.testing, self.unknown = testing, False
+        self.slots: dict[str, str] = {}
+        self.free: set[str] = set()
 
     def expand(self, node: Expression, domains: tuple[str, ...], rng: random.Random) -> str | None:
         """As the base class; a list's value is noted under its slot's name."""
@@ -77,31 +96,102 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
     def _slot_value(
         self, node: ListReference, domains: tuple[str, ...], rng: random.Random
     ) -> str | None:
-        free = node.list_name in _FREE or node.list_name in self.house.wildcards
-        if not free:
+        if node.list_name not in _FREE and node.list_name not in self.house.wildcards:
             return self._value(node, domains, rng)
+        value = self._free_value(node, domains, rng)
+        if value is not None:
+            self.free.add(normalize_whitespace(value).strip())
+        return value
+
+    def _free_value(
+        self, node: ListReference, domains: tuple[str, ...], rng: random.Random
+    ) -> str | None:
         if not self.testing and rng.random() < _MADE_UP:
-            return _made_up(self.words, rng)
+            self.unknown = True
+            return self.inventor.value(rng, long=node.list_name not in _FREE)
         for _ in range(20):
             value = self._value(node, domains, rng)
             if value is None or (value in self.held) == self.testing:
+                self.unknown = self.unknown or self.testing
                 return value
         return None
 
 
-def _made_up(words: list[str], rng: random.Random) -> str:
-    """One to three words, known ones and syllables."""
-    parts = []
-    for _ in range(rng.choice((1, 1, 2, 2, 3))):
-        if rng.random() < 0.5:
-            parts.append(rng.choice(words))
-        else:
-            syllables = rng.randrange(1, 4)
-            parts.append(
-                "".join(rng.choice(_CONSONANTS) + rng.choice(_VOWELS) for _ in range(syllables))
-                + rng.choice(("", "", "n", "r", "s", "t"))
-            )
-    return " ".join(parts)
+class Inventor:
+    """Makes up values: known words, words that look like them, and random letters.
+
+    Args:
+        words: known ones; new ones follow their letters two by two.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        self._words = words
+        self._after: dict[str, list[str]] = defaultdict(list)
+        for word in words:
+            padded = f"  {word} "
+            for at in range(len(word) + 1):
+                self._after[padded[at : at + 2]].append(padded[at + 2])
+
+    def value(self, rng: random.Random, *, long: bool) -> str:
+        """One to three words; up to six for free text."""
+        count = rng.choice((1, 2, 3, 4, 5, 6) if long else (1, 1, 1, 2, 2, 3))
+        return " ".join(self._word(rng) for _ in range(count))
+
+    def _word(self, rng: random.Random) -> str:
+        kind = rng.random()
+        if kind < 0.4:
+            return rng.choice(self._words)
+        if kind < 0.85:
+            return self._alike(rng)
+        return "".join(rng.choice(_LETTERS) for _ in range(rng.randrange(2, 9)))
+
+    def _alike(self, rng: random.Random) -> str:
+        made = "  "
+        while len(made) < 14:
+            letter = rng.choice(self._after[made[-2:]])
+            if letter == " ":
+                break
+            made += letter
+        return made.strip()
+
+
+class Judge:
+    """Says what sentences mean to one who knows no area and no name.
+
+    Args:
+        language: for example ``en``.
+    """
+
+    def __init__(self, language: str) -> None:
+        self._recognize_all = importlib.import_module("hassil.recognize").recognize_all
+        self._intents: Intents = home.load_intents(language)
+        self._house = home.houses().get(language, home.houses()["en"])
+        for intent in self._intents.intents.values():
+            # What a device is does not show in a name that nobody knows.
+            intent.data = [
+                dataclasses.replace(data, requires_context={}, excludes_context={})
+                for data in intent.data
+            ]
+
+    def parses(self, text: str, values: set[str]) -> set[str]:
+        """The answers that a sentence may have, as their JSON.
+
+        Args:
+            text: the sentence.
+            values: words in it that may be an area, a name or free text.
+        """
+        names = (*_FREE, *self._house.wildcards)
+        lists: dict[str, Any] = {
+            name: TextSlotList.from_strings(sorted(values), allow_template=False, name=name)
+            for name in names
+        }
+        lists["floor"] = TextSlotList.from_strings(self._house.floor, name="floor")
+        found = set()
+        for result in self._recognize_all(text, self._intents, slot_lists=lists):
+            spoken = {k: normalize_whitespace(e.text).strip() for k, e in result.entities.items()}
+            slots = {k: value for k, value in spoken.items() if value and value in text}
+            found.add(completion(result.intent.name, slots))
+        return found
 
 
 def completion(intent: str, slots: dict[str, str]) -> str:
@@ -150,10 +240,10 @@ def sample_commands(language: str, sentences: int, test: int, seed: int) -> Spli
     rng = random.Random(seed)
     values = _free_values(language)
     held = set(rng.sample(values, max(1, len(values) // 5)))
-    words = sorted({word for value in values if value not in held for word in value.split()})
+    inventor = Inventor(sorted({w for value in values if value not in held for w in value.split()}))
     by_intent: dict[str, list[_Template]] = {}
     for template in _templates(language):
-        template.walker.held, template.walker.words = held, words
+        template.walker.held, template.walker.inventor = held, inventor
         by_intent.setdefault(template.intent, []).append(template)
     unseen: list[_Template] = []
     seen: list[_Template] = []
@@ -163,8 +253,9 @@ def sample_commands(language: str, sentences: int, test: int, seed: int) -> Spli
         unseen += listed[:cut]
         seen += listed[cut:]
     owner: dict[str, str] = {}
-    trained = _walk(seen, sentences, owner, rng, testing=False)
-    tested = _walk(unseen, test, owner, rng, testing=True)
+    judge = Judge(language)
+    trained = _walk(seen, sentences, owner, judge, rng, testing=False)
+    tested = _walk(unseen, test, owner, judge, rng, testing=True)
     spared = int(len(trained) * _VALIDATION_SHARE)
     return Split(trained[spared:], trained[:spared], tested)
 
@@ -173,6 +264,7 @@ def _walk(
     templates: list[_Template],
     wanted: int,
     owner: dict[str, str],
+    judge: Judge,
     rng: random.Random,
     *,
     testing: bool,
@@ -190,7 +282,7 @@ def _walk(
         pool = by_intent[rng.choice(names)] if rng.random() < 0.5 else templates
         template = rng.choice(pool)
         walker = template.walker
-        walker.slots, walker.testing = {}, testing
+        walker.begin(testing=testing)
         words = walker.expand(template.expression, template.domains, rng)
         text = normalize_whitespace(words or "").strip()
         if not text or any(value not in text for value in walker.slots.values()):
@@ -199,27 +291,67 @@ def _walk(
         if owner.setdefault(text, answer) != answer:
             found.pop(text, None)  # the same words mean two things: nobody could tell
             continue
-        if text not in found:
+        if text in found:
+            continue
+        known = not walker.unknown and not testing
+        if known or judge.parses(text, walker.free) == {answer}:
             found[text] = Pair(text, answer, template.group)
     pairs = list(found.values())
     rng.shuffle(pairs)
     return pairs
 
 
+def answer_phrases(pairs: list[Pair]) -> list[str]:
+    """What stands around the values in the answers: each is one piece of the vocabulary.
+
+    A piece ends where the grammar leaves a choice: what it forces is cut into pieces apart from
+    what follows, and must be cut there as it was in training.
+    """
+    intents = _intents_of(pairs)
+    shared = os.path.commonprefix(list(intents))
+    found = {f'{{"intent":"{shared}', '"}}', "}}"}
+    for intent, keys in intents.items():
+        found.add(f'{intent.removeprefix(shared)}","slots":{{')
+        for key in keys:
+            found |= {f'"{key}":"', f'","{key}":"'}
+    return sorted(found)
+
+
 def output_grammar(pairs: list[Pair]) -> str:
-    """A Lark grammar for the answers: known intents and slots, values in the prompt's words."""
-    intents: set[str] = set()
-    slots: set[str] = set()
+    """A Lark grammar for the answers.
+
+    Known intents, each with slots that were seen with it, in the order of their names and once
+    each; values are whole words of the prompt.
+    """
+    rules = []
+    starts = []
+    for number, (intent, keys) in enumerate(sorted(_intents_of(pairs).items())):
+        listed = sorted(keys)
+        starts.append(f"i{number}")
+        slots = f" s{number}_0?" if listed else ""
+        rules.append(f'i{number}: "{intent}\\",\\"slots\\":{{"{slots} "}}}}"')
+        rules += _slot_rules(number, listed)
+    return (
+        f'start: "{{\\"intent\\":\\"" ({" | ".join(starts)})\n'
+        + "\n".join(rules)
+        + '\nvalue: %regex { "substring_words": @PROMPT@ }\n'
+    )
+
+
+def _slot_rules(number: int, keys: list[str]) -> list[str]:
+    """Rule ``sN_K``: a slot out of the keys from K on, and then any later ones."""
+    rules = []
+    for at, key in enumerate(keys):
+        rest = f' ("," s{number}_{at + 1})?' if at + 1 < len(keys) else ""
+        other = f" | s{number}_{at + 1}" if at + 1 < len(keys) else ""
+        rules.append(f's{number}_{at}: "\\"{key}\\":\\"" value "\\""{rest}{other}')
+    return rules
+
+
+def _intents_of(pairs: list[Pair]) -> dict[str, set[str]]:
+    """Intents with the slots that they were seen with."""
+    found: dict[str, set[str]] = {}
     for pair in pairs:
         answer = msgspec.json.decode(pair.completion)
-        intents.add(answer["intent"])
-        slots |= set(answer["slots"])
-    names = " | ".join(f'"{name}"' for name in sorted(intents))
-    keys = " | ".join(f'"{name}"' for name in sorted(slots))
-    return (
-        'start: "{\\"intent\\":\\"" intent "\\",\\"slots\\":{" (pair ("," pair)*)? "}}"\n'
-        f"intent: {names}\n"
-        'pair: "\\"" key "\\":\\"" value "\\""\n'
-        f"key: {keys}\n"
-        'value: %regex { "substring_words": @PROMPT@ }\n'
-    )
+        found.setdefault(answer["intent"], set()).update(answer["slots"])
+    return found

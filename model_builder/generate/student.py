@@ -67,14 +67,39 @@ def fake_input(x: Any) -> Any:
     return _straight_through(x, tf.round(x / scale) * scale)
 
 
-def forward(v: Variables, c: DecoderConfig, ids: Any, dropout: float = 0.0, *, fake: bool) -> Any:
-    """Logits ``[batch, T, vocabulary]`` of the next token; ids int32 ``[batch, T]``."""
+def forward(
+    v: Variables,
+    c: DecoderConfig,
+    ids: Any,
+    dropout: float = 0.0,
+    *,
+    fake: bool,
+    half: bool = False,
+) -> Any:
+    """Logits float32 ``[batch, T, vocabulary]`` of the next token.
+
+    Args:
+        v: the variables.
+        c: their shapes.
+        ids: int32 ``[batch, T]``.
+        dropout: share.
+        fake: simulate int8 products.
+        half: compute the other products in bfloat16.
+    """
     batch, count = tf.shape(ids)[0], ids.shape[1]
     cosines, sines = rotary_table(c, 0, count)
     future = np.triu(np.full((count, count), -1e9, np.float32), 1)
 
+    def rounded(x: Any) -> Any:
+        return tf.cast(x, tf.bfloat16) if half else x
+
     def linear(x: Any, w: Any) -> Any:
-        return tf.matmul(fake_input(x), fake_weight(w)) if fake else tf.matmul(x, w)
+        if fake:
+            return tf.matmul(fake_input(x), fake_weight(w))
+        return tf.cast(tf.matmul(rounded(x), rounded(w)), tf.float32)
+
+    def product(equation: str, x: Any, y: Any) -> Any:
+        return tf.cast(tf.einsum(equation, rounded(x), rounded(y)), tf.float32)
 
     def norm(x: Any, gain: Any) -> Any:
         mean = tf.reduce_mean(x * x, -1, keepdims=True)
@@ -101,8 +126,8 @@ def forward(v: Variables, c: DecoderConfig, ids: Any, dropout: float = 0.0, *, f
         shared = c.heads // c.kv_heads
         if shared > 1:
             k, values = tf.repeat(k, shared, 2), tf.repeat(values, shared, 2)
-        scores = tf.einsum("bthd,bshd->bhts", q, k) / float(np.sqrt(c.head_size)) + future
-        mixed = tf.einsum("bhts,bshd->bthd", tf.nn.softmax(scores), values)
+        scores = product("bthd,bshd->bhts", q, k) / float(np.sqrt(c.head_size)) + future
+        mixed = product("bhts,bshd->bthd", tf.nn.softmax(scores), values)
         mixed = tf.reshape(mixed, (batch, count, c.heads * c.head_size))
         x += drop(linear(mixed, w["o"]))
         y = norm(x, v[f"{i}.ffn_norm"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -12,12 +12,13 @@ END = "<|end|>"
 BYTES = 256
 
 
-def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], size: int, phrases: Sequence[str] = ()) -> Tokenizer:
     """A byte-level tokenizer.
 
     Args:
         texts: to train on.
         size: of the vocabulary; 257 or less gives plain bytes and the end token.
+        phrases: ASCII texts that are one token each, wherever they stand; part of `size`.
     """
     tokenizer = Tokenizer(models.BPE())
     # Spaces are pieces of their own, so that a word has the same pieces within a sentence and
@@ -30,10 +31,11 @@ def train_tokenizer(texts: Iterable[str], size: int) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=max(size, BYTES + 1),
+        vocab_size=max(size - len(phrases), BYTES + 1),
         special_tokens=[AddedToken(END, special=True, normalized=False)],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(p, special=False, normalized=False) for p in phrases])
     return tokenizer

@@ -6,7 +6,10 @@ changed. Nothing may raise but the errors of :mod:`contracts.errors`, and memory
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +46,7 @@ from contracts.messages import (
 )
 from fleet.identity import provisioning
 from fleet.repository.repository import Repository
+from model_builder.data.load import load_rows
 from tests.support.controller import TINY, make_repository
 from tests.support.mutate import payloads
 
@@ -102,6 +106,10 @@ TOPICS: dict[str, list[bytes]] = {
     "g/g/req/classify": [
         b'{"id":"r1","text":"turn on the light","reply_to":"shoal/v1/f/d/d/res/x"}'
     ],
+    "g/g/req/selftest": [b'{"id":"r1","slot":"classify","reply_to":"shoal/v1/f/d/d/res/x"}'],
+    "g/g/req/status": [b'{"id":"r1","reply_to":"shoal/v1/f/d/d/res/x"}'],
+    "g/g/req/cancel": [b'{"id":"r1","cancel":"r2","reply_to":"shoal/v1/f/d/d/res/x"}'],
+    "g/g/req/generate": [codec.encode(GenerateRequest(id="r", prompt="x", stop=["a"]))],
     "d/d/blob/b1": [blocks.pack("b1", blocks.Block(0, 10, b"0123456789"))],
     "d/d/status": [codec.encode(Status("offline", "b", 3, 1.0))],
 }
@@ -214,6 +222,11 @@ def _block(path: Path, data: bytes) -> None:
     blocks.unpack("b1", data)
 
 
+def _parquet(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    load_rows(path)
+
+
 def _spool(path: Path, data: bytes) -> None:
     for suffix in ("", "-wal", "-shm", ".bad"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -293,6 +306,16 @@ def _seed_delta() -> bytes:
     return patch
 
 
+def _seed_parquet(folder: Path) -> bytes:
+    import pyarrow
+    from pyarrow import parquet
+
+    path = folder / "seed.parquet"
+    table = pyarrow.table({"text": ["turn on", "turn off", "ü"] * 9, "label": ["a", "b", "a"] * 9})
+    parquet.write_table(table, path)
+    return path.read_bytes()
+
+
 def _seed_tokenizer() -> bytes:
     import tokenizers
     from tokenizers.models import WordLevel
@@ -312,6 +335,7 @@ FILES: dict[str, tuple[Callable[[Path, bytes], None], Callable[[Path, Repository
     "data.jsonl": (_examples, lambda f, r: b'{"text":"a","label":"b"}\n{"text":"c","label":"d"}\n'),
     "data.csv": (_examples, lambda f, r: b'text,label\nhello,x\n"a ""quoted"" one",y\n'),
     "bundle.shoal": (_archive, lambda f, r: _seed_archive(f)),
+    "data.parquet": (_parquet, lambda f, r: _seed_parquet(f)),
     "delta": (_delta, lambda f, r: _seed_delta()),
     "tokenizer.json": (_tokenizer, lambda f, r: _seed_tokenizer()),
     "spool.sqlite": (_spool, lambda f, r: _seed_spool(f)),
@@ -380,3 +404,26 @@ def test_a_broken_model_file_breaks_a_child_and_is_refused_by_name(tmp_path: Pat
             }  # fmt: skip
         else:
             assert result.passed == result.vectors
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.soak)])
+@pytest.mark.timeout(1800)
+def test_no_damage_to_a_model_file_gets_out_of_the_child(count: int, tmp_path: Path) -> None:
+    """Crashes, endless loops and greed end with the child, within its limits."""
+    folder = tmp_path / "bundle"
+    Bundle.open(TINY).extract(folder)
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("models_by_fork.py")), folder, str(count)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(done.stdout)
+    ends = result["ends"]
+    print(result)
+    assert sum(ends.values()) == count
+    assert set(ends) <= {
+        "ok", "crashed", "model-failed", "golden-mismatch", "selftest-memory", "bad-manifest",
+    }  # fmt: skip
+    assert ends["crashed"] and ends["golden-mismatch"] and ends["model-failed"]
+    assert result["slowest_s"] < 30
