@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import os
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -73,6 +73,39 @@ def new_request(device: str | None) -> tuple[str, str]:
     return pem.decode(), request.public_bytes(serialization.Encoding.PEM).decode()
 
 
+class Validity(msgspec.Struct, frozen=True):
+    """From when to when a certificate is valid, seconds since the epoch."""
+
+    begin: float
+    end: float
+
+
+def left_of(validity: Validity, now: float) -> bool:
+    """Whether less than :data:`RENEW_AT` of a certificate's life is left, and some is."""
+    left = (validity.end - now) / max(1.0, validity.end - validity.begin)
+    return 0 < left < RENEW_AT
+
+
+def with_texts(tls: TlsConfig | None, folder: Path) -> TlsConfig | None:
+    """The settings with the PEM texts in place of their paths.
+
+    Args:
+        tls: of ``agent.yaml``.
+        folder: what relative paths are relative to.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    if tls is None or not tls.certificate or not tls.key:
+        return tls
+    return TlsConfig(
+        ca=read_pem(tls.ca, folder),
+        certificate=read_pem(tls.certificate, folder),
+        key=read_pem(tls.key, folder),
+        server_name=tls.server_name,
+    )
+
+
 class Certificate:
     """The certificate in use, and how to get the next.
 
@@ -89,15 +122,9 @@ class Certificate:
         self.tls = self._choose()
 
     def _choose(self) -> TlsConfig | None:
-        given = self._config.mqtt.tls
+        given = with_texts(self._config.mqtt.tls, self._folder)
         if given is None or not given.certificate or not given.key:
             return given
-        given = TlsConfig(
-            ca=read_pem(given.ca, self._folder),
-            certificate=read_pem(given.certificate, self._folder),
-            key=read_pem(given.key, self._folder),
-            server_name=given.server_name,
-        )
         try:
             stored = self._path.read_text("ascii")
         except FileNotFoundError:
@@ -145,13 +172,25 @@ class Certificate:
 
     def due(self, now: float) -> bool:
         """Whether it is time to renew, and there is somebody to ask."""
-        tls = self.tls
-        if self._config.renewal_url is None or tls is None or not tls.certificate:
-            return False
-        certificate = _load(tls)
+        validity = None if self._config.renewal_url is None else self.validity()
+        return validity is not None and left_of(validity, now)
+
+    def validity(self) -> Validity | None:
+        """When the certificate in use is valid; None: there is none.
+
+        Raises:
+            RefusedError: ``bad-certificate``; it is no certificate.
+        """
+        if self.tls is None or not self.tls.certificate:
+            return None
+        try:
+            certificate = _load(self.tls)
+        except ValueError as error:
+            raise RefusedError(
+                "bad-certificate", f"not a certificate: {str(error)[:200]}"
+            ) from None
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        left = (end - datetime.fromtimestamp(now, UTC)) / (end - begin)
-        return 0 < left < RENEW_AT
+        return Validity(begin.timestamp(), end.timestamp())
 
     def renew(self, context: ssl.SSLContext | None = None) -> TlsConfig:
         """Asks for the next certificate, with a new key, and stores both.

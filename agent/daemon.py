@@ -13,7 +13,7 @@ import msgspec
 
 import contracts
 from agent import statusfile, systemd
-from agent.certificate import Certificate
+from agent.certificate_apart import CertificateApart
 from agent.clock import Clock, SystemClock, is_set
 from agent.filesystem import Disk
 from agent.generate.handler import Generating
@@ -95,7 +95,7 @@ class Agent:
         self.topics = Topics(config.fleet)
         self.state = StateFolder(folder / config.state_dir)
         root = self.state.path
-        self.certificate = Certificate(config, folder, root)
+        self.certificate = CertificateApart(config, folder, root)
         self.config = config = msgspec.structs.replace(
             config, mqtt=msgspec.structs.replace(config.mqtt, tls=self.certificate.tls)
         )

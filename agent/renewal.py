@@ -7,11 +7,10 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from agent.certificate import Certificate
+from agent.certificate_apart import CertificateApart
 from agent.clock import Clock, is_set
 from agent.log import logger
 from contracts.config import TlsConfig
-from contracts.connection import tls_context
 from contracts.errors import ShoalError
 
 log = logger(__name__)
@@ -32,7 +31,7 @@ class Renewer:
 
     def __init__(
         self,
-        certificate: Certificate,
+        certificate: CertificateApart,
         renewed: Callable[[TlsConfig], None],
         clock: Clock,
         stop: threading.Event,
@@ -54,9 +53,7 @@ class Renewer:
         try:
             if not is_set(self._clock) or not self._certificate.due(self._clock.time()):
                 return False
-            tls = self._certificate.tls
-            assert tls is not None
-            self._renewed(self._certificate.renew(tls_context(tls)))
+            self._renewed(self._certificate.renew())
         except (ShoalError, OSError) as error:
             log.warning("certificate not renewed", reason=str(error)[:300])
             return False

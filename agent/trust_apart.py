@@ -9,33 +9,28 @@ when the parent does. What it accepts it stores itself, as :class:`agent.trust.T
 from __future__ import annotations
 
 import contextlib
-import os
-import resource
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, Final, Literal, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import msgspec
 
+from agent.apart import Failure, limit_child
 from agent.trust import REFRESH_SECONDS, Fetch, Trust
 from contracts import codec, limits
-from contracts.errors import ErrorInfo, InputError, RefusedError, ShoalError, UnavailableError
+from contracts.errors import ErrorInfo, RefusedError, ShoalError, UnavailableError
 from contracts.messages import BundleRef
 
 MAX_LINE_BYTES: Final = 2 * limits.MAX_METADATA_BYTES + 64 * limits.KIB
 """Bytes of a line: the largest file in base64, and what is around it."""
 
-MEMORY_BYTES: Final = 512 * 1024 * 1024
-"""Bytes of private memory that the child may map, Python's own included."""
-
 GRACE_S: Final = 60.0
 """Seconds beyond those of a refresh after which the child is killed."""
 
-Kind = Literal["refused", "unavailable", "other"]
 T = TypeVar("T")
 
 
@@ -59,8 +54,7 @@ class File(msgspec.Struct, frozen=True, omit_defaults=True):
     """To the child: a file that it asked for, or why not."""
 
     data: bytes = b""
-    kind: Kind | None = None
-    error: ErrorInfo | None = None
+    failure: Failure | None = None
 
 
 class Said(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -69,14 +63,13 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         path, cap: the file, and the most bytes of it; empty: this is the end.
         manifest: as signed.
-        kind, error: why there is none.
+        failure: why there is none.
     """
 
     path: str = ""
     cap: int = 0
     manifest: bytes = b""
-    kind: Kind | None = None
-    error: ErrorInfo | None = None
+    failure: Failure | None = None
 
 
 class TrustApart:
@@ -133,14 +126,14 @@ class TrustApart:
         _send(to, start)
         while True:
             said = _receive(of, Said)
-            if said.error is not None:
-                raise _error(said.kind, said.error)
+            if said.failure is not None:
+                raise said.failure.raised()
             if not said.path:
                 return said.manifest
             try:
                 answer = File(self._fetch(said.path, said.cap))
             except ShoalError as error:
-                answer = File(kind=_kind(error), error=error.info)
+                answer = File(failure=Failure.of(error))
             _send(to, answer)
 
 
@@ -156,17 +149,6 @@ def _receive(stream: IO[bytes], kind: type[T]) -> T:
     return codec.decode(line, kind, what="a line", cap=MAX_LINE_BYTES)
 
 
-def _kind(error: ShoalError) -> Kind:
-    if isinstance(error, (RefusedError, InputError)):
-        return "refused"
-    return "unavailable" if isinstance(error, UnavailableError) else "other"
-
-
-def _error(kind: Kind | None, info: ErrorInfo) -> ShoalError:
-    classes = {"refused": RefusedError, "unavailable": UnavailableError}
-    return classes.get(kind or "other", ShoalError)(info.code, info.message, **info.detail)
-
-
 def main(to: IO[bytes], of: IO[bytes]) -> int:
     """The child: reads the question, asks for files, answers.
 
@@ -174,15 +156,13 @@ def main(to: IO[bytes], of: IO[bytes]) -> int:
         to: lines for the parent.
         of: lines of the parent.
     """
-    os.nice(5)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    limit_child()
 
     def fetch(path: str, cap: int) -> bytes:
         _send(to, Said(path, cap))
         answer = _receive(of, File)
-        if answer.error is not None:
-            raise _error(answer.kind, answer.error)
+        if answer.failure is not None:
+            raise answer.failure.raised()
         return answer.data
 
     try:
@@ -190,15 +170,15 @@ def main(to: IO[bytes], of: IO[bytes]) -> int:
         trust = Trust(Path(start.folder), start.root, fetch, clock=lambda: start.now)
         answer = Said(manifest=trust.newest(start.bundle))
     except ShoalError as error:
-        answer = Said(kind=_kind(error), error=error.info)
+        answer = Said(failure=Failure.of(error))
     except MemoryError:
         refused = RefusedError("bad-metadata", "the metadata needs too much memory to check")
-        answer = Said(kind="refused", error=refused.info)
+        answer = Said(failure=Failure.of(refused))
     except (BrokenPipeError, EOFError):
         return 1  # the parent ended
     except OSError as error:
         info = ErrorInfo("disk-error", f"signed metadata cannot be stored: {error}")
-        answer = Said(kind="other", error=info)
+        answer = Said(failure=Failure("other", info))
     _send(to, answer)
     return 0
 

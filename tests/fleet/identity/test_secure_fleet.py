@@ -19,7 +19,8 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from agent.certificate import Certificate, post
+from agent.certificate import post
+from agent.certificate_apart import CertificateApart
 from agent.renewal import Renewer
 from contracts import codec
 from contracts.config import AgentConfig, MqttConfig
@@ -220,7 +221,7 @@ def test_a_certificate_is_renewed_before_it_expires_and_survives_a_restart(
     state = tmp_path / "state"
     state.mkdir()
     clock = Clock()
-    certificate = Certificate(config, tmp_path, state)
+    certificate = CertificateApart(config, tmp_path, state)
     renewed: list[Any] = []
     renewer = Renewer(certificate, renewed.append, clock, threading.Event())
     assert not renewer.step(), "not due yet"
@@ -231,7 +232,7 @@ def test_a_certificate_is_renewed_before_it_expires_and_survives_a_restart(
     stored = state / "certificate.pem"
     assert stat.S_IMODE(stored.stat().st_mode) == 0o600
     assert renewed[0].key != config.mqtt.tls.key  # type: ignore[union-attr]
-    again = Certificate(config, tmp_path, state)
+    again = CertificateApart(config, tmp_path, state)
     assert again.tls == certificate.tls == renewed[0]
     wait_until_connectable(msgspec.structs.replace(config.mqtt, tls=again.tls), 5.0)
     assert len(running.fleet.open_identity().certificates("d3")) == 2
@@ -239,11 +240,11 @@ def test_a_certificate_is_renewed_before_it_expires_and_survives_a_restart(
     # Damage, or another device's file: the one from enrolment is used.
     for content in (b"", b"noise", stored.read_bytes()[:100]):
         stored.write_bytes(content)
-        assert Certificate(config, tmp_path, state).tls == config.mqtt.tls
+        assert CertificateApart(config, tmp_path, state).tls == config.mqtt.tls
     other, _ = running.fleet.enroll("d4", "raspberry-pi-5", out=tmp_path / "other.yaml")
     assert other.mqtt.tls is not None
     stored.write_text(f"{other.mqtt.tls.certificate}\n{other.mqtt.tls.key}")
-    assert Certificate(config, tmp_path, state).tls == config.mqtt.tls
+    assert CertificateApart(config, tmp_path, state).tls == config.mqtt.tls
     assert provisioning.to_yaml(config) == path.read_bytes()
 
 
@@ -258,7 +259,7 @@ def test_a_renewal_that_fails_leaves_the_certificate_in_use(
     running.fleet.open_identity().revoke("d5")
     wrong = msgspec.structs.replace(config, renewal_url=f"{running.fleet.api_url}/v1/me")
     for one in (away, wrong, config):
-        certificate = Certificate(one, tmp_path, tmp_path)
+        certificate = CertificateApart(one, tmp_path, tmp_path)
         assert not Renewer(certificate, lambda _: None, clock, threading.Event()).step()
         assert certificate.tls == config.mqtt.tls
         assert not (tmp_path / "certificate.pem").exists()

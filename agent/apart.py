@@ -1,0 +1,51 @@
+"""What the agent's children have in common: how an error crosses a pipe, and their limits.
+
+Work that needs large libraries and is rare runs in a process of its own, so that the memory
+goes with it: signatures (:mod:`agent.trust_apart`), certificates
+(:mod:`agent.certificate_apart`).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import Final, Literal
+
+import msgspec
+
+from contracts.errors import ErrorInfo, InputError, RefusedError, ShoalError, UnavailableError
+
+MEMORY_BYTES: Final = 512 * 1024 * 1024
+"""Bytes of private memory that a child may map, Python's own included."""
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """An error with its class: whether to try again depends on it.
+
+    Attributes:
+        kind: of :mod:`contracts.errors`.
+        info: code, message, detail.
+    """
+
+    kind: Literal["refused", "unavailable", "other"]
+    info: ErrorInfo
+
+    @classmethod
+    def of(cls, error: ShoalError) -> Failure:
+        """The error as it crosses the pipe."""
+        if isinstance(error, (RefusedError, InputError)):
+            return cls("refused", error.info)
+        return cls("unavailable" if isinstance(error, UnavailableError) else "other", error.info)
+
+    def raised(self) -> ShoalError:
+        """The error on the other side, to be raised."""
+        classes = {"refused": RefusedError, "unavailable": UnavailableError}
+        made = classes.get(self.kind, ShoalError)
+        return made(self.info.code, self.info.message, **self.info.detail)
+
+
+def limit_child() -> None:
+    """Limits the process that calls this: no core file, bounded memory, lower priority."""
+    os.nice(5)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
