@@ -15,9 +15,8 @@ found = {"attempts": 0, "resets": 0}
 
 
 async def connect(self, *_):
-    ending = plan[found["attempts"]]
-    found["attempts"] += 1
-    if ending == "memory":
+    found["attempts"] += 1  # one too many ends the program as well, and is counted
+    if plan[found["attempts"] - 1] == "memory":
         bytearray(gc.mem_free() + 1)
     raise Broken("the connection is gone")
 
