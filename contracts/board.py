@@ -22,7 +22,8 @@ class Board(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
         name: the file's name without ``.yaml``.
         title: the board's name for people.
         source: where the figures come from (datasheet or product page).
-        kind: ``linux`` or ``micropython``.
+        kind: which agent runs there: ``linux``, ``micropython``, or with ``bare-metal`` none:
+            the board takes a C pack into a firmware of its owner's, and joins no fleet.
         architecture: instruction set (``aarch64``, ``armv7l``, ``x86_64``, ``xtensa``, ...).
         cores: of the processor.
         threads: that the agent gives to inference.
@@ -39,7 +40,7 @@ class Board(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     name: Name
     title: str
     source: list[str]
-    kind: Literal["linux", "micropython"]
+    kind: Literal["linux", "micropython", "bare-metal"]
     architecture: str
     cores: Annotated[int, msgspec.Meta(ge=1)]
     threads: Annotated[int, msgspec.Meta(ge=1)]
@@ -87,6 +88,22 @@ def load(name: str) -> Board:
     return board
 
 
+def load_for_agent(name: str) -> Board:
+    """The profile of a board that can be a fleet's device.
+
+    Raises:
+        InputError: ``unknown-board``, ``wrong-board``; no agent runs on it.
+    """
+    board = load(name)
+    if board.kind == "bare-metal":
+        raise InputError(
+            "wrong-board",
+            f"no agent runs on {name}, so it cannot join a fleet; "
+            "build its firmware's model with `shoal build RECIPE.yaml --export c`",
+        )
+    return board
+
+
 def misfits(manifest: Manifest, board: Board) -> list[Misfit]:
     """Why a bundle does not fit a board; empty when it fits.
 
@@ -99,7 +116,7 @@ def misfits(manifest: Manifest, board: Board) -> list[Misfit]:
         found.append(
             Misfit("quantisation", manifest.model.quantization, ", ".join(board.quantizations))
         )
-    small = board.kind == "micropython"
+    small = board.kind != "linux"
     need = manifest.model.arena_bytes if small else manifest.model.peak_rss_bytes
     if small and need is None:
         found.append(Misfit("arena", "operators that TFLite Micro has", "some it lacks"))
@@ -112,11 +129,14 @@ def misfits(manifest: Manifest, board: Board) -> list[Misfit]:
     runs_on = set(manifest.model.runtimes)
     if runs_on and not small and not runs_on & set(board.runtimes):
         found.append(Misfit("runtime", " or ".join(sorted(runs_on)), ", ".join(board.runtimes)))
-    if small and manifest.front_end.__struct_config__.tag == "tokenizer":
+    front_end = manifest.front_end.__struct_config__.tag
+    if small and front_end == "tokenizer":
         found.append(Misfit("front end", "tokenizer", "hashed n-grams, alphabet"))
+    elif board.kind == "bare-metal" and front_end != "hashed-ngrams":
+        found.append(Misfit("front end", str(front_end), "hashed n-grams"))
     if manifest.boards and board.name not in manifest.boards:
         found.append(Misfit("board", " or ".join(manifest.boards), board.name))
     return found
 
 
-__all__ = ["Board", "Misfit", "load", "misfits", "names"]
+__all__ = ["Board", "Misfit", "load", "load_for_agent", "misfits", "names"]

@@ -27,7 +27,7 @@ import msgspec
 import yaml
 
 from contracts import codec, limits
-from contracts.board import load as load_board
+from contracts.board import load_for_agent
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, MqttConfig
 from contracts.errors import InputError
@@ -274,10 +274,11 @@ class Fleet:
         """Admits a device and writes its ``agent.yaml``.
 
         Raises:
-            InputError: ``unknown-board``, ``file-exists``, and what the identity raises.
+            InputError: ``unknown-board``, ``wrong-board``, ``file-exists``, and what the
+                identity raises.
         """
         check_name(device, "device")
-        load_board(board)
+        load_for_agent(board)
         path = out or self.folder / "devices" / device / "agent.yaml"
         if path.exists():
             if not replace:

@@ -10,6 +10,7 @@ need chromium chromium
 need qemu-system-arm qemu-system-arm
 need arm-none-eabi-gcc gcc-arm-none-eabi
 need gcc gcc
+need g++ g++
 need make make
 need systemd-analyze systemd
 [ -e /usr/lib/arm-none-eabi/newlib/rdimon.specs ] || [ -e /usr/lib/arm-none-eabi/lib/rdimon.specs ] || missing+=(libnewlib-arm-none-eabi)

@@ -305,7 +305,9 @@ class Device:
                     parts = ["req", message.topic[len(prefix) :]]
         if parts is None:
             return
-        if parts[0] == "blob" and len(parts) == 2:
+        if message.payload is None and parts[0] != "req":
+            print("message dropped: it does not fit:", message.topic[:100])
+        elif parts[0] == "blob" and len(parts) == 2:
             self.blocks.on_message(parts[1], message.payload)
         elif parts[0] == "req" and len(parts) == 2 and not message.retained:
             answer = self._service.on_request(parts[1], message)

@@ -1,8 +1,9 @@
 """An MQTT 5 client on asyncio: QoS 0 and 1, will, keep-alive, TLS, the properties we need.
 
 Source: MQTT Version 5.0, OASIS Standard. One connection a client object; who uses it makes a
-new one after it broke. The broker is told the largest packet that fits, so that it never
-sends a larger one.
+new one after it broke. A message that does not fit into the receive buffer is drained, and
+handed on without its payload: who asked is told, where topic and properties fit. (A broker
+that knew of the buffer would drop such a message, and nobody would be told.)
 """
 
 import asyncio
@@ -12,6 +13,9 @@ from .errors import Refused
 
 CONNECT_SECONDS = 15
 ACK_SECONDS = 20
+# Bytes of the largest packet that is read at all: the protocol's MAX_MESSAGE_BYTES, with its
+# topic and properties.
+MAX_PACKET = 256 * 1024 + 1024
 # Bytes of each property's value, by identifier (2.2.2.2); -1: text or binary, -2: two
 # texts, -3: a variable byte integer.
 _PROPERTIES = {
@@ -45,7 +49,7 @@ class Message:
     """A received message: `topic`, `payload`, and its `properties` by identifier.
 
     The payload is a view of the client's one receive buffer: it is valid until the handler
-    returns.
+    returns. It is None where the message did not fit.
     """
 
     RESPONSE_TOPIC = 0x08
@@ -114,7 +118,7 @@ class Client:
     Args:
         client_id: unique on the broker.
         on_message: called with each :class:`Message`; it must not block.
-        buffer: bytearray for one received packet: its size is the largest that is accepted.
+        buffer: bytearray for one received packet; of a larger message no payload is kept.
         keepalive_s: seconds between pings.
         session_expiry_s: how long the broker keeps the session.
     """
@@ -172,13 +176,13 @@ class Client:
         if credentials:
             flags |= 0xC0
         body = _text("MQTT") + bytes([5, flags]) + struct.pack(">H", self._keepalive)
-        properties = struct.pack(">BIBHBI", 0x11, self._expiry, 0x21, 8, 0x27, self._max)
+        properties = struct.pack(">BIBHBI", 0x11, self._expiry, 0x21, 8, 0x27, MAX_PACKET)
         body += _length(len(properties)) + properties + _text(self._id)
         body += b"\0" + _text(will[0]) + _text(will[1])
         if credentials:
             body += _text(credentials[0]) + _text(credentials[1])
         await self._send(0x10, body)
-        kind, data = await self._packet()
+        kind, data, _ = await self._packet()
         scan = _Scan(data)
         scan.take(1)
         code = scan.number(1)
@@ -204,10 +208,12 @@ class Client:
             got = await self._reader.readinto(self._buffer[at:count])
             if not got:
                 raise EOFError()
+            self._heard = True
             at += got
         return self._buffer[:count]
 
     async def _packet(self):
+        """The first byte, what fits of the rest, and how many bytes of it are still to come."""
         head = (await self._reader.readexactly(1))[0]
         size = shift = 0
         while True:
@@ -218,19 +224,20 @@ class Client:
                 break
             if shift > 21:
                 raise Broken("a length is too long")
-        if size > self._max:
+        left = max(0, size - self._max)
+        if left and (head & 0xF0 != 0x30 or size > MAX_PACKET):
             raise Broken("a packet of %d bytes, at most %d fit" % (size, self._max))
-        return head, await self._fill(size)
+        return head, await self._fill(size - left), left
 
     async def _receive(self):
         reason = "the broker closed the connection"
         try:
             while True:
-                head, data = await self._packet()
+                head, data, left = await self._packet()
                 self._heard = True
                 kind = head & 0xF0
                 if kind == 0x30:
-                    await self._message(head, data)
+                    await self._message(head, data, left)
                 elif kind in (0x40, 0x90):
                     scan = _Scan(data)
                     number = scan.number(2)
@@ -252,7 +259,7 @@ class Client:
             pass
         self._close(reason)
 
-    async def _message(self, head, data):
+    async def _message(self, head, data, left):
         scan = _Scan(data)
         try:
             topic = bytes(scan.take(scan.number(2))).decode()
@@ -260,9 +267,17 @@ class Client:
             raise Broken("a topic is not UTF-8")
         quality = (head >> 1) & 3
         number = scan.number(2) if quality else 0
-        properties = scan.properties()
         try:
-            self._on_message(Message(topic, data[scan.at :], properties, bool(head & 1)))
+            properties = scan.properties()
+        except Broken:
+            if not left:
+                raise
+            properties = {}  # they do not fit either
+        payload = None if left else data[scan.at :]
+        while left:
+            left -= len(await self._fill(min(left, self._max)))
+        try:
+            self._on_message(Message(topic, payload, properties, bool(head & 1)))
         except (ValueError, MemoryError) as error:
             # One message that cannot be handled must not cost the connection.
             print("message dropped:", repr(error))
@@ -270,9 +285,12 @@ class Client:
             await self._send(0x40, struct.pack(">H", number))
 
     async def _pings(self):
+        # Twice in the time of the keep-alive: a broker that is silent for all of it is gone.
         try:
             while True:
-                await asyncio.sleep(self._keepalive)
+                await asyncio.sleep_ms(self._keepalive * 500)
+                if not self._heard:
+                    await asyncio.sleep_ms(50)  # what came while the device was busy is read
                 if not self._heard:
                     self._close("the broker is silent")
                     return

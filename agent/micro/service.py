@@ -23,13 +23,15 @@ class Request:
     """A parsed request with the way to its answer."""
 
     def __init__(self, op, message, topic, device):
+        self.fits = message.payload is not None
         try:
-            self.body = json.loads(message.payload)
+            self.body = json.loads(message.payload) if self.fits else {}
         except ValueError:
             raise Refused("bad-message", "the request is not JSON")
         except MemoryError:
             gc.collect()
-            raise Refused("too-large", "the request does not fit into memory")
+            self.fits = False
+            self.body = {}
         if not isinstance(self.body, dict):
             raise Refused("bad-message", "the request is not a JSON object")
         self.op = op
@@ -112,6 +114,10 @@ class Service:
             request = Request(op, message, device.topic, device.name)
         except Refused:
             return None  # nobody to answer to
+        if not request.fits:
+            text = "the request does not fit: send at most %d bytes of text, as UTF-8 without escapes"
+            error = {"code": "too-large", "message": text % MAX_TEXT_BYTES}
+            return request, request.payload(error=error)
         if op == "cancel":
             hit = False
             for other in self._queue + [self._running]:

@@ -51,7 +51,7 @@ def document(config: AgentConfig, wifi: tuple[str, str] | None = None) -> dict[s
         InputError: ``wrong-board``; the board does not run MicroPython.
     """
     board = boards.load(config.board)
-    if "micropython" not in board.runtimes:
+    if board.kind != "micropython":
         raise InputError("wrong-board", f"{board.name} does not run MicroPython")
     mqtt: dict[str, Any] = {
         "host": config.mqtt.host,

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from contracts import board as boards
 from contracts.bundle import Bundle
@@ -96,7 +98,15 @@ def flash_board(
 ) -> None:
     """Copies a device's files to its board with mpremote and restarts it."""
     with reported(as_json):
-        flash(folder, port)
+        with Progress(console=Console(stderr=True), disable=as_json, transient=True) as bar:
+            task = bar.add_task("connects", total=None)
+            flash(
+                folder,
+                port,
+                progress=lambda name, done, total: bar.update(
+                    task, description=name or "restarted", completed=done, total=total
+                ),
+            )
         if as_json:
             emit_json({"folder": str(folder), "port": port})
             return

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from contracts.board import load as load_board
+from contracts.board import load_for_agent
 from contracts.config import MqttConfig
 from contracts.errors import InputError
 from fleet.boards.folder import load_config, write_folder
@@ -100,7 +101,7 @@ def enroll(
             replace=replace,
         )
         files = None
-        if "micropython" in load_board(board).runtimes:
+        if load_board(board).kind == "micropython":
             files = path.parent / f"{device}-board"
             write_folder(load_config(path), files)
         if as_json:
@@ -125,7 +126,7 @@ def token(
 ) -> None:
     """Makes a one-time token: the device makes its own key and enrols itself with it."""
     with reported(as_json):
-        load_board(board)
+        load_for_agent(board)
         fleet = Fleet.open(folder)
         secret = fleet.open_identity().new_token(
             device, board, labels=_pairs(label or []), groups=group or [], seconds=hours * 3600

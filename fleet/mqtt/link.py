@@ -74,19 +74,33 @@ class Link:
         self._client.loop_stop()
 
     def publish(
-        self, topic: str, payload: bytes, *, retain: bool = False, expiry_s: float | None = None
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        expiry_s: float | None = None,
+        correlation: str | None = None,
     ) -> paho.MQTTMessageInfo:
         """Publishes at QoS 1.
+
+        Args:
+            topic: where to.
+            payload: at most what the protocol allows.
+            retain: the broker keeps it.
+            expiry_s: after which the broker drops it.
+            correlation: a request's id, for a device that cannot read the request itself.
 
         Raises:
             UnavailableError: ``broker-unreachable``; not connected.
         """
         if not self.connected.is_set():
             raise UnavailableError("broker-unreachable", "the MQTT broker cannot be reached now")
-        properties = None
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if expiry_s is not None:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = max(1, round(expiry_s))
+        if correlation is not None:
+            properties.CorrelationData = correlation.encode()
         return self._client.publish(topic, payload, 1, retain, properties)
 
     def _on_connect(

@@ -103,7 +103,12 @@ class Asker:
                         _failed(query_id, device, "device-offline", "is offline")
                     )
                     continue
-                self.link.publish(self._topics.request(device, op), payload, expiry_s=timeout_s)
+                self.link.publish(
+                    self._topics.request(device, op),
+                    payload,
+                    expiry_s=timeout_s,
+                    correlation=query_id,
+                )
                 self.asked += 1
                 if index % _BURST == _BURST - 1:
                     await asyncio.sleep(0)

@@ -70,7 +70,8 @@ def _bundle_header(manifest: Manifest) -> str:
 
 extern const char *const shoal_labels[SHOAL_LABEL_COUNT];
 
-/* Front end: 0; 1 when the text was longer than the model's window; -1 when it is refused. */
+/* Front end: 0; 1 when the text was longer than the model's window; -1 when it is refused, or the
+ * model cannot be loaded. */
 int shoal_prepare(const char *text, size_t size);
 
 /* Model: 0, or -1 when it cannot run. */
@@ -103,7 +104,8 @@ static const shoal_ngram_config config = {{
 
 int shoal_prepare(const char *text, size_t size)
 {{
-    return shoal_ngram_ids(&config, text, size, shoal_input_0());
+    int32_t *ids = shoal_input_0();
+    return ids == NULL ? -1 : shoal_ngram_ids(&config, text, size, ids);
 }}
 
 int shoal_run(void)
@@ -209,7 +211,8 @@ def _board_header(board: Board) -> str:
 """
 
 
-def _model_data(model: bytes) -> tuple[str, str]:
+def model_data(model: bytes) -> tuple[str, str]:
+    """``model_data.h`` and ``model_data.c``: the model's bytes, for TFLite Micro."""
     header = (
         "#ifndef SHOAL_MODEL_DATA_H\n#define SHOAL_MODEL_DATA_H\n\n#include <stdint.h>\n\n"
         f"#define SHOAL_MODEL_BYTES {len(model)}\n"
@@ -253,7 +256,7 @@ def export(bundle: Bundle, out: Path, *, board: Board | None = None) -> Graph:
         )
     engine = Engine(graph)
     golden_header, golden_source = _golden(_replayed(bundle, model, front), output.count)
-    data_header, data_source = _model_data(model)
+    data_header, data_source = model_data(model)
     arena = manifest.model.arena_bytes
     header = _bundle_header(manifest)
     header = header.replace("{zero}", str(output.zero_point))

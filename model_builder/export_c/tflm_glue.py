@@ -31,13 +31,14 @@ def source(graph: Graph, arena_bytes: int) -> str:
     for name in names:
         if name not in _METHODS:
             raise InputError("unsupported-operator", f"no known resolver method for {name}")
-    adds = "\n".join(
-        f"  if (resolver.{_METHODS[name]}() != kTfLiteOk) return nullptr;" for name in names
-    )
+    adds = "\n".join(f"  if (!Ok(resolver.{_METHODS[name]}())) return nullptr;" for name in names)
     # TFLM also keeps its own records in the arena, which differ by target: a fifth more.
     arena = -(-arena_bytes * 6 // 5 // 16) * 16
     return f"""\
 // Runs model_data.h in TensorFlow Lite Micro. Same functions as model.h: link one of the two.
+#include <cstddef>
+#include <cstdint>
+
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
 #include "tensorflow/lite/schema/schema_generated.h"
@@ -47,21 +48,38 @@ extern "C" {{
 #include "model_data.h"
 }}
 
+// TFLM's classes are in tflite or, in builds of 2026, in tflite::micro: found in either.
+namespace tflite {{
+namespace micro {{}}
+}}  // namespace tflite
+namespace shoal_tflm {{
+using namespace tflite;
+using namespace tflite::micro;
+using Runtime = MicroInterpreter;
+using Operators = MicroMutableOpResolver<{len(names)}>;
+}}  // namespace shoal_tflm
+
 namespace {{
 
 constexpr size_t kArenaBytes = {arena};
 alignas(16) uint8_t arena[kArenaBytes];
 
-tflite::MicroInterpreter* Load() {{
-  static tflite::MicroMutableOpResolver<{len(names)}> resolver;
-{adds}
-  static tflite::MicroInterpreter interpreter(tflite::GetModel(shoal_model_data), resolver,
-                                              arena, kArenaBytes);
-  return interpreter.AllocateTensors() == kTfLiteOk ? &interpreter : nullptr;
+// kTfLiteOk is 0, in whichever namespace.
+template <class Status>
+bool Ok(Status status) {{
+  return static_cast<int>(status) == 0;
 }}
 
-tflite::MicroInterpreter* Interpreter() {{
-  static tflite::MicroInterpreter* loaded = Load();
+shoal_tflm::Runtime* Load() {{
+  static shoal_tflm::Operators resolver;
+{adds}
+  static shoal_tflm::Runtime interpreter(tflite::GetModel(shoal_model_data), resolver, arena,
+                                         kArenaBytes);
+  return Ok(interpreter.AllocateTensors()) ? &interpreter : nullptr;
+}}
+
+shoal_tflm::Runtime* Interpreter() {{
+  static shoal_tflm::Runtime* loaded = Load();
   return loaded;
 }}
 
@@ -71,8 +89,8 @@ extern "C" {{
 
 {_accessors(graph)}
 int shoal_invoke(void) {{
-  tflite::MicroInterpreter* interpreter = Interpreter();
-  return interpreter != nullptr && interpreter->Invoke() == kTfLiteOk ? 0 : -1;
+  shoal_tflm::Runtime* interpreter = Interpreter();
+  return interpreter != nullptr && Ok(interpreter->Invoke()) ? 0 : -1;
 }}
 
 }}  // extern "C"
@@ -86,7 +104,7 @@ def _accessors(graph: Graph) -> str:
             dtype = graph.tensors[index].dtype
             parts.append(
                 f"{dtype}_t* shoal_{kind}_{number}(void) {{\n"
-                f"  tflite::MicroInterpreter* interpreter = Interpreter();\n"
+                f"  shoal_tflm::Runtime* interpreter = Interpreter();\n"
                 f"  return interpreter == nullptr ? nullptr\n"
                 f"      : interpreter->typed_{kind}_tensor<{dtype}_t>({number});\n}}\n"
             )

@@ -127,5 +127,10 @@ def test_both_kinds_of_device_take_one_rollout_over_mutual_tls(tmp_path: Path) -
                 assert classified["bundle"]["manifest_sha256"] == (
                     Bundle.open(TINY).ref.manifest_sha256
                 )
+            # More than a board's packet holds, and no more than the protocol allows.
+            words = ["fleet", "query", "chip", "classify", "é" * 4000, "--json"]
+            long = CliRunner().invoke(app, [*words, "--dir", str(home)])
+            (refused,) = json.loads(long.stdout)["answers"]
+            assert refused["error"]["code"] == "too-large"
             found = devices()["chip"]
             assert found["board"] == "esp32-s3"

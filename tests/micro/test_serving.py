@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import queue
+import socket
+import subprocess
 import threading
+import time
+from typing import Self
 
 import pytest
 
 from contracts.bundle import Bundle
+from contracts.config import MqttConfig
 from contracts.messages import ClassifyRequest, GenerateRequest, SelftestRequest
 from fleet.repository.repository import Repository
 from model_builder.generate_tiny import build, task
 from model_builder.generate_tiny.cell import Cell
 from model_builder.generate_tiny.flatfile import write
-from tests.micro import bundles
+from tests.micro import bundles, device
 from tests.micro.conftest import DATA, Devices
-from tests.micro.controller import Controller
+from tests.micro.controller import Controller, enrol
 from tests.support.broker import mosquitto
+
+
+class Silent:
+    """A broker that accepts each connection, and then says nothing more.
+
+    Attributes:
+        port: where it listens.
+        connects: when each connection was accepted, by the monotonic clock.
+    """
+
+    def __enter__(self) -> Self:
+        self.connects: queue.Queue[float] = queue.Queue()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._kept: list[socket.socket] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in (self._server, *self._kept):
+            one.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # it was closed
+            while True:
+                connection, _ = self._server.accept()
+                self._kept.append(connection)
+                assert connection.recv(4096)[0] == 0x10  # CONNECT
+                connection.sendall(b"\x20\x03\0\0\0")  # CONNACK, accepted, no properties
+                self.connects.put(time.monotonic())
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +151,35 @@ def test_properties_of_mqtt_5_carry_id_reply_topic_and_expiry(controller, chip):
     assert controller.correlations["by-property"] == b"by-property"
 
 
+def test_a_request_that_does_not_fit_is_told_so_and_costs_nothing_else(controller, chip):
+    """Escapes make 2048 bytes of text a packet of 6 KB; the largest packet there may be as well."""
+    text = "é" * 1024
+    assert len(text.encode()) == 2048
+    topic = controller.topics.response("chip", "escaped")
+    body = json.dumps({"text": text}).encode()
+    assert len(body) > 6000
+    controller.send(
+        "chip", "classify", body, CorrelationData=b"escaped", ResponseTopic=topic
+    )  # fmt: skip
+    refused = controller.answer("escaped")
+    assert refused.error.code == "too-large"
+    assert "2048 bytes" in refused.error.message
+    assert controller.correlations["escaped"] == b"escaped"
+    controller.send("chip", "generate", b" " * 262_144, CorrelationData=b"huge")
+    assert controller.answer("huge").error.code == "too-large"
+    # Without the properties nobody knows whom to tell; what is no request is dropped as well.
+    controller.send("chip", "classify", json.dumps({"id": "x", "text": text}).encode())
+    wide = [("k", "v" * 4000)]
+    controller.send("chip", "classify", body, CorrelationData=b"wide", UserProperty=wide)
+    controller.publish(controller.topics.of_device("chip", "desired"), b" " * 9000)
+    # The same text as it is meant to be sent fits, and it was one connection all the time.
+    (answer,) = controller.ask("chip", "classify", ClassifyRequest(text=text))
+    assert answer.classified.bundle == chip.ref
+    assert {"x", "wide"}.isdisjoint(controller.correlations)
+    sessions = [m.session for _, k, m in controller.heard if k == "status"]
+    assert set(sessions) == {1}
+
+
 def test_what_expired_while_it_waited_is_not_answered_late(controller, chip):
     """A request with a deadline of a millisecond waits behind a long one: nobody needs it."""
     long = {"id": "long", "prompt": "t=20.0>", "max_tokens": 8000}
@@ -135,6 +201,35 @@ def test_a_group_is_asked_and_the_device_answers_under_its_own_name(controller, 
     answer = controller.answer("all")
     assert answer.device == "chip"
     assert answer.classified.bundle == chip.ref
+
+
+def test_a_device_leaves_a_broker_that_fell_silent_and_connects_again(tmp_path):
+    """Within one and a half times the keep-alive; a broker that says nothing at all counts too."""
+    keepalive = 5
+    with Silent() as server:
+        config = MqttConfig(host="127.0.0.1", port=server.port)
+        folder = enrol(tmp_path / "chip", "chip", "silent", config, b"{}")
+        settings = json.loads((folder / "shoal.json").read_text())
+        settings["mqtt"]["keepalive_s"] = keepalive
+        (folder / "shoal.json").write_text(json.dumps(settings))
+        process = subprocess.Popen(
+            device.command("device.py", str(folder)), env=device.environment()
+        )
+        try:
+            first = server.connects.get(timeout=20)
+            second = server.connects.get(timeout=20)
+        finally:
+            process.kill()
+            process.wait(10)
+    assert 0.4 * keepalive < second - first < 1.5 * keepalive
+
+
+def test_a_device_that_has_no_memory_to_connect_restarts(tmp_path):
+    """After three times in a row; a connection that was lost for another reason does not count."""
+    config = MqttConfig(host="127.0.0.1", port=1)
+    folder = enrol(tmp_path / "chip", "chip", "starved", config, b"{}")
+    found = device.run("starved.py", str(folder), "memory memory broken memory memory memory")
+    assert found == {"attempts": 6, "resets": 1}
 
 
 def test_a_device_comes_back_after_the_broker_was_away(tmp_path):

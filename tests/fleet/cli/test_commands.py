@@ -52,6 +52,8 @@ def test_enrol_writes_one_file_and_publish_numbers_releases(folder: Path, tmp_pa
     ("arguments", "code", "says"),
     [
         (["enroll", "k", "--board", "toaster"], 2, "unknown-board"),
+        (["enroll", "k", "--board", "nucleo-f446re"], 2, "wrong-board"),
+        (["token", "k", "--board", "nucleo-f446re"], 2, "wrong-board"),
         (["enroll", "a/b", "--board", "raspberry-pi-5"], 2, "bad-name"),
         (["enroll", "k2", "--board", "raspberry-pi-5", "--label", "x"], 2, "bad-label"),
         (["revoke", "nobody"], 2, "no-such-device"),
