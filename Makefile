@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check format bench soak test-tools clean
+.PHONY: install demo test test-arm check format bench soak test-tools clean
 
 install: $(STAMP)
 
@@ -41,6 +41,10 @@ test-tools:
 test: $(STAMP) test-tools .venv-tflite
 	$(BIN)/python -m pytest
 
+# The agent on 64- and 32-bit ARM: Debian roots in .arm, under user-mode emulation. Needs root.
+test-arm: $(STAMP)
+	$(BIN)/python -m tests.arm.check
+
 bench: $(STAMP)
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --quick || exit 1; done
 
@@ -48,4 +52,4 @@ soak: $(STAMP) test-tools
 	$(BIN)/python -m pytest -m soak -s
 
 clean:
-	rm -rf .venv .venv-tflite .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf .venv .venv-tflite .arm .pytest_cache .mypy_cache .ruff_cache build dist

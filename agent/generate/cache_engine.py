@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from agent.runtime import processor
 from contracts.errors import RefusedError, UnavailableError
 
 Floats = npt.NDArray[np.float32]
@@ -52,8 +53,9 @@ def open_engine(
 
     Args:
         path: the file, checked against its manifest.
-        runtime: ``litert``, ``litert-interpreter`` (the classic interpreter), or
-            ``tflite-runtime``; None: the best one that is installed and in `wanted`.
+        runtime: ``litert`` (the classic interpreter where the processor is too old for the
+            other), ``litert-interpreter`` (the classic interpreter), or ``tflite-runtime``;
+            None: the best one that is installed and in `wanted`.
         wanted: the manifest's runtimes.
         threads: of inference.
         cache: file for packed weights.
@@ -76,7 +78,7 @@ def open_engine(
             f"it can use here: {', '.join(here) or 'none'}",
         )
     try:
-        if choice == "litert":
+        if choice == "litert" and processor.runs_compiled_model():
             return LiteRtEngine(path, threads=threads, cache=cache)
         return InterpreterEngine(path, modules[choice.removesuffix("-interpreter")], threads)
     except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from agent.runtime import processor
 from contracts.errors import RefusedError, UnavailableError
 
 Tensor = np.ndarray
@@ -44,15 +44,12 @@ class Runtime(Protocol):
         """Frees the model."""
 
 
-_MODULES: Final = {
-    "litert": ("ai_edge_litert", "agent.runtime.litert", "LiteRt"),
-    "tflite-runtime": ("tflite_runtime", "agent.runtime.tflite", "TfliteRuntime"),
-}
+_PACKAGES: Final = {"litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 
 
 def available() -> list[str]:
     """The runtimes that are installed here, best first."""
-    return [name for name, row in _MODULES.items() if importlib.util.find_spec(row[0])]
+    return [name for name, package in _PACKAGES.items() if importlib.util.find_spec(package)]
 
 
 def installed_version(name: str) -> str:
@@ -61,7 +58,7 @@ def installed_version(name: str) -> str:
     It is read off the name of the package's metadata folder: importing ``importlib.metadata``
     would cost an idle agent two megabytes.
     """
-    spec = importlib.util.find_spec(_MODULES[name][0])
+    spec = importlib.util.find_spec(_PACKAGES[name])
     for folder in (spec.submodule_search_locations if spec else None) or ():
         package = Path(folder)
         for found in package.parent.glob(f"{package.name}-*.dist-info"):
@@ -98,10 +95,14 @@ def open_model(
             f"the model needs {runtime or ' or '.join(wanted) or 'a runtime'}; "
             f"installed: {', '.join(available()) or 'none'}",
         )
-    _, module, attribute = _MODULES[name]
-    factory = getattr(importlib.import_module(module), attribute)
     try:
-        return factory(path, threads=threads, cache=cache)  # type: ignore[no-any-return]
+        if name == "litert" and processor.runs_compiled_model():
+            from agent.runtime.litert import LiteRt
+
+            return LiteRt(path, threads=threads, cache=cache)
+        from agent.runtime.tflite import TfliteRuntime
+
+        return TfliteRuntime(path, threads=threads, cache=cache, name=name)
     except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
         raise RefusedError(
             "model-failed", f"{name} cannot load {path.name}: {str(error)[:500]}"

@@ -1,32 +1,43 @@
-"""tflite-runtime 2.14: the classic interpreter, for 32-bit boards."""
+"""The classic interpreter of tflite-runtime 2.14, or of ai-edge-litert.
+
+The first is for 32-bit boards, the second for old 64-bit ones: :mod:`agent.runtime.processor`.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
-from tflite_runtime.interpreter import Interpreter
 
 from agent.runtime.engine import Tensor
 from contracts.errors import RefusedError
 
+_MODULES: Final = {
+    "litert": "ai_edge_litert.interpreter",
+    "tflite-runtime": "tflite_runtime.interpreter",
+}
+
 
 class TfliteRuntime:
-    """A model in tflite-runtime.
+    """A model in the classic interpreter.
 
     Args:
         path: of the model file.
+        name: whose: ``litert`` or ``tflite-runtime``, as in a manifest.
         threads: of inference.
         cache: not used; the classic interpreter has none.
     """
 
-    name = "tflite-runtime"
-
-    def __init__(self, path: Path, *, threads: int, cache: Path | None) -> None:
+    def __init__(
+        self, path: Path, *, threads: int, cache: Path | None, name: str = "tflite-runtime"
+    ) -> None:
         del cache
-        self._interpreter: Any = Interpreter(model_path=str(path), num_threads=threads)
+        self.name = name
+        module = importlib.import_module(_MODULES[name])
+        self._interpreter: Any = module.Interpreter(model_path=str(path), num_threads=threads)
         self.signatures: list[str] = list(self._interpreter.get_signature_list())
         if not self.signatures:
             raise ValueError("the model has no signature")
@@ -50,7 +61,7 @@ class TfliteRuntime:
                     )
             return {key: np.array(value) for key, value in runner(**inputs).items()}
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise RefusedError("model-failed", f"tflite-runtime: {str(error)[:500]}") from None
+            raise RefusedError("model-failed", f"{self.name}: {str(error)[:500]}") from None
 
     def close(self) -> None:
         """Frees the interpreter."""

@@ -26,7 +26,7 @@ getent group video >/dev/null 2>&1 && usermod --append --groups video shoal
 
 [ -x /opt/shoal/bin/python ] || "$python" -m venv /opt/shoal
 extra=()
-# 32-bit ARM: numpy, psutil, pyyaml and msgspec come ready-made from piwheels.
+# 32-bit ARM: numpy, pyyaml, psutil, msgspec, zstandard and cffi come ready-made from piwheels.
 [ "$(uname -m)" = armv7l ] && extra=(--extra-index-url "${PIWHEELS:?set PIWHEELS to the index of ready-made 32-bit ARM wheels}")
 /opt/shoal/bin/pip install --quiet --disable-pip-version-check --upgrade "${extra[@]}" "$package"
 

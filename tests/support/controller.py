@@ -238,6 +238,7 @@ class AgentProcess:
         self.log = folder / "agent.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.environment: dict[str, str] = {}
+        self.command = [sys.executable, "-m", "agent", "run", "--config", str(self.path)]
 
     def __enter__(self) -> Self:
         self.start()
@@ -250,7 +251,7 @@ class AgentProcess:
         """Starts the program."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agent", "run", "--config", str(self.path)],
+                self.command,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.environment},
