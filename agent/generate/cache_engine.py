@@ -1,7 +1,8 @@
 """Runs a decoder's signatures with the key/value cache in host memory.
 
-`LiteRtEngine` reads and writes the runtime's own buffers in place: nothing but the new slices
-of a step is copied. `InterpreterEngine` does the same job with the classic interpreter
+:class:`agent.generate.litert_engine.LiteRtEngine` and `BindingEngine` read and write the
+runtime's own buffers in place: nothing but the new slices of a step is copied. The former holds
+no more signatures than it runs. `InterpreterEngine` does the same job with the classic interpreter
 (ai-edge-litert's or tflite-runtime's), which copies the cache on every call.
 """
 
@@ -32,8 +33,15 @@ class CacheEngine(Protocol):
     def name(self) -> str:
         """``litert`` or ``tflite-runtime``, as in a manifest."""
 
-    def open_cache(self, context: int) -> tuple[list[Floats], list[Floats]]:
-        """Keys and values, an array ``[kv_heads, context, head_size]`` a layer; frees others."""
+    def open_cache(
+        self, context: int, signatures: Sequence[str]
+    ) -> tuple[list[Floats], list[Floats]]:
+        """Keys and values, an array ``[kv_heads, context, head_size]`` a layer; frees others.
+
+        Args:
+            context: positions.
+            signatures: that may be run until the next call, ``decode_{context}`` among them.
+        """
 
     def inputs(self, signature: str) -> dict[str, Floats]:
         """The small inputs of a signature, to be filled in place before a run."""
@@ -77,12 +85,23 @@ def open_engine(
         )
     try:
         if choice == "litert":
-            return LiteRtEngine(path, threads=threads, cache=cache)
+            return _litert(path, threads, cache)
         return InterpreterEngine(path, modules[choice.removesuffix("-interpreter")], threads)
     except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
         raise RefusedError(
             "model-failed", f"{choice} cannot load {path.name}: {str(error)[:500]}"
         ) from None
+
+
+def _litert(path: Path, threads: int, cache: Path | None) -> CacheEngine:
+    import ai_edge_litert
+
+    from agent.generate.litert_engine import LiteRtEngine
+    from agent.generate.litert_library import Library
+
+    if Library.supports(ai_edge_litert.__version__):
+        return LiteRtEngine(path, threads=threads, cache=cache)
+    return BindingEngine(path, threads=threads, cache=cache)
 
 
 class _HostView:
@@ -126,8 +145,8 @@ class _Bound:
         self.outputs: dict[str, Floats] = {}
 
 
-class LiteRtEngine:
-    """``CompiledModel`` of ai-edge-litert."""
+class BindingEngine:
+    """``CompiledModel`` of ai-edge-litert's Python binding, for releases of another C API."""
 
     name = "litert"
 
@@ -136,7 +155,7 @@ class LiteRtEngine:
         from ai_edge_litert.compiled_model import CompiledModel
         from ai_edge_litert.options import CpuOptions, Options
 
-        from agent.runtime.litert import quiet
+        from agent.runtime.quiet import quiet
 
         cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=str(cache) if cache else "")
         with quiet():
@@ -146,8 +165,11 @@ class LiteRtEngine:
         self._cache: dict[str, tuple[Any, Floats]] = {}
         self._context = 0
 
-    def open_cache(self, context: int) -> tuple[list[Floats], list[Floats]]:
+    def open_cache(
+        self, context: int, signatures: Sequence[str]
+    ) -> tuple[list[Floats], list[Floats]]:
         """As :meth:`CacheEngine.open_cache`."""
+        del signatures  # all are prepared
         if context != self._context:
             self._release()
             signature = f"decode_{context}"
@@ -212,7 +234,7 @@ class LiteRtEngine:
 
     def close(self) -> None:
         """Frees buffers and the model; arrays that it gave out must no longer be used."""
-        from agent.runtime.litert import quiet
+        from agent.runtime.quiet import quiet
 
         self._release()
         with quiet():
@@ -240,8 +262,11 @@ class InterpreterEngine:
             self._runners[signature] = self._interpreter.get_signature_runner(signature)
         return self._runners[signature]
 
-    def open_cache(self, context: int) -> tuple[list[Floats], list[Floats]]:
+    def open_cache(
+        self, context: int, signatures: Sequence[str]
+    ) -> tuple[list[Floats], list[Floats]]:
         """As :meth:`CacheEngine.open_cache`."""
+        del signatures  # all are prepared
         if context != self._context:
             details = self._runner(f"decode_{context}").get_input_details()
             self._cache = {

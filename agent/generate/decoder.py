@@ -114,7 +114,7 @@ class Decoder:
         kept = [(k[:, :used].copy(), v[:, :used].copy()) for k, v in self._pairs()] if used else []
         self._keys, self._values = [], []
         self._context = fitting
-        self._keys, self._values = self._engine.open_cache(self._context)
+        self._keys, self._values = self._engine.open_cache(fitting, self._signatures())
         for (k, v), (old_k, old_v) in zip(self._pairs(), kept, strict=False):
             k[:, :used] = old_k
             v[:, :used] = old_v
@@ -124,14 +124,29 @@ class Decoder:
     def _pairs(self) -> list[tuple[Floats, Floats]]:
         return list(zip(self._keys, self._values, strict=True))
 
+    def load(self) -> None:
+        """Prepares the smallest context, so that a short text does not wait for it."""
+        self._reserve(1)
+
+    def _signatures(self) -> list[str]:
+        """Those that a cache of this size is used with."""
+        facts = self._facts
+        names = [self._name("decode", 1)]
+        names += [self._name("prefill", size) for size in facts.prefill]
+        names += [self._name("score", size) for size in facts.score]
+        if self._context == facts.contexts[0] or not facts.prefill:
+            names += [self._name("prompt", size) for size in facts.prompt]
+        return names
+
+    def _name(self, kind: str, size: int) -> str:
+        if kind == "decode":
+            return f"decode_{self._context}"
+        return f"prompt_{size}" if kind == "prompt" else f"{kind}_{size}_{self._context}"
+
     def _run(self, kind: str, size: int, ids: list[int]) -> dict[str, Floats]:
         """Runs a signature for `ids` (at most `size`) at the next positions."""
         start, count = len(self.ids), len(ids)
-        name = f"{kind}_{size}_{self._context}"
-        if kind == "decode":
-            name = f"decode_{self._context}"
-        elif kind == "prompt":
-            name = f"prompt_{size}"
+        name = self._name(kind, size)
         inputs = self._engine.inputs(name)
         inputs["x"][:count] = self._embedding.rows(ids)
         inputs["x"][count:] = 0
@@ -165,7 +180,7 @@ class Decoder:
         while rest:
             if checkpoint is not None:
                 checkpoint()
-            kind = "prefill" if self.ids or not self._facts.prompt else "prompt"
+            kind = "prompt" if self._is_prompt(len(rest)) else "prefill"
             sizes = self._facts.prefill if kind == "prefill" else self._facts.prompt
             size = next((t for t in sizes if t >= len(rest)), sizes[-1] if sizes else 1)
             # A few tokens cost less one by one than a run that is mostly padding.
@@ -173,6 +188,18 @@ class Decoder:
                 kind, size = "decode", 1
             self._run(kind, size, rest[:size])
             rest = rest[size:]
+
+    def _is_prompt(self, count: int) -> bool:
+        """Whether a signature without a cache runs this.
+
+        Beginnings of texts; where there are others that can, only short texts, for which alone
+        these are in memory.
+        """
+        facts = self._facts
+        if self.ids or not facts.prompt:
+            return False
+        small = self._context == facts.contexts[0]
+        return not facts.prefill or (small and count <= facts.prompt[-1])
 
     def step(self, token: int) -> Floats:
         """Feeds one token; logits ``[vocabulary]`` of the next, valid until the next step."""

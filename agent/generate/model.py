@@ -108,6 +108,11 @@ class GenerativeModel:
         )
         self.runtime = engine.name
         self.decoder = Decoder(engine, embedding, self.facts)
+        try:
+            self.decoder.load()
+        except BaseException:
+            self.decoder.close()
+            raise
         self.prefixes = PrefixCache()
         self._factory: ConstraintFactory | None = None
 
