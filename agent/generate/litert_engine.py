@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.generate.cache_engine import Floats
+from agent.generate.cache_engine import Array, Floats, is_cache
 from agent.generate.litert_library import Library, Model, Signature, Tensor
 from contracts.errors import RefusedError
 
@@ -66,27 +66,20 @@ class LiteRtEngine:
         self._model = self._whole
         self._bound: dict[str, _Bound] = {}
         self._cache: dict[str, Tensor] = {}
-        self._context = 0
 
     @property
     def loaded(self) -> list[str]:
         """Names of the signatures that are in memory."""
         return list(self._model.signatures) if self._model else []
 
-    def open_cache(
-        self, context: int, signatures: Sequence[str]
-    ) -> tuple[list[Floats], list[Floats]]:
+    def open_cache(self, signatures: Sequence[str]) -> dict[str, Array]:
         """As :meth:`CacheEngine.open_cache`."""
-        if context != self._context:
-            self._release()
-            self._model = self._whole or self._prepare(signatures)
-            for name, kind in self._model.signatures[f"decode_{context}"].inputs.items():
-                if name[:2] in ("k_", "v_"):
-                    self._cache[name] = Tensor(self._library, kind)
-            self._context = context
-        layers = range(len(self._cache) // 2)
-        keys, values = ([self._cache[f"{which}_{i}"].values for i in layers] for which in "kv")
-        return keys, values
+        self._release()
+        self._model = self._whole or self._prepare(signatures)
+        for name, kind in self._model.signatures[signatures[0]].inputs.items():
+            if is_cache(name):
+                self._cache[name] = Tensor(self._library, kind)
+        return {name: tensor.values for name, tensor in self._cache.items()}
 
     def _prepare(self, signatures: Sequence[str]) -> Model:
         try:
@@ -125,7 +118,6 @@ class LiteRtEngine:
         if self._model is not None and self._model is not self._whole:
             self._model.close()
         self._model = None
-        self._context = 0
 
     def close(self) -> None:
         """Frees buffers and models; arrays that it gave out must no longer be used."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -37,10 +38,12 @@ def engine_of(model: GenerativeModel) -> object:
     return model.decoder._engine
 
 
+@pytest.mark.parametrize("kind", ["bundle_path", "float_bundle_path"])
 def test_all_engines_agree(
-    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """C API with packed weights on disk and without, Python binding, classic interpreter."""
+    bundle_path = request.getfixturevalue(kind)
     found = [
         logits(bundle_path, Options(cache=tmp_path / "weights")),
         logits(bundle_path, Options(cache=tmp_path / "weights")),  # written, now read
@@ -51,6 +54,46 @@ def test_all_engines_agree(
     found.append(logits(bundle_path, Options(cache=tmp_path / "binding")))
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=1e-3, atol=1e-3)
+
+
+def test_a_compact_cache_computes_nearly_the_same(
+    bundle_path: Path, float_bundle_path: Path
+) -> None:
+    """Rounding keys and values to int8 moves the logits by little."""
+    floats = logits(float_bundle_path, Options())
+    difference = np.abs(logits(bundle_path, Options()) - floats).max()
+    assert 0 < difference < 0.05 * np.ptp(floats)
+
+
+@pytest.mark.parametrize("kind", ["bundle_path", "float_bundle_path"])
+def test_a_snapshot_goes_on_where_it_was_taken(kind: str, request: pytest.FixtureRequest) -> None:
+    """In either kind of cache, also from a prefix of the snapshot."""
+    model = GenerativeModel(Bundle.open(request.getfixturevalue(kind)))
+    decoder = model.decoder
+    decoder.prefill(IDS[:20])
+    snapshot = decoder.snapshot(20)
+    assert snapshot.nbytes == decoder.bytes_of(20)
+    expected = decoder.step(IDS[20]).copy()
+    decoder.truncate(0)
+    decoder.prefill(IDS[5:15])
+    decoder.restore(snapshot, 20)
+    near = 0.05 * np.ptp(expected)
+    assert np.abs(decoder.step(IDS[20]) - expected).max() < near
+    decoder.restore(snapshot, 12)
+    for token in IDS[12:20]:
+        decoder.step(token)
+    assert np.abs(decoder.step(IDS[20]) - expected).max() < near
+    model.close()
+
+
+def test_an_agent_that_knows_only_float_caches_refuses_a_compact_one(bundle_path: Path) -> None:
+    """It looks for signatures that are not there, and leaves a field that it does not know."""
+    manifest = Bundle.open(bundle_path).manifest
+    assert manifest.generator is not None
+    older = msgspec.structs.replace(manifest.generator, cache="float32")
+    named = {spec.name for spec in manifest.model.signatures}
+    assert older.signature("decode", 1, 32) not in named
+    assert manifest.generator.signature("decode", 1, 32) in named
 
 
 def test_an_unknown_release_is_run_through_its_binding(
@@ -68,9 +111,9 @@ def test_only_the_signatures_of_one_context_are_loaded(bundle_path: Path, tmp_pa
     model = GenerativeModel(Bundle.open(bundle_path), Options(cache=tmp_path / "weights"))
     engine = engine_of(model)
     assert isinstance(engine, LiteRtEngine)
-    assert sorted(engine.loaded) == ["decode_32", "prefill_8_32", "prompt_8"]
+    assert sorted(engine.loaded) == ["decode8_32", "prefill8_8_32", "prompt_8"]
     model.decoder.prefill(IDS + IDS[:10])
-    assert sorted(engine.loaded) == ["decode_64", "prefill_8_64"]
+    assert sorted(engine.loaded) == ["decode8_64", "prefill8_8_64"]
     model.close()
 
 
@@ -79,19 +122,19 @@ def test_a_view_is_a_whole_model_of_its_signatures(bundle_path: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
     path = bundle_path / "model.tflite"
-    view = view_signatures(path, ["prefill_8_64", "decode_32"])
+    view = view_signatures(path, ["prefill8_8_64", "decode8_32"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = Interpreter(model_content=bytes(view)).get_signature_list()
-    assert sorted(found) == ["decode_32", "prefill_8_64"]
-    assert "k_0" in found["decode_32"]["inputs"]
+    assert sorted(found) == ["decode8_32", "prefill8_8_64"]
+    assert "k_0" in found["decode8_32"]["inputs"]
 
 
 def test_a_view_leaves_the_file_as_it_is(bundle_path: Path) -> None:
     """Only the process's own pages change."""
     path = bundle_path / "model.tflite"
     before = path.read_bytes()
-    view = view_signatures(path, ["decode_64"])
+    view = view_signatures(path, ["decode8_64"])
     assert bytes(view) != before
     assert path.read_bytes() == before
 
