@@ -46,7 +46,7 @@ class CacheEngine(Protocol):
         """The small inputs of a signature, to be filled in place before a run."""
 
     def run(self, signature: str) -> dict[str, Floats]:
-        """Runs a signature; the outputs hold until its next run."""
+        """Runs a signature; the outputs hold until the next run of any."""
 
     def close(self) -> None:
         """Frees the model and its buffers."""

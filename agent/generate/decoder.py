@@ -199,7 +199,7 @@ class Decoder:
         return not facts.prefill or (small and count <= facts.prompt[-1])
 
     def step(self, token: int) -> Floats:
-        """Feeds one token; logits ``[vocabulary]`` of the next, valid until the next step."""
+        """Feeds one token; logits ``[vocabulary]`` of the next, valid until the next run."""
         self._reserve(len(self.ids) + 1, shrink=not self.ids)
         logits: Floats = self._run("decode", 1, [token])["logits"][0]
         return logits

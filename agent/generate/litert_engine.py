@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.generate.cache_engine import Array, Floats, is_cache
-from agent.generate.litert_library import Library, Model, Signature, Tensor
+from agent.generate.litert_library import Library, Memory, Model, Signature, Tensor
 from contracts.errors import RefusedError
 
 
 class _Bound:
     """A signature and its tensors; those of the cache belong to the engine."""
 
-    def __init__(self, signature: Signature, cache: dict[str, Tensor]) -> None:
+    def __init__(self, signature: Signature, cache: dict[str, Tensor], scratch: Memory) -> None:
         library = signature.model.library
         self.signature = signature
         self.own: list[Tensor] = []
@@ -29,8 +29,9 @@ class _Bound:
                 tensor = Tensor(library, kind)
                 self.own.append(tensor)
             self.input_tensors[name] = tensor
+        scratch.reuse()
         for name, kind in signature.outputs.items():
-            self.output_tensors[name] = Tensor(library, kind)
+            self.output_tensors[name] = Tensor(library, kind, scratch)
             self.own.append(self.output_tensors[name])
         self.inputs = {n: t.values for n, t in self.input_tensors.items() if n not in cache}
         self.outputs = {n: t.values for n, t in self.output_tensors.items()}
@@ -66,6 +67,8 @@ class LiteRtEngine:
         self._model = self._whole
         self._bound: dict[str, _Bound] = {}
         self._cache: dict[str, Tensor] = {}
+        # Outputs of all signatures lie here: they hold until the next run only.
+        self._scratch: Memory | None = None
 
     @property
     def loaded(self) -> list[str]:
@@ -76,9 +79,13 @@ class LiteRtEngine:
         """As :meth:`CacheEngine.open_cache`."""
         self._release()
         self._model = self._whole or self._prepare(signatures)
-        for name, kind in self._model.signatures[signatures[0]].inputs.items():
-            if is_cache(name):
-                self._cache[name] = Tensor(self._library, kind)
+        outputs = [self._model.signatures[name].outputs.values() for name in signatures]
+        self._scratch = Memory(max(map(Memory.needed, outputs)))
+        inputs = self._model.signatures[signatures[0]].inputs
+        kinds = {name: kind for name, kind in inputs.items() if is_cache(name)}
+        memory = Memory(Memory.needed(kinds.values()))
+        for name, kind in kinds.items():
+            self._cache[name] = Tensor(self._library, kind, memory)
         return {name: tensor.values for name, tensor in self._cache.items()}
 
     def _prepare(self, signatures: Sequence[str]) -> Model:
@@ -92,7 +99,8 @@ class LiteRtEngine:
     def _bind(self, name: str) -> _Bound:
         if name not in self._bound:
             assert self._model is not None, "a cache must be open"
-            self._bound[name] = _Bound(self._model.signatures[name], self._cache)
+            assert self._scratch is not None
+            self._bound[name] = _Bound(self._model.signatures[name], self._cache, self._scratch)
         return self._bound[name]
 
     def inputs(self, signature: str) -> dict[str, Floats]:
@@ -115,6 +123,7 @@ class LiteRtEngine:
         for tensor in self._cache.values():
             tensor.close()
         self._cache.clear()
+        self._scratch = None
         if self._model is not None and self._model is not self._whole:
             self._model.close()
         self._model = None

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import mmap
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,29 +54,68 @@ class _TensorType(ctypes.Structure):
     _fields_ = (("element", ctypes.c_int32), ("layout", _Layout))
 
 
+class Memory:
+    """Room for some tensors at a time, zero at first.
+
+    Args:
+        size: bytes, as :meth:`needed` counts them.
+    """
+
+    def __init__(self, size: int) -> None:
+        # Pages of zeros that the system makes when they are first used.
+        self._bytes = np.zeros(size + _ALIGNMENT + _OVERREAD, np.uint8)
+        self._first = -self._bytes.ctypes.data % _ALIGNMENT
+        self._taken = self._first
+
+    @staticmethod
+    def needed(kinds: Iterable[_TensorType]) -> int:
+        """Bytes that tensors of these types take."""
+        return sum(_aligned(_size_of(kind)) for kind in kinds)
+
+    def take(self, kind: _TensorType) -> Array:
+        """The next tensor's values."""
+        size = _size_of(kind)
+        start = self._taken
+        self._taken += _aligned(size)
+        shape = tuple(kind.layout.dimensions[: kind.layout.rank])
+        return self._bytes[start : start + size].view(_TYPES[kind.element]).reshape(shape)
+
+    def reuse(self) -> None:
+        """Gives the room out again from its beginning."""
+        self._taken = self._first
+
+
+def _size_of(kind: _TensorType) -> int:
+    shape = kind.layout.dimensions[: kind.layout.rank]
+    return int(math.prod(shape)) * _TYPES[kind.element].itemsize
+
+
+def _aligned(size: int) -> int:
+    return size + -size % _ALIGNMENT
+
+
 class Tensor:
     """Memory that LiteRT reads and writes in place.
+
+    Args:
+        library: to use.
+        kind: its type.
+        memory: to take it from; None: its own.
 
     Attributes:
         values: the memory; it must not be used after :meth:`close`.
     """
 
-    def __init__(self, library: Library, kind: _TensorType) -> None:
-        shape = tuple(kind.layout.dimensions[: kind.layout.rank])
-        dtype = _TYPES[kind.element]
-        size = int(np.prod(shape)) * dtype.itemsize
-        # Pages of zeros that the system makes when they are first used: masked positions of a
-        # cache count 0 times their value, which must not be nan.
-        memory = np.zeros(size + _ALIGNMENT + _OVERREAD, np.uint8)
-        skip = -memory.ctypes.data % _ALIGNMENT
-        self.values: Array = memory[skip : skip + size].view(dtype).reshape(shape)
+    def __init__(self, library: Library, kind: _TensorType, memory: Memory | None = None) -> None:
+        memory = memory or Memory(Memory.needed([kind]))
+        self.values = memory.take(kind)
         self._library = library
         self.handle = ctypes.c_void_p()
         library.call(
             "LiteRtCreateTensorBufferFromHostMemory",
             ctypes.byref(kind),
             ctypes.c_void_p(self.values.ctypes.data),
-            ctypes.c_size_t(size),
+            ctypes.c_size_t(self.values.nbytes),
             None,
             ctypes.byref(self.handle),
         )

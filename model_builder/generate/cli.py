@@ -29,7 +29,7 @@ def import_command(
     contexts: Annotated[
         str, typer.Option(help="context sizes, ascending; the cache grows between them")
     ] = "128,256,512",
-    prompt: Annotated[str, typer.Option(help="tokens of the signatures for a new text")] = "32",
+    prompt: Annotated[str, typer.Option(help="tokens of the signatures for a new text")] = "32,128",
     prefill: Annotated[
         str, typer.Option(help="tokens of the signatures that go on with a text")
     ] = "64",

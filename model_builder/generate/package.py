@@ -28,6 +28,7 @@ from model_builder.generate.decoder_graph import DecoderModel
 from model_builder.generate.measure import peak_rss
 from model_builder.generate.quantize import QuantizedDecoder
 from model_builder.generate.runner import Runner
+from model_builder.generate.tokenizer import slim
 
 MODEL_FILE = "model.tflite"
 EMBEDDING_FILE = "embedding.bin"
@@ -50,7 +51,7 @@ class Layout(msgspec.Struct, frozen=True):
     """
 
     contexts: list[int] = msgspec.field(default_factory=lambda: [128, 256, 512])
-    prompt: list[int] = msgspec.field(default_factory=lambda: [32])
+    prompt: list[int] = msgspec.field(default_factory=lambda: [32, 128])
     prefill: list[int] = msgspec.field(default_factory=lambda: [64])
     score: list[int] = []
     cache: Literal["float32", "int8"] = "int8"
@@ -142,7 +143,7 @@ def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
     files = {
         MODEL_FILE: model,
         EMBEDDING_FILE: embedding_bytes(parts.decoder),
-        TOKENIZER_FILE: parts.tokenizer_json.encode(),
+        TOKENIZER_FILE: slim(parts.tokenizer_json).encode(),
         GOLDEN_FILE: codec.encode(vectors),
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
