@@ -2,7 +2,7 @@
 
 LiteRT prepares every signature of a file when it loads it, megabytes each, whether or not it
 is ever run. The view is a private map of the file in which the two lists of signatures and
-subgraphs are shortened: a page or two become the process's own, the rest stays the file's.
+subgraphs are shortened: a few pages become the process's own, the rest stays the file's.
 
 Layout: FlatBuffers, https://flatbuffers.dev/internals/; schema: TensorFlow Lite, version 3.
 """
