@@ -116,7 +116,13 @@ class Decoder:
         kept = self._cache.copy(used) if self._cache and used else []
         self._cache = None
         self._context = fitting
-        self._cache = KvCache(self._engine.open_cache(self._signatures()), self._facts)
+        try:
+            self._cache = KvCache(self._engine.open_cache(self._signatures()), self._facts)
+        except BaseException:
+            # The engine freed what was there: the next text begins anew.
+            self._context = 0
+            self.ids = []
+            raise
         if kept:
             self._cache.restore(kept, used)
         del kept
@@ -223,10 +229,17 @@ class Decoder:
         """Keys and values of the first `count` tokens, to :meth:`restore` them later."""
         return Snapshot(self.ids[:count], self._filled().kept(count))
 
-    def restore(self, snapshot: Snapshot, count: int) -> None:
-        """Makes the cache that of the first `count` tokens of a snapshot."""
+    def restore(self, snapshot: Snapshot, count: int, *, room: int = 0) -> None:
+        """Makes the cache that of the first `count` tokens of a snapshot.
+
+        Args:
+            snapshot: of this model.
+            count: tokens.
+            room: tokens in all that are known to follow at once, so that the cache has the
+                right size from the beginning.
+        """
         self.ids = []
-        self._reserve(count, shrink=True)
+        self._reserve(max(count, room), shrink=True)
         self._filled().restore(snapshot.state, count)
         self.ids = snapshot.ids[:count]
 

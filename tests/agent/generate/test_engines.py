@@ -117,6 +117,28 @@ def test_only_the_signatures_of_one_context_are_loaded(bundle_path: Path, tmp_pa
     model.close()
 
 
+def test_a_model_answers_again_after_its_cache_could_not_grow(
+    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed preparation ends one text, not the model."""
+    model = GenerativeModel(Bundle.open(bundle_path), Options(cache=tmp_path / "weights"))
+    decoder = model.decoder
+    decoder.prefill(IDS[:20])
+    expected = decoder.step(IDS[20]).copy()
+    with monkeypatch.context() as patch:
+
+        def fail(*arguments: object) -> None:
+            raise RuntimeError("no memory")
+
+        patch.setattr("agent.generate.litert_engine.Model", fail)
+        with pytest.raises(RefusedError, match="no memory"):
+            decoder.prefill(IDS)
+    assert decoder.ids == []
+    decoder.prefill(IDS[:20])
+    np.testing.assert_allclose(decoder.step(IDS[20]), expected, rtol=1e-3, atol=1e-3)
+    model.close()
+
+
 def test_a_view_is_a_whole_model_of_its_signatures(bundle_path: Path) -> None:
     """Any reader of the format finds the chosen signatures, and only them."""
     from ai_edge_litert.interpreter import Interpreter
