@@ -54,7 +54,7 @@ class Shoal:
     """The bundle, through the agent's own decoder."""
 
     def __init__(self, path: str, threads: int, cache: str) -> None:
-        import ai_edge_litert.compiled_model  # noqa: F401 - not a part of the load
+        import ai_edge_litert  # noqa: F401 - not a part of the load
         import tokenizers  # noqa: F401
 
         from agent.generate.model import GenerativeModel

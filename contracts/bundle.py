@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -181,6 +180,8 @@ class Bundle:
 
 
 def _read_member(path: Path, name: str, cap: int) -> bytes:
+    import zipfile  # 1 MB that a program with an unpacked bundle does without
+
     try:
         with zipfile.ZipFile(path) as archive:
             info = archive.getinfo(name)
@@ -213,6 +214,8 @@ def pack(folder: Path, target: Path) -> None:
     Raises:
         InputError: the folder is not a whole bundle.
     """
+    import zipfile
+
     bundle = Bundle.open(folder)
     bundle.verify()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ import threading
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
 from contracts import limits
 from contracts.errors import InputError
@@ -100,6 +99,8 @@ def load_yaml(text: bytes | str, *, what: str) -> Any:
     Raises:
         InputError: ``bad-message`` with what is wrong where.
     """
+    import yaml  # 1 MB that a program without YAML files does without
+
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeError, RecursionError) as error:

@@ -119,13 +119,19 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a generative model is run; see ``docs/generation.md``.
 
     The model file has the signatures ``decode_{C}``, ``prefill_{T}_{C}`` and ``score_{T}_{C}``
-    for each context size C, and ``prompt_{T}`` for an empty cache. Keys and values are float32
-    ``[kv_heads, C, head_size]`` a layer, kept by the host; signatures give the new slices alone.
+    for each context size C, and ``prompt_{T}`` for an empty cache. Keys and values are
+    ``[kv_heads, C, head_size]`` a layer, kept by the host; signatures give the new slices alone,
+    in float32.
+
+    With an int8 cache the first three are ``decode8_{C}`` and so on, so that an agent that does
+    not know it refuses the bundle. Each vector of ``head_size`` then has a scale, its largest
+    magnitude / 127, in float32: ``k_scale_{i}`` and ``v_scale_{i}`` ``[kv_heads, C, 1]``.
 
     Attributes:
         vocabulary, width, layers, kv_heads, head_size: the decoder's shape.
         rope_base: of the rotary position embedding, which the host computes.
         contexts: context sizes, ascending; the cache grows from one to the next.
+        cache: how the host keeps keys and values.
         prompt: token counts T of the signatures for an empty cache, ascending.
         prefill: token counts T of the prefill signatures, ascending.
         score: token counts T of the signatures with logits for every token.
@@ -147,6 +153,7 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
         msgspec.Meta(min_length=1, max_length=16),
     ]
     embedding: Name
+    cache: Literal["float32", "int8"] = "float32"
     prompt: Annotated[
         list[Annotated[int, msgspec.Meta(ge=2, le=4096)]], msgspec.Meta(max_length=8)
     ] = []
@@ -159,6 +166,15 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_prefix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     prompt_suffix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     grammar: Annotated[str, msgspec.Meta(max_length=64 * 1024)] | None = None
+
+    def signature(
+        self, kind: Literal["decode", "prefill", "prompt", "score"], tokens: int, context: int
+    ) -> str:
+        """The name of a signature."""
+        if kind == "prompt":
+            return f"prompt_{tokens}"
+        kept = "8" if self.cache == "int8" else ""
+        return f"{kind}{kept}_{context}" if kind == "decode" else f"{kind}{kept}_{tokens}_{context}"
 
 
 class Golden(msgspec.Struct, frozen=True):

@@ -1,7 +1,8 @@
 """Runs a decoder's signatures with the key/value cache in host memory.
 
-`LiteRtEngine` reads and writes the runtime's own buffers in place: nothing but the new slices
-of a step is copied. `InterpreterEngine` does the same job with the classic interpreter
+:class:`agent.generate.litert_engine.LiteRtEngine` and `BindingEngine` read and write the
+runtime's own buffers in place: nothing but the new slices of a step is copied. The former holds
+no more signatures than it runs. `InterpreterEngine` does the same job with the classic interpreter
 (ai-edge-litert's or tflite-runtime's), which copies the cache on every call.
 """
 
@@ -21,6 +22,7 @@ from agent.runtime import processor
 from contracts.errors import RefusedError, UnavailableError
 
 Floats = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 _READ_WRITE = 2
 """kLiteRtTensorBufferLockModeReadWrite of LiteRT's C API."""
@@ -33,14 +35,19 @@ class CacheEngine(Protocol):
     def name(self) -> str:
         """``litert`` or ``tflite-runtime``, as in a manifest."""
 
-    def open_cache(self, context: int) -> tuple[list[Floats], list[Floats]]:
-        """Keys and values, an array ``[kv_heads, context, head_size]`` a layer; frees others."""
+    def open_cache(self, signatures: Sequence[str]) -> dict[str, Array]:
+        """The inputs that are keys, values and their scales, all zero; frees those of before.
+
+        Args:
+            signatures: of one context size, that may be run until the next call; the first of
+                them has a cache.
+        """
 
     def inputs(self, signature: str) -> dict[str, Floats]:
         """The small inputs of a signature, to be filled in place before a run."""
 
     def run(self, signature: str) -> dict[str, Floats]:
-        """Runs a signature; the outputs hold until its next run."""
+        """Runs a signature; the outputs hold until the next run of any."""
 
     def close(self) -> None:
         """Frees the model and its buffers."""
@@ -79,12 +86,23 @@ def open_engine(
         )
     try:
         if choice == "litert" and processor.runs_compiled_model():
-            return LiteRtEngine(path, threads=threads, cache=cache)
+            return _litert(path, threads, cache)
         return InterpreterEngine(path, modules[choice.removesuffix("-interpreter")], threads)
     except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
         raise RefusedError(
             "model-failed", f"{choice} cannot load {path.name}: {str(error)[:500]}"
         ) from None
+
+
+def _litert(path: Path, threads: int, cache: Path | None) -> CacheEngine:
+    import ai_edge_litert
+
+    from agent.generate.litert_engine import LiteRtEngine
+    from agent.generate.litert_library import Library
+
+    if Library.supports(ai_edge_litert.__version__):
+        return LiteRtEngine(path, threads=threads, cache=cache)
+    return BindingEngine(path, threads=threads, cache=cache)
 
 
 class _HostView:
@@ -103,7 +121,7 @@ class _HostView:
         self._capsule_name.restype = ctypes.c_char_p
         self._capsule_name.argtypes = [ctypes.py_object]
 
-    def of(self, buffer: Any, shape: tuple[int, ...]) -> Floats:
+    def of(self, buffer: Any, row: Any) -> Array:
         """The buffer's memory; it stays where it is until the buffer is destroyed."""
         handle = self._pointer(buffer.capsule, self._capsule_name(buffer.capsule))
         address = ctypes.c_void_p()
@@ -113,8 +131,11 @@ class _HostView:
         if status != 0 or not address.value:
             raise RuntimeError(f"LiteRtLockTensorBuffer answered {status}")
         self._library.LiteRtUnlockTensorBuffer(ctypes.c_void_p(handle))
-        values = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
-        return np.ctypeslib.as_array(values, (int(np.prod(shape)),)).reshape(shape)
+        shape, dtype = _shape(row), np.dtype(row["dtype"])
+        size = int(np.prod(shape)) * dtype.itemsize
+        values = ctypes.cast(address, ctypes.POINTER(ctypes.c_uint8))
+        found: Array = np.ctypeslib.as_array(values, (size,)).view(dtype).reshape(shape)
+        return found
 
 
 class _Bound:
@@ -128,8 +149,8 @@ class _Bound:
         self.outputs: dict[str, Floats] = {}
 
 
-class LiteRtEngine:
-    """``CompiledModel`` of ai-edge-litert."""
+class BindingEngine:
+    """``CompiledModel`` of ai-edge-litert's Python binding, for releases of another C API."""
 
     name = "litert"
 
@@ -138,32 +159,26 @@ class LiteRtEngine:
         from ai_edge_litert.compiled_model import CompiledModel
         from ai_edge_litert.options import CpuOptions, Options
 
-        from agent.runtime.litert import quiet
+        from agent.runtime.quiet import quiet
 
         cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=str(cache) if cache else "")
         with quiet():
             self._model: Any = CompiledModel.from_file(str(path), options=Options(cpu_options=cpu))
         self._view = _HostView(Path(ai_edge_litert.__path__[0]))
         self._bound: dict[str, _Bound] = {}
-        self._cache: dict[str, tuple[Any, Floats]] = {}
-        self._context = 0
+        self._cache: dict[str, tuple[Any, Array]] = {}
 
-    def open_cache(self, context: int) -> tuple[list[Floats], list[Floats]]:
+    def open_cache(self, signatures: Sequence[str]) -> dict[str, Array]:
         """As :meth:`CacheEngine.open_cache`."""
-        if context != self._context:
-            self._release()
-            signature = f"decode_{context}"
-            for name, row in self._model.get_input_tensor_details(signature).items():
-                if name[:2] in ("k_", "v_"):
-                    buffer = self._model.create_input_buffer_by_name(signature, name)
-                    view = self._view.of(buffer, _shape(row))
-                    # Masked positions count 0 times their value, which must not be nan.
-                    view[...] = 0
-                    self._cache[name] = (buffer, view)
-            self._context = context
-        layers = range(len(self._cache) // 2)
-        keys, values = ([self._cache[f"{which}_{i}"][1] for i in layers] for which in "kv")
-        return keys, values
+        self._release()
+        for name, row in self._model.get_input_tensor_details(signatures[0]).items():
+            if is_cache(name):
+                buffer = self._model.create_input_buffer_by_name(signatures[0], name)
+                view = self._view.of(buffer, row)
+                # Masked positions count 0 times their value, which must not be nan.
+                view[...] = 0
+                self._cache[name] = (buffer, view)
+        return {name: view for name, (_, view) in self._cache.items()}
 
     def _bind(self, signature: str) -> _Bound:
         bound = self._bound.get(signature)
@@ -177,13 +192,13 @@ class LiteRtEngine:
             buffer = self._model.create_input_buffer_by_name(signature, name)
             bound.owned.append(buffer)
             bound.input_buffers[name] = buffer
-            bound.inputs[name] = self._view.of(buffer, _shape(row))
+            bound.inputs[name] = self._view.of(buffer, row)
             bound.inputs[name][...] = 0
         for name, row in self._model.get_output_tensor_details(signature).items():
             buffer = self._model.create_output_buffer_by_name(signature, name)
             bound.owned.append(buffer)
             bound.output_buffers[name] = buffer
-            bound.outputs[name] = self._view.of(buffer, _shape(row))
+            bound.outputs[name] = self._view.of(buffer, row)
         self._bound[signature] = bound
         return bound
 
@@ -210,11 +225,10 @@ class LiteRtEngine:
         for buffer, _ in self._cache.values():
             buffer.destroy()
         self._cache.clear()
-        self._context = 0
 
     def close(self) -> None:
         """Frees buffers and the model; arrays that it gave out must no longer be used."""
-        from agent.runtime.litert import quiet
+        from agent.runtime.quiet import quiet
 
         self._release()
         with quiet():
@@ -234,28 +248,23 @@ class InterpreterEngine:
         self.name = "tflite-runtime" if package == "tflite_runtime" else "litert"
         self._runners: dict[str, Any] = {}
         self._inputs: dict[str, dict[str, Floats]] = {}
-        self._cache: dict[str, Floats] = {}
-        self._context = 0
+        self._cache: dict[str, Array] = {}
 
     def _runner(self, signature: str) -> Any:
         if signature not in self._runners:
             self._runners[signature] = self._interpreter.get_signature_runner(signature)
         return self._runners[signature]
 
-    def open_cache(self, context: int) -> tuple[list[Floats], list[Floats]]:
+    def open_cache(self, signatures: Sequence[str]) -> dict[str, Array]:
         """As :meth:`CacheEngine.open_cache`."""
-        if context != self._context:
-            details = self._runner(f"decode_{context}").get_input_details()
-            self._cache = {
-                name: np.zeros(_shape(row), np.float32)
-                for name, row in details.items()
-                if name[:2] in ("k_", "v_")
-            }
-            self._inputs.clear()
-            self._context = context
-        layers = range(len(self._cache) // 2)
-        keys, values = ([self._cache[f"{which}_{i}"] for i in layers] for which in "kv")
-        return keys, values
+        details = self._runner(signatures[0]).get_input_details()
+        self._cache = {
+            name: np.zeros(_shape(row), row["dtype"])
+            for name, row in details.items()
+            if is_cache(name)
+        }
+        self._inputs.clear()
+        return self._cache
 
     def inputs(self, signature: str) -> dict[str, Floats]:
         """As :meth:`CacheEngine.inputs`."""
@@ -284,6 +293,11 @@ class InterpreterEngine:
         self._inputs.clear()
         self._cache.clear()
         self._interpreter = None
+
+
+def is_cache(name: str) -> bool:
+    """Whether an input is kept by the host from run to run."""
+    return name.startswith(("k_", "v_"))
 
 
 def _shape(row: Any) -> tuple[int, ...]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from agent.generate.cache_engine import CacheEngine, Floats
+from agent.generate.cache_engine import Array, CacheEngine, Floats
+from agent.generate.kv_cache import KvCache
 from agent.generate.memory import give_back
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts
 
+Kind = Literal["decode", "prefill", "prompt", "score"]
 _MASKED = np.float32(-1e9)
 
 
@@ -46,15 +49,15 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Keys and values of the first tokens of a text, float16 ``[2, layers, heads, n, size]``."""
+    """Keys and values of the first tokens of a text."""
 
     ids: list[int]
-    state: npt.NDArray[np.float16]
+    state: list[Array]
 
     @property
     def nbytes(self) -> int:
         """Bytes that it holds."""
-        return self.state.nbytes
+        return sum(part.nbytes for part in self.state)
 
 
 class Decoder:
@@ -76,8 +79,7 @@ class Decoder:
         half = facts.head_size // 2
         self._inverse = facts.rope_base ** (-np.arange(half, dtype=np.float64) / half)
         self._context = 0
-        self._keys: list[Floats] = []
-        self._values: list[Floats] = []
+        self._cache: KvCache | None = None
         self.ids: list[int] = []
 
     @property
@@ -111,27 +113,46 @@ class Decoder:
         if fitting == self._context or (fitting < self._context and not shrink):
             return
         used = len(self.ids)
-        kept = [(k[:, :used].copy(), v[:, :used].copy()) for k, v in self._pairs()] if used else []
-        self._keys, self._values = [], []
+        kept = self._cache.copy(used) if self._cache and used else []
+        self._cache = None
         self._context = fitting
-        self._keys, self._values = self._engine.open_cache(self._context)
-        for (k, v), (old_k, old_v) in zip(self._pairs(), kept, strict=False):
-            k[:, :used] = old_k
-            v[:, :used] = old_v
+        try:
+            self._cache = KvCache(self._engine.open_cache(self._signatures()), self._facts)
+        except BaseException:
+            # The engine freed what was there: the next text begins anew.
+            self._context = 0
+            self.ids = []
+            raise
+        if kept:
+            self._cache.restore(kept, used)
         del kept
         give_back()  # the other size's buffers, which nothing will use again
 
-    def _pairs(self) -> list[tuple[Floats, Floats]]:
-        return list(zip(self._keys, self._values, strict=True))
+    def _filled(self) -> KvCache:
+        assert self._cache is not None, "room is reserved first"
+        return self._cache
 
-    def _run(self, kind: str, size: int, ids: list[int]) -> dict[str, Floats]:
+    def load(self) -> None:
+        """Prepares the smallest context, so that a short text does not wait for it."""
+        self._reserve(1)
+
+    def _signatures(self) -> list[str]:
+        """Those that a cache of this size is used with."""
+        facts = self._facts
+        names = [self._name("decode", 1)]
+        names += [self._name("prefill", size) for size in facts.prefill]
+        names += [self._name("score", size) for size in facts.score]
+        if self._context == facts.contexts[0] or not facts.prefill:
+            names += [self._name("prompt", size) for size in facts.prompt]
+        return names
+
+    def _name(self, kind: Kind, size: int) -> str:
+        return self._facts.signature(kind, size, self._context)
+
+    def _run(self, kind: Kind, size: int, ids: list[int]) -> dict[str, Floats]:
         """Runs a signature for `ids` (at most `size`) at the next positions."""
         start, count = len(self.ids), len(ids)
-        name = f"{kind}_{size}_{self._context}"
-        if kind == "decode":
-            name = f"decode_{self._context}"
-        elif kind == "prompt":
-            name = f"prompt_{size}"
+        name = self._name(kind, size)
         inputs = self._engine.inputs(name)
         inputs["x"][:count] = self._embedding.rows(ids)
         inputs["x"][count:] = 0
@@ -146,10 +167,7 @@ class Decoder:
             mask[:start] = 0
             mask[start:] = _MASKED
         outputs = self._engine.run(name)
-        stop = start + count
-        for i, (keys, values) in enumerate(self._pairs()):
-            keys[:, start:stop] = outputs[f"k_new_{i}"][:, :count]
-            values[:, start:stop] = outputs[f"v_new_{i}"][:, :count]
+        self._filled().write(outputs, start, count)
         self.ids.extend(ids)
         return outputs
 
@@ -165,7 +183,7 @@ class Decoder:
         while rest:
             if checkpoint is not None:
                 checkpoint()
-            kind = "prefill" if self.ids or not self._facts.prompt else "prompt"
+            kind: Kind = "prompt" if self._is_prompt(len(rest)) else "prefill"
             sizes = self._facts.prefill if kind == "prefill" else self._facts.prompt
             size = next((t for t in sizes if t >= len(rest)), sizes[-1] if sizes else 1)
             # A few tokens cost less one by one than a run that is mostly padding.
@@ -174,8 +192,20 @@ class Decoder:
             self._run(kind, size, rest[:size])
             rest = rest[size:]
 
+    def _is_prompt(self, count: int) -> bool:
+        """Whether a signature without a cache runs this.
+
+        Beginnings of texts; where there are others that can, only short texts, for which alone
+        these are in memory.
+        """
+        facts = self._facts
+        if self.ids or not facts.prompt:
+            return False
+        small = self._context == facts.contexts[0]
+        return not facts.prefill or (small and count <= facts.prompt[-1])
+
     def step(self, token: int) -> Floats:
-        """Feeds one token; logits ``[vocabulary]`` of the next, valid until the next step."""
+        """Feeds one token; logits ``[vocabulary]`` of the next, valid until the next run."""
         self._reserve(len(self.ids) + 1, shrink=not self.ids)
         logits: Floats = self._run("decode", 1, [token])["logits"][0]
         return logits
@@ -184,7 +214,7 @@ class Decoder:
         """Feeds tokens; logits ``[len(ids), vocabulary]`` after each of them (a copy)."""
         self._reserve(len(self.ids) + len(ids))
         size = self._facts.score[-1] if self._facts.score else 1
-        kind = "score" if size > 1 else "decode"
+        kind: Kind = "score" if size > 1 else "decode"
         parts = []
         for start in range(0, len(ids), size):
             part = ids[start : start + size]
@@ -193,28 +223,27 @@ class Decoder:
 
     def bytes_of(self, count: int) -> int:
         """Bytes that a snapshot of `count` tokens takes."""
-        f = self._facts
-        return 2 * 2 * f.layers * f.kv_heads * f.head_size * count
+        return KvCache.bytes_of(count, self._facts)
 
     def snapshot(self, count: int) -> Snapshot:
         """Keys and values of the first `count` tokens, to :meth:`restore` them later."""
-        shape = (2, self._facts.layers, self._facts.kv_heads, count, self._facts.head_size)
-        state = np.empty(shape, np.float16)
-        for i, (keys, values) in enumerate(self._pairs()):
-            state[0, i] = keys[:, :count]
-            state[1, i] = values[:, :count]
-        return Snapshot(self.ids[:count], state)
+        return Snapshot(self.ids[:count], self._filled().kept(count))
 
-    def restore(self, snapshot: Snapshot, count: int) -> None:
-        """Makes the cache that of the first `count` tokens of a snapshot."""
+    def restore(self, snapshot: Snapshot, count: int, *, room: int = 0) -> None:
+        """Makes the cache that of the first `count` tokens of a snapshot.
+
+        Args:
+            snapshot: of this model.
+            count: tokens.
+            room: tokens in all that are known to follow at once, so that the cache has the
+                right size from the beginning.
+        """
         self.ids = []
-        self._reserve(count, shrink=True)
-        for i, (keys, values) in enumerate(self._pairs()):
-            keys[:, :count] = snapshot.state[0, i, :, :count]
-            values[:, :count] = snapshot.state[1, i, :, :count]
+        self._reserve(max(count, room), shrink=True)
+        self._filled().restore(snapshot.state, count)
         self.ids = snapshot.ids[:count]
 
     def close(self) -> None:
         """Frees the model."""
-        self._keys, self._values = [], []
+        self._cache = None
         self._engine.close()

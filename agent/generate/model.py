@@ -108,6 +108,11 @@ class GenerativeModel:
         )
         self.runtime = engine.name
         self.decoder = Decoder(engine, embedding, self.facts)
+        try:
+            self.decoder.load()
+        except BaseException:
+            self.decoder.close()
+            raise
         self.prefixes = PrefixCache()
         self._factory: ConstraintFactory | None = None
 
@@ -117,11 +122,11 @@ class GenerativeModel:
         for sizes in (facts.contexts, facts.prompt, facts.prefill, facts.score):
             if sizes != sorted(set(sizes)):
                 raise InputError("bad-manifest", "the sizes of signatures must ascend")
-        wanted = [f"prompt_{t}" for t in facts.prompt]
+        wanted = [facts.signature("prompt", t, 0) for t in facts.prompt]
         for context in facts.contexts:
-            wanted.append(f"decode_{context}")
-            wanted += [f"prefill_{t}_{context}" for t in facts.prefill]
-            wanted += [f"score_{t}_{context}" for t in facts.score]
+            wanted.append(facts.signature("decode", 1, context))
+            wanted += [facts.signature("prefill", t, context) for t in facts.prefill]
+            wanted += [facts.signature("score", t, context) for t in facts.score]
         missing = [name for name in wanted if name not in named]
         if missing:
             raise InputError("bad-manifest", f"the model lacks the signature {missing[0]}")

@@ -61,7 +61,7 @@ class PrefixCache:
                 best, name = count, key
         if name:
             self._kept.move_to_end(name)
-            decoder.restore(self._kept[name], best)
+            decoder.restore(self._kept[name], best, room=len(ids))
         else:
             decoder.truncate(live)
         self.hits += best

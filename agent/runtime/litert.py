@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +11,8 @@ from ai_edge_litert.compiled_model import CompiledModel
 from ai_edge_litert.options import CpuOptions, Options
 
 from agent.runtime.engine import Tensor
+from agent.runtime.quiet import quiet
 from contracts.errors import RefusedError
-
-_QUIET = threading.Lock()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """The library writes its registry to file descriptor 2, and has no switch for that."""
-    with _QUIET:
-        kept = os.dup(2)
-        sink = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(sink, 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(sink)
 
 
 class _Signature:

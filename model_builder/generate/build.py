@@ -171,7 +171,13 @@ def make_parts(
         name=recipe.name,
         version=recipe.version,
         decoder=decoder,
-        layout=Layout(contexts=[context], prompt=[16] if context >= 32 else [], prefill=[]),
+        # A student's cache is small: int8 would only cost time.
+        layout=Layout(
+            contexts=[context],
+            prompt=[16] if context >= 32 else [],
+            prefill=[],
+            cache="float32",
+        ),
         tokenizer_json=tokenizer.to_str(),
         golden_prompts=[p.prompt for p in split.validation[:_GOLDEN_PAIRS]],
         eos_ids=[end],

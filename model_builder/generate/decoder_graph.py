@@ -5,6 +5,7 @@ C is the context size, T the number of tokens; ``prompt_T`` is for an empty cach
 Inputs of every signature: ``x`` ``[T, width]`` (embedded tokens), ``cos`` and ``sin``
 ``[T, 1, head_size]`` of their positions, ``mask`` ``[1, 1, C]`` (0 where the cache is filled,
 a large negative number elsewhere), ``k_i`` and ``v_i`` ``[kv_heads, C, head_size]``.
+Where these are int8, also ``k_scale_i`` and ``v_scale_i`` ``[kv_heads, C, 1]``.
 Outputs: ``k_new_i``, ``v_new_i`` ``[kv_heads, T, head_size]``, which the host writes into its
 cache, and of ``decode`` and ``score_T`` also ``logits`` ``[T, vocabulary]``. The graph never
 copies the cache: attention runs over cache and new slice with one softmax.
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model_builder.generate.fold import hadamard
 from model_builder.generate.quantize import Quantized, QuantizedDecoder
 from model_builder.generate.tflite_writer import Graph, ModelWriter, Node, Weight
 from model_builder.generate.weights import DecoderConfig
@@ -33,6 +35,14 @@ class _Site:
 
 
 @dataclass(frozen=True)
+class _Past:
+    """Keys or values of a layer as the host keeps them."""
+
+    values: Node
+    scales: Node | None
+
+
+@dataclass(frozen=True)
 class _Block:
     qkv: _Site
     o: _Site
@@ -46,10 +56,14 @@ class DecoderModel:
     Args:
         decoder: the quantised weights.
         description: of the model file.
+        compact: the cache is int8.
     """
 
-    def __init__(self, decoder: QuantizedDecoder, description: str) -> None:
+    def __init__(
+        self, decoder: QuantizedDecoder, description: str, *, compact: bool = False
+    ) -> None:
         self.config = decoder.config
+        self.compact = compact
         self.writer = ModelWriter(description)
         self.blocks = [
             _Block(
@@ -62,6 +76,12 @@ class DecoderModel:
         ]
         self.head = self._site(decoder.head)
         self.turn = None if decoder.turn is None else self.writer.weight(decoder.turn)
+        # Some channels of keys are much larger than others. Turned, as values are already by
+        # their weights, all are alike, and an int8 vector is as good for keys as for values.
+        size = self.config.head_size
+        self.key_turn = (
+            self.writer.weight(hadamard(size)) if compact and size & (size - 1) == 0 else None
+        )
 
     def _site(self, q: Quantized) -> _Site:
         bias = None if q.bias is None else self.writer.weight(q.bias)
@@ -97,13 +117,7 @@ class _Signature:
         cosines = g.input("cos", (t, 1, c.head_size))
         sines = g.input("sin", (t, 1, c.head_size))
         mask = g.input("mask", (1, 1, self.context)) if self.context else None
-        caches = [
-            tuple(
-                g.input(f"{which}_{i}", (c.kv_heads, self.context, c.head_size))
-                for which in ("kv" if self.context else "")
-            )
-            for i in range(c.layers)
-        ]
+        caches = [self._cache(i) for i in range(c.layers)] if self.context else []
         outputs: dict[str, Node] = {}
         last = c.layers - 1
         for i, block in enumerate(self.model.blocks):
@@ -112,12 +126,34 @@ class _Signature:
             outputs[f"k_new_{i}"], outputs[f"v_new_{i}"] = k, v
             if i == last and not logits:
                 break  # a prefill needs nothing but the cache
-            mixed = self._attend(q, k, v, caches[i], mask)
+            mixed = self._attend(q, k, v, caches[i] if caches else None, mask)
             x = g.binary("ADD", x, self._linear(mixed, block.o))
             x = g.binary("ADD", x, self._feed_forward(self._norm(x), block))
         if logits:
             outputs["logits"] = self._linear(self._norm(x), self.model.head)
         self.model.writer.add(g, name, outputs)
+
+    def _cache(self, layer: int) -> tuple[_Past, _Past]:
+        g, c = self.g, self.c
+        shape = (c.kv_heads, self.context, c.head_size)
+        if not self.model.compact:
+            k, v = (_Past(g.input(f"{which}_{layer}", shape), None) for which in "kv")
+        else:
+            k, v = (
+                _Past(
+                    g.input_int8(f"{which}_{layer}", shape),
+                    g.input(f"{which}_scale_{layer}", (*shape[:2], 1)),
+                )
+                for which in "kv"
+            )
+        return k, v
+
+    def _restored(self, past: _Past) -> Node:
+        if past.scales is None:
+            return past.values
+        # Scaling scores and shares instead would be less work, but XNNPACK takes up to 3 MB a
+        # layer for a factor of a matrix product that comes straight from DEQUANTIZE.
+        return self.g.binary("MUL", self.g.unary("DEQUANTIZE", past.values), past.scales)
 
     def _norm(self, x: Node) -> Node:
         """RMSNorm without gain: gains are folded into the weights that follow."""
@@ -139,6 +175,8 @@ class _Signature:
         swapped = g.concat_last(g.halves(qk)[::-1])
         # The host gives sin as [-s, s], so that this is the rotation.
         qk = g.binary("ADD", g.binary("MUL", qk, cosines), g.binary("MUL", swapped, sines))
+        if self.model.key_turn is not None:
+            qk = g.linear(qk, self.model.key_turn)
         if t > 1:
             qk = g.transpose(qk, (1, 0, 2))
             v = g.transpose(g.reshape(v, (t, c.kv_heads, c.head_size)), (1, 0, 2))
@@ -152,7 +190,7 @@ class _Signature:
         return q, g.slice_axis(qk, 0, c.heads, c.kv_heads), v
 
     def _attend(
-        self, q: Node, k: Node, v: Node, cache: tuple[Node, ...], mask: Node | None
+        self, q: Node, k: Node, v: Node, cache: tuple[_Past, _Past] | None, mask: Node | None
     ) -> Node:
         """``[T, heads * size]``; the scale 1 / sqrt(size) is folded into q's weights."""
         g, c, t = self.g, self.c, self.tokens
@@ -162,14 +200,14 @@ class _Signature:
             causal = np.triu(np.full((t, t), MASKED, np.float32), 1)
             weight = self.model.writer.weight(np.tile(causal, (shared, 1))[None])
             now = g.binary("ADD", now, g.constant(weight))
-        if mask is None:
+        if cache is None or mask is None:
             mixed = g.matmul(g.softmax(now), v)
         else:
-            past = g.binary("ADD", g.matmul(q, cache[0], transposed=True), mask)
+            past = g.binary("ADD", g.matmul(q, self._restored(cache[0]), transposed=True), mask)
             share = g.softmax(g.concat_last([past, now]))
             mixed = g.binary(
                 "ADD",
-                g.matmul(g.slice_axis(share, 2, 0, self.context), cache[1]),
+                g.matmul(g.slice_axis(share, 2, 0, self.context), self._restored(cache[1])),
                 g.matmul(g.slice_axis(share, 2, self.context, t), v),
             )
         if t > 1:

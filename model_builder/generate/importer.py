@@ -145,7 +145,13 @@ def check(
 ) -> Fidelity:
     """Compares the converted model with the float reference on the shipped text."""
     length = min(_WINDOW, pretrained.weights.config.trained_context)
-    layout = Layout(contexts=[length], prompt=[], prefill=[], score=[min(64, length)])
+    layout = Layout(
+        contexts=[length],
+        prompt=[],
+        prefill=[],
+        score=[min(64, length)],
+        cache=options.layout.cache,
+    )
     model, _ = build_model(decoder, layout)
     runner = Runner(model, decoder.embedding.restore(), decoder.config, facts_of(decoder, layout))
     ids = tokenizer.encode(shipped_text("perplexity"), add_special_tokens=False).ids

@@ -28,6 +28,7 @@ from model_builder.generate.decoder_graph import DecoderModel
 from model_builder.generate.measure import peak_rss
 from model_builder.generate.quantize import QuantizedDecoder
 from model_builder.generate.runner import Runner
+from model_builder.generate.tokenizer import slim
 
 MODEL_FILE = "model.tflite"
 EMBEDDING_FILE = "embedding.bin"
@@ -46,12 +47,14 @@ class Layout(msgspec.Struct, frozen=True):
     Attributes:
         contexts: cache sizes; the cache grows from one to the next.
         prompt, prefill, score: token counts, as in ``GeneratorFacts``.
+        cache: how keys and values are kept.
     """
 
     contexts: list[int] = msgspec.field(default_factory=lambda: [128, 256, 512])
     prompt: list[int] = msgspec.field(default_factory=lambda: [32, 128])
     prefill: list[int] = msgspec.field(default_factory=lambda: [64])
     score: list[int] = []
+    cache: Literal["float32", "int8"] = "int8"
 
 
 class GeneratorParts(msgspec.Struct):
@@ -87,15 +90,18 @@ class GeneratorParts(msgspec.Struct):
 
 def build_model(decoder: QuantizedDecoder, layout: Layout) -> tuple[bytes, list[str]]:
     """The model file and its operators."""
-    model = DecoderModel(decoder, "decoder with dynamic int8 weights")
+    facts = facts_of(decoder, layout)
+    model = DecoderModel(
+        decoder, "decoder with dynamic int8 weights", compact=layout.cache == "int8"
+    )
     for context in layout.contexts:
-        model.add(f"decode_{context}", 1, context, logits=True)
+        model.add(facts.signature("decode", 1, context), 1, context, logits=True)
         for tokens in layout.prefill:
-            model.add(f"prefill_{tokens}_{context}", tokens, context, logits=False)
+            model.add(facts.signature("prefill", tokens, context), tokens, context, logits=False)
         for tokens in layout.score:
-            model.add(f"score_{tokens}_{context}", tokens, context, logits=True)
+            model.add(facts.signature("score", tokens, context), tokens, context, logits=True)
     for tokens in layout.prompt:
-        model.add(f"prompt_{tokens}", tokens, 0, logits=False)
+        model.add(facts.signature("prompt", tokens, 0), tokens, 0, logits=False)
     return model.serialize(), model.writer.operators
 
 
@@ -117,6 +123,7 @@ def facts_of(decoder: QuantizedDecoder, layout: Layout) -> GeneratorFacts:
         rope_base=c.rope_base,
         contexts=layout.contexts,
         embedding=EMBEDDING_FILE,
+        cache=layout.cache,
         prompt=layout.prompt,
         prefill=layout.prefill,
         score=layout.score,
@@ -136,7 +143,7 @@ def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
     files = {
         MODEL_FILE: model,
         EMBEDDING_FILE: embedding_bytes(parts.decoder),
-        TOKENIZER_FILE: parts.tokenizer_json.encode(),
+        TOKENIZER_FILE: slim(parts.tokenizer_json).encode(),
         GOLDEN_FILE: codec.encode(vectors),
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +164,9 @@ def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
                 signatures=_signatures(facts),
                 operators=operators,
                 parameters=parts.decoder.config.parameters,
-                peak_rss_bytes=peak_rss(staging / MODEL_FILE, f"decode_{facts.contexts[-1]}"),
+                peak_rss_bytes=peak_rss(
+                    staging / MODEL_FILE, facts.signature("decode", 1, facts.contexts[-1])
+                ),
                 runtimes=runtimes,
             ),
             front_end=TokenizerFrontEnd(
@@ -202,11 +211,14 @@ def _golden(parts: GeneratorParts, model: bytes, facts: GeneratorFacts) -> list[
 
 
 def _signatures(facts: GeneratorFacts) -> list[SignatureSpec]:
-    specs = [_signature(facts, f"prompt_{t}", t, 0, logits=False) for t in facts.prompt]
+    name = facts.signature
+    specs = [_signature(facts, name("prompt", t, 0), t, 0, logits=False) for t in facts.prompt]
     for c in facts.contexts:
-        specs.append(_signature(facts, f"decode_{c}", 1, c, logits=True))
-        specs += [_signature(facts, f"prefill_{t}_{c}", t, c, logits=False) for t in facts.prefill]
-        specs += [_signature(facts, f"score_{t}_{c}", t, c, logits=True) for t in facts.score]
+        specs.append(_signature(facts, name("decode", 1, c), 1, c, logits=True))
+        specs += [
+            _signature(facts, name("prefill", t, c), t, c, logits=False) for t in facts.prefill
+        ]
+        specs += [_signature(facts, name("score", t, c), t, c, logits=True) for t in facts.score]
     return specs
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,9 +46,27 @@ class Runner:
         self._runners: dict[str, Any] = {}
 
     def _empty(self, context: int) -> dict[str, Array]:
+        """Keys and values as the host keeps them; positions are the second axis of each."""
         c = self._config
         shape = (c.kv_heads, context, c.head_size)
-        return {f"{w}_{i}": np.zeros(shape, np.float32) for i in range(c.layers) for w in "kv"}
+        kind = np.int8 if self._facts.cache == "int8" else np.float32
+        cache = {f"{w}_{i}": np.zeros(shape, kind) for i in range(c.layers) for w in "kv"}
+        if self._facts.cache == "int8":
+            scales = (c.kv_heads, context, 1)
+            cache |= {
+                f"{w}_scale_{i}": np.zeros(scales, np.float32)
+                for i in range(c.layers)
+                for w in "kv"
+            }
+        return cache
+
+    def _keep(self, cache: dict[str, Array], name: str, start: int, new: Array) -> None:
+        stop = start + new.shape[1]
+        if self._facts.cache == "int8":
+            scales = np.maximum(np.abs(new).max(-1, keepdims=True) / np.float32(127), 1e-30)
+            cache[name.replace("_", "_scale_")][:, start:stop] = scales
+            new = np.rint(new / scales)
+        cache[name][:, start:stop] = new
 
     def _run(self, name: str, ids: Ids, size: int, cache: dict[str, Array], start: int) -> Array:
         """Runs a signature at position `start`, fills the cache; logits ``[len(ids), ...]``."""
@@ -69,8 +87,8 @@ class Runner:
             **cache,
         )
         for i in range(self._config.layers):
-            cache[f"k_{i}"][:, start : start + count] = out[f"k_new_{i}"][:, :count]
-            cache[f"v_{i}"][:, start : start + count] = out[f"v_new_{i}"][:, :count]
+            for which in "kv":
+                self._keep(cache, f"{which}_{i}", start, out[f"{which}_new_{i}"][:, :count])
         logits: Array = out["logits"][:count]
         return logits
 
@@ -79,7 +97,8 @@ class Runner:
         context = next(c for c in self._facts.contexts if c >= len(ids))
         cache = self._empty(context)
         size = self._facts.score[-1] if self._facts.score else 1
-        name = f"score_{size}_{context}" if size > 1 else f"decode_{context}"
+        kind: Literal["score", "decode"] = "score" if size > 1 else "decode"
+        name = self._facts.signature(kind, size, context)
         parts = [
             self._run(name, ids[at : at + size], size, cache, at).copy()
             for at in range(0, len(ids), size)
@@ -95,7 +114,8 @@ class Runner:
         token = ids[0]
         for position in range(len(ids) + count - 1):
             one = np.array([token], np.int64)
-            logits = self._run(f"decode_{context}", one, 1, cache, position)[0]
+            name = self._facts.signature("decode", 1, context)
+            logits = self._run(name, one, 1, cache, position)[0]
             if position + 1 < len(ids):
                 token = ids[position + 1]
                 continue

@@ -160,6 +160,16 @@ class Graph:
         self.inputs[name] = node
         return node
 
+    def input_int8(self, name: str, shape: Sequence[int]) -> Node:
+        """An int8 input, each step of which counts 1."""
+        node = self._tensor(name, shape, schema.TensorType.INT8)
+        quantization = schema.QuantizationParametersT()
+        quantization.scale = np.ones(1, np.float32)
+        quantization.zeroPoint = np.zeros(1, np.int64)
+        self.subgraph.tensors[node.index].quantization = quantization
+        self.inputs[name] = node
+        return node
+
     def constant(self, weight: Weight) -> Node:
         """A constant of the model in this graph."""
         if weight.buffer in self._constants:
@@ -224,7 +234,7 @@ class Graph:
         return self._op(name, [a, b], [np.broadcast_shapes(a.shape, b.shape)], options)[0]
 
     def unary(self, name: str, x: Node) -> Node:
-        """An elementwise operator without options (RSQRT, LOGISTIC)."""
+        """An elementwise operator without options (RSQRT, LOGISTIC, DEQUANTIZE)."""
         return self._op(name, [x], [x.shape])[0]
 
     def mean_last(self, x: Node) -> Node:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import gguf
 import numpy as np
@@ -170,12 +171,17 @@ def write_folder(path: Path, weights: DecoderWeights, tokenizer: Tokenizer) -> P
     return path
 
 
-def tiny_bundle(folder: Path, *, contexts: tuple[int, ...] = (32, 64)) -> Path:
+def tiny_bundle(
+    folder: Path,
+    *,
+    contexts: tuple[int, ...] = (32, 64),
+    cache: Literal["float32", "int8"] = "int8",
+) -> Path:
     """A generative bundle of a random decoder, through the real import."""
     folder.mkdir(parents=True, exist_ok=True)
     source = write_gguf(folder / "tiny.gguf", tiny_weights(), tiny_tokenizer())
     options = ImportOptions(
-        layout=Layout(contexts=list(contexts), prompt=[8], prefill=[8]),
+        layout=Layout(contexts=list(contexts), prompt=[8], prefill=[8], cache=cache),
         calibration_tokens=0, check_tokens=64, max_perplexity_change=1.0,
     )  # fmt: skip
     return import_model(str(source), folder / "out", options).bundle

@@ -19,6 +19,12 @@ def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def float_bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a cache of floats, as all bundles had it before."""
+    return tiny_bundle(tmp_path_factory.mktemp("tiny-floats"), cache="float32")
+
+
+@pytest.fixture(scope="session")
 def shared_model(bundle_path: Path) -> Iterator[GenerativeModel]:
     """The bundle, loaded once."""
     model = GenerativeModel(Bundle.open(bundle_path))

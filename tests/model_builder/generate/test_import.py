@@ -9,6 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
 from contracts.bundle import Bundle
@@ -17,6 +18,7 @@ from model_builder.generate import reference
 from model_builder.generate.importer import ImportOptions, import_model
 from model_builder.generate.package import Layout
 from model_builder.generate.source import load_pretrained
+from model_builder.generate.tokenizer import slim
 from tests.support.tiny_decoder import tiny_tokenizer, tiny_weights, write_folder, write_gguf
 
 KIND = gguf.GGMLQuantizationType
@@ -186,3 +188,22 @@ def test_the_command_prints_one_json_line(tmp_path: Path) -> None:
     assert json.loads(result.stdout.splitlines()[-1])["fidelity"]["tokens"] == 64
     missing = CliRunner().invoke(app, ["import", str(tmp_path / "none.gguf")])
     assert isinstance(missing.exception, InputError)
+
+
+def test_a_slim_tokenizer_is_the_same_tokenizer() -> None:
+    """Merges become lines; texts become the same tokens."""
+    tokenizer = tiny_tokenizer()
+    written = slim(tokenizer.to_str())
+    assert isinstance(json.loads(written)["model"]["merges"][0], str)
+    read = Tokenizer.from_str(written)
+    for text in ("the quick brown fox", "<|end|>", " spaces  and\nlines", "größer 12 🦊"):
+        assert read.encode(text).ids == tokenizer.encode(text).ids
+        assert read.decode(read.encode(text).ids) == tokenizer.decode(tokenizer.encode(text).ids)
+    assert slim(written) == written
+
+
+@pytest.mark.parametrize("pair", [["a b", "c"], ["#version", "c"]])
+def test_merges_that_lines_cannot_say_stay_pairs(pair: list[str]) -> None:
+    """A space within a token would end it, and a header is skipped."""
+    text = json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": [pair]}})
+    assert slim(text) == text
