@@ -12,7 +12,6 @@ an unknown value stays only if hassil, told the values but not what each one is,
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 import random
 from collections import defaultdict
@@ -21,6 +20,7 @@ from typing import Any
 import msgspec
 from hassil.expression import Alternative, Expression, Group, ListReference, Permutation
 from hassil.intents import Intents, TextSlotList
+from hassil.recognize import recognize_all
 from hassil.util import normalize_whitespace
 
 from contracts import codec
@@ -163,7 +163,6 @@ class Judge:
     """
 
     def __init__(self, language: str) -> None:
-        self._recognize_all = importlib.import_module("hassil.recognize").recognize_all
         self._intents: Intents = home.load_intents(language)
         self._house = home.houses().get(language, home.houses()["en"])
         for intent in self._intents.intents.values():
@@ -187,7 +186,7 @@ class Judge:
         }
         lists["floor"] = TextSlotList.from_strings(self._house.floor, name="floor")
         found = set()
-        for result in self._recognize_all(text, self._intents, slot_lists=lists):
+        for result in recognize_all(text, self._intents, slot_lists=lists):
             spoken = {k: normalize_whitespace(e.text).strip() for k, e in result.entities.items()}
             slots = {k: value for k, value in spoken.items() if value and value in text}
             found.add(completion(result.intent.name, slots))

@@ -15,7 +15,7 @@ from agent.certificate_apart import CertificateApart
 from contracts import codec
 from contracts.config import AgentConfig, MqttConfig, TlsConfig
 from contracts.errors import RefusedError, UnavailableError
-from tests.faults.test_fuzz_answers import new_tls
+from tests.support.certificates import new_tls
 
 DAY = 86400.0
 

@@ -20,21 +20,6 @@ from contracts.messages import BundleRef
 from tests.support.tuf_simulator import NOW, Simulator
 
 
-@pytest.fixture
-def repository() -> Simulator:
-    """An honest repository with one bundle."""
-    simulator = Simulator()
-    simulator.add_bundle()
-    simulator.publish()
-    return simulator
-
-
-@pytest.fixture
-def ref() -> BundleRef:
-    """The bundle of the honest state."""
-    return Simulator().add_bundle()
-
-
 def apart(
     repository: Simulator, folder: Path, fetch: Callable[[str, int], bytes] | None = None
 ) -> TrustApart:

@@ -43,26 +43,11 @@ class Device:
 
 
 @pytest.fixture
-def repository() -> Simulator:
-    """An honest repository with one bundle, until a test makes it attack."""
-    simulator = Simulator()
-    simulator.add_bundle()
-    simulator.publish()
-    return simulator
-
-
-@pytest.fixture
 def device(repository: Simulator, tmp_path: Path) -> Device:
     """A device that has seen the honest state."""
     device = Device(repository, tmp_path / "trust")
     device.trust.refresh()
     return device
-
-
-@pytest.fixture
-def ref() -> BundleRef:
-    """The bundle of the honest state."""
-    return Simulator().add_bundle()
 
 
 # Arbitrary package ------------------------------------------------------------------------

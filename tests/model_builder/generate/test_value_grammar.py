@@ -22,6 +22,20 @@ from model_builder.generate.vocabulary import END, train_tokenizer
 PROMPT = "turn on the lamp in the attic"
 
 
+def can_write(grammar: str, answer: str) -> bool:
+    """Whether a grammar takes an answer to `PROMPT`, byte by byte."""
+    tokenizer = train_tokenizer([PROMPT], 257)
+    end = tokenizer.token_to_id(END)
+    factory = ConstraintFactory(tokenizer.to_str(), tokenizer.get_vocab_size(), [end])
+    constraint = factory.lark(grammar.replace("@PROMPT@", codec.encode(PROMPT).decode()))
+    try:
+        for token in tokenizer.encode(answer, add_special_tokens=False).ids:
+            constraint.accept(token)
+    except RefusedError:
+        return False
+    return constraint.complete
+
+
 @pytest.mark.parametrize(
     ("area", "allowed"),
     [("attic", True), ("the attic", True), ("tic", False), ("att", False), ("cellar", False)],
@@ -29,19 +43,7 @@ PROMPT = "turn on the lamp in the attic"
 def test_a_value_is_made_of_whole_words_of_the_sentence(area: str, allowed: bool) -> None:
     """A piece of a word, or a word that nobody said, cannot be written."""
     answer = completion("HassTurnOn", {"area": area})
-    tokenizer = train_tokenizer([PROMPT, answer, "cellar"], 320)
-    end = tokenizer.token_to_id(END)
-    factory = ConstraintFactory(tokenizer.to_str(), tokenizer.get_vocab_size(), [end])
-    grammar = output_grammar([Pair(PROMPT, answer, "g")])
-    quoted = codec.encode(PROMPT).decode()
-    constraint = factory.lark(grammar.replace("@PROMPT@", quoted))
-    try:
-        for token in tokenizer.encode(answer, add_special_tokens=False).ids:
-            constraint.accept(token)
-        written = constraint.complete
-    except RefusedError:
-        written = False
-    assert written == allowed
+    assert can_write(output_grammar([Pair(PROMPT, answer, "g")]), answer) == allowed
 
 
 def test_the_grammar_lets_every_answer_be_cut_as_in_training() -> None:
@@ -83,19 +85,8 @@ def test_an_intent_has_its_own_slots_once_and_in_order(
         Pair(PROMPT, completion("HassTurnOn", {"area": "attic", "name": "lamp"})),
         Pair(PROMPT, completion("HassLightSet", {"area": "attic", "brightness": "lamp"})),
     ]
-    tokenizer = train_tokenizer([PROMPT], 257)
-    end = tokenizer.token_to_id(END)
-    factory = ConstraintFactory(tokenizer.to_str(), tokenizer.get_vocab_size(), [end])
-    quoted = codec.encode(PROMPT).decode()
-    constraint = factory.lark(output_grammar(known).replace("@PROMPT@", quoted))
     answer = json.dumps({"intent": "HassTurnOn", "slots": slots}, separators=(",", ":"))
-    try:
-        for token in tokenizer.encode(answer, add_special_tokens=False).ids:
-            constraint.accept(token)
-        written = constraint.complete
-    except RefusedError:
-        written = False
-    assert written == allowed
+    assert can_write(output_grammar(known), answer) == allowed
 
 
 @pytest.mark.parametrize(
