@@ -42,12 +42,20 @@ _SWITCHABLE: Final = ("light", "switch", "fan")
 
 
 class House(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What fills the slots: rooms, floors, names by domain, and free text."""
+    """What fills the slots: rooms, floors, names by domain, and free text.
+
+    Attributes:
+        area, floor: places.
+        names: by domain.
+        wildcards: free text by list.
+        joining: the language's small words between phrases.
+    """
 
     area: list[str]
     floor: list[str]
     names: dict[str, list[str]]
     wildcards: dict[str, list[str]]
+    joining: list[str] = []
 
 
 @cache

@@ -108,7 +108,8 @@ def _finish(
 ) -> Built:
     folder = out / f"{recipe.name}-{recipe.version}"
     weights = to_weights(trained.variables, config)
-    grammar = output_grammar(split.train) if recipe.constrain == "prompt-values" else None
+    constrained = recipe.constrain == "prompt-values"
+    grammar = output_grammar(split.train, split.validation) if constrained else None
     parts = make_parts(recipe, weights, tokenizer, data, split, grammar)
     parts.provenance = Provenance(
         recipe_sha256=sha256_of(recipe_bytes),
@@ -189,7 +190,7 @@ def make_parts(
 def _data(recipe: GenerateRecipe, folder: Path) -> Split:
     d = recipe.data
     if d.kind == "home-commands":
-        return sample_commands(d.language, d.sentences, d.test, d.seed)
+        return sample_commands(d.language, d.sentences, d.test, d.seed, d.rephrased)
     pairs = read_pairs(folder / d.path)
     if recipe.teacher is not None:
         pairs = complete(pairs, recipe.teacher, folder)

@@ -14,7 +14,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import re
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +28,7 @@ from hassil.util import normalize_whitespace
 from contracts import codec
 from model_builder.data import home
 from model_builder.generate.pairs import Pair, Split
+from model_builder.generate.rephrase import Rephraser, mark, slots_of, unmarked
 
 _TRIES = 20
 _MADE_UP = 0.7
@@ -35,6 +38,10 @@ _FREE = ("area", "name")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _TEST_SHARE = 0.1
 _VALIDATION_SHARE = 0.03
+_LOOKS = 5
+"""Values of a slot in the validation split that say whether new ones are to be expected."""
+
+_NUMBER = "-?[0-9]+"
 
 
 class _Template(msgspec.Struct, frozen=True):
@@ -47,6 +54,14 @@ class _Template(msgspec.Struct, frozen=True):
     walker: Any
 
 
+class _Said(msgspec.Struct, frozen=True):
+    """A pair, its intent, and its sentence with the values marked."""
+
+    pair: Pair
+    intent: str
+    marked: str
+
+
 class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills each list
     """Expands a template and keeps the slots.
 
@@ -56,14 +71,15 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
         unknown: whether one of those is made up or held from training.
         testing: whether values are to be those held from training.
         held: values that training must not see.
-        inventor: makes values up.
+        names, texts: make up areas and names, and free text.
     """
 
     def __init__(self, rules: Any, lists: Any, house: home.House) -> None:
         super().__init__(rules, lists, house)
         self.testing = False
         self.held: set[str] = set()
-        self.inventor = Inventor([])
+        self.names = Inventor([])
+        self.texts = Inventor([])
         self.begin(testing=False)
 
     def begin(self, *, testing: bool) -> None:
@@ -82,7 +98,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
             if node.slot_name in self.slots and self.slots[node.slot_name] != spoken:
                 return None  # two values for one slot: nobody could say which is meant
             self.slots[node.slot_name] = spoken
-            return f"{node.prefix or ''}{value}{node.suffix or ''}"
+            return f"{node.prefix or ''}{mark(node.slot_name, spoken)}{node.suffix or ''}"
         if isinstance(node, Alternative):
             return self.expand(rng.choice(node.items), domains, rng)
         if isinstance(node, Group):
@@ -108,7 +124,8 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
     ) -> str | None:
         if not self.testing and rng.random() < _MADE_UP:
             self.unknown = True
-            return self.inventor.value(rng, long=node.list_name not in _FREE)
+            long = node.list_name not in _FREE
+            return (self.texts if long else self.names).value(rng, long=long)
         for _ in range(20):
             value = self._value(node, domains, rng)
             if value is None or (value in self.held) == self.testing:
@@ -180,6 +197,10 @@ class Judge:
             values: words in it that may be an area, a name or free text.
         """
         names = (*_FREE, *self._house.wildcards)
+        # Where two of them touch, nobody knows the border.
+        values = values | {
+            f"{a} {b}" for a in values for b in values if f" {a} {b} " in f" {text} "
+        }
         lists: dict[str, Any] = {
             name: TextSlotList.from_strings(sorted(values), allow_template=False, name=name)
             for name in names
@@ -224,7 +245,9 @@ def _free_values(language: str) -> list[str]:
     return sorted(set(values))
 
 
-def sample_commands(language: str, sentences: int, test: int, seed: int) -> Split:
+def sample_commands(
+    language: str, sentences: int, test: int, seed: int, rephrased: float = 0.0
+) -> Split:
     """Distinct sentences with their JSON; the test split has unseen templates and values.
 
     Args:
@@ -232,6 +255,7 @@ def sample_commands(language: str, sentences: int, test: int, seed: int) -> Spli
         sentences: to train with.
         test: to measure with.
         seed: same seed, same pairs.
+        rephrased: other ways to say them, by share of `sentences`, to train with too.
 
     Raises:
         InputError: ``unknown-language``.
@@ -239,10 +263,14 @@ def sample_commands(language: str, sentences: int, test: int, seed: int) -> Spli
     rng = random.Random(seed)
     values = _free_values(language)
     held = set(rng.sample(values, max(1, len(values) // 5)))
-    inventor = Inventor(sorted({w for value in values if value not in held for w in value.split()}))
+    house = home.houses().get(language, home.houses()["en"])
+    named = {*house.area, *(name for listed in house.names.values() for name in listed)}
+    names = Inventor(_words(named - held))
+    texts = Inventor(_words(set(values) - held))
     by_intent: dict[str, list[_Template]] = {}
     for template in _templates(language):
-        template.walker.held, template.walker.inventor = held, inventor
+        template.walker.held = held
+        template.walker.names, template.walker.texts = names, texts
         by_intent.setdefault(template.intent, []).append(template)
     unseen: list[_Template] = []
     seen: list[_Template] = []
@@ -256,7 +284,37 @@ def sample_commands(language: str, sentences: int, test: int, seed: int) -> Spli
     trained = _walk(seen, sentences, owner, judge, rng, testing=False)
     tested = _walk(unseen, test, owner, judge, rng, testing=True)
     spared = int(len(trained) * _VALIDATION_SHARE)
-    return Split(trained[spared:], trained[:spared], tested)
+    pairs = [said.pair for said in trained]
+    more = _rephrased(trained[spared:], int(sentences * rephrased), house.joining, owner, rng)
+    return Split(pairs[spared:] + more, pairs[:spared], [said.pair for said in tested])
+
+
+def _words(values: Iterable[str]) -> list[str]:
+    return sorted({word for value in values for word in value.split()})
+
+
+def _rephrased(
+    said: list[_Said],
+    wanted: int,
+    joining: Sequence[str],
+    owner: dict[str, str],
+    rng: random.Random,
+) -> list[Pair]:
+    """`wanted` other ways to say the commands; none that is known to mean something else."""
+    if not joining:
+        return []
+    rephraser = Rephraser(((s.intent, s.marked) for s in said), joining)
+    found: dict[str, Pair] = {}
+    for _ in range(wanted * _TRIES):
+        if len(found) >= wanted:
+            break
+        source = rng.choice(said)
+        marked = rephraser.other(source.intent, source.marked, rng)
+        text = unmarked(marked)
+        answer = completion(source.intent, slots_of(marked))
+        if owner.setdefault(text, answer) == answer:
+            found[text] = Pair(text, answer, source.pair.group)
+    return list(found.values())
 
 
 def _walk(
@@ -267,13 +325,13 @@ def _walk(
     rng: random.Random,
     *,
     testing: bool,
-) -> list[Pair]:
+) -> list[_Said]:
     """`wanted` distinct sentences, intents and then templates evenly; ambiguous ones dropped."""
     by_intent: dict[str, list[_Template]] = {}
     for template in templates:
         by_intent.setdefault(template.intent, []).append(template)
     names = sorted(by_intent)
-    found: dict[str, Pair] = {}
+    found: dict[str, _Said] = {}
     for _ in range(wanted * _TRIES):
         if len(found) >= wanted:
             break
@@ -283,7 +341,8 @@ def _walk(
         walker = template.walker
         walker.begin(testing=testing)
         words = walker.expand(template.expression, template.domains, rng)
-        text = normalize_whitespace(words or "").strip()
+        marked = normalize_whitespace(words or "").strip()
+        text = unmarked(marked)
         if not text or any(value not in text for value in walker.slots.values()):
             continue
         answer = completion(template.intent, walker.slots)
@@ -294,10 +353,10 @@ def _walk(
             continue
         known = not walker.unknown and not testing
         if known or judge.parses(text, walker.free) == {answer}:
-            found[text] = Pair(text, answer, template.group)
-    pairs = list(found.values())
-    rng.shuffle(pairs)
-    return pairs
+            found[text] = _Said(Pair(text, answer, template.group), template.intent, marked)
+    listed = list(found.values())
+    rng.shuffle(listed)
+    return listed
 
 
 def answer_phrases(pairs: list[Pair]) -> list[str]:
@@ -316,24 +375,33 @@ def answer_phrases(pairs: list[Pair]) -> list[str]:
     return sorted(found)
 
 
-def output_grammar(pairs: list[Pair]) -> str:
+def output_grammar(pairs: list[Pair], validation: Sequence[Pair] = ()) -> str:
     """A Lark grammar for the answers.
 
     Known intents, each with slots that were seen with it, in the order of their names and once
-    each; values are whole words of the prompt.
+    each; values are whole words of the prompt. Where `validation` shows that a slot takes a
+    closed list of values or numbers, it takes no others.
     """
+    intents = _intents_of(pairs)
     rules = []
     starts = []
-    for number, (intent, keys) in enumerate(sorted(_intents_of(pairs).items())):
+    for number, (intent, keys) in enumerate(sorted(intents.items())):
         listed = sorted(keys)
         starts.append(f"i{number}")
         slots = f" s{number}_0?" if listed else ""
         rules.append(f'i{number}: "{intent}\\",\\"slots\\":{{"{slots} "}}}}"')
         rules += _slot_rules(number, listed)
+    patterns = _patterns(pairs, validation)
+    for key in sorted({key for keys in intents.values() for key in keys}):
+        # Key and value are one lexeme: where the prompt has no value for it, neither can be.
+        closed = f" & /{patterns[key]}/" if key in patterns else ""
+        rules.append(f"V_{key.upper()}: WORDS{closed}")
+        rules.append(f'K_{key.upper()}: "\\"{key}\\":\\"" V_{key.upper()} "\\""')
     return (
         f'start: "{{\\"intent\\":\\"" ({" | ".join(starts)})\n'
         + "\n".join(rules)
-        + '\nvalue: %regex { "substring_words": @PROMPT@ }\n'
+        + "\nWORDS: PROMPT & /[^ ](.*[^ ])?/\n"
+        + 'PROMPT: %regex { "substring_words": @PROMPT@ }\n'
     )
 
 
@@ -343,8 +411,37 @@ def _slot_rules(number: int, keys: list[str]) -> list[str]:
     for at, key in enumerate(keys):
         rest = f' ("," s{number}_{at + 1})?' if at + 1 < len(keys) else ""
         other = f" | s{number}_{at + 1}" if at + 1 < len(keys) else ""
-        rules.append(f's{number}_{at}: "\\"{key}\\":\\"" value "\\""{rest}{other}')
+        rules.append(f"s{number}_{at}: K_{key.upper()}{rest}{other}")
     return rules
+
+
+def _patterns(pairs: Sequence[Pair], validation: Sequence[Pair]) -> dict[str, str]:
+    """Regular expressions of the slots whose values are known to the last.
+
+    A slot is such a one if none of its values in `validation` is new, a number aside.
+    """
+    known, looked = _values_of(pairs), _values_of(validation)
+    found = {}
+    for key, values in known.items():
+        words = {value for value in values if not _is_number(value)}
+        new = {value for value in looked[key] if not _is_number(value)} - words
+        if len(looked[key]) < _LOOKS or new:
+            continue
+        listed = [re.escape(word).replace("/", r"\/") for word in sorted(words)]
+        found[key] = "|".join(([_NUMBER] if any(map(_is_number, values)) else []) + listed)
+    return found
+
+
+def _is_number(value: str) -> bool:
+    return re.fullmatch(_NUMBER, value) is not None
+
+
+def _values_of(pairs: Sequence[Pair]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for pair in pairs:
+        for key, value in msgspec.json.decode(pair.completion)["slots"].items():
+            found[key].append(value)
+    return found
 
 
 def _intents_of(pairs: list[Pair]) -> dict[str, set[str]]:

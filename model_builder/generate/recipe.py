@@ -21,6 +21,8 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kind: ``pairs`` (a file) or ``home-commands`` (Home Assistant's templates).
         path: of the pairs, relative to the recipe.
         language, sentences, test: of home commands.
+        rephrased: other ways to say the sentences, as a share of them: phrases moved, swapped,
+            put in and left out.
         seed: of the sample and the split.
     """
 
@@ -29,6 +31,7 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     language: str = "en"
     sentences: Annotated[int, msgspec.Meta(ge=100, le=1_000_000)] = 40_000
     test: Annotated[int, msgspec.Meta(ge=10, le=100_000)] = 1500
+    rephrased: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
     seed: int = 0
 
 
