@@ -31,6 +31,7 @@ class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         learning_rate: at its highest.
         warmup: steps until then; a cosine follows.
         dropout: share.
+        orthogonal: matrices learn by Muon, in fewer steps than by AdamW.
         half: compute products in bfloat16 while int8 rounding is not simulated. Processors with
             instructions for it train faster, others slower.
         quantize_aware: last share of the steps in which int8 rounding is simulated; 0: none.
@@ -45,6 +46,7 @@ class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 2e-3
     warmup: Annotated[int, msgspec.Meta(ge=0)] = 200
     dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
+    orthogonal: bool = False
     half: bool = False
     quantize_aware: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     evaluate_every: Annotated[int, msgspec.Meta(ge=1)] = 250
@@ -101,6 +103,19 @@ def encode_pairs(
     return Encoded(ids, counts)
 
 
+def orthogonal(matrix: Any) -> Any:
+    """About the orthogonal matrix nearest to one ``[M, N]``: singular values near 1.
+
+    Source: a quintic Newton-Schulz iteration with the coefficients of Muon (Jordan et al., 2024).
+    """
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else tf.transpose(matrix)
+    x = wide / (tf.norm(wide) + 1e-7)
+    for _ in range(5):
+        square = tf.matmul(x, x, transpose_b=True)
+        x = 3.4445 * x + tf.matmul(-4.7750 * square + 2.0315 * tf.matmul(square, square), x)
+    return x if matrix.shape[0] <= matrix.shape[1] else tf.transpose(x)
+
+
 def train(
     config: DecoderConfig,
     data: Encoded,
@@ -138,12 +153,18 @@ def train(
                 total, weight = loss_of(ids, counts, options.dropout, fake)
                 loss = total / weight
             gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, listed), _CLIP)
-            # AdamW (Loshchilov and Hutter, 2019), written out: no optimiser state in a bundle.
-            for x, g, m, s in zip(listed, gradients, first, second, strict=True):
+            # Written out: no optimiser state in a bundle. Matrices by Muon (Jordan et al., 2024;
+            # its update scaled to AdamW's as by Liu et al., 2025), the rest by AdamW
+            # (Loshchilov and Hutter, 2019).
+            for name, x, g, m, s in zip(variables, listed, gradients, first, second, strict=True):
                 g = tf.convert_to_tensor(g)
-                m.assign(0.9 * m + 0.1 * g)
-                s.assign(0.98 * s + 0.02 * g * g)
-                update = (m / (1 - 0.9**number)) / (tf.sqrt(s / (1 - 0.98**number)) + 1e-8)
+                if options.orthogonal and "." in name and len(x.shape) == 2:
+                    m.assign(0.95 * m + g)
+                    update = 0.2 * float(max(x.shape)) ** 0.5 * orthogonal(g + 0.95 * m)
+                else:
+                    m.assign(0.9 * m + 0.1 * g)
+                    s.assign(0.98 * s + 0.02 * g * g)
+                    update = (m / (1 - 0.9**number)) / (tf.sqrt(s / (1 - 0.98**number)) + 1e-8)
                 decay = _DECAY if len(x.shape) == 2 else 0.0
                 x.assign_sub(rate * (update + decay * x))
             return loss
