@@ -82,10 +82,11 @@ def build_generator(recipe: Path, out: Path, changes: list[str], as_json: bool) 
     """``build`` of a recipe with ``task: generate``."""
     from rich.console import Console
 
-    from model_builder.generate import build as building
     from model_builder.generate.recipe import load
 
     loaded, data = load(recipe, changes)
+    from model_builder.generate import build as building  # TensorFlow: after the recipe is known
+
     console = Console(stderr=True, quiet=as_json and not sys.stderr.isatty())
     with console.status("building") as status:
         made = building.build(loaded, data, recipe.parent, out, lambda step: status.update(step))

@@ -15,7 +15,7 @@ import dataclasses
 import os
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -34,8 +34,15 @@ _TRIES = 20
 _MADE_UP = 0.7
 """Share of free values that are made-up words while training, so that copying is learnt."""
 
+_OTHERS = 0.08
+"""Share of the words of made-up names that are those of other slots."""
+
+_RUNS = 0.4
+"""Share of made-up free text that is a piece of another sentence: a command to be run later."""
+
 _FREE = ("area", "name")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_LOOKS_AT_TEMPLATE = 40
 _TEST_SHARE = 0.1
 _VALIDATION_SHARE = 0.03
 _LOOKS = 5
@@ -139,10 +146,16 @@ class Inventor:
 
     Args:
         words: known ones; new ones follow their letters two by two.
+        others: words that now and then stand among them.
+        sentences: runs of words out of them now and then are the free text.
     """
 
-    def __init__(self, words: list[str]) -> None:
+    def __init__(
+        self, words: list[str], others: Sequence[str] = (), sentences: Sequence[str] = ()
+    ) -> None:
         self._words = words
+        self._others = others
+        self._sentences = sentences
         self._after: dict[str, list[str]] = defaultdict(list)
         for word in words:
             padded = f"  {word} "
@@ -152,10 +165,16 @@ class Inventor:
     def value(self, rng: random.Random, *, long: bool) -> str:
         """One to three words; up to six for free text."""
         count = rng.choice((1, 2, 3, 4, 5, 6) if long else (1, 1, 1, 2, 2, 3))
+        if long and self._sentences and rng.random() < _RUNS:
+            words = rng.choice(self._sentences).split()
+            at = rng.randrange(max(1, len(words) - count + 1))
+            return " ".join(words[at : at + count])
         return " ".join(self._word(rng) for _ in range(count))
 
     def _word(self, rng: random.Random) -> str:
         kind = rng.random()
+        if kind < _OTHERS and self._others:
+            return rng.choice(self._others)
         if kind < 0.4:
             return rng.choice(self._words)
         if kind < 0.85:
@@ -245,6 +264,19 @@ def _free_values(language: str) -> list[str]:
     return sorted(set(values))
 
 
+def _listed_words(templates: list[_Template], rng: random.Random) -> list[str]:
+    """Words of the values that the templates list themselves: kinds of devices, colours."""
+    values = []
+    for listed, walker in {
+        id(listed): (listed, template.walker)
+        for template in templates
+        for listed in template.walker.lists.values()
+        if isinstance(listed, TextSlotList)
+    }.values():
+        values += [walker.expand(value.text_in, (), rng) or "" for value in listed.values]
+    return [word for word in _words(values) if word.isalpha()]
+
+
 def sample_commands(
     language: str, sentences: int, test: int, seed: int, rephrased: float = 0.0
 ) -> Split:
@@ -265,28 +297,61 @@ def sample_commands(
     held = set(rng.sample(values, max(1, len(values) // 5)))
     house = home.houses().get(language, home.houses()["en"])
     named = {*house.area, *(name for listed in house.names.values() for name in listed)}
-    names = Inventor(_words(named - held))
-    texts = Inventor(_words(set(values) - held))
+    # Any word may be a name; the garage is also where a door is.
+    templates = _templates(language)
+    names = Inventor(_words(named - held), _listed_words(templates, rng))
     by_intent: dict[str, list[_Template]] = {}
-    for template in _templates(language):
+    for template in templates:
         template.walker.held = held
-        template.walker.names, template.walker.texts = names, texts
+        template.walker.names = names
+        template.walker.texts = Inventor(_words(set(values) - held))
         by_intent.setdefault(template.intent, []).append(template)
     unseen: list[_Template] = []
     seen: list[_Template] = []
     for listed in by_intent.values():
         rng.shuffle(listed)
-        cut = int(len(listed) * _TEST_SHARE + 0.5) if len(listed) > 3 else 0
-        unseen += listed[:cut]
-        seen += listed[cut:]
+        held_back = _held_back(listed, rng)
+        unseen += held_back
+        seen += [template for template in listed if template not in held_back]
     owner: dict[str, str] = {}
     judge = Judge(language)
+    first = _walk(seen, max(1, sentences // 50), {}, judge, rng, testing=False)
+    sentences_said = [said.pair.prompt for said in first]
+    for template in templates:
+        template.walker.texts = Inventor(_words(set(values) - held), (), sentences_said)
     trained = _walk(seen, sentences, owner, judge, rng, testing=False)
     tested = _walk(unseen, test, owner, judge, rng, testing=True)
     spared = int(len(trained) * _VALIDATION_SHARE)
     pairs = [said.pair for said in trained]
     more = _rephrased(trained[spared:], int(sentences * rephrased), house.joining, owner, rng)
     return Split(pairs[spared:] + more, pairs[:spared], [said.pair for said in tested])
+
+
+def _held_back(templates: list[_Template], rng: random.Random) -> list[_Template]:
+    """Templates of one intent that training must not see.
+
+    Each set of slots that they fill is filled by a template that stays: that an intent takes an
+    area at all is not to be guessed.
+    """
+    wanted = int(len(templates) * _TEST_SHARE + 0.5) if len(templates) > 3 else 0
+    fills = [_fills(template, rng) for template in templates]
+    left = Counter(slots for sets in fills for slots in sets)
+    found: list[_Template] = []
+    for template, sets in zip(templates, fills, strict=True):
+        if len(found) < wanted and sets and all(left[slots] > 1 for slots in sets):
+            found.append(template)
+            left.subtract(sets)
+    return found
+
+
+def _fills(template: _Template, rng: random.Random) -> set[frozenset[str]]:
+    """The sets of slots that a template's sentences fill."""
+    found = set()
+    for _ in range(_LOOKS_AT_TEMPLATE):
+        template.walker.begin(testing=False)
+        if template.walker.expand(template.expression, template.domains, rng) is not None:
+            found.add(frozenset(template.walker.slots))
+    return found
 
 
 def _words(values: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ import yaml
 from contracts import codec
 from contracts.errors import InputError
 from contracts.messages import Name, Version
-from model_builder.generate.train import TrainOptions
+from model_builder.generate.train_options import TrainOptions
 
 
 class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,6 +18,7 @@ _PLACES = ("area", "floor")
 _MARK = re.compile(r"\x01([^\x02]*)\x02([^\x03]*)\x03")
 _TOKEN = re.compile(r"(?:\x01[^\x03]*\x03|[^ \x01])+")
 _OPERATIONS = 3
+_LEFT_OUT = 0.3
 _RIGHT = 2
 """Words after a number that belong to it: "20 minutes timer"."""
 
@@ -100,7 +101,6 @@ class Rephraser:
 
     def __init__(self, said: Iterable[tuple[str, str]], joining: Sequence[str]) -> None:
         self._joining = frozenset(joining)
-        self._listed = sorted(self._joining)
         self._slots: dict[str, set[str]] = defaultdict(set)
         self._places: dict[str, list[Phrase]] = defaultdict(list)
         self._numbers: dict[tuple[str, ...], list[Phrase]] = defaultdict(list)
@@ -163,15 +163,15 @@ class Rephraser:
         return [*phrases[:at], other, *phrases[at + 1 :]]
 
     def _join(self, intent: str, phrases: list[Phrase], rng: random.Random) -> list[Phrase]:
-        """Leaves joining words out, or says others."""
+        """Leaves joining words out; those before a value stay: they tell what it is."""
         changed = []
         for phrase in phrases:
-            words: list[str] = []
-            for word in phrase.words:
-                chance = rng.random() if word in self._joining else 1.0
-                if chance < 0.2:
-                    continue
-                words.append(rng.choice(self._listed) if chance < 0.4 else word)
+            bare = phrase.number or not phrase.slot
+            words = [
+                word
+                for word in phrase.words
+                if not (bare and word in self._joining and rng.random() < _LEFT_OUT)
+            ]
             if words:
                 changed.append(msgspec.structs.replace(phrase, words=tuple(words)))
         return changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,44 +15,12 @@ from tokenizers import Tokenizer
 from contracts.errors import InputError
 from model_builder.generate.pairs import Pair
 from model_builder.generate.student import Variables, forward, new_variables
+from model_builder.generate.train_options import TrainOptions
 from model_builder.generate.vocabulary import END
 from model_builder.generate.weights import DecoderConfig
 
 _DECAY = 0.01
 _CLIP = 1.0
-
-
-class TrainOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long and how fast.
-
-    Attributes:
-        steps: of the optimiser at most.
-        batch: pairs a step.
-        learning_rate: at its highest.
-        warmup: steps until then; a cosine follows.
-        dropout: share.
-        orthogonal: matrices learn by Muon, in fewer steps than by AdamW.
-        half: compute products in bfloat16 while int8 rounding is not simulated. Processors with
-            instructions for it train faster, others slower.
-        quantize_aware: last share of the steps in which int8 rounding is simulated; 0: none.
-        evaluate_every: steps between looks at the validation loss.
-        patience: looks without a better loss that end the training.
-        minutes: that it may take.
-        seed: of weights and order.
-    """
-
-    steps: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 4000
-    batch: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 2e-3
-    warmup: Annotated[int, msgspec.Meta(ge=0)] = 200
-    dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.0
-    orthogonal: bool = False
-    half: bool = False
-    quantize_aware: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    evaluate_every: Annotated[int, msgspec.Meta(ge=1)] = 250
-    patience: Annotated[int, msgspec.Meta(ge=1)] = 6
-    minutes: Annotated[float, msgspec.Meta(gt=0)] = 30.0
-    seed: int = 0
 
 
 class Encoded(msgspec.Struct):
@@ -158,7 +126,7 @@ def train(
             # (Loshchilov and Hutter, 2019).
             for name, x, g, m, s in zip(variables, listed, gradients, first, second, strict=True):
                 g = tf.convert_to_tensor(g)
-                if options.orthogonal and "." in name and len(x.shape) == 2:
+                if options.optimizer == "muon" and "." in name and len(x.shape) == 2:
                     m.assign(0.95 * m + g)
                     update = 0.2 * float(max(x.shape)) ** 0.5 * orthogonal(g + 0.95 * m)
                 else:

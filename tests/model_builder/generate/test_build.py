@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -104,6 +106,24 @@ def test_a_recipe_that_cannot_be_built_is_refused(tmp_path: Path, change: str) -
     with pytest.raises(InputError) as raised:
         load(path, [change])
     assert raised.value.code in ("bad-recipe", "bad-message")
+
+
+def test_a_wrong_recipe_is_refused_without_tensorflow(tmp_path: Path) -> None:
+    """Whoever mistypes a field does not wait for the import of what would train."""
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE + "colour: red\n")
+    program = (
+        "import sys\nfrom model_builder.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n    print([m for m in ('model_builder.generate.recipe', 'tensorflow')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "build", str(path)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "unknown field `colour`" in done.stderr, done.stderr
+    assert done.stdout == "['model_builder.generate.recipe']\n"
 
 
 def test_a_recipe_becomes_a_bundle_whose_output_is_always_valid(tmp_path: Path) -> None:
