@@ -44,6 +44,7 @@ _FREE = ("area", "name")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _LOOKS_AT_TEMPLATE = 40
 _TEST_SHARE = 0.1
+_TESTED = "of the test split"
 _VALIDATION_SHARE = 0.03
 _LOOKS = 5
 """Values of a slot in the validation split that say whether new ones are to be expected."""
@@ -132,7 +133,8 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
         if not self.testing and rng.random() < _MADE_UP:
             self.unknown = True
             long = node.list_name not in _FREE
-            return (self.texts if long else self.names).value(rng, long=long)
+            made = (self.texts if long else self.names).value(rng, long=long)
+            return None if made in self.held else made
         for _ in range(20):
             value = self._value(node, domains, rng)
             if value is None or (value in self.held) == self.testing:
@@ -323,6 +325,8 @@ def sample_commands(
     tested = _walk(unseen, test, owner, judge, rng, testing=True)
     spared = int(len(trained) * _VALIDATION_SHARE)
     pairs = [said.pair for said in trained]
+    for said in tested:
+        owner[said.pair.prompt] = _TESTED
     more = _rephrased(trained[spared:], int(sentences * rephrased), house.joining, owner, rng)
     return Split(pairs[spared:] + more, pairs[:spared], [said.pair for said in tested])
 

@@ -1,4 +1,4 @@
-"""How a student is trained; apart from the training, so that a recipe is read without TensorFlow."""
+"""How a student is trained. Apart from the training: a recipe is read without TensorFlow."""
 
 from __future__ import annotations
 

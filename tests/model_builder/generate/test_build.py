@@ -34,8 +34,8 @@ constrain: prompt-values
 
 def test_home_commands_test_what_training_never_saw() -> None:
     """No template, no free value and no sentence of the test split is in the training split."""
-    split = sample_commands("en", 1500, 120, 3)
-    assert len(split.train) > 1000 and len(split.test) > 60
+    split = sample_commands("en", 4000, 120, 2, rephrased=0.5)
+    assert len(split.train) > 5000 and len(split.test) > 60
     seen = split.train + split.validation
     assert not {p.group for p in seen} & {p.group for p in split.test}
     assert not {p.prompt for p in seen} & {p.prompt for p in split.test}
@@ -45,6 +45,12 @@ def test_home_commands_test_what_training_never_saw() -> None:
         return {s[slot] for s in slots if slot in s}
 
     assert values(split.test, "area") and not values(seen, "area") & values(split.test, "area")
+
+    def slots(pairs: list[Pair]) -> set[tuple[str, ...]]:
+        answers = [json.loads(pair.completion) for pair in pairs]
+        return {(answer["intent"], *sorted(answer["slots"])) for answer in answers}
+
+    assert slots(split.test) <= slots(split.train)  # else the grammar forbids the answer
 
 
 def test_home_commands_slots_stand_in_the_sentence() -> None:

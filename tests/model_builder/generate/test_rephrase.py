@@ -83,7 +83,7 @@ def test_numbers_exchange_their_units_within_their_kind() -> None:
 
 
 def test_joining_words_alone_are_left_out_and_not_before_a_name() -> None:
-    """ "in the" says that a place follows."""
+    """What stands before a place says that it is one."""
     sentence = f"pause the music in the {mark('area', 'kitchen')}"
     found = {unmarked(marked) for marked in others("Pause", sentence, [])}
     assert found == {
