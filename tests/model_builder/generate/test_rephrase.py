@@ -82,6 +82,15 @@ def test_numbers_exchange_their_units_within_their_kind() -> None:
     }
 
 
+def test_a_number_never_becomes_the_length_of_the_timer() -> None:
+    """The amount and the timer's own length stay apart where no word tells them apart."""
+    sentence = f"take {mark('seconds', '5')} seconds {mark('start_hours', '2')} hour timer"
+    other = f"take {mark('hours', '7')} hours {mark('start_minutes', '4')} minute timer"
+    found = others("Less", sentence, [("Less", sentence), ("Less", other)])
+    lengths = [[slot for slot in slots_of(m) if slot.startswith("start_")] for m in found]
+    assert {tuple(listed) for listed in lengths} == {("start_hours",), ("start_minutes",)}
+
+
 def test_joining_words_alone_are_left_out_and_not_before_a_name() -> None:
     """What stands before a place says that it is one."""
     sentence = f"pause the music in the {mark('area', 'kitchen')}"
