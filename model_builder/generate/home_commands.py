@@ -37,6 +37,9 @@ _MADE_UP = 0.7
 _OTHERS = 0.08
 """Share of the words of made-up names that are those of other slots."""
 
+_VARIANTS = 0.35
+"""Share of made-up names that are a known one with another word."""
+
 _RUNS = 0.4
 """Share of made-up free text that is a piece of another sentence: a command to be run later."""
 
@@ -79,14 +82,14 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
         unknown: whether one of those is made up or held from training.
         testing: whether values are to be those held from training.
         held: values that training must not see.
-        names, texts: make up areas and names, and free text.
+        names, texts: make up areas and names, by list, and free text.
     """
 
     def __init__(self, rules: Any, lists: Any, house: home.House) -> None:
         super().__init__(rules, lists, house)
         self.testing = False
         self.held: set[str] = set()
-        self.names = Inventor([])
+        self.names: dict[str, Inventor] = {}
         self.texts = Inventor([])
         self.begin(testing=False)
 
@@ -132,8 +135,8 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
     ) -> str | None:
         if not self.testing and rng.random() < _MADE_UP:
             self.unknown = True
-            long = node.list_name not in _FREE
-            made = (self.texts if long else self.names).value(rng, long=long)
+            named = node.list_name in _FREE
+            made = self.names[node.list_name].name(rng) if named else self.texts.text(rng)
             return None if made in self.held else made
         for _ in range(20):
             value = self._value(node, domains, rng)
@@ -147,27 +150,41 @@ class Inventor:
     """Makes up values: known words, words that look like them, and random letters.
 
     Args:
-        words: known ones; new ones follow their letters two by two.
+        values: known ones; new words follow the letters of theirs two by two.
+        joining: words of theirs that stand in no other name.
         others: words that now and then stand among them.
         sentences: runs of words out of them now and then are the free text.
     """
 
     def __init__(
-        self, words: list[str], others: Sequence[str] = (), sentences: Sequence[str] = ()
+        self,
+        values: Iterable[str],
+        joining: Sequence[str] = (),
+        others: Sequence[str] = (),
+        sentences: Sequence[str] = (),
     ) -> None:
-        self._words = words
+        self._values = sorted(values)
+        self._words = [word for word in _words(self._values) if word not in joining]
         self._others = others
         self._sentences = sentences
         self._after: dict[str, list[str]] = defaultdict(list)
-        for word in words:
+        for word in self._words:
             padded = f"  {word} "
             for at in range(len(word) + 1):
                 self._after[padded[at : at + 2]].append(padded[at + 2])
 
-    def value(self, rng: random.Random, *, long: bool) -> str:
-        """One to three words; up to six for free text."""
-        count = rng.choice((1, 2, 3, 4, 5, 6) if long else (1, 1, 1, 2, 2, 3))
-        if long and self._sentences and rng.random() < _RUNS:
+    def name(self, rng: random.Random) -> str:
+        """One to three words; some are a known name with another word in it: "zorb lamp"."""
+        if rng.random() < _VARIANTS:
+            words = rng.choice(self._values).split()
+            words[:1] = [self._alike(rng)] if len(words) > 1 else [self._alike(rng), words[0]]
+            return " ".join(words)
+        return " ".join(self._word(rng) for _ in range(rng.choice((1, 1, 1, 2, 2, 3))))
+
+    def text(self, rng: random.Random) -> str:
+        """One to six words."""
+        count = rng.randrange(1, 7)
+        if self._sentences and rng.random() < _RUNS:
             words = rng.choice(self._sentences).split()
             at = rng.randrange(max(1, len(words) - count + 1))
             return " ".join(words[at : at + count])
@@ -298,15 +315,18 @@ def sample_commands(
     values = _free_values(language)
     held = set(rng.sample(values, max(1, len(values) // 5)))
     house = home.houses().get(language, home.houses()["en"])
-    named = {*house.area, *(name for listed in house.names.values() for name in listed)}
-    # Any word may be a name; the garage is also where a door is.
     templates = _templates(language)
-    names = Inventor(_words(named - held), _listed_words(templates, rng))
+    # Any word may be a name; the garage is also where a door is.
+    others = [word for word in _listed_words(templates, rng) if word not in house.joining]
+    named = {"area": house.area, "name": [n for listed in house.names.values() for n in listed]}
+    names = {
+        kind: Inventor(set(known) - held, house.joining, others) for kind, known in named.items()
+    }
     by_intent: dict[str, list[_Template]] = {}
     for template in templates:
         template.walker.held = held
         template.walker.names = names
-        template.walker.texts = Inventor(_words(set(values) - held))
+        template.walker.texts = Inventor(set(values) - held)
         by_intent.setdefault(template.intent, []).append(template)
     unseen: list[_Template] = []
     seen: list[_Template] = []
@@ -320,7 +340,7 @@ def sample_commands(
     first = _walk(seen, max(1, sentences // 50), {}, judge, rng, testing=False)
     sentences_said = [said.pair.prompt for said in first]
     for template in templates:
-        template.walker.texts = Inventor(_words(set(values) - held), (), sentences_said)
+        template.walker.texts = Inventor(set(values) - held, sentences=sentences_said)
     trained = _walk(seen, sentences, owner, judge, rng, testing=False)
     tested = _walk(unseen, test, owner, judge, rng, testing=True)
     spared = int(len(trained) * _VALIDATION_SHARE)

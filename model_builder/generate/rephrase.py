@@ -11,6 +11,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -18,6 +19,7 @@ _PLACES = ("area", "floor")
 _MARK = re.compile(r"\x01([^\x02]*)\x02([^\x03]*)\x03")
 _TOKEN = re.compile(r"(?:\x01[^\x03]*\x03|[^ \x01])+")
 _OPERATIONS = 3
+_TRIES = 4
 _LEFT_OUT = 0.3
 _RIGHT = 2
 """Words after a number that belong to it: "20 minutes timer"."""
@@ -120,12 +122,20 @@ class Rephraser:
         return (intent, kind, *[w for w in phrase.words if w in self._joining])
 
     def other(self, intent: str, sentence: str, rng: random.Random) -> str:
-        """One other marked sentence."""
-        phrases = phrases_of(sentence, self._joining)
-        for _ in range(rng.randrange(1, _OPERATIONS + 1)):
-            operation = rng.choice((self._move, self._move, self._place, self._unit, self._join))
-            phrases = operation(intent, phrases, rng)
-        return " ".join(word for phrase in phrases for word in phrase.words)
+        """One other marked sentence; the same if none was found in which values stand apart."""
+        for _ in range(_TRIES):
+            phrases = phrases_of(sentence, self._joining)
+            for _ in range(rng.randrange(1, _OPERATIONS + 1)):
+                ways = (self._move, self._move, self._place, self._unit, self._join)
+                phrases = rng.choice(ways)(intent, phrases, rng)
+            if not any(self._touch(*two) for two in pairwise(phrases)):
+                return " ".join(word for phrase in phrases for word in phrase.words)
+        return sentence
+
+    def _touch(self, first: Phrase, second: Phrase) -> bool:
+        """Whether nobody could tell where one value ends and the next begins."""
+        words = first.slot and second.slot and not first.number and not second.number
+        return bool(words) and second.words[0] not in self._joining
 
     def _move(self, intent: str, phrases: list[Phrase], rng: random.Random) -> list[Phrase]:
         if len(phrases) < 2:

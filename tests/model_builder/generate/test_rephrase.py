@@ -91,6 +91,16 @@ def test_a_number_never_becomes_the_length_of_the_timer() -> None:
     assert {tuple(listed) for listed in lengths} == {("start_hours",), ("start_minutes",)}
 
 
+def test_two_values_never_touch() -> None:
+    """Nobody could say where "zorb quux" is cut."""
+    sentence = f"turn on {mark('name', 'zorb')} in the {mark('area', 'quux')}"
+    bare = f"{mark('area', 'hall')} lamp on"
+    found = {unmarked(m) for m in others("Light", sentence, [("Light", sentence), ("Light", bare)])}
+    assert "turn on zorb in the quux" in found and "zorb turn on in the quux" in found
+    assert not {text for text in found if "zorb hall" in text or "hall zorb" in text}
+    assert "in the quux zorb turn on" not in found
+
+
 def test_joining_words_alone_are_left_out_and_not_before_a_name() -> None:
     """What stands before a place says that it is one."""
     sentence = f"pause the music in the {mark('area', 'kitchen')}"
