@@ -15,6 +15,7 @@ import dataclasses
 import os
 import random
 import re
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -40,6 +41,9 @@ _OTHERS = 0.08
 _VARIANTS = 0.35
 """Share of made-up names that are a known one with another word."""
 
+_SENTENCE = 1.8
+"""Words of a list's values, in the mean, from which on they are free text and not names."""
+
 _RUNS = 0.4
 """Share of made-up free text that is a piece of another sentence: a command to be run later."""
 
@@ -53,6 +57,8 @@ _LOOKS = 5
 """Values of a slot in the validation split that say whether new ones are to be expected."""
 
 _NUMBER = "-?[0-9]+"
+_COMMON = 10
+_MANY = 500
 
 
 class _Template(msgspec.Struct, frozen=True):
@@ -135,8 +141,8 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
     ) -> str | None:
         if not self.testing and rng.random() < _MADE_UP:
             self.unknown = True
-            named = node.list_name in _FREE
-            made = self.names[node.list_name].name(rng) if named else self.texts.text(rng)
+            named = self.names.get(node.list_name)
+            made = named.name(rng) if named else self.texts.text(rng)
             return None if made in self.held else made
         for _ in range(20):
             value = self._value(node, domains, rng)
@@ -322,6 +328,9 @@ def sample_commands(
     names = {
         kind: Inventor(set(known) - held, house.joining, others) for kind, known in named.items()
     }
+    for kind, known in house.wildcards.items():
+        if statistics.mean(len(value.split()) for value in known) < _SENTENCE:
+            names[kind] = Inventor(set(known) - held, house.joining)
     by_intent: dict[str, list[_Template]] = {}
     for template in templates:
         template.walker.held = held
@@ -481,10 +490,11 @@ def output_grammar(pairs: list[Pair], validation: Sequence[Pair] = ()) -> str:
         rules.append(f'i{number}: "{intent}\\",\\"slots\\":{{"{slots} "}}}}"')
         rules += _slot_rules(number, listed)
     patterns = _patterns(pairs, validation)
+    edges = _edges(pairs)
     for key in sorted({key for keys in intents.values() for key in keys}):
         # Key and value are one lexeme: where the prompt has no value for it, neither can be.
-        closed = f" & /{patterns[key]}/" if key in patterns else ""
-        rules.append(f"V_{key.upper()}: WORDS{closed}")
+        more = f" & /{patterns[key]}/" if key in patterns else "".join(edges[key])
+        rules.append(f"V_{key.upper()}: WORDS{more}")
         rules.append(f'K_{key.upper()}: "\\"{key}\\":\\"" V_{key.upper()} "\\""')
     return (
         f'start: "{{\\"intent\\":\\"" ({" | ".join(starts)})\n'
@@ -516,9 +526,32 @@ def _patterns(pairs: Sequence[Pair], validation: Sequence[Pair]) -> dict[str, st
         new = {value for value in looked[key] if not _is_number(value)} - words
         if len(looked[key]) < _LOOKS or new:
             continue
-        listed = [re.escape(word).replace("/", r"\/") for word in sorted(words)]
-        found[key] = "|".join(([_NUMBER] if any(map(_is_number, values)) else []) + listed)
+        number = [_NUMBER] if any(map(_is_number, values)) else []
+        found[key] = "|".join([*number, *_escaped(words)])
     return found
+
+
+def _edges(pairs: Sequence[Pair]) -> dict[str, list[str]]:
+    """What no value of a slot begins or ends with: words that all sentences are full of.
+
+    Such a word is in one of ten sentences, and at that edge of none of the slot's values, if
+    those are many: an area is not "the attic", nor "attic to".
+    """
+    said = Counter(word for pair in pairs for word in set(pair.prompt.split()))
+    common = {word for word, count in said.items() if count * _COMMON >= len(pairs)}
+    found: dict[str, list[str]] = defaultdict(list)
+    for key, values in _values_of(pairs).items():
+        if len(values) < _MANY:
+            continue
+        for at, pattern in ((0, "({})( .*)?"), (-1, "(.* )?({})")):
+            edge = common - {value.split()[at] for value in values}
+            if edge:
+                found[key].append(f" & ~/{pattern.format('|'.join(_escaped(edge)))}/")
+    return found
+
+
+def _escaped(words: Iterable[str]) -> list[str]:
+    return [re.escape(word).replace("/", r"\/") for word in sorted(words)]
 
 
 def _is_number(value: str) -> bool:

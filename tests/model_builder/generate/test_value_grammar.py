@@ -116,6 +116,39 @@ def test_a_slot_with_a_closed_list_takes_no_other_words(
     assert can_write(grammar, completion("HassLightSet", {"color": value})) == allowed
 
 
+def rooms(others: int) -> list[Pair]:
+    """Many sentences about areas that are made up; `others` of 700 have no "the" in them."""
+    areas = [f"zorb{i} room" for i in range(700)]
+    texts = [f"{'lamp' if i < others else 'the'} in {area}" for i, area in enumerate(areas)]
+    return [
+        Pair(text, completion("HassTurnOn", {"area": area}))
+        for text, area in zip(texts, areas, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "area", "allowed"),
+    [
+        (rooms(0), "attic", True),
+        (rooms(0), "the attic", False),
+        (rooms(0), "in", False),
+        (rooms(0), "lamp in", False),
+        (rooms(0), "lamp in the attic", True),  # within it any word may stand
+        (rooms(690), "the attic", True),  # a rare word may begin the next
+        (rooms(0)[:400], "the attic", True),  # of few values nothing is known
+    ],
+)
+def test_no_value_begins_or_ends_with_what_every_sentence_is_full_of(
+    pairs: list[Pair], area: str, allowed: bool
+) -> None:
+    """Unless a value of training does."""
+    answer = completion("HassTurnOn", {"area": area})
+    assert can_write(output_grammar(pairs), answer) == allowed
+    begins = [Pair("the lamp", completion("HassTurnOn", {"area": "the lamp"}))]
+    ends = [Pair("lamp in", completion("HassTurnOn", {"area": "lamp in"}))]
+    assert can_write(output_grammar(pairs + begins + ends), answer) == (area != "in" or allowed)
+
+
 @pytest.mark.parametrize("value", [" lamp", "lamp ", "", " "])
 def test_a_value_has_no_space_at_its_ends(value: str) -> None:
     """Nor is it empty."""
