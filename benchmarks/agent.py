@@ -10,6 +10,7 @@ Real programs on a mosquitto on loopback. `shoal` and `bare-mqtt` are asked in t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -269,8 +270,14 @@ def measure_update(
 
 
 def _cpu_s(processes: list[subprocess.Popen[bytes]]) -> float:
-    """Seconds of processor time of these processes and of their ended children."""
-    return sum(sum(psutil.Process(p.pid).cpu_times()[:4]) for p in processes)
+    """Seconds of processor time of these processes, their helpers, and all ended children."""
+    used = 0.0
+    for process in processes:
+        agents = psutil.Process(process.pid)
+        for one in (agents, *agents.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used += sum(one.cpu_times()[:4])
+    return used
 
 
 BARE = """
