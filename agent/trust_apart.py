@@ -20,6 +20,7 @@ import msgspec
 from agent import helper
 from agent.apart import Failure, limit_child, silence
 from agent.trust import REFRESH_SECONDS, Fetch, Trust
+from contracts import codec
 from contracts.errors import ErrorInfo, RefusedError, ShoalError, UnavailableError
 from contracts.messages import BundleRef
 
@@ -121,6 +122,8 @@ def preload() -> None:
         "cryptography.hazmat.primitives.asymmetric.ed25519",
     ):
         importlib.import_module(module)
+    for kind in (Start, File):
+        codec.decoder(kind)
 
 
 def main(line: BufferedRWPair) -> int:

@@ -16,8 +16,10 @@ import msgspec
 
 from agent import helper
 from agent.apart import limit_child, silence
+from contracts import codec
 from contracts.bundle import Bundle
 from contracts.errors import ErrorInfo, RefusedError, ShoalError
+from contracts.manifest import GoldenVector, Manifest
 from contracts.messages import Selftested
 
 BASE_MEMORY_BYTES: Final = 512 * 1024 * 1024
@@ -99,6 +101,8 @@ def preload() -> None:
     from agent.runtime import classifier, engine, golden  # noqa: F401  # loaded before the fork
 
     engine.preload()
+    for kind in (Question, Manifest, list[GoldenVector]):
+        codec.decoder(kind)
 
 
 def main(line: BufferedRWPair) -> int:
