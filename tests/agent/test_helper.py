@@ -171,11 +171,9 @@ def test_no_process_for_the_child_is_an_error_of_the_system(
 
 
 AGENT = """
-import os, signal, sys
+import signal
 from agent.helper import start
 child = start("trust", 300)
-child.line.write(b"{")  # it waits for the rest
-child.line.flush()
 print("here", flush=True)
 signal.pause()
 """
@@ -188,6 +186,7 @@ def test_an_agent_that_is_killed_leaves_no_process() -> None:
     process = psutil.Process(agent.pid)
     until(lambda: len(process.children(recursive=True)) == 2)
     left = process.children(recursive=True)
+    left[1].suspend()  # it cannot see the end of its line
     agent.kill()
     agent.wait()
     agent.stdout.close()
