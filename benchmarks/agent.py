@@ -414,6 +414,45 @@ def measure_bare_update(
     return [row("update-mqtt", "bare-mqtt", "update_s", seconds, "s", agents)]
 
 
+DISK = """
+import sys, threading
+from pathlib import Path
+from agent.filesystem import Disk, write_durably
+folder, size, writes, *names = sys.argv[1:]
+def update(name):
+    path = Path(folder, name)
+    path.mkdir()
+    write_durably(Disk(), path / "bundle", bytes(int(size)))
+    for _ in range(int(writes)):
+        write_durably(Disk(), path / "journal", bytes(1024))
+threads = [threading.Thread(target=update, args=(name,)) for name in names]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+DISK_WRITES = 17
+"""Durable writes of an update beside the bundle's: two fsyncs each, as many as are counted."""
+
+
+def measure_bare_disk(folder: Path, agents: int, processes: int, size: int) -> list[Row]:
+    """The disk's share of an update: as many durable writes from as many threads, no more."""
+    folder.mkdir(parents=True)
+    names = [str(number) for number in range(agents)]
+    begin = time.perf_counter()
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", DISK, folder, str(size), str(DISK_WRITES), *names[p::processes]]
+        )
+        for p in range(processes)
+    ]
+    for process in started:
+        process.wait(120)
+    seconds = time.perf_counter() - begin
+    return [row("update-disk", "bare-disk", "update_s", seconds, "s", agents)]
+
+
 def _wait_all(control: Controller, bundle: Bundle, agents: int) -> list[UpdateEvent]:
     """The events of the update, once every agent has committed it."""
     deadline = time.monotonic() + 600
@@ -565,6 +604,7 @@ def main() -> int:
             rows += measure_update(broker, folder / way, agents, min(4, agents), way=way)
         if agents:
             rows += measure_bare_update(broker, folder / "bare", agents, min(4, agents), 512 * 1024)
+            rows += measure_bare_disk(folder / "disk", agents, min(4, agents), 512 * 1024)
         if options.generator is not None:
             rows += measure_stream(
                 broker, folder / "stream", options.generator, 64, 5 if options.quick else 20
@@ -578,7 +618,7 @@ def main() -> int:
     ).stdout.strip()
     for one in rows:
         print(
-            f"{one['case']:18} {one['system']:10} {one['figure']:26} "
+            f"{one['case']:18} {one['system']:10} {one['figure']:30} "
             f"{one['value']:14,.3f} {one['unit']:6} {one['runs']:6}"
         )
     if options.json is not None:
