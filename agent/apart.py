@@ -1,8 +1,8 @@
-"""What the agent's children have in common: how an error crosses a pipe, and their limits.
+"""What the agent's children have in common: how an error crosses a line, and their limits.
 
 Work that needs large libraries and is rare runs in a process of its own, so that the memory
 goes with it: signatures (:mod:`agent.trust_apart`), certificates
-(:mod:`agent.certificate_apart`).
+(:mod:`agent.certificate_apart`). :mod:`agent.helper` starts them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, error: ShoalError) -> Failure:
-        """The error as it crosses the pipe."""
+        """The error as it crosses the line."""
         if isinstance(error, (RefusedError, InputError)):
             return cls("refused", error.info)
         return cls("unavailable" if isinstance(error, UnavailableError) else "other", error.info)
@@ -44,8 +44,19 @@ class Failure(msgspec.Struct, frozen=True):
         return made(self.info.code, self.info.message, **self.info.detail)
 
 
-def limit_child() -> None:
-    """Limits the process that calls this: no core file, bounded memory, lower priority."""
-    os.nice(5)
+def limit_child(memory_bytes: int = MEMORY_BYTES) -> None:
+    """Limits the process that calls this: no core file, bounded memory.
+
+    Args:
+        memory_bytes: of private memory that it may map; 0: no limit.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
+
+
+def silence() -> None:
+    """Drops what the process that calls this writes to standard error."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 2)
+    os.close(sink)

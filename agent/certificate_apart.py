@@ -1,4 +1,4 @@
-"""The device's certificate looked at and renewed in a child: ``python -m agent.certificate_apart``.
+"""The device's certificate looked at and renewed in a child.
 
 The cryptography of certificates takes about 9 MB that Python does not give back. It is needed
 at a start after a renewal, once for the dates, and for the renewal itself.
@@ -6,26 +6,23 @@ at a start after a renewal, once for the dates, and for the renewal itself.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import importlib
+from io import BufferedRWPair
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
+from agent import helper
 from agent.apart import Failure, limit_child
 from agent.certificate import STORED, Certificate, Validity, left_of, with_texts
 from agent.log import configure
-from contracts import codec
 from contracts.config import AgentConfig, TlsConfig
 from contracts.connection import tls_context
 from contracts.errors import ErrorInfo, ShoalError, UnavailableError
 
-SECONDS: Final = 120.0
+SECONDS: Final = 120
 """Seconds after which a child is killed."""
-
-MAX_BYTES: Final = 1024 * 1024
-"""Bytes of a question or an answer."""
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -101,34 +98,36 @@ class CertificateApart:
 
     def _ask(self, do: Literal["look", "renew"]) -> Found:
         folder, state = str(self._folder.absolute()), str(self._state.absolute())
-        question = codec.encode(Question(do, self._config, folder, state))
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "agent.certificate_apart"],
-                input=question,
-                stdout=subprocess.PIPE,
-                timeout=SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise UnavailableError(
-                "certificate-failed", f"looking at the certificate took over {SECONDS:.0f} s"
-            ) from None
-        try:
-            found = codec.decode(done.stdout, Found, what="the child's answer", cap=MAX_BYTES)
-        except ShoalError:
-            raise UnavailableError(
-                "certificate-failed", "looking at the certificate ended without an answer"
-            ) from None
+        question = Question(do, self._config, folder, state)
+        with helper.start("certificate", SECONDS) as child:
+            try:
+                helper.send(child.line, question)
+                found = helper.receive(child.line, Found)
+            except (OSError, EOFError):
+                raise UnavailableError(
+                    "certificate-failed", "looking at the certificate ended without an answer"
+                ) from None
         if found.failure is not None:
             raise found.failure.raised()
         return found
 
 
-def answer(data: bytes) -> Found:
-    """The child's work: a question as JSON, answered."""
+def preload() -> None:
+    """What every child needs."""
+    importlib.import_module("cryptography.x509")
+
+
+def main(line: BufferedRWPair) -> int:
+    """The child: a question, answered. It logs as the agent does, to standard error."""
+    limit_child()
+    configure()
+    helper.send(line, answer(helper.receive(line, Question)))
+    return 0
+
+
+def answer(question: Question) -> Found:
+    """The child's work."""
     try:
-        question = codec.decode(data, Question, what="a question", cap=MAX_BYTES)
         one = Certificate(question.config, Path(question.folder), Path(question.state))
         if question.do == "renew" and one.tls is not None:
             one.renew(tls_context(one.tls))
@@ -138,9 +137,3 @@ def answer(data: bytes) -> Found:
     except OSError as error:
         info = ErrorInfo("disk-error", f"the certificate cannot be stored: {error}")
         return Found(failure=Failure("other", info))
-
-
-if __name__ == "__main__":
-    limit_child()
-    configure()  # logs go to stderr; stdout is for the answer
-    sys.stdout.buffer.write(codec.encode(answer(sys.stdin.buffer.read(MAX_BYTES + 1))))

@@ -35,7 +35,7 @@ from agent.sources.feed import Feed
 from agent.sources.readers import reader
 from agent.state import StateFolder
 from agent.telemetry import homeassistant
-from agent.telemetry.gauges import Gauges
+from agent.telemetry.gauges import Gauges, room
 from agent.telemetry.recorder import Recorder
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.spool import Spool
@@ -68,6 +68,9 @@ log = logger(__name__)
 
 DRAIN_S: Final = 10.0
 """Seconds that waiting requests get when the agent stops."""
+
+STATUS_S: Final = 0.5
+"""Seconds that a change waits for others before the status file is written."""
 
 STALL_S: Final = 60.0
 """Seconds without a sign of life of a thread after which the watchdog is not fed."""
@@ -180,6 +183,7 @@ class Agent:
         self._watchdog_s = systemd.watchdog_s()
         self._fed = 0.0
         self._ready = False
+        self._runtime = next((r for r in self.board.runtimes if r in available()), "none")
         self._platform = _platform()
 
     def _feed(self, source: SourceConfig) -> Feed:
@@ -314,22 +318,21 @@ class Agent:
     def reported(self) -> Reported:
         """The reported document."""
         journal = self.engine.journal
-        gauges = self.gauges.read(self.state.path)
-        here = [name for name in self.board.runtimes if name in available()]
+        memory, disk = room(self.state.path)
         return Reported(
             device=self.config.device,
             boot=self.state.boot,
             agent_version=contracts.__version__,
             board=self.config.board,
-            runtime=here[0] if here else "none",
+            runtime=self._runtime,
             at=self.clock.time(),
             labels=self.config.labels,
             groups=self.config.groups,
             slots=self.engine.slots(),
             desired_revision=journal.reached,
             last_update=journal.last_event,
-            free_bytes=int(gauges["disk_free_bytes"]),
-            memory_bytes=int(gauges["memory_available_bytes"]),
+            free_bytes=disk,
+            memory_bytes=memory,
             clock="synced" if is_set(self.clock) else "unsynced",
             platform=self._platform,
         )
@@ -345,7 +348,7 @@ class Agent:
                 self._discover()
         except (ShoalError, OSError) as error:
             log.warning("reported not sent", reason=str(error))
-        self._status_due = 0.0
+        self._status_due = min(self._status_due, self.clock.monotonic() + STATUS_S)
 
     def _emit(self, event: UpdateEvent) -> None:
         topic = self.topics.of_device(self.config.device, "update")

@@ -1,4 +1,4 @@
-"""The fleet's signatures checked in a process of its own: ``python -m agent.trust_apart``.
+"""The fleet's signatures checked in a child.
 
 python-tuf and its cryptography take about 10 MB that Python does not give back. An update is
 rare and an agent runs for months, so the check runs in a child that ends with it. The child
@@ -8,30 +8,24 @@ when the parent does. What it accepts it stores itself, as :class:`agent.trust.T
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import sys
-import threading
+import importlib
 import time
 from collections.abc import Callable
+from io import BufferedRWPair
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from agent.apart import Failure, limit_child
+from agent import helper
+from agent.apart import Failure, limit_child, silence
 from agent.trust import REFRESH_SECONDS, Fetch, Trust
-from contracts import codec, limits
+from contracts import codec
 from contracts.errors import ErrorInfo, RefusedError, ShoalError, UnavailableError
 from contracts.messages import BundleRef
 
-MAX_LINE_BYTES: Final = 2 * limits.MAX_METADATA_BYTES + 64 * limits.KIB
-"""Bytes of a line: the largest file in base64, and what is around it."""
-
-GRACE_S: Final = 60.0
-"""Seconds beyond those of a refresh after which the child is killed."""
-
-T = TypeVar("T")
+SECONDS: Final = int(REFRESH_SECONDS) + 60
+"""Seconds after which a child is killed."""
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -97,35 +91,19 @@ class TrustApart:
             UnavailableError: also ``trust-failed``; the child ended without an answer.
             ShoalError: ``disk-error``; metadata cannot be stored.
         """
-        child = subprocess.Popen(
-            [sys.executable, "-m", "agent.trust_apart"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert child.stdin is not None and child.stdout is not None
-        late = threading.Timer(REFRESH_SECONDS + GRACE_S, child.kill)
-        late.daemon = True
-        late.start()
-        try:
-            start = Start(str(self._folder.absolute()), self._root, ref, self._clock())
-            return self._converse(child.stdin, child.stdout, start)
-        except (OSError, EOFError):
-            raise UnavailableError(
-                "trust-failed", "the check of the fleet's signatures ended without an answer"
-            ) from None
-        finally:
-            late.cancel()
-            child.kill()
-            child.wait()
-            for pipe in (child.stdin, child.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        start = Start(str(self._folder.absolute()), self._root, ref, self._clock())
+        with helper.start("trust", SECONDS) as child:
+            try:
+                return self._converse(child.line, start)
+            except (OSError, EOFError):
+                raise UnavailableError(
+                    "trust-failed", "the check of the fleet's signatures ended without an answer"
+                ) from None
 
-    def _converse(self, to: IO[bytes], of: IO[bytes], start: Start) -> bytes:
-        _send(to, start)
+    def _converse(self, line: BufferedRWPair, start: Start) -> bytes:
+        helper.send(line, start)
         while True:
-            said = _receive(of, Said)
+            said = helper.receive(line, Said)
             if said.failure is not None:
                 raise said.failure.raised()
             if not said.path:
@@ -134,39 +112,38 @@ class TrustApart:
                 answer = File(self._fetch(said.path, said.cap))
             except ShoalError as error:
                 answer = File(failure=Failure.of(error))
-            _send(to, answer)
+            helper.send(line, answer)
 
 
-def _send(stream: IO[bytes], message: Any) -> None:
-    stream.write(codec.encode(message) + b"\n")
-    stream.flush()
+def preload() -> None:
+    """What every child needs."""
+    for module in (
+        "tuf.ngclient._internal.trusted_metadata_set",
+        "cryptography.hazmat.primitives.asymmetric.ed25519",
+    ):
+        importlib.import_module(module)
+    for kind in (Start, File):
+        codec.decoder(kind)
 
 
-def _receive(stream: IO[bytes], kind: type[T]) -> T:
-    line = stream.readline(MAX_LINE_BYTES)
-    if not line.endswith(b"\n"):
-        raise EOFError
-    return codec.decode(line, kind, what="a line", cap=MAX_LINE_BYTES)
-
-
-def main(to: IO[bytes], of: IO[bytes]) -> int:
+def main(line: BufferedRWPair) -> int:
     """The child: reads the question, asks for files, answers.
 
     Args:
-        to: lines for the parent.
-        of: lines of the parent.
+        line: to the parent and from it.
     """
+    silence()
     limit_child()
 
     def fetch(path: str, cap: int) -> bytes:
-        _send(to, Said(path, cap))
-        answer = _receive(of, File)
+        helper.send(line, Said(path, cap))
+        answer = helper.receive(line, File)
         if answer.failure is not None:
             raise answer.failure.raised()
         return answer.data
 
     try:
-        start = _receive(of, Start)
+        start = helper.receive(line, Start)
         trust = Trust(Path(start.folder), start.root, fetch, clock=lambda: start.now)
         answer = Said(manifest=trust.newest(start.bundle))
     except ShoalError as error:
@@ -174,14 +151,10 @@ def main(to: IO[bytes], of: IO[bytes]) -> int:
     except MemoryError:
         refused = RefusedError("bad-metadata", "the metadata needs too much memory to check")
         answer = Said(failure=Failure.of(refused))
-    except (BrokenPipeError, EOFError):
+    except (ConnectionError, EOFError):
         return 1  # the parent ended
     except OSError as error:
         info = ErrorInfo("disk-error", f"signed metadata cannot be stored: {error}")
         answer = Said(failure=Failure("other", info))
-    _send(to, answer)
+    helper.send(line, answer)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.stdout.buffer, sys.stdin.buffer))

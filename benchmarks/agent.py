@@ -10,6 +10,7 @@ Real programs on a mosquitto on loopback. `shoal` and `bare-mqtt` are asked in t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -219,7 +220,8 @@ def measure_update(
     second = padded(folder / "two", "2.0.0", 512 * 1024, 2)
     repository = make_repository(folder, first.path, second.path)
     fleet = f"bench{uuid.uuid4().hex[:6]}"
-    rows = []
+    rows: list[Row] = []
+    spans: list[tuple[str, float, float]] = []
     with http_server(repository) as (url, server), Controller(broker, fleet, repository) as control:
         devices = [f"dev-{i}" for i in range(agents)]
         started = [
@@ -240,37 +242,97 @@ def measure_update(
                 )
             for bundle, system in ((first, way), (second, f"{way}-delta")):
                 before = server.sent + control.block_bytes
-                stamp, used = time.time(), _cpu_s(started)
+                stamp, used = time.time(), _used(started)
                 begin = time.perf_counter()
                 for device in devices:
                     control.want(device, bundle.ref, trial=TRIAL)
                 events = _wait_all(control, bundle, agents)
                 seconds = time.perf_counter() - begin
+                spent = {who: s - used[who] for who, s in _used(started).items()}
                 wire = server.sent + control.block_bytes - before
                 total = bundle.manifest.total_bytes * agents
                 case = f"update-{system}"
+                spans.append((case, stamp, time.time()))
                 rows += [
                     row(case, "shoal", "update_s", seconds, "s", agents),
                     row(case, "shoal", "wire_bytes", wire / agents, "bytes", agents),
                     row(case, "shoal", "bundle_bytes", total / agents, "bytes", agents),
                     row(case, "shoal", "wire_ratio", wire / total, "ratio", agents),
-                    row(case, "shoal", "agents_cpu_s", _cpu_s(started) - used, "s", agents),
+                    row(case, "shoal", "cpu_s", sum(spent.values()), "s", agents),
+                    *(row(case, "shoal", f"cpu_s_{w}", s, "s", agents) for w, s in spent.items()),
                 ]
-                for state in ("verified", "self-tested"):
-                    last = max(e.at for e in events if e.state == state) - stamp
-                    figure = f"all_{state.replace('-', '_')}_s"
-                    rows.append(row(case, "shoal", figure, last, "s", agents))
+                rows += _phases(case, events, stamp, agents)
         finally:
             for process in started:
                 process.send_signal(signal.SIGTERM)
             for process in started:
                 process.wait(60)
+    for case, begin, end in spans:
+        waits = [
+            float(seconds)
+            for p in range(processes)
+            for at, seconds in map(str.split, (folder / f"p{p}" / "fsync").open())
+            if begin <= float(at) <= end
+        ]
+        rows += [
+            row(case, "shoal", "fsync_s", sum(waits), "s", agents),
+            row(case, "shoal", "fsyncs", len(waits) / agents, "", agents),
+        ]
     return rows
 
 
+PHASES = {
+    "downloading": "begun",
+    "verified": "signatures_and_transfer",
+    "self-tested": "fit_and_self_test",
+    "trial": "activation",
+    "committed": "trial",
+}
+"""Event -> the phase that it ends."""
+
+
+def _phases(case: str, events: list[UpdateEvent], stamp: float, agents: int) -> list[Row]:
+    """How long an agent was in each phase, in the median, and when the last one left it."""
+    ends: dict[tuple[str, str], float] = {(e.state, e.boot): e.at for e in events}
+    boots = {boot for _, boot in ends}
+    rows = []
+    before = dict.fromkeys(boots, stamp)
+    for state, phase in PHASES.items():
+        after = {boot: ends[state, boot] for boot in boots}
+        took = statistics.median(after[boot] - before[boot] for boot in boots)
+        rows.append(row(case, "shoal", f"in_{phase}_s", took, "s", agents))
+        last = max(after.values()) - stamp
+        rows.append(row(case, "shoal", f"last_{phase}_s", last, "s", agents))
+        before = after
+    return rows
+
+
+def _used(started: list[subprocess.Popen[bytes]]) -> dict[str, float]:
+    """Seconds of processor time by who used them.
+
+    ``children`` are the agents' helpers and what these forked; ``server`` is this process: the
+    controller and the HTTP server.
+    """
+    server = psutil.Process()
+    program = next(p for p in server.children() if p.name() == "mosquitto")
+    own = sum(sum(psutil.Process(p.pid).cpu_times()[:2]) for p in started)
+    return {
+        "agents": own,
+        "children": _cpu_s(started) - own,
+        "broker": sum(program.cpu_times()[:2]),
+        "server": time.process_time(),
+    }
+
+
 def _cpu_s(processes: list[subprocess.Popen[bytes]]) -> float:
-    """Seconds of processor time of these processes and of their ended children."""
-    return sum(sum(psutil.Process(p.pid).cpu_times()[:4]) for p in processes)
+    """Seconds of processor time of these processes, their helpers, and all ended children."""
+    used = 0.0
+    for process in processes:
+        agents = psutil.Process(process.pid)
+        for one in (agents, *agents.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used += sum(one.cpu_times()[:4])
+    return used
 
 
 BARE = """
@@ -352,6 +414,45 @@ def measure_bare_update(
     return [row("update-mqtt", "bare-mqtt", "update_s", seconds, "s", agents)]
 
 
+DISK = """
+import sys, threading
+from pathlib import Path
+from agent.filesystem import Disk, write_durably
+folder, size, writes, *names = sys.argv[1:]
+def update(name):
+    path = Path(folder, name)
+    path.mkdir()
+    write_durably(Disk(), path / "bundle", bytes(int(size)))
+    for _ in range(int(writes)):
+        write_durably(Disk(), path / "journal", bytes(1024))
+threads = [threading.Thread(target=update, args=(name,)) for name in names]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+DISK_WRITES = 17
+"""Durable writes of an update beside the bundle's: two fsyncs each, as many as are counted."""
+
+
+def measure_bare_disk(folder: Path, agents: int, processes: int, size: int) -> list[Row]:
+    """The disk's share of an update: as many durable writes from as many threads, no more."""
+    folder.mkdir(parents=True)
+    names = [str(number) for number in range(agents)]
+    begin = time.perf_counter()
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", DISK, folder, str(size), str(DISK_WRITES), *names[p::processes]]
+        )
+        for p in range(processes)
+    ]
+    for process in started:
+        process.wait(120)
+    seconds = time.perf_counter() - begin
+    return [row("update-disk", "bare-disk", "update_s", seconds, "s", agents)]
+
+
 def _wait_all(control: Controller, bundle: Bundle, agents: int) -> list[UpdateEvent]:
     """The events of the update, once every agent has committed it."""
     deadline = time.monotonic() + 600
@@ -366,22 +467,30 @@ def _wait_all(control: Controller, bundle: Bundle, agents: int) -> list[UpdateEv
 
 
 SEVERAL = """
-import signal, sys, threading
+import os, signal, sys, threading, time
 from pathlib import Path
 from agent import log
 from agent.cli.device import read_config
 from agent.daemon import Agent
 log.configure()
+waits = []
+def fsync(handle, real=os.fsync):
+    begin = time.perf_counter()
+    real(handle)
+    waits.append((time.time(), time.perf_counter() - begin))
+os.fsync = fsync
 stop = threading.Event()
 signal.signal(signal.SIGTERM, lambda *_: stop.set())
 agents = []
-for path in map(Path, sys.argv[1:]):
+for path in map(Path, sys.argv[2:]):
     agent = Agent(read_config(path), path.parent)
     agent.start()
     agents.append(agent)
 stop.wait()
 for agent in agents:
     agent.stop()
+with open(sys.argv[1], "w") as file:
+    file.writelines(f"{at} {seconds}\\n" for at, seconds in waits)
 """
 
 
@@ -408,7 +517,9 @@ def _start_agents(
         for device in devices
     ]
     with (folder / "log").open("wb") as log:
-        return subprocess.Popen([sys.executable, "-c", SEVERAL, *paths], stdout=log, stderr=log)
+        return subprocess.Popen(
+            [sys.executable, "-c", SEVERAL, str(folder / "fsync"), *paths], stdout=log, stderr=log
+        )
 
 
 def measure_stream(
@@ -493,6 +604,7 @@ def main() -> int:
             rows += measure_update(broker, folder / way, agents, min(4, agents), way=way)
         if agents:
             rows += measure_bare_update(broker, folder / "bare", agents, min(4, agents), 512 * 1024)
+            rows += measure_bare_disk(folder / "disk", agents, min(4, agents), 512 * 1024)
         if options.generator is not None:
             rows += measure_stream(
                 broker, folder / "stream", options.generator, 64, 5 if options.quick else 20
@@ -506,7 +618,7 @@ def main() -> int:
     ).stdout.strip()
     for one in rows:
         print(
-            f"{one['case']:18} {one['system']:10} {one['figure']:26} "
+            f"{one['case']:18} {one['system']:10} {one['figure']:30} "
             f"{one['value']:14,.3f} {one['unit']:6} {one['runs']:6}"
         )
     if options.json is not None:

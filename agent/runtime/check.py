@@ -1,28 +1,54 @@
-"""The golden self-test as a program of its own: ``python -m agent.runtime.check``.
+"""The golden self-test in a child.
 
-A model that crashes the runtime, eats the memory or never ends takes this process with it,
-and not the agent. It limits itself before it opens the bundle, and prints one line of JSON:
-a :class:`contracts.messages.Selftested`, or the error shape with exit code 1.
+A model that crashes the runtime, eats the memory or never ends takes its process with it, and
+not the agent. The child limits itself before it opens the bundle, and answers one line.
 """
 
 from __future__ import annotations
 
-import os
 import resource
-import subprocess
-import sys
+import signal
+from io import BufferedRWPair
 from pathlib import Path
 from typing import Final
 
-from contracts import codec
-from contracts.errors import ErrorBody, RefusedError, ShoalError, from_info
-from contracts.messages import Selftested
+import msgspec
 
-MAX_OUTPUT_BYTES: Final = 64 * 1024
-"""Bytes of the child's line."""
+from agent import helper
+from agent.apart import limit_child, silence
+from contracts import codec
+from contracts.bundle import Bundle
+from contracts.errors import ErrorInfo, RefusedError, ShoalError
+from contracts.manifest import GoldenVector, Manifest
+from contracts.messages import Selftested
 
 BASE_MEMORY_BYTES: Final = 512 * 1024 * 1024
 """Bytes of private memory that Python and a runtime map before any model."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """To the child: which bundle to test, and how.
+
+    Attributes:
+        folder: of the bundle.
+        runtime: which runtime; None: the best.
+        threads: of inference.
+        memory_bytes: of private memory that the child may map; 0: no limit.
+        seconds: of processor time that a thread may take.
+    """
+
+    folder: str
+    runtime: str | None
+    threads: int
+    memory_bytes: int
+    seconds: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """From the child: the result, or why there is none."""
+
+    result: Selftested | None = None
+    error: ErrorInfo | None = None
 
 
 def run(
@@ -45,67 +71,58 @@ def run(
     Raises:
         RefusedError: ``golden-mismatch``, ``model-failed``, ``selftest-crashed``,
             ``selftest-timeout``, or what the bundle's error was.
+        OSError: there was no memory or process for the child.
     """
     limit = memory_bytes + BASE_MEMORY_BYTES if memory_bytes else 0
-    arguments = [str(folder), runtime or "-", str(threads), str(limit), str(seconds)]
-    try:
-        child = subprocess.run(
-            [sys.executable, "-m", "agent.runtime.check", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    question = Question(str(folder.absolute()), runtime, threads, limit, seconds)
+    with helper.start("selftest", seconds) as child:
+        try:
+            helper.send(child.line, question)
+            answer = helper.receive(child.line, Answer)
+        except (EOFError, ConnectionError, TimeoutError, ShoalError):
+            code = child.end()
+        else:
+            if answer.result is not None:
+                return answer.result
+            assert answer.error is not None
+            raise RefusedError(answer.error.code, answer.error.message, **answer.error.detail)
+    if code == -signal.SIGALRM:
         raise RefusedError(
             "selftest-timeout", f"the self-test did not end within {seconds} s and was killed"
-        ) from None
-    if child.returncode == 0:
-        return codec.decode(
-            child.stdout, Selftested, what="the self-test's result", cap=MAX_OUTPUT_BYTES
         )
-    try:
-        info = codec.decode(
-            child.stdout, ErrorBody, what="the self-test's error", cap=MAX_OUTPUT_BYTES
-        ).error
-    except ShoalError:
-        how = (
-            f"was killed by signal {-child.returncode}"
-            if child.returncode < 0
-            else f"ended with code {child.returncode}"
-        )
-        raise RefusedError(
-            "selftest-crashed", f"the self-test's process {how}: the model breaks the runtime"
-        ) from None
-    error = from_info(info)
-    raise RefusedError(error.code, str(error), **info.detail)
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+    raise RefusedError(
+        "selftest-crashed", f"the self-test's process {how}: the model breaks the runtime"
+    )
 
 
-def main(arguments: list[str]) -> int:
-    """The child: limits itself, self-tests, prints."""
-    folder, runtime, threads, limit, seconds = arguments
-    os.nice(5)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) * 4, int(seconds) * 4))
-    if int(limit):
-        resource.setrlimit(resource.RLIMIT_DATA, (int(limit), int(limit)))
+def preload() -> None:
+    """What the child of every classifier needs."""
+    from agent.runtime import classifier, engine, golden  # noqa: F401  # loaded before the fork
+
+    engine.preload()
+    for kind in (Question, Manifest, list[GoldenVector]):
+        codec.decoder(kind)
+
+
+def main(line: BufferedRWPair) -> int:
+    """The child: limits itself, self-tests, answers."""
+    silence()
+    asked = helper.receive(line, Question)
+    limit_child(asked.memory_bytes)
+    resource.setrlimit(resource.RLIMIT_CPU, (asked.seconds * 4, asked.seconds * 4))
     from agent.runtime import model
-    from contracts.bundle import Bundle
 
-    options = model.Options(None if runtime == "-" else runtime, int(threads))
+    options = model.Options(asked.runtime, asked.threads)
     try:
-        line = codec.encode(model.selftest(Bundle.open(Path(folder)), options))
-        code = 0
+        answer = Answer(model.selftest(Bundle.open(Path(asked.folder)), options))
     except ShoalError as error:
-        line, code = codec.encode(error.body()), 1
+        answer = Answer(error=error.info)
     except MemoryError:
-        refused = RefusedError("selftest-memory", f"the model needs more than {limit} bytes")
-        line, code = codec.encode(refused.body()), 1
-    sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        answer = Answer(
+            error=ErrorInfo(
+                "selftest-memory", f"the model needs more than {asked.memory_bytes} bytes"
+            )
+        )
+    helper.send(line, answer)
+    return 0

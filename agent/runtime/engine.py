@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -96,14 +97,25 @@ def open_model(
             f"installed: {', '.join(available()) or 'none'}",
         )
     try:
-        if name == "litert" and processor.runs_compiled_model():
-            from agent.runtime.litert import LiteRt
-
-            return LiteRt(path, threads=threads, cache=cache)
-        from agent.runtime.tflite import TfliteRuntime
-
-        return TfliteRuntime(path, threads=threads, cache=cache, name=name)
+        return _opener(name)(path, threads=threads, cache=cache)
     except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
         raise RefusedError(
             "model-failed", f"{name} cannot load {path.name}: {str(error)[:500]}"
         ) from None
+
+
+def preload() -> None:
+    """Imports the best runtime that is installed, for processes that will be forked."""
+    for name in available()[:1]:
+        _opener(name)
+
+
+def _opener(name: str) -> Callable[..., Runtime]:
+    if name == "litert" and processor.runs_compiled_model():
+        from agent.runtime.litert import LiteRt
+
+        return LiteRt
+    from agent.runtime.tflite import TfliteRuntime, library
+
+    library(name)
+    return partial(TfliteRuntime, name=name)

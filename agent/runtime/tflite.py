@@ -21,6 +21,11 @@ _MODULES: Final = {
 }
 
 
+def library(name: str) -> Any:
+    """The module of the interpreter, imported."""
+    return importlib.import_module(_MODULES[name])
+
+
 class TfliteRuntime:
     """A model in the classic interpreter.
 
@@ -36,8 +41,9 @@ class TfliteRuntime:
     ) -> None:
         del cache
         self.name = name
-        module = importlib.import_module(_MODULES[name])
-        self._interpreter: Any = module.Interpreter(model_path=str(path), num_threads=threads)
+        self._interpreter: Any = library(name).Interpreter(
+            model_path=str(path), num_threads=threads
+        )
         self.signatures: list[str] = list(self._interpreter.get_signature_list())
         if not self.signatures:
             raise ValueError("the model has no signature")

@@ -29,13 +29,13 @@ class Gauges:
         Args:
             folder: whose file system's free bytes count.
         """
-        memory = psutil.virtual_memory()
+        memory, disk = room(folder)
         found = {
             "rss_bytes": float(self.rss()),
             "cpu_ratio": self._process.cpu_percent() / 100,
             "threads": float(self._process.num_threads()),
-            "memory_available_bytes": float(memory.available),
-            "disk_free_bytes": float(psutil.disk_usage(str(folder)).free),
+            "memory_available_bytes": float(memory),
+            "disk_free_bytes": float(disk),
         }
         temperature = _temperature()
         if temperature is not None:
@@ -44,6 +44,11 @@ class Gauges:
         if throttled is not None:
             found["throttled"] = throttled
         return found
+
+
+def room(folder: Path) -> tuple[int, int]:
+    """Bytes of memory that are available, and bytes that are free where `folder` is."""
+    return psutil.virtual_memory().available, psutil.disk_usage(str(folder)).free
 
 
 def _temperature() -> float | None:

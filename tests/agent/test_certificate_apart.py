@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent import helper
 from agent.certificate import Certificate, Validity, left_of
 from agent.certificate_apart import CertificateApart
 from contracts import codec
@@ -66,6 +67,7 @@ def test_a_child_without_an_answer_is_tried_again_later(
 ) -> None:
     """It was killed, or there was no memory to start it."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
+    monkeypatch.setattr(helper, "start", helper.Helper(idle_s=0.0).start)
     with pytest.raises(UnavailableError) as caught:
         CertificateApart(config(), tmp_path, tmp_path).due(0.0)
     assert caught.value.code == "certificate-failed"

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import structlog
+
+from agent import log
 
 
 @pytest.fixture(autouse=True, scope="session")
 def quiet_logs() -> Iterator[None]:
-    """Drops every line below ``critical``."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    """Drops every line."""
+    log.show(None)
     yield
-    structlog.reset_defaults()
+    log.show("info")

@@ -1,0 +1,330 @@
+"""The process that the agent's children are forked from: ``python -m agent.helper``.
+
+Python, a model runtime and the libraries of signatures take a fifth of a second of processor
+time to load, and many times what a child then does with them. The helper loads what a kind of
+job needs once and forks a child a job. It starts with the first job and ends
+:data:`IDLE_S` seconds after the last, so that an idle agent does not hold its memory. All the
+agents of a process share one.
+
+A job is one message with two sockets. ``line`` is the child's: messages in JSON, both ways.
+``end`` stays with the helper, which writes how the child ended. The agent done with ``end``
+means: kill the child. The agent gone means: kill all of them. Children of a helper that was
+killed end too, at their alarm at the latest.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from io import BufferedRWPair
+from typing import Any, Final, Literal, Self, TypeVar
+
+import msgspec
+
+from contracts import codec, limits
+
+Name = Literal["selftest", "trust", "certificate"]
+
+JOBS: Final[dict[Name, str]] = {
+    "selftest": "agent.runtime.check",
+    "trust": "agent.trust_apart",
+    "certificate": "agent.certificate_apart",
+}
+"""Job -> module with ``preload()``, for the helper, and ``main(line) -> code``, for the child."""
+
+IDLE_S: Final = 2.0
+"""Seconds without a job after which the helper ends."""
+
+GRACE_S: Final = 10.0
+"""Seconds beyond a job's own after which the agent gives it up."""
+
+MAX_LINE_BYTES: Final = 2 * limits.MAX_METADATA_BYTES + 64 * limits.KIB
+"""Bytes of a line: the largest metadata file in base64, and what is around it."""
+
+MAX_REQUEST_BYTES: Final = 256
+
+T = TypeVar("T")
+
+
+class Request(msgspec.Struct, frozen=True):
+    """To the helper, with the sockets ``line`` and ``end`` of a new child.
+
+    Attributes:
+        job: what it does.
+        seconds: of the wall clock, after which the child dies of ``SIGALRM``.
+    """
+
+    job: Name
+    seconds: int
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """From the helper: how a child ended.
+
+    Attributes:
+        code: its exit code, or minus the signal that killed it.
+        errno: why there was no child; 0: there was one.
+    """
+
+    code: int
+    errno: int = 0
+
+
+def send(line: BufferedRWPair, message: Any) -> None:
+    """Writes one message."""
+    line.write(codec.encode(message) + b"\n")
+    line.flush()
+
+
+def receive(line: BufferedRWPair, kind: type[T]) -> T:
+    """Reads one message.
+
+    Raises:
+        EOFError: the other side ended.
+    """
+    data = line.readline(MAX_LINE_BYTES)
+    if not data.endswith(b"\n"):
+        raise EOFError
+    return codec.decode(data, kind, what="a line", cap=MAX_LINE_BYTES)
+
+
+# The agent's side. --------------------------------------------------------------------------
+
+
+class Child:
+    """A child at work. Leaving it as a context manager ends it.
+
+    Attributes:
+        line: to it and from it; a read that takes too long raises :class:`OSError`.
+    """
+
+    def __init__(
+        self,
+        line: socket.socket,
+        end: socket.socket,
+        helper: subprocess.Popen[bytes],
+        ended: Callable[[], None],
+    ) -> None:
+        self.line = line.makefile("rwb")
+        self._socket = line
+        self._end = end
+        self._helper = helper
+        self._ended = ended
+        self._code: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            with suppress(OSError):
+                self.end()
+        finally:
+            with suppress(OSError):
+                self.line.close()
+            self._socket.close()
+            self._end.close()
+            self._ended()
+
+    def end(self) -> int:
+        """Kills it if it still runs.
+
+        Returns:
+            Its exit code, or minus the signal that killed it; the helper's when that died.
+
+        Raises:
+            OSError: there was no memory or process for it.
+        """
+        if self._code is None:
+            with suppress(OSError):
+                self._end.shutdown(socket.SHUT_WR)
+            data = self._end.recv(MAX_REQUEST_BYTES)
+            if not data:
+                self._code = self._helper.wait(GRACE_S)
+                return self._code
+            ended = codec.decode(data, Ended, what="the end of a child")
+            if ended.errno:
+                raise OSError(ended.errno, os.strerror(ended.errno))
+            self._code = ended.code
+        return self._code
+
+
+class Helper:
+    """Starts the process when there is a job, and ends it when there was none for a while.
+
+    Args:
+        idle_s: seconds until then.
+    """
+
+    def __init__(self, idle_s: float = IDLE_S) -> None:
+        self._idle_s = idle_s
+        self._lock = threading.Lock()
+        self._running = 0
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._timer: threading.Timer | None = None
+
+    def start(self, job: Name, seconds: int) -> Child:
+        """Starts a child.
+
+        Args:
+            job: what it does.
+            seconds: of the wall clock that it has.
+
+        Raises:
+            OSError: the helper cannot be started.
+        """
+        request = codec.encode(Request(job, seconds))
+        line, line_there = socket.socketpair()
+        end, end_there = socket.socketpair()
+        with line_there, end_there:
+            try:
+                with self._lock:
+                    helper = self._send(request, [line_there.fileno(), end_there.fileno()])
+                    self._running += 1
+            except BaseException:
+                line.close()
+                end.close()
+                raise
+        line.settimeout(seconds + GRACE_S)
+        end.settimeout(GRACE_S)
+        return Child(line, end, helper, self._ended)
+
+    def _send(self, request: bytes, handles: list[int]) -> subprocess.Popen[bytes]:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._process is not None and self._control is not None:
+            with suppress(ConnectionError):  # it was killed
+                socket.send_fds(self._control, [request], handles)
+                return self._process
+            self._stop()
+        self._control, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with there:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "agent.helper"],
+                stdin=there.fileno(),
+                stdout=subprocess.DEVNULL,
+                # No threads at the fork: the children of a classifier have no use for them.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )
+        with suppress(ConnectionError):  # it died at once: its exit code will say so
+            socket.send_fds(self._control, [request], handles)
+        return self._process
+
+    def _ended(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._running == 0 and self._process is not None:
+                self._timer = threading.Timer(self._idle_s, self._idle)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _idle(self) -> None:
+        with self._lock:
+            if self._timer is threading.current_thread():
+                self._timer = None
+                self._stop()
+
+    def _stop(self) -> None:
+        assert self._control is not None and self._process is not None
+        self._control.close()
+        try:
+            self._process.wait(GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._control = self._process = None
+
+
+start = Helper().start
+"""Starts a child of the helper that this process's agents share."""
+
+
+# The helper's side. -------------------------------------------------------------------------
+
+
+def serve(control: socket.socket) -> None:
+    """Forks children until the agent is gone."""
+    running: dict[int, int] = {}  # handle of a child's end -> process id
+    ready: set[Name] = set()
+    poll = select.poll()
+    poll.register(control.fileno(), select.POLLIN)
+    while True:
+        for handle, _ in poll.poll():
+            if handle != control.fileno():
+                poll.unregister(handle)
+                _finish(handle, running.pop(handle))
+                continue
+            data, handles, _, _ = socket.recv_fds(control, MAX_REQUEST_BYTES, 2)
+            if not data:
+                for pid in running.values():
+                    os.kill(pid, signal.SIGKILL)
+                return
+            request = codec.decode(data, Request, what="a job")
+            line, end = handles
+            module = importlib.import_module(JOBS[request.job])
+            if request.job not in ready:
+                ready.add(request.job)
+                with suppress(Exception):  # what is missing, the child says
+                    module.preload()
+                gc.collect()
+                gc.freeze()  # what is loaded stays shared with the children
+            try:
+                pid = os.fork()
+            except OSError as error:
+                _say(end, Ended(0, error.errno or 0))
+            else:
+                if pid == 0:
+                    for other in (end, *running):
+                        os.close(other)
+                    _work(module.main, line, request.seconds)
+                running[end] = pid
+                poll.register(end, select.POLLIN)
+            os.close(line)
+
+
+def _work(main: Callable[[BufferedRWPair], int], line: int, seconds: int) -> None:
+    """The child."""
+    code = 1
+    try:
+        os.dup2(1, 0)  # the helper's connection, by nothing
+        signal.alarm(seconds)
+        code = main(socket.socket(fileno=line).makefile("rwb"))
+    finally:
+        os._exit(code)  # closes the line: its end means that the child has ended
+
+
+def _finish(end: int, pid: int) -> None:
+    """Kills a child that the agent is done with, if it still runs, and says how it ended."""
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    _say(end, Ended(os.waitstatus_to_exitcode(status)))
+
+
+def _say(end: int, ended: Ended) -> None:
+    with suppress(OSError):  # the agent did not wait for it
+        os.write(end, codec.encode(ended))
+    os.close(end)
+
+
+def main() -> None:
+    """The program."""
+    os.nice(5)
+    for ignored in (signal.SIGINT, signal.SIGTERM):  # sent to the agent's whole group: it decides
+        signal.signal(ignored, signal.SIG_IGN)
+    serve(socket.socket(fileno=0))
+    os._exit(0)  # nothing to tidy up, and unloading a runtime takes time
+
+
+if __name__ == "__main__":
+    main()

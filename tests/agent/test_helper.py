@@ -1,0 +1,194 @@
+"""The helper: children forked on demand, ended with the agent, and nothing left when idle."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent import helper
+from agent.helper import Helper
+from agent.runtime import check
+from contracts.bundle import Bundle
+from contracts.errors import RefusedError
+from tests.support.controller import TINY
+
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Helper]:
+    """A helper of the test's own, which has nothing loaded and soon ends."""
+    one = Helper(idle_s=0.1)
+    monkeypatch.setattr(helper, "start", one.start)
+    yield one
+    until(lambda: one._process is None)
+
+
+def process_of(one: Helper) -> psutil.Process:
+    """The process that runs now."""
+    assert one._process is not None
+    return psutil.Process(one._process.pid)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for another process; fails after a while."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def newest_child(one: Helper) -> psutil.Process:
+    """The child that was forked last."""
+    process = process_of(one)
+    until(lambda: bool(process.children()))
+    return process.children()[-1]
+
+
+def test_children_of_one_helper_share_it(own: Helper) -> None:
+    """A self-test and a check of signatures at a time: one process more."""
+    with own.start("trust", 30):
+        first = process_of(own)
+        check.run(TINY)
+        assert process_of(own) == first
+
+
+def test_an_idle_helper_ends(own: Helper) -> None:
+    """Its memory goes with it; the next job starts another."""
+    check.run(TINY)
+    process = process_of(own)
+    until(lambda: own._process is None)
+    assert not process.is_running()
+    assert check.run(TINY).passed
+
+
+def test_jobs_of_many_threads_get_their_own_answers(own: Helper, tmp_path: Path) -> None:
+    """An error of one is not the result of another."""
+    found: list[str] = []
+
+    def test(folder: Path) -> None:
+        try:
+            found.append(str(check.run(folder).bundle))
+        except RefusedError as error:
+            found.append(error.code)
+
+    threads = [
+        threading.Thread(target=test, args=(TINY if n % 2 else tmp_path,)) for n in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert Counter(found) == {str(Bundle.open(TINY).ref): 6, "not-a-bundle": 6}
+
+
+def test_a_child_has_no_connection_but_its_line(own: Helper) -> None:
+    """Neither the helper's, nor another child's, nor this process's."""
+    with own.start("trust", 30), own.start("trust", 30):
+        until(lambda: len(process_of(own).children()) == 2)
+        for process in process_of(own).children():
+            folder = Path(f"/proc/{process.pid}/fd")
+            # Silencing itself is the first thing that a child does when it is whole.
+            until(lambda folder=folder: (folder / "2").readlink().name == "null")
+            handles = {int(link.name): str(link.readlink()) for link in folder.iterdir()}
+            assert sum(target.startswith("socket:") for target in handles.values()) == 1
+            assert handles[0] == handles[1] == os.devnull
+
+
+def test_a_child_that_goes_on_is_killed_when_its_agent_is_done_with_it(own: Helper) -> None:
+    """The exit code is that of the kill, and no process stays."""
+    with own.start("trust", 30) as child:
+        process = newest_child(own)
+        assert child.end() == -signal.SIGKILL
+    assert not process.is_running()
+
+
+def test_a_child_dies_at_its_time(own: Helper) -> None:
+    """A self-test that hangs is a refusal of its own."""
+    with own.start("trust", 1) as child:
+        assert child.line.read() == b""
+        assert child.end() == -signal.SIGALRM
+
+
+def test_a_self_test_without_end_is_refused(own: Helper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child waits for a question that never comes: as long as one that hangs."""
+    monkeypatch.setattr(helper, "send", lambda *_: None)
+    with pytest.raises(RefusedError) as caught:
+        check.run(TINY, seconds=1)
+    assert caught.value.code == "selftest-timeout"
+
+
+def test_a_helper_that_is_killed_is_a_failed_job_and_the_next_starts_another(own: Helper) -> None:
+    """The job's code is the helper's; its child ends at its time, with nobody to end it."""
+    with own.start("trust", 5) as child:
+        orphan = newest_child(own)
+        process_of(own).kill()
+        assert child.end() == -signal.SIGKILL
+        assert orphan.is_running()
+        until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+    assert check.run(TINY).passed
+
+
+def test_signals_to_the_whole_group_leave_a_job_alone(own: Helper) -> None:
+    """A service that stops, or control-C: the agent drains, and decides."""
+    with own.start("trust", 30) as child:
+        for process in (process_of(own), newest_child(own)):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                process.send_signal(number)
+        assert child.end() == -signal.SIGKILL
+
+
+def test_no_process_for_the_child_is_an_error_of_the_system(
+    own: Helper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may work later: not a refusal of the bundle."""
+
+    def refused() -> int:
+        raise OSError(errno.EAGAIN, "no process")
+
+    monkeypatch.setattr(os, "fork", refused)
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    serving = threading.Thread(target=helper.serve, args=(there,))
+    serving.start()
+    own._control, own._process = here, subprocess.Popen(["true"])
+    with pytest.raises(OSError, match="unavailable"):
+        check.run(TINY)
+    until(lambda: own._process is None)
+    serving.join(PATIENCE_S)
+    there.close()
+
+
+AGENT = """
+import signal
+from agent.helper import start
+child = start("trust", 300)
+print("here", flush=True)
+signal.pause()
+"""
+
+
+def test_an_agent_that_is_killed_leaves_no_process() -> None:
+    """Helper and children end when its connections do."""
+    agent = subprocess.Popen([sys.executable, "-c", AGENT], stdout=subprocess.PIPE)
+    assert agent.stdout is not None and agent.stdout.readline() == b"here\n"
+    process = psutil.Process(agent.pid)
+    until(lambda: len(process.children(recursive=True)) == 2)
+    left = process.children(recursive=True)
+    left[1].suspend()  # it cannot see the end of its line
+    agent.kill()
+    agent.wait()
+    agent.stdout.close()
+    gone, alive = psutil.wait_procs(left, PATIENCE_S)
+    assert len(gone) == 2 and not alive
