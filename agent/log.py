@@ -1,78 +1,43 @@
-"""Logs: JSON lines on a device, plain lines on a terminal. Never a text of a user.
-
-structlog would be the library, as in the controller; it imports asyncio and its own console,
-3.5 MB of an idle agent for lines of a few fields.
-"""
+"""Logs: JSON lines on a device, coloured lines on a terminal. Never a text of a user."""
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
-from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
-LEVELS: Final = ("debug", "info", "warning", "error")
+_NO_RICH = "rich"  # structlog imports it when it is there: 5 MB for tracebacks nobody asked for
 
-_shown: frozenset[str] = frozenset(LEVELS[1:])
+
+def _structlog() -> Any:
+    absent = _NO_RICH not in sys.modules
+    if absent:
+        sys.modules[_NO_RICH] = None  # type: ignore[assignment]
+    try:
+        import structlog
+    finally:
+        if absent:
+            del sys.modules[_NO_RICH]
+    return structlog
 
 
 def configure(*, debug: bool = False) -> None:
     """Sets logging up for a program: to stderr, from ``info`` on."""
-    show("debug" if debug else "info")
+    structlog = _structlog()
+    shared = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    if sys.stderr.isatty():
+        last: list[Any] = [structlog.dev.ConsoleRenderer()]
+    else:
+        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(10 if debug else 20),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
-def show(least: str | None) -> None:
-    """Which lines are written.
-
-    Args:
-        least: of :data:`LEVELS`; None: none.
-    """
-    global _shown
-    _shown = frozenset(LEVELS[LEVELS.index(least) :] if least else ())
-
-
-class Logger:
-    """Writes lines that carry a module's name. A field is anything that has a text."""
-
-    def __init__(self, module: str) -> None:
-        self._module = module
-
-    def debug(self, event: str, **fields: Any) -> None:
-        """What a developer asks for."""
-        self._write("debug", event, fields)
-
-    def info(self, event: str, **fields: Any) -> None:
-        """What happened."""
-        self._write("info", event, fields)
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """What went wrong and will be tried again, or does not matter much."""
-        self._write("warning", event, fields)
-
-    def error(self, event: str, **fields: Any) -> None:
-        """What somebody should look at."""
-        self._write("error", event, fields)
-
-    def exception(self, event: str, **fields: Any) -> None:
-        """An error, with the stack of the exception that is being handled."""
-        self._write("error", event, {**fields, "exception": traceback.format_exc()})
-
-    def _write(self, level: str, event: str, fields: dict[str, Any]) -> None:
-        if level not in _shown:
-            return
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        if sys.stderr.isatty():
-            rest = " ".join(f"{name}={value}" for name, value in fields.items())
-            line = f"{now} {level:7} {event} {rest} ({self._module})"
-        else:
-            about = {"module": self._module, **fields}
-            about |= {"event": event, "level": level, "timestamp": now}
-            line = json.dumps(about, default=str)
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-
-
-def logger(module: str) -> Logger:
-    """A logger of a module."""
-    return Logger(module)
+def logger(name: str) -> Any:
+    """A logger whose lines carry the module's name."""
+    return _structlog().get_logger(module=name)

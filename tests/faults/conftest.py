@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from agent import log
+import structlog
 
 
 @pytest.fixture(autouse=True, scope="session")
 def quiet_logs() -> Iterator[None]:
-    """Drops every line."""
-    log.show(None)
+    """Drops every line below ``critical``."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     yield
-    log.show("info")
+    structlog.reset_defaults()
