@@ -18,6 +18,7 @@ import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from typing import Any
 
 import msgspec
@@ -32,14 +33,17 @@ from model_builder.generate.pairs import Pair, Split
 from model_builder.generate.rephrase import Rephraser, mark, slots_of, unmarked
 
 _TRIES = 20
-_MADE_UP = 0.7
+_MADE_UP = 0.85
 """Share of free values that are made-up words while training, so that copying is learnt."""
 
 _OTHERS = 0.08
 """Share of the words of made-up names that are those of other slots."""
 
-_VARIANTS = 0.35
+_VARIANTS = 0.25
 """Share of made-up names that are a known one with another word."""
+
+_FIRST = 1000
+"""Sentences that free text is cut out of."""
 
 _SENTENCE = 1.8
 """Words of a list's values, in the mean, from which on they are free text and not names."""
@@ -88,7 +92,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
         unknown: whether one of those is made up or held from training.
         testing: whether values are to be those held from training.
         held: values that training must not see.
-        names, texts: make up areas and names, by list, and free text.
+        names, texts: make up areas and names, by list, and free text; None: nothing is made up.
     """
 
     def __init__(self, rules: Any, lists: Any, house: home.House) -> None:
@@ -96,7 +100,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
         self.testing = False
         self.held: set[str] = set()
         self.names: dict[str, Inventor] = {}
-        self.texts = Inventor([])
+        self.texts: Inventor | None = None
         self.begin(testing=False)
 
     def begin(self, *, testing: bool) -> None:
@@ -139,7 +143,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
     def _free_value(
         self, node: ListReference, domains: tuple[str, ...], rng: random.Random
     ) -> str | None:
-        if not self.testing and rng.random() < _MADE_UP:
+        if not self.testing and self.texts and rng.random() < _MADE_UP:
             self.unknown = True
             named = self.names.get(node.list_name)
             made = named.name(rng) if named else self.texts.text(rng)
@@ -156,8 +160,8 @@ class Inventor:
     """Makes up values: known words, words that look like them, and random letters.
 
     Args:
-        values: known ones; new words follow the letters of theirs two by two.
-        joining: words of theirs that stand in no other name.
+        values: known ones.
+        words: of new ones; newer words follow their letters two by two.
         others: words that now and then stand among them.
         sentences: runs of words out of them now and then are the free text.
     """
@@ -165,12 +169,12 @@ class Inventor:
     def __init__(
         self,
         values: Iterable[str],
-        joining: Sequence[str] = (),
+        words: Iterable[str],
         others: Sequence[str] = (),
         sentences: Sequence[str] = (),
     ) -> None:
         self._values = sorted(values)
-        self._words = [word for word in _words(self._values) if word not in joining]
+        self._words = sorted(words)
         self._others = others
         self._sentences = sentences
         self._after: dict[str, list[str]] = defaultdict(list)
@@ -200,7 +204,7 @@ class Inventor:
         kind = rng.random()
         if kind < _OTHERS and self._others:
             return rng.choice(self._others)
-        if kind < 0.4:
+        if kind < 0.5:
             return rng.choice(self._words)
         if kind < 0.85:
             return self._alike(rng)
@@ -322,20 +326,9 @@ def sample_commands(
     held = set(rng.sample(values, max(1, len(values) // 5)))
     house = home.houses().get(language, home.houses()["en"])
     templates = _templates(language)
-    # Any word may be a name; the garage is also where a door is.
-    others = [word for word in _listed_words(templates, rng) if word not in house.joining]
-    named = {"area": house.area, "name": [n for listed in house.names.values() for n in listed]}
-    names = {
-        kind: Inventor(set(known) - held, house.joining, others) for kind, known in named.items()
-    }
-    for kind, known in house.wildcards.items():
-        if statistics.mean(len(value.split()) for value in known) < _SENTENCE:
-            names[kind] = Inventor(set(known) - held, house.joining)
     by_intent: dict[str, list[_Template]] = {}
     for template in templates:
         template.walker.held = held
-        template.walker.names = names
-        template.walker.texts = Inventor(set(values) - held)
         by_intent.setdefault(template.intent, []).append(template)
     unseen: list[_Template] = []
     seen: list[_Template] = []
@@ -346,10 +339,7 @@ def sample_commands(
         seen += [template for template in listed if template not in held_back]
     owner: dict[str, str] = {}
     judge = Judge(language)
-    first = _walk(seen, max(1, sentences // 50), {}, judge, rng, testing=False)
-    sentences_said = [said.pair.prompt for said in first]
-    for template in templates:
-        template.walker.texts = Inventor(set(values) - held, sentences=sentences_said)
+    _invent(templates, seen, language, held, judge, rng)
     trained = _walk(seen, sentences, owner, judge, rng, testing=False)
     tested = _walk(unseen, test, owner, judge, rng, testing=True)
     spared = int(len(trained) * _VALIDATION_SHARE)
@@ -358,6 +348,51 @@ def sample_commands(
         owner[said.pair.prompt] = _TESTED
     more = _rephrased(trained[spared:], int(sentences * rephrased), house.joining, owner, rng)
     return Split(pairs[spared:] + more, pairs[:spared], [said.pair for said in tested])
+
+
+def _invent(
+    templates: list[_Template],
+    seen: list[_Template],
+    language: str,
+    held: set[str],
+    judge: Judge,
+    rng: random.Random,
+) -> None:
+    """Gives the templates what makes values up."""
+    house = home.houses().get(language, home.houses()["en"])
+    named = {"area": house.area, "name": [n for listed in house.names.values() for n in listed]}
+    short = {
+        kind: known
+        for kind, known in house.wildcards.items()
+        if statistics.mean(len(value.split()) for value in known) < _SENTENCE
+    }
+    lists = {kind: set(known) - held for kind, known in (named | short).items()}
+    free = {value for known in house.wildcards.values() for value in known} - held
+    words = set(_words(lists["area"] | lists["name"])) - set(house.joining)
+    # Any word may be a name; the garage is also where a door is.
+    others = sorted(set(_listed_words(templates, rng)) - set(house.joining))
+
+    def give(words: set[str], sentences: list[str]) -> None:
+        names = {kind: Inventor(known, words, others) for kind, known in lists.items()}
+        texts = Inventor(free, words | set(_words(free)), sentences=sentences)
+        for template in templates:
+            template.walker.names, template.walker.texts = names, texts
+
+    give(words, [])
+    said = [s.pair.prompt for s in _walk(seen, _FIRST, {}, judge, rng, testing=False)]
+    prose = _prose(language) - set(_words(said)) - set(_words(held))
+    give(words | prose, said)
+
+
+def _prose(language: str) -> set[str]:
+    """Words of a language, of three to ten letters; out of the texts that come with it."""
+    if language != "en":
+        return set()
+    folder = resources.files("model_builder.generate.texts")
+    found: set[str] = set()
+    for name in ("calibration.txt", "perplexity.txt"):
+        found |= set(re.findall(r"\b[a-z]{3,10}\b", (folder / name).read_text("utf-8")))
+    return found
 
 
 def _held_back(templates: list[_Template], rng: random.Random) -> list[_Template]:
