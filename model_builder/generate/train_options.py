@@ -1,4 +1,4 @@
-"""How a student is trained; apart from the training, so that a recipe is read without TensorFlow."""
+"""How a student is trained; apart from what trains, so that a recipe needs no TensorFlow."""
 
 from __future__ import annotations
 
