@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from contracts.messages import (
     Selftested,
 )
 
+_ESCAPED_IN_JSON = re.compile(r'["\\\x00-\x1f]')
 _PREFIX = "\x00prefix"
 """Name of the shared beginning of chats; not a legal session name."""
 
@@ -213,7 +215,8 @@ class GenerativeModel:
             request.prompt if request.prompt is not None else (request.messages or [])[-1].content
         )
         assert self.facts.grammar is not None
-        quoted = msgspec.json.encode(prompt).decode()
+        # What is copied out of the prompt lands in strings of JSON, which these would break.
+        quoted = msgspec.json.encode(_ESCAPED_IN_JSON.sub(" ", prompt)).decode()
         return self._factory.lark(self.facts.grammar.replace("@PROMPT@", quoted))
 
     def _run(
