@@ -217,15 +217,13 @@ async def _answers(
 
 def _request(fields: dict[str, Any], requester: str) -> GenerateRequest:
     try:
-        for text in (fields.get("prompt") or "", *(m.content for m in fields.get("messages", []))):
-            text.encode()
-        return codec.convert(
+        request = codec.convert(
             {**fields, "requester": requester[:64]}, GenerateRequest, from_attributes=True
         )
-    except UnicodeEncodeError:
-        raise InputError("bad-text", "a text is not UTF-8") from None
     except msgspec.ValidationError as error:
         raise InputError("bad-message", f"the request is not valid: {error}") from None
+    codec.encode_given(request, what="the request")
+    return request
 
 
 class _Shape:

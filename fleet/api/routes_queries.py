@@ -47,9 +47,11 @@ def build_request(query: models.Query, requester: str) -> messages.Request:
     if len(query.text.encode("utf-8", "surrogatepass")) > 16 * 1024:
         raise InputError("too-large", "the text is over 16384 bytes")
     try:
-        return codec.convert(fields, _TYPES[query.op])
+        request = codec.convert(fields, _TYPES[query.op])
     except msgspec.ValidationError as error:
         raise InputError("bad-message", f"the {query.op} request is not valid: {error}") from None
+    codec.encode_given(request, what=f"the {query.op} request")
+    return request
 
 
 def choose(controller: Controller, query: models.Query) -> dict[str, bool]:
