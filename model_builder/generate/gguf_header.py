@@ -11,7 +11,7 @@ import math
 import mmap
 import struct
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -108,7 +108,7 @@ class _Walk:
         self._at += count
         return at
 
-    def _take(self, form: str) -> tuple[int, ...]:
+    def _take(self, form: str) -> tuple[Any, ...]:
         return struct.unpack_from(form, self._data, self._skip(struct.calcsize(form)))
 
     def _string(self) -> bytes:
@@ -151,4 +151,5 @@ class _Walk:
             block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         except (ValueError, KeyError):
             raise self._broken(f"{name!r} has the unknown type {kind}") from None
-        return offset + math.prod(shape) // block * size
+        end: int = offset + math.prod(shape) // block * size
+        return end
