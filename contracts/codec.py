@@ -43,16 +43,22 @@ def encode_given(value: Any, *, what: str) -> bytes:
 
     Raises:
         InputError: ``bad-text``, a text is no UTF-8 (half a surrogate pair);
-            ``bad-message``, nested too deeply.
+            ``bad-message``, nested too deeply; ``too-large``, over what a message may have.
     """
     try:
-        return encode(value)
+        payload = encode(value)
     except UnicodeEncodeError:
         raise InputError(
             "bad-text", f"{what} holds half a surrogate pair, which is not UTF-8"
         ) from None
     except RecursionError as error:
         raise _reject(what, error) from None
+    if len(payload) > limits.MAX_MESSAGE_BYTES:
+        raise InputError(
+            "too-large",
+            f"{what} has {len(payload)} bytes; at most {limits.MAX_MESSAGE_BYTES} are accepted",
+        )
+    return payload
 
 
 def pretty(value: Any) -> bytes:
