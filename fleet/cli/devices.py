@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from contracts import limits
+from contracts import codec, limits
 from contracts.errors import InputError
 from fleet.api import models
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
@@ -128,8 +128,8 @@ def _json_file(path: Path) -> Any:
 def _query(
     selector: str, op: str, text: str, timeout: float, options: dict[str, Any]
 ) -> models.Query:
+    codec.encode_given([text, options], what="the query")
     try:
-        text.encode()
         return models.Query.model_validate(
             {
                 "selector": selector,
@@ -141,8 +141,6 @@ def _query(
         )
     except ValidationError as error:
         raise InputError("bad-query", f"the query is not valid: {describe(error)}") from None
-    except UnicodeEncodeError:
-        raise InputError("bad-text", "the text is not UTF-8") from None
 
 
 def _show(result: models.QueryResult) -> None:
