@@ -38,6 +38,29 @@ def encode(value: Any) -> bytes:
     return _ENCODER.encode(value)
 
 
+def encode_given(value: Any, *, what: str) -> bytes:
+    """`value` as JSON, where its texts and numbers are somebody's and may be impossible.
+
+    Raises:
+        InputError: ``bad-text``, a text is no UTF-8 (half a surrogate pair);
+            ``bad-message``, nested too deeply; ``too-large``, over what a message may have.
+    """
+    try:
+        payload = encode(value)
+    except UnicodeEncodeError:
+        raise InputError(
+            "bad-text", f"{what} holds half a surrogate pair, which is not UTF-8"
+        ) from None
+    except RecursionError as error:
+        raise _reject(what, error) from None
+    if len(payload) > limits.MAX_MESSAGE_BYTES:
+        raise InputError(
+            "too-large",
+            f"{what} has {len(payload)} bytes; at most {limits.MAX_MESSAGE_BYTES} are accepted",
+        )
+    return payload
+
+
 def pretty(value: Any) -> bytes:
     """`value` as indented JSON with a final newline, for files that people read."""
     return msgspec.json.format(encode(value), indent=2) + b"\n"

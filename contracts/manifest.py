@@ -139,7 +139,10 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
             scales ``[vocabulary]``, little-endian; a token's row is ``values * scale``.
         prompt_prefix, prompt_suffix: text around a prompt, for models trained on pairs.
         grammar: Lark grammar that constrains the output by default (llguidance); in it
-            ``@PROMPT@`` stands for the prompt as a JSON string.
+            ``@PROMPT@`` stands for the prompt as a JSON string, quotes, backslashes and control
+            characters replaced by spaces, so that what is copied out of it is valid in JSON.
+            ``@PIECES@`` stands for its words, numbers, spaces and other characters as a JSON
+            list.
     """
 
     vocabulary: Annotated[int, msgspec.Meta(ge=2, le=1 << 20)]

@@ -236,7 +236,9 @@ class Request(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Fields of every request.
 
     The id, the reply topic and the deadline may also come as MQTT 5 properties (correlation
-    data, response topic, message expiry); a field wins over a property.
+    data, response topic, message expiry); a field wins over a property. The same request sent
+    again while it waits or runs is answered once; another request under its id is refused as
+    ``id-in-use``.
     """
 
     id: Name | None = None
@@ -287,7 +289,10 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class CancelRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
-    """``req/cancel``: stop the request with id `cancel`."""
+    """``req/cancel``: stop the request with id `cancel`.
+
+    The id is all it takes: whoever may write to a device's ``req`` may cancel what it does.
+    """
 
     cancel: Name
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,11 @@ def _schema(path: Path | None) -> Any:
     if path is None:
         return None
     try:
-        return json.loads(path.read_bytes()[: limits.MAX_CONFIG_BYTES])
+        with path.open("rb") as stream:  # may be a device without an end
+            text = stream.read(limits.MAX_CONFIG_BYTES + 1)
+        if len(text) > limits.MAX_CONFIG_BYTES:
+            raise InputError("too-large", f"{path} is over {limits.MAX_CONFIG_BYTES} bytes")
+        return json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError("bad-constraint", f"cannot read the schema {path}: {error}") from None
 
@@ -76,22 +82,28 @@ def _request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
         "logprobs": options.logprobs,
     }
     if options.max_time is not None:
-        fields["max_time_ms"] = int(options.max_time * 1000)
+        milliseconds = options.max_time * 1000
+        if not math.isfinite(milliseconds):
+            raise InputError("bad-request", f"--max-time {options.max_time}: expected seconds")
+        fields["max_time_ms"] = int(milliseconds)
     if options.chat or options.system is not None:
         turns = [ChatMessage("system", options.system)] if options.system is not None else []
         fields["messages"] = [msgspec.to_builtins(m) for m in (*turns, ChatMessage("user", prompt))]
     else:
         fields["prompt"] = prompt
     try:
-        return msgspec.convert(fields, GenerateRequest)
+        request = msgspec.convert(fields, GenerateRequest)
     except msgspec.ValidationError as error:
         raise InputError("bad-request", f"the options cannot be used: {error}") from None
+    codec.encode_given(request, what="an option")  # bytes of a shell need not be UTF-8
+    return request
 
 
 def _prompts(path: Path) -> Iterator[str]:
     try:
         with path.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
+            lines = iter(partial(stream.readline, limits.MAX_MESSAGE_BYTES + 1), b"")
+            for number, line in enumerate(lines, 1):
                 row = codec.decode(line, dict[str, Any], what=f"{path}, line {number}")
                 if not isinstance(row.get("prompt"), str):
                     raise InputError("bad-data", f"{path}, line {number} has no 'prompt'")
@@ -157,4 +169,5 @@ def run(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str]) -> int:
     """Parses and runs; raises :class:`ShoalError` for what is wrong."""
-    return run(parser().parse_args(arguments))
+    # Intermixed: the prompt may stand after options, though it is optional itself.
+    return run(parser().parse_intermixed_args(arguments))

@@ -7,7 +7,9 @@ compiler has caps of its own for what it may build and how long a step may take.
 from __future__ import annotations
 
 import json
+import math
 import re
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -18,17 +20,24 @@ from contracts.errors import InputError, RefusedError, UnavailableError
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_SCHEMA_NODES = 4096
-_MAX_REPEAT = 2000
+MAX_MULTIPLE = 10_000
+"""Least common multiple of all ``multipleOf`` of a schema, in units of the smallest decimal."""
 
 # How much work the parser may do; beyond it the answer is an error.
 _LIMITS: dict[str, Any] = {
     "max_items_in_row": 1000,
-    "initial_lexer_fuel": 500_000,
-    "step_lexer_fuel": 100_000,
+    "initial_lexer_fuel": 100_000,
+    "step_lexer_fuel": 20_000,
     "step_max_items": 25_000,
     "max_lexer_states": 50_000,
     "max_grammar_size": 200_000,
+    "verbose_errors": False,
 }
+# A bundle's grammar is signed by who built it, and its prompt fits the context.
+_LIMITS_OF_BUNDLES = {**_LIMITS, "initial_lexer_fuel": 500_000, "step_lexer_fuel": 100_000}
+
+_ESCAPED_IN_JSON = re.compile(r'["\\\x00-\x1f]')
+_PIECES = re.compile(r"\d+|[^\W\d]+|\s+|[^\w\s]")
 
 
 class Constraint:
@@ -48,7 +57,7 @@ class Constraint:
         if self._matcher.is_error():
             raise InputError(
                 "bad-constraint",
-                f"the constraint cannot be used: {str(self._matcher.get_error())[:300]}",
+                f"the constraint cannot be used: {_line(self._matcher.get_error())}",
             )
 
     def allowed(self) -> npt.NDArray[np.bool_]:
@@ -60,10 +69,10 @@ class Constraint:
         packed = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         bits = np.unpackbits(packed, bitorder="little")[: self._vocabulary].astype(np.bool_)
         if self._matcher.is_error() or not bits.any():
-            reason = self._matcher.get_error() or "nothing can follow"
-            raise RefusedError(
-                "constraint-failed", f"the constraint cannot be met: {str(reason)[:300]}"
-            )
+            reason = _line(self._matcher.get_error())
+            if reason in ("", "NoExtensionBias"):
+                reason = "nothing can follow"
+            raise RefusedError("constraint-failed", f"the constraint cannot be met: {reason}")
         if bits.size < self._vocabulary:
             bits = np.concatenate([bits, np.zeros(self._vocabulary - bits.size, np.bool_)])
         return bits
@@ -76,7 +85,7 @@ class Constraint:
         """Moves on by a token that was allowed."""
         if not self._matcher.consume_token(token):
             raise RefusedError(
-                "constraint-failed", f"the constraint broke: {self._matcher.get_error()[:300]}"
+                "constraint-failed", f"the constraint broke: {_line(self._matcher.get_error())}"
             )
 
     @property
@@ -119,8 +128,8 @@ class ConstraintFactory:
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception
             raise InputError("bad-tokenizer", f"llguidance: {str(error)[:300]}") from None
 
-    def _start(self, grammar: str) -> Constraint:
-        limits = self._lib.LLParserLimits(**_LIMITS)
+    def _start(self, grammar: str, work: dict[str, Any] = _LIMITS) -> Constraint:
+        limits = self._lib.LLParserLimits(**work)
         matcher = self._lib.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         return Constraint(matcher, self._vocabulary)
 
@@ -138,7 +147,7 @@ class ConstraintFactory:
                 text, {"whitespace_flexible": False}
             )
         except (ValueError, TypeError) as error:
-            raise InputError("bad-constraint", f"not a schema: {str(error)[:300]}") from None
+            raise InputError("bad-constraint", f"not a schema: {_line(error)}") from None
         return self._start(grammar)
 
     def regex(self, pattern: str) -> Constraint:
@@ -147,22 +156,32 @@ class ConstraintFactory:
         Raises:
             InputError: ``bad-constraint``.
         """
-        repeats = [int(n) for n in re.findall(r"\{\d*,?(\d{1,9})\}", pattern)]
-        if any(n > _MAX_REPEAT for n in repeats) or len(pattern) > 4096:
-            raise InputError("bad-constraint", f"a pattern may repeat {_MAX_REPEAT} times at most")
         return self._start(self._lib.LLMatcher.grammar_from_regex(pattern))
 
-    def lark(self, grammar: str) -> Constraint:
-        """Output of a Lark grammar.
+    def lark(self, grammar: str, prompt: str = "") -> Constraint:
+        """Output of a bundle's Lark grammar, which may take pieces of the prompt.
+
+        Args:
+            grammar: as in :class:`contracts.manifest.GenerateFacts`.
+            prompt: what stands for ``@PROMPT@`` and ``@PIECES@``.
 
         Raises:
             InputError: ``bad-constraint``.
         """
-        return self._start(self._lib.LLMatcher.grammar_from_lark(grammar))
+        # What is copied out of the prompt lands in strings of JSON, which these would break.
+        said = _ESCAPED_IN_JSON.sub(" ", prompt)
+        filled = grammar.replace("@PIECES@", json.dumps(_PIECES.findall(said) or [" "]))
+        filled = filled.replace("@PROMPT@", json.dumps(said))
+        return self._start(self._lib.LLMatcher.grammar_from_lark(filled), _LIMITS_OF_BUNDLES)
+
+
+def _line(error: object) -> str:
+    """An error of llguidance as one line, without the parser's state below it."""
+    return " ".join(str(error or "").partition("\n<")[0].split())[:300]
 
 
 def check_schema(schema: Any) -> None:
-    """Caps a schema's depth, nodes and bytes.
+    """Caps a schema's depth, nodes and bytes, and what its ``multipleOf`` cost.
 
     Raises:
         InputError: ``bad-constraint``.
@@ -171,6 +190,7 @@ def check_schema(schema: Any) -> None:
     size = 0
     level = [schema]
     depth = 0
+    multiples: set[Decimal] = set()
     while level:
         depth += 1
         if depth > MAX_SCHEMA_DEPTH:
@@ -182,6 +202,8 @@ def check_schema(schema: Any) -> None:
             if isinstance(item, dict):
                 following.extend(item.values())
                 size += sum(len(str(key)) for key in item)
+                if type(multiple := item.get("multipleOf")) in (int, float):
+                    multiples.add(Decimal(str(multiple)))
             elif isinstance(item, list):
                 following.extend(item)
             elif isinstance(item, str):
@@ -194,3 +216,29 @@ def check_schema(schema: Any) -> None:
                 f"{MAX_SCHEMA_BYTES} bytes are accepted",
             )
         level = following
+    _check_multiples(multiples)
+
+
+def _check_multiples(values: set[Decimal]) -> None:
+    """Caps the automaton of remainders, which llguidance builds without a limit of its own.
+
+    It has a state for each remainder of the least common multiple of what ``allOf`` and ``$ref``
+    bring together; which those are is not worked out here: all of a schema count.
+    """
+    decimals = max((-exponent for exponent in map(_exponent, values)), default=0)
+    common = 1
+    for value in values:
+        common = math.lcm(common, int(value.scaleb(max(decimals, 0))))
+        if common > MAX_MULTIPLE:
+            raise InputError(
+                "bad-constraint",
+                f"the schema's multipleOf have a least common multiple beyond {MAX_MULTIPLE} "
+                "units of the last decimal",
+            )
+
+
+def _exponent(value: Decimal) -> int:
+    exponent = value.normalize().as_tuple().exponent
+    if not isinstance(exponent, int):
+        raise InputError("bad-constraint", f"multipleOf is {value}: expected a number")
+    return exponent

@@ -213,8 +213,7 @@ class GenerativeModel:
             request.prompt if request.prompt is not None else (request.messages or [])[-1].content
         )
         assert self.facts.grammar is not None
-        quoted = msgspec.json.encode(prompt).decode()
-        return self._factory.lark(self.facts.grammar.replace("@PROMPT@", quoted))
+        return self._factory.lark(self.facts.grammar, prompt)
 
     def _run(
         self,

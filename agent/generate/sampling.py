@@ -17,6 +17,7 @@ from contracts.messages import GenerateRequest
 
 Floats = npt.NDArray[np.float32]
 _PENALTY_WINDOW = 256
+_HUGE = float(np.finfo(np.float32).max)
 
 
 class SamplingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -83,7 +84,8 @@ class Sampler:
         if o.temperature == 0:
             return int(np.argmax(logits))
         ids, shares = self._candidates(logits)
-        return int(ids[np.searchsorted(np.cumsum(shares), self._random.random() * shares.sum())])
+        heights = np.cumsum(shares)
+        return int(ids[np.searchsorted(heights, self._random.random() * heights[-1])])
 
     def _candidates(self, logits: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Ids that may be chosen, most likely first, and their shares."""
@@ -93,8 +95,9 @@ class Sampler:
         else:
             ids = np.arange(logits.size)
         ids = ids[np.argsort(-logits[ids], kind="stable")]
-        # Differences first: a tiny temperature must not overflow.
-        scaled = (logits[ids].astype(np.float64) - float(logits[ids[0]])) / o.temperature
+        # Differences first: a tiny temperature makes them minus infinity, and no share.
+        with np.errstate(over="ignore"):
+            scaled = (logits[ids].astype(np.float64) - float(logits[ids[0]])) / o.temperature
         shares = np.exp(scaled)
         shares /= shares.sum()
         keep = shares >= max(o.min_p * shares[0], 0.0)
@@ -108,8 +111,11 @@ class Sampler:
 def _penalized(logits: Floats, recent: Iterable[int], penalty: float) -> Floats:
     seen = np.fromiter(set(recent), np.int64)
     changed = logits.copy()
-    values = changed[seen]
-    changed[seen] = np.where(values > 0, values / penalty, values * penalty)
+    values = changed[seen].astype(np.float64)
+    with np.errstate(over="ignore"):
+        values = np.where(values > 0, values / penalty, values * penalty)
+    # A tiny penalty must not make infinities, whose difference is not a number.
+    changed[seen] = np.clip(values, -_HUGE, _HUGE)
     return changed
 
 

@@ -37,6 +37,14 @@ class _Reference(msgspec.Struct):
     id: Name | None = None
 
 
+class _Running(msgspec.Struct):
+    """A request that waits or runs: what a copy of it looks like, and what to acknowledge."""
+
+    topic: str
+    payload: bytes
+    acks: list[Callable[[], None]]
+
+
 class Dispatcher:
     """Turns requests into answers.
 
@@ -75,7 +83,7 @@ class Dispatcher:
         self._mark = mark
         self._refused = refused
         self._lock = threading.Lock()
-        self._running: dict[tuple[str, str], list[Callable[[], None]]] = {}
+        self._running: dict[tuple[str, str], _Running] = {}
         self._unacknowledged = 0
 
     def handle(self, op: str, inbound: Inbound, *, group: bool = False) -> None:
@@ -177,10 +185,16 @@ class Dispatcher:
     ) -> None:
         key = (op, request_id)
         with self._lock:
-            if key in self._running:  # sent again after a reconnect; it is being worked on
-                self._running[key].append(inbound.ack)
+            known = self._running.get(key)
+            if known is not None and (known.topic, known.payload) == (topic, inbound.payload):
+                known.acks.append(inbound.ack)  # sent again after a reconnect; it is in work
                 return
-            acks = self._running[key] = [inbound.ack]
+            if known is not None:
+                raise InputError(
+                    "id-in-use", f"another {op} request with the id {request_id} is in work"
+                )
+            acks = [inbound.ack]
+            self._running[key] = _Running(topic, inbound.payload, acks)
             if self._unacknowledged >= MAX_UNACKNOWLEDGED or not queued:
                 acks.clear()
                 inbound.ack()
@@ -190,10 +204,10 @@ class Dispatcher:
 
         def done() -> None:
             with self._lock:
-                rest = self._running.pop(key, [])
+                ended = self._running.pop(key, None)
                 if not late:
                     self._unacknowledged -= 1
-            for ack in rest:
+            for ack in ended.acks if ended is not None else ():
                 ack()
 
         deadline = self._deadline(request, inbound)

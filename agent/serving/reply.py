@@ -21,7 +21,7 @@ class Reply:
         send: delivers one message of the answer.
         monotonic: the clock of `deadline`.
         deadline: monotonic time after which nobody waits for the answer; None: no limit.
-        done: called once, after the last message.
+        done: called once, after the last message, also when that could not be sent.
 
     Attributes:
         cancelled: set when the requester no longer wants the answer.
@@ -91,7 +91,9 @@ class Reply:
         self._seq += 1
 
     def _end(self, answer: Answer) -> None:
-        self._emit(answer)
-        self._finished = True
-        if self._done is not None:
-            self._done()
+        try:
+            self._emit(answer)
+        finally:
+            self._finished = True
+            if self._done is not None:
+                self._done()

@@ -141,7 +141,7 @@ class Worker:
             job.run()
         except ShoalError as error:
             self._failed(job, error)
-        except Exception as error:  # one request must not end the worker
+        except BaseException as error:  # one request must not end the worker; Rust's panics too
             log.exception("request failed", request=job.reply.id)
             self._failed(
                 job, UnavailableError("internal", f"the request failed: {type(error).__name__}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +27,11 @@ from fleet.controller import Controller
 
 MAX_BODY_BYTES: Final = 1024 * 1024
 """Bytes of one request's body."""
+
+STALL_S: Final = 60.0
+"""Seconds in which a reader must take what is sent, beyond what the system buffers for it."""
+
+_LOG: Final = structlog.get_logger("api")
 
 _DESCRIPTION: Final = """\
 Shoal's fleet controller. Bearer tokens with the roles viewer, operator and admin; lists are
@@ -76,6 +83,35 @@ class _BodyLimit:
         await self._app(scope, limited, send)
 
 
+class _StallLimit:
+    """Ends a response whose reader takes nothing of it: a stream that waits holds its query."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        stalled = False
+
+        async def timed(message: Message) -> None:
+            nonlocal stalled
+            try:
+                async with asyncio.timeout(STALL_S):
+                    await send(message)
+            except TimeoutError:
+                stalled = True
+                raise
+
+        try:
+            await self._app(scope, receive, timed)
+        except Exception:
+            if not stalled:
+                raise
+            _LOG.warning("a reader took nothing of its response", path=scope["path"][:200])
+
+
 def _operation_id(route: APIRoute) -> str:
     return route.name
 
@@ -98,6 +134,7 @@ def create_app(controller: Controller) -> FastAPI:
     app.middleware("http")(idempotency.middleware)
     app.middleware("http")(_secure_headers)
     app.add_middleware(_BodyLimit)
+    app.add_middleware(_StallLimit)
     for module in (
         routes_devices,
         routes_rollouts,

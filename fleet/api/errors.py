@@ -23,6 +23,20 @@ _STATUS: Final = {
     "forbidden": 403,
     "rate-limited": 429,
     "too-large": 413,
+    # Off the wire an error has a code but no class: what a device says of a request.
+    **dict.fromkeys(
+        (
+            "bad-constraint",
+            "bad-message",
+            "bad-messages",
+            "bad-text",
+            "empty-prompt",
+            "prompt-too-long",
+            "wrong-task",
+        ),
+        400,
+    ),
+    **dict.fromkeys(("budget-ended", "constraint-failed", "model-failed"), 409),
 }
 _TITLES: Final = {
     400: "bad-request",

@@ -12,19 +12,20 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts import codec, limits, messages
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
 from contracts.messages import Answer, GenerateRequest
 from fleet.api.auth import Operator, TheController, Viewer
+from fleet.api.stream import Stream
 from fleet.controller import Controller
 from fleet.rollout import selector
 from fleet.store import devices
@@ -190,7 +191,7 @@ def _candidates(controller: Controller, model: str) -> list[str]:
 
 async def _answers(
     controller: Controller, model: str, request: GenerateRequest
-) -> AsyncIterator[Answer]:
+) -> AsyncGenerator[Answer, None]:
     """Answers of one device; another is asked when it fails before its first token.
 
     Raises:
@@ -202,13 +203,15 @@ async def _answers(
         started = False
         _LOAD.change(name, +1)
         try:
-            async for answer in controller.asker.ask([name], "generate", request, TIMEOUT_S):
-                if answer.error is not None:
-                    if not started and not last and answer.error.code in _RETRY:
-                        break
-                    raise from_info(answer.error)
-                started = True
-                yield answer
+            asked = controller.asker.ask([name], "generate", request, TIMEOUT_S)
+            async with aclosing(asked):
+                async for answer in asked:
+                    if answer.error is not None:
+                        if not started and not last and answer.error.code in _RETRY:
+                            break
+                        raise from_info(answer.error)
+                    started = True
+                    yield answer
         finally:
             _LOAD.change(name, -1)
         if started:
@@ -216,14 +219,10 @@ async def _answers(
 
 
 def _request(fields: dict[str, Any], requester: str) -> GenerateRequest:
+    fields = {**fields, "requester": requester[:64]}
+    codec.encode_given(fields, what="the request")
     try:
-        for text in (fields.get("prompt") or "", *(m.content for m in fields.get("messages", []))):
-            text.encode()
-        return codec.convert(
-            {**fields, "requester": requester[:64]}, GenerateRequest, from_attributes=True
-        )
-    except UnicodeEncodeError:
-        raise InputError("bad-text", "a text is not UTF-8") from None
+        return codec.convert(fields, GenerateRequest, from_attributes=True)
     except msgspec.ValidationError as error:
         raise InputError("bad-message", f"the request is not valid: {error}") from None
 
@@ -281,24 +280,25 @@ def _event(document: Any) -> bytes:
 
 
 async def _events(
-    first: Answer, answers: AsyncIterator[Answer], shape: _Shape, options: StreamOptions
-) -> AsyncIterator[bytes]:
+    first: Answer, answers: AsyncGenerator[Answer, None], shape: _Shape, options: StreamOptions
+) -> AsyncGenerator[bytes, None]:
     """Server-sent events. The first answer was awaited before the status line was sent."""
-    if shape.chat:
-        yield _event(shape.piece("", first=True))
-    try:
-        answer: Answer | None = first
-        while answer is not None:
-            if answer.chunk:
-                yield _event(shape.piece(answer.chunk))
-            if answer.generated is not None:
-                yield _event(shape.piece("", _REASONS[answer.generated.finish_reason]))
-                if options.include_usage:
-                    yield _event(shape.totals(answer.generated))
-            answer = await anext(answers, None)
-    except ShoalError as error:
-        yield _event(error.body())  # the status line is gone
-    yield b"data: [DONE]\n\n"
+    async with aclosing(answers):
+        if shape.chat:
+            yield _event(shape.piece("", first=True))
+        try:
+            answer: Answer | None = first
+            while answer is not None:
+                if answer.chunk:
+                    yield _event(shape.piece(answer.chunk))
+                if answer.generated is not None:
+                    yield _event(shape.piece("", _REASONS[answer.generated.finish_reason]))
+                    if options.include_usage:
+                        yield _event(shape.totals(answer.generated))
+                answer = await anext(answers, None)
+        except ShoalError as error:
+            yield _event(error.body())  # the status line is gone
+        yield b"data: [DONE]\n\n"
 
 
 async def _complete(
@@ -308,10 +308,11 @@ async def _complete(
     if body.stream:
         first = await anext(answers)  # an error before any token still has its HTTP status
         events = _events(first, answers, shape, body.stream_options or StreamOptions())
-        return StreamingResponse(events, media_type="text/event-stream")
-    async for answer in answers:
-        if answer.generated is not None:
-            return shape.whole(answer.generated)
+        return Stream(events, "text/event-stream")
+    async with aclosing(answers):
+        async for answer in answers:
+            if answer.generated is not None:
+                return shape.whole(answer.generated)
     raise UnavailableError("no-answer", "the device ended its answer without a result")
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import StreamingResponse
 
 from contracts import codec, messages
 from contracts.errors import InputError, ShoalError
 from fleet.api import models, views
 from fleet.api.auth import Operator, TheController
+from fleet.api.stream import Stream
 from fleet.controller import Controller
 from fleet.query.ask import votes
 from fleet.rollout import selector
@@ -46,6 +47,7 @@ def build_request(query: models.Query, requester: str) -> messages.Request:
         raise InputError("bad-message", f"{query.op} needs a text")
     if len(query.text.encode("utf-8", "surrogatepass")) > 16 * 1024:
         raise InputError("too-large", "the text is over 16384 bytes")
+    codec.encode_given(fields, what=f"the {query.op} request")
     try:
         return codec.convert(fields, _TYPES[query.op])
     except msgspec.ValidationError as error:
@@ -93,7 +95,7 @@ async def ask_devices(controller: TheController, token: Operator, query: models.
         offline=lambda device: not online[device],
     )
     if query.stream:
-        return StreamingResponse(_lines(answers), media_type="application/x-ndjson")
+        return Stream(_lines(answers), "application/x-ndjson")
     began = time.monotonic()
     final: list[messages.Answer] = [answer async for answer in answers if answer.done]
     final.sort(key=lambda answer: answer.device)
@@ -109,10 +111,11 @@ async def ask_devices(controller: TheController, token: Operator, query: models.
     )
 
 
-async def _lines(answers: AsyncIterator[messages.Answer]) -> AsyncIterator[bytes]:
-    try:
-        async for answer in answers:
-            yield views.answer(answer).model_dump_json(exclude_none=True).encode() + b"\n"
-    except ShoalError as error:
-        # The status line is gone: the error becomes the last line.
-        yield msgspec.json.encode(error.body()) + b"\n"
+async def _lines(answers: AsyncGenerator[messages.Answer, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(answers):
+        try:
+            async for answer in answers:
+                yield views.answer(answer).model_dump_json(exclude_none=True).encode() + b"\n"
+        except ShoalError as error:
+            # The status line is gone: the error becomes the last line.
+            yield msgspec.json.encode(error.body()) + b"\n"

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from contracts import codec, limits
 from contracts.errors import InputError
 from fleet.api import models
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
@@ -115,7 +116,11 @@ def _text(text: str | None) -> str:
 
 def _json_file(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes()[: 1024 * 1024])
+        with path.open("rb") as stream:  # may be a device without an end
+            text = stream.read(limits.MAX_CONFIG_BYTES + 1)
+        if len(text) > limits.MAX_CONFIG_BYTES:
+            raise InputError("too-large", f"{path} is over {limits.MAX_CONFIG_BYTES} bytes")
+        return json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError("bad-schema", f"{path} is not a JSON schema: {error}") from None
 
@@ -123,8 +128,8 @@ def _json_file(path: Path) -> Any:
 def _query(
     selector: str, op: str, text: str, timeout: float, options: dict[str, Any]
 ) -> models.Query:
+    codec.encode_given([text, options], what="the query")
     try:
-        text.encode()
         return models.Query.model_validate(
             {
                 "selector": selector,
@@ -136,8 +141,6 @@ def _query(
         )
     except ValidationError as error:
         raise InputError("bad-query", f"the query is not valid: {describe(error)}") from None
-    except UnicodeEncodeError:
-        raise InputError("bad-text", "the text is not UTF-8") from None
 
 
 def _show(result: models.QueryResult) -> None:

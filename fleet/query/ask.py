@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -68,7 +68,7 @@ class Asker:
         timeout_s: float,
         *,
         offline: Callable[[str], bool] = lambda device: False,
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncGenerator[Answer, None]:
         """Asks devices and yields their answers.
 
         Args:
@@ -83,6 +83,7 @@ class Asker:
             device has `done` true.
 
         Raises:
+            InputError: ``too-large``.
             UnavailableError: ``broker-unreachable``, ``busy``.
         """
         if len(self._pending) >= MAX_PENDING:
@@ -92,10 +93,12 @@ class Asker:
         deadline = time.monotonic() + timeout_s
         self._pending[query_id] = query
         try:
-            payload = codec.encode(
+            # Capped: a packet that the broker refuses would be sent again at every connection.
+            payload = codec.encode_given(
                 msgspec.structs.replace(
                     request, id=query_id, deadline_ms=max(1, int(timeout_s * 1000))
-                )
+                ),
+                what="the request",
             )
             for index, device in enumerate(devices):
                 if offline(device):

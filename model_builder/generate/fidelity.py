@@ -8,12 +8,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from contracts.errors import InputError
 from model_builder.generate import reference
 from model_builder.generate.runner import Runner
 from model_builder.generate.weights import Array, DecoderWeights
 from model_builder.teachers.base import Progress, silent
 
 Ids = npt.NDArray[np.int64]
+_SHORTEST = 8
 
 
 class Fidelity(msgspec.Struct, frozen=True):
@@ -92,8 +94,19 @@ def compare(
 
 
 def windows(ids: list[int], length: int, count: int, bos_id: int | None) -> list[Ids]:
-    """`count` texts of `length` ids, each beginning with `bos_id` where the model wants it."""
+    """`count` texts of `length` ids, each beginning with `bos_id` where the model wants it.
+
+    Raises:
+        InputError: ``bad-weights``; the model's context or its vocabulary gives none.
+    """
     start = [] if bos_id is None else [bos_id]
-    step = length - len(start)
+    step = max(1, length - len(start))
     parts = [ids[at : at + step] for at in range(0, count * step, step)]
-    return [np.array([*start, *part], np.int64) for part in parts if len(part) >= 8]
+    found = [np.array([*start, *part], np.int64) for part in parts if len(part) >= _SHORTEST]
+    if not found:
+        raise InputError(
+            "bad-weights",
+            f"a text of {len(ids)} tokens in a context of {length} cannot be compared: "
+            f"expected at least {_SHORTEST} of both",
+        )
+    return found

@@ -7,7 +7,6 @@ Format: GGUF specification of the ggml project, version 2 and 3.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,11 @@ from typing import Any
 import numpy as np
 from gguf import GGUFReader, dequantize
 
-from contracts import limits
 from contracts.errors import InputError
+from model_builder.generate.gguf_header import check_header
 from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights, Layer
 
 ARCHITECTURES = ("llama", "qwen2")
-_MAX_HEADER_ITEMS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        _check_header(path)
+        check_header(path)
         try:
             self._reader = GGUFReader(path)
         except Exception as error:  # noqa: BLE001 - the reader raises anything on broken files
@@ -181,6 +179,8 @@ class GgufFile:
                     v_bias=self._bias(f"{at}attn_v.bias", keys),
                 )
             )
+        if f"blk.{c.layers}.attn_norm.weight" in self._tensors:
+            raise InputError("bad-weights", f"{self.path.name} has more than {c.layers} layers")
         embedding = self._matrix("token_embd.weight", c.vocabulary, c.width)
         head = embedding
         if "output.weight" in self._tensors:
@@ -223,26 +223,6 @@ def unpermute(value: Array, heads: int) -> Array:
     """
     pairs = value.reshape(heads, value.shape[0] // heads // 2, 2, *value.shape[1:])
     return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(value.shape))
-
-
-def _check_header(path: Path) -> None:
-    """Bounds what the reader would loop over, before it does."""
-    try:
-        with path.open("rb") as stream:
-            header = stream.read(24)
-    except OSError as error:
-        raise InputError("no-such-file", f"cannot read {path}: {error}") from None
-    if len(header) < 24 or header[:4] != b"GGUF":
-        raise InputError("not-gguf", f"{path.name} is not a GGUF file, or is truncated")
-    version, tensors, keys = struct.unpack_from("<IQQ", header, 4)
-    if version not in (2, 3) or tensors > _MAX_HEADER_ITEMS or keys > _MAX_HEADER_ITEMS:
-        raise InputError(
-            "not-gguf",
-            f"{path.name}: version {version}, {tensors} tensors and {keys} keys; expected "
-            f"version 2 or 3 (little-endian) and at most {_MAX_HEADER_ITEMS} of each",
-        )
-    if path.stat().st_size > limits.MAX_BUNDLE_BYTES:
-        raise InputError("too-large", f"{path.name} is over {limits.MAX_BUNDLE_BYTES} bytes")
 
 
 def _broken(path: Path, error: Exception) -> InputError:

@@ -535,7 +535,7 @@ def output_grammar(pairs: list[Pair], validation: Sequence[Pair] = ()) -> str:
         f'start: "{{\\"intent\\":\\"" ({" | ".join(starts)})\n'
         + "\n".join(rules)
         + "\nWORDS: PROMPT & /[^ ](.*[^ ])?/\n"
-        + 'PROMPT: %regex { "substring_words": @PROMPT@ }\n'
+        + 'PROMPT: %regex { "substring_chunks": @PIECES@ }\n'
     )
 
 

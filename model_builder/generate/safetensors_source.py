@@ -153,6 +153,8 @@ class HfFolder:
                     v_bias=maybe(f"{attention}v_proj.bias"),
                 )
             )
+        if f"model.layers.{c.layers}.input_layernorm.weight" in where:
+            raise InputError("bad-weights", f"{self.path.name} has more than {c.layers} layers")
         embedding = get("model.embed_tokens.weight")
         head = maybe("lm_head.weight")
         weights = DecoderWeights(

@@ -252,6 +252,23 @@ def test_a_bug_in_a_handler_answers_and_the_worker_lives(bench: Bench) -> None:
     assert bench.order == ["crash", "x"]
 
 
+def test_a_panic_of_a_library_answers_and_the_worker_lives(bench: Bench) -> None:
+    """Panics of Rust code arrive as exceptions that are no ``Exception``."""
+
+    class Panic(BaseException):
+        pass
+
+    def panics(request: ClassifyRequest, reply: Reply) -> None:
+        raise Panic
+
+    bench.registry.add(Operation("generate", ClassifyRequest, panics))
+    bench.ask("generate", id="bad", text="x")
+    bench.ask(id="good", text="fine")
+    bench.drain()
+    assert bench.errors() == {"bad": "internal"}
+    assert bench.order == ["fine"]
+
+
 def test_chunks_are_numbered_and_the_last_says_done(bench: Bench) -> None:
     """A stream as the protocol has it."""
     bench.ask(id="r", text="stream")
@@ -282,6 +299,55 @@ def test_the_same_request_again_while_it_waits_is_answered_once(bench: Bench) ->
     bench.drain()
     assert [a.id for _, a in bench.sent].count("r") == 1
     assert bench.acked.count("r") == 2
+
+
+@pytest.mark.parametrize("other", [{"text": "y"}, {"text": "x", "reply_to": "other"}])
+def test_another_request_with_an_id_in_work_is_refused(bench: Bench, other: dict[str, str]) -> None:
+    """It is not taken for a copy: nobody gets the answer to somebody else's question."""
+    if "reply_to" in other:
+        other = {**other, "reply_to": bench.topics.response("d", other["reply_to"])}
+    bench.busy()
+    bench.ask(id="r", text="x")
+    bench.ask(id="r", **other)
+    bench.drain()
+    told = [(topic, a.error.code if a.error else "") for topic, a in bench.sent if a.id == "r"]
+    own = bench.topics.response("d", "r")
+    assert told == [(other.get("reply_to", own), "id-in-use"), (own, "")]
+    assert bench.order == ["wait", "x"]
+    assert bench.acked.count("r") == 2
+
+
+def test_an_answer_that_could_not_be_sent_is_tried_again_with_its_request(bench: Bench) -> None:
+    """The connection was down for long: the redelivered request runs, and is not a copy."""
+    send, down = bench._send, [True]
+
+    def fails(topic: str, payload: bytes) -> None:
+        if down[0]:
+            raise UnavailableError("offline", "too many messages wait")
+        send(topic, payload)
+
+    bench.dispatcher._send = fails
+    bench.ask(id="r", text="stream")
+    bench.busy()
+    down[0] = False
+    bench.ask(id="r", text="stream", again=True)
+    bench.drain()
+    assert [a.seq for _, a in bench.sent if a.id == "r"] == [0, 1, 2]
+    assert bench.acked.count("r") == 2
+    assert bench.dispatcher._unacknowledged == 0
+
+
+def test_a_second_cancel_and_a_cancel_by_another_are_answered(bench: Bench) -> None:
+    """The id is all that a cancel takes; the request ends once."""
+    bench.busy()
+    bench.ask(id="r", text="x", requester="ann")
+    for number in range(2):
+        bench.ask("cancel", id=f"c{number}", cancel="r", requester="bob")
+    bench.drain()
+    bench.ask("cancel", id="late", cancel="r", requester="bob")
+    told = {a.id: a.cancelled for _, a in bench.sent if a.cancelled is not None}
+    assert {k: told[k] for k in ("c0", "c1", "late")} == {"c0": True, "c1": True, "late": False}
+    assert [a.error.code for _, a in bench.sent if a.id == "r" and a.error] == ["cancelled"]
 
 
 def test_the_request_that_killed_the_agent_is_refused_once(tmp_path: Path) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
+from agent.generate.constraint import check_schema
 from agent.generate.model import GenerativeModel, Stop
 from agent.runtime import model as models
 from contracts.bundle import Bundle, pack, sha256_file
@@ -143,6 +146,18 @@ def test_json_output_validates(model: GenerativeModel) -> None:
         assert result.finish_reason == "stop"
 
 
+def test_what_is_copied_out_of_a_prompt_is_valid_json(
+    model: GenerativeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Quotes, backslashes and control characters of a prompt cannot end or break a string."""
+    grammar = 'start: "{\\"a\\":\\"" value "\\"}"\nvalue: %regex { "substring_words": @PROMPT@ }\n'
+    monkeypatch.setattr(model, "facts", msgspec.structs.replace(model.facts, grammar=grammar))
+    for seed in range(30):
+        said = 'x","a":"y \\ \x01 \n "'
+        result = model.generate(request(prompt=said, temperature=2.0, seed=seed, max_tokens=40))
+        assert set(json.loads(result.text)["a"]) <= set("xay,: ")
+
+
 def test_a_regex_holds(model: GenerativeModel) -> None:
     """The whole output matches the pattern."""
     assert model.generate(request(regex="(yes|no)!", max_tokens=20)).text in ("yes!", "no!")
@@ -173,10 +188,26 @@ def _deep(levels: int) -> dict[str, object]:
         {"json_schema": {"allOf": [{"type": "string"}, {"type": "integer"}]}},
         {"regex": "("},
         {"regex": "(a{2000}){2000}"},
-        {"regex": "a{1,1000000}"},
+        {"regex": "a{1000000,}"},
+        {"regex": "[^\\s\\S]"},
+        {"regex": "(" * 2000 + "a" + ")" * 2000},
+        {"json_schema": _deep(10_000)},
+        {"json_schema": {"enum": list(range(1_000_000))}},
+        {"json_schema": {"$ref": "#"}},
+        {"json_schema": {"$ref": "http://127.0.0.1:9/schema.json"}},
+        {"json_schema": {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}},
+        {"json_schema": {"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}},
+        {"json_schema": {"type": "string", "minLength": 10**9}},
+        {"json_schema": {"type": "string", "minLength": 2**63}},
+        {"json_schema": {"type": "array", "minItems": 10**9}},
+        {"json_schema": {"type": "integer", "minimum": 5, "maximum": 4}},
+        {"json_schema": {"type": "number", "minimum": float("nan")}},
+        {"json_schema": {"type": "string", "pattern": "^a$", "minLength": 4}},
+        {"json_schema": {"enum": ["\ud800"]}},
+        {"json_schema": {"type": "integer", "multipleOf": 0}},
+        {"json_schema": {"type": "number", "multipleOf": float("inf")}},
         {"regex": "a", "json_schema": {}},
     ],
-    ids=lambda fields: msgspec.json.encode(fields).decode()[:40],
 )
 def test_a_constraint_that_cannot_be_used_is_refused(
     model: GenerativeModel, fields: dict[str, object]
@@ -185,7 +216,68 @@ def test_a_constraint_that_cannot_be_used_is_refused(
     with pytest.raises(ShoalError) as raised:
         model.generate(request(**fields))
     assert raised.value.code in ("bad-constraint", "constraint-failed", "budget-ended")
+    assert "\n" not in str(raised.value)
     assert model.generate(request(max_tokens=1)).tokens == 1
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "integer", "multipleOf": 99_999_999},
+        {"type": "number", "multipleOf": 999999.99},
+        {"type": "integer", "allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]},
+        {"type": "number", "allOf": [{"multipleOf": 9973}, {"multipleOf": 1e-9}]},
+    ],
+)
+def test_multiples_that_would_not_end_are_refused_before_llguidance(
+    schema: dict[str, object],
+) -> None:
+    """Their automaton of remainders would have about a hundred million states."""
+    with pytest.raises(InputError, match="multiple"):
+        check_schema(schema)
+
+
+def test_usual_multiples_stand_in_one_schema() -> None:
+    """Money, quarters, minutes and tens together are no bomb."""
+    check_schema({"prefixItems": [{"multipleOf": n} for n in (0.01, 0.25, 5, 10, 60)]})
+
+
+_BOMBS = """
+import json, resource, sys
+from pathlib import Path
+from agent.generate.model import GenerativeModel
+from contracts.bundle import Bundle
+from contracts.errors import ShoalError
+from contracts.messages import GenerateRequest
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+model = GenerativeModel(Bundle.open(Path(sys.argv[1])))
+model.generate(GenerateRequest(prompt="a", regex="ab", max_tokens=8))
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+grown = []
+for pattern in ("(a{1000}){1000}", "((a{100}){100}){100}"):
+    for fields in ({"regex": pattern}, {"json_schema": {"type": "string", "pattern": pattern}}):
+        before = peak()
+        try:
+            model.generate(GenerateRequest(prompt="a", max_tokens=20, **fields))
+        except ShoalError:
+            grown.append(peak() - before)
+print(json.dumps(grown))
+"""
+
+
+def test_bombs_take_little_memory(bundle_path: Path) -> None:
+    """The compiler's own limits hold for what no cap on a schema can see."""
+    done = subprocess.run(
+        [sys.executable, "-c", _BOMBS, str(bundle_path)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    grown = json.loads(done.stdout)
+    assert len(grown) == 4
+    assert max(grown) < 40, f"grew by MB: {grown}"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +307,9 @@ def test_bad_prompts_are_refused_by_name(
         {"temperature": 10.0, "top_k": 1_000_000, "top_p": 1e-9, "min_p": 1.0},
         {"temperature": 1.0, "repetition_penalty": 10.0},
         {"temperature": 1.0, "repetition_penalty": 1e-3, "top_k": 1},
+        {"temperature": 1e-320},
+        {"repetition_penalty": 1e-300},
+        {"temperature": 1.0, "repetition_penalty": 1e-40},
     ],
 )
 def test_absurd_sampling_still_samples(model: GenerativeModel, fields: dict[str, object]) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from agent.generate.handler import MAX_CHUNK_CHARS, ChunkSender
 from agent.serving.reply import Reply
+from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
+from contracts.connection import new_client
 from contracts.messages import Answer, Telemetry
 from tests.support.controller import AgentProcess, Controller, make_repository
 
@@ -97,6 +102,96 @@ def test_bad_requests_are_answered_with_an_error(
     assert answer.error is not None and answer.error.code == code
     after = controller.ask("dev-1", "generate", prompt="the", max_tokens=2)
     assert after.generated is not None and after.generated.tokens == 2
+
+
+PAYLOADS = {
+    "bytes that are no UTF-8": b'{"prompt":"\xff"}',
+    "half a surrogate pair": b'{"prompt":"\\ud800"}',
+    "half a pair in a stop": b'{"prompt":"a","stop":["\\udc00"]}',
+    "half a pair in a schema": b'{"prompt":"a","json_schema":{"enum":["\\ud800"]}}',
+    "nesting": b'{"prompt":"a","json_schema":' + b'{"a":' * 10_000 + b"1" + b"}" * 10_000 + b"}",
+    "NaN": b'{"prompt":"a","temperature":NaN}',
+    "1e999": b'{"prompt":"a","temperature":1e999}',
+    "1e308": b'{"prompt":"a","temperature":1e308}',
+    "a word": b'{"prompt":"a","temperature":"hot"}',
+    "top_k 10**30": b'{"prompt":"a","top_k":1' + b"0" * 30 + b"}",
+    "seed -1": b'{"prompt":"a","seed":-1}',
+    "seed 2**63": b'{"prompt":"a","seed":9223372036854775808}',
+    "5,000 digits": b'{"prompt":"a","seed":' + b"1" * 5000 + b"}",
+    "100,000 stops": b'{"prompt":"a","stop":[' + b'"",' * 80_000 + b'""]}',
+    "no time": b'{"prompt":"a","max_time_ms":0}',
+    "less than no time": b'{"prompt":"a","max_time_ms":-5}',
+    "tokens 10**30": b'{"prompt":"a","max_tokens":1' + b"0" * 30 + b"}",
+    "logprobs 21": b'{"prompt":"a","logprobs":21}',
+    "an enum of 100,000": b'{"prompt":"a","json_schema":{"enum":[' + b"1," * 100_000 + b"1]}}",
+    "not JSON": b"\x00\x01",
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("case", PAYLOADS)
+def test_no_payload_ends_the_agent_or_goes_unanswered(controller: Controller, case: str) -> None:
+    """An id in the correlation data is enough for one clear error; the next request works."""
+    request_id = f"bad-{list(PAYLOADS).index(case)}"
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    properties.CorrelationData = request_id.encode()
+    controller._client.publish(
+        controller.topics.request("dev-1", "generate"), PAYLOADS[case], 1, properties=properties
+    )
+    answer = parts(controller, request_id)[-1]
+    assert answer.error is not None
+    assert answer.error.code in ("bad-message", "bad-constraint", "too-large")
+    after = controller.ask("dev-1", "generate", prompt="the", max_tokens=2)
+    assert after.generated is not None and after.generated.tokens == 2
+
+
+def test_who_never_acknowledges_or_leaves_does_not_hold_the_agent(
+    controller: Controller, mosquitto_broker: MqttConfig
+) -> None:
+    """Its messages wait at the broker; others are served, and so are the cancels."""
+    silent = new_client(mosquitto_broker, "never-acknowledges", manual_ack=True)
+    silent.on_connect = lambda client, *_: client.subscribe(f"{controller.topics.prefix}/#", 1)
+    heard = threading.Event()
+    subscribed = threading.Event()
+    silent.on_subscribe = lambda *_: subscribed.set()
+    silent.on_message = lambda *_: heard.set()
+    silent.connect(mosquitto_broker.host, mosquitto_broker.port)
+    silent.loop_start()
+    assert subscribed.wait(10)
+    asked = []
+    for _ in range(12):
+        asked.append(controller.ask_only("dev-1", "generate", prompt="the", max_tokens=40))
+        parts(controller, asked[-1])
+    assert heard.wait(10)
+    running = controller.ask_only("dev-1", "generate", prompt="the", max_tokens=50)
+    silent.loop_stop()
+    socket = silent.socket()
+    assert socket is not None
+    socket.close()  # in the middle of a stream, and without a goodbye
+    final = parts(controller, running)[-1].generated
+    assert final is not None and final.tokens == 50
+    after = controller.ask("dev-1", "generate", prompt="the", max_tokens=2)
+    assert after.generated is not None
+
+
+def test_two_requests_with_one_id_are_not_mixed_up(controller: Controller) -> None:
+    """While the first is in work, the second is told so and runs nowhere."""
+    busy = [
+        controller.ask_only("dev-1", "generate", prompt="the lazy dog", max_tokens=50)
+        for _ in range(4)
+    ]
+    own = controller.topics.response("dev-1", "mine")
+    for prompt, topic in (("the", None), ("a", own)):
+        fields = {"id": "twice", "prompt": prompt, "max_tokens": 3, "reply_to": topic}
+        controller._client.publish(
+            controller.topics.request("dev-1", "generate"), codec.encode(fields), 1
+        )
+    answers = parts(controller, "twice")
+    controller.wait_for(Answer, lambda a: a.id == "twice" and a.generated is not None)
+    answers = [a for a in controller.of(Answer) if a.id == "twice" and a.done]
+    assert [a.error.code if a.error else "" for a in answers] == ["id-in-use", ""]
+    for request in busy:
+        parts(controller, request)
 
 
 def test_tokens_are_counted_in_the_telemetry(controller: Controller) -> None:

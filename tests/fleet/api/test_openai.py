@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import httpx
 import openai
 import pytest
 
@@ -136,6 +139,94 @@ def test_errors_are_the_clients_own(client: openai.OpenAI, served: ServedFleet) 
         with pytest.raises(openai.APIStatusError, match="tokens"):
             client.chat.completions.create(model="d1", messages=long, stream=stream)
     assert client.chat.completions.create(model="d1", messages=HELLO, max_tokens=1).choices
+
+
+SCHEMA = '"response_format":{"type":"json_schema","json_schema":{"schema":%s}}'
+BODIES = {
+    "temperature NaN": ('"temperature":NaN', 422, "bad-request"),
+    "temperature 1e999": ('"temperature":1e999', 422, "bad-request"),
+    "temperature -1": ('"temperature":-1', 422, "bad-request"),
+    "temperature of the wrong type": ('"temperature":[1]', 422, "bad-request"),
+    "seed 10**30": (f'"seed":{10**30}', 422, "bad-request"),
+    "a seed of 5,000 digits": ('"seed":' + "1" * 5000, 400, "bad-request"),
+    "no tokens": ('"max_tokens":0', 422, "bad-request"),
+    "two choices": ('"n":2', 422, "bad-request"),
+    "100,000 stops": (f'"stop":{["x"] * 100_000}'.replace("'", '"'), 422, "bad-request"),
+    "a stop of half a pair": ('"stop":["\\ud800"]', 422, "bad-request"),
+    "a schema with half a pair": (SCHEMA % '{"enum":["\\ud800"]}', 400, "bad-text"),
+    "a schema with a long number": (SCHEMA % f'{{"enum":[{10**400}]}}', 400, "bad-constraint"),
+    "a schema with NaN": (SCHEMA % '{"minimum":NaN}', 400, "bad-constraint"),
+    "a deep schema": (SCHEMA % ('{"a":' * 900 + "1" + "}" * 900), 400, "bad-constraint"),
+    "a very deep schema": (SCHEMA % ('{"a":' * 9**5 + "1" + "}" * 9**5), 400, "bad-request"),
+    "a schema over a message": (SCHEMA % f'{{"enum":[{"1," * 400_000}1]}}', 413, "too-large"),
+    "a large enum": (SCHEMA % f'{{"enum":{[1] * 50_000}}}', 400, "bad-constraint"),
+    "multiples without end": (SCHEMA % '{"multipleOf":99999999}', 400, "bad-constraint"),
+    "a contradiction": (SCHEMA % '{"const":1,"type":"string"}', 400, "bad-constraint"),
+    "a circle": (SCHEMA % '{"$ref":"#"}', 409, "constraint-failed"),
+}
+
+
+@pytest.mark.parametrize("stream", ["false", "true"])
+@pytest.mark.parametrize("case", BODIES)
+def test_a_bad_body_has_one_error_and_the_fleet_goes_on(
+    case: str, stream: str, client: openai.OpenAI, served: ServedFleet
+) -> None:
+    """The status says whose fault it is: a client must not try a wrong request again."""
+    field, status, code = BODIES[case]
+    message = '{"role":"user","content":"the quick"}'
+    body = f'{{"model":"d1","messages":[{message}],"stream":{stream},{field}}}'
+    found = httpx.post(
+        f"{served.fleet.api_url}/v1/chat/completions", content=body, timeout=60,
+        headers={"Authorization": f"Bearer {served.token}", "Content-Type": "application/json"},
+    )  # fmt: skip
+    assert (found.status_code, found.json()["error"]["code"]) == (status, code), found.text[:300]
+    assert client.chat.completions.create(model="d1", messages=HELLO, max_tokens=1).choices
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [("fox " * 500, 400), ("\N{LATIN SMALL LETTER E WITH ACUTE}" * 16_000, 413), ("", 400)],
+)
+def test_a_prompt_that_no_device_takes_has_the_status_of_a_wrong_request(
+    content: str, status: int, client: openai.OpenAI
+) -> None:
+    """It is the device that finds out; over HTTP it is still the request that is wrong."""
+    with pytest.raises(openai.APIStatusError) as raised:
+        client.completions.create(model="d1", prompt=content)
+    assert raised.value.status_code == status
+
+
+def test_a_query_with_half_a_pair_anywhere_is_refused(served: ServedFleet) -> None:
+    """Also in the name of an option, and in a stream, whose status would be gone."""
+    for options in ('{"\\ud800":1}', '{"stop":["\\ud800"]}', '{"regex":"\\ud800"}'):
+        for stream in ("false", "true"):
+            found = httpx.post(
+                f"{served.fleet.api_url}/v1/queries", timeout=60,
+                headers={
+                    "Authorization": f"Bearer {served.token}", "Content-Type": "application/json",
+                },
+                content='{"devices":["d1"],"op":"generate","text":"a",'
+                f'"stream":{stream},"options":{options}}}',
+            )  # fmt: skip
+            assert found.status_code == 400 and found.json()["error"]["code"] == "bad-text"
+
+
+def test_readers_who_never_read_do_not_keep_others_waiting(
+    client: openai.OpenAI, served: ServedFleet
+) -> None:
+    """Their answers wait in buffers; the devices and the controller go on."""
+    body = json.dumps({"model": "d1", "messages": HELLO, "stream": True, "max_tokens": 40})
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {served.token}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    port = int(served.fleet.api_url.rsplit(":", 1)[1])
+    with ExitStack() as stack:
+        for _ in range(20):
+            silent = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            silent.sendall((head + body).encode())
+        answer = client.chat.completions.create(model="d1", messages=HELLO, max_tokens=1)
+    assert answer.choices
 
 
 def test_a_reader_who_leaves_does_not_block_the_device(client: openai.OpenAI) -> None:

@@ -82,6 +82,23 @@ def test_a_wrong_command_is_one_line_and_the_right_code(
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("schema", "code"),
+    [(b'{"enum": ["\\ud800"]}', "bad-text"), (b"[" * 100_000, "bad-schema"),
+     (b"\xff", "bad-schema"), (b" " * 1_100_000, "too-large")],
+)  # fmt: skip
+def test_a_schema_that_is_none_is_not_sent(
+    folder: Path, tmp_path: Path, schema: bytes, code: str
+) -> None:
+    """The command finds it; no controller is asked."""
+    path = tmp_path / "schema.json"
+    path.write_bytes(schema)
+    arguments = ["query", "all", "generate", "a", "--json-schema", str(path)]
+    result = RUN.invoke(app, ["fleet", *arguments, "--dir", str(folder)])
+    assert result.exit_code == 2, result.output
+    assert f"[{code}]" in result.stderr and "Traceback" not in result.output
+
+
 def test_a_folder_that_is_no_fleet_is_named(tmp_path: Path) -> None:
     """With what to do about it."""
     result = RUN.invoke(app, ["fleet", "devices", "--dir", str(tmp_path)])

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from agent.generate.constraint import ConstraintFactory
-from contracts import codec
 from contracts.errors import RefusedError
 from model_builder.generate.home_commands import (
     Judge,
@@ -22,12 +21,12 @@ from model_builder.generate.vocabulary import END, train_tokenizer
 PROMPT = "turn on the lamp in the attic"
 
 
-def can_write(grammar: str, answer: str) -> bool:
-    """Whether a grammar takes an answer to `PROMPT`, byte by byte."""
+def can_write(grammar: str, answer: str, prompt: str = PROMPT) -> bool:
+    """Whether a grammar takes an answer to a prompt, byte by byte."""
     tokenizer = train_tokenizer([PROMPT], 257)
     end = tokenizer.token_to_id(END)
     factory = ConstraintFactory(tokenizer.to_str(), tokenizer.get_vocab_size(), [end])
-    constraint = factory.lark(grammar.replace("@PROMPT@", codec.encode(PROMPT).decode()))
+    constraint = factory.lark(grammar, prompt)
     try:
         for token in tokenizer.encode(answer, add_special_tokens=False).ids:
             constraint.accept(token)
@@ -56,7 +55,7 @@ def test_the_grammar_lets_every_answer_be_cut_as_in_training() -> None:
     grammar = output_grammar(split.train, split.validation + split.train[:100])
     assert "V_FLOOR: WORDS & " in grammar  # closed lists of values are cut alike, too
     for pair in split.train[:150]:
-        constraint = factory.lark(grammar.replace("@PROMPT@", codec.encode(pair.prompt).decode()))
+        constraint = factory.lark(grammar, pair.prompt)
         ids = tokenizer.encode(pair.completion, add_special_tokens=False).ids
         assert tokenizer.decode(ids) == pair.completion
         at = 0
@@ -147,6 +146,16 @@ def test_no_value_begins_or_ends_with_what_every_sentence_is_full_of(
     begins = [Pair("the lamp", completion("HassTurnOn", {"area": "the lamp"}))]
     ends = [Pair("lamp in", completion("HassTurnOn", {"area": "lamp in"}))]
     assert can_write(output_grammar(pairs + begins + ends), answer) == (area != "in" or allowed)
+
+
+@pytest.mark.parametrize(
+    ("value", "allowed"), [("9400", True), ("9400k", True), ("94", False), ("k", True)]
+)
+def test_a_number_is_a_word_though_a_unit_follows(value: str, allowed: bool) -> None:
+    """As in "to 9400k"; a part of a number is none."""
+    grammar = output_grammar(lights("temperature", ["9400"]))
+    answer = completion("HassLightSet", {"temperature": value})
+    assert can_write(grammar, answer, "set the lamp to 9400k") == allowed
 
 
 @pytest.mark.parametrize("value", [" lamp", "lamp ", "", " "])
