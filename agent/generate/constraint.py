@@ -162,7 +162,7 @@ class ConstraintFactory:
         """Output of a bundle's Lark grammar, which may take pieces of the prompt.
 
         Args:
-            grammar: as in :class:`contracts.manifest.GenerateFacts`.
+            grammar: as in :class:`contracts.manifest.GeneratorFacts`.
             prompt: what stands for ``@PROMPT@`` and ``@PIECES@``.
 
         Raises:
