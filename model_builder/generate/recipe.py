@@ -72,7 +72,7 @@ class TeacherSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class GenerateRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A recipe.
+    """A small generator, made from pairs of texts.
 
     Attributes:
         name, version: of the bundle.
