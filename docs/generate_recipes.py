@@ -34,7 +34,7 @@ in `examples/`.
 | `intents-256k.yaml` | the same for microcontrollers: 256 KiB of model, 64 KiB of arena |
 | `sbc-quality.yaml` | the fine-tuned encoder itself, for single-board computers |
 | `sbc-transformer.yaml` | its first two layers |
-| `home-commands.yaml` | a generator: what somebody says to a house as JSON; needs no data of yours |
+| `home-commands.yaml` | a generator: what somebody says to a house, as JSON |
 
 The sections up to [generate](#generate) are those of classifiers; a recipe with `task: generate`
 has the keys after it.
