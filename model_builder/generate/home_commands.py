@@ -196,7 +196,8 @@ class Inventor:
         count = rng.randrange(1, 7)
         if self._sentences and rng.random() < _RUNS:
             words = rng.choice(self._sentences).split()
-            at = rng.randrange(max(1, len(words) - count + 1))
+            # A command to be run later is whole more often than not.
+            at = rng.choice((0, rng.randrange(max(1, len(words) - count + 1))))
             return " ".join(words[at : at + count])
         return " ".join(self._word(rng) for _ in range(count))
 
