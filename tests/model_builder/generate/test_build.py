@@ -26,7 +26,7 @@ name: tiny-commands
 version: 1.0.0
 task: generate
 data: {kind: home-commands, sentences: 400, test: 12, seed: 1}
-student: {vocabulary: 400, layers: 1, width: 32, hidden: 48, heads: 2, context: 128}
+student: {vocabulary: 400, layers: 1, width: 32, hidden: 48, heads: 2, context: 192}
 train: {steps: 12, batch: 8, evaluate_every: 6, warmup: 2, quantize_aware: 0.5}
 constrain: prompt-values
 """
