@@ -517,6 +517,8 @@ def output_grammar(pairs: list[Pair], validation: Sequence[Pair] = ()) -> str:
     closed list of values or numbers, it takes no others.
     """
     intents = _intents_of(pairs)
+    # Numbered: a key may hold what no name of a rule may.
+    slots_at = {key: at for at, key in enumerate(sorted({k for s in intents.values() for k in s}))}
     rules = []
     starts = []
     for number, (intent, keys) in enumerate(sorted(intents.items())):
@@ -524,14 +526,14 @@ def output_grammar(pairs: list[Pair], validation: Sequence[Pair] = ()) -> str:
         starts.append(f"i{number}")
         slots = f" s{number}_0?" if listed else ""
         rules.append(f'i{number}: "{intent}\\",\\"slots\\":{{"{slots} "}}}}"')
-        rules += _slot_rules(number, listed)
+        rules += _slot_rules(number, [slots_at[key] for key in listed])
     patterns = _patterns(pairs, validation)
     edges = _edges(pairs)
-    for key in sorted({key for keys in intents.values() for key in keys}):
+    for key, at in slots_at.items():
         # Key and value are one lexeme: where the prompt has no value for it, neither can be.
         more = f" & /{patterns[key]}/" if key in patterns else "".join(edges[key])
-        rules.append(f"V_{key.upper()}: WORDS{more}")
-        rules.append(f'K_{key.upper()}: "\\"{key}\\":\\"" V_{key.upper()} "\\""')
+        rules.append(f"VALUE_{at}: WORDS{more}")
+        rules.append(f'SLOT_{at}: "\\"{key}\\":\\"" VALUE_{at} "\\""')
     return (
         f'start: "{{\\"intent\\":\\"" ({" | ".join(starts)})\n'
         + "\n".join(rules)
@@ -540,13 +542,13 @@ def output_grammar(pairs: list[Pair], validation: Sequence[Pair] = ()) -> str:
     )
 
 
-def _slot_rules(number: int, keys: list[str]) -> list[str]:
+def _slot_rules(number: int, keys: list[int]) -> list[str]:
     """Rule ``sN_K``: a slot out of the keys from K on, and then any later ones."""
     rules = []
     for at, key in enumerate(keys):
         rest = f' ("," s{number}_{at + 1})?' if at + 1 < len(keys) else ""
         other = f" | s{number}_{at + 1}" if at + 1 < len(keys) else ""
-        rules.append(f"s{number}_{at}: K_{key.upper()}{rest}{other}")
+        rules.append(f"s{number}_{at}: SLOT_{key}{rest}{other}")
     return rules
 
 
