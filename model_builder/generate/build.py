@@ -18,7 +18,7 @@ from contracts.manifest import Provenance
 from model_builder.files import write_atomically
 from model_builder.generate.evaluate import Quality, measure
 from model_builder.generate.fold import fold
-from model_builder.generate.home_commands import answer_phrases, output_grammar, sample_commands
+from model_builder.generate.home_commands import sample_commands
 from model_builder.generate.package import GeneratorParts, Layout, write_generator
 from model_builder.generate.pairs import Pair, Split, read_pairs, split_pairs
 from model_builder.generate.quantize import calibrate, quantize
@@ -26,6 +26,7 @@ from model_builder.generate.recipe import GenerateRecipe
 from model_builder.generate.student import to_weights
 from model_builder.generate.teachers import complete
 from model_builder.generate.train import Encoded, Trained, encode_pairs, train
+from model_builder.generate.value_grammar import answer_phrases, output_grammar
 from model_builder.generate.vocabulary import END, train_tokenizer
 from model_builder.generate.weights import DecoderConfig, DecoderWeights
 

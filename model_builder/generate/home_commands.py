@@ -12,13 +12,10 @@ an unknown value stays only if hassil, told the values but not what each one is,
 from __future__ import annotations
 
 import dataclasses
-import os
 import random
-import re
 import statistics
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib import resources
 from typing import Any
 
 import msgspec
@@ -29,18 +26,16 @@ from hassil.util import normalize_whitespace
 
 from contracts import codec
 from model_builder.data import home
+from model_builder.generate.inventor import Inventor, prose_words
 from model_builder.generate.pairs import Pair, Split
-from model_builder.generate.rephrase import Rephraser, mark, slots_of, unmarked
+from model_builder.generate.rephrase import Rephraser, bare, mark, renamed, slots_of, unmarked
 
 _TRIES = 20
 _MADE_UP = 0.85
 """Share of free values that are made-up words while training, so that copying is learnt."""
 
-_OTHERS = 0.08
-"""Share of the words of made-up names that are those of other slots."""
-
-_VARIANTS = 0.25
-"""Share of made-up names that are a known one with another word."""
+_NEW_NAME = 0.5
+"""Share of made-up names that are others when a sentence is said in another way."""
 
 _FIRST = 1000
 """Sentences that free text is cut out of."""
@@ -48,21 +43,11 @@ _FIRST = 1000
 _SENTENCE = 1.8
 """Words of a list's values, in the mean, from which on they are free text and not names."""
 
-_RUNS = 0.4
-"""Share of made-up free text that is a piece of another sentence: a command to be run later."""
-
 _FREE = ("area", "name")
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _LOOKS_AT_TEMPLATE = 40
 _TEST_SHARE = 0.1
 _TESTED = "of the test split"
 _VALIDATION_SHARE = 0.03
-_LOOKS = 5
-"""Values of a slot in the validation split that say whether new ones are to be expected."""
-
-_NUMBER = "-?[0-9]+"
-_COMMON = 10
-_MANY = 500
 
 
 class _Template(msgspec.Struct, frozen=True):
@@ -76,11 +61,12 @@ class _Template(msgspec.Struct, frozen=True):
 
 
 class _Said(msgspec.Struct, frozen=True):
-    """A pair, its intent, and its sentence with the values marked."""
+    """A pair, its intent, its sentence with the values marked, and the lists of its free ones."""
 
     pair: Pair
     intent: str
     marked: str
+    free: dict[str, str]
 
 
 class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills each list
@@ -88,7 +74,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
 
     Attributes:
         slots: of the expansion at work.
-        free: the values among them that a household chooses.
+        free: the values among them that a household chooses, with their lists.
         unknown: whether one of those is made up or held from training.
         testing: whether values are to be those held from training.
         held: values that training must not see.
@@ -107,7 +93,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
         """Forgets the last expansion."""
         self.testing, self.unknown = testing, False
         self.slots: dict[str, str] = {}
-        self.free: set[str] = set()
+        self.free: dict[str, str] = {}
 
     def expand(self, node: Expression, domains: tuple[str, ...], rng: random.Random) -> str | None:
         """As the base class; a list's value is noted under its slot's name."""
@@ -137,7 +123,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
             return self._value(node, domains, rng)
         value = self._free_value(node, domains, rng)
         if value is not None:
-            self.free.add(normalize_whitespace(value).strip())
+            self.free[normalize_whitespace(value).strip()] = node.list_name
         return value
 
     def _free_value(
@@ -154,71 +140,6 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
                 self.unknown = self.unknown or self.testing
                 return value
         return None
-
-
-class Inventor:
-    """Makes up values: known words, words that look like them, and random letters.
-
-    Args:
-        values: known ones.
-        words: of new ones; newer words follow their letters two by two.
-        others: words that now and then stand among them.
-        sentences: runs of words out of them now and then are the free text.
-    """
-
-    def __init__(
-        self,
-        values: Iterable[str],
-        words: Iterable[str],
-        others: Sequence[str] = (),
-        sentences: Sequence[str] = (),
-    ) -> None:
-        self._values = sorted(values)
-        self._words = sorted(words)
-        self._others = others
-        self._sentences = sentences
-        self._after: dict[str, list[str]] = defaultdict(list)
-        for word in self._words:
-            padded = f"  {word} "
-            for at in range(len(word) + 1):
-                self._after[padded[at : at + 2]].append(padded[at + 2])
-
-    def name(self, rng: random.Random) -> str:
-        """One to three words; some are a known name with another word in it: "zorb lamp"."""
-        if rng.random() < _VARIANTS:
-            words = rng.choice(self._values).split()
-            words[:1] = [self._alike(rng)] if len(words) > 1 else [self._alike(rng), words[0]]
-            return " ".join(words)
-        return " ".join(self._word(rng) for _ in range(rng.choice((1, 1, 1, 2, 2, 3))))
-
-    def text(self, rng: random.Random) -> str:
-        """One to six words."""
-        count = rng.randrange(1, 7)
-        if self._sentences and rng.random() < _RUNS:
-            words = rng.choice(self._sentences).split()
-            # A command to be run later is whole more often than not.
-            at = rng.choice((0, rng.randrange(max(1, len(words) - count + 1))))
-            return " ".join(words[at : at + count])
-        return " ".join(self._word(rng) for _ in range(count))
-
-    def _word(self, rng: random.Random) -> str:
-        kind = rng.random()
-        if kind < _OTHERS and self._others:
-            return rng.choice(self._others)
-        if kind < 0.5:
-            return rng.choice(self._words)
-        if kind < 0.85:
-            return self._alike(rng)
-        return "".join(rng.choice(_LETTERS) for _ in range(rng.randrange(2, 9)))
-
-    def _alike(self, rng: random.Random) -> str:
-        made = "  "
-        while len(made) < 14:
-            letter = rng.choice(self._after[made[-2:]])
-            if letter == " ":
-                break
-            made += letter
-        return made.strip()
 
 
 class Judge:
@@ -340,14 +261,15 @@ def sample_commands(
         seen += [template for template in listed if template not in held_back]
     owner: dict[str, str] = {}
     judge = Judge(language)
-    _invent(templates, seen, language, held, judge, rng)
+    names = _invent(templates, seen, language, held, judge, rng)
     trained = _walk(seen, sentences, owner, judge, rng, testing=False)
     tested = _walk(unseen, test, owner, judge, rng, testing=True)
     spared = int(len(trained) * _VALIDATION_SHARE)
     pairs = [said.pair for said in trained]
     for said in tested:
         owner[said.pair.prompt] = _TESTED
-    more = _rephrased(trained[spared:], int(sentences * rephrased), house.joining, owner, rng)
+    wanted = int(sentences * rephrased)
+    more = _rephrased(trained[spared:], wanted, house.joining, names, held, owner, rng)
     return Split(pairs[spared:] + more, pairs[:spared], [said.pair for said in tested])
 
 
@@ -358,8 +280,8 @@ def _invent(
     held: set[str],
     judge: Judge,
     rng: random.Random,
-) -> None:
-    """Gives the templates what makes values up."""
+) -> dict[str, Inventor]:
+    """Gives the templates what makes values up; what makes up names, by list."""
     house = home.houses().get(language, home.houses()["en"])
     named = {"area": house.area, "name": [n for listed in house.names.values() for n in listed]}
     short = {
@@ -370,30 +292,23 @@ def _invent(
     lists = {kind: set(known) - held for kind, known in (named | short).items()}
     free = {value for known in house.wildcards.values() for value in known} - held
     words = set(_words(lists["area"] | lists["name"])) - set(house.joining)
-    # Any word may be a name; the garage is also where a door is.
-    others = sorted(set(_listed_words(templates, rng)) - set(house.joining))
+    listed = set(_listed_words(templates, rng))
 
-    def give(words: set[str], sentences: list[str]) -> None:
-        names = {kind: Inventor(known, words, others) for kind, known in lists.items()}
+    def give(words: set[str], others: set[str], sentences: list[str]) -> dict[str, Inventor]:
+        # Any word may be a name: the garage is also where a door is, "party time" is a scene.
+        beside = sorted(others - set(house.joining))
+        names = {kind: Inventor(known, words, beside) for kind, known in lists.items()}
         texts = Inventor(free, words | set(_words(free)), sentences=sentences)
         for template in templates:
             template.walker.names, template.walker.texts = names, texts
+        return names
 
-    give(words, [])
-    said = [s.pair.prompt for s in _walk(seen, _FIRST, {}, judge, rng, testing=False)]
-    prose = _prose(language) - set(_words(said)) - set(_words(held))
-    give(words | prose, said)
-
-
-def _prose(language: str) -> set[str]:
-    """Words of a language, of three to ten letters; out of the texts that come with it."""
-    if language != "en":
-        return set()
-    folder = resources.files("model_builder.generate.texts")
-    found: set[str] = set()
-    for name in ("calibration.txt", "perplexity.txt"):
-        found |= set(re.findall(r"\b[a-z]{3,10}\b", (folder / name).read_text("utf-8")))
-    return found
+    give(words, listed, [])
+    first = _walk(seen, _FIRST, {}, judge, rng, testing=False)
+    said = [s.pair.prompt for s in first]
+    around = {word for word in _words(bare(s.marked) for s in first) if word.isalpha()}
+    prose = prose_words(language) - set(_words(said)) - set(_words(held))
+    return give(words | prose, listed | around, said)
 
 
 def _held_back(templates: list[_Template], rng: random.Random) -> list[_Template]:
@@ -431,6 +346,8 @@ def _rephrased(
     said: list[_Said],
     wanted: int,
     joining: Sequence[str],
+    names: dict[str, Inventor],
+    held: set[str],
     owner: dict[str, str],
     rng: random.Random,
 ) -> list[Pair]:
@@ -444,6 +361,10 @@ def _rephrased(
             break
         source = rng.choice(said)
         marked = rephraser.other(source.intent, source.marked, rng)
+        for value, kind in source.free.items():
+            if kind in names and rng.random() < _NEW_NAME:
+                made = names[kind].name(rng)
+                marked = marked if made in held else renamed(marked, value, made)
         text = unmarked(marked)
         answer = completion(source.intent, slots_of(marked))
         if owner.setdefault(text, answer) == answer:
@@ -486,128 +407,9 @@ def _walk(
         if text in found:
             continue
         known = not walker.unknown and not testing
-        if known or judge.parses(text, walker.free) == {answer}:
-            found[text] = _Said(Pair(text, answer, template.group), template.intent, marked)
+        if known or judge.parses(text, set(walker.free)) == {answer}:
+            pair = Pair(text, answer, template.group)
+            found[text] = _Said(pair, template.intent, marked, walker.free)
     listed = list(found.values())
     rng.shuffle(listed)
     return listed
-
-
-def answer_phrases(pairs: list[Pair]) -> list[str]:
-    """What stands around the values in the answers: each is one piece of the vocabulary.
-
-    A piece ends where the grammar leaves a choice: what it forces is cut into pieces apart from
-    what follows, and must be cut there as it was in training.
-    """
-    intents = _intents_of(pairs)
-    shared = os.path.commonprefix(list(intents))  # noqa: RUF071  # letters, not folders
-    found = {f'{{"intent":"{shared}', '"}}', "}}"}
-    for intent, keys in intents.items():
-        found.add(f'{intent.removeprefix(shared)}","slots":{{')
-        for key in keys:
-            found |= {f'"{key}":"', f'","{key}":"'}
-    return sorted(found)
-
-
-def output_grammar(pairs: list[Pair], validation: Sequence[Pair] = ()) -> str:
-    """A Lark grammar for the answers.
-
-    Known intents, each with slots that were seen with it, in the order of their names and once
-    each; values are whole words of the prompt. Where `validation` shows that a slot takes a
-    closed list of values or numbers, it takes no others.
-    """
-    intents = _intents_of(pairs)
-    # Numbered: a key may hold what no name of a rule may.
-    slots_at = {key: at for at, key in enumerate(sorted({k for s in intents.values() for k in s}))}
-    rules = []
-    starts = []
-    for number, (intent, keys) in enumerate(sorted(intents.items())):
-        listed = sorted(keys)
-        starts.append(f"i{number}")
-        slots = f" s{number}_0?" if listed else ""
-        rules.append(f'i{number}: "{intent}\\",\\"slots\\":{{"{slots} "}}}}"')
-        rules += _slot_rules(number, [slots_at[key] for key in listed])
-    patterns = _patterns(pairs, validation)
-    edges = _edges(pairs)
-    for key, at in slots_at.items():
-        # Key and value are one lexeme: where the prompt has no value for it, neither can be.
-        more = f" & /{patterns[key]}/" if key in patterns else "".join(edges[key])
-        rules.append(f"VALUE_{at}: WORDS{more}")
-        rules.append(f'SLOT_{at}: "\\"{key}\\":\\"" VALUE_{at} "\\""')
-    return (
-        f'start: "{{\\"intent\\":\\"" ({" | ".join(starts)})\n'
-        + "\n".join(rules)
-        + "\nWORDS: PROMPT & /[^ ](.*[^ ])?/\n"
-        + 'PROMPT: %regex { "substring_chunks": @PIECES@ }\n'
-    )
-
-
-def _slot_rules(number: int, keys: list[int]) -> list[str]:
-    """Rule ``sN_K``: a slot out of the keys from K on, and then any later ones."""
-    rules = []
-    for at, key in enumerate(keys):
-        rest = f' ("," s{number}_{at + 1})?' if at + 1 < len(keys) else ""
-        other = f" | s{number}_{at + 1}" if at + 1 < len(keys) else ""
-        rules.append(f"s{number}_{at}: SLOT_{key}{rest}{other}")
-    return rules
-
-
-def _patterns(pairs: Sequence[Pair], validation: Sequence[Pair]) -> dict[str, str]:
-    """Regular expressions of the slots whose values are known to the last.
-
-    A slot is such a one if none of its values in `validation` is new, a number aside.
-    """
-    known, looked = _values_of(pairs), _values_of(validation)
-    found = {}
-    for key, values in known.items():
-        words = {value for value in values if not _is_number(value)}
-        new = {value for value in looked[key] if not _is_number(value)} - words
-        if len(looked[key]) < _LOOKS or new:
-            continue
-        number = [_NUMBER] if any(map(_is_number, values)) else []
-        found[key] = "|".join([*number, *_escaped(words)])
-    return found
-
-
-def _edges(pairs: Sequence[Pair]) -> dict[str, list[str]]:
-    """What no value of a slot begins or ends with: words that all sentences are full of.
-
-    Such a word is in one of ten sentences, and at that edge of none of the slot's values, if
-    those are many: an area is not "the attic", nor "attic to".
-    """
-    said = Counter(word for pair in pairs for word in set(pair.prompt.split()))
-    common = {word for word, count in said.items() if count * _COMMON >= len(pairs)}
-    found: dict[str, list[str]] = defaultdict(list)
-    for key, values in _values_of(pairs).items():
-        if len(values) < _MANY:
-            continue
-        for at, pattern in ((0, "({})( .*)?"), (-1, "(.* )?({})")):
-            edge = common - {value.split()[at] for value in values}
-            if edge:
-                found[key].append(f" & ~/{pattern.format('|'.join(_escaped(edge)))}/")
-    return found
-
-
-def _escaped(words: Iterable[str]) -> list[str]:
-    return [re.escape(word).replace("/", r"\/") for word in sorted(words)]
-
-
-def _is_number(value: str) -> bool:
-    return re.fullmatch(_NUMBER, value) is not None
-
-
-def _values_of(pairs: Sequence[Pair]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = defaultdict(list)
-    for pair in pairs:
-        for key, value in msgspec.json.decode(pair.completion)["slots"].items():
-            found[key].append(value)
-    return found
-
-
-def _intents_of(pairs: list[Pair]) -> dict[str, set[str]]:
-    """Intents with the slots that they were seen with."""
-    found: dict[str, set[str]] = {}
-    for pair in pairs:
-        answer = msgspec.json.decode(pair.completion)
-        found.setdefault(answer["intent"], set()).update(answer["slots"])
-    return found

@@ -75,8 +75,9 @@ def forward(
     *,
     fake: bool,
     half: bool = False,
+    at: Any = None,
 ) -> Any:
-    """Logits float32 ``[batch, T, vocabulary]`` of the next token.
+    """Logits float32 ``[batch, T, vocabulary]`` of the next token; ``[N, vocabulary]`` with `at`.
 
     Args:
         v: the variables.
@@ -85,6 +86,7 @@ def forward(
         dropout: share.
         fake: simulate int8 products.
         half: compute the other products in bfloat16.
+        at: integers ``[N]``, the places in ``[batch * T]`` whose logits are wanted; None: all.
     """
     batch, count = tf.shape(ids)[0], ids.shape[1]
     cosines, sines = rotary_table(c, 0, count)
@@ -132,6 +134,8 @@ def forward(
         x += drop(linear(mixed, w["o"]))
         y = norm(x, v[f"{i}.ffn_norm"])
         x += drop(linear(tf.nn.silu(linear(y, w["gate"])) * linear(y, w["up"]), w["down"]))
+    if at is not None:
+        x = tf.gather(tf.reshape(x, (-1, c.width)), at)
     head = tf.transpose(v["embedding"])
     return linear(norm(x, v["final_norm"]), head)
 

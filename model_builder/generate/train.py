@@ -110,9 +110,15 @@ def train(
     tf.random.set_seed(options.seed)
 
     def loss_of(ids: Any, counts: Any, dropout: float, fake: bool) -> tuple[Any, Any]:
-        logits = forward(variables, config, ids[:, :-1], dropout, fake=fake, half=options.half)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits)
-        return tf.reduce_sum(losses * counts), tf.reduce_sum(counts)
+        # Of a prompt's tokens no logits are computed.
+        counts = tf.reshape(counts, [-1])
+        at = tf.where(counts > 0)[:, 0]
+        logits = forward(
+            variables, config, ids[:, :-1], dropout, fake=fake, half=options.half, at=at
+        )
+        wanted = tf.gather(tf.reshape(ids[:, 1:], [-1]), at)
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(wanted, logits)
+        return tf.reduce_sum(losses * tf.gather(counts, at)), tf.reduce_sum(counts)
 
     def make_step(fake: bool) -> Any:
         @tf.function  # type: ignore[untyped-decorator]
