@@ -16,7 +16,7 @@ from contracts.chat_template import MAX_CHARS, ChatTemplate
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import Provenance
 from contracts.messages import ChatMessage
-from model_builder.files import write_atomically
+from model_builder.files import check_folder, write_atomically
 from model_builder.generate.fidelity import Fidelity, compare, shipped_text, windows
 from model_builder.generate.fold import fold
 from model_builder.generate.package import (
@@ -94,6 +94,7 @@ def import_model(
         UnavailableError: ``download-failed``.
     """
     check_layout(options.layout)
+    check_folder(out)
     progress("loading", 0, 1)
     pretrained = load_pretrained(source)
     progress("loading", 1, 1)
