@@ -15,7 +15,7 @@ from contracts.bundle import SUFFIX, Bundle, pack
 from contracts.chat_template import MAX_CHARS, ChatTemplate
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import Provenance
-from contracts.messages import ChatMessage
+from contracts.messages import ChatMessage, Name, Version
 from model_builder.files import check_folder, write_atomically
 from model_builder.generate.fidelity import Fidelity, compare, shipped_text, windows
 from model_builder.generate.fold import fold
@@ -94,6 +94,7 @@ def import_model(
         UnavailableError: ``download-failed``.
     """
     check_layout(options.layout)
+    _check_names(options)
     check_folder(out)
     progress("loading", 0, 1)
     pretrained = load_pretrained(source)
@@ -140,6 +141,17 @@ def import_model(
     report = out / f"{name}-{options.version}-report.json"
     write_atomically(report, codec.pretty(_report(bundle, pretrained, options, fidelity)))
     return Imported(folder, archive, report, fidelity)
+
+
+def _check_names(options: ImportOptions) -> None:
+    for what, value, kind in (
+        ("name", options.name or "x", Name),
+        ("version", options.version, Version),
+    ):
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise InputError("bad-option", f"--{what} {value[:80]!r}: {error}") from None
 
 
 def _chat_template(pretrained: Pretrained, tokenizer: Tokenizer, instead: str) -> str | None:

@@ -262,3 +262,27 @@ def test_a_template_can_be_replaced_or_left_out(tmp_path: Path) -> None:
         with pytest.raises(InputError) as raised:
             import_model(str(source), tmp_path / "out", quick(chat_template=str(wrong)))
         assert raised.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "out", "code"),
+    [
+        ({"name": "No Name!"}, "out", "bad-option"),
+        ({"version": "one"}, "out", "bad-option"),
+        ({}, "m.gguf", "bad-folder"),
+        ({}, "m.gguf/out", "bad-folder"),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, changes: dict[str, object], out: str, code: str
+) -> None:
+    """Not after minutes of quantising, and with nothing half made."""
+    source = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
+    stages: set[str] = set()
+    with pytest.raises(InputError) as raised:
+        import_model(
+            str(source), tmp_path / out, quick(**changes), lambda what, *_: stages.add(what)
+        )
+    assert raised.value.code == code
+    assert not stages
+    assert list(tmp_path.iterdir()) == [source]
