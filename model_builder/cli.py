@@ -180,7 +180,7 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except ShoalError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(error.exit_code)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)

@@ -6,6 +6,21 @@ import os
 import tempfile
 from pathlib import Path
 
+from contracts.errors import InputError
+
+
+def check_folder(path: Path) -> None:
+    """Whether `path` is a folder that can be written to, or can be made one.
+
+    Raises:
+        InputError: ``bad-folder``.
+    """
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise InputError("bad-folder", f"cannot write to {path}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError("bad-folder", f"cannot write to {path}: no permission")
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Temporary file beside `path`, flushed to disk, then renamed over it."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -15,20 +16,20 @@ from tokenizers import Tokenizer
 from contracts import codec
 from contracts.bundle import SUFFIX, pack, sha256_of
 from contracts.manifest import Provenance
-from model_builder.files import write_atomically
+from model_builder.files import check_folder, write_atomically
+from model_builder.generate.data import check_lengths, load_data
 from model_builder.generate.evaluate import Quality, measure
 from model_builder.generate.fold import fold
-from model_builder.generate.home_commands import sample_commands
 from model_builder.generate.package import GeneratorParts, Layout, write_generator
-from model_builder.generate.pairs import Pair, Split, read_pairs, split_pairs
+from model_builder.generate.pairs import Pair, Split
 from model_builder.generate.quantize import calibrate, quantize
 from model_builder.generate.recipe import GenerateRecipe
-from model_builder.generate.student import to_weights
-from model_builder.generate.teachers import complete
-from model_builder.generate.train import Encoded, Trained, encode_pairs, train
 from model_builder.generate.value_grammar import answer_phrases, output_grammar
 from model_builder.generate.vocabulary import END, train_tokenizer
 from model_builder.generate.weights import DecoderConfig, DecoderWeights
+
+if TYPE_CHECKING:
+    from model_builder.generate.train import Encoded, Trained
 
 _CALIBRATION_PAIRS = 400
 _GOLDEN_PAIRS = 24
@@ -69,7 +70,8 @@ def build(
     """
     started = time.monotonic()
     progress("making the pairs")
-    split = _data(recipe, folder)
+    check_folder(out)
+    split = load_data(recipe, folder, progress)
     phrases = answer_phrases(split.train) if recipe.data.kind == "home-commands" else []
     texts = [p.prompt + recipe.prompt_suffix for p in split.train]
     if not phrases:
@@ -77,6 +79,11 @@ def build(
     tokenizer = train_tokenizer(texts, recipe.student.vocabulary, phrases)
     config = _config(recipe, tokenizer)
     length = recipe.student.context
+    if recipe.data.kind == "pairs":
+        for part in (split.train, split.validation, split.test):
+            check_lengths(part, tokenizer, recipe.prompt_suffix, length)
+    # TensorFlow: after all that can be wrong with the data.
+    from model_builder.generate.train import encode_pairs, train
 
     def encoded(pairs: list[Pair]) -> Encoded:
         return encode_pairs(tokenizer, pairs, "", recipe.prompt_suffix, length)
@@ -107,6 +114,8 @@ def _finish(
     started: float,
     progress: Progress,
 ) -> Built:
+    from model_builder.generate.student import to_weights
+
     folder = out / f"{recipe.name}-{recipe.version}"
     weights = to_weights(trained.variables, config)
     constrained = recipe.constrain == "prompt-values"
@@ -119,9 +128,11 @@ def _finish(
         seed=recipe.train.seed,
         versions={p: importlib.metadata.version(p) for p in ("numpy", "tokenizers")},
     )
-    write_generator(folder, parts)
     progress("measuring on the test pairs")
-    quality, answers = measure(folder, split.test, recipe.student.context)
+    with tempfile.TemporaryDirectory(prefix="shoal-build-") as name:
+        trial = Path(name) / "bundle"
+        write_generator(trial, parts)
+        quality, answers = measure(trial, split.test, recipe.student.context)
     parts.metrics = {"quality": msgspec.to_builtins(quality)}
     bundle = write_generator(folder, parts)
     archive = out / f"{recipe.name}-{recipe.version}{SUFFIX}"
@@ -186,16 +197,6 @@ def make_parts(
         prompt_suffix=recipe.prompt_suffix,
         grammar=grammar,
     )
-
-
-def _data(recipe: GenerateRecipe, folder: Path) -> Split:
-    d = recipe.data
-    if d.kind == "home-commands":
-        return sample_commands(d.language, d.sentences, d.test, d.seed, d.rephrased)
-    pairs = read_pairs(folder / d.path)
-    if recipe.teacher is not None:
-        pairs = complete(pairs, recipe.teacher, folder)
-    return split_pairs([p for p in pairs if p.completion], d.seed)
 
 
 def _config(recipe: GenerateRecipe, tokenizer: Tokenizer) -> DecoderConfig:

@@ -26,6 +26,10 @@ def import_command(
     out: Annotated[Path, typer.Option(help="folder for the bundle and the report")] = Path("out"),
     name: Annotated[str, typer.Option(help="of the bundle; default: from the source")] = "",
     version: Annotated[str, typer.Option(help="of the bundle")] = "1.0.0",
+    chat_template: Annotated[
+        str,
+        typer.Option(help="file with a Jinja2 template instead of the source's; none: have none"),
+    ] = "",
     contexts: Annotated[
         str, typer.Option(help="context sizes, ascending; the cache grows between them")
     ] = "128,256,512",
@@ -55,6 +59,7 @@ def import_command(
     options = ImportOptions(
         name=name,
         version=version,
+        chat_template=chat_template,
         layout=layout,
         rotate=rotate,
         calibration_tokens=calibration_tokens,

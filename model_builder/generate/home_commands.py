@@ -24,8 +24,8 @@ from hassil.intents import Intents, TextSlotList
 from hassil.recognize import recognize_all
 from hassil.util import normalize_whitespace
 
-from contracts import codec
 from model_builder.data import home
+from model_builder.generate.answers import completion
 from model_builder.generate.inventor import Inventor, prose_words
 from model_builder.generate.pairs import Pair, Split
 from model_builder.generate.rephrase import Rephraser, bare, mark, renamed, slots_of, unmarked
@@ -182,11 +182,6 @@ class Judge:
             slots = {k: value for k, value in spoken.items() if value and value in text}
             found.add(completion(result.intent.name, slots))
         return found
-
-
-def completion(intent: str, slots: dict[str, str]) -> str:
-    """The answer as compact JSON, slots in the order of their names."""
-    return codec.encode({"intent": intent, "slots": dict(sorted(slots.items()))}).decode()
 
 
 def _templates(language: str) -> list[_Template]:

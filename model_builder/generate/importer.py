@@ -12,9 +12,11 @@ from tokenizers import Tokenizer
 
 from contracts import codec
 from contracts.bundle import SUFFIX, Bundle, pack
+from contracts.chat_template import MAX_CHARS, ChatTemplate
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import Provenance
-from model_builder.files import write_atomically
+from contracts.messages import ChatMessage, Name, Version
+from model_builder.files import check_folder, write_atomically
 from model_builder.generate.fidelity import Fidelity, compare, shipped_text, windows
 from model_builder.generate.fold import fold
 from model_builder.generate.package import (
@@ -31,6 +33,18 @@ from model_builder.generate.source import Pretrained, load_pretrained
 from model_builder.teachers.base import Progress, silent
 
 _WINDOW = 256
+NO_TEMPLATE = "none"
+"""``ImportOptions.chat_template`` that leaves out the source's."""
+
+# A system message is not among them: some templates take none.
+_CONVERSATIONS = (
+    [ChatMessage("user", "Hello.")],
+    [
+        ChatMessage("user", "Hello."),
+        ChatMessage("assistant", "Hi!"),
+        ChatMessage("user", "How are you?"),
+    ],
+)
 
 
 class ImportOptions(msgspec.Struct, frozen=True):
@@ -39,6 +53,8 @@ class ImportOptions(msgspec.Struct, frozen=True):
     Attributes:
         name: of the bundle; empty: from the source.
         version: of the bundle.
+        chat_template: file with a Jinja2 template in place of the source's; ``none``: the bundle
+            has none; empty: the source's.
         layout: signatures.
         rotate: turn the residual stream before quantising.
         calibration_tokens: that the rounding is fitted to; 0: round to nearest.
@@ -49,6 +65,7 @@ class ImportOptions(msgspec.Struct, frozen=True):
 
     name: str = ""
     version: str = "1.0.0"
+    chat_template: str = ""
     layout: Layout = Layout()
     rotate: bool = True
     calibration_tokens: int = 4096
@@ -72,16 +89,19 @@ def import_model(
     """Imports SOURCE into `out`: bundle folder, ``.shoal`` file and report.
 
     Raises:
-        InputError: the source is wrong.
+        InputError: the source is wrong; ``bad-template``, its chat template cannot be used.
         RefusedError: ``fidelity``; the converted model is too far from its source.
         UnavailableError: ``download-failed``.
     """
     check_layout(options.layout)
+    _check_names(options)
+    check_folder(out)
     progress("loading", 0, 1)
     pretrained = load_pretrained(source)
     progress("loading", 1, 1)
     name = options.name or bundle_name(source)
     tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
+    chat_template = _chat_template(pretrained, tokenizer, options.chat_template)
     decoder = _quantized(pretrained, tokenizer, options, progress)
     fidelity = check(pretrained, tokenizer, decoder, options, progress)
     if fidelity.perplexity_change > options.max_perplexity_change:
@@ -101,7 +121,7 @@ def import_model(
             layout=options.layout,
             tokenizer_json=pretrained.tokenizer_json,
             golden_prompts=golden_prompts(),
-            chat_template=pretrained.chat_template,
+            chat_template=chat_template,
             bos_id=pretrained.bos_id,
             eos_ids=pretrained.eos_ids,
             metrics={"fidelity": msgspec.to_builtins(fidelity)},
@@ -121,6 +141,52 @@ def import_model(
     report = out / f"{name}-{options.version}-report.json"
     write_atomically(report, codec.pretty(_report(bundle, pretrained, options, fidelity)))
     return Imported(folder, archive, report, fidelity)
+
+
+def _check_names(options: ImportOptions) -> None:
+    for what, value, kind in (
+        ("name", options.name or "x", Name),
+        ("version", options.version, Version),
+    ):
+        try:
+            msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            raise InputError("bad-option", f"--{what} {value[:80]!r}: {error}") from None
+
+
+def _chat_template(pretrained: Pretrained, tokenizer: Tokenizer, instead: str) -> str | None:
+    """The template for the bundle: the source's or the one of the file, after a trial."""
+    if instead == NO_TEMPLATE:
+        return None
+    source = _read_template(Path(instead)) if instead else pretrained.chat_template
+    if source is None:
+        return None
+    bos, eos = (
+        "" if i is None else tokenizer.id_to_token(i) or ""
+        for i in (pretrained.bos_id, next(iter(pretrained.eos_ids), None))
+    )
+    try:
+        template = ChatTemplate(source, bos, eos)
+        for conversation in _CONVERSATIONS:
+            template.render(conversation)
+    except InputError as error:
+        raise InputError(
+            "bad-template",
+            f"{error}; give another with --chat-template FILE, or leave it out with "
+            f"--chat-template {NO_TEMPLATE}",
+        ) from None
+    return source
+
+
+def _read_template(path: Path) -> str:
+    if not path.is_file():
+        raise InputError("no-such-file", f"{path}: no such chat template")
+    with path.open("rb") as stream:
+        data = stream.read(4 * MAX_CHARS + 1)  # a character has at most four bytes
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError("bad-template", f"{path} is not UTF-8: {error}") from None
 
 
 def _quantized(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -36,37 +37,77 @@ class Split(msgspec.Struct, frozen=True):
     test: list[Pair]
 
 
-def read_pairs(path: Path) -> list[Pair]:
+def read_pairs(path: Path, check: Callable[[Pair], Pair] = lambda pair: pair) -> list[Pair]:
     """Pairs of a JSONL or CSV file with ``prompt`` and ``completion``.
 
+    Args:
+        path: of the file.
+        check: gives each pair as it is to be used, or raises ``InputError``.
+
     Raises:
-        InputError: ``no-such-file``, ``bad-data`` with the row.
+        InputError: ``no-such-file``, ``bad-data`` with the row, from 1.
     """
     if not path.is_file():
         raise InputError("no-such-file", f"{path}: no such data file")
     if path.suffix not in (".jsonl", ".csv"):
         raise InputError("bad-data", f"{path}: expected a name ending in .jsonl or .csv")
     pairs = []
+    seen: dict[str, tuple[int, str]] = {}
+    number = 0
     try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = csv.DictReader(stream) if path.suffix == ".csv" else map(_parsed, stream)
+        # Spreadsheets put a byte order mark first.
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = _csv_rows(stream) if path.suffix == ".csv" else map(_parsed, stream)
             for number, row in enumerate(rows, 1):
                 if row is None:
                     continue
-                try:
-                    pair = msgspec.convert(row, Pair)
-                except msgspec.ValidationError as error:
-                    raise InputError("bad-data", f"{path}, row {number}: {error}") from None
-                if not pair.prompt or len(pair.prompt.encode()) > limits.MAX_TEXT_BYTES:
-                    raise InputError("bad-data", f"{path}, row {number}: no prompt, or too long")
+                pair = check(_pair(row))
+                before, answer = seen.setdefault(pair.prompt, (number, pair.completion))
+                if answer != pair.completion:
+                    raise InputError(
+                        "bad-data",
+                        f"the prompt of row {before} with another completion; keep one of them",
+                    )
                 pairs.append(pair)
                 if len(pairs) > MAX_PAIRS:
-                    raise InputError("too-large", f"{path} has more than {MAX_PAIRS} rows")
-    except (UnicodeError, csv.Error, json.JSONDecodeError, RecursionError) as error:
-        raise InputError("bad-data", f"{path} is broken: {error}") from None
+                    raise InputError("too-large", f"more than {MAX_PAIRS} rows")
+    except InputError as error:
+        raise InputError(error.code, f"{path}, row {number}: {error}") from None
+    except (UnicodeError, csv.Error, ValueError, RecursionError) as error:
+        raise InputError(
+            "bad-data", f"{path}, at or after row {number + 1}: broken: {error}"
+        ) from None
+    except OSError as error:
+        raise InputError("bad-data", f"{path} cannot be read: {error.strerror}") from None
     if not pairs:
         raise InputError("bad-data", f"{path} has no rows")
     return pairs
+
+
+def _csv_rows(stream: Iterable[str]) -> Iterator[object]:
+    rows = csv.DictReader(stream, strict=True)
+    if rows.fieldnames is not None and "prompt" not in rows.fieldnames:
+        raise csv.Error("the first line names no column 'prompt'")
+    return rows
+
+
+def _pair(row: object) -> Pair:
+    if isinstance(row, dict) and None in row:
+        raise InputError("bad-data", "more fields than the first line names")
+    try:
+        pair = msgspec.convert(row, Pair)
+    except msgspec.ValidationError as error:
+        raise InputError("bad-data", str(error)) from None
+    for what in ("prompt", "completion"):
+        try:
+            size = len(getattr(pair, what).encode())
+        except UnicodeEncodeError as error:
+            raise InputError("bad-data", f"the {what} is no text: {error}") from None
+        if size > limits.MAX_TEXT_BYTES:
+            raise InputError("bad-data", f"the {what} is over {limits.MAX_TEXT_BYTES} bytes")
+    if not pair.prompt:
+        raise InputError("bad-data", "no prompt")
+    return pair
 
 
 def _parsed(line: str) -> object:
@@ -85,5 +126,9 @@ def split_pairs(pairs: list[Pair], seed: int, share: float = 0.1) -> Split:
         where = split.test if group in test else split.train
         (split.validation if group in validation else where).append(pair)
     if not split.train or not split.validation:
-        raise InputError("bad-data", f"{len(groups)} groups of pairs are too few to split")
+        raise InputError(
+            "bad-data",
+            f"{len(groups)} prompts or groups of prompts are too few to split: "
+            "training, validation and test need one each",
+        )
     return split

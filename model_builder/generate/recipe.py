@@ -39,7 +39,8 @@ class StudentShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The size of the student.
 
     Attributes:
-        vocabulary: pieces of its byte-level BPE; 257: plain bytes.
+        vocabulary: pieces of its byte-level BPE at most, fewer where the data has no more; 257:
+            plain bytes.
         layers, width, hidden, heads: of the decoder.
         context: tokens of prompt and completion together.
     """
@@ -82,7 +83,8 @@ class GenerateRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         student: its size.
         train: how.
         prompt_suffix: text between prompt and completion.
-        constrain: ``prompt-values``: known intents and slots, values out of the prompt; None:
+        constrain: ``prompt-values``: known intents and slots, values out of the prompt; the
+            completions are JSON like ``{"intent": "TurnOn", "slots": {"area": "attic"}}``. None:
             free output.
     """
 
@@ -105,6 +107,15 @@ class GenerateRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.data.kind == "pairs" and not self.data.path:
             raise InputError("bad-recipe", "data.path is needed for pairs")
+        for field in ("language", "sentences", "test", "rephrased"):
+            if self.data.kind == "pairs" and getattr(self.data, field) != getattr(
+                DataSource(), field
+            ):
+                raise InputError(
+                    "bad-recipe",
+                    f"data.{field} is for home-commands; of pairs a tenth is for validation and "
+                    "a tenth for the test",
+                )
         if not self.prompt_suffix:
             raise InputError("bad-recipe", "prompt_suffix must mark the end of the prompt")
 

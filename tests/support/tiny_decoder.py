@@ -72,6 +72,7 @@ def write_gguf(
     *,
     architecture: str = "llama",
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    template: str = TEMPLATE,
 ) -> Path:
     """Writes a decoder as GGUF, its matrices in `kind` where that divides their rows."""
     c = weights.config
@@ -93,7 +94,7 @@ def write_gguf(
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     writer.add_eos_token_id(tokenizer.token_to_id("<|end|>"))
-    writer.add_chat_template(TEMPLATE)
+    writer.add_chat_template(template)
 
     def add(name: str, value: Array | None) -> None:
         if value is None:

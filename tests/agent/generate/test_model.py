@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -18,6 +19,7 @@ from agent.runtime import model as models
 from contracts.bundle import Bundle, pack, sha256_file
 from contracts.errors import InputError, RefusedError, ShoalError
 from contracts.messages import ChatMessage, GenerateRequest
+from contracts.template_budget import SECONDS
 
 PROMPT = "the quick brown fox jumps"
 
@@ -424,3 +426,25 @@ def test_a_broken_tokenizer_is_refused_before_a_request(bundle_path: Path, tmp_p
     finally:
         broken.close()
     assert raised.value.code == "bad-tokenizer"
+
+
+def test_a_hostile_chat_template_costs_one_request(bundle_path: Path, tmp_path: Path) -> None:
+    """A chat ends with an error, the next prompt is answered, and so on."""
+    folder = tmp_path / "hostile"
+    shutil.copytree(bundle_path, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    loops = "{% for i in range(4000) %}" * 4 + "{% endfor %}" * 4
+    manifest["front_end"]["chat_template"] = loops
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    model = GenerativeModel(Bundle.open(folder))
+    try:
+        model.warm_up()
+        for _ in range(2):
+            started = time.monotonic()
+            with pytest.raises(InputError) as raised:
+                model.generate(request(messages=[ChatMessage("user", "hello")]))
+            assert raised.value.code == "bad-template"
+            assert time.monotonic() - started < 2 * SECONDS
+            assert model.generate(request()).tokens == 12
+    finally:
+        model.close()

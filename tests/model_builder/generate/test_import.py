@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError, ShoalError
+from contracts.manifest import TokenizerFrontEnd
 from model_builder.generate import reference
 from model_builder.generate.importer import ImportOptions, import_model
 from model_builder.generate.package import Layout
@@ -207,3 +208,81 @@ def test_merges_that_lines_cannot_say_stay_pairs(pair: list[str]) -> None:
     """A space within a token would end it, and a header is skipped."""
     text = json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": [pair]}})
     assert slim(text) == text
+
+
+BROKEN_TEMPLATES = {
+    "does not compile": ("ok\n{% if %}", "line 2"),
+    "fails on a message": ("\n\n{{ messages[0].name.first }}", "line 3"),
+    "refuses a message": ("{{ raise_exception('nobody may talk') }}", "nobody may talk"),
+    "fails on the second turn": (
+        "\n{{ 1 // (2 - messages|length) and messages[2].x.y }}",
+        "line 2",
+    ),
+    "uses what is not there": ("{{ messages | pprint }}", "pprint"),
+    "is too long": ("a" * 40_000, "40000 characters"),
+    "goes on for ever": ("{% for i in range(4000) %}" * 4 + "{% endfor %}" * 4, "too much"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_TEMPLATES)
+@pytest.mark.parametrize("kind", ["gguf", "folder"])
+def test_a_chat_template_that_cannot_be_used_is_refused(
+    tmp_path: Path, fault: str, kind: str
+) -> None:
+    """At import, where someone can do something about it, and before anything is computed."""
+    template, said = BROKEN_TEMPLATES[fault]
+    if kind == "gguf":
+        source = write_gguf(tmp_path / "m", tiny_weights(), tiny_tokenizer(), template=template)
+    else:
+        source = write_folder(tmp_path / "m", tiny_weights(), tiny_tokenizer())
+        (source / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    stages: set[str] = set()
+    with pytest.raises(InputError, match=said) as raised:
+        import_model(
+            str(source), tmp_path / "out", quick(), lambda what, done, total: stages.add(what)
+        )
+    assert raised.value.code == "bad-template"
+    assert "--chat-template none" in str(raised.value)
+    assert stages == {"loading"}
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_template_can_be_replaced_or_left_out(tmp_path: Path) -> None:
+    """A model whose template is of no use is of use all the same."""
+    source = write_gguf(tmp_path / "m", tiny_weights(), tiny_tokenizer(), template="{% if %}")
+    other = tmp_path / "other.jinja"
+    other.write_text("{{ messages[-1].content }}!")
+    for given, expected in ((str(other), other.read_text()), ("none", None)):
+        made = import_model(str(source), tmp_path / "out", quick(chat_template=given))
+        front = Bundle.open(made.bundle).manifest.front_end
+        assert isinstance(front, TokenizerFrontEnd)
+        assert front.chat_template == expected
+    other.write_bytes(b"\xff")
+    for wrong, code in ((other, "bad-template"), (tmp_path / "nothing", "no-such-file")):
+        with pytest.raises(InputError) as raised:
+            import_model(str(source), tmp_path / "out", quick(chat_template=str(wrong)))
+        assert raised.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "out", "code"),
+    [
+        ({"name": "No Name!"}, "out", "bad-option"),
+        ({"version": "one"}, "out", "bad-option"),
+        ({}, "m.gguf", "bad-folder"),
+        ({}, "m.gguf/out", "bad-folder"),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_refused_at_once(
+    tmp_path: Path, changes: dict[str, object], out: str, code: str
+) -> None:
+    """Not after minutes of quantising, and with nothing half made."""
+    source = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
+    stages: set[str] = set()
+    with pytest.raises(InputError) as raised:
+        import_model(
+            str(source), tmp_path / out, quick(**changes), lambda what, *_: stages.add(what)
+        )
+    assert raised.value.code == code
+    assert not stages
+    assert list(tmp_path.iterdir()) == [source]
