@@ -376,6 +376,7 @@ class Agent:
             folder,
             threads=self.options.threads,
             memory_bytes=self.board.model_ram_bytes,
+            digest=folder.name,  # the store names a release by it
         )
 
     # Signs of life. ---------------------------------------------------------------------

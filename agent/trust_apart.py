@@ -21,6 +21,7 @@ from agent import helper
 from agent.apart import Failure, limit_child, silence
 from agent.trust import REFRESH_SECONDS, Fetch, Trust
 from contracts import codec
+from contracts.bundle import sha256_of
 from contracts.errors import ErrorInfo, RefusedError, ShoalError, UnavailableError
 from contracts.messages import BundleRef
 
@@ -92,27 +93,33 @@ class TrustApart:
             ShoalError: ``disk-error``; metadata cannot be stored.
         """
         start = Start(str(self._folder.absolute()), self._root, ref, self._clock())
-        with helper.start("trust", SECONDS) as child:
-            try:
-                return self._converse(child.line, start)
-            except (OSError, EOFError):
-                raise UnavailableError(
-                    "trust-failed", "the check of the fleet's signatures ended without an answer"
-                ) from None
+        # One child goes on from device to device of a fleet: whose metadata could do it harm,
+        # could send the same to each of them.
+        return helper.ask(
+            "trust",
+            SECONDS,
+            lambda child: self._converse(child.line, start),
+            work=sha256_of(self._root),
+        )
 
     def _converse(self, line: BufferedRWPair, start: Start) -> bytes:
-        helper.send(line, start)
-        while True:
-            said = helper.receive(line, Said)
-            if said.failure is not None:
-                raise said.failure.raised()
-            if not said.path:
-                return said.manifest
-            try:
-                answer = File(self._fetch(said.path, said.cap))
-            except ShoalError as error:
-                answer = File(failure=Failure.of(error))
-            helper.send(line, answer)
+        try:
+            helper.send(line, start)
+            while True:
+                said = helper.receive(line, Said)
+                if said.failure is not None:
+                    raise said.failure.raised()
+                if not said.path:
+                    return said.manifest
+                try:
+                    answer = File(self._fetch(said.path, said.cap))
+                except ShoalError as error:
+                    answer = File(failure=Failure.of(error))
+                helper.send(line, answer)
+        except (OSError, EOFError):
+            raise UnavailableError(
+                "trust-failed", "the check of the fleet's signatures ended without an answer"
+            ) from None
 
 
 def preload() -> None:
