@@ -54,7 +54,7 @@ IDLE_S: Final = 2.0
 GRACE_S: Final = 10.0
 """Seconds beyond a job's own after which the agent gives it up."""
 
-AT_ONCE: Final = 2
+AT_ONCE: Final = 4
 """Children that do the same work at once, as long as there is progress."""
 
 STALL_S: Final = 1.0
