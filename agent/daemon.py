@@ -180,6 +180,7 @@ class Agent:
         self._threads: list[threading.Thread] = []
         self._metrics: MetricsServer | None = None
         self._status_due = 0.0
+        self._told: Reported | None = None
         self._watchdog_s = systemd.watchdog_s()
         self._fed = 0.0
         self._ready = False
@@ -343,7 +344,8 @@ class Agent:
             return
         topic = self.topics.of_device(self.config.device, "reported")
         try:
-            self.link.publish(topic, codec.encode(self.reported()), retain=True)
+            self._told = self.reported()
+            self.link.publish(topic, codec.encode(self._told), retain=True)
             if self.config.home_assistant:
                 self._discover()
         except (ShoalError, OSError) as error:
@@ -408,11 +410,16 @@ class Agent:
                 queue=self.worker.depth,
                 spool=self.spool.depth,
                 connections=self.link.connections,
-                reported=self.reported(),
+                reported=self._lately() or self.reported(),
             )
             statusfile.write(self.state.path / "status.json", status)
         except OSError as error:
             log.warning("status not written", reason=str(error))
+
+    def _lately(self) -> Reported | None:
+        """The document that was sent a moment ago; there is none later."""
+        told, self._told = self._told, None
+        return told if told and self.clock.time() - told.at < 2 * STATUS_S else None
 
     def _waits_for(self) -> str:
         if self.stopping.is_set():

@@ -9,10 +9,12 @@ when the parent does. What it accepts it stores itself, as :class:`agent.trust.T
 from __future__ import annotations
 
 import importlib
+import sys
 import time
 from collections.abc import Callable
 from io import BufferedRWPair
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 import msgspec
@@ -124,6 +126,12 @@ class TrustApart:
 
 def preload() -> None:
     """What every child needs."""
+    # tuf.ngclient brings its own way to fetch, over urllib3: half of its time to load, and no
+    # child fetches anything.
+    fetcher = "tuf.ngclient.urllib3_fetcher"
+    sys.modules.setdefault(fetcher, ModuleType(fetcher)).__dict__.setdefault(
+        "Urllib3Fetcher", object
+    )
     for module in (
         "tuf.ngclient._internal.trusted_metadata_set",
         "cryptography.hazmat.primitives.asymmetric.ed25519",

@@ -54,6 +54,10 @@ PROGRESS_S: Final = 5.0
 TRIAL_CHECK_S: Final = 0.5
 """Seconds between two looks at a trial's health."""
 
+PASSING: Final = frozenset({"verified", "self-tested", "committed", "refused", "rolled-back"})
+"""States that the next step ends at once: who is told what the device has, is told then. Their
+events are sent all the same."""
+
 
 class Trusted(Protocol):
     """Where signed manifests come from (:class:`agent.trust.Trust`)."""
@@ -137,6 +141,7 @@ class Engine:
         self._retry_s = FIRST_RETRY_S
         self._trial_began: float | None = None
         self._next_progress = 0.0
+        self._untold = False
 
     # What others see. -------------------------------------------------------------------
 
@@ -327,6 +332,12 @@ class Engine:
         log.info("update", state=after.state, bundle=str(after.bundle), slot=after.slot)
         if told and new.last_event is not None:
             self._emit(new.last_event)
+        self._untold = True
+        if announce or after.state not in PASSING:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._untold = False
         self._changed()
 
     def _with_event(self, new: Journal, update: Update) -> Journal:
@@ -392,7 +403,9 @@ class Engine:
         if self._journal.reached != desired.revision:
             self.store.collect()
             self._save(msgspec.structs.replace(self._journal, reached=desired.revision))
-            self._changed()
+            self._untold = True
+        if self._untold:
+            self._tell()
         self._retry_s = FIRST_RETRY_S
         return None
 
