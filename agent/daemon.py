@@ -69,7 +69,7 @@ log = logger(__name__)
 DRAIN_S: Final = 10.0
 """Seconds that waiting requests get when the agent stops."""
 
-STATUS_S: Final = 0.5
+STATUS_S: Final = 1.0
 """Seconds that a change waits for others before the status file is written."""
 
 STALL_S: Final = 60.0
@@ -215,6 +215,8 @@ class Agent:
             from agent.telemetry.prometheus import MetricsServer
 
             self._metrics = MetricsServer(self.config.prometheus_port, self._render_metrics)
+        # Nothing here multiplies matrices with numpy, whose threads spin for 40 ms at its import.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         self.engine.recover()
         self.worker.start()
         self.link.start()
