@@ -57,7 +57,7 @@ GRACE_S: Final = 10.0
 AT_ONCE: Final = 4
 """Children that do the same work at once, as long as there is progress."""
 
-STALL_S: Final = 1.0
+STALL_S: Final = 0.3
 """Seconds in which no child of a work ended a job after which there is one more of them."""
 
 MAX_LINE_BYTES: Final = 2 * limits.MAX_METADATA_BYTES + 64 * limits.KIB
