@@ -158,7 +158,9 @@ class Http:
                 "repository-unreachable", f"{path}: {str(error)[:300]}"
             ) from None
         finally:
-            if answer is self._answer and not answer.isclosed():
+            if answer.length == 0:
+                answer.close()  # whole, which read1 does not notice: the connection is free
+            elif answer is self._answer and not answer.isclosed():
                 self._drop()
 
 
