@@ -69,7 +69,7 @@ log = logger(__name__)
 DRAIN_S: Final = 10.0
 """Seconds that waiting requests get when the agent stops."""
 
-STATUS_S: Final = 0.5
+STATUS_S: Final = 1.0
 """Seconds that a change waits for others before the status file is written."""
 
 STALL_S: Final = 60.0
@@ -180,6 +180,7 @@ class Agent:
         self._threads: list[threading.Thread] = []
         self._metrics: MetricsServer | None = None
         self._status_due = 0.0
+        self._told: Reported | None = None
         self._watchdog_s = systemd.watchdog_s()
         self._fed = 0.0
         self._ready = False
@@ -214,6 +215,8 @@ class Agent:
             from agent.telemetry.prometheus import MetricsServer
 
             self._metrics = MetricsServer(self.config.prometheus_port, self._render_metrics)
+        # Nothing here multiplies matrices with numpy, whose threads spin for 40 ms at its import.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         self.engine.recover()
         self.worker.start()
         self.link.start()
@@ -343,7 +346,8 @@ class Agent:
             return
         topic = self.topics.of_device(self.config.device, "reported")
         try:
-            self.link.publish(topic, codec.encode(self.reported()), retain=True)
+            self._told = self.reported()
+            self.link.publish(topic, codec.encode(self._told), retain=True)
             if self.config.home_assistant:
                 self._discover()
         except (ShoalError, OSError) as error:
@@ -376,6 +380,7 @@ class Agent:
             folder,
             threads=self.options.threads,
             memory_bytes=self.board.model_ram_bytes,
+            digest=folder.name,  # the store names a release by it
         )
 
     # Signs of life. ---------------------------------------------------------------------
@@ -407,11 +412,16 @@ class Agent:
                 queue=self.worker.depth,
                 spool=self.spool.depth,
                 connections=self.link.connections,
-                reported=self.reported(),
+                reported=self._lately() or self.reported(),
             )
             statusfile.write(self.state.path / "status.json", status)
         except OSError as error:
             log.warning("status not written", reason=str(error))
+
+    def _lately(self) -> Reported | None:
+        """The document that was sent a moment ago; there is none later."""
+        told, self._told = self._told, None
+        return told if told and self.clock.time() - told.at < 2 * STATUS_S else None
 
     def _waits_for(self) -> str:
         if self.stopping.is_set():

@@ -2,9 +2,13 @@
 
 Python, a model runtime and the libraries of signatures take a fifth of a second of processor
 time to load, and many times what a child then does with them. The helper loads what a kind of
-job needs once and forks a child a job. It starts with the first job and ends
+job needs once and forks children. It starts with the first job and ends
 :data:`IDLE_S` seconds after the last, so that an idle agent does not hold its memory. All the
 agents of a process share one.
+
+The pages that a child copies after its fork cost more than its work. So where several agents
+of a process wait for the same work (:class:`Turns`), a child that did its job well goes on to
+the next of them. It never waits for one.
 
 A job is one message with two sockets. ``line`` is the child's: messages in JSON, both ways.
 ``end`` stays with the helper, which writes how the child ended. The agent done with ``end``
@@ -23,6 +27,8 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from io import BufferedRWPair
@@ -31,6 +37,7 @@ from typing import Any, Final, Literal, Self, TypeVar
 import msgspec
 
 from contracts import codec, limits
+from contracts.errors import ShoalError
 
 Name = Literal["selftest", "trust", "certificate"]
 
@@ -47,6 +54,12 @@ IDLE_S: Final = 2.0
 GRACE_S: Final = 10.0
 """Seconds beyond a job's own after which the agent gives it up."""
 
+AT_ONCE: Final = 4
+"""Children that do the same work at once, as long as there is progress."""
+
+STALL_S: Final = 0.3
+"""Seconds in which no child of a work ended a job after which there is one more of them."""
+
 MAX_LINE_BYTES: Final = 2 * limits.MAX_METADATA_BYTES + 64 * limits.KIB
 """Bytes of a line: the largest metadata file in base64, and what is around it."""
 
@@ -60,7 +73,7 @@ class Request(msgspec.Struct, frozen=True):
 
     Attributes:
         job: what it does.
-        seconds: of the wall clock, after which the child dies of ``SIGALRM``.
+        seconds: of the wall clock, after which the child dies of ``SIGALRM``; for each job.
     """
 
     job: Name
@@ -101,10 +114,12 @@ def receive(line: BufferedRWPair, kind: type[T]) -> T:
 
 
 class Child:
-    """A child at work. Leaving it as a context manager ends it.
+    """A child at work. Leaving it as a context manager ends it, or hands it on.
 
     Attributes:
         line: to it and from it; a read that takes too long raises :class:`OSError`.
+        used: it did a job before.
+        well: set by who got a good answer: it may do another job of the same work.
     """
 
     def __init__(
@@ -113,18 +128,24 @@ class Child:
         end: socket.socket,
         helper: subprocess.Popen[bytes],
         ended: Callable[[], None],
+        hand_on: Callable[[Child], bool],
     ) -> None:
         self.line = line.makefile("rwb")
+        self.used = False
+        self.well = False
         self._socket = line
         self._end = end
         self._helper = helper
         self._ended = ended
+        self._hand_on = hand_on
         self._code: int | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._hand_on(self):
+            return
         try:
             with suppress(OSError):
                 self.end()
@@ -158,6 +179,29 @@ class Child:
         return self._code
 
 
+class Turn:
+    """Somebody's, to start a child or to go on with one."""
+
+    def __init__(self) -> None:
+        self.came = threading.Event()
+        self.child: Child | None = None
+
+
+class Turns:
+    """Who does the same work now, and who waits to.
+
+    Attributes:
+        working: children.
+        waiting: first come, first served.
+        ended: when a job did, in seconds of the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self.working = 0
+        self.waiting: deque[Turn] = deque()
+        self.ended = 0.0
+
+
 class Helper:
     """Starts the process when there is a job, and ends it when there was none for a while.
 
@@ -169,20 +213,74 @@ class Helper:
         self._idle_s = idle_s
         self._lock = threading.Lock()
         self._running = 0
+        self._works: dict[tuple[Name, str], Turns] = {}
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._timer: threading.Timer | None = None
 
-    def start(self, job: Name, seconds: int) -> Child:
-        """Starts a child.
+    def start(self, job: Name, seconds: int, *, work: str = "") -> Child:
+        """Starts a child, or waits for one that goes on with the same work.
 
         Args:
             job: what it does.
             seconds: of the wall clock that it has.
+            work: what jobs must have in common for a child to do one after the other; empty:
+                the child does this one alone.
 
         Raises:
             OSError: the helper cannot be started.
         """
+        key = (job, f"{seconds} {work}")
+        if not work:
+            return self._fork(job, seconds, lambda _: False)
+        child = self._turn(key)
+        if child is not None:
+            return child
+        try:
+            return self._fork(job, seconds, lambda child: self._hand_on(key, child))
+        except BaseException:
+            self._hand_on(key, None)
+            raise
+
+    def _turn(self, key: tuple[Name, str]) -> Child | None:
+        """Waits until there is a child to go on with, or room to start one: None."""
+        with self._lock:
+            turns = self._works.setdefault(key, Turns())
+            if turns.working < AT_ONCE:
+                turns.working += 1
+                turns.ended = time.monotonic()
+                return None
+            turn = Turn()
+            turns.waiting.append(turn)
+        while not turn.came.wait(STALL_S):
+            with self._lock:
+                now = time.monotonic()
+                if not turn.came.is_set() and now - turns.ended >= STALL_S:
+                    turns.ended = now  # the others look again in a while
+                    turns.waiting.remove(turn)
+                    turns.working += 1
+                    return None
+        return turn.child
+
+    def _hand_on(self, key: tuple[Name, str], child: Child | None) -> bool:
+        """Gives a place, and the child if it is well, to who waits; False: the child is to end."""
+        with self._lock:
+            turns = self._works[key]
+            turns.ended = time.monotonic()
+            if not turns.waiting:
+                turns.working -= 1
+                if turns.working == 0:
+                    del self._works[key]
+                return False
+            turn = turns.waiting.popleft()
+            on = child is not None and child.well
+            if child is not None and on:
+                child.used, child.well = True, False
+                turn.child = child
+            turn.came.set()
+            return on
+
+    def _fork(self, job: Name, seconds: int, hand_on: Callable[[Child], bool]) -> Child:
         request = codec.encode(Request(job, seconds))
         line, line_there = socket.socketpair()
         end, end_there = socket.socketpair()
@@ -197,7 +295,7 @@ class Helper:
                 raise
         line.settimeout(seconds + GRACE_S)
         end.settimeout(GRACE_S)
-        return Child(line, end, helper, self._ended)
+        return Child(line, end, helper, self._ended, hand_on)
 
     def _send(self, request: bytes, handles: list[int]) -> subprocess.Popen[bytes]:
         if self._timer is not None:
@@ -250,6 +348,34 @@ start = Helper().start
 """Starts a child of the helper that this process's agents share."""
 
 
+def ask(job: Name, seconds: int, converse: Callable[[Child], T], *, work: str) -> T:
+    """Has a job done, by a child that may have done the same work for others.
+
+    What such a child could not do well, a fresh one does again: nothing that an earlier job left
+    behind in it is ever an answer's reason.
+
+    Args:
+        job: as of :meth:`Helper.start`.
+        seconds: as there.
+        work: as there.
+        converse: asks the child and gives its answer; what it raises is no good answer.
+
+    Raises:
+        OSError: the helper cannot be started.
+    """
+    with start(job, seconds, work=work) as child:
+        used = child.used
+        try:
+            answer = converse(child)
+            child.well = True
+            return answer
+        except ShoalError:
+            if not used:
+                raise
+    with start(job, seconds) as child:
+        return converse(child)
+
+
 # The helper's side. -------------------------------------------------------------------------
 
 
@@ -294,12 +420,17 @@ def serve(control: socket.socket) -> None:
 
 
 def _work(main: Callable[[BufferedRWPair], int], line: int, seconds: int) -> None:
-    """The child."""
+    """The child: a job, and the next one if there is any; each has its own time."""
     code = 1
     try:
         os.dup2(1, 0)  # the helper's connection, by nothing
-        signal.alarm(seconds)
-        code = main(socket.socket(fileno=line).makefile("rwb"))
+        stream = socket.socket(fileno=line).makefile("rwb")
+        while True:
+            code = 1
+            signal.alarm(seconds)
+            code = main(stream)
+            if code:
+                break
     finally:
         os._exit(code)  # closes the line: its end means that the child has ended
 

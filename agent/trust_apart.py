@@ -9,10 +9,12 @@ when the parent does. What it accepts it stores itself, as :class:`agent.trust.T
 from __future__ import annotations
 
 import importlib
+import sys
 import time
 from collections.abc import Callable
 from io import BufferedRWPair
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 import msgspec
@@ -21,6 +23,7 @@ from agent import helper
 from agent.apart import Failure, limit_child, silence
 from agent.trust import REFRESH_SECONDS, Fetch, Trust
 from contracts import codec
+from contracts.bundle import sha256_of
 from contracts.errors import ErrorInfo, RefusedError, ShoalError, UnavailableError
 from contracts.messages import BundleRef
 
@@ -92,31 +95,43 @@ class TrustApart:
             ShoalError: ``disk-error``; metadata cannot be stored.
         """
         start = Start(str(self._folder.absolute()), self._root, ref, self._clock())
-        with helper.start("trust", SECONDS) as child:
-            try:
-                return self._converse(child.line, start)
-            except (OSError, EOFError):
-                raise UnavailableError(
-                    "trust-failed", "the check of the fleet's signatures ended without an answer"
-                ) from None
+        # One child goes on from device to device of a fleet: whose metadata could do it harm,
+        # could send the same to each of them.
+        return helper.ask(
+            "trust",
+            SECONDS,
+            lambda child: self._converse(child.line, start),
+            work=sha256_of(self._root),
+        )
 
     def _converse(self, line: BufferedRWPair, start: Start) -> bytes:
-        helper.send(line, start)
-        while True:
-            said = helper.receive(line, Said)
-            if said.failure is not None:
-                raise said.failure.raised()
-            if not said.path:
-                return said.manifest
-            try:
-                answer = File(self._fetch(said.path, said.cap))
-            except ShoalError as error:
-                answer = File(failure=Failure.of(error))
-            helper.send(line, answer)
+        try:
+            helper.send(line, start)
+            while True:
+                said = helper.receive(line, Said)
+                if said.failure is not None:
+                    raise said.failure.raised()
+                if not said.path:
+                    return said.manifest
+                try:
+                    answer = File(self._fetch(said.path, said.cap))
+                except ShoalError as error:
+                    answer = File(failure=Failure.of(error))
+                helper.send(line, answer)
+        except (OSError, EOFError):
+            raise UnavailableError(
+                "trust-failed", "the check of the fleet's signatures ended without an answer"
+            ) from None
 
 
 def preload() -> None:
     """What every child needs."""
+    # tuf.ngclient brings its own way to fetch, over urllib3: half of its time to load, and no
+    # child fetches anything.
+    fetcher = "tuf.ngclient.urllib3_fetcher"
+    sys.modules.setdefault(fetcher, ModuleType(fetcher)).__dict__.setdefault(
+        "Urllib3Fetcher", object
+    )
     for module in (
         "tuf.ngclient._internal.trusted_metadata_set",
         "cryptography.hazmat.primitives.asymmetric.ed25519",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import time
 from io import BufferedRWPair
 from pathlib import Path
 from typing import Final
@@ -58,8 +59,13 @@ def run(
     threads: int = 1,
     memory_bytes: int = 0,
     seconds: int = 300,
+    digest: str = "",
 ) -> Selftested:
     """Self-tests a bundle folder in a child process.
+
+    A child that a model has run in is never trusted with another one, which it could pass or
+    refuse. It goes on with the same bundle of another agent alone: what that bundle can do to
+    the verdict on itself, it could do in a child of its own.
 
     Args:
         folder: of the bundle.
@@ -67,6 +73,8 @@ def run(
         threads: of inference.
         memory_bytes: that the model may take beside Python's own; 0: no limit.
         seconds: of processor time and of the wall clock.
+        digest: sha256 of the bundle's manifest, where that is known to be in the folder; empty:
+            a child of its own.
 
     Raises:
         RefusedError: ``golden-mismatch``, ``model-failed``, ``selftest-crashed``,
@@ -75,20 +83,25 @@ def run(
     """
     limit = memory_bytes + BASE_MEMORY_BYTES if memory_bytes else 0
     question = Question(str(folder.absolute()), runtime, threads, limit, seconds)
-    with helper.start("selftest", seconds) as child:
-        try:
-            helper.send(child.line, question)
-            answer = helper.receive(child.line, Answer)
-        except (EOFError, ConnectionError, TimeoutError, ShoalError):
-            code = child.end()
-        else:
-            if answer.result is not None:
-                return answer.result
-            assert answer.error is not None
-            raise RefusedError(answer.error.code, answer.error.message, **answer.error.detail)
+    work = digest and f"{digest} {runtime} {threads} {limit}"
+    return helper.ask("selftest", seconds, lambda child: _converse(child, question), work=work)
+
+
+def _converse(child: helper.Child, question: Question) -> Selftested:
+    try:
+        helper.send(child.line, question)
+        answer = helper.receive(child.line, Answer)
+    except (EOFError, ConnectionError, TimeoutError, ShoalError):
+        code = child.end()
+    else:
+        if answer.result is not None:
+            return answer.result
+        assert answer.error is not None
+        raise RefusedError(answer.error.code, answer.error.message, **answer.error.detail)
     if code == -signal.SIGALRM:
         raise RefusedError(
-            "selftest-timeout", f"the self-test did not end within {seconds} s and was killed"
+            "selftest-timeout",
+            f"the self-test did not end within {question.seconds} s and was killed",
         )
     how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
     raise RefusedError(
@@ -110,7 +123,9 @@ def main(line: BufferedRWPair) -> int:
     silence()
     asked = helper.receive(line, Question)
     limit_child(asked.memory_bytes)
-    resource.setrlimit(resource.RLIMIT_CPU, (asked.seconds * 4, asked.seconds * 4))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    until = int(time.process_time()) + asked.seconds * 4  # what it did before does not count
+    resource.setrlimit(resource.RLIMIT_CPU, (until, hard))
     from agent.runtime import model
 
     options = model.Options(asked.runtime, asked.threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -49,7 +50,12 @@ _PACKAGES: Final = {"litert": "ai_edge_litert", "tflite-runtime": "tflite_runtim
 
 
 def available() -> list[str]:
-    """The runtimes that are installed here, best first."""
+    """The runtimes that are installed here, best first, as at the first call."""
+    return list(_available())
+
+
+@functools.cache
+def _available() -> list[str]:
     return [name for name, package in _PACKAGES.items() if importlib.util.find_spec(package)]
 
 

@@ -9,6 +9,8 @@ import psutil
 _THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 """Raspberry Pi: bits of under-voltage and throttling, now (0-3) and since boot (16-19)."""
 
+_MEMORY = Path("/proc/meminfo")
+
 _COOLING = Path("/sys/class/thermal")
 
 
@@ -46,9 +48,21 @@ class Gauges:
         return found
 
 
+def available_memory() -> int:
+    """Bytes of memory that can still be used."""
+    try:
+        with _MEMORY.open("rb") as file:
+            for line in file:
+                if line.startswith(b"MemAvailable:"):
+                    return int(line.split()[1]) * 1024  # psutil works out ten figures more
+    except (OSError, ValueError, IndexError):
+        pass
+    return int(psutil.virtual_memory().available)
+
+
 def room(folder: Path) -> tuple[int, int]:
     """Bytes of memory that are available, and bytes that are free where `folder` is."""
-    return psutil.virtual_memory().available, psutil.disk_usage(str(folder)).free
+    return available_memory(), psutil.disk_usage(str(folder)).free
 
 
 def _temperature() -> float | None:

@@ -54,6 +54,10 @@ PROGRESS_S: Final = 5.0
 TRIAL_CHECK_S: Final = 0.5
 """Seconds between two looks at a trial's health."""
 
+PASSING: Final = frozenset({"verified", "self-tested", "committed", "refused", "rolled-back"})
+"""States that the next step ends at once: who is told what the device has, is told then. Their
+events are sent all the same."""
+
 
 class Trusted(Protocol):
     """Where signed manifests come from (:class:`agent.trust.Trust`)."""
@@ -137,6 +141,7 @@ class Engine:
         self._retry_s = FIRST_RETRY_S
         self._trial_began: float | None = None
         self._next_progress = 0.0
+        self._untold = False
 
     # What others see. -------------------------------------------------------------------
 
@@ -324,9 +329,18 @@ class Engine:
             settled = Settled(after.revision, after.bundle, after.mode)
             new = msgspec.structs.replace(new, settled={**new.settled, after.slot: settled})
         self._save(new)
-        log.info("update", state=after.state, bundle=str(after.bundle), slot=after.slot)
+        self._log(after)
         if told and new.last_event is not None:
             self._emit(new.last_event)
+        self._untold = True
+        if announce or after.state not in PASSING:
+            self._tell()
+
+    def _log(self, update: Update) -> None:
+        log.info("update", state=update.state, bundle=str(update.bundle), slot=update.slot)
+
+    def _tell(self) -> None:
+        self._untold = False
         self._changed()
 
     def _with_event(self, new: Journal, update: Update) -> Journal:
@@ -347,7 +361,10 @@ class Engine:
         return msgspec.structs.replace(new, event_seq=new.event_seq + 1, last_event=event)
 
     def _accept(self) -> None:
-        """Journals an offered document that is newer, and carries it into the running update."""
+        """Journals an offered document that is newer, and carries it into the running update.
+
+        When none runs, its first update begins with it: one write.
+        """
         with self._lock:
             desired, self._offered = self._offered, None
         if desired is None:
@@ -357,22 +374,39 @@ class Engine:
             return
         new = msgspec.structs.replace(self._journal, desired=desired)
         update = new.update
-        if (
-            update is not None
-            and not update.final
-            and machine.superseded(update, desired) is None
-            and (wish := desired.slots.get(update.slot)) is not None
-        ):
-            update = msgspec.structs.replace(
-                update, revision=desired.revision, rollout=desired.rollout, trial=wish.trial
-            )
-            new = msgspec.structs.replace(new, update=update)
         try:
-            self._save(new)
+            if update is None or update.final:
+                new = self._with_next(new, desired)
+            elif (
+                machine.superseded(update, desired) is None
+                and (wish := desired.slots.get(update.slot)) is not None
+            ):
+                update = msgspec.structs.replace(
+                    update, revision=desired.revision, rollout=desired.rollout, trial=wish.trial
+                )
+                new = msgspec.structs.replace(new, update=update)
+            self._begin(new)
         except OSError:
             with self._lock:
                 self._offered = self._offered or desired
             raise
+
+    def _with_next(self, new: Journal, desired: Desired) -> Journal:
+        """The journal with the next update that is to be done begun, if there is one."""
+        updates = machine.plan(desired, self.store.reports(), new.settled)
+        if not updates:
+            return new
+        update = machine.advance(updates[0], machine.Began(), self._clock.time())
+        return self._with_event(msgspec.structs.replace(new, update=update), update)
+
+    def _begin(self, new: Journal) -> None:
+        """Journals it, and tells of the update that began with it."""
+        began = new.event_seq > self._journal.event_seq
+        self._save(new)
+        if began and new.update is not None and new.last_event is not None:
+            self._log(new.update)
+            self._emit(new.last_event)
+            self._tell()
 
     # Steps. -----------------------------------------------------------------------------
 
@@ -380,9 +414,9 @@ class Engine:
         desired = self._journal.desired
         if desired is None:
             return None
-        updates = machine.plan(desired, self.store.reports(), self._journal.settled)
-        if updates:
-            self._save(msgspec.structs.replace(self._journal, update=updates[0]))
+        new = self._with_next(self._journal, desired)
+        if new is not self._journal:
+            self._begin(new)
             return 0
         for slot in self.store.slots():
             wish = desired.slots.get(slot)
@@ -392,7 +426,9 @@ class Engine:
         if self._journal.reached != desired.revision:
             self.store.collect()
             self._save(msgspec.structs.replace(self._journal, reached=desired.revision))
-            self._changed()
+            self._untold = True
+        if self._untold:
+            self._tell()
         self._retry_s = FIRST_RETRY_S
         return None
 

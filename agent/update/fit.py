@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-import psutil
 
 from agent.runtime.engine import available
 from agent.serving.models import memory_need
+from agent.telemetry.gauges import available_memory
 from agent.update.store import Store
 from contracts import limits
 from contracts.board import Board, misfits
@@ -33,7 +33,7 @@ class Device(msgspec.Struct, frozen=True):
     @classmethod
     def measure(cls) -> Device:
         """This device, now."""
-        return cls(available(), psutil.virtual_memory().available)
+        return cls(available(), available_memory())
 
 
 def check_fit(manifest: Manifest, board: Board, device: Device) -> None:

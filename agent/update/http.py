@@ -6,11 +6,14 @@ import re
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
 from agent.update.fetch import NO_SUCH_FILE, Transfer
 from contracts.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection, HTTPResponse
 
 CONNECT_S: Final = 10.0
 """Seconds to connect."""
@@ -30,6 +33,8 @@ CHUNK_BYTES: Final = 64 * 1024
 class Http:
     """Reads below a base URL. Redirects are not followed, nothing is unpacked.
 
+    The connection is kept, for one read after the other.
+
     Args:
         base_url: of the repository, ``http`` or ``https``.
         context: for ``https``; None: the system's authorities.
@@ -48,48 +53,115 @@ class Http:
         if not _is_base_url(base_url):
             raise InputError("bad-url", f"{base_url[:200]!r} is not an http or https base URL")
         self._base = base_url.rstrip("/") + "/"
+        parts = urlsplit(self._base)
+        self._secure = parts.scheme == "https"
+        self._address = parts.hostname or "", parts.port
+        self._folder = quote(parts.path, safe="/%:@!$&'()*+,;=~")
         self._context = context
         self._monotonic = monotonic
-        self._pool: Any = None
-        self._answer: Any = None
+        self._connection: HTTPConnection | None = None
+        self._answer: HTTPResponse | None = None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_connection"):  # not if the URL was refused
+            self._drop()
 
     def open(self, path: str, offset: int = 0) -> Transfer:
         """As :meth:`agent.update.fetch.Fetcher.open`."""
-        import urllib3  # not needed by a device that does not update
+        from http.client import HTTPException  # not needed by a device that does not update
 
-        if self._pool is None:
-            self._pool = urllib3.PoolManager(
-                num_pools=1,
-                maxsize=1,
-                retries=False,
-                timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-                ssl_context=self._context,
-            )
-        if self._answer is not None:
-            self._answer.close()  # a read that was never begun or never ended
         headers = {"Accept-Encoding": "identity"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
+        if self._answer is not None and not self._answer.isclosed():
+            self._drop()  # a read that was never begun or never ended
+        self._answer = None
+        kept = self._connection is not None
         try:
-            answer = self._pool.request(
-                "GET",
-                self._base + quote(path),
-                preload_content=False,
-                redirect=False,
-                decode_content=False,
-                headers=headers,
-            )
-        except urllib3.exceptions.HTTPError as error:
+            try:
+                answer = self._ask(path, headers)
+            except ConnectionError:
+                if not kept:
+                    raise
+                self._drop()  # the server had closed it
+                answer = self._ask(path, headers)
+        except (HTTPException, OSError, ValueError) as error:  # a name that is none, too
+            self._drop()
             raise UnavailableError(
                 "repository-unreachable", f"{self._base}: {str(error)[:300]}"
             ) from None
+        self._answer = answer
         try:
             total, skip = _extent(answer, path, offset)
         except BaseException:
-            answer.close()
+            self._drop()
             raise
-        self._answer = answer
-        return Transfer(total, _chunks(answer, path, skip, total - offset, self._monotonic))
+        return Transfer(total, self._chunks(answer, path, skip, total - offset))
+
+    def _ask(self, path: str, headers: dict[str, str]) -> HTTPResponse:
+        if self._connection is None or self._connection.sock is None:
+            self._connection = self._connect()
+        self._connection.request("GET", self._folder + quote(path), headers=headers)
+        return self._connection.getresponse()
+
+    def _connect(self) -> HTTPConnection:
+        from http.client import HTTPConnection, HTTPSConnection
+
+        host, port = self._address
+        connection = (
+            HTTPSConnection(host, port, timeout=CONNECT_S, context=self._context)
+            if self._secure
+            else HTTPConnection(host, port, timeout=CONNECT_S)
+        )
+        connection.connect()
+        connection.sock.settimeout(READ_S)
+        return connection
+
+    def _drop(self) -> None:
+        if self._answer is not None:
+            self._answer.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._answer = None
+
+    def _chunks(self, answer: HTTPResponse, path: str, skip: int, wanted: int) -> Iterator[bytes]:
+        from http.client import HTTPException
+
+        try:
+            got = arrived = 0
+            waited = 0.0
+            while True:
+                before = self._monotonic()
+                # read1 gives what is there: a read of a fixed size would wait for all of it.
+                chunk = answer.read1(CHUNK_BYTES)
+                waited += self._monotonic() - before
+                if not chunk:
+                    break
+                arrived += len(chunk)
+                if waited > GRACE_S and arrived < waited * MIN_BYTES_PER_S:
+                    raise UnavailableError(
+                        "slow-retrieval", f"{path}: {arrived} bytes in {waited:.0f} s"
+                    )
+                if skip:
+                    cut = min(skip, len(chunk))
+                    chunk = chunk[cut:]
+                    skip -= cut
+                got += len(chunk)
+                if chunk:
+                    yield chunk
+            if got < wanted:
+                raise UnavailableError(
+                    "repository-unreachable", f"{path} ended early, at byte {got}"
+                )
+        except (HTTPException, OSError) as error:
+            raise UnavailableError(
+                "repository-unreachable", f"{path}: {str(error)[:300]}"
+            ) from None
+        finally:
+            if answer.length == 0:
+                answer.close()  # whole, which read1 does not notice: the connection is free
+            elif answer is self._answer and not answer.isclosed():
+                self._drop()
 
 
 def _is_base_url(url: str) -> bool:
@@ -101,7 +173,7 @@ def _is_base_url(url: str) -> bool:
     return named and parts.scheme in ("http", "https") and not parts.query and not parts.fragment
 
 
-def _extent(answer: Any, path: str, offset: int) -> tuple[int, int]:
+def _extent(answer: HTTPResponse, path: str, offset: int) -> tuple[int, int]:
     """Bytes of the whole file, and how many of the answer come before `offset`."""
     if answer.status in (403, 404, 410):
         raise UnavailableError(NO_SUCH_FILE, f"the repository has no {path}")
@@ -119,39 +191,3 @@ def _extent(answer: Any, path: str, offset: int) -> tuple[int, int]:
     raise UnavailableError(
         "repository-unreachable", f"{path}: the server answered {answer.status} without its length"
     )
-
-
-def _chunks(
-    answer: Any, path: str, skip: int, wanted: int, monotonic: Callable[[], float]
-) -> Iterator[bytes]:
-    from urllib3.exceptions import HTTPError
-
-    try:
-        got = arrived = 0
-        waited = 0.0
-        while True:
-            before = monotonic()
-            # read1 gives what is there: a read of a fixed size would wait for all of it.
-            chunk = answer.read1(CHUNK_BYTES)
-            waited += monotonic() - before
-            if not chunk:
-                break
-            arrived += len(chunk)
-            if waited > GRACE_S and arrived < waited * MIN_BYTES_PER_S:
-                raise UnavailableError(
-                    "slow-retrieval", f"{path}: {arrived} bytes in {waited:.0f} s"
-                )
-            if skip:
-                cut = min(skip, len(chunk))
-                chunk = chunk[cut:]
-                skip -= cut
-            got += len(chunk)
-            if chunk:
-                yield chunk
-        if got < wanted:
-            raise UnavailableError("repository-unreachable", f"{path} ended early, at byte {got}")
-    except (HTTPError, OSError) as error:
-        raise UnavailableError("repository-unreachable", f"{path}: {str(error)[:300]}") from None
-    finally:
-        answer.close()
-        answer.release_conn()

@@ -157,7 +157,7 @@ class Store:
     def linked(self, slot: str, link: str) -> str | None:
         """The manifest sha256 that a link of a slot points at; None when there is no link."""
         target = self.fs.link_target(self._slots / slot / link)
-        return Path(target).name if target else None
+        return target.rpartition("/")[2] if target else None
 
     def link(self, slot: str, link: str, manifest_sha256: str | None) -> None:
         """Points a link of a slot at a release, or removes it, durably."""

@@ -170,6 +170,156 @@ def test_no_process_for_the_child_is_an_error_of_the_system(
     there.close()
 
 
+@pytest.fixture
+def one_at_once(own: Helper, monkeypatch: pytest.MonkeyPatch) -> Helper:
+    """A helper where the same work is done by one child, however long it takes."""
+    monkeypatch.setattr(helper, "AT_ONCE", 1)
+    monkeypatch.setattr(helper, "STALL_S", 10 * PATIENCE_S)
+    return own
+
+
+def next_of(one: Helper, work: str, seconds: int = 30) -> Callable[[], helper.Child]:
+    """Waits for a turn in a thread of its own; the result joins it."""
+    got: list[helper.Child] = []
+    thread = threading.Thread(
+        target=lambda: got.append(one.start("selftest", seconds, work=work)), daemon=True
+    )
+    thread.start()
+    until(lambda: bool(one._works[("selftest", f"{seconds} {work}")].waiting) or bool(got))
+
+    def child() -> helper.Child:
+        thread.join(PATIENCE_S)
+        return got[0]
+
+    return child
+
+
+def asked(child: helper.Child, folder: Path = TINY) -> str:
+    """A self-test by this child; ``passed`` or the code of its error."""
+    question = check.Question(str(folder), None, 1, 0, 300)
+    helper.send(child.line, question)
+    answer = helper.receive(child.line, check.Answer)
+    return answer.error.code if answer.error else "passed"
+
+
+def test_a_child_that_did_well_goes_on_with_the_same_work(one_at_once: Helper) -> None:
+    """One process for two jobs; it ends with the second, when nobody waits."""
+    with one_at_once.start("selftest", 30, work="a") as first:
+        process = newest_child(one_at_once)
+        later = next_of(one_at_once, "a")
+        assert asked(first) == "passed"
+        first.well = True
+    with later() as second:
+        assert second is first and second.used and not second.well
+        assert process_of(one_at_once).children() == [process]
+        assert asked(second) == "passed"
+        second.well = True
+    until(lambda: not process.is_running())
+
+
+def test_a_child_that_did_not_do_well_ends(one_at_once: Helper) -> None:
+    """Who waited gets a new one."""
+    with one_at_once.start("selftest", 30, work="a") as first:
+        process = newest_child(one_at_once)
+        later = next_of(one_at_once, "a")
+    with later() as second:
+        assert second is not first and not second.used
+        assert asked(second) == "passed"
+    assert not process.is_running()
+
+
+def test_a_child_never_goes_on_with_other_work(one_at_once: Helper) -> None:
+    """Neither another bundle, nor other limits, nor what is to be done apart."""
+    with one_at_once.start("selftest", 30, work="a") as first:
+        first.well = True
+        with (
+            one_at_once.start("selftest", 30, work="b") as other,
+            one_at_once.start("selftest", 31, work="a") as longer,
+            one_at_once.start("selftest", 30) as alone,
+        ):
+            assert len({id(child) for child in (first, other, longer, alone)}) == 4
+            assert not (other.used or longer.used or alone.used)
+
+
+def test_a_job_that_hangs_does_not_hold_the_others_up(
+    one_at_once: Helper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without progress there is one more child, and one more."""
+    monkeypatch.setattr(helper, "STALL_S", 0.05)
+    with (
+        one_at_once.start("selftest", 30, work="a"),
+        one_at_once.start("selftest", 30, work="a") as second,
+        one_at_once.start("selftest", 30, work="a") as third,
+    ):
+        assert not (second.used or third.used)
+        assert asked(third) == "passed"
+
+
+def test_each_job_of_a_child_has_its_own_time(one_at_once: Helper) -> None:
+    """Two jobs take longer than one may."""
+    with one_at_once.start("selftest", 4, work="a") as first:
+        later = next_of(one_at_once, "a", 4)
+        time.sleep(2.5)  # a job that takes long
+        assert asked(first) == "passed"
+        first.well = True
+    with later() as second:
+        time.sleep(2.5)
+        assert second is first and asked(second) == "passed"
+
+
+def test_what_a_used_child_refuses_a_fresh_one_judges(one_at_once: Helper) -> None:
+    """What another job may have left behind in a child refuses nothing."""
+    judges: list[bool] = []
+
+    def converse(child: helper.Child) -> str:
+        judges.append(child.used)
+        if child.used:
+            raise RefusedError("golden-mismatch", "left behind by another job")
+        return asked(child)
+
+    with one_at_once.start("selftest", 30, work="a") as first:
+        found: list[str] = []
+        thread = threading.Thread(
+            target=lambda: found.append(helper.ask("selftest", 30, converse, work="a"))
+        )
+        thread.start()
+        until(lambda: bool(one_at_once._works[("selftest", "30 a")].waiting))
+        assert asked(first) == "passed"
+        first.well = True
+    thread.join(PATIENCE_S)
+    assert (judges, found) == ([True, False], ["passed"])
+
+
+def test_a_fresh_child_s_refusal_stands(own: Helper) -> None:
+    """It is asked once."""
+    judges: list[bool] = []
+
+    def converse(child: helper.Child) -> str:
+        judges.append(child.used)
+        raise RefusedError("golden-mismatch", "wrong")
+
+    with pytest.raises(RefusedError):
+        helper.ask("selftest", 30, converse, work="a")
+    assert judges == [False]
+
+
+def test_self_tests_share_a_child_for_the_same_bundle_and_limits_alone(
+    own: Helper, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A model could speak for another one from a child that it ran in."""
+    works: list[str] = []
+    start = own.start
+
+    def spy(job: helper.Name, seconds: int, *, work: str = "") -> helper.Child:
+        works.append(work)
+        return start(job, seconds, work=work)
+
+    monkeypatch.setattr(helper, "start", spy)
+    for options in ({}, {"digest": "a"}, {"digest": "b"}, {"digest": "a", "memory_bytes": 1 << 30}):
+        assert check.run(TINY, **options).passed
+    assert works[0] == "" and len(set(works)) == 4
+
+
 AGENT = """
 import signal
 from agent.helper import start

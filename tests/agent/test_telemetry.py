@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.clock import SystemClock
-from agent.telemetry import homeassistant
+from agent.telemetry import gauges, homeassistant
 from agent.telemetry.gauges import Gauges
 from agent.telemetry.prometheus import MetricsServer, render
 from agent.telemetry.recorder import Recorder, drift
@@ -320,3 +320,15 @@ def test_home_assistant_discovery_is_what_its_documentation_says() -> None:
     assert json.loads(shown("update_classify", empty))["in_progress"] is False
     status = jinja2.Environment(autoescape=False).from_string(found.availability[0].value_template)
     assert status.render(value_json={"state": "online"}) == "online"
+
+
+def test_the_memory_that_is_available_is_psutil_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read off the kernel's file; asked of psutil where there is no such line."""
+    memory = tmp_path / "meminfo"
+    monkeypatch.setattr(gauges, "_MEMORY", memory)
+    memory.write_text("MemTotal:  9 kB\nMemAvailable:     7 kB\n")
+    assert gauges.available_memory() == 7 * 1024
+    memory.write_text("MemTotal:  9 kB\n")
+    assert gauges.available_memory() > 1 << 20

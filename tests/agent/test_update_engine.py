@@ -10,6 +10,7 @@ import pytest
 from agent.filesystem import Disk
 from agent.update import delta as apply_delta
 from agent.update.fetch import Transfer
+from agent.update.journal import Journal
 from contracts import board as boards
 from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
@@ -71,6 +72,78 @@ def test_every_state_is_told_once_in_order(rig: Rig) -> None:
     assert [e.seq for e in rig.events] == list(range(rig.events[0].seq, rig.events[0].seq + 6))
     assert rig.events[3].golden_accuracy == 1.0
     assert rig.engine.journal.reached == 2
+
+
+class Told:
+    """What the reported document would have said at each telling."""
+
+    def __init__(self, folder: Path, repository: MemoryRepository) -> None:
+        self.said: list[tuple[str, int]] = []
+        self.rig = start(folder, repository, changed=self._changed)
+
+    def _changed(self) -> None:
+        journal = self.rig.engine.journal
+        self.said.append((journal.update.state if journal.update else "", journal.reached))
+
+
+def test_what_the_device_has_is_told_in_the_states_that_last(
+    tmp_path: Path, repository: MemoryRepository
+) -> None:
+    """Not in those that the next step ends; the end with the revision that it reached."""
+    told = Told(tmp_path, repository)
+    told.rig.want(OLD, 1)
+    told.rig.settle()
+    assert told.said == [("downloading", 0), ("fits", 0), ("trial", 0), ("committed", 1)]
+
+
+def test_a_refusal_is_told_with_the_revision_that_it_ends(
+    tmp_path: Path, repository: MemoryRepository
+) -> None:
+    """One telling more than the beginning."""
+    told = Told(tmp_path, repository)
+    told.rig.want(BundleRef("tiny-classifier", "7.0.0", "0" * 64), 1)
+    told.rig.settle()
+    assert told.said == [("downloading", 0), ("refused", 1)]
+
+
+def test_an_end_is_told_though_its_revision_was_reached_before(
+    tmp_path: Path, repository: MemoryRepository
+) -> None:
+    """A damaged bundle is fetched again without a new document."""
+    told = Told(tmp_path, repository)
+    told.rig.want(OLD, 1)
+    told.rig.settle()
+    told.said.clear()
+    told.rig.engine.store.drop_damaged(OLD.manifest_sha256)
+    told.rig.settle()
+    assert told.said[-1] == ("committed", 1) and told.said[0] == ("downloading", 1)
+
+
+class Journals(Disk):
+    """Keeps the update's state of every journal that was written."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = []
+
+    def write(self, path: Path, data: bytes) -> None:
+        """As the disk."""
+        if path.name.startswith("journal.json"):
+            update = codec.decode(data, Journal, what="the journal").update
+            self.states.append(update.state if update else "")
+        super().write(path, data)
+
+
+def test_an_update_begins_with_the_write_of_its_document(
+    tmp_path: Path, repository: MemoryRepository
+) -> None:
+    """A write a state, and one for the revision that was reached."""
+    disk = Journals()
+    rig = Rig(disk, tmp_path, repository)
+    rig.engine.recover()
+    rig.want(OLD, 1)
+    rig.settle()
+    states = ["downloading", "verified", "fits", "self-tested", "trial", "committed", "committed"]
+    assert disk.states == states
 
 
 def test_a_bundle_that_is_not_published_is_refused_by_name(rig: Rig) -> None:

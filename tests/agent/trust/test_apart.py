@@ -169,3 +169,15 @@ def test_an_agent_that_updated_holds_no_tuf(
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert done.stdout.split("\n")[:2] == ["cut", "[]"]
+
+
+def test_a_child_loads_no_way_to_fetch() -> None:
+    """python-tuf's own takes as long to load as all the rest."""
+    code = (
+        "import sys\n"
+        "from agent import trust_apart\n"
+        "trust_apart.preload()\n"
+        "assert 'tuf.ngclient._internal.trusted_metadata_set' in sys.modules\n"
+        "sys.exit('urllib3' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -27,6 +27,11 @@ class Handler(BaseHTTPRequestHandler):
         match case:
             case "ok":
                 self.answer(200, body)
+            case "port":
+                self.answer(200, b"%d" % self.client_address[1])
+            case "leaving":
+                self.answer(200, body)
+                self.close_connection = True  # without a word
             case "missing":
                 self.answer(404, b"")
             case "broken":
@@ -77,6 +82,27 @@ def test_a_file_is_read_whole(url: str) -> None:
     """With and without a slash at the end of the base URL, exactly at the cap."""
     assert read_all(Http(url), "ok", 5) == b"hello"
     assert read_all(Http(url + "/"), "ok", 5) == b"hello"
+
+
+def test_a_connection_is_kept_from_read_to_read(url: str) -> None:
+    """As long as every read was ended."""
+    http = Http(url)
+    ports = [read_all(http, "port", 5) for _ in range(3)]
+    assert len(set(ports)) == 1
+    http.open("port")  # never read
+    assert read_all(http, "port", 5) != ports[0]
+
+
+def test_a_connection_that_the_server_closed_is_made_again(url: str) -> None:
+    """A server does that with one that was idle for a while."""
+    http = Http(url)
+    for _ in range(3):
+        assert read_all(http, "leaving", 5) == b"hello"
+
+
+def test_a_base_url_may_hold_any_character(url: str) -> None:
+    """It is quoted, as the path is."""
+    assert read_all(Http(url + "/blätter und mehr"), "ok", 5) == b"hello"
 
 
 @pytest.mark.parametrize(
