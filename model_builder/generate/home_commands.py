@@ -28,14 +28,11 @@ from model_builder.data import home
 from model_builder.generate.answers import completion
 from model_builder.generate.inventor import Inventor, prose_words
 from model_builder.generate.pairs import Pair, Split
-from model_builder.generate.rephrase import Rephraser, bare, mark, renamed, slots_of, unmarked
+from model_builder.generate.rephrase import Rephraser, mark, slots_of, unmarked
 
 _TRIES = 20
 _MADE_UP = 0.85
 """Share of free values that are made-up words while training, so that copying is learnt."""
-
-_NEW_NAME = 0.5
-"""Share of made-up names that are others when a sentence is said in another way."""
 
 _FIRST = 1000
 """Sentences that free text is cut out of."""
@@ -61,12 +58,11 @@ class _Template(msgspec.Struct, frozen=True):
 
 
 class _Said(msgspec.Struct, frozen=True):
-    """A pair, its intent, its sentence with the values marked, and the lists of its free ones."""
+    """A pair, its intent, and its sentence with the values marked."""
 
     pair: Pair
     intent: str
     marked: str
-    free: dict[str, str]
 
 
 class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills each list
@@ -74,7 +70,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
 
     Attributes:
         slots: of the expansion at work.
-        free: the values among them that a household chooses, with their lists.
+        free: the values among them that a household chooses.
         unknown: whether one of those is made up or held from training.
         testing: whether values are to be those held from training.
         held: values that training must not see.
@@ -93,7 +89,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
         """Forgets the last expansion."""
         self.testing, self.unknown = testing, False
         self.slots: dict[str, str] = {}
-        self.free: dict[str, str] = {}
+        self.free: set[str] = set()
 
     def expand(self, node: Expression, domains: tuple[str, ...], rng: random.Random) -> str | None:
         """As the base class; a list's value is noted under its slot's name."""
@@ -123,7 +119,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
             return self._value(node, domains, rng)
         value = self._free_value(node, domains, rng)
         if value is not None:
-            self.free[normalize_whitespace(value).strip()] = node.list_name
+            self.free.add(normalize_whitespace(value).strip())
         return value
 
     def _free_value(
@@ -256,15 +252,14 @@ def sample_commands(
         seen += [template for template in listed if template not in held_back]
     owner: dict[str, str] = {}
     judge = Judge(language)
-    names = _invent(templates, seen, language, held, judge, rng)
+    _invent(templates, seen, language, held, judge, rng)
     trained = _walk(seen, sentences, owner, judge, rng, testing=False)
     tested = _walk(unseen, test, owner, judge, rng, testing=True)
     spared = int(len(trained) * _VALIDATION_SHARE)
     pairs = [said.pair for said in trained]
     for said in tested:
         owner[said.pair.prompt] = _TESTED
-    wanted = int(sentences * rephrased)
-    more = _rephrased(trained[spared:], wanted, house.joining, names, held, owner, rng)
+    more = _rephrased(trained[spared:], int(sentences * rephrased), house.joining, owner, rng)
     return Split(pairs[spared:] + more, pairs[:spared], [said.pair for said in tested])
 
 
@@ -275,8 +270,8 @@ def _invent(
     held: set[str],
     judge: Judge,
     rng: random.Random,
-) -> dict[str, Inventor]:
-    """Gives the templates what makes values up; what makes up names, by list."""
+) -> None:
+    """Gives the templates what makes values up."""
     house = home.houses().get(language, home.houses()["en"])
     named = {"area": house.area, "name": [n for listed in house.names.values() for n in listed]}
     short = {
@@ -287,23 +282,19 @@ def _invent(
     lists = {kind: set(known) - held for kind, known in (named | short).items()}
     free = {value for known in house.wildcards.values() for value in known} - held
     words = set(_words(lists["area"] | lists["name"])) - set(house.joining)
-    listed = set(_listed_words(templates, rng))
+    # Any word may be a name; the garage is also where a door is.
+    others = sorted(set(_listed_words(templates, rng)) - set(house.joining))
 
-    def give(words: set[str], others: set[str], sentences: list[str]) -> dict[str, Inventor]:
-        # Any word may be a name: the garage is also where a door is, "party time" is a scene.
-        beside = sorted(others - set(house.joining))
-        names = {kind: Inventor(known, words, beside) for kind, known in lists.items()}
+    def give(words: set[str], sentences: list[str]) -> None:
+        names = {kind: Inventor(known, words, others) for kind, known in lists.items()}
         texts = Inventor(free, words | set(_words(free)), sentences=sentences)
         for template in templates:
             template.walker.names, template.walker.texts = names, texts
-        return names
 
-    give(words, listed, [])
-    first = _walk(seen, _FIRST, {}, judge, rng, testing=False)
-    said = [s.pair.prompt for s in first]
-    around = {word for word in _words(bare(s.marked) for s in first) if word.isalpha()}
+    give(words, [])
+    said = [s.pair.prompt for s in _walk(seen, _FIRST, {}, judge, rng, testing=False)]
     prose = prose_words(language) - set(_words(said)) - set(_words(held))
-    return give(words | prose, listed | around, said)
+    give(words | prose, said)
 
 
 def _held_back(templates: list[_Template], rng: random.Random) -> list[_Template]:
@@ -341,8 +332,6 @@ def _rephrased(
     said: list[_Said],
     wanted: int,
     joining: Sequence[str],
-    names: dict[str, Inventor],
-    held: set[str],
     owner: dict[str, str],
     rng: random.Random,
 ) -> list[Pair]:
@@ -356,10 +345,6 @@ def _rephrased(
             break
         source = rng.choice(said)
         marked = rephraser.other(source.intent, source.marked, rng)
-        for value, kind in source.free.items():
-            if kind in names and rng.random() < _NEW_NAME:
-                made = names[kind].name(rng)
-                marked = marked if made in held else renamed(marked, value, made)
         text = unmarked(marked)
         answer = completion(source.intent, slots_of(marked))
         if owner.setdefault(text, answer) == answer:
@@ -402,9 +387,8 @@ def _walk(
         if text in found:
             continue
         known = not walker.unknown and not testing
-        if known or judge.parses(text, set(walker.free)) == {answer}:
-            pair = Pair(text, answer, template.group)
-            found[text] = _Said(pair, template.intent, marked, walker.free)
+        if known or judge.parses(text, walker.free) == {answer}:
+            found[text] = _Said(Pair(text, answer, template.group), template.intent, marked)
     listed = list(found.values())
     rng.shuffle(listed)
     return listed

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import resources
 
-_OTHERS = 0.15
-"""Share of the words of made-up names that are known for something else."""
+_OTHERS = 0.08
+"""Share of the words of made-up names that are those of other slots."""
 
 _VARIANTS = 0.25
 """Share of made-up names that are a known one with another word."""

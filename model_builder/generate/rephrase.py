@@ -35,16 +35,6 @@ def unmarked(sentence: str) -> str:
     return _MARK.sub(r"\2", sentence)
 
 
-def bare(sentence: str) -> str:
-    """The words around the values of a marked sentence."""
-    return " ".join(_MARK.sub(" ", sentence).split())
-
-
-def renamed(sentence: str, value: str, other: str) -> str:
-    """A marked sentence with another value in place of one."""
-    return sentence.replace(f"\x02{value}\x03", f"\x02{other}\x03")
-
-
 def slots_of(sentence: str) -> dict[str, str]:
     """Slots of a marked sentence."""
     return {m[1]: m[2] for m in _MARK.finditer(sentence)}

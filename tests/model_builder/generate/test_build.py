@@ -45,8 +45,6 @@ def test_home_commands_test_what_training_never_saw() -> None:
         return {s[slot] for s in slots if slot in s}
 
     assert values(split.test, "area") and not values(seen, "area") & values(split.test, "area")
-    walked, otherwise = split.train[:-2000], split.train[-2000:]
-    assert len(values(otherwise, "area") - values(walked, "area")) > 20  # and names of its own
 
     def slots(pairs: list[Pair]) -> set[tuple[str, ...]]:
         answers = [json.loads(pair.completion) for pair in pairs]
