@@ -17,7 +17,8 @@ from contracts import codec
 from contracts.bundle import SUFFIX, pack, sha256_of
 from contracts.manifest import Provenance
 from model_builder.files import check_folder, write_atomically
-from model_builder.generate.data import check_lengths, load_data
+from model_builder.generate.data import load_data
+from model_builder.generate.encoded import Encoded, encode_pairs
 from model_builder.generate.evaluate import Quality, measure
 from model_builder.generate.fold import fold
 from model_builder.generate.package import GeneratorParts, Layout, write_generator
@@ -29,7 +30,7 @@ from model_builder.generate.vocabulary import END, train_tokenizer
 from model_builder.generate.weights import DecoderConfig, DecoderWeights
 
 if TYPE_CHECKING:
-    from model_builder.generate.train import Encoded, Trained
+    from model_builder.generate.train import Trained
 
 _CALIBRATION_PAIRS = 400
 _GOLDEN_PAIRS = 24
@@ -79,16 +80,14 @@ def build(
     tokenizer = train_tokenizer(texts, recipe.student.vocabulary, phrases)
     config = _config(recipe, tokenizer)
     length = recipe.student.context
-    if recipe.data.kind == "pairs":
-        for part in (split.train, split.validation, split.test):
-            check_lengths(part, tokenizer, recipe.prompt_suffix, length)
-    # TensorFlow: after all that can be wrong with the data.
-    from model_builder.generate.train import encode_pairs, train
 
     def encoded(pairs: list[Pair]) -> Encoded:
         return encode_pairs(tokenizer, pairs, "", recipe.prompt_suffix, length)
 
-    data, validation = encoded(split.train), encoded(split.validation)
+    data, validation, _ = map(encoded, (split.train, split.validation, split.test))
+    # TensorFlow: after all that can be wrong with the data.
+    from model_builder.generate.train import train
+
     progress("training")
     trained = train(
         config,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tokenizers import Tokenizer
-
 from contracts.errors import InputError
 from model_builder.generate.answers import as_answer
 from model_builder.generate.home_commands import sample_commands
@@ -50,29 +48,6 @@ def load_data(
     if len(pairs) < len(written):
         progress(f"left out {len(written) - len(pairs)} completions that are no such answers")
     return split_pairs(pairs, d.seed)
-
-
-def check_lengths(pairs: list[Pair], tokenizer: Tokenizer, suffix: str, context: int) -> None:
-    """Whether every pair fits into the student's context.
-
-    Args:
-        pairs: any.
-        tokenizer: the student's.
-        suffix: between prompt and completion.
-        context: tokens of prompt, completion and all between.
-
-    Raises:
-        InputError: ``bad-data``.
-    """
-    prompts = tokenizer.encode_batch([pair.prompt + suffix for pair in pairs])
-    answers = tokenizer.encode_batch([pair.completion for pair in pairs])
-    for pair, prompt, answer in zip(pairs, prompts, answers, strict=True):
-        size = len(prompt.ids) + len(answer.ids)
-        if size > context:
-            raise InputError(
-                "bad-data",
-                f"a pair has {size} tokens, student.context is {context}: {pair.prompt[:60]!r}",
-            )
 
 
 def _usable(pair: Pair) -> Pair | None:

@@ -10,29 +10,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
-from tokenizers import Tokenizer
 
-from contracts.errors import InputError
-from model_builder.generate.pairs import Pair
+from model_builder.generate.encoded import Encoded
 from model_builder.generate.student import Variables, forward, new_variables
 from model_builder.generate.train_options import TrainOptions
-from model_builder.generate.vocabulary import END
 from model_builder.generate.weights import DecoderConfig
 
 _DECAY = 0.01
 _CLIP = 1.0
-
-
-class Encoded(msgspec.Struct):
-    """Pairs as the student reads them.
-
-    Attributes:
-        ids: int32 ``[N, T + 1]``, prompt, completion and end, padded with the end token.
-        counts: float32 ``[N, T]``, 1 where the next token is of the completion or its end.
-    """
-
-    ids: npt.NDArray[np.int32]
-    counts: npt.NDArray[np.float32]
 
 
 class Trained(msgspec.Struct):
@@ -42,33 +27,6 @@ class Trained(msgspec.Struct):
     steps: int
     validation_loss: float
     seconds: float
-
-
-def encode_pairs(
-    tokenizer: Tokenizer, pairs: list[Pair], prefix: str, suffix: str, length: int
-) -> Encoded:
-    """Encodes pairs; those longer than `length` tokens are an error.
-
-    Raises:
-        InputError: ``bad-data``.
-    """
-    end = tokenizer.token_to_id(END)
-    assert end is not None
-    prompts = tokenizer.encode_batch([prefix + pair.prompt + suffix for pair in pairs])
-    answers = tokenizer.encode_batch([pair.completion for pair in pairs])
-    ids = np.full((len(pairs), length + 1), end, np.int32)
-    counts = np.zeros((len(pairs), length), np.float32)
-    for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        text = [*prompt.ids, *answer.ids, end]
-        if len(text) > length + 1:
-            raise InputError(
-                "bad-data",
-                f"a pair has {len(text)} tokens; the student's context has {length}: "
-                f"{pairs[row].prompt[:60]!r}",
-            )
-        ids[row, : len(text)] = text
-        counts[row, len(prompt.ids) - 1 : len(text) - 1] = 1
-    return Encoded(ids, counts)
 
 
 def orthogonal(matrix: Any) -> Any:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from model_builder.generate.encoded import Encoded
 from model_builder.generate.student import forward
-from model_builder.generate.train import Encoded, orthogonal, train
+from model_builder.generate.train import orthogonal, train
 from model_builder.generate.train_options import TrainOptions
 from model_builder.generate.weights import DecoderConfig
 
