@@ -7,8 +7,8 @@ job needs once and forks children. It starts with the first job and ends
 agents of a process share one.
 
 The pages that a child copies after its fork cost more than its work. So where several agents
-of a process wait for the same work (:class:`Turns`), a child that did its job well goes on to
-the next of them. It never waits for one.
+of a process want the same work done (:class:`Turns`), a child that did its job well goes on to
+the next of them, and rests until it comes. Where the first of them was the only one, it ends.
 
 A job is one message with two sockets. ``line`` is the child's: messages in JSON, both ways.
 ``end`` stays with the helper, which writes how the child ended. The agent done with ``end``
@@ -144,8 +144,11 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._hand_on(self):
-            return
+        if not self._hand_on(self):
+            self.close()
+
+    def close(self) -> None:
+        """Ends it, and forgets it."""
         try:
             with suppress(OSError):
                 self.end()
@@ -192,13 +195,17 @@ class Turns:
 
     Attributes:
         working: children.
+        resting: children that did well and wait for the next job.
         waiting: first come, first served.
+        well: jobs that were done well.
         ended: when a job did, in seconds of the monotonic clock.
     """
 
     def __init__(self) -> None:
         self.working = 0
+        self.resting: list[Child] = []
         self.waiting: deque[Turn] = deque()
+        self.well = 0
         self.ended = 0.0
 
 
@@ -216,6 +223,7 @@ class Helper:
         self._works: dict[tuple[Name, str], Turns] = {}
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._last = 0.0
         self._timer: threading.Timer | None = None
 
     def start(self, job: Name, seconds: int, *, work: str = "") -> Child:
@@ -249,7 +257,7 @@ class Helper:
             if turns.working < AT_ONCE:
                 turns.working += 1
                 turns.ended = time.monotonic()
-                return None
+                return turns.resting.pop() if turns.resting else None
             turn = Turn()
             turns.waiting.append(turn)
         while not turn.came.wait(STALL_S):
@@ -267,18 +275,21 @@ class Helper:
         with self._lock:
             turns = self._works[key]
             turns.ended = time.monotonic()
-            if not turns.waiting:
-                turns.working -= 1
-                if turns.working == 0:
-                    del self._works[key]
-                return False
-            turn = turns.waiting.popleft()
             on = child is not None and child.well
             if child is not None and on:
                 child.used, child.well = True, False
-                turn.child = child
-            turn.came.set()
-            return on
+                turns.well += 1
+            if turns.waiting:
+                turn = turns.waiting.popleft()
+                turn.child = child if on else None
+                turn.came.set()
+                return on
+            turns.working -= 1
+            self._sweep_later()
+            if child is not None and on and turns.well > 1:
+                turns.resting.append(child)
+                return True
+            return False
 
     def _fork(self, job: Name, seconds: int, hand_on: Callable[[Child], bool]) -> Child:
         request = codec.encode(Request(job, seconds))
@@ -298,9 +309,6 @@ class Helper:
         return Child(line, end, helper, self._ended, hand_on)
 
     def _send(self, request: bytes, handles: list[int]) -> subprocess.Popen[bytes]:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         if self._process is not None and self._control is not None:
             with suppress(ConnectionError):  # it was killed
                 socket.send_fds(self._control, [request], handles)
@@ -322,16 +330,36 @@ class Helper:
     def _ended(self) -> None:
         with self._lock:
             self._running -= 1
-            if self._running == 0 and self._process is not None:
-                self._timer = threading.Timer(self._idle_s, self._idle)
-                self._timer.daemon = True
-                self._timer.start()
+            self._last = time.monotonic()
+            self._sweep_later()
 
-    def _idle(self) -> None:
+    def _sweep_later(self) -> None:
+        """With the lock: sweeps when the first thing that has nothing to do had that for long."""
+        idle = [turns.ended for turns in self._works.values() if turns.working == 0]
+        if self._running == 0 and self._process is not None:
+            idle.append(self._last)
+        if idle and self._timer is None:
+            wait = max(0.0, min(idle) + self._idle_s - time.monotonic())
+            self._timer = threading.Timer(wait, self._sweep)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _sweep(self) -> None:
+        """Ends what had nothing to do for a while: children that rest, then the helper."""
+        tired: list[Child] = []
         with self._lock:
-            if self._timer is threading.current_thread():
-                self._timer = None
+            before = time.monotonic() - self._idle_s
+            for key, turns in list(self._works.items()):
+                if turns.working == 0 and turns.ended <= before:
+                    tired += turns.resting
+                    del self._works[key]
+        for child in tired:
+            child.close()
+        with self._lock:
+            self._timer = None
+            if self._running == 0 and self._process is not None and self._last <= before:
                 self._stop()
+            self._sweep_later()
 
     def _stop(self) -> None:
         assert self._control is not None and self._process is not None

@@ -217,6 +217,38 @@ def test_a_child_that_did_well_goes_on_with_the_same_work(one_at_once: Helper) -
     until(lambda: not process.is_running())
 
 
+def test_a_child_rests_where_others_want_the_same_work(own: Helper) -> None:
+    """The first job may be the only one: its child ends. The next ones share one, until idle."""
+    own._idle_s = 1.0
+    processes = []
+    for _ in range(3):
+        with own.start("selftest", 30, work="a") as child:
+            processes.append(newest_child(own))
+            assert asked(child) == "passed"
+            child.well = True
+    first, second, third = processes
+    assert second == third != first
+    assert not first.is_running()
+    assert second.is_running()
+    until(lambda: not second.is_running())
+    assert not own._works
+
+
+def test_a_child_that_did_not_do_well_never_rests(own: Helper) -> None:
+    """Nor does one that did well before."""
+    own._idle_s = 1.0
+    for _ in range(2):
+        with own.start("selftest", 30, work="a") as child:
+            assert asked(child) == "passed"
+            child.well = True
+    with own.start("selftest", 30, work="a") as child:
+        assert child.used
+        process = newest_child(own)
+    assert not process.is_running()
+    with own.start("selftest", 30, work="a") as child:
+        assert not child.used
+
+
 def test_a_child_that_did_not_do_well_ends(one_at_once: Helper) -> None:
     """Who waited gets a new one."""
     with one_at_once.start("selftest", 30, work="a") as first:
