@@ -116,7 +116,8 @@ class Reporter:
             if not self._connected.is_set():
                 return
             room = WINDOW - len(self._flying)
-            rows = self._spool.after(self._sent_id, room) if room > 0 else []
+            waits = room > 0 and self._spool.newest > self._sent_id
+            rows = self._spool.after(self._sent_id, room) if waits else []
             for row in rows:
                 with self._lock:
                     self._flying.add(row.id)
@@ -136,7 +137,9 @@ class Reporter:
                 log.warning("the broker refused a spooled message: dropped", id=row_id)
             with self._lock:
                 self._landed.append(row_id)
-            self._wake.set()
+                full = len(self._landed) >= WINDOW // 2
+            if full:  # few are forgotten in the next turn
+                self._wake.set()
 
         return done
 

@@ -59,6 +59,8 @@ class Spool:
         self._time = time
         self._lock = threading.Lock()
         self._lost = 0
+        self._newest = 0
+        self._oldest = float("inf")
         try:
             self._open()
         except _DAMAGED as error:
@@ -78,8 +80,19 @@ class Spool:
         self._db.execute("PRAGMA cache_size=-256")
         self._db.execute("PRAGMA journal_size_limit=1048576")
         self._db.executescript(_SCHEMA)
-        row = self._db.execute("SELECT count(*), coalesce(sum(length(payload)), 0) FROM message")
-        self._count, self._bytes = row.fetchone()
+        self._measure()
+
+    def _measure(self) -> None:
+        row = self._db.execute(
+            "SELECT count(*), coalesce(sum(length(payload)), 0), coalesce(max(id), 0) FROM message"
+        )
+        self._count, self._bytes, self._newest = row.fetchone()
+        self._find_oldest()
+
+    def _find_oldest(self) -> None:
+        """When the oldest message that may be dropped by age was put, or earlier."""
+        row = self._db.execute("SELECT min(created) FROM message WHERE precious = 0").fetchone()
+        self._oldest = float("inf") if row[0] is None else row[0]
 
     @property
     def depth(self) -> int:
@@ -91,6 +104,11 @@ class Spool:
         """Bytes of their payloads."""
         return int(self._bytes)
 
+    @property
+    def newest(self) -> int:
+        """The id of the message that was put last; 0: there was none."""
+        return self._newest
+
     def put(self, topic: str, payload: bytes, *, precious: bool = False) -> bool:
         """Appends a message; False when the disk would not take it (it counts as dropped).
 
@@ -100,16 +118,17 @@ class Spool:
             precious: dropped only when nothing else is left to drop.
         """
         with self._lock:
+            now = self._time()
+            crowded = self._bytes + len(payload) > self._max_bytes
             try:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute(
-                    "INSERT INTO message (topic, payload, precious, created) VALUES (?, ?, ?, ?)",
-                    (topic, payload, precious, self._time()),
-                )
-                self._count += 1
-                self._bytes += len(payload)
-                self._make_room()
-                self._db.execute("COMMIT")
+                if crowded or self._oldest < now - self._max_age_s:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    self._insert(topic, payload, precious, now)
+                    self._make_room()
+                    self._db.execute("COMMIT")
+                    self._find_oldest()
+                else:
+                    self._insert(topic, payload, precious, now)
             except _DAMAGED as error:
                 self._roll_back()
                 self._lost += 1
@@ -117,14 +136,22 @@ class Spool:
                 return False
         return True
 
+    def _insert(self, topic: str, payload: bytes, precious: bool, now: float) -> None:
+        added = self._db.execute(
+            "INSERT INTO message (topic, payload, precious, created) VALUES (?, ?, ?, ?)",
+            (topic, payload, precious, now),
+        )
+        self._newest = added.lastrowid or 0
+        self._count += 1
+        self._bytes += len(payload)
+        if not precious:
+            self._oldest = min(self._oldest, now)
+
     def _roll_back(self) -> None:
         try:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            row = self._db.execute(
-                "SELECT count(*), coalesce(sum(length(payload)), 0) FROM message"
-            )
-            self._count, self._bytes = row.fetchone()
+            self._measure()
         except _DAMAGED as error:
             log.error("spool cannot be read", reason=str(error))
 

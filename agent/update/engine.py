@@ -18,11 +18,11 @@ from agent.clock import Clock
 from agent.filesystem import FileSystem
 from agent.log import logger
 from agent.serving.models import Models
-from agent.update import fit, journal, machine
+from agent.update import fit, machine
 from agent.update.download import Downloader, Progress
 from agent.update.fetch import NO_SUCH_FILE, Fetcher
 from agent.update.health import Observed, verdict
-from agent.update.journal import Journal
+from agent.update.journal import Journal, JournalFiles
 from agent.update.machine import Settled, Update
 from agent.update.store import Store
 from contracts.board import Board
@@ -119,8 +119,7 @@ class Engine:
         device: Callable[[], fit.Device] = fit.Device.measure,
     ) -> None:
         self.store = Store(fs, root)
-        self._fs = fs
-        self._path = root / "journal.json"
+        self._files = JournalFiles(fs, root)
         self._board = board
         self._trust = trust
         self._fetcher = fetcher
@@ -142,6 +141,7 @@ class Engine:
         self._trial_began: float | None = None
         self._next_progress = 0.0
         self._untold = False
+        self._waste = False
 
     # What others see. -------------------------------------------------------------------
 
@@ -174,7 +174,7 @@ class Engine:
         Raises:
             OSError: the journal is there and cannot be read.
         """
-        self._journal = _insist(lambda: journal.load(self._fs, self._path))
+        self._journal = _insist(self._files.load)
         try:
             _insist(self.store.prepare)
             _insist(self._count_start)
@@ -311,7 +311,7 @@ class Engine:
 
     def _save(self, new: Journal) -> None:
         """The journal on disk comes first: what is not written has not happened."""
-        journal.save(self._fs, self._path, new)
+        self._files.save(new)
         self._journal = new
 
     def _apply(self, event: machine.Event, *, announce: bool = False) -> None:
@@ -329,6 +329,7 @@ class Engine:
             settled = Settled(after.revision, after.bundle, after.mode)
             new = msgspec.structs.replace(new, settled={**new.settled, after.slot: settled})
         self._save(new)
+        self._waste = self._waste or after.final
         self._log(after)
         if told and new.last_event is not None:
             self._emit(new.last_event)
@@ -423,8 +424,10 @@ class Engine:
             if self.store.linked(slot, "shadow") and (wish is None or wish.mode != "shadow"):
                 self._models.activate(f"{slot}/shadow", None)
                 self.store.link(slot, "shadow", None)
-        if self._journal.reached != desired.revision:
+        if self._waste or self._journal.reached != desired.revision:
             self.store.collect()
+            self._waste = False
+        if self._journal.reached != desired.revision:
             self._save(msgspec.structs.replace(self._journal, reached=desired.revision))
             self._untold = True
         if self._untold:
@@ -541,7 +544,6 @@ class Engine:
             return min(TRIAL_CHECK_S, left)
         self._apply(machine.TrialPassed())
         self._trial_began = None
-        self.store.collect()
         return 0
 
     def _restore(self) -> None:
@@ -555,7 +557,6 @@ class Engine:
             self._models.activate(update.slot, self.store.folder(old) if old else None)
         self._trial_began = None
         self._apply(machine.Restored())
-        self.store.collect()
 
     def _restore_links(self) -> None:
         update = self._journal.update

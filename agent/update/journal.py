@@ -1,19 +1,33 @@
-"""The journal: the one file that says where this device's updates are."""
+"""The journal: what says where this device's updates are.
+
+Two files take turns. A write overwrites the older one in place and syncs it: one sync, and no
+new file, where a replacement costs a file, a rename and the sync of the folder besides. What a
+crash leaves of a half-written file is known by its checksum, and the other file still has what
+was written before.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
-from agent.filesystem import FileSystem, write_durably
+from agent.filesystem import FileSystem
 from agent.log import logger
 from agent.update.machine import Settled, Update
 from contracts import codec, limits
+from contracts.bundle import sha256_of
 from contracts.errors import InputError
 from contracts.messages import Count, Desired, UpdateEvent
 
 log = logger(__name__)
+
+NAMES: Final = ("journal.0", "journal.1")
+"""The two files; a record with an even number is in the first."""
+
+MAX_BYTES: Final = 4 * limits.MIB
+"""Bytes of a record."""
 
 
 class Journal(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -36,26 +50,86 @@ class Journal(msgspec.Struct, frozen=True, omit_defaults=True):
     last_event: UpdateEvent | None = None
 
 
-def load(fs: FileSystem, path: Path) -> Journal:
-    """The journal on disk; a new one when there is none.
+class Record(msgspec.Struct, frozen=True):
+    """A file of the journal, behind a line with the sha256 of this.
 
-    A journal that cannot be decoded (an older agent, a damaged disk) is set aside: the links
-    still say what runs, and the retained desired document says what is wanted.
+    Attributes:
+        number: of the write; the higher one counts.
+        journal: what was written.
     """
-    size = fs.size(path)
-    if size is None:
-        return Journal()
-    try:
-        if size > 4 * limits.MIB:
-            raise InputError("too-large", f"{path} has {size} bytes")
-        return codec.decode(fs.read(path), Journal, what="the journal", cap=4 * limits.MIB)
-    except InputError as error:
-        log.error("journal unreadable, set aside", reason=str(error))
-        fs.rename(path, path.with_name(path.name + ".bad"))
-        fs.sync_folder(path.parent)
-        return Journal()
+
+    number: Count
+    journal: Journal
 
 
-def save(fs: FileSystem, path: Path, journal: Journal) -> None:
-    """Writes the journal durably."""
-    write_durably(fs, path, codec.encode(journal))
+class JournalFiles:
+    """The journal of one device on its disk. For one thread.
+
+    Args:
+        fs: the disk.
+        folder: the state folder, which must exist.
+    """
+
+    def __init__(self, fs: FileSystem, folder: Path) -> None:
+        self._fs = fs
+        self._folder = folder
+        self._number = 0
+        self._made: set[str] = set()
+
+    def load(self) -> Journal:
+        """The newest journal that is whole on disk; a new one when there is none.
+
+        A file that is not whole was being written when the device stopped. When both are
+        unreadable (an older agent, a damaged disk) they are set aside: the links still say
+        what runs, and the retained desired document says what is wanted.
+
+        Raises:
+            OSError: a file is there and cannot be read.
+        """
+        records: list[Record] = []
+        damaged: dict[str, InputError] = {}
+        for name in NAMES:
+            size = self._fs.size(self._folder / name)
+            if size is None:
+                continue
+            self._made.add(name)
+            try:
+                if size > MAX_BYTES:
+                    raise InputError("too-large", f"{name} has {size} bytes")
+                records.append(_decoded(self._fs.read(self._folder / name)))
+            except InputError as error:
+                damaged[name] = error
+        if records:
+            newest = max(records, key=lambda record: record.number)
+            self._number = newest.number
+            return newest.journal
+        for name, reason in damaged.items():
+            log.error("journal unreadable, set aside", file=name, reason=str(reason))
+            self._fs.rename(self._folder / name, self._folder / f"{name}.bad")
+            self._made.discard(name)
+        if damaged:
+            self._fs.sync_folder(self._folder)
+        return Journal()
+
+    def save(self, journal: Journal) -> None:
+        """Writes the journal durably. When it raises, the one before is still on disk.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        record = codec.encode(Record(self._number + 1, journal))
+        name = NAMES[(self._number + 1) % 2]
+        path = self._folder / name
+        self._fs.write(path, f"{sha256_of(record)}\n".encode() + record)
+        self._fs.sync(path)
+        if name not in self._made:
+            self._fs.sync_folder(self._folder)
+            self._made.add(name)
+        self._number += 1
+
+
+def _decoded(data: bytes) -> Record:
+    checksum, _, record = data.partition(b"\n")
+    if sha256_of(record).encode() != checksum:
+        raise InputError("bad-journal", "the checksum does not fit: it was not written to its end")
+    return codec.decode(record, Record, what="the journal", cap=MAX_BYTES)

@@ -12,7 +12,10 @@ A blob, a release and a link appear under their name only when they are whole, b
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from agent.filesystem import (
     TEMPORARY,
@@ -29,9 +32,14 @@ from contracts.messages import BundleRef, SlotReport
 
 LINKS = ("current", "previous", "shadow")
 
+T = TypeVar("T")
+
 
 class Store:
     """The bundles below one state folder.
+
+    One thread changes them; any may ask what there is. What slots and links say is read once
+    and remembered until the next change.
 
     Args:
         fs: the disk.
@@ -45,6 +53,27 @@ class Store:
         self._partial = root / "partial"
         self._releases = root / "releases"
         self._slots = root / "slots"
+        self._lock = threading.Lock()
+        self._remembered: dict[Hashable, Any] = {}
+        self._changes = 0
+
+    def _known(self, key: Hashable, read: Callable[[], T]) -> T:
+        """What was read before, or is read now; remembered unless it changes meanwhile."""
+        with self._lock:
+            if key in self._remembered:
+                return cast(T, self._remembered[key])
+            changes = self._changes
+        value = read()
+        with self._lock:
+            if changes == self._changes:
+                self._remembered[key] = value
+        return value
+
+    def _forget(self) -> None:
+        """Before and after a change: one that fails half way is read again, too."""
+        with self._lock:
+            self._changes += 1
+            self._remembered.clear()
 
     def prepare(self) -> None:
         """Makes the folders."""
@@ -134,33 +163,50 @@ class Store:
 
     def ref(self, manifest_sha256: str) -> BundleRef:
         """A release as a reference; raises as :meth:`manifest`."""
-        return self.manifest(manifest_sha256).ref(manifest_sha256)
+        return self._known(
+            ("ref", manifest_sha256),
+            lambda: self.manifest(manifest_sha256).ref(manifest_sha256),
+        )
 
     def drop_damaged(self, manifest_sha256: str) -> None:
         """Removes a release, and those of its blobs that are not what they are called."""
-        folder = self.folder(manifest_sha256)
-        for name in self.fs.names(folder):
-            target = self.fs.link_target(folder / name) if name != MANIFEST else None
-            if target is not None:
-                blob = self._blobs / Path(target).name
-                if self.fs.size(blob) is not None and self.fs.digest(blob) != blob.name:
-                    self.fs.remove(blob)
-        remove_tree(self.fs, folder)
-        self.fs.sync_folder(self._releases)
+        self._forget()
+        try:
+            folder = self.folder(manifest_sha256)
+            for name in self.fs.names(folder):
+                target = self.fs.link_target(folder / name) if name != MANIFEST else None
+                if target is not None:
+                    blob = self._blobs / Path(target).name
+                    if self.fs.size(blob) is not None and self.fs.digest(blob) != blob.name:
+                        self.fs.remove(blob)
+            remove_tree(self.fs, folder)
+            self.fs.sync_folder(self._releases)
+        finally:
+            self._forget()
 
     # Links. -----------------------------------------------------------------------------
 
     def slots(self) -> list[str]:
         """Slots that ever had a bundle."""
-        return self.fs.names(self._slots)
+        return list(self._known("slots", lambda: self.fs.names(self._slots)))
 
     def linked(self, slot: str, link: str) -> str | None:
         """The manifest sha256 that a link of a slot points at; None when there is no link."""
+        return self._known((slot, link), lambda: self._read_link(slot, link))
+
+    def _read_link(self, slot: str, link: str) -> str | None:
         target = self.fs.link_target(self._slots / slot / link)
         return target.rpartition("/")[2] if target else None
 
     def link(self, slot: str, link: str, manifest_sha256: str | None) -> None:
         """Points a link of a slot at a release, or removes it, durably."""
+        self._forget()
+        try:
+            self._link(slot, link, manifest_sha256)
+        finally:
+            self._forget()
+
+    def _link(self, slot: str, link: str, manifest_sha256: str | None) -> None:
         folder = self._slots / slot
         path = folder / link
         if manifest_sha256 is None:

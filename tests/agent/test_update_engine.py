@@ -10,7 +10,7 @@ import pytest
 from agent.filesystem import Disk
 from agent.update import delta as apply_delta
 from agent.update.fetch import Transfer
-from agent.update.journal import Journal
+from agent.update.journal import NAMES, Record
 from contracts import board as boards
 from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
@@ -127,8 +127,9 @@ class Journals(Disk):
 
     def write(self, path: Path, data: bytes) -> None:
         """As the disk."""
-        if path.name.startswith("journal.json"):
-            update = codec.decode(data, Journal, what="the journal").update
+        if path.name in NAMES:
+            _, _, record = data.partition(b"\n")
+            update = codec.decode(record, Record, what="the journal").journal.update
             self.states.append(update.state if update else "")
         super().write(path, data)
 

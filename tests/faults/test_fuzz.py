@@ -32,7 +32,7 @@ from agent.telemetry.spool import Spool
 from agent.trust import named
 from agent.update import delta, journal
 from contracts import blocks, codec
-from contracts.bundle import MANIFEST, Bundle, decode_manifest, file_entries, pack
+from contracts.bundle import MANIFEST, Bundle, decode_manifest, file_entries, pack, sha256_of
 from contracts.config import AgentConfig
 from contracts.errors import ShoalError
 from contracts.manifest import TokenizerFrontEnd
@@ -186,8 +186,11 @@ def _golden(path: Path, data: bytes) -> None:
 
 
 def _journal(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-    journal.load(Disk(), path)  # never raises: what it cannot read is set aside
+    """As it is in one file, and in the other behind its checksum."""
+    for name in journal.NAMES:
+        (path.parent / name).write_bytes(data)
+        data = f"{sha256_of(data)}\n".encode() + data
+    journal.JournalFiles(Disk(), path.parent).load()  # what it cannot read is set aside
 
 
 def _status(path: Path, data: bytes) -> None:
@@ -288,9 +291,8 @@ def _seed_spool(folder: Path) -> bytes:
 def _seed_journal() -> bytes:
     from agent.update.machine import Update
 
-    return codec.encode(
-        journal.Journal(Desired(2, {"a": DesiredBundle(REF)}), 1, Update(2, "a", REF), {}, 7)
-    )
+    known = journal.Journal(Desired(2, {"a": DesiredBundle(REF)}), 1, Update(2, "a", REF), {}, 7)
+    return codec.encode(journal.Record(4, known))
 
 
 def _seed_archive(folder: Path) -> bytes:
@@ -326,7 +328,7 @@ def _seed_tokenizer() -> bytes:
 FILES: dict[str, tuple[Callable[[Path, bytes], None], Callable[[Path, Repository], bytes]]] = {
     "manifest.json": (_manifest, lambda f, r: (TINY / "manifest.json").read_bytes()),
     "golden.json": (_golden, lambda f, r: (TINY / "golden.json").read_bytes()),
-    "journal.json": (_journal, lambda f, r: _seed_journal()),
+    "journal": (_journal, lambda f, r: _seed_journal()),
     "status.json": (_status, lambda f, r: b'{"pid":1,"at":1,"started":1,"connected":true}'),
     "agent.yaml": (
         _config,
@@ -345,7 +347,7 @@ FILES: dict[str, tuple[Callable[[Path, bytes], None], Callable[[Path, Repository
 }
 
 
-SET_ASIDE = {"journal.json", "spool.sqlite", "session"}
+SET_ASIDE = {"journal", "spool.sqlite", "session"}
 """What cannot be read there is put away, and the agent begins anew."""
 
 
