@@ -2,7 +2,8 @@
 
 The device asks and paces itself: at most :data:`MAX_WINDOW` blocks are on the way. The
 window opens by one with every block that arrives in time and is halved by a loss, so that a
-slow link is not flooded (additive increase, multiplicative decrease; RFC 5681).
+slow link is not flooded (additive increase, multiplicative decrease; RFC 5681). Blocks grow
+while they arrive soon: each costs the device and the broker as much as any message.
 """
 
 from __future__ import annotations
@@ -20,10 +21,19 @@ from contracts.errors import ShoalError, UnavailableError
 from contracts.messages import BlobGet
 
 BLOCK_BYTES: Final = 32 * limits.KIB
-"""Bytes of one block: at 50 kB/s a block takes less than a second."""
+"""Bytes of the first blocks: at 50 kB/s one takes less than a second."""
+
+LARGEST_BYTES: Final = 128 * limits.KIB
+"""Bytes of the largest blocks."""
+
+SOON_S: Final = 0.5
+"""A block that took less doubles the next ones; one that was lost makes them small again."""
 
 MAX_WINDOW: Final = 16
-"""Blocks on the way at once; with the block size, the memory that a download takes."""
+"""Blocks on the way at once."""
+
+MAX_WINDOW_BYTES: Final = MAX_WINDOW * BLOCK_BYTES
+"""Bytes on the way at once: the memory that a download takes."""
 
 FIRST_TIMEOUT_S: Final = 5.0
 MAX_TIMEOUT_S: Final = 40.0
@@ -95,18 +105,26 @@ class Blocks:
         total = first.total
         if first.data:
             yield first.data
-        window = 2.0
+        window, size = 2.0, BLOCK_BYTES
         flying: list[_Wanted] = []
         asked = done = offset + len(first.data)
         try:
             while done < total:
-                while asked < total and len(flying) < int(window):
-                    flying.append(self._request(path, asked, min(BLOCK_BYTES, total - asked)))
+                while (
+                    asked < total
+                    and len(flying) < int(window)
+                    and (not flying or asked - done + size <= MAX_WINDOW_BYTES)
+                ):
+                    flying.append(self._request(path, asked, min(size, total - asked)))
                     asked += flying[-1].length
                 tries = flying[0].tries
                 block = self._await(path, flying[0])
-                lost = flying[0].tries > tries
-                window = max(1.0, window / 2) if lost else min(MAX_WINDOW, window + 1)
+                if flying[0].tries > tries:
+                    window, size = max(1.0, window / 2), BLOCK_BYTES
+                else:
+                    window = min(MAX_WINDOW, window + 1)
+                    if self._monotonic() - flying[0].asked_at < SOON_S:
+                        size = min(LARGEST_BYTES, 2 * size)
                 if block.total != total or len(block.data) != flying[0].length:
                     raise UnavailableError(
                         "repository-unreachable", f"{path} changed while it was read"
