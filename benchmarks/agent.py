@@ -3,8 +3,14 @@
 ::
 
     python benchmarks/agent.py [--quick] [--json FILE] [--bundle FOLDER] [--generator FOLDER]
+    python benchmarks/agent.py --agents 100 --link 100
 
 Real programs on a mosquitto on loopback. `shoal` and `bare-mqtt` are asked in turn in one run.
+
+A hundred agents on one machine share its processors, where a fleet has one each. With `--link`
+the broker sends at that many Mbit/s at most, as through the cable of a real one, and the update
+alone is measured: beside the same bytes through the same link and nothing else. It needs root,
+`unshare`, `ip` and `tc`: the loopback that is made slow is one of its own network namespace.
 """
 
 from __future__ import annotations
@@ -114,6 +120,45 @@ client.on_message = lambda c, u, m: c.publish(m.properties.ResponseTopic, m.payl
 client.connect("127.0.0.1", int(sys.argv[1]))
 client.loop_forever()
 """
+
+
+LINK_PORT = 18830
+"""Of the broker behind a link; the namespace is this run's own, so the port is free."""
+
+
+def enter_own_network() -> None:
+    """Starts this program again in a network namespace of its own, unless it is there."""
+    if os.environ.get("SHOAL_BENCH_LINK") is None:
+        program = ["unshare", "--net", sys.executable, *sys.argv]
+        os.execvpe(program[0], program, {**os.environ, "SHOAL_BENCH_LINK": "1"})
+
+
+def slow_down(port: int, mbit: float) -> None:
+    """Makes what is sent from this port of the namespace's loopback wait for a link."""
+    for command in (
+        "ip link set lo up",
+        "tc qdisc add dev lo root handle 1: htb default 2 r2q 10000",
+        f"tc class add dev lo parent 1: classid 1:1 htb rate {mbit}mbit",
+        "tc class add dev lo parent 1: classid 1:2 htb rate 100gbit",
+        f"tc filter add dev lo parent 1: protocol ip u32 match ip sport {port} 0xffff flowid 1:1",
+    ):
+        subprocess.run(command.split(), check=True)
+
+
+def measure_link(folder: Path, agents: int, processes: int, mbit: float) -> list[Row]:
+    """Updates over MQTT through a link, and the same bytes without agents."""
+    slow_down(LINK_PORT, mbit)
+    with mosquitto(LINK_PORT) as broker:
+        rows = measure_update(broker, folder / "mqtt", agents, processes, way="mqtt")
+        rows += measure_bare_update(broker, folder / "bare", agents, processes, 512 * 1024)
+    found = {(r["case"], r["system"], r["figure"]): r["value"] for r in rows}
+    update = found["update-mqtt", "shoal", "update_s"] - TRIAL.seconds
+    over = update / found["update-mqtt", "bare-mqtt", "update_s"]
+    return [
+        *rows,
+        row("update-mqtt", "link", "rate", mbit, "Mbit/s", 1),
+        row("update-mqtt", "shoal", "over_bare", over, "ratio", agents),
+    ]
 
 
 def measure_classify(broker: MqttConfig, folder: Path, bundle: Path, rounds: int) -> list[Row]:
@@ -462,7 +507,7 @@ def _wait_all(control: Controller, bundle: Bundle, agents: int) -> list[UpdateEv
         assert not bad, bad[0]
         if sum(e.state == "committed" for e in done) >= agents:
             return done
-        time.sleep(0.2)
+        time.sleep(0.05)
     raise TimeoutError(f"not every agent reached {bundle.ref}")
 
 
@@ -585,6 +630,24 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
 
 
+def measure_loopback(
+    folder: Path, options: argparse.Namespace, rounds: int, agents: int, processes: int
+) -> list[Row]:
+    """All cases on a broker as fast as this machine."""
+    with mosquitto() as broker:
+        rows = measure_classify(broker, folder / "classify", options.bundle, rounds)
+        for way in ("http", "mqtt") if agents else ():
+            rows += measure_update(broker, folder / way, agents, processes, way=way)
+        if agents:
+            rows += measure_bare_update(broker, folder / "bare", agents, processes, 512 * 1024)
+            rows += measure_bare_disk(folder / "disk", agents, processes, 512 * 1024)
+        if options.generator is not None:
+            rows += measure_stream(
+                broker, folder / "stream", options.generator, 64, 5 if options.quick else 20
+            )
+    return rows
+
+
 def main() -> int:
     """Runs the cases and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -593,22 +656,21 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, default=TINY, help="a classify bundle folder")
     parser.add_argument("--generator", type=Path, help="a generate bundle folder")
     parser.add_argument("--agents", type=int, help="of the update cases; 0: leave them out")
+    parser.add_argument("--link", type=float, help="Mbit/s of the broker; the update alone")
     options = parser.parse_args()
+    if options.link:
+        enter_own_network()
     rounds = 200 if options.quick else 2000
     agents = (6 if options.quick else 100) if options.agents is None else options.agents
+    # A helper a process, and a processor a process.
+    processes = min(os.cpu_count() or 1, agents)
     rows: list[Row] = []
-    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name, mosquitto() as broker:
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
         folder = Path(name)
-        rows += measure_classify(broker, folder / "classify", options.bundle, rounds)
-        for way in ("http", "mqtt") if agents else ():
-            rows += measure_update(broker, folder / way, agents, min(4, agents), way=way)
-        if agents:
-            rows += measure_bare_update(broker, folder / "bare", agents, min(4, agents), 512 * 1024)
-            rows += measure_bare_disk(folder / "disk", agents, min(4, agents), 512 * 1024)
-        if options.generator is not None:
-            rows += measure_stream(
-                broker, folder / "stream", options.generator, 64, 5 if options.quick else 20
-            )
+        if options.link:
+            rows += measure_link(folder, agents, processes, options.link)
+        else:
+            rows += measure_loopback(folder, options, rounds, agents, processes)
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"],
         capture_output=True,
