@@ -477,7 +477,7 @@ for thread in threads:
     thread.join()
 """
 
-DISK_WRITES = 17
+DISK_WRITES = 9
 """Durable writes of an update beside the bundle's: two fsyncs each, as many as are counted."""
 
 

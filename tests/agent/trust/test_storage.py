@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.filesystem import Disk
 from agent.trust import Trust
 from contracts.errors import RefusedError
 from tests.support.tuf_simulator import NOW, Simulator
@@ -56,24 +57,21 @@ def test_a_power_cut_at_any_step_leaves_trust_that_goes_on(
             real_fsync = os.fsync
             patch.setattr(os, "fsync", lambda handle: (cut(), real_fsync(handle)))
         else:
-            real_open = Path.open
+            real_write = Disk.write
 
-            def torn(self: Path, mode: str = "r", *rest: object, **named: object) -> object:
-                stream = real_open(self, mode, *rest, **named)
-                if "w" in mode and count == calls:
-                    stream.write(b"{" if "b" in mode else "{")
-                    stream.close()
-                if "w" in mode:
-                    cut()
-                return stream
+            def torn(self: Disk, path: Path, data: bytes) -> None:
+                if count == calls:
+                    real_write(self, path, data[:1])
+                cut()
+                real_write(self, path, data)
 
-            patch.setattr(Path, "open", torn)
+            patch.setattr(Disk, "write", torn)
         try:
             new_trust(repository, tmp_path).refresh()
             finished = True
         except PowerCut:
             finished = False
-    # Five files are written: each opened once, flushed twice (itself and its folder), and
+    # Five files are written: each written once, flushed twice (itself and its folder), and
     # the folder of roots is made.
     assert finished == (calls >= {"write": 5, "fsync": 11, "replace": 5}[operation])
     again = new_trust(repository, tmp_path)
