@@ -8,9 +8,10 @@
 Real programs on a mosquitto on loopback. `shoal` and `bare-mqtt` are asked in turn in one run.
 
 A hundred agents on one machine share its processors, where a fleet has one each. With `--link`
-the broker sends at that many Mbit/s at most, as through the cable of a real one, and the update
-alone is measured: beside the same bytes through the same link and nothing else. It needs root,
-`unshare`, `ip` and `tc`: the loopback that is made slow is one of its own network namespace.
+the broker and the HTTP server send at that many Mbit/s at most, as through a real one's cable,
+and updates alone are measured: beside the same bytes through the same link onto the same disk,
+and nothing else. It needs root, `unshare`, `ip` and `tc`: the loopback that is made slow is one
+of its own network namespace.
 """
 
 from __future__ import annotations
@@ -122,8 +123,8 @@ client.loop_forever()
 """
 
 
-LINK_PORT = 18830
-"""Of the broker behind a link; the namespace is this run's own, so the port is free."""
+BROKER_PORT, HTTP_PORT = 18830, 18831
+"""Behind a link; the namespace is this run's own, so they are free."""
 
 
 def enter_own_network() -> None:
@@ -133,32 +134,36 @@ def enter_own_network() -> None:
         os.execvpe(program[0], program, {**os.environ, "SHOAL_BENCH_LINK": "1"})
 
 
-def slow_down(port: int, mbit: float) -> None:
-    """Makes what is sent from this port of the namespace's loopback wait for a link."""
-    for command in (
-        "ip link set lo up",
-        "tc qdisc add dev lo root handle 1: htb default 2 r2q 10000",
-        f"tc class add dev lo parent 1: classid 1:1 htb rate {mbit}mbit",
-        "tc class add dev lo parent 1: classid 1:2 htb rate 100gbit",
-        f"tc filter add dev lo parent 1: protocol ip u32 match ip sport {port} 0xffff flowid 1:1",
-    ):
+def slow_down(mbit: float, *ports: int) -> None:
+    """Makes what is sent from these ports of the namespace's loopback wait for one link."""
+    qdisc = "tc qdisc add dev lo root handle 1: htb default 2"
+    link = f"tc class add dev lo parent 1: classid 1:1 htb rate {mbit}mbit quantum 60000"
+    rest = "tc class add dev lo parent 1: classid 1:2 htb rate 100gbit quantum 60000"
+    to_link = "tc filter add dev lo parent 1: protocol ip u32 match ip sport {} 0xffff flowid 1:1"
+    for command in ("ip link set lo up", qdisc, link, rest, *map(to_link.format, ports)):
         subprocess.run(command.split(), check=True)
 
 
 def measure_link(folder: Path, agents: int, processes: int, mbit: float) -> list[Row]:
-    """Updates over MQTT through a link, and the same bytes without agents."""
-    slow_down(LINK_PORT, mbit)
-    with mosquitto(LINK_PORT) as broker:
-        rows = measure_update(broker, folder / "mqtt", agents, processes, way="mqtt")
-        rows += measure_bare_update(broker, folder / "bare", agents, processes, 512 * 1024)
-    found = {(r["case"], r["system"], r["figure"]): r["value"] for r in rows}
-    update = found["update-mqtt", "shoal", "update_s"] - TRIAL.seconds
-    over = update / found["update-mqtt", "bare-mqtt", "update_s"]
-    return [
-        *rows,
-        row("update-mqtt", "link", "rate", mbit, "Mbit/s", 1),
-        row("update-mqtt", "shoal", "over_bare", over, "ratio", agents),
-    ]
+    """Updates through a link, and the same bytes without agents."""
+    slow_down(mbit, BROKER_PORT, HTTP_PORT)
+    rows = [row("update", "link", "rate", mbit, "Mbit/s", 1)]
+    size = 512 * 1024
+    with mosquitto(BROKER_PORT) as broker:
+        for way, bare in (("http", measure_bare_http), ("mqtt", measure_bare_mqtt)):
+            alone = bare(broker, folder / f"bare-{way}", agents, processes, size)
+            ours = measure_update(
+                broker, folder / way, agents, processes, way=way, http_port=HTTP_PORT
+            )
+            (least,) = (r["value"] for r in alone)
+            (update,) = (
+                r["value"]
+                for r in ours
+                if (r["case"], r["figure"]) == (f"update-{way}", "update_s")
+            )
+            over = (update - TRIAL.seconds) / least
+            rows += [*alone, *ours, row(f"update-{way}", "shoal", "over_bare", over, "ratio", 1)]
+    return rows
 
 
 def measure_classify(broker: MqttConfig, folder: Path, bundle: Path, rounds: int) -> list[Row]:
@@ -258,7 +263,13 @@ def padded(folder: Path, version: str, size: int, seed: int) -> Bundle:
 
 
 def measure_update(
-    broker: MqttConfig, folder: Path, agents: int, processes: int, *, way: str
+    broker: MqttConfig,
+    folder: Path,
+    agents: int,
+    processes: int,
+    *,
+    way: str,
+    http_port: int = 0,
 ) -> list[Row]:
     """Updates `agents` agents to a 512 KB bundle, then by delta to the next."""
     first = padded(folder / "one", "1.0.0", 512 * 1024, 1)
@@ -267,7 +278,10 @@ def measure_update(
     fleet = f"bench{uuid.uuid4().hex[:6]}"
     rows: list[Row] = []
     spans: list[tuple[str, float, float]] = []
-    with http_server(repository) as (url, server), Controller(broker, fleet, repository) as control:
+    with (
+        http_server(repository.folder, http_port) as (url, server),
+        Controller(broker, fleet, repository) as control,
+    ):
         devices = [f"dev-{i}" for i in range(agents)]
         started = [
             _start_agents(
@@ -412,7 +426,7 @@ for client in clients:
 """
 
 
-def measure_bare_update(
+def measure_bare_mqtt(
     broker: MqttConfig, folder: Path, agents: int, processes: int, size: int
 ) -> list[Row]:
     """The same bytes through the same broker onto the same disk, and nothing else."""
@@ -457,6 +471,72 @@ def measure_bare_update(
     for process in started:
         process.wait(60)
     return [row("update-mqtt", "bare-mqtt", "update_s", seconds, "s", agents)]
+
+
+BARE_HTTP = """
+import os, sys, threading
+from http.client import HTTPConnection
+folder, port, *names = sys.argv[1:]
+def take(name):
+    connection = HTTPConnection("127.0.0.1", int(port))
+    connection.request("GET", "/bundle")
+    answer = connection.getresponse()
+    with open(f"{folder}/{name}", "wb") as stream:
+        while data := answer.read1(65536):
+            stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.rename(f"{folder}/{name}", f"{folder}/{name}.whole")
+threads = [threading.Thread(target=take, args=(name,)) for name in names]
+print("ready", flush=True)
+sys.stdin.readline()
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print("done", flush=True)
+"""
+
+
+def measure_bare_http(
+    broker: MqttConfig, folder: Path, agents: int, processes: int, size: int
+) -> list[Row]:
+    """The same bytes from the same HTTP server onto the same disk, and nothing else."""
+    del broker
+    folder.mkdir(parents=True)
+    (folder / "bundle").write_bytes(random.Random(0).randbytes(size))
+    names = [str(number) for number in range(agents)]
+    with http_server(folder, HTTP_PORT):
+        started = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-c",
+                    BARE_HTTP,
+                    str(folder),
+                    str(HTTP_PORT),
+                    *names[p::processes],
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            for p in range(processes)
+        ]
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        begin = time.perf_counter()
+        for process in started:
+            assert process.stdin is not None
+            process.stdin.write(b"go\n")
+            process.stdin.flush()
+        for process in started:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"done\n"
+        seconds = time.perf_counter() - begin
+        for process in started:
+            process.communicate(timeout=60)
+    return [row("update-http", "bare-http", "update_s", seconds, "s", agents)]
 
 
 DISK = """
@@ -639,7 +719,7 @@ def measure_loopback(
         for way in ("http", "mqtt") if agents else ():
             rows += measure_update(broker, folder / way, agents, processes, way=way)
         if agents:
-            rows += measure_bare_update(broker, folder / "bare", agents, processes, 512 * 1024)
+            rows += measure_bare_mqtt(broker, folder / "bare", agents, processes, 512 * 1024)
             rows += measure_bare_disk(folder / "disk", agents, processes, 512 * 1024)
         if options.generator is not None:
             rows += measure_stream(

@@ -106,7 +106,7 @@ def test_downloads_over_http_fetch_every_byte_once(
 ) -> None:
     """HTTP is used when there is a URL; nothing goes over MQTT blocks."""
     with (
-        http_server(repository) as (url, server),
+        http_server(repository.folder) as (url, server),
         Controller(mosquitto_broker, fleet_name, repository) as controller,
         AgentProcess(
             tmp_path / "a", mosquitto_broker, fleet_name, repository, repository_url=url

@@ -163,7 +163,7 @@ def test_http_that_breaks_goes_on_over_mqtt(
     """The second way takes over in the middle of a file, at the byte."""
     repository: Repository = make_repository(tmp_path, TINY, big.path)
     with (
-        http_server(repository) as (url, _),
+        http_server(repository.folder) as (url, _),
         Proxy(int(url.rsplit(":", 1)[1])) as proxy,
         Controller(mosquitto_broker, fleet_name, repository) as controller,
     ):

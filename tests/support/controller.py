@@ -307,14 +307,14 @@ class _RangeHandler(SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def http_server(repository: Repository) -> Iterator[tuple[str, Any]]:
-    """The repository over HTTP on loopback: base URL, and an object whose `sent` counts bytes."""
+def http_server(folder: Path, port: int = 0) -> Iterator[tuple[str, Any]]:
+    """A folder over HTTP on loopback: base URL, and an object whose `sent` counts bytes."""
 
     class Handler(_RangeHandler):
         sent = 0
 
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, directory=str(repository.folder), **options)
+            super().__init__(*args, directory=str(folder), **options)
 
     class Server(ThreadingHTTPServer):
         request_queue_size = 128
@@ -322,7 +322,7 @@ def http_server(repository: Repository) -> Iterator[tuple[str, Any]]:
         def handle_error(self, *_: object) -> None:
             """A client that goes away is no news."""
 
-    with Server(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", port), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:

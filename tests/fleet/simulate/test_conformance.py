@@ -63,7 +63,7 @@ def test_a_simulated_device_says_what_the_real_agent_says(
     answers: dict[str, dict[str, Any]] = {REAL: {}, SIMULATED: {}}
     with (
         Controller(mosquitto_broker, fleet_name, repository) as control,
-        http_server(repository) as (url, _),
+        http_server(repository.folder) as (url, _),
         AgentProcess(
             tmp_path / REAL, mosquitto_broker, fleet_name, repository,
             device=REAL, repository_url=url,
