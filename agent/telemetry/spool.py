@@ -91,7 +91,9 @@ class Spool:
 
     def _find_oldest(self) -> None:
         """When the oldest message that may be dropped by age was put, or earlier."""
-        row = self._db.execute("SELECT min(created) FROM message WHERE precious = 0").fetchone()
+        row = self._db.execute(
+            "SELECT min(CAST(created AS REAL)) FROM message WHERE precious = 0"  # if damaged, text
+        ).fetchone()
         self._oldest = float("inf") if row[0] is None else row[0]
 
     @property

@@ -109,6 +109,40 @@ def test_old_messages_are_dropped_by_age(tmp_path: Path) -> None:
     assert one.take_dropped() == 1
 
 
+@pytest.mark.parametrize("step", [1.0, -1.0])
+def test_age_counts_over_restarts_and_set_clocks(tmp_path: Path, step: float) -> None:
+    """The oldest message is looked for when the spool is opened, and after each drop."""
+    now = [1000.0]
+    one = spool(tmp_path, max_age_s=100.0, time=lambda: now[0])
+    for payload in (b"a", b"b", b"c"):
+        one.put("t", payload)
+        now[0] += step
+    one.put("t", b"event", precious=True)
+    one.close()
+    again = spool(tmp_path, max_age_s=100.0, time=lambda: now[0])
+    for late, left in ((100.5, 2), (101.5, 1), (102.5, 0)):
+        now[0] = 1000.0 + late + min(0.0, 2 * step)
+        again.put("t", b"new", precious=True)
+        found = [r.payload for r in again.after(0, 9)]
+        assert len([p for p in found if len(p) == 1]) == left
+    assert again.take_dropped() == 3
+
+
+def test_the_newest_is_known_after_a_restart(tmp_path: Path) -> None:
+    """Whoever sends looks only when there is more than was sent."""
+    one = spool(tmp_path)
+    assert one.newest == 0
+    for number in range(3):
+        one.put("t", b"x")
+        assert one.newest == one.after(0, 9)[-1].id == number + 1
+    one.remove([2, 3])
+    one.close()
+    again = spool(tmp_path)
+    assert again.newest == 1
+    again.put("t", b"y")
+    assert again.newest == again.after(1, 9)[0].id == 4
+
+
 @pytest.mark.parametrize("junk", [b"not a database" * 500, b"SQLite format 3\0" + b"\xff" * 4096])
 def test_a_damaged_spool_is_set_aside(tmp_path: Path, junk: bytes) -> None:
     """The agent starts anyway."""
