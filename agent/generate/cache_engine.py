@@ -98,7 +98,7 @@ def _litert(path: Path, threads: int, cache: Path | None) -> CacheEngine:
     import ai_edge_litert
 
     from agent.generate.litert_engine import LiteRtEngine
-    from agent.generate.litert_library import Library
+    from agent.runtime.litert_library import Library
 
     if Library.supports(ai_edge_litert.__version__):
         return LiteRtEngine(path, threads=threads, cache=cache)

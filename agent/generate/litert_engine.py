@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.generate.cache_engine import Array, Floats, is_cache
-from agent.generate.litert_library import Library, Memory, Model, Signature, Tensor
+from agent.runtime.litert_library import Library, Memory, Model, Signature, Tensor
 from contracts.errors import RefusedError
 
 

@@ -118,9 +118,13 @@ def preload() -> None:
 
 def _opener(name: str) -> Callable[..., Runtime]:
     if name == "litert" and processor.runs_compiled_model():
-        from agent.runtime.litert import LiteRt
+        import ai_edge_litert
 
-        return LiteRt
+        from agent.runtime.litert import LiteRt
+        from agent.runtime.litert_library import Library
+
+        if Library.supports(ai_edge_litert.__version__):
+            return LiteRt
     from agent.runtime.tflite import TfliteRuntime, library
 
     library(name)

@@ -11,10 +11,10 @@ import pytest
 
 from agent.generate.cache_engine import BindingEngine
 from agent.generate.litert_engine import LiteRtEngine
-from agent.generate.litert_library import Library
 from agent.generate.model import GenerativeModel
-from agent.generate.signature_view import view_signatures
+from agent.runtime.litert_library import Library
 from agent.runtime.model import Options
+from agent.runtime.signature_view import view_signatures
 from contracts.bundle import Bundle
 from contracts.errors import RefusedError
 

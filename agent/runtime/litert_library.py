@@ -1,8 +1,9 @@
 """LiteRT through its C API: models of which only some signatures are prepared.
 
-The Python binding loads whole files, copies every tensor, and keeps a second description of
-the model that only compilers for other processors need. Here a model is a view of a file
-(:mod:`agent.generate.signature_view`), buffers are NumPy's memory, and the second description
+The Python binding brings a second copy of the runtime (in ``libpywrap_litert_common.so``) and a
+GPU library, loads whole files, copies every tensor, and keeps a second description of the model
+that only compilers for other processors need. Here a model is a view of a file
+(:mod:`agent.runtime.signature_view`), buffers are NumPy's memory, and the second description
 is freed as soon as the first is compiled.
 
 Declarations: ``litert/c`` of https://github.com/google-ai-edge/LiteRT, as of 2.2 and 2.3.
@@ -21,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agent.generate.signature_view import view_signatures
 from agent.runtime.quiet import quiet
+from agent.runtime.signature_view import view_signatures
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +38,11 @@ _OVERREAD = 128
 _TYPES: dict[int, np.dtype[Any]] = {
     1: np.dtype(np.float32),
     2: np.dtype(np.int32),
+    3: np.dtype(np.uint8),
+    4: np.dtype(np.int64),
+    6: np.dtype(np.bool_),
     9: np.dtype(np.int8),
+    10: np.dtype(np.float16),
 }
 
 
