@@ -215,8 +215,6 @@ class Agent:
             from agent.telemetry.prometheus import MetricsServer
 
             self._metrics = MetricsServer(self.config.prometheus_port, self._render_metrics)
-        # Nothing here multiplies matrices with numpy, whose threads spin for 40 ms at its import.
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         self.engine.recover()
         self.worker.start()
         self.link.start()

@@ -74,3 +74,19 @@ def test_a_release_with_an_unknown_c_api_runs_in_the_classic_interpreter(
     opened.close()
     result = model.selftest(Bundle.open(TINY))
     assert result.passed == result.vectors
+
+
+def test_numpy_starts_no_threads_in_an_agent() -> None:
+    """They would spin for tens of milliseconds, and have nothing to do."""
+    program = (
+        "import argparse, os, sys\n"
+        "from pathlib import Path\n"
+        "from agent.cli import device\n"
+        "from contracts.errors import InputError\n"
+        "try: device.run(argparse.Namespace(config=Path('/nowhere'), debug=False))\n"
+        "except InputError: print('numpy' in sys.modules, len(os.listdir('/proc/self/task')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True 1\n"
