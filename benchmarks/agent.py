@@ -3,6 +3,7 @@
 ::
 
     python benchmarks/agent.py [--quick] [--json FILE] [--bundle FOLDER] [--generator FOLDER]
+    python benchmarks/agent.py --tls [--bundle FOLDER]
     python benchmarks/agent.py --agents 100 --link 100
 
 Real programs on a mosquitto on loopback. `shoal` and `bare-mqtt` are asked in turn in one run.
@@ -48,7 +49,7 @@ from contracts.config import MqttConfig, ServingConfig
 from contracts.connection import new_client
 from contracts.messages import Answer, GenerateRequest, Reported, Status, TrialRules, UpdateEvent
 from fleet.repository.repository import Repository
-from tests.support.broker import mosquitto
+from tests.support.broker import mosquitto, mutual_tls
 from tests.support.bundles import rewrite
 from tests.support.controller import (
     TINY,
@@ -113,12 +114,14 @@ class Asker:
 
 ECHO = """
 import sys
+from contracts import codec
 from contracts.config import MqttConfig
 from contracts.connection import new_client
-client = new_client(MqttConfig(port=int(sys.argv[1])), "echo-" + sys.argv[2])
-client.on_connect = lambda c, *_: c.subscribe(sys.argv[2] + "/echo", 1)
+broker = codec.decode(sys.stdin.buffer.read(), MqttConfig, what="the broker")
+client = new_client(broker, "echo-" + sys.argv[1])
+client.on_connect = lambda c, *_: c.subscribe(sys.argv[1] + "/echo", 1)
 client.on_message = lambda c, u, m: c.publish(m.properties.ResponseTopic, m.payload, qos=1)
-client.connect("127.0.0.1", int(sys.argv[1]))
+client.connect(broker.host, broker.port)
 client.loop_forever()
 """
 
@@ -216,7 +219,10 @@ def _round_trips(
     broker: MqttConfig, controller: Controller, agent: AgentProcess, rounds: int
 ) -> list[Row]:
     fleet = controller.fleet
-    echo = subprocess.Popen([sys.executable, "-c", ECHO, str(broker.port), fleet])
+    echo = subprocess.Popen([sys.executable, "-c", ECHO, fleet], stdin=subprocess.PIPE)
+    assert echo.stdin is not None
+    with echo.stdin as stream:
+        stream.write(codec.encode(broker))
     asker = Asker(broker)
     answers = controller.topics.response(agent.device, "bench")
     echoes = f"{fleet}/echo-answer"
@@ -713,7 +719,10 @@ def machine() -> dict[str, Any]:
 def measure_loopback(
     folder: Path, options: argparse.Namespace, rounds: int, agents: int, processes: int
 ) -> list[Row]:
-    """All cases on a broker as fast as this machine."""
+    """All cases on a broker as fast as this machine; with ``--tls`` the first one alone."""
+    if options.tls:
+        with mutual_tls(folder) as broker:
+            return measure_classify(broker, folder / "classify", options.bundle, rounds)
     with mosquitto() as broker:
         rows = measure_classify(broker, folder / "classify", options.bundle, rounds)
         for way in ("http", "mqtt") if agents else ():
@@ -736,6 +745,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, default=TINY, help="a classify bundle folder")
     parser.add_argument("--generator", type=Path, help="a generate bundle folder")
     parser.add_argument("--agents", type=int, help="of the update cases; 0: leave them out")
+    parser.add_argument("--tls", action="store_true", help="mutual TLS; classification alone")
     parser.add_argument("--link", type=float, help="Mbit/s of the broker; the update alone")
     options = parser.parse_args()
     if options.link:
