@@ -60,9 +60,9 @@ def open_engine(
 
     Args:
         path: the file, checked against its manifest.
-        runtime: ``litert`` (the classic interpreter where the processor is too old for the
-            other), ``litert-interpreter`` (the classic interpreter), or ``tflite-runtime``;
-            None: the best one that is installed and in `wanted`.
+        runtime: ``litert`` (the classic interpreter where its C API is not known and the
+            processor too old for its binding), ``litert-interpreter`` (the classic interpreter),
+            or ``tflite-runtime``; None: the best one that is installed and in `wanted`.
         wanted: the manifest's runtimes.
         threads: of inference.
         cache: file for packed weights.
@@ -85,7 +85,7 @@ def open_engine(
             f"it can use here: {', '.join(here) or 'none'}",
         )
     try:
-        if choice == "litert" and processor.runs_compiled_model():
+        if choice == "litert":
             return _litert(path, threads, cache)
         return InterpreterEngine(path, modules[choice.removesuffix("-interpreter")], threads)
     except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
@@ -102,7 +102,9 @@ def _litert(path: Path, threads: int, cache: Path | None) -> CacheEngine:
 
     if Library.supports(ai_edge_litert.__version__):
         return LiteRtEngine(path, threads=threads, cache=cache)
-    return BindingEngine(path, threads=threads, cache=cache)
+    if processor.runs_binding():
+        return BindingEngine(path, threads=threads, cache=cache)
+    return InterpreterEngine(path, "ai_edge_litert", threads)
 
 
 class _HostView:

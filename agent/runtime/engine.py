@@ -11,7 +11,6 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from agent.runtime import processor
 from contracts.errors import RefusedError, UnavailableError
 
 Tensor = np.ndarray
@@ -117,7 +116,7 @@ def preload() -> None:
 
 
 def _opener(name: str) -> Callable[..., Runtime]:
-    if name == "litert" and processor.runs_compiled_model():
+    if name == "litert":
         import ai_edge_litert
 
         from agent.runtime.litert import LiteRt

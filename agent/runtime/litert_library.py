@@ -184,6 +184,8 @@ class Library:
         self._threads = threads
         self._cache = cache
         self.environment = ctypes.c_void_p()
+        # Without options that say where the wheel is, no GPU library is found: a few megabytes,
+        # and the end of the process on old ARM (:mod:`agent.runtime.processor`).
         with quiet():
             self.call(
                 "LiteRtCreateEnvironment", ctypes.c_int(0), None, ctypes.byref(self.environment)

@@ -1,9 +1,9 @@
-"""Whether this processor can load LiteRT's ``CompiledModel``.
+"""Whether this processor can load ``CompiledModel`` of LiteRT's Python binding.
 
 It loads a GPU library from its own wheel, wanted or not. The one in the aarch64 wheels (seen in
 2.1.2 to 2.3.0) was compiled for ARMv8.2 with extras and ends the whole process on anything older
 ("compiled with lse enabled, but this feature is not available", SIGILL): a Raspberry Pi 3, 4 or
-Zero 2 W, a Jetson Nano. The classic interpreter of the same wheel does not load it.
+Zero 2 W, a Jetson Nano. The C API and the classic interpreter of the same wheel do not load it.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def missing_features(auxv: bytes) -> list[str]:
 
 
 @functools.cache
-def runs_compiled_model() -> bool:
-    """Whether ``CompiledModel`` can be used here; when it cannot be known, it is not used."""
+def runs_binding() -> bool:
+    """Whether it can be used here; when that cannot be known, it is not used."""
     if platform.machine() != "aarch64":
         return True
     try:

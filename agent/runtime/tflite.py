@@ -1,6 +1,7 @@
 """The classic interpreter of tflite-runtime 2.14, or of ai-edge-litert.
 
-The first is for 32-bit boards, the second for old 64-bit ones: :mod:`agent.runtime.processor`.
+The first is for 32-bit boards, the second for releases whose C API is not known:
+:mod:`agent.runtime.litert_library`.
 """
 
 from __future__ import annotations
