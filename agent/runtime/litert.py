@@ -6,6 +6,7 @@ of the runtime, a GPU library and ``ml_dtypes``.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,9 +57,15 @@ class LiteRt:
             raise
         self.signatures: list[str] = list(self._model.signatures)
         self._bound: dict[str, _Bound] = {}
+        # The library lets other threads go on; one that came here would get another's answer.
+        self._running = threading.Lock()
 
     def run(self, signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As :meth:`agent.runtime.engine.Runtime.run`."""
+        """As :meth:`agent.runtime.engine.Runtime.run`; from any thread."""
+        with self._running:
+            return self._run(signature, inputs)
+
+    def _run(self, signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         try:
             bound = self._bound.get(signature)
             if bound is None:

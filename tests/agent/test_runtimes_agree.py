@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,22 @@ def test_a_wrong_input_is_refused() -> None:
         model.run("serving_default", {"ids": np.zeros((1, 5), np.int32)})
     with pytest.raises(RefusedError, match="LiteRT"):
         model.run("no-such-signature", {})
+    model.close()
+
+
+def test_two_threads_get_their_own_answers() -> None:
+    """The buffers of a signature are one thread's at a time."""
+    model = Classifier(Bundle.open(TINY))
+    texts = ["turn on the light", "what is the weather like"]
+    alone = [model.run(text).output.tolist() for text in texts]
+    assert alone[0] != alone[1]
+
+    def runs(text: str) -> list[list[int]]:
+        return [model.run(text).output.tolist() for _ in range(2000)]
+
+    with ThreadPoolExecutor(2) as threads:
+        for expected, found in zip(alone, threads.map(runs, texts), strict=True):
+            assert all(row == expected for row in found)
     model.close()
 
 

@@ -422,5 +422,5 @@ def test_no_damage_to_a_model_file_gets_out_of_the_child(count: int, tmp_path: P
         "ok", "golden-mismatch", "model-failed", "selftest-crashed", "selftest-timeout",
         "selftest-memory", "bad-manifest",
     }  # fmt: skip
-    assert ends["selftest-crashed"] and ends["golden-mismatch"] and ends["model-failed"]
+    assert ends["golden-mismatch"] and ends["model-failed"]
     assert slowest < 30
