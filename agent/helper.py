@@ -348,15 +348,16 @@ class Helper:
         """Ends what had nothing to do for a while: children that rest, then the helper."""
         tired: list[Child] = []
         with self._lock:
+            self._timer = None
             before = time.monotonic() - self._idle_s
             for key, turns in list(self._works.items()):
                 if turns.working == 0 and turns.ended <= before:
                     tired += turns.resting
                     del self._works[key]
         for child in tired:
-            child.close()
+            with suppress(subprocess.TimeoutExpired):  # a helper that hangs
+                child.close()
         with self._lock:
-            self._timer = None
             if self._running == 0 and self._process is not None and self._last <= before:
                 self._stop()
             self._sweep_later()

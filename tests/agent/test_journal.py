@@ -9,7 +9,7 @@ import pytest
 
 from agent.filesystem import Disk
 from agent.update.journal import NAMES, Journal, JournalFiles
-from tests.support.faulty_disk import ERRORS, Fault, FaultyDisk
+from tests.support.faulty_disk import CRASHES, ERRORS, Fault, FaultyDisk, PowerCut
 
 
 def written(folder: Path, *numbers: int) -> JournalFiles:
@@ -35,6 +35,23 @@ def test_the_newest_is_read(tmp_path: Path) -> None:
     written(tmp_path, 6, 7, 8)
     assert read(tmp_path) == 8
     assert sorted(file.name for file in tmp_path.iterdir()) == list(NAMES)
+
+
+@pytest.mark.parametrize("saves", [1, 2, 3, 4])
+@pytest.mark.parametrize("fault", CRASHES)
+def test_what_was_saved_survives_a_crash_in_the_next_write(
+    tmp_path: Path, fault: Fault, saves: int
+) -> None:
+    """The first ones too, whose files have just been made."""
+    disk = FaultyDisk(tmp_path)
+    files = JournalFiles(disk, tmp_path)
+    files.load()
+    for number in range(1, saves + 1):
+        files.save(Journal(event_seq=number))
+    disk.at, disk.fault = len(disk.operations), fault
+    with pytest.raises(PowerCut):
+        files.save(Journal(event_seq=saves + 1))
+    assert read(tmp_path) == saves
 
 
 @pytest.mark.parametrize("left", [0, 1, 70, -1])

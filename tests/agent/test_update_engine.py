@@ -16,7 +16,7 @@ from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
 from contracts.errors import RefusedError, UnavailableError
 from contracts.manifest import Manifest
-from contracts.messages import BundleRef, Desired, DesiredBundle, TrialRules
+from contracts.messages import BundleRef, Desired, DesiredBundle, Selftested, TrialRules
 from fleet.repository import delta
 from tests.support.bundles import rewrite
 from tests.support.controller import TINY, TINY_NEXT
@@ -109,13 +109,22 @@ def test_a_refusal_is_told_with_the_revision_that_it_ends(
 def test_an_end_is_told_though_its_revision_was_reached_before(
     tmp_path: Path, repository: MemoryRepository
 ) -> None:
-    """A damaged bundle is fetched again without a new document."""
+    """A damaged bundle is fetched again without a new document, and its waste collected."""
     told = Told(tmp_path, repository)
     told.rig.want(OLD, 1)
     told.rig.settle()
     told.said.clear()
-    told.rig.engine.store.drop_damaged(OLD.manifest_sha256)
+    engine, waste = told.rig.engine, tmp_path / "blobs" / ("f" * 64)
+    selftest = engine._selftest
+
+    def wasteful(folder: Path) -> Selftested:
+        waste.write_bytes(b"needed by nothing")
+        return selftest(folder)
+
+    engine._selftest = wasteful
+    engine.store.drop_damaged(OLD.manifest_sha256)
     told.rig.settle()
+    assert not waste.exists()
     assert told.said[-1] == ("committed", 1) and told.said[0] == ("downloading", 1)
 
 
