@@ -221,6 +221,42 @@ def test_ten_thousand_offline_samples_arrive_each_once_over_two_kills(tmp_path: 
     assert wire.most <= 32
 
 
+@pytest.fixture
+def online(tmp_path: Path) -> tuple[Spool, Wire, Reporter]:
+    """A reporter with a connection."""
+    one, wire, connected = spool(tmp_path), Wire(), threading.Event()
+    connected.set()
+    return one, wire, reporter(one, wire, connected, "b")
+
+
+def test_each_message_is_sent_when_it_is_there(online: tuple[Spool, Wire, Reporter]) -> None:
+    """One behind what was sent is enough; what arrived is forgotten in the next turn."""
+    one, wire, there = online
+    for number in range(1, 4):
+        there.sample()
+        there.pump()
+        assert len(wire.sent) == number
+    wire.acknowledge()
+    there.pump()
+    assert (one.depth, len(wire.sent)) == (0, 3)
+
+
+def test_half_a_window_that_arrived_wakes_the_reporter(
+    online: tuple[Spool, Wire, Reporter],
+) -> None:
+    """So that more can be on the way; a few that arrived wait for its next turn."""
+    _, wire, there = online
+    for _ in range(60):
+        there.sample()
+    there.pump()
+    assert len(wire.sent) == 32
+    for number, done in enumerate(wire.waiting[:16], start=1):
+        done(True)
+        assert there._wake.is_set() == (number == 16)
+    there.pump()
+    assert len(wire.sent) == 48
+
+
 def test_a_batch_never_exceeds_the_cap_of_a_message(tmp_path: Path) -> None:
     """Thousands of long labels: split, and if need be without label counts."""
     wire = Wire()

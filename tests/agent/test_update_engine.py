@@ -114,7 +114,8 @@ def test_an_end_is_told_though_its_revision_was_reached_before(
     told.rig.want(OLD, 1)
     told.rig.settle()
     told.said.clear()
-    engine, waste = told.rig.engine, tmp_path / "blobs" / ("f" * 64)
+    engine = told.rig.engine
+    waste = engine.store.root / "blobs" / ("f" * 64)
     selftest = engine._selftest
 
     def wasteful(folder: Path) -> Selftested:
