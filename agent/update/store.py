@@ -70,7 +70,7 @@ class Store:
         return value
 
     def _forget(self) -> None:
-        """Before and after a change: one that fails half way is read again, too."""
+        """After a change: also one that failed half way."""
         with self._lock:
             self._changes += 1
             self._remembered.clear()
@@ -170,7 +170,6 @@ class Store:
 
     def drop_damaged(self, manifest_sha256: str) -> None:
         """Removes a release, and those of its blobs that are not what they are called."""
-        self._forget()
         try:
             folder = self.folder(manifest_sha256)
             for name in self.fs.names(folder):
@@ -200,7 +199,6 @@ class Store:
 
     def link(self, slot: str, link: str, manifest_sha256: str | None) -> None:
         """Points a link of a slot at a release, or removes it, durably."""
-        self._forget()
         try:
             self._link(slot, link, manifest_sha256)
         finally:

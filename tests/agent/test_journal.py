@@ -66,6 +66,16 @@ def test_a_torn_write_leaves_the_one_before(tmp_path: Path, left: int) -> None:
     assert b'"number":2' in next(f for f in tmp_path.iterdir() if f != newest).read_bytes()
 
 
+def test_a_record_that_reads_well_and_is_not_what_was_written_is_not_believed(
+    tmp_path: Path,
+) -> None:
+    """Old and new bytes mixed can be good JSON."""
+    written(tmp_path, 1, 2, 3)
+    for file in tmp_path.iterdir():
+        file.write_bytes(file.read_bytes().replace(b'"event_seq":3', b'"event_seq":9'))
+    assert read(tmp_path) == 2
+
+
 def test_a_longer_record_leaves_nothing_behind_a_shorter_one(tmp_path: Path) -> None:
     """Files are overwritten in place."""
     written(tmp_path, 10**12, 10**12, 1, 2)
