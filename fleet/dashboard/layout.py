@@ -46,7 +46,9 @@ def frame(visit: Visit, title: str, path: str) -> Iterator[None]:
     ui.page_title(f"{title} · Shoal")
     ui.add_head_html(f"<style>{_CSS}</style><script>{_SCRIPT}</script>")
     ui.colors(primary="#0b6e7f", positive="#1b7f4b", negative="#b3261e", warning="#955800")
-    ui.dark_mode({"dark": True, "light": False}.get(visit.theme))
+    theme = ui.dark_mode({"dark": True, "light": False}.get(visit.theme))
+    # The element sets the theme again whenever it is drawn: it must know of a change.
+    ui.on("shoal_theme", lambda event: theme.set_value(event.args is True))
     token = visit.token
     navigation = [
         (target, text, icon, target == path)

@@ -29,4 +29,5 @@ function shoalTheme() {
   const dark = !document.body.classList.contains("body--dark");
   document.cookie = `shoal_theme=${dark ? "dark" : "light"}; path=/ui; max-age=31536000; samesite=strict`;
   Quasar.Dark.set(dark);
+  emitEvent("shoal_theme", dark);
 }
