@@ -10,14 +10,7 @@ import pytest
 
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
-from contracts.messages import (
-    FINAL_UPDATE_STATES,
-    Reported,
-    Status,
-    Telemetry,
-    TrialRules,
-    UpdateEvent,
-)
+from contracts.messages import Reported, Status, Telemetry, TrialRules, UpdateEvent
 from contracts.topics import parse
 from fleet.simulate.launcher import Simulation
 from tests.support.controller import (
@@ -39,9 +32,7 @@ _WAYS = {
 
 def _settled(control: Controller, device: str, revision: int) -> Reported:
     """What it says that it has in the end; events go their own way, through the spool."""
-    control.wait_for(
-        UpdateEvent, lambda e: e.revision == revision and e.state in FINAL_UPDATE_STATES, 60
-    )
+    control.wait_final(revision, 60)
     return control.wait_for(
         Reported, lambda r: r.device == device and r.desired_revision == revision, 60
     )
