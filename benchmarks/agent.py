@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -749,6 +750,9 @@ def main() -> int:
     parser.add_argument("--link", type=float, help="Mbit/s of the broker; the update alone")
     options = parser.parse_args()
     if options.link:
+        missing = [tool for tool in ("unshare", "ip", "tc") if shutil.which(tool) is None]
+        if missing or os.geteuid() != 0:
+            parser.error(f"--link needs {' and '.join(missing) or 'root'}")
         enter_own_network()
     rounds = 200 if options.quick else 2000
     agents = (6 if options.quick else 100) if options.agents is None else options.agents
