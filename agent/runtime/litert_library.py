@@ -222,7 +222,8 @@ class Library:
         processor = f"num_threads = {self._threads}\n"
         if self._cache is not None:
             processor += f"weight_cache_file_path = {json.dumps(str(self._cache))}\n"
-        # All zero points are 0; without the second one each is kept, for every signature.
+        # The second keeps zero points that all channels of a tensor have in common once, and not
+        # a channel and a signature.
         for name, text in (
             ("xnnpack", processor),
             ("runtime_options_string", "compress_quantization_zero_points = true\n"),
