@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.runtime.classifier import Classifier
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError, ShoalError
 from model_builder import recipe as recipes
@@ -208,7 +209,7 @@ def test_the_search_takes_the_smallest_student_that_reaches_the_floor(tmp_path: 
 
 @pytest.mark.parametrize("family", ["encoder", "transformer"])
 def test_an_encoder_becomes_a_dynamic_int8_bundle(tmp_path: Path, family: str) -> None:
-    """Fine-tuned, one signature a length, as good as its float self."""
+    """Fine-tuned, one signature a length, as good as its float self; a device runs it."""
     teacher = {
         "source": f"path:{write_encoder(tmp_path / 'encoder')}",
         "mode": "finetune",
@@ -230,6 +231,9 @@ def test_an_encoder_becomes_a_dynamic_int8_bundle(tmp_path: Path, family: str) -
     accuracy = result.report["accuracy"]
     assert accuracy["int8"] >= 0.8
     assert abs(accuracy["int8_minus_float"]) <= 0.05
+    bundle = Bundle.open(result.bundle)
+    replayed = Classifier(bundle).selftest(bundle)
+    assert replayed.passed == replayed.vectors > 0
 
 
 def test_an_encoder_teaches_a_bag(tmp_path: Path) -> None:
