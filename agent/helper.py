@@ -349,7 +349,7 @@ class Helper:
         tired: list[Child] = []
         with self._lock:
             self._timer = None
-            before = time.monotonic() - self._idle_s
+            before, last = time.monotonic() - self._idle_s, self._last
             for key, turns in list(self._works.items()):
                 if turns.working == 0 and turns.ended <= before:
                     tired += turns.resting
@@ -358,7 +358,8 @@ class Helper:
             with suppress(subprocess.TimeoutExpired):  # a helper that hangs
                 child.close()
         with self._lock:
-            if self._running == 0 and self._process is not None and self._last <= before:
+            # The end of a child that rested is no job's.
+            if self._running == 0 and self._process is not None and last <= before:
                 self._stop()
             self._sweep_later()
 

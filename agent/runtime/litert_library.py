@@ -162,6 +162,12 @@ class Signature:
         )
 
 
+def _file() -> Path:
+    import ai_edge_litert
+
+    return Path(ai_edge_litert.__path__[0]) / "libLiteRt.so"
+
+
 class Library:
     """``libLiteRt.so`` and an environment in it.
 
@@ -175,10 +181,7 @@ class Library:
     """
 
     def __init__(self, threads: int, cache: Path | None) -> None:
-        import ai_edge_litert
-
-        folder = Path(ai_edge_litert.__path__[0])
-        self._library = ctypes.CDLL(str(folder / "libLiteRt.so"))
+        self._library = ctypes.CDLL(str(_file()))
         self._c = ctypes.CDLL(None)
         self._c.strdup.restype = ctypes.c_void_p
         self._threads = threads
@@ -193,8 +196,8 @@ class Library:
 
     @staticmethod
     def supports(version: str) -> bool:
-        """Whether a release's C API is known."""
-        return version.startswith(VERSIONS)
+        """Whether a release's C API is known; other systems have a library of another name."""
+        return version.startswith(VERSIONS) and _file().is_file()
 
     def call(self, function: str, *arguments: Any) -> None:
         """Calls a function that returns a status.

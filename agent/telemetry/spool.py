@@ -127,8 +127,8 @@ class Spool:
                     self._db.execute("BEGIN IMMEDIATE")
                     self._insert(topic, payload, precious, now)
                     self._make_room()
-                    self._db.execute("COMMIT")
                     self._find_oldest()
+                    self._db.execute("COMMIT")
                 else:
                     self._insert(topic, payload, precious, now)
             except _DAMAGED as error:

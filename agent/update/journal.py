@@ -100,6 +100,10 @@ class JournalFiles:
             except InputError as error:
                 damaged[name] = error
         if records:
+            for name, reason in damaged.items():
+                log.warning(
+                    "journal not whole, the one before counts", file=name, reason=str(reason)
+                )
             newest = max(records, key=lambda record: record.number)
             self._number = newest.number
             return newest.journal

@@ -226,11 +226,14 @@ def test_a_child_rests_where_others_want_the_same_work(own: Helper) -> None:
             processes.append(newest_child(own))
             assert asked(child) == "passed"
             child.well = True
+    last = time.monotonic()
     first, second, third = processes
     assert second == third != first
     assert not first.is_running()
     assert second.is_running()
     until(lambda: not second.is_running())
+    until(lambda: own._process is None)
+    assert time.monotonic() - last < 2 * own._idle_s
     assert not own._works
 
 

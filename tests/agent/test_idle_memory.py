@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from agent.runtime import engine, litert, model
+from agent.runtime import engine, litert, litert_library, model
 from agent.runtime.litert_library import Library
 from contracts.bundle import Bundle
 from tests.support.controller import TINY
@@ -74,6 +75,16 @@ def test_a_release_with_an_unknown_c_api_runs_in_the_classic_interpreter(
     opened.close()
     result = model.selftest(Bundle.open(TINY))
     assert result.passed == result.vectors
+
+
+def test_a_wheel_without_the_library_of_linux_runs_in_the_classic_interpreter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On macOS it is a ``.dylib``."""
+    monkeypatch.setattr(litert_library, "_file", lambda: tmp_path / "libLiteRt.so")
+    opened = engine._opener("litert")(TINY / "model.tflite", threads=1, cache=None)
+    assert type(opened).__name__ == "TfliteRuntime"
+    opened.close()
 
 
 def test_numpy_starts_no_threads_in_an_agent() -> None:
