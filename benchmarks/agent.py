@@ -749,7 +749,9 @@ def main() -> int:
     parser.add_argument("--tls", action="store_true", help="mutual TLS; classification alone")
     parser.add_argument("--link", type=float, help="Mbit/s of the broker; the update alone")
     options = parser.parse_args()
-    if options.link:
+    if options.link is not None:
+        if options.link <= 0:
+            parser.error("--link needs a rate in Mbit/s")
         missing = [tool for tool in ("unshare", "ip", "tc") if shutil.which(tool) is None]
         if missing or os.geteuid() != 0:
             parser.error(f"--link needs {' and '.join(missing) or 'root'}")
@@ -761,7 +763,7 @@ def main() -> int:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
         folder = Path(name)
-        if options.link:
+        if options.link is not None:
             rows += measure_link(folder, agents, processes, options.link)
         else:
             rows += measure_loopback(folder, options, rounds, agents, processes)
