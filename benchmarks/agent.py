@@ -750,7 +750,7 @@ def main() -> int:
     parser.add_argument("--link", type=float, help="Mbit/s of the broker; the update alone")
     options = parser.parse_args()
     if options.link is not None:
-        if options.link <= 0:
+        if not options.link > 0:  # nor nan
             parser.error("--link needs a rate in Mbit/s")
         missing = [tool for tool in ("unshare", "ip", "tc") if shutil.which(tool) is None]
         if missing or os.geteuid() != 0:
