@@ -50,10 +50,18 @@ class Limiter:
 
 
 class Gatekeeper:
-    """Checks tokens; a token that was just checked is believed for two seconds."""
+    """Checks tokens; a token that was just checked is believed for two seconds.
 
-    def __init__(self, controller: Controller) -> None:
+    Args:
+        controller: where the tokens are.
+        monotonic: seconds that only grow.
+    """
+
+    def __init__(
+        self, controller: Controller, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._controller = controller
+        self._monotonic = monotonic
         api = controller.fleet.config.api
         self._limiter = Limiter(api.requests_per_s, api.burst)
         self._open = Limiter(_OPEN_PER_S, _OPEN_BURST)
@@ -66,7 +74,7 @@ class Gatekeeper:
         Raises:
             ApiError: ``unauthorized``, ``rate-limited``.
         """
-        now = time.monotonic()
+        now = self._monotonic()
         token = self.find(secret) if secret else None
         if token is None:
             self._limit(self._bad, peer, now)
@@ -80,7 +88,7 @@ class Gatekeeper:
 
     def find(self, secret: str) -> Token | None:
         """The token behind a secret; None when it is not a valid one."""
-        now = time.monotonic()
+        now = self._monotonic()
         cached = self._cache.get(secret)
         if cached is not None and now - cached[0] < _CACHE_S:
             return cached[1]
@@ -99,7 +107,7 @@ class Gatekeeper:
         Raises:
             ApiError: ``rate-limited``.
         """
-        self._limit(self._open, peer, time.monotonic())
+        self._limit(self._open, peer, self._monotonic())
 
     def forget(self) -> None:
         """Forgets what was believed: a token was revoked."""

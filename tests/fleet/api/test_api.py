@@ -9,11 +9,11 @@ import pytest
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from fleet.api.auth import Limiter
+from fleet.api.auth import Gatekeeper, Limiter
 from fleet.controller import Controller
-from fleet.store import audit
+from fleet.store import audit, tokens
 from fleet.store.schema import METADATA
-from tests.fleet.api.conftest import Signed, app_of
+from tests.fleet.api.conftest import NOW, Signed, app_of
 
 ROLLOUT = {"bundle": "noise", "version": "1.0.0"}
 OPEN = {"/healthz", "/readyz", "/v1/certificates/renew", "/v1/enroll", "/repo/{path:path}"}
@@ -62,13 +62,58 @@ def test_no_token_no_data(controller: Controller, signed: Signed) -> None:
     assert checked >= 25
 
 
-def test_a_wrong_token_is_refused_and_guessing_is_slowed(signed: Signed) -> None:
-    """After a burst of wrong tokens one address has to wait."""
+class StoppedClock:
+    """Seconds that pass only when a test says so: how slow the machine is does not matter."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_wrong_token_is_refused_and_guessing_is_slowed(
+    controller: Controller, signed: Signed
+) -> None:
+    """After 20 wrong tokens one address has to wait; it may try five more a second later."""
+    clock = StoppedClock()
     client = signed("nobody")
+    app_of(controller).state.gatekeeper = Gatekeeper(controller, clock)
     client.headers["Authorization"] = "Bearer shoal_000000000000_" + "a" * 43
-    statuses = [client.get("/v1/me").status_code for _ in range(40)]
-    assert statuses[0] == 401
-    assert statuses[-1] == 429
+    statuses = [client.get("/v1/me").status_code for _ in range(25)]
+    assert statuses == [401] * 20 + [429] * 5
+    clock.now += 1.0
+    statuses = [client.get("/v1/me").status_code for _ in range(8)]
+    assert statuses == [401] * 5 + [429] * 3
+    assert client.get("/v1/me").headers["Retry-After"] == "1"
+
+
+def test_a_flood_of_wrong_tokens_does_not_lock_out_the_right_one(
+    controller: Controller, signed: Signed
+) -> None:
+    """Users behind one address share it with whoever guesses there."""
+    guesser, viewer = signed("nobody"), signed("viewer")
+    app_of(controller).state.gatekeeper = Gatekeeper(controller, StoppedClock())
+    guesser.headers["Authorization"] = "Bearer shoal_000000000000_" + "a" * 43
+    assert [guesser.get("/v1/me").status_code for _ in range(30)][-1] == 429
+    assert viewer.get("/v1/me").status_code == 200
+
+
+def test_a_revoked_token_is_believed_for_two_seconds_at_most(
+    controller: Controller, signed: Signed
+) -> None:
+    """Also where the token was revoked by another process, which can't say so here."""
+    clock = StoppedClock()
+    viewer = signed("viewer")
+    app_of(controller).state.gatekeeper = Gatekeeper(controller, clock)
+    assert viewer.get("/v1/me").status_code == 200
+    with controller.store.write() as connection:
+        for token in tokens.every(connection):
+            tokens.revoke(connection, token.id, NOW)
+    clock.now += 1.9
+    assert viewer.get("/v1/me").status_code == 200
+    clock.now += 0.2
+    _error(viewer.get("/v1/me"), 401, "unauthorized")
 
 
 def test_a_viewer_can_change_nothing(controller: Controller, signed: Signed) -> None:
