@@ -7,8 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from contracts import codec
-from contracts.errors import InputError
+from contracts import codec, files, limits
 from contracts.messages import Reported
 
 
@@ -51,14 +50,14 @@ def read(path: Path) -> LocalStatus:
     """Reads the file.
 
     Raises:
-        InputError: ``not-running``; there is none.
+        InputError: ``not-running``; there is none that can be read.
     """
-    try:
-        data = path.read_bytes()
-    except OSError:
-        raise InputError(
-            "not-running", f"no agent has run with this state folder yet ({path} is missing)"
-        ) from None
+    data = files.read_small(
+        path,
+        cap=limits.MAX_MESSAGE_BYTES,
+        code="not-running",
+        hint="no agent has run with this state folder, or you may not read it",
+    )
     return codec.decode(data, LocalStatus, what=str(path))
 
 

@@ -15,7 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from contracts import limits
+from contracts import files, limits
 from contracts.config import MqttConfig, TlsConfig
 from contracts.errors import InputError
 
@@ -35,8 +35,8 @@ def read_pem(value: str, folder: Path) -> str:
     if "-----BEGIN" in value:
         return value
     try:
-        return (folder / value).read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        return files.read_small(folder / value, what="PEM file", code="bad-certificate").decode()
+    except UnicodeDecodeError as error:
         raise InputError("bad-certificate", f"cannot read PEM file {value}: {error}") from None
 
 

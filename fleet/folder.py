@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
-from contracts import codec, limits
+from contracts import codec, files, limits
 from contracts.board import load_for_agent
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, MqttConfig
@@ -168,15 +168,9 @@ class Fleet:
             InputError: ``not-a-fleet``, ``bad-message``, ``tls-needed``.
         """
         file = folder / CONFIG
-        try:
-            if file.stat().st_size > limits.MAX_CONFIG_BYTES:
-                raise InputError("too-large", f"{file} is over {limits.MAX_CONFIG_BYTES} bytes")
-            text = file.read_bytes()
-        except OSError:
-            raise InputError(
-                "not-a-fleet",
-                f"{folder} has no readable {CONFIG}: make a fleet with `shoal fleet init {folder}`",
-            ) from None
+        text = files.read_small(
+            file, code="not-a-fleet", hint=f"make a fleet with `shoal fleet init {folder}`"
+        )
         config = codec.convert_yaml(text, FleetConfig, what=str(file))
         _check(config)
         return cls(folder.absolute(), config)

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from contracts import codec
 from contracts.errors import InputError, ShoalError
+from model_builder import recipe_file
 from model_builder.generate.cli import build_generator, import_command
-from model_builder.generate.kind import is_generate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -54,27 +54,24 @@ def build(
         for name, value in (("--board", board), ("--floor", floor), ("--export", export))
         if value is not None
     ]
-    if is_generate(recipe):
-        _classifiers_only(others, recipe)
-        build_generator(recipe, out, list(change or []), as_json)
-        return
-    _import_tensorflow()
-    from model_builder.generate_tiny.build import is_recipe
-
-    if is_recipe(recipe):
-        _classifiers_only(others, recipe)
-        _build_tiny(recipe, list(change or []), out, as_json)
-        return
-    from model_builder import recipe as recipes
-    from model_builder.lock import locked
-    from model_builder.progress import bars
-
     changes = list(change or [])
     if board:
         changes.append(f"budget.boards=[{', '.join(board)}]")
     if floor is not None:
         changes.append(f"budget.floor={floor}")
-    loaded = recipes.load(recipe, changes)
+    document = recipe_file.read(recipe, changes)  # once: it may come through a pipe
+    kind = recipe_file.kind_of(document)
+    if kind != "classify":
+        _classifiers_only(others, recipe)
+        make = build_generator if kind == "generate" else _build_tiny
+        make(document, recipe, out, as_json)
+        return
+    from model_builder import recipe as recipes
+    from model_builder.lock import locked
+    from model_builder.progress import bars
+
+    loaded = recipes.parse(document, recipe)
+    _import_tensorflow()
     with locked(out), bars(quiet=as_json and not sys.stderr.isatty()) as progress:
         from model_builder.build import build as run
 
@@ -124,14 +121,18 @@ def _classifiers_only(options: list[str], recipe: Path) -> None:
         )
 
 
-def _build_tiny(recipe: Path, changes: list[str], out: Path, as_json: bool) -> None:
+def _build_tiny(document: dict[str, Any], path: Path, out: Path, as_json: bool) -> None:
     """Builds a tiny generator, see :mod:`model_builder.generate_tiny`."""
+    from model_builder.generate_tiny.recipe import parse
+
+    loaded = parse(document, path)
+    _import_tensorflow()
     from model_builder.generate_tiny.build import build as build_tiny
 
     def say(step: int, loss: float) -> None:
         sys.stderr.write(f"step {step}: loss {loss:.4f}\n")
 
-    summary = build_tiny(recipe, changes, out, say)
+    summary = build_tiny(loaded, out, say)
     sys.stdout.write(codec.encode(summary).decode() + "\n" if as_json else f"{summary}\n")
 
 

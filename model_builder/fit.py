@@ -7,7 +7,7 @@ matching: A. Romero et al., "FitNets" (2015), with a linear map and the cosine.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,36 +16,8 @@ from numpy.typing import NDArray
 
 from model_builder.checkpoint import Checkpoint, Saved
 from model_builder.dropout import Dropout
+from model_builder.students.config import FitConfig
 from model_builder.students.ngram import NgramStudent
-
-Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
-
-
-class FitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a student is trained.
-
-    Attributes:
-        epochs: passes over the data; 0: as many as `steps` need.
-        steps: of training, where `epochs` is 0; rounded to whole epochs.
-        batch: texts a step.
-        rate: highest learning rate.
-        weight_decay: decoupled (I. Loshchilov, F. Hutter, 2019).
-        dropout: of the pooled features.
-        feature_dropout: share of a text's ids hidden in a step, so that no single n-gram decides.
-        quantise_from: share of the epochs after which the model is rounded as int8 will be.
-        patience: epochs without a better validation score after which training stops; 0: never.
-            The best epoch among the rounded ones is kept.
-    """
-
-    epochs: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 0
-    steps: Annotated[int, msgspec.Meta(ge=1)] = 9000
-    batch: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 128
-    rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 3e-3
-    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1e-4
-    dropout: Share = 0.1
-    feature_dropout: Share = 0.1
-    quantise_from: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
-    patience: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class Matching(msgspec.Struct):

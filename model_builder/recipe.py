@@ -5,22 +5,17 @@ Every field has its default here, and its meaning in the docstring of its sectio
 
 from __future__ import annotations
 
-import difflib
-import types
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from contracts import codec, limits
-from contracts.errors import InputError
+from contracts import limits
 from contracts.messages import Name, Version
+from model_builder import recipe_file
 from model_builder.augment import AugmentConfig
-from model_builder.fit import FitConfig
-from model_builder.students.ngram import NgramStudentConfig
-from model_builder.students.transformer import TransformerConfig
+from model_builder.students.config import FitConfig, NgramStudentConfig, TransformerConfig
 from model_builder.teachers.config import TeacherConfig
 
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -202,26 +197,19 @@ _PATHS: Final = ("train", "validation", "test", "out_of_scope", "out_of_scope_te
 def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Reads a recipe and applies ``key=value`` changes (``data.sentences=12000``).
 
-    Relative paths in it are relative to the recipe.
+    Raises:
+        InputError: what :func:`recipe_file.read` and :func:`parse` raise.
+    """
+    return parse(recipe_file.read(path, changes), path)
+
+
+def parse(document: dict[str, Any], path: Path) -> Recipe:
+    """The keys and values of the file `path` as a recipe; paths in it are relative to the file.
 
     Raises:
-        InputError: ``no-such-file``, ``too-large``, ``bad-recipe``, ``unknown-key``.
+        InputError: ``unknown-key``, ``bad-recipe``.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError("no-such-file", f"cannot read the recipe {path}: {error}") from None
-    if len(raw) > limits.MAX_CONFIG_BYTES:
-        raise InputError("too-large", f"{path}: a recipe has at most {limits.MAX_CONFIG_BYTES} B")
-    try:
-        document = codec.load_yaml(raw, what=f"recipe {path}")
-    except InputError as error:
-        raise InputError("bad-recipe", str(error)) from None
-    if not isinstance(document, dict):
-        raise InputError("bad-recipe", f"{path}: expected keys and values")
-    for change in changes:
-        apply_change(document, change)
-    recipe = convert(document, str(path))
+    recipe = recipe_file.convert(document, Recipe, str(path))
     resolved = {
         name: str((path.parent / value).resolve())
         for name in _PATHS
@@ -235,60 +223,3 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
         )
     data = msgspec.structs.replace(recipe.data, **resolved)
     return msgspec.structs.replace(recipe, data=data, teacher=teacher)
-
-
-def convert(document: dict[str, Any], what: str) -> Recipe:
-    """A parsed document as a recipe; ``InputError`` says which key or value is wrong."""
-    check_keys(document, Recipe, "")
-    try:
-        return msgspec.convert(document, type=Recipe)
-    except msgspec.ValidationError as error:
-        raise InputError("bad-recipe", f"{what}: {error}") from None
-
-
-def apply_change(document: dict[str, Any], change: str) -> None:
-    """Sets one dotted key; the value is YAML."""
-    key, separator, value = change.partition("=")
-    if not separator or not key.strip():
-        raise InputError("bad-option", f"expected --set key=value, found {change[:80]!r}")
-    *parents, last = key.strip().split(".")
-    place = document
-    for parent in parents:
-        inner = place.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise InputError("bad-option", f"--set {key}: {parent} has no keys below it")
-        place = inner
-    place[last] = codec.load_yaml(value, what=f"--set {key}")
-
-
-def check_keys(document: Any, kind: type[msgspec.Struct], where: str) -> None:
-    """Refuses a key that `kind` lacks, with the nearest one it has.
-
-    Raises:
-        InputError: ``unknown-key``.
-    """
-    if not isinstance(document, dict):
-        return
-    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
-    for key, value in document.items():
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.0)
-            raise InputError(
-                "unknown-key",
-                f"unknown key {where}{str(key)[:60]}; did you mean {where}{near[0]}? "
-                f"Known here: {', '.join(fields)}",
-            )
-        inner = _struct_of(fields[key])
-        if inner is not None:
-            check_keys(value, inner, f"{where}{key}.")
-
-
-def _struct_of(hint: Any) -> type[msgspec.Struct] | None:
-    """The section that a field holds, or None for a plain value."""
-    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        return hint
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        for part in typing.get_args(hint):
-            if (found := _struct_of(part)) is not None:
-                return found
-    return None

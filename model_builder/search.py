@@ -19,7 +19,7 @@ from model_builder.distil import SoftLabels, Student, distil
 from model_builder.package import ClassifierParts, write_classifier
 from model_builder.recipe import Recipe
 from model_builder.seeds import derive
-from model_builder.students.ngram import NgramStudentConfig
+from model_builder.students.config import NgramStudentConfig
 from model_builder.teachers.base import Progress, Teacher
 
 SIZES = ((0.125, 0.5), (0.25, 0.67), (0.5, 0.67), (0.5, 1.0), (1.0, 1.0))

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 from agent.cli import output
-from contracts import codec
+from contracts import codec, files
 from contracts.config import AgentConfig
-from contracts.errors import InputError, ShoalError, UnavailableError
+from contracts.errors import ShoalError, UnavailableError
 
 
 def read_config(path: Path) -> AgentConfig:
@@ -22,14 +22,7 @@ def read_config(path: Path) -> AgentConfig:
     Raises:
         InputError: ``no-such-file``, ``too-large``, ``bad-message``.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            "no-such-file",
-            f"cannot read the configuration {path}: {error.strerror}; "
-            "'shoal fleet enroll' writes one",
-        ) from None
+    data = files.read_small(path, what="the configuration", hint="'shoal fleet enroll' writes one")
     return codec.convert_yaml(data, AgentConfig, what=str(path))
 
 

@@ -16,7 +16,7 @@ import msgspec
 from agent.cli import output
 from agent.generate.model import GenerativeModel
 from agent.runtime.model import Options
-from contracts import codec, limits
+from contracts import codec, files, limits
 from contracts.bundle import Bundle
 from contracts.errors import InputError, ShoalError
 from contracts.messages import ChatMessage, Generated, GenerateRequest
@@ -57,12 +57,8 @@ def _schema(path: Path | None) -> Any:
     if path is None:
         return None
     try:
-        with path.open("rb") as stream:  # may be a device without an end
-            text = stream.read(limits.MAX_CONFIG_BYTES + 1)
-        if len(text) > limits.MAX_CONFIG_BYTES:
-            raise InputError("too-large", f"{path} is over {limits.MAX_CONFIG_BYTES} bytes")
-        return json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(files.read_small(path, what="the schema", code="bad-constraint"))
+    except (ValueError, RecursionError) as error:
         raise InputError("bad-constraint", f"cannot read the schema {path}: {error}") from None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from agent.simulate import runner, scenario
-from contracts import codec
+from contracts import codec, files
 from contracts.config import MqttConfig
 from contracts.errors import InputError, ShoalError
 from contracts.topics import check_name
@@ -73,11 +73,7 @@ def read_scenario(path: Path | None) -> scenario.Scenario:
     """
     if path is None:
         return scenario.Scenario()
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError("no-such-file", f"cannot read scenario {path}: {error}") from None
-    return scenario.load(text, what=f"scenario {path.name}")
+    return scenario.load(files.read_small(path, what="scenario"), what=f"scenario {path.name}")
 
 
 def _report(facts: dict[str, Any]) -> None:

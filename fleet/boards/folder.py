@@ -19,8 +19,9 @@ from typing import Any, Final
 import msgspec
 
 from contracts import board as boards
-from contracts import codec
+from contracts import codec, files
 from contracts.config import AgentConfig
+from contracts.connection import read_pem
 from contracts.errors import InputError
 from fleet import durable
 from fleet.boards.compiler import compile_agent
@@ -122,19 +123,13 @@ def load_config(path: Path) -> AgentConfig:
     Raises:
         InputError: ``no-such-file`` or what is wrong in it.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError("no-such-file", f"cannot read {path}: {error.strerror}") from None
-    config = codec.convert_yaml(data, AgentConfig, what=str(path))
+    config = codec.convert_yaml(files.read_small(path), AgentConfig, what=str(path))
     tls = config.mqtt.tls
     if tls is None:
         return config
 
     def text(value: str | None) -> str | None:
-        if value is None or "-----BEGIN" in value:
-            return value
-        return (path.parent / value).read_text()
+        return None if value is None else read_pem(value, path.parent)
 
     inline = msgspec.structs.replace(
         tls, ca=text(tls.ca) or "", certificate=text(tls.certificate), key=text(tls.key)

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from contracts import board as boards
+from contracts import files
 from contracts.bundle import Bundle
+from contracts.errors import InputError
 from fleet.boards.flash import flash
 from fleet.boards.folder import load_config, write_folder
 from fleet.cli.options import AsJson
@@ -81,13 +83,20 @@ def write_files(
     """Writes what is copied to a MicroPython board."""
     with reported(as_json):
         loaded = load_config(config)
-        password = wifi_password_file.read_text().strip() if wifi_password_file else ""
+        password = _line(wifi_password_file, "password file") if wifi_password_file else ""
         target = out or config.parent / f"{loaded.device}-board"
         files = write_folder(loaded, target, wifi=(wifi, password) if wifi else None)
         if as_json:
             emit_json({"folder": str(target), "files": [str(file) for file in files]})
             return
         typer.echo(f"{target}: {len(files)} files. Copy them: shoal boards flash {target}")
+
+
+def _line(path: Path, what: str) -> str:
+    try:
+        return files.read_small(path, what=f"the {what}").decode().strip()
+    except UnicodeDecodeError:
+        raise InputError("bad-text", f"the {what} {path} is not UTF-8") from None
 
 
 @app.command("flash")

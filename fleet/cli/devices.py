@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from contracts import codec, limits
+from contracts import codec, files
 from contracts.errors import InputError
 from fleet.api import models
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
@@ -116,12 +116,8 @@ def _text(text: str | None) -> str:
 
 def _json_file(path: Path) -> Any:
     try:
-        with path.open("rb") as stream:  # may be a device without an end
-            text = stream.read(limits.MAX_CONFIG_BYTES + 1)
-        if len(text) > limits.MAX_CONFIG_BYTES:
-            raise InputError("too-large", f"{path} is over {limits.MAX_CONFIG_BYTES} bytes")
-        return json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        return json.loads(files.read_small(path, what="the schema", code="bad-schema"))
+    except (ValueError, RecursionError) as error:
         raise InputError("bad-schema", f"{path} is not a JSON schema: {error}") from None
 
 

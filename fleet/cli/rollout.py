@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic import ValidationError
 
-from contracts import codec
+from contracts import codec, files
 from contracts.errors import InputError
 from fleet.api import models
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
@@ -46,7 +46,7 @@ def _spec(
     """The rollout that file and options describe together; options win."""
     document: dict[str, Any] = {}
     if file is not None:
-        document = load(_read(file)).model_dump(mode="json", exclude_unset=True)
+        document = load(files.read_small(file)).model_dump(mode="json", exclude_unset=True)
     for key, value in (("bundle", bundle), ("version", version), ("selector", selector)):
         if value is not None:
             document[key] = value
@@ -60,13 +60,6 @@ def _spec(
         return RolloutSpec.model_validate(document)
     except ValidationError as error:
         raise InputError("bad-rollout", f"the rollout is not valid: {describe(error)}") from None
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError("no-such-file", f"{file}: {error.strerror}") from None
 
 
 def _set(document: dict[str, Any], option: str) -> None:

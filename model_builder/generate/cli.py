@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -83,18 +83,18 @@ def import_command(
     )
 
 
-def build_generator(recipe: Path, out: Path, changes: list[str], as_json: bool) -> None:
-    """``build`` of a recipe with ``task: generate``."""
+def build_generator(document: dict[str, Any], path: Path, out: Path, as_json: bool) -> None:
+    """``build`` of a recipe with ``task: generate``, read from the file `path`."""
     from rich.console import Console
 
-    from model_builder.generate.recipe import load
+    from model_builder.generate.recipe import parse
 
-    loaded, data = load(recipe, changes)
+    loaded, data = parse(document, path)
     from model_builder.generate import build as building  # TensorFlow: after the recipe is known
 
     console = Console(stderr=True, quiet=as_json and not sys.stderr.isatty())
     with console.status("building") as status:
-        made = building.build(loaded, data, recipe.parent, out, lambda step: status.update(step))
+        made = building.build(loaded, data, path.parent, out, lambda step: status.update(step))
     if as_json:
         summary = {
             "bundle": str(made.bundle),

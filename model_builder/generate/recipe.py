@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
-import yaml
 
 from contracts import codec
 from contracts.errors import InputError
 from contracts.messages import Name, Version
+from model_builder import recipe_file
 from model_builder.generate.train_options import TrainOptions
 
 
@@ -120,33 +121,24 @@ class GenerateRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError("bad-recipe", "prompt_suffix must mark the end of the prompt")
 
 
-def load(path: Path, changes: list[str]) -> tuple[GenerateRecipe, bytes]:
-    """Reads a recipe and applies ``key.sub=value`` changes.
-
-    Returns:
-        The recipe, and the canonical JSON of it after the changes, for its digest.
+def load(path: Path, changes: Sequence[str] = ()) -> tuple[GenerateRecipe, bytes]:
+    """Reads a recipe and applies ``key.sub=value`` changes; see :func:`parse`.
 
     Raises:
-        InputError: ``bad-recipe``, ``bad-message``.
+        InputError: what :func:`recipe_file.read` and :func:`parse` raise.
     """
-    document = codec.convert_yaml(path.read_bytes(), dict[str, Any], what=str(path))
-    for change in changes:
-        key, sign, value = change.partition("=")
-        if not sign:
-            raise InputError("bad-recipe", f"--set {change}: expected key=value")
-        *parents, last = key.split(".")
-        place = document
-        for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
-                raise InputError("bad-recipe", f"--set {change}: {parent} has no fields")
-        try:
-            place[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError("bad-recipe", f"--set {change}: {error}") from None
-    try:
-        recipe = msgspec.convert(document, GenerateRecipe)
-    except msgspec.ValidationError as error:
-        raise InputError("bad-recipe", f"{path}: {error}") from None
+    return parse(recipe_file.read(path, changes), path)
+
+
+def parse(document: dict[str, Any], path: Path) -> tuple[GenerateRecipe, bytes]:
+    """The keys and values of the file `path` as a recipe.
+
+    Returns:
+        The recipe, and its canonical JSON, for its digest.
+
+    Raises:
+        InputError: ``unknown-key``, ``bad-recipe``.
+    """
+    recipe = recipe_file.convert(document, GenerateRecipe, str(path))
     recipe.check()
     return recipe, codec.encode(recipe)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from contracts import bundle as bundles
 from contracts import codec
-from contracts.errors import InputError, RefusedError
+from contracts.errors import RefusedError
 from contracts.manifest import (
     AlphabetFrontEnd,
     Golden,
@@ -25,37 +25,16 @@ from contracts.manifest import (
     SignatureSpec,
     TensorSpec,
 )
-from contracts.messages import Name, Version
 from model_builder.convert import native_output
 from model_builder.export_c.graph import Graph, read
 from model_builder.generate_tiny import task
 from model_builder.generate_tiny.flatfile import write
-from model_builder.generate_tiny.train import Settings, train
-from model_builder.recipe import apply_change, check_keys
+from model_builder.generate_tiny.recipe import Recipe
+from model_builder.generate_tiny.train import train
 
 MAX_PARAMETERS = 260_000
 MAX_TOKENS = 96
 _ARENA = 256 * 1024
-
-
-class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``status-lines.yaml``.
-
-    Attributes:
-        kind: always ``status-lines``.
-        name: of the bundle.
-        version: of the bundle.
-        settings: of the training.
-        test_lines: held-out lines that are scored.
-        min_exact: share of them that must be right, or there is no bundle.
-    """
-
-    kind: Literal["status-lines"]
-    name: Name
-    version: Version
-    settings: Settings = Settings()
-    test_lines: Annotated[int, msgspec.Meta(ge=10, le=100_000)] = 500
-    min_exact: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.9
 
 
 class Stepper:
@@ -231,41 +210,8 @@ def package(recipe: Recipe, model: bytes, alphabet: str, parameters: int, out: P
     return target
 
 
-def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe and applies ``key=value`` changes.
-
-    Raises:
-        InputError: ``no-such-file``, ``unknown-key``, or what is wrong in it.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError("no-such-file", f"cannot read {path}: {error.strerror}") from None
-    document = codec.load_yaml(data, what=str(path))
-    if not isinstance(document, dict):
-        raise InputError("bad-recipe", f"{path}: expected keys and values")
-    for change in changes:
-        apply_change(document, change)
-    check_keys(document, Recipe, "")
-    try:
-        return msgspec.convert(document, Recipe)
-    except msgspec.ValidationError as error:
-        raise InputError("bad-recipe", f"{path}: {error}") from None
-
-
-def is_recipe(path: Path) -> bool:
-    """Whether a file is a recipe of this kind."""
-    try:
-        return b"kind: status-lines" in path.read_bytes()[:4096]
-    except OSError:
-        return False
-
-
-def build(
-    path: Path, changes: Sequence[str], out: Path, say: Callable[[int, float], None]
-) -> dict[str, Any]:
+def build(recipe: Recipe, out: Path, say: Callable[[int, float], None]) -> dict[str, Any]:
     """Trains and packs; returns where the bundle is and its figures."""
-    recipe = load(path, changes)
     alphabet = task.alphabet()
     cell = train(recipe.settings, alphabet, say)
     bundle = package(recipe, write(cell), alphabet, cell.parameters, out)

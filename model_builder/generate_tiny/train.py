@@ -5,34 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from model_builder.generate_tiny import task
 from model_builder.generate_tiny.cell import Cell
-
-
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is trained, and for how long.
-
-    Attributes:
-        width: of the embedding.
-        state: of the recurrent state.
-        texts: training lines.
-        batch: lines of one step.
-        steps: of the optimiser.
-        rate: highest learning rate; it rises for the first 5 % and then falls as a cosine.
-        seed: of data and initial values.
-    """
-
-    width: int = 24
-    state: int = 160
-    texts: int = 40_000
-    batch: int = 128
-    steps: int = 2500
-    rate: float = 4e-3
-    seed: int = 7
+from model_builder.generate_tiny.recipe import Settings
 
 
 def encode(

@@ -10,46 +10,19 @@ Sentence Classification" (2014). Row 0 of the table is padding and stays zero.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import msgspec
 import numpy as np
 import tensorflow as tf
 
-from contracts.text import NgramConfig
 from model_builder.dropout import NONE, Dropout
+from model_builder.students.config import NgramStudentConfig
 from model_builder.students.fakequant import (
     channel_limit,
     fake_quant_activations,
     fake_quant_weights,
     on_grid,
 )
-
-Size = Annotated[int, msgspec.Meta(ge=1, le=4096)]
-
-
-class NgramStudentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The shape of the student.
-
-    Attributes:
-        kind: ``bag``, or ``cnn`` with a convolution along the ids.
-        features: the front end.
-        dim: width of the table (D).
-        hidden: width of the hidden layer (H); 0: none.
-        max_pool: pool by the maximum too, not by the mean alone.
-        kernel: width of the convolution.
-        channels: of the convolution.
-        clip: largest magnitude in the table, in units of the table's initial deviation.
-    """
-
-    kind: Literal["bag", "cnn"] = "bag"
-    features: NgramConfig = NgramConfig()
-    dim: Size = 48
-    hidden: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 128
-    max_pool: bool = True
-    kernel: Annotated[int, msgspec.Meta(ge=1, le=16)] = 3
-    channels: Size = 48
-    clip: Annotated[float, msgspec.Meta(gt=0)] = 4.0
 
 
 class NgramStudent(tf.Module):  # type: ignore[misc]

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -27,22 +27,6 @@ from model_builder.teachers.sentence import SentenceTeacher
 
 if TYPE_CHECKING:
     from model_builder.recipe import Recipe
-
-
-class TransformerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The shape and training of the small transformer.
-
-    Attributes:
-        layers: encoder layers, taken from the teacher's from the first on.
-        epochs: over the soft-labelled text.
-        batch: texts a step.
-        rate: highest learning rate.
-    """
-
-    layers: Annotated[int, msgspec.Meta(ge=1, le=48)] = 2
-    epochs: Annotated[int, msgspec.Meta(ge=1, le=100)] = 2
-    batch: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
-    rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 2e-4
 
 
 def train_transformer(

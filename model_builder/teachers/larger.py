@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from model_builder.candidate import encode
 from model_builder.checkpoint import Checkpoint
-from model_builder.fit import FitConfig, fit
-from model_builder.students.ngram import NgramStudent, NgramStudentConfig
+from model_builder.fit import fit
+from model_builder.students.config import FitConfig, NgramStudentConfig
+from model_builder.students.ngram import NgramStudent
 from model_builder.teachers.base import Progress
 
 _TABLE = 4

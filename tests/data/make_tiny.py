@@ -16,10 +16,11 @@ import numpy as np
 from contracts.text import NgramConfig, ngram_ids
 from model_builder.candidate import NgramCandidate
 from model_builder.convert import Runner, to_int8
-from model_builder.fit import FitConfig, fit
+from model_builder.fit import fit
 from model_builder.package import ClassifierParts, write_classifier
 from model_builder.seeds import make_deterministic
-from model_builder.students.ngram import NgramStudent, NgramStudentConfig
+from model_builder.students.config import FitConfig, NgramStudentConfig
+from model_builder.students.ngram import NgramStudent
 
 ROOMS = ["kitchen", "living room", "bedroom", "garage", "hall", "office", "bathroom", "attic"]
 DAYS = ["today", "tomorrow", "tonight", "on Monday", "this weekend", "in Berlin", "outside"]

@@ -13,6 +13,7 @@ from contracts.errors import InputError, RefusedError
 from model_builder import cli
 from model_builder.export_c.graph import read
 from model_builder.generate_tiny import build, task
+from model_builder.generate_tiny import recipe as recipes
 from model_builder.generate_tiny.cell import Cell
 from model_builder.generate_tiny.flatfile import write
 from tests.micro import device
@@ -58,7 +59,7 @@ def test_no_prompt_is_in_both_splits():
 
 def test_an_untrained_model_is_not_packed(model, tmp_path):
     """A bundle is written only when enough held-out lines are right."""
-    recipe = build.Recipe(kind="status-lines", name="bad", version="1.0.0", test_lines=10)
+    recipe = recipes.Recipe(kind="status-lines", name="bad", version="1.0.0", test_lines=10)
     with pytest.raises(RefusedError, match="held-out lines"):
         build.package(recipe, model, task.alphabet(), 1000, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -66,15 +67,17 @@ def test_an_untrained_model_is_not_packed(model, tmp_path):
 
 def test_a_recipe_takes_changes_and_refuses_what_it_does_not_know(tmp_path):
     """``--set`` works as for the other recipes; a wrong key is named, with the nearest one."""
-    recipe = build.load(Path("examples/status-lines.yaml"), ["settings.state=32", "test_lines=20"])
+    recipe = recipes.load(
+        Path("examples/status-lines.yaml"), ["settings.state=32", "test_lines=20"]
+    )
     assert (recipe.settings.state, recipe.test_lines) == (32, 20)
     with pytest.raises(InputError, match="min_exact"):
-        build.load(Path("examples/status-lines.yaml"), ["min_exat=0.5"])
+        recipes.load(Path("examples/status-lines.yaml"), ["min_exat=0.5"])
     with pytest.raises(InputError, match="state"):
-        build.load(Path("examples/status-lines.yaml"), ["settings.state=much"])
+        recipes.load(Path("examples/status-lines.yaml"), ["settings.state=much"])
     (tmp_path / "list.yaml").write_text("- kind: status-lines\n")
     with pytest.raises(InputError, match="keys and values"):
-        build.load(tmp_path / "list.yaml", ["a=1"])
+        recipes.load(tmp_path / "list.yaml", ["a=1"])
 
 
 def test_options_of_classifiers_are_refused_for_a_generator(tmp_path):

@@ -18,6 +18,7 @@ from contracts.config import MqttConfig
 from contracts.messages import ClassifyRequest, GenerateRequest, SelftestRequest
 from fleet.repository.repository import Repository
 from model_builder.generate_tiny import build, task
+from model_builder.generate_tiny import recipe as recipes
 from model_builder.generate_tiny.cell import Cell
 from model_builder.generate_tiny.flatfile import write
 from tests.micro import bundles, device
@@ -60,7 +61,7 @@ class Silent:
 def talker(tmp_path_factory) -> Bundle:
     """A generator with random weights: it talks nonsense, and does not end by itself."""
     cell = Cell(len(task.alphabet()), 24, 96, seed=3)
-    recipe = build.Recipe("status-lines", "talker", "1.0.0", test_lines=10, min_exact=0)
+    recipe = recipes.Recipe("status-lines", "talker", "1.0.0", test_lines=10, min_exact=0)
     out = tmp_path_factory.mktemp("talker")
     return Bundle.open(build.package(recipe, write(cell), task.alphabet(), cell.parameters, out))
 

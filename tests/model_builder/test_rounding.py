@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from model_builder.convert import Runner, to_int8
 from model_builder.export_c.arithmetic import mean_multiplier, multiplier
 from model_builder.rounding import align_means, same_rounding
-from model_builder.students.ngram import NgramStudent, NgramStudentConfig
+from model_builder.students.config import NgramStudentConfig
+from model_builder.students.ngram import NgramStudent
 from model_builder.tflm import measure
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from contracts.errors import InputError, RefusedError, UnavailableError
 from model_builder.metrics import softmax
-from model_builder.students.ngram import NgramStudentConfig
+from model_builder.students.config import FitConfig, NgramStudentConfig
 from model_builder.teachers.config import EndpointConfig
 from model_builder.teachers.larger import LargerStudent
 from model_builder.teachers.openai import EndpointTeacher
@@ -235,8 +235,6 @@ def test_a_file_of_other_labels_or_shape_is_refused(tmp_path: Path, row: Any, sa
 
 def test_a_larger_student_learns_and_labels(tmp_path: Path) -> None:
     """Four times the table of the small one."""
-    from model_builder.fit import FitConfig
-
     small = NgramStudentConfig(dim=8, hidden=8)
     teacher = LargerStudent(small, 2, tmp_path, 1, lambda what, done, total: None)
     wanted = np.array([LABELS.index(text.split()[-1]) for text in TEXTS])

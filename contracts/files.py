@@ -1,0 +1,42 @@
+"""Reading small files that somebody named: a configuration, a recipe, a scenario, a token."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from contracts import limits
+from contracts.errors import InputError
+
+
+def read_small(
+    path: Path,
+    *,
+    cap: int = limits.MAX_CONFIG_BYTES,
+    what: str = "",
+    hint: str = "",
+    code: str = "no-such-file",
+) -> bytes:
+    """All bytes of a file. It may be a pipe, or a device without an end.
+
+    Args:
+        path: the file.
+        cap: bytes that it may have.
+        what: it is, for the message ("the recipe").
+        hint: what to do where it cannot be read, for the message.
+        code: of the error where it cannot be read.
+
+    Raises:
+        InputError: ``too-large``, or `code`.
+    """
+    named = f"{what} {path}".strip()
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(cap + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        ending = f"; {hint}" if hint else ""
+        raise InputError(code, f"cannot read {named}: {reason}{ending}") from None
+    if len(text) > cap:
+        raise InputError("too-large", f"{named} is over {cap} bytes")
+    return text
