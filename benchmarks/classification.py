@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -25,7 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from _figures import ROOT, machine, save
+
 sys.path.insert(0, str(ROOT))
 
 TIERS = {
@@ -59,6 +59,7 @@ def main() -> None:
     if args.worker:
         work(args.worker[0], json.loads(args.worker[1]))
         return
+    facts = machine()
     args.out.mkdir(parents=True, exist_ok=True)
     data = args.data or [home_data(args.out, args.quick)]
     named = {
@@ -82,15 +83,8 @@ def main() -> None:
             "quick": args.quick,
         }
         rows += measure(job, args.systems.split(",") if args.systems else [])
-    document = {
-        "benchmark": "classification",
-        "machine": machine(),
-        "commit": commit(),
-        "rows": rows,
-    }
     print_table(rows)
-    if args.json:
-        args.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    save(args.json, "classification", rows, facts)
 
 
 def measure(job: dict[str, Any], only: list[str]) -> list[dict[str, Any]]:
@@ -397,23 +391,6 @@ def home_data(out: Path, quick: bool) -> str:
         )
         paths.append(str(path))
     return "home=" + ":".join(paths)
-
-
-def machine() -> dict[str, Any]:
-    """What this runs on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-    }
-
-
-def commit() -> str:
-    """Of the work tree."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

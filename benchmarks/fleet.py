@@ -1,4 +1,3 @@
-# ruff: noqa: E402
 """The controller's claims: ingest, rollout, fan-out, API, dashboard, memory by device count.
 
 Everything runs on loopback with a real mosquitto. Ingest and a bare paho consumer drain the
@@ -17,7 +16,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -30,7 +28,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from _figures import ROOT, Row, machine, row, save, show
+
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
 
@@ -56,7 +55,6 @@ from tests.support.postgres import postgres
 from tests.support.serving import Served, served
 from tests.support.tools import free_port, need_tool
 
-Row = dict[str, Any]
 DATA = ROOT / "tests" / "data"
 BUNDLES = [DATA / "tiny-classifier-1.0.0", DATA / "tiny-classifier-1.1.0"]
 SENDERS = 500
@@ -75,13 +73,6 @@ class Size(msgspec.Struct, frozen=True):
 
 FULL = Size(20_000, 3, 1000, (100, 1000, 5000), 15.0, 25.0)
 QUICK = Size(2000, 1, 50, (10, 50), 3.0, 5.0)
-
-
-def row(case: str, system: str, figure: str, value: float, unit: str, runs: int = 1) -> Row:
-    """One figure."""
-    shown = round(value, 4 if abs(value) < 10 else 1)
-    return {"case": case, "system": system, "figure": figure, "value": shown, "unit": unit,
-            "runs": runs}  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -495,18 +486,6 @@ def plot(rows: list[Row], file: Path) -> None:
 # Output -----------------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
-    """What this runs on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 1),
-    }
-
-
 CASES: dict[str, Callable[[Size], list[Row]]] = {
     "ingest": measure_ingest,
     "fleet": measure_fleet,
@@ -533,14 +512,8 @@ def main() -> int:
     for name in arguments.only or CASES:
         fresh = CASES[name](size)
         rows += fresh
-        for one in fresh:
-            print(f"{one['case']:<26} {one['system']:<10} {one['figure']:<22} "
-                  f"{one['value']:>12,} {one['unit']}", flush=True)  # fmt: skip
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip()
-    if arguments.json:
-        result = {"benchmark": "fleet", "machine": facts, "commit": commit, "rows": rows}
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        show(fresh)
+    save(arguments.json, "fleet", rows, facts)
     if arguments.plot and any(r["figure"] == "rss_mb" for r in rows):
         plot(rows, arguments.plot)
     return 0

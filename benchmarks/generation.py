@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _figures import machine, save
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -250,16 +250,6 @@ def read_rate(threads: int) -> float:
     return best
 
 
-def machine() -> dict[str, Any]:
-    """What ran it."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-         if line.startswith("model name")), platform.processor(),
-    )  # fmt: skip
-    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(),
-            "load": os.getloadavg()[0], "llama_without_amx": PLAIN in os.environ}  # fmt: skip
-
-
 Add = Callable[[str, str, str, float, str, int], None]
 
 
@@ -443,14 +433,10 @@ def main() -> None:
     if options.bundle is None or options.gguf is None:
         sys.stdout.write("needs --bundle and --gguf: see the first lines of the script\n")
         return
+    facts = machine()
     rows = run(options)
     table(rows)
-    if options.json:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip()
-        document = {"benchmark": "generation", "machine": machine(), "commit": commit, "rows": rows}
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
+    save(options.json, "generation", rows, {**facts, "llama_without_amx": PLAIN in os.environ})
     if options.plot:
         plot(rows, options.plot)
 

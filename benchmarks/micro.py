@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -30,7 +28,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from _figures import ROOT, Row, machine, row, save, show
+
+sys.path.insert(0, str(ROOT))
 
 import msgspec
 import numpy as np
@@ -51,10 +51,8 @@ from tests.micro.controller import Controller, enrol
 from tests.support.broker import mosquitto
 from tests.support.tools import need_tool
 
-ROOT = Path(__file__).parents[1]
 GENERATOR = ROOT / "tests/data/status-lines-1.0.0"
 KIB = 1024
-Row = dict[str, Any]
 
 _TIMED = """\
 #include <stdio.h>
@@ -77,18 +75,6 @@ int main(void)
     return 0;
 }
 """
-
-
-def row(case: str, system: str, figure: str, value: float, unit: str, runs: int = 1) -> Row:
-    """One figure."""
-    return {
-        "case": case,
-        "system": system,
-        "figure": figure,
-        "value": value,
-        "unit": unit,
-        "runs": runs,
-    }
 
 
 def times(bundle: Bundle, folder: Path, rounds: int) -> list[Row]:
@@ -372,14 +358,6 @@ def c_pack(bundle: Bundle, folder: Path) -> list[Row]:
     return rows
 
 
-def machine() -> dict[str, Any]:
-    """What was measured on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cpu = names[0] if names else platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version()}
-
-
 def main() -> int:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -388,6 +366,7 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, help="measure this bundle instead of random weights")
     parser.add_argument("--generator", type=Path, default=GENERATOR, help="a generator's bundle")
     arguments = parser.parse_args()
+    facts = machine()
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as name:
         folder = Path(name)
         if arguments.bundle:
@@ -405,15 +384,8 @@ def main() -> int:
         ]
         if arguments.generator:
             rows += character(Bundle.open(arguments.generator), folder, rounds * 10)
-    for one in rows:
-        head = f"{one['case']:10} {one['system']:20} {one['figure']:24}"
-        print(f"{head} {one['value']:>14,} {one['unit']}")
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False
-    ).stdout.strip()
-    if arguments.json:
-        result = {"benchmark": "micro", "machine": machine(), "commit": commit, "rows": rows}
-        arguments.json.write_bytes(codec.pretty(result))
+    show(rows)
+    save(arguments.json, "micro", rows, facts)
     return 0
 
 
