@@ -56,7 +56,7 @@ def convert(document: dict[str, Any], kind: type[T], what: str) -> T:
         what: it is, for the message.
 
     Raises:
-        InputError: ``unknown-key`` with the nearest known one, ``bad-recipe``.
+        InputError: ``unknown-key`` with the nearest known one, if any is near; ``bad-recipe``.
     """
     _check_keys(document, kind, "")
     try:
@@ -87,11 +87,11 @@ def _check_keys(document: Any, kind: Any, where: str) -> None:
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
     for key, value in document.items():
         if key not in fields:
-            near = difflib.get_close_matches(str(key), list(fields), n=1, cutoff=0.0)
+            near = difflib.get_close_matches(str(key)[:60], list(fields), n=1, cutoff=0.5)
+            guess = f"did you mean {where}{near[0]}? Known" if near else "known"
             raise InputError(
                 "unknown-key",
-                f"unknown key {where}{str(key)[:60]}; did you mean {where}{near[0]}? "
-                f"Known here: {', '.join(fields)}",
+                f"unknown key {where}{str(key)[:60]}; {guess} here: {', '.join(fields)}",
             )
         inner = _struct_of(fields[key])
         if inner is not None:

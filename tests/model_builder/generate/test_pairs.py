@@ -127,7 +127,7 @@ WRONG: dict[str, tuple[str, str | bytes, str, str]] = {
     "no steps": ("pairs.jsonl", GOOD, "train.steps=0", "$.train.steps"),
     "two pairs": ("pairs.jsonl", line("a", "b") + line("c", "d"), "", "too few to split"),
     "a split that is not for pairs": ("pairs.jsonl", GOOD, "data.test=100", "data.test is for"),
-    "an unknown key": ("pairs.jsonl", GOOD, "colour=red", "unknown field `colour`"),
+    "an unknown key": ("pairs.jsonl", GOOD, "colour=red", "unknown key colour; known here: name"),
     "a folder": ("pairs.jsonl/x", GOOD, "", "no such data file"),
     "CSV with other columns": ("p.csv", "a,b\n1,2\n", "data.path=p.csv", "no column 'prompt'"),
     "CSV with a field too many": (
