@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -108,13 +109,15 @@ def test_a_file_as_large_as_the_cap_passes(
 
 
 def children() -> list[psutil.Process]:
-    """Running children of this process's helpers."""
-    return [
-        child
-        for helper in psutil.Process().children()
-        for child in helper.children()
-        if child.status() != psutil.STATUS_ZOMBIE
-    ]
+    """Running children of this process's helpers; some may end while they are looked at."""
+    found = []
+    for helper in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in helper.children():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if child.status() != psutil.STATUS_ZOMBIE:
+                        found.append(child)
+    return found
 
 
 def test_a_child_that_is_killed_is_tried_again_later(
@@ -124,7 +127,8 @@ def test_a_child_that_is_killed_is_tried_again_later(
 
     def kill(path: str, cap: int) -> bytes:
         for child in children():
-            child.send_signal(signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that rested and just ended
+                child.send_signal(signal.SIGKILL)
         return repository.fetch(path, cap)
 
     with pytest.raises(UnavailableError) as caught:
