@@ -8,16 +8,19 @@ survive a power cut: temporary file, fsync, rename, fsync of the folder.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 import stat
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 TEMPORARY = ".new"
 """Suffix of files and links that are not yet in place; whatever carries it at start is waste."""
 
+READ_TRIES: Final = 3
+"""Times that a file is read which the disk does not give."""
 
 _IN_PLACE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
@@ -151,6 +154,21 @@ def _fsync(path: Path, flags: int) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def read_if_given(fs: FileSystem, path: Path) -> bytes | None:
+    """A file's bytes; None where the disk does not give them after some tries: they are lost.
+
+    Raises:
+        OSError: another reason than an input/output error.
+    """
+    for _ in range(READ_TRIES):
+        try:
+            return fs.read(path)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+    return None
 
 
 def write_durably(fs: FileSystem, path: Path, data: bytes) -> None:

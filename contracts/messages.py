@@ -101,12 +101,21 @@ class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one slot of a device runs."""
+    """What one slot of a device runs.
+
+    Attributes:
+        active: the bundle that serves; none while `problem` says why the slot serves nothing.
+        previous: the one before it, which is still on the device.
+        shadow: the bundle that answers beside it.
+        trial: `active` is on trial.
+        problem: why the bundle that should serve does not.
+    """
 
     active: BundleRef | None = None
     previous: BundleRef | None = None
     shadow: BundleRef | None = None
     trial: bool = False
+    problem: ErrorInfo | None = None
 
 
 class Reported(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -119,7 +119,9 @@ def status(arguments: argparse.Namespace) -> int:
     ]
     for slot, report in sorted(reported.slots.items()):
         trial = " (on trial)" if report.trial else ""
-        rows.append([f"slot {slot}", f"{report.active or 'empty'}{trial}"])
+        rows.append([f"slot {slot}", f"{report.active or 'serves nothing'}{trial}"])
+        if report.problem is not None:
+            rows.append(["  because", report.problem.message])
         if report.previous is not None:
             rows.append(["  before", str(report.previous)])
         if report.shadow is not None:

@@ -97,7 +97,7 @@ class Downloader:
         progress.wire_bytes += len(packed)
         try:
             data = delta.apply(self._store.blob(old.sha256), packed, entry.size)
-        except InputError as error:
+        except (InputError, OSError) as error:  # OSError: the disk does not give the old file
             log.warning("delta does not apply", file=entry.path, reason=str(error))
             return False
         self._store.extend(entry, data)

@@ -10,7 +10,7 @@ import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 import msgspec
 
@@ -23,8 +23,10 @@ from agent.update.download import Downloader, Progress
 from agent.update.fetch import NO_SUCH_FILE, Fetcher
 from agent.update.health import Observed, verdict
 from agent.update.journal import Journal, JournalFiles
+from agent.update.loading import Loader, LoadingMarks, fault, insist
 from agent.update.machine import Settled, Update
 from agent.update.store import Store
+from contracts import limits
 from contracts.board import Board
 from contracts.bundle import decode_manifest, sha256_of
 from contracts.errors import ErrorInfo, InputError, RefusedError, ShoalError, UnavailableError
@@ -39,14 +41,15 @@ from contracts.messages import (
 
 log = logger(__name__)
 
-T = TypeVar("T")
-
-DISK_TRIES: Final = 3
-"""Times that a start tries what the disk refuses."""
-
 FIRST_RETRY_S: Final = 1.0
 MAX_RETRY_S: Final = 60.0
 """Seconds before a failed step is tried again: doubled from the first to the second."""
+
+UNSERVED_S: Final = 10.0
+"""Seconds before a slot that the disk refused is loaded again."""
+
+PROBLEM_S: Final = 300.0
+"""Seconds before a slot of which nothing loads is loaded again: its runtime may be repaired."""
 
 PROGRESS_S: Final = 5.0
 """Seconds between two progress events of one download."""
@@ -133,7 +136,9 @@ class Engine:
         self._changed = changed
         self._device = device
         self._journal = Journal()
+        self._loader = Loader(self.store, models, LoadingMarks(fs, root), clock)
         self._unserved: set[str] = set()
+        self._problems: dict[str, ErrorInfo] = {}
         self._offered: Desired | None = None
         self._wake = threading.Event()
         self._lock = threading.Lock()
@@ -161,10 +166,16 @@ class Engine:
         """What every slot has, for the reported document."""
         update = self._journal.update
         trial = update.slot if update and update.state == "trial" else None
-        return {
-            slot: msgspec.structs.replace(report, trial=slot == trial)
-            for slot, report in self.store.reports().items()
-        }
+        found = {}
+        for slot, report in self.store.reports().items():
+            problem = self._problems.get(slot)
+            found[slot] = msgspec.structs.replace(
+                report,
+                active=None if problem else report.active,
+                trial=slot == trial,
+                problem=problem,
+            )
+        return found
 
     # Start. -----------------------------------------------------------------------------
 
@@ -172,19 +183,16 @@ class Engine:
         """After a start: counts it, repairs links, and loads what has to serve.
 
         Raises:
-            OSError: the journal is there and cannot be read.
+            OSError: the state folder cannot be read.
         """
-        self._journal = _insist(self._files.load)
+        self._journal = insist(self._files.load)
         try:
-            _insist(self.store.prepare)
-            _insist(self._count_start)
+            insist(self.store.prepare)
+            insist(self._count_start)
         except OSError as error:  # a full disk must not keep the agent from serving
             log.error("start not recorded", reason=str(error))
-        self._unserved = set(_insist(self.store.slots))
-        try:
-            self._serve_rest()
-        except OSError as error:  # the updater tries again
-            log.error("slot not served", slots=sorted(self._unserved), reason=str(error))
+        self._unserved = set(insist(self.store.slots))
+        self._serve_rest()
         if self._journal.last_event is not None:
             self._emit(self._journal.last_event)  # it may have died before it was sent
 
@@ -199,37 +207,84 @@ class Engine:
             self._restore_links()
 
     def _serve_rest(self) -> None:
+        """Loads what has to serve and does not yet; what the disk refuses is left for later."""
         for slot in sorted(self._unserved):
-            _insist(lambda slot=slot: self._serve(slot))  # type: ignore[misc]
-            self._unserved.discard(slot)
+            try:
+                self._serve(slot)
+            except OSError as error:
+                log.error("slot not served", slot=slot, reason=str(error))
 
     def _serve(self, slot: str) -> None:
-        """Loads the current bundle of a slot, or the previous one when it is damaged."""
+        """Loads what a slot has to serve.
+
+        Raises:
+            OSError: the disk refuses; to be tried again.
+        """
         update = self._journal.update
-        for link in ("current", "previous"):
-            sha256 = self.store.linked(slot, link)
-            if sha256 is None:
-                continue
-            try:
-                self._models.activate(slot, self.store.folder(sha256))
-                break
-            except ShoalError as error:
-                log.error("bundle does not load", slot=slot, link=link, reason=str(error))
-                if update is not None and update.slot == slot and update.state == "trial":
-                    self._apply(machine.Failed(error.info))
-                    self._restore()
-                    return
-                if error.code == "bundle-corrupt":
-                    self.store.drop_damaged(sha256)
+        ours = update is not None and (update.slot, update.mode) == (slot, "active")
+        if update is not None and ours and update.state == "rolling-back":
+            self._restore()
+        elif update is not None and ours and update.state == "trial":
+            self._serve_trial(update)
+        else:
+            self._serve_linked(slot)
         shadow = self.store.linked(slot, "shadow")
         if shadow is not None:
             self._activate_shadow(slot, shadow)
 
-    def _activate_shadow(self, slot: str, sha256: str) -> None:
+    def _serve_linked(self, slot: str) -> None:
+        """Loads the current bundle of a slot, or else the previous one.
+
+        Then that is the current one: what is reported is what serves, and what is desired
+        comes again, through its checks. Where neither loads, the links stay: what keeps them
+        from it may pass.
+        """
+        current = self.store.linked(slot, "current")
+        if current is None:
+            self._note(slot, None)
+            return
+        served, problem = self._loader.first(slot, [current, self.store.linked(slot, "previous")])
+        if served not in (None, current):
+            self.store.link(slot, "current", served)
+        self._note(slot, problem if served is None else None)
+
+    def _note(self, slot: str, problem: ErrorInfo | None) -> None:
+        """Remembers why a slot serves nothing, and tells it when that has changed.
+
+        It is tried again if there still is a bundle to try.
+        """
+        before = self._problems.pop(slot, None)
+        self._unserved.discard(slot)
+        if problem is not None:
+            self._problems[slot] = problem
+            links = [self.store.linked(slot, link) for link in ("current", "previous")]
+            if any(sha256 and self.store.has_release(sha256) for sha256 in links):
+                self._unserved.add(slot)
+        if problem != before:
+            self._tell()
+
+    def _serve_trial(self, update: Update) -> None:
+        """Loads the bundle on trial, or rolls back at once."""
+        slot = update.slot
+        current = self.store.linked(slot, "current")
+        problem = (
+            self._loader.load(slot, current)
+            if current is not None
+            else ErrorInfo("bundle-corrupt", f"the link to {update.bundle} is gone", {})
+        )
+        if problem is None:
+            self._note(slot, None)
+            self._begin_trial(update)
+            return
         try:
-            self._models.activate(f"{slot}/shadow", self.store.folder(sha256))
-        except ShoalError as error:
-            log.error("shadow does not load", slot=slot, reason=str(error))
+            self._apply(machine.Failed(problem))
+        except OSError:  # the disk takes no note of it, but something has to serve
+            self._loader.first(slot, _before(update))
+            raise
+        self._restore()
+
+    def _activate_shadow(self, slot: str, sha256: str) -> None:
+        if self._loader.first(f"{slot}/shadow", [sha256])[0] is None:
             self.store.link(slot, "shadow", None)
 
     # The thread. ------------------------------------------------------------------------
@@ -254,20 +309,7 @@ class Engine:
         """
         try:
             self._serve_rest()
-            self._accept()
-            update = self._journal.update
-            if update is None or update.final:
-                return self._begin_next()
-            desired = self._journal.desired
-            if desired is not None and update.state != "rolling-back":
-                reason = machine.superseded(update, desired)
-                if reason is not None:
-                    self._apply(machine.Failed(reason))
-                    return 0
-            pause = self._act(update)
-            if pause == 0:
-                self._retry_s = FIRST_RETRY_S
-            return pause
+            pause = self._advance()
         except _Abandoned:
             return 0
         except (RefusedError, InputError) as error:
@@ -280,6 +322,31 @@ class Engine:
                 ErrorInfo("disk-error", f"the disk refused: {error.strerror or error}", {}),
                 local=True,
             )
+        except Exception as error:  # a fault of ours: the thread must go on, and say so
+            log.exception("update step broke")
+            return self._hindered(fault(error), local=True)
+        if self._unserved:
+            wait = PROBLEM_S if self._unserved <= self._problems.keys() else UNSERVED_S
+            return wait if pause is None else min(wait, pause)
+        return pause
+
+    def _advance(self) -> float | None:
+        self._accept()
+        update = self._journal.update
+        if update is None or update.final:
+            return self._begin_next()
+        if update.slot in self._unserved and update.state in ("trial", "rolling-back"):
+            return UNSERVED_S  # nothing is judged by the bundle before
+        desired = self._journal.desired
+        if desired is not None and update.state != "rolling-back":
+            reason = machine.superseded(update, desired)
+            if reason is not None:
+                self._apply(machine.Failed(reason))
+                return 0
+        pause = self._act(update)
+        if pause == 0:
+            self._retry_s = FIRST_RETRY_S
+        return pause
 
     def _failed(self, reason: ErrorInfo) -> float:
         update = self._journal.update
@@ -296,10 +363,17 @@ class Engine:
         log.warning("update step failed", code=reason.code, reason=reason.message)
         update = self._journal.update
         if update is not None and not update.final:
+            known = update.reason
+            again = known is not None and (known.code, known.message) == (
+                reason.code,
+                reason.message[: limits.MAX_REASON_CHARS],
+            )
             try:
-                self._apply(machine.Hindered(reason, local), announce=True)
+                self._apply(machine.Hindered(reason, local), announce=not again)
             except OSError as error:
                 log.error("journal not written", reason=str(error))
+            except Exception:
+                log.exception("failure not noted")
         return self._backoff()
 
     def _backoff(self) -> float:
@@ -462,6 +536,7 @@ class Engine:
         manifest = _checked(data, update.bundle)
         fit.check_fit(manifest, self._board, self._device())
         self.store.collect(manifest, update.bundle.manifest_sha256)
+        self.store.drop_wrong_blobs(manifest)
         fit.check_space(manifest, self.store, self._board)
         self._next_progress = self._clock.monotonic() + PROGRESS_S
         active = self._active_manifest(update)
@@ -479,7 +554,7 @@ class Engine:
             return None
         try:
             return self.store.manifest(update.old.manifest_sha256)
-        except InputError:
+        except (InputError, OSError):  # then there is no delta
             return None
 
     def _progress(self, progress: Progress, total: int) -> None:
@@ -524,8 +599,8 @@ class Engine:
             self.store.link(update.slot, "shadow", None)
         self._trial_began = None
         self._apply(machine.Activated())
-        self._models.activate(update.slot, self.store.folder(sha256))
-        self._begin_trial(update)
+        self._unserved.add(update.slot)  # until it is loaded, the trial does not run
+        self._serve_trial(update)
 
     def _begin_trial(self, update: Update) -> None:
         self._health.begin_trial(update.slot)
@@ -547,16 +622,25 @@ class Engine:
         return 0
 
     def _restore(self) -> None:
+        """Serves what served before, points the links at it, and ends the update.
+
+        What was there before may be damaged, too: then what was there before that serves, or
+        nothing, and the end of the update says so.
+        """
         update = self._journal.update
         assert update is not None
-        self._restore_links()
-        old = update.old.manifest_sha256 if update.old else None
+        problem = None
         if update.mode == "shadow":
             self._models.activate(f"{update.slot}/shadow", None)
+            self._restore_links()
         else:
-            self._models.activate(update.slot, self.store.folder(old) if old else None)
+            served, problem = self._loader.first(update.slot, _before(update))
+            self._restore_links()
+            if served not in (None, _before(update)[0]):
+                self.store.link(update.slot, "current", served)
+            self._note(update.slot, problem if served is None else None)
         self._trial_began = None
-        self._apply(machine.Restored())
+        self._apply(machine.Restored(problem))
 
     def _restore_links(self) -> None:
         update = self._journal.update
@@ -570,14 +654,9 @@ class Engine:
         self.store.link(update.slot, "previous", older)
 
 
-def _insist(work: Callable[[], T]) -> T:
-    """Does `work`, which can be repeated, again when the disk refuses: many errors pass."""
-    for _ in range(DISK_TRIES - 1):
-        try:
-            return work()
-        except OSError as error:
-            log.warning("disk error, tried again", reason=str(error))
-    return work()
+def _before(update: Update) -> list[str | None]:
+    """What a slot had before an update: the bundle that served, and the one before it."""
+    return [ref.manifest_sha256 if ref else None for ref in (update.old, update.older)]
 
 
 def _checked(data: bytes, ref: BundleRef) -> Manifest:

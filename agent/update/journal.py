@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from agent.filesystem import FileSystem
+from agent.filesystem import FileSystem, read_if_given
 from agent.log import logger
 from agent.update.machine import Settled, Update
 from contracts import codec, limits
@@ -81,10 +81,11 @@ class JournalFiles:
 
         A file that is not whole was being written when the device stopped. When both are
         unreadable (an older agent, a damaged disk) they are set aside: the links still say
-        what runs, and the retained desired document says what is wanted.
+        what runs, and the retained desired document says what is wanted. Every work of an
+        update can be done again, so that the record before is as good.
 
         Raises:
-            OSError: a file is there and cannot be read.
+            OSError: the disk refuses for another reason than damage.
         """
         records: list[Record] = []
         damaged: dict[str, InputError] = {}
@@ -96,7 +97,7 @@ class JournalFiles:
             try:
                 if size > MAX_BYTES:
                     raise InputError("too-large", f"{name} has {size} bytes")
-                records.append(_decoded(self._fs.read(self._folder / name)))
+                records.append(_decoded(self._read(name)))
             except InputError as error:
                 damaged[name] = error
         if records:
@@ -109,11 +110,25 @@ class JournalFiles:
             return newest.journal
         for name, reason in damaged.items():
             log.error("journal unreadable, set aside", file=name, reason=str(reason))
+            if reason.code != "unreadable":
+                self._set_aside(name)
+        return Journal()
+
+    def _read(self, name: str) -> bytes:
+        data = read_if_given(self._fs, self._folder / name)
+        if data is None:
+            self._set_aside(name)
+            raise InputError("unreadable", f"the disk does not give {name}")
+        return data
+
+    def _set_aside(self, name: str) -> None:
+        """Moves a damaged file out of the way, with its blocks, which may be bad."""
+        try:
             self._fs.rename(self._folder / name, self._folder / f"{name}.bad")
             self._made.discard(name)
-        if damaged:
             self._fs.sync_folder(self._folder)
-        return Journal()
+        except OSError as error:  # it must not keep the agent from serving
+            log.error("journal not set aside", file=name, reason=str(error))
 
     def save(self, journal: Journal) -> None:
         """Writes the journal durably. When it raises, the one before is still on disk.

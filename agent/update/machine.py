@@ -110,7 +110,9 @@ class TrialPassed(msgspec.Struct, frozen=True):
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """The links point at the old bundle and it serves."""
+    """The links point at the old bundle and it serves; `problem`: why it does not."""
+
+    problem: ErrorInfo | None = None
 
 
 class Restarted(msgspec.Struct, frozen=True):
@@ -201,12 +203,12 @@ def advance(update: Update, event: Event, now: float) -> Update:
             )
         case "self-tested", Activated():
             state: State = "committed" if update.mode == "shadow" else "trial"
-            return change(update, state=state, at=now, failures=0, reason=None)
+            return change(update, state=state, at=now, failures=0, restarts=0, reason=None)
         case "trial", TrialPassed():
-            return change(update, state="committed", at=now)
-        case "rolling-back", Restored():
-            return change(update, state="rolled-back", at=now)
-        case "trial", Restarted():
+            return change(update, state="committed", at=now, failures=0, reason=None)
+        case "rolling-back", Restored(problem):
+            return change(update, state="rolled-back", at=now, reason=_both(update, problem))
+        case (("trial" | "self-tested"), Restarted()):  # the activation of a shadow may kill, too
             return _count_restart(update, now)
         case _, Restarted():
             return update
@@ -225,6 +227,7 @@ def advance(update: Update, event: Event, now: float) -> Update:
 def _count_restart(update: Update, now: float) -> Update:
     restarts = update.restarts + 1
     limit = update.trial.max_restarts
+    what = "the trial" if update.state == "trial" else "the activation"
     if restarts < limit:
         return msgspec.structs.replace(update, restarts=restarts)
     return msgspec.structs.replace(
@@ -232,19 +235,27 @@ def _count_restart(update: Update, now: float) -> Update:
         restarts=restarts,
         state="rolling-back",
         at=now,
-        reason=ErrorInfo(
-            "trial-restarts", f"the agent started {restarts} times within the trial", {}
-        ),
+        reason=ErrorInfo("trial-restarts", f"the agent started {restarts} times within {what}", {}),
     )
 
 
 def _count_failure(update: Update, reason: ErrorInfo, local: bool, now: float) -> Update:
     failures = update.failures + 1 if local else update.failures
+    if update.state == "rolling-back":  # keeps the reason why; it is never given up
+        return msgspec.structs.replace(update, failures=failures)
     update = msgspec.structs.replace(update, failures=failures, reason=_capped(reason))
-    # A rollback is never given up: what it restores is what runs.
-    if failures < MAX_LOCAL_FAILURES or update.state in ("rolling-back", "trial"):
+    if failures < MAX_LOCAL_FAILURES or update.state == "trial":
         return update
     return advance(msgspec.structs.replace(update, failures=0), Failed(reason), now)
+
+
+def _both(update: Update, problem: ErrorInfo | None) -> ErrorInfo | None:
+    """Why it was rolled back, and why what ran before does not serve."""
+    if problem is None or update.reason is None:
+        return problem or update.reason
+    old = f"{update.old} does not serve either" if update.old else "nothing ran before"
+    message = f"{update.reason.message}; {old}: {problem.code}: {problem.message}"
+    return _capped(msgspec.structs.replace(update.reason, message=message))
 
 
 def _capped(reason: ErrorInfo) -> ErrorInfo:

@@ -12,6 +12,7 @@ A blob, a release and a link appear under their name only when they are whole, b
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -22,8 +23,10 @@ from agent.filesystem import (
     FileSystem,
     link_durably,
     make_folders,
+    read_if_given,
     remove_tree,
 )
+from agent.log import logger
 from contracts import limits
 from contracts.bundle import MANIFEST, decode_manifest, sha256_of
 from contracts.errors import InputError
@@ -33,6 +36,8 @@ from contracts.messages import BundleRef, SlotReport
 LINKS = ("current", "previous", "shadow")
 
 T = TypeVar("T")
+
+log = logger(__name__)
 
 
 class Store:
@@ -123,18 +128,43 @@ class Store:
         self.fs.sync_folder(self._blobs)
         return True
 
+    def drop_wrong_blobs(self, manifest: Manifest) -> None:
+        """Removes those of a bundle's files that are not what they are called.
+
+        They were checked when they came, and a disk may have lost or changed them since.
+        """
+        for sha256 in dict.fromkeys(entry.sha256 for entry in manifest.files):
+            self._drop_if_wrong(self._blobs / sha256)
+
+    def _drop_if_wrong(self, blob: Path) -> None:
+        if self.fs.size(blob) is None:
+            return
+        try:
+            if self.fs.digest(blob) == blob.name:
+                return
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+        log.error("file is damaged", file=blob.name)
+        self.fs.remove(blob)
+
     # Releases. --------------------------------------------------------------------------
 
     def folder(self, manifest_sha256: str) -> Path:
         """The folder of a release."""
         return self._releases / manifest_sha256
 
+    def has_release(self, manifest_sha256: str) -> bool:
+        """Whether there is a folder of that name."""
+        return self.fs.size(self.folder(manifest_sha256)) is not None
+
     def build(self, manifest_bytes: bytes, manifest: Manifest) -> None:
         """Makes the release folder; every blob must be there."""
         name = sha256_of(manifest_bytes)
         folder = self.folder(name)
-        if self.fs.size(folder) is not None:
+        if self._complete(folder, manifest_bytes, manifest):
             return
+        remove_tree(self.fs, folder)  # a power cut came while it was being removed
         temporary = folder.with_name(name + TEMPORARY)
         remove_tree(self.fs, temporary)
         self.fs.make_folder(temporary)
@@ -146,6 +176,13 @@ class Store:
         self.fs.rename(temporary, folder)
         self.fs.sync_folder(self._releases)
 
+    def _complete(self, folder: Path, manifest_bytes: bytes, manifest: Manifest) -> bool:
+        links = {entry.path: f"../../blobs/{entry.sha256}" for entry in manifest.files}
+        if set(self.fs.names(folder)) != {*links, MANIFEST}:
+            return False
+        found = {path: self.fs.link_target(folder / path) for path in links}
+        return found == links and read_if_given(self.fs, folder / MANIFEST) == manifest_bytes
+
     def manifest(self, manifest_sha256: str) -> Manifest:
         """The manifest of a release.
 
@@ -156,7 +193,9 @@ class Store:
         size = self.fs.size(path)
         if size is None or size > limits.MAX_MANIFEST_BYTES:
             raise InputError("bundle-corrupt", f"{path} is missing or too large")
-        data = self.fs.read(path)
+        data = read_if_given(self.fs, path)
+        if data is None:
+            raise InputError("bundle-corrupt", f"the disk does not give {path}")
         if sha256_of(data) != manifest_sha256:
             raise InputError("bundle-corrupt", f"{path} is not the manifest that was signed")
         return decode_manifest(data)
@@ -175,9 +214,7 @@ class Store:
             for name in self.fs.names(folder):
                 target = self.fs.link_target(folder / name) if name != MANIFEST else None
                 if target is not None:
-                    blob = self._blobs / Path(target).name
-                    if self.fs.size(blob) is not None and self.fs.digest(blob) != blob.name:
-                        self.fs.remove(blob)
+                    self._drop_if_wrong(self._blobs / Path(target).name)
             remove_tree(self.fs, folder)
             self.fs.sync_folder(self._releases)
         finally:

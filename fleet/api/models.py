@@ -57,6 +57,7 @@ class SlotModel(Answer):
     previous: Ref | None = None
     shadow: Ref | None = None
     trial: bool = False
+    problem: ErrorInfo | None = Field(None, description="why the slot serves nothing")
     desired: Ref | None = None
     desired_mode: str | None = None
 

@@ -38,6 +38,7 @@ def device(one: Device) -> models.DeviceModel:
             previous=_ref(report.previous) if report else None,
             shadow=_ref(report.shadow) if report else None,
             trial=report.trial if report else False,
+            problem=_plain(report.problem) if report else None,
             desired=_ref(desired.bundle) if desired else None,
             desired_mode=desired.mode if desired else None,
         )

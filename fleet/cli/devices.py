@@ -56,6 +56,8 @@ def _models(device: models.DeviceModel) -> str:
     parts = []
     for name, slot in device.slots.items():
         active = f"{slot.active.name} {slot.active.version}" if slot.active else "nothing"
+        if slot.problem is not None:
+            active += f" ({slot.problem.code})"
         trial = " (trial)" if slot.trial else ""
         wanted = slot.desired
         differs = wanted is not None and wanted != slot.active and slot.desired_mode == "active"

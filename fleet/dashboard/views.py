@@ -50,6 +50,7 @@ class SlotView(msgspec.Struct, frozen=True):
     shadow: str
     trial: bool
     mode: str
+    problem: str = ""
 
     @property
     def differs(self) -> bool:
@@ -96,6 +97,7 @@ class DeviceView(msgspec.Struct, frozen=True):
                     shadow=_ref(report.shadow if report else None),
                     trial=report.trial if report else False,
                     mode=desired.mode if desired else "active",
+                    problem=report.problem.message if report and report.problem else "",
                 )
             )
         event = device.update

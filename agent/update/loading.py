@@ -1,0 +1,207 @@
+"""Loading bundles that are on the device's disk: the first that serves, whatever fails.
+
+A bundle can kill the process that loads it: it did not in its self-test, but the runtime was
+upgraded since, or the memory is less. At a start nobody could be told, and the next start would
+die again. So each such load is noted durably before and after it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+
+from agent.clock import Clock
+from agent.filesystem import FileSystem
+from agent.log import logger
+from agent.serving.models import Models
+from agent.update.store import Store
+from contracts import codec
+from contracts.errors import ErrorInfo, InputError, ShoalError
+from contracts.messages import Count
+
+log = logger(__name__)
+
+NAME: Final = "loading"
+
+MAX_LOADS: Final = 3
+"""Loads of a bundle that may end with the process, before it is given up."""
+
+
+PATIENCE_S: Final = 60.0
+"""Seconds for which the disk may refuse a bundle, before another one serves in its place."""
+
+DISK_TRIES: Final = 3
+"""Times that a start tries what the disk refuses."""
+
+T = TypeVar("T")
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Loads of a bundle that began and did not end.
+
+    Attributes:
+        bundle: the sha256 of its manifest.
+        loads: how many.
+    """
+
+    bundle: str
+    loads: Count
+
+
+class LoadingMarks:
+    """The marks of one device. For one thread.
+
+    Where the disk refuses, nothing is counted: that must not keep a model from serving.
+
+    Args:
+        fs: the disk.
+        folder: the state folder.
+    """
+
+    def __init__(self, fs: FileSystem, folder: Path) -> None:
+        self._fs = fs
+        self._path = folder / NAME
+        self._marks: dict[str, Mark] | None = None
+        self._made = False
+
+    def begin(self, slot: str, bundle: str) -> int:
+        """Notes durably that a load begins.
+
+        Returns:
+            How many loads of this bundle in this slot began before and did not end.
+        """
+        marks = self._read()
+        before = marks.get(slot)
+        loads = before.loads if before is not None and before.bundle == bundle else 0
+        marks[slot] = Mark(bundle, loads + 1)
+        self._write()
+        return loads
+
+    def end(self, slot: str) -> None:
+        """Notes durably that it ended, well or not."""
+        if self._read().pop(slot, None) is not None:
+            self._write()
+
+    def _read(self) -> dict[str, Mark]:
+        if self._marks is None:
+            self._marks = {}
+            try:
+                if self._fs.size(self._path) is not None:
+                    self._made = True
+                    data = self._fs.read(self._path)
+                    self._marks = codec.decode(data, dict[str, Mark], what=NAME)
+            except (InputError, OSError) as error:  # not whole: it was being written
+                log.warning("marks of loads not read", reason=str(error))
+        return self._marks
+
+    def _write(self) -> None:
+        try:
+            self._fs.write(self._path, codec.encode(self._marks))
+            self._fs.sync(self._path)
+            if not self._made:
+                self._fs.sync_folder(self._path.parent)
+                self._made = True
+        except OSError as error:
+            log.warning("marks of loads not written", reason=str(error))
+
+
+class Loader:
+    """Lets bundles of the store serve. For one thread.
+
+    Args:
+        store: where they are.
+        models: what serves.
+        marks: of loads that did not end.
+        clock: the time.
+    """
+
+    def __init__(self, store: Store, models: Models, marks: LoadingMarks, clock: Clock) -> None:
+        self._store = store
+        self._models = models
+        self._marks = marks
+        self._clock = clock
+        self._refused_since: dict[str, float] = {}
+
+    def first(self, slot: str, bundles: list[str | None]) -> tuple[str | None, ErrorInfo | None]:
+        """Serves the first bundle that loads; the slot is empty if none does.
+
+        Returns:
+            The bundle that serves, and why the first one does not.
+
+        Raises:
+            OSError: the disk refuses; to be tried again.
+        """
+        first: ErrorInfo | None = None
+        for sha256 in dict.fromkeys(bundles):
+            if sha256 is None:
+                continue
+            problem = self._marked_load(slot, sha256)
+            if problem is None:
+                return sha256, first
+            log.error("bundle does not load", slot=slot, bundle=sha256, reason=problem.message)
+            first = first or problem
+        self._models.activate(slot, None)
+        return None, first
+
+    def _marked_load(self, slot: str, sha256: str) -> ErrorInfo | None:
+        died = self._marks.begin(slot, sha256)
+        if died >= MAX_LOADS:  # the mark stays: no later start tries it again
+            return ErrorInfo("load-crashed", "the agent died each time it loaded it", {})
+        try:
+            problem = self.load(slot, sha256)
+        except OSError:
+            self._marks.end(slot)
+            raise
+        self._marks.end(slot)
+        return problem
+
+    def load(self, slot: str, sha256: str) -> ErrorInfo | None:
+        """Loads a bundle and lets it serve; returns why it does not.
+
+        Raises:
+            OSError: the disk refuses, and did not for long: to be tried again.
+        """
+        folder = self._store.folder(sha256)
+        try:
+            insist(lambda: self._models.activate(slot, folder))
+        except ShoalError as error:
+            problem = error.info
+        except OSError as error:
+            since = self._refused_since.setdefault(slot, self._clock.monotonic())
+            unreadable = error.errno == errno.EIO
+            if not unreadable and self._clock.monotonic() - since < PATIENCE_S:
+                raise
+            code = "bundle-corrupt" if unreadable else "disk-error"
+            problem = ErrorInfo(code, f"the disk refused: {error.strerror or error}", {})
+        except Exception as error:  # a fault of ours, which must not keep another from serving
+            log.exception("load broke")
+            problem = fault(error)
+        else:
+            self._refused_since.pop(slot, None)
+            return None
+        self._refused_since.pop(slot, None)
+        if problem.code == "bundle-corrupt":
+            try:
+                self._store.drop_damaged(sha256)
+            except OSError as error:  # another one has to serve all the same
+                log.error("damaged bundle not removed", bundle=sha256, reason=str(error))
+        return problem
+
+
+def fault(error: Exception) -> ErrorInfo:
+    """An exception that nobody foresaw, as a reason."""
+    return ErrorInfo("internal", f"the agent is at fault: {type(error).__name__}: {error}", {})
+
+
+def insist(work: Callable[[], T]) -> T:
+    """Does `work`, which can be repeated, again when the disk refuses: many errors pass."""
+    for _ in range(DISK_TRIES - 1):
+        try:
+            return work()
+        except OSError as error:
+            log.warning("disk error, tried again", reason=str(error))
+    return work()
