@@ -29,6 +29,10 @@ GRACE_S: Final = 30.0
 
 CHUNK_BYTES: Final = 64 * 1024
 
+# int() refuses some of what isdigit() takes, and more than 4,300 digits.
+_LENGTH: Final = re.compile(r"[0-9]{1,15}")
+_RANGE: Final = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15})")
+
 
 class Http:
     """Reads below a base URL. Redirects are not followed, nothing is unpacked.
@@ -179,13 +183,12 @@ def _extent(answer: HTTPResponse, path: str, offset: int) -> tuple[int, int]:
         raise UnavailableError(NO_SUCH_FILE, f"the repository has no {path}")
     if answer.status == 416:
         return offset, 0
-    length = answer.headers.get("Content-Length", "")
-    if answer.status == 200 and length.isdigit():
-        return int(length), min(offset, int(length))
+    if answer.status == 200:
+        match = _LENGTH.fullmatch(answer.headers.get("Content-Length", ""))
+        if match:
+            return int(match[0]), min(offset, int(match[0]))
     if answer.status == 206:
-        match = re.fullmatch(
-            r"bytes (\d{1,15})-\d{1,15}/(\d{1,15})", answer.headers.get("Content-Range", "")
-        )
+        match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         if match and int(match[1]) == offset:
             return int(match[2]), 0
     raise UnavailableError(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 
 import pytest
 
 from agent.update.fetch import read_all
 from agent.update.http import Http
 from contracts.errors import InputError, RefusedError, UnavailableError
+
+PATIENCE_S = 10.0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -124,6 +128,67 @@ def test_a_server_that_misbehaves_gives_one_clear_error(
     with pytest.raises(error) as caught:
         read_all(Http(url), path, 100_000)
     assert caught.value.code == code  # type: ignore[attr-defined]
+
+
+class Raw:
+    """A server that writes to its connections what no library for servers would.
+
+    Args:
+        write: gets each connection once a request came.
+
+    Attributes:
+        url: of the server.
+        left: set when a client left a connection that was still written to.
+    """
+
+    def __init__(self, write: Callable[[socket.socket], None]) -> None:
+        self.left = threading.Event()
+        self._write = write
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE_S)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    connection.recv(4096)
+                    try:
+                        self._write(connection)
+                    except ConnectionError:
+                        self.left.set()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"200 OK\r\nContent-Length: \xb2",  # a digit to Python's str, not to its int
+        b"200 OK\r\nContent-Length: " + b"9" * 5000,  # more digits than int takes
+        b"200 OK\r\nContent-Length: " + b"9" * 16,
+        b"200 OK\r\nContent-Length: -5",
+        b"200 OK\r\nContent-Length: 1_0",
+        b"206 Partial Content\r\nContent-Range: bytes 1-4/\xb2",
+        b"206 Partial Content\r\nContent-Range: bytes 1-4/" + b"9" * 5000,
+    ],
+)
+def test_a_length_that_is_no_number_is_an_error_of_the_way(head: bytes) -> None:
+    """It never leaves the module as another exception, which would end the updater."""
+    answer = b"HTTP/1.1 " + head + b"\r\n\r\nhello"
+    with Raw(lambda connection: connection.sendall(answer)) as server:
+        with pytest.raises(UnavailableError) as caught:
+            Http(server.url).open("x", offset=1)
+        assert caught.value.code == "repository-unreachable"
 
 
 def test_a_file_over_its_cap_is_refused(url: str) -> None:
