@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -204,11 +206,89 @@ def test_a_packed_answer_is_not_unpacked(url: str) -> None:
 
 
 def test_slow_retrieval_is_cut_off(url: str) -> None:
-    """A clock that jumps half a minute at each look: 5 bytes are too few by then."""
-    time = iter(range(0, 10_000, 31))
-    with pytest.raises(UnavailableError) as caught:
-        read_all(Http(url, monotonic=lambda: float(next(time))), "ok", 100)
+    """A clock that jumps 20 seconds at each look into the body: 5 bytes are too few by then."""
+    now = step = 0.0
+
+    def monotonic() -> float:
+        nonlocal now
+        now += step
+        return now
+
+    transfer = Http(url, monotonic=monotonic).open("ok")
+    step = 20.0
+    with pytest.raises(UnavailableError, match="5 bytes in") as caught:
+        list(transfer.chunks)
     assert caught.value.code == "slow-retrieval"
+
+
+def fast() -> float:
+    """A clock by which half a minute is over in 0.3 seconds."""
+    return 100 * time.monotonic()
+
+
+def drip(start: bytes, piece: bytes) -> Callable[[socket.socket], None]:
+    """Writes `start`, and then `piece` again and again; two seconds at most."""
+
+    def write(connection: socket.socket) -> None:
+        connection.sendall(start)
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            connection.sendall(piece)
+            time.sleep(0.005)
+
+    return write
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"", b"H"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (CHUNKED, b"0"),
+        (CHUNKED + b"5;", b"x"),
+        (CHUNKED, b"1\r\nx\r\n"),
+        (CHUNKED + b"5\r\nhello\r\n0\r\n", b"X: x\r\n"),
+    ],
+    ids=["status", "continue", "header", "size", "extension", "chunks", "trailer"],
+)
+def test_a_server_that_drips_is_cut_off_wherever_it_does(start: bytes, piece: bytes) -> None:
+    """Every byte comes in time, and there would be no end; the connection is closed at once."""
+    with Raw(drip(start, piece)) as server:
+        http = Http(server.url, monotonic=fast)
+        with pytest.raises(UnavailableError) as caught:
+            read_all(http, "x", 1000)
+        assert caught.value.code == "slow-retrieval"
+        assert server.left.wait(PATIENCE_S)
+
+
+def test_a_handshake_of_tls_that_drips_is_cut_off() -> None:
+    """A clock that leaves it 0.2 of the 30 seconds; by itself it has ten."""
+    clock = itertools.chain([0.0], itertools.repeat(29.8))
+    with Raw(drip(b"\x16\x03\x03\x40\x00", b"\x02")) as server:
+        http = Http(server.url.replace("http", "https"), monotonic=lambda: next(clock))
+        began = time.monotonic()
+        with pytest.raises(UnavailableError) as caught:
+            http.open("x")
+        assert time.monotonic() - began < 1.5
+        assert caught.value.code == "repository-unreachable"
+        assert server.left.wait(PATIENCE_S)
+
+
+def test_a_name_with_very_many_addresses_is_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever answers for a name can give thousands, each of which takes its ten seconds."""
+    dead = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9))
+    tried = itertools.count()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [dead] * 1000)
+    with pytest.raises(UnavailableError) as caught:
+        Http("http://many.example", monotonic=lambda: 10.0 * next(tried)).open("x")
+    assert caught.value.code == "slow-retrieval"
+    assert next(tried) < 5
 
 
 def test_nothing_listens(url: str) -> None:
