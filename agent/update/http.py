@@ -126,7 +126,8 @@ class Http:
 
     Args:
         base_url: of the repository, ``http`` or ``https``.
-        context: for ``https``; None: the system's authorities.
+        context: for ``https``, asked for each connection, so that it may hold another certificate
+            than the last; gives None: the system's authorities.
         monotonic: seconds that never jump.
 
     Raises:
@@ -136,7 +137,7 @@ class Http:
     def __init__(
         self,
         base_url: str,
-        context: ssl.SSLContext | None = None,
+        context: Callable[[], ssl.SSLContext | None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if not _is_base_url(base_url):
@@ -179,7 +180,7 @@ class Http:
         except UnavailableError:
             self._drop()
             raise
-        except (HTTPException, OSError, ValueError) as error:  # a name that is none, too
+        except (HTTPException, OSError, ValueError, InputError) as error:  # no name, no certificate
             self._drop()
             raise UnavailableError(
                 "repository-unreachable", f"{self._base}: {str(error)[:300]}"
@@ -206,7 +207,7 @@ class Http:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._secure:
-                context = self._context or ssl.create_default_context()
+                context = self._context() or ssl.create_default_context()
                 sock.settimeout(self._deadline.left(CONNECT_S))  # of the handshake as a whole
                 sock = context.wrap_socket(sock, server_hostname=host)
                 connection: HTTPConnection = HTTPSConnection(host, port, context=context)

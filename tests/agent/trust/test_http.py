@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import itertools
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -295,6 +296,17 @@ def test_nothing_listens(url: str) -> None:
     """The port of a server that is gone."""
     with pytest.raises(UnavailableError) as caught:
         read_all(Http("http://127.0.0.1:9/repo"), "ok", 5)
+    assert caught.value.code == "repository-unreachable"
+
+
+def test_a_certificate_that_cannot_be_used_is_an_error_of_the_way(url: str) -> None:
+    """A full disk, too, may be why: another way may be open."""
+
+    def context() -> ssl.SSLContext:
+        raise InputError("bad-certificate", "the TLS settings cannot be used")
+
+    with pytest.raises(UnavailableError, match="TLS settings") as caught:
+        Http(url.replace("http", "https"), context).open("ok")
     assert caught.value.code == "repository-unreachable"
 
 
