@@ -62,6 +62,8 @@ from contracts.messages import (
 from contracts.topics import Topics, parse
 
 if TYPE_CHECKING:
+    import ssl
+
     from agent.telemetry.prometheus import MetricsServer
 
 log = logger(__name__)
@@ -197,11 +199,14 @@ class Agent:
         ways: list[Fetcher] = []
         url = self.config.repository_url
         if url is not None:
-            tls = self.config.mqtt.tls
-            secure = tls is not None and url.startswith("https:")
-            ways.append(Http(url, tls_context(tls, folder) if tls and secure else None))
+            ways.append(Http(url, lambda: self._tls_context(folder)))
         ways.append(self.blocks)
         return ways
+
+    def _tls_context(self, folder: Path) -> ssl.SSLContext | None:
+        """With the certificate of now: it may have been renewed."""
+        tls = self.certificate.tls
+        return tls_context(tls, folder) if tls else None
 
     # Life. ------------------------------------------------------------------------------
 

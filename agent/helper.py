@@ -60,8 +60,10 @@ AT_ONCE: Final = 4
 STALL_S: Final = 0.3
 """Seconds in which no child of a work ended a job after which there is one more of them."""
 
-MAX_LINE_BYTES: Final = 2 * limits.MAX_METADATA_BYTES + 64 * limits.KIB
-"""Bytes of a line: the largest metadata file in base64, and what is around it."""
+MAX_LINE_BYTES: Final = (
+    2 * max(limits.MAX_METADATA_BYTES, limits.MAX_MANIFEST_BYTES) + 64 * limits.KIB
+)
+"""Bytes of a line: the largest metadata file or manifest in base64, and what is around it."""
 
 MAX_REQUEST_BYTES: Final = 256
 

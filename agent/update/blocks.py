@@ -148,7 +148,11 @@ class Blocks:
             wanted.ids = [*wanted.ids, request_id]
             wanted.asked_at = self._monotonic()
             self._wanted[request_id] = wanted
-        self._ask(BlobGet(request_id, path, wanted.offset, wanted.length))
+        try:
+            self._ask(BlobGet(request_id, path, wanted.offset, wanted.length))
+        except BaseException:
+            self._forget(wanted)  # nobody will wait for it
+            raise
 
     def _forget(self, wanted: _Wanted) -> None:
         with self._arrived:

@@ -1,12 +1,21 @@
-"""Repository files over HTTP(S), with ranges, so that a download resumes at any byte."""
+"""Repository files over HTTP(S), with ranges, so that a download resumes at any byte.
+
+A server may drip its bytes to hold a device up for ever. A socket's timeout is for each piece
+alone, and :mod:`http.client` reads lines, heads, trailers and answers of ``100 Continue`` as long
+as pieces come. So all that happens until an answer has its head, and each read of its body, has
+a time by which it is over (:class:`_Deadline`); and a body has a least rate.
+"""
 
 from __future__ import annotations
 
+import io
 import re
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 from agent.update.fetch import NO_SUCH_FILE, Transfer
@@ -16,18 +25,98 @@ if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPResponse
 
 CONNECT_S: Final = 10.0
-"""Seconds to connect."""
+"""Seconds to connect to an address, and again for the handshake of TLS."""
 
 READ_S: Final = 20.0
 """Seconds between two pieces of an answer."""
+
+HEAD_S: Final = 30.0
+"""Seconds from the first try to connect to the end of an answer's head."""
 
 MIN_BYTES_PER_S: Final = 500
 """A server that is slower on average, after :data:`GRACE_S`, drips bytes to hold us up."""
 
 GRACE_S: Final = 30.0
-"""Seconds in which an answer may be slower than :data:`MIN_BYTES_PER_S`."""
+"""Seconds in which a body may be slower than :data:`MIN_BYTES_PER_S`, and the most for a piece."""
 
 CHUNK_BYTES: Final = 64 * 1024
+
+# int() refuses some of what isdigit() takes, and more than 4,300 digits.
+_LENGTH: Final = re.compile(r"[0-9]{1,15}")
+_RANGE: Final = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15})")
+
+
+class _Deadline:
+    """When what is under way must be over.
+
+    Args:
+        monotonic: seconds that never jump.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._seconds = self._until = 0.0
+
+    def begin(self, seconds: float) -> None:
+        """From now on there is so much time."""
+        self._seconds = seconds
+        self._until = self._monotonic() + seconds
+
+    def left(self, most: float) -> float:
+        """Seconds that are left, at most `most`.
+
+        Raises:
+            UnavailableError: ``slow-retrieval``; there are none.
+        """
+        left = self._until - self._monotonic()
+        if left <= 0:
+            raise UnavailableError(
+                "slow-retrieval", f"the server took over {self._seconds:.0f} s to answer"
+            )
+        return min(left, most)
+
+
+class _Socket:
+    """What :mod:`http.client` needs of a socket, with an end to every read and write."""
+
+    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
+        self._socket = sock
+        self._deadline = deadline
+
+    def sendall(self, data: bytes) -> None:
+        self._socket.settimeout(self._deadline.left(READ_S))
+        self._socket.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        del mode  # "rb"
+        return io.BufferedReader(_Pieces(self._socket, self._deadline))
+
+    def close(self) -> None:
+        self._socket.close()  # once the last file of it is closed
+
+
+class _Pieces(io.RawIOBase):
+    """The bytes of a socket as they come."""
+
+    def __init__(self, sock: socket.socket, deadline: _Deadline) -> None:
+        self._socket = sock
+        self._stream = sock.makefile("rb", buffering=0)
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._socket.settimeout(self._deadline.left(READ_S))
+        try:
+            return self._stream.readinto(buffer)
+        except TimeoutError:
+            self._deadline.left(READ_S)
+            raise
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 class Http:
@@ -37,7 +126,8 @@ class Http:
 
     Args:
         base_url: of the repository, ``http`` or ``https``.
-        context: for ``https``; None: the system's authorities.
+        context: for ``https``, asked for each connection, so that it may hold another certificate
+            than the last; gives None: the system's authorities.
         monotonic: seconds that never jump.
 
     Raises:
@@ -47,7 +137,7 @@ class Http:
     def __init__(
         self,
         base_url: str,
-        context: ssl.SSLContext | None = None,
+        context: Callable[[], ssl.SSLContext | None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         if not _is_base_url(base_url):
@@ -55,10 +145,11 @@ class Http:
         self._base = base_url.rstrip("/") + "/"
         parts = urlsplit(self._base)
         self._secure = parts.scheme == "https"
-        self._address = parts.hostname or "", parts.port
+        self._address = parts.hostname or "", parts.port or (443 if self._secure else 80)
         self._folder = quote(parts.path, safe="/%:@!$&'()*+,;=~")
         self._context = context
         self._monotonic = monotonic
+        self._deadline = _Deadline(monotonic)
         self._connection: HTTPConnection | None = None
         self._answer: HTTPResponse | None = None
 
@@ -77,6 +168,7 @@ class Http:
             self._drop()  # a read that was never begun or never ended
         self._answer = None
         kept = self._connection is not None
+        self._deadline.begin(HEAD_S)
         try:
             try:
                 answer = self._ask(path, headers)
@@ -85,7 +177,10 @@ class Http:
                     raise
                 self._drop()  # the server had closed it
                 answer = self._ask(path, headers)
-        except (HTTPException, OSError, ValueError) as error:  # a name that is none, too
+        except UnavailableError:
+            self._drop()
+            raise
+        except (HTTPException, OSError, ValueError, InputError) as error:  # no name, no certificate
             self._drop()
             raise UnavailableError(
                 "repository-unreachable", f"{self._base}: {str(error)[:300]}"
@@ -108,13 +203,20 @@ class Http:
         from http.client import HTTPConnection, HTTPSConnection
 
         host, port = self._address
-        connection = (
-            HTTPSConnection(host, port, timeout=CONNECT_S, context=self._context)
-            if self._secure
-            else HTTPConnection(host, port, timeout=CONNECT_S)
-        )
-        connection.connect()
-        connection.sock.settimeout(READ_S)
+        sock = _reach(host, port, self._deadline)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._secure:
+                context = self._context() or ssl.create_default_context()
+                sock.settimeout(self._deadline.left(CONNECT_S))  # of the handshake as a whole
+                sock = context.wrap_socket(sock, server_hostname=host)
+                connection: HTTPConnection = HTTPSConnection(host, port, context=context)
+            else:
+                connection = HTTPConnection(host, port)
+        except BaseException:
+            sock.close()
+            raise
+        connection.sock = _Socket(sock, self._deadline)
         return connection
 
     def _drop(self) -> None:
@@ -132,6 +234,7 @@ class Http:
             waited = 0.0
             while True:
                 before = self._monotonic()
+                self._deadline.begin(GRACE_S)
                 # read1 gives what is there: a read of a fixed size would wait for all of it.
                 chunk = answer.read1(CHUNK_BYTES)
                 waited += self._monotonic() - before
@@ -164,6 +267,24 @@ class Http:
                 self._drop()
 
 
+def _reach(host: str, port: int, deadline: _Deadline) -> socket.socket:
+    """A connection to the first address of a host that takes one; `OSError` if none does."""
+    failure = OSError("it has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM
+    ):
+        try:
+            with ExitStack() as unless_connected:
+                sock = unless_connected.enter_context(socket.socket(family, kind, protocol))
+                sock.settimeout(deadline.left(CONNECT_S))
+                sock.connect(address)
+                unless_connected.pop_all()
+                return sock
+        except OSError as error:
+            failure = error
+    raise failure
+
+
 def _is_base_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
@@ -179,13 +300,12 @@ def _extent(answer: HTTPResponse, path: str, offset: int) -> tuple[int, int]:
         raise UnavailableError(NO_SUCH_FILE, f"the repository has no {path}")
     if answer.status == 416:
         return offset, 0
-    length = answer.headers.get("Content-Length", "")
-    if answer.status == 200 and length.isdigit():
-        return int(length), min(offset, int(length))
+    if answer.status == 200:
+        match = _LENGTH.fullmatch(answer.headers.get("Content-Length", ""))
+        if match:
+            return int(match[0]), min(offset, int(match[0]))
     if answer.status == 206:
-        match = re.fullmatch(
-            r"bytes (\d{1,15})-\d{1,15}/(\d{1,15})", answer.headers.get("Content-Range", "")
-        )
+        match = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
         if match and int(match[1]) == offset:
             return int(match[2]), 0
     raise UnavailableError(

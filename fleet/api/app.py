@@ -76,7 +76,7 @@ class _BodyLimit:
             return message
 
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length) > MAX_BODY_BYTES:
+        if length.isdigit() and (len(length) > 15 or int(length) > MAX_BODY_BYTES):
             response = errors.body(413, "too-large", f"a body has at most {MAX_BODY_BYTES} bytes")
             await response(scope, receive, send)
             return

@@ -17,6 +17,7 @@ from agent.update.blocks import (
     Blocks,
 )
 from contracts import blocks
+from contracts.errors import UnavailableError
 from contracts.messages import BlobGet
 
 DATA = random.Random(1).randbytes(3 * 1024 * 1024 + 77)
@@ -109,3 +110,21 @@ def test_a_loss_makes_blocks_small_again() -> None:
     after = link.sizes[link.asked.index(again) + 1 :]
     assert after[0] == BLOCK_BYTES and max(after) == LARGEST_BYTES
     assert len({r.offset for r in link.asked}) == len(link.asked) - 1
+
+
+@pytest.mark.parametrize("sent", [0, 1, 5])
+def test_what_could_not_be_asked_for_is_not_waited_for(sent: int) -> None:
+    """A device may be offline for months, and tries again and again."""
+    link = Link()
+    ask = link.reader._ask
+
+    def ask_until_offline(request: BlobGet) -> None:
+        if len(link.asked) == sent:
+            raise UnavailableError("offline", "no connection to the broker")
+        ask(request)
+
+    link.reader._ask = ask_until_offline
+    with pytest.raises(UnavailableError):
+        link.read()
+    assert len(link.asked) == sent
+    assert not link.reader._wanted

@@ -108,6 +108,14 @@ def test_a_file_as_large_as_the_cap_passes(
     assert caught.value.code in ("bad-metadata", "endless-data")
 
 
+def test_a_manifest_as_large_as_the_cap_passes(repository: Simulator, tmp_path: Path) -> None:
+    """To the child and back: a manifest may be larger than any metadata."""
+    data = b" " * limits.MAX_MANIFEST_BYTES
+    ref = repository.add_bundle(data=data)
+    repository.publish()
+    assert apart(repository, tmp_path).newest(ref) == data
+
+
 def children() -> list[psutil.Process]:
     """Running children of this process's helpers; some may end while they are looked at."""
     found = []

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import itertools
+import socket
+import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 
 import pytest
 
 from agent.update.fetch import read_all
 from agent.update.http import Http
 from contracts.errors import InputError, RefusedError, UnavailableError
+
+PATIENCE_S = 10.0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -126,6 +133,67 @@ def test_a_server_that_misbehaves_gives_one_clear_error(
     assert caught.value.code == code  # type: ignore[attr-defined]
 
 
+class Raw:
+    """A server that writes to its connections what no library for servers would.
+
+    Args:
+        write: gets each connection once a request came.
+
+    Attributes:
+        url: of the server.
+        left: set when a client left a connection that was still written to.
+    """
+
+    def __init__(self, write: Callable[[socket.socket], None]) -> None:
+        self.left = threading.Event()
+        self._write = write
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE_S)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                with connection:
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    connection.recv(4096)
+                    try:
+                        self._write(connection)
+                    except ConnectionError:
+                        self.left.set()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"200 OK\r\nContent-Length: \xb2",  # a digit to Python's str, not to its int
+        b"200 OK\r\nContent-Length: " + b"9" * 5000,  # more digits than int takes
+        b"200 OK\r\nContent-Length: " + b"9" * 16,
+        b"200 OK\r\nContent-Length: -5",
+        b"200 OK\r\nContent-Length: 1_0",
+        b"206 Partial Content\r\nContent-Range: bytes 1-4/\xb2",
+        b"206 Partial Content\r\nContent-Range: bytes 1-4/" + b"9" * 5000,
+    ],
+)
+def test_a_length_that_is_no_number_is_an_error_of_the_way(head: bytes) -> None:
+    """It never leaves the module as another exception, which would end the updater."""
+    answer = b"HTTP/1.1 " + head + b"\r\n\r\nhello"
+    with Raw(lambda connection: connection.sendall(answer)) as server:
+        with pytest.raises(UnavailableError) as caught:
+            Http(server.url).open("x", offset=1)
+        assert caught.value.code == "repository-unreachable"
+
+
 def test_a_file_over_its_cap_is_refused(url: str) -> None:
     """One byte is enough."""
     with pytest.raises(RefusedError) as caught:
@@ -139,17 +207,106 @@ def test_a_packed_answer_is_not_unpacked(url: str) -> None:
 
 
 def test_slow_retrieval_is_cut_off(url: str) -> None:
-    """A clock that jumps half a minute at each look: 5 bytes are too few by then."""
-    time = iter(range(0, 10_000, 31))
-    with pytest.raises(UnavailableError) as caught:
-        read_all(Http(url, monotonic=lambda: float(next(time))), "ok", 100)
+    """A clock that jumps 20 seconds at each look into the body: 5 bytes are too few by then."""
+    now = step = 0.0
+
+    def monotonic() -> float:
+        nonlocal now
+        now += step
+        return now
+
+    transfer = Http(url, monotonic=monotonic).open("ok")
+    step = 20.0
+    with pytest.raises(UnavailableError, match="5 bytes in") as caught:
+        list(transfer.chunks)
     assert caught.value.code == "slow-retrieval"
+
+
+def fast() -> float:
+    """A clock by which half a minute is over in 0.3 seconds."""
+    return 100 * time.monotonic()
+
+
+def drip(start: bytes, piece: bytes) -> Callable[[socket.socket], None]:
+    """Writes `start`, and then `piece` again and again; two seconds at most."""
+
+    def write(connection: socket.socket) -> None:
+        connection.sendall(start)
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            connection.sendall(piece)
+            time.sleep(0.005)
+
+    return write
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [
+        (b"", b"H"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (CHUNKED, b"0"),
+        (CHUNKED + b"5;", b"x"),
+        (CHUNKED, b"1\r\nx\r\n"),
+        (CHUNKED + b"5\r\nhello\r\n0\r\n", b"X: x\r\n"),
+    ],
+    ids=["status", "continue", "header", "size", "extension", "chunks", "trailer"],
+)
+def test_a_server_that_drips_is_cut_off_wherever_it_does(start: bytes, piece: bytes) -> None:
+    """Every byte comes in time, and there would be no end; the connection is closed at once."""
+    with Raw(drip(start, piece)) as server:
+        http = Http(server.url, monotonic=fast)
+        with pytest.raises(UnavailableError) as caught:
+            read_all(http, "x", 1000)
+        assert caught.value.code == "slow-retrieval"
+        assert server.left.wait(PATIENCE_S)
+
+
+def test_a_handshake_of_tls_that_drips_is_cut_off() -> None:
+    """A clock that leaves it 0.2 of the 30 seconds; by itself it has ten."""
+    clock = itertools.chain([0.0], itertools.repeat(29.8))
+    with Raw(drip(b"\x16\x03\x03\x40\x00", b"\x02")) as server:
+        http = Http(server.url.replace("http", "https"), monotonic=lambda: next(clock))
+        began = time.monotonic()
+        with pytest.raises(UnavailableError) as caught:
+            http.open("x")
+        assert time.monotonic() - began < 1.5
+        assert caught.value.code == "repository-unreachable"
+        assert server.left.wait(PATIENCE_S)
+
+
+def test_a_name_with_very_many_addresses_is_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever answers for a name can give thousands, each of which takes its ten seconds."""
+    dead = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9))
+    tried = itertools.count()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [dead] * 1000)
+    with pytest.raises(UnavailableError) as caught:
+        Http("http://many.example", monotonic=lambda: 10.0 * next(tried)).open("x")
+    assert caught.value.code == "slow-retrieval"
+    assert next(tried) < 5
 
 
 def test_nothing_listens(url: str) -> None:
     """The port of a server that is gone."""
     with pytest.raises(UnavailableError) as caught:
         read_all(Http("http://127.0.0.1:9/repo"), "ok", 5)
+    assert caught.value.code == "repository-unreachable"
+
+
+def test_a_certificate_that_cannot_be_used_is_an_error_of_the_way(url: str) -> None:
+    """A full disk, too, may be why: another way may be open."""
+
+    def context() -> ssl.SSLContext:
+        raise InputError("bad-certificate", "the TLS settings cannot be used")
+
+    with pytest.raises(UnavailableError, match="TLS settings") as caught:
+        Http(url.replace("http", "https"), context).open("ok")
     assert caught.value.code == "repository-unreachable"
 
 

@@ -365,6 +365,12 @@ def test_a_body_over_the_cap_is_refused(signed: Signed) -> None:
     _error(client.post("/v1/rollouts", content=parts, headers=headers), 400, "bad-request")
 
 
+def test_a_length_of_more_digits_than_an_int_takes_is_over_the_cap(signed: Signed) -> None:
+    """Python reads at most 4,300."""
+    headers = {"Content-Type": "application/json", "Content-Length": "9" * 5000}
+    _error(signed("operator").post("/v1/rollouts", headers=headers), 413, "too-large")
+
+
 def test_the_repository_is_served_with_ranges_and_without_a_token(
     controller: Controller, signed: Signed
 ) -> None:
