@@ -11,11 +11,13 @@ from . import bundle as bundles
 from . import files
 from .errors import Refused
 from .loan import give_back
+from .mqtt import Broken
 from .store import checked_reference, free_bytes
 
 MAX_MANIFEST_BYTES = 64 * 1024
 MAX_HINT_BYTES = 16 * 1024
 MAX_ROOTS = 16
+MAX_TRIAL_S = 7 * 24 * 3600
 SPARE_BYTES = 16 * 1024  # of flash, for journals and the file system itself
 
 
@@ -58,6 +60,12 @@ class Updater:
                 sys.print_exception(error)
                 reason = {"code": "out-of-memory", "message": "the board has too little memory"}
                 await update.say("refused", reason=reason)
+            except Broken:
+                raise
+            except Exception as error:  # flash, or a fault of ours: the next one must still come
+                sys.print_exception(error)
+                code = "disk-error" if isinstance(error, OSError) else "internal"
+                await update.say("refused", reason={"code": code, "message": repr(error)[:200]})
             gc.collect()
         return done
 
@@ -113,12 +121,14 @@ class Update:
         return False
 
     def _trial(self, accuracy):
-        rules = self._entry.get("trial", {})
+        rules = self._entry.get("trial")
+        if not isinstance(rules, dict):
+            rules = {}
         return {
-            "seconds": _number(rules.get("seconds", 30.0), 30.0),
-            "max_restarts": int(_number(rules.get("max_restarts", 3), 3)),
-            "max_error_rate": _number(rules.get("max_error_rate", 0.1), 0.1),
-            "min_requests": int(_number(rules.get("min_requests", 20), 20)),
+            "seconds": _number(rules.get("seconds"), 30.0, MAX_TRIAL_S),
+            "max_restarts": int(_number(rules.get("max_restarts"), 3, 100)),
+            "max_error_rate": _number(rules.get("max_error_rate"), 0.1, 1),
+            "min_requests": int(_number(rules.get("min_requests"), 20, 1 << 30)),
             "restarts": 0,
             "revision": self._revision,
             "rollout": self._rollout,
@@ -237,6 +247,6 @@ class Update:
         return accuracy
 
 
-def _number(value, default):
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+def _number(value, default, most):
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
     return value if good else default

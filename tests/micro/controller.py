@@ -138,12 +138,12 @@ class Controller:
         """A raw request, with MQTT 5 properties by paho's names."""
         self.publish(self.topics.request(device, op), body, **properties)
 
-    def publish(self, topic: str, body: bytes, **properties: Any) -> None:
+    def publish(self, topic: str, body: bytes, *, retain: bool = False, **properties: Any) -> None:
         """A raw message, with MQTT 5 properties by paho's names."""
         carried = Properties(PacketTypes.PUBLISH)
         for name, value in properties.items():
             setattr(carried, name, value)
-        self._client.publish(topic, body, qos=1, properties=carried)
+        self._client.publish(topic, body, qos=1, retain=retain, properties=carried)
 
     def answer(self, name: str, seconds: float = 20) -> Answer:
         """The last answer to the request with this id."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 
 from contracts import blocks
@@ -250,6 +253,41 @@ def test_three_restarts_in_a_trial_roll_back(controller, devices):
     assert reported.slots["classify"].active == _ref("1.0.0")
     assert reported.last_update.state == "rolled-back"
     assert reported.last_update.reason.code == "trial-restarts"
+
+
+@pytest.mark.parametrize(
+    "trial",
+    ["[]", "3", '{"max_restarts": 1e999, "min_requests": 1e999, "seconds": "long"}',
+     '{"seconds": -1, "max_error_rate": null, "max_restarts": true}'],
+)  # fmt: skip
+def test_trial_rules_that_are_none_are_the_usual_ones(controller, devices, trial):
+    """A document that no controller writes does not end the task that updates."""
+    devices.start(devices.enrol("chip"))
+    controller.wait("online", lambda _, k, m: k == "status" and m.state == "online")
+    ref = json.dumps(msgspec.to_builtins(_ref("1.0.0")))
+    slots = f'{{"classify": {{"bundle": {ref}, "trial": {trial}}}}}'
+    document = f'{{"revision": 1, "slots": {slots}}}'
+    topic = controller.topics.of_device("chip", "desired")
+    controller.publish(topic, document.encode(), retain=True)
+    controller.wait_update("trial", 1)
+    controller.desire("chip", 2, _ref("1.1.0"))
+    controller.wait_update("committed", 2)
+
+
+def test_a_flash_that_refuses_is_told_and_the_next_wish_is_carried_out(controller, devices):
+    """The task that updates outlives an error of the file system."""
+    folder = devices.enrol("chip")
+    devices.start(folder)
+    controller.wait("online", lambda _, k, m: k == "status" and m.state == "online")
+    controller.desire("chip", 1, _ref("1.0.0"))
+    controller.wait_update("committed", 1)
+    (slot,) = folder.rglob("slots/classify")
+    (slot / "b").write_bytes(b"a file where the folder has to be")
+    controller.desire("chip", 2, _ref("1.1.0"))
+    assert controller.wait_update("refused", 2).reason.code == "disk-error"
+    (slot / "b").unlink()
+    controller.desire("chip", 3, _ref("1.1.0"))
+    controller.wait_update("committed", 3)
 
 
 def test_the_broker_says_offline_when_a_device_vanishes(controller, devices):
