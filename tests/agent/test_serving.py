@@ -252,6 +252,42 @@ def test_a_bug_in_a_handler_answers_and_the_worker_lives(bench: Bench) -> None:
     assert bench.order == ["crash", "x"]
 
 
+def test_a_bug_in_a_handler_of_the_network_thread_answers_and_its_id_is_free_again(
+    bench: Bench,
+) -> None:
+    """The disk fails while the status is read: each asker is told, and every copy acknowledged."""
+
+    def fails(request: ClassifyRequest, reply: Reply) -> None:
+        raise OSError(5, "Input/output error")
+
+    bench.registry.add(Operation("generate", ClassifyRequest, fails, queued=False))
+    for _ in range(2):
+        bench.ask("generate", id="r", text="x")
+    bench.ask("generate", id="r", text="other")
+    assert [a.error.code for _, a in bench.sent if a.error] == ["internal"] * 3
+    assert bench.acked == ["r"] * 3
+
+
+def test_an_immediate_answer_that_cannot_be_sent_is_acknowledged_once_and_its_id_is_free_again(
+    bench: Bench,
+) -> None:
+    """The connection went while it was answered; who asks again, with the same id, is answered."""
+    send, down = bench._send, [True]
+
+    def fails(topic: str, payload: bytes) -> None:
+        if down[0]:
+            raise UnavailableError("offline", "too many messages wait")
+        send(topic, payload)
+
+    bench.dispatcher._send = fails
+    bench.ask("cancel", id="r", cancel="nobody")
+    assert bench.acked == ["r"]
+    down[0] = False
+    bench.ask("cancel", id="r", cancel="nobody")
+    assert [a.cancelled for _, a in bench.sent] == [False]
+    assert bench.acked == ["r", "r"]
+
+
 def test_a_panic_of_a_library_answers_and_the_worker_lives(bench: Bench) -> None:
     """Panics of Rust code arrive as exceptions that are no ``Exception``."""
 
