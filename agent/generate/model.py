@@ -150,6 +150,7 @@ class GenerativeModel:
             InputError: ``empty-prompt``, ``prompt-too-long``, ``bad-constraint``, ``bad-text``.
             RefusedError: ``constraint-failed``; the constraint cannot be met.
                 ``budget-ended``; the tokens or the time ended before the constraint was met.
+                ``model-failed``; the runtime would not run it, or it gave what is no number.
         """
         totals = _Totals(self._clock())
         ids = self._prompt_ids(request)
@@ -174,6 +175,11 @@ class GenerativeModel:
             )  # fmt: skip
         except Stop as stop:
             reason = stop.reason
+        except RefusedError as error:
+            if error.code == "model-failed":
+                self.prefixes.clear()
+                self.decoder.forget()
+            raise
         piece = stream.finish()
         if piece and reason != "cancelled":
             emit(piece)

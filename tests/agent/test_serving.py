@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from agent.link import Inbound
@@ -22,6 +23,7 @@ from agent.serving.reply import Reply
 from agent.serving.worker import Worker
 from agent.telemetry.recorder import Recorder
 from contracts import codec
+from contracts.bundle import Bundle
 from contracts.errors import RefusedError, UnavailableError
 from contracts.messages import Answer, ClassifyRequest, Reported
 from contracts.topics import Topics
@@ -397,6 +399,42 @@ def test_the_request_that_killed_the_agent_is_refused_once(tmp_path: Path) -> No
     bench.drain()
     assert bench.errors() == {"killer": "agent-died"}
     assert bench.order == ["x"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_model_whose_outputs_are_no_numbers_fails_and_the_trial_counts_it(
+    bench: Bench, value: float
+) -> None:
+    """No answer with a confidence of null, which no reader accepts and every trial passes."""
+    pool = Models(models.Options())
+    pool.activate("classify", TINY)
+    with pool.use("classify") as model:
+        (output,) = model.manifest.model.signatures[0].outputs
+        broken = np.zeros((1, len(model.manifest.classifier.labels)), np.float32)
+        broken[0, 0] = value
+        model._engine.run = lambda signature, inputs: {output.name: broken}
+    answering = Answering(pool, bench.recorder, bench.worker, bench._reported)
+    bench.registry.add(Operation("generate", ClassifyRequest, answering.classify))
+    bench.recorder.begin_trial("classify")
+    bench.ask("generate", id="r", text="hello")
+    bench.drain()
+    pool.close()
+    assert bench.errors() == {"r": "model-failed"}
+    seen = bench.recorder.trial("classify")
+    assert (seen.requests, seen.errors) == (1, 1)
+
+
+def test_a_scale_that_makes_no_number_of_a_logit_fails() -> None:
+    """It stands in the manifest, and the golden vectors do not meet it."""
+    model = models.load(Bundle.open(TINY))
+    raw = model.run("hello")
+    for length, spec in model._by_length.items():
+        outputs = [msgspec.structs.replace(spec.outputs[0], scale=1e308)]
+        model._by_length[length] = msgspec.structs.replace(spec, outputs=outputs)
+    with pytest.raises(RefusedError) as raised:
+        model.probabilities(raw)
+    model.close()
+    assert raised.value.code == "model-failed"
 
 
 def test_a_draining_worker_refuses_and_finishes_what_waits(bench: Bench) -> None:

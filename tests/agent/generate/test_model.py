@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from agent.generate.cache_engine import Floats
 from agent.generate.constraint import MAX_MULTIPLE, check_schema
 from agent.generate.model import GenerativeModel, Stop
 from agent.runtime import model as models
@@ -379,6 +381,33 @@ def test_bad_prompts_are_refused_by_name(
 def test_absurd_sampling_still_samples(model: GenerativeModel, fields: dict[str, object]) -> None:
     """The extremes that the protocol allows give tokens, not numeric errors."""
     assert model.generate(request(**fields)).tokens == 12
+
+
+@pytest.mark.parametrize("path", ["bundle_path", "float_bundle_path"])
+def test_what_is_no_number_fails_one_request_and_spoils_no_other(
+    path: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step leaves NaN among the keys: that request fails, and nothing of it is kept."""
+    model = GenerativeModel(Bundle.open(request.getfixturevalue(path)))
+    asked = GenerateRequest(prompt=PROMPT, max_tokens=12)
+    good = model.generate(asked).text
+    run, steps = model.decoder._engine.run, itertools.count()
+
+    def breaks(signature: str) -> dict[str, Floats]:
+        outputs = run(signature)
+        if next(steps) == 4:
+            outputs["k_new_0"][...] = np.nan
+        return outputs
+
+    monkeypatch.setattr(model.decoder._engine, "run", breaks)
+    for _ in range(2):  # the second is greedy too, and shares the beginning
+        with warnings.catch_warnings(), pytest.raises(RefusedError) as raised:
+            warnings.simplefilter("ignore", RuntimeWarning)
+            model.generate(GenerateRequest(prompt="a b c", max_tokens=12, session="s"))
+        assert raised.value.code == "model-failed"
+        assert model.generate(asked).text == good
+        steps = itertools.count()
+    model.close()
 
 
 def test_time_ends_an_answer(model: GenerativeModel) -> None:
