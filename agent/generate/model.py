@@ -305,10 +305,11 @@ class GenerativeModel:
         self.decoder.step(0)
         self.decoder.truncate(0)
 
-    def selftest(self, bundle: Bundle) -> Selftested:
+    def selftest(self, bundle: Bundle, checkpoint: Callable[[], None] = lambda: None) -> Selftested:
         """Replays the golden vectors: each is a text and its greedy continuation.
 
         The model is shown the expected tokens, so that one difference is counted once.
+        `checkpoint` is called before each run of the model, but for the last of a vector.
         """
         vectors = bundle.golden()
         passed = 0
@@ -316,8 +317,9 @@ class GenerativeModel:
             ids = self.prompts.encode(vector.text)
             if not vector.tokens or max(vector.tokens) >= self.facts.vocabulary:
                 raise RefusedError("golden-mismatch", "a golden vector has no tokens of the model")
+            checkpoint()
             self.decoder.truncate(0)
-            self.decoder.prefill(ids[:-1])
+            self.decoder.prefill(ids[:-1], checkpoint=checkpoint)
             logits = self.decoder.score([ids[-1], *vector.tokens[:-1]])
             passed += bool((logits.argmax(-1) == np.array(vector.tokens)).all())
         self.decoder.truncate(0)

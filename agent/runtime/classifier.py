@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -171,9 +172,9 @@ class Classifier:
                 spec.name, {i.name: np.zeros(i.shape, np.dtype(i.dtype)) for i in spec.inputs}
             )
 
-    def selftest(self, bundle: Bundle) -> Selftested:
-        """Replays the golden vectors."""
-        return golden.replay(self, bundle.golden(), self.manifest.golden)
+    def selftest(self, bundle: Bundle, checkpoint: Callable[[], None] = lambda: None) -> Selftested:
+        """Replays the golden vectors; `checkpoint` is called before each."""
+        return golden.replay(self, bundle.golden(), self.manifest.golden, checkpoint)
 
     def close(self) -> None:
         """Frees the model."""
