@@ -30,7 +30,7 @@ from agent.serving.inflight import RunningMark
 from agent.serving.limiter import RateLimiter
 from agent.serving.models import Models
 from agent.serving.registry import Registry
-from agent.serving.worker import Worker
+from agent.serving.worker import STALL_S, Worker
 from agent.sources.feed import Feed
 from agent.sources.readers import reader
 from agent.state import StateFolder
@@ -43,6 +43,7 @@ from agent.trust_apart import TrustApart
 from agent.update.blocks import Blocks
 from agent.update.engine import Engine
 from agent.update.fetch import Fallback, Fetcher, read_all
+from agent.update.health import Trials
 from agent.update.http import Http
 from contracts import board as boards
 from contracts import codec
@@ -73,9 +74,6 @@ DRAIN_S: Final = 10.0
 
 STATUS_S: Final = 1.0
 """Seconds that a change waits for others before the status file is written."""
-
-STALL_S: Final = 60.0
-"""Seconds without a sign of life of a thread after which the watchdog is not fed."""
 
 
 class Agent:
@@ -155,7 +153,7 @@ class Agent:
             fetcher=fetcher,
             models=self.models,
             selftest=self._selftest,
-            health=self.recorder,
+            health=Trials(self.recorder, self.worker),
             clock=self.clock,
             stop=self.stopping,
             boot=self.state.boot,
@@ -389,8 +387,12 @@ class Agent:
     # Signs of life. ---------------------------------------------------------------------
 
     def healthy(self) -> bool:
-        """Whether every thread that must run does."""
-        return self.worker.alive and all(thread.is_alive() for thread in self._threads)
+        """Whether every thread that must run does, and the request that runs gets on."""
+        return (
+            self.worker.alive
+            and self.worker.silent_s() <= STALL_S
+            and all(thread.is_alive() for thread in self._threads)
+        )
 
     def _beat(self) -> None:
         now = self.clock.monotonic()
@@ -398,6 +400,9 @@ class Agent:
             self._fed = now
             if self.healthy():
                 systemd.notify("WATCHDOG=1")
+            else:
+                silent = round(self.worker.silent_s(), 1)
+                log.error("not healthy: the watchdog is not fed", worker_silent_s=silent)
         if now >= self._status_due:
             self._status_due = now + 5
             self._write_status()

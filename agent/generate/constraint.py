@@ -22,6 +22,8 @@ MAX_SCHEMA_DEPTH = 32
 MAX_SCHEMA_NODES = 4096
 MAX_MULTIPLE = 10_000
 """Least common multiple of all ``multipleOf`` of a schema, in units of the smallest decimal."""
+MAX_DECIMALS = 9
+"""Decimals of a ``multipleOf``."""
 
 # How much work the parser may do; beyond it the answer is an error.
 _LIMITS: dict[str, Any] = {
@@ -141,8 +143,8 @@ class ConstraintFactory:
         """
         check_schema(schema)
         # Whitespace without bound would let a model fill its budget with it.
-        text = json.dumps(schema)
         try:
+            text = json.dumps(schema)
             grammar = self._lib.LLMatcher.grammar_from_json_schema(
                 text, {"whitespace_flexible": False}
             )
@@ -190,7 +192,7 @@ def check_schema(schema: Any) -> None:
     size = 0
     level = [schema]
     depth = 0
-    multiples: set[Decimal] = set()
+    multiples: set[float] = set()
     while level:
         depth += 1
         if depth > MAX_SCHEMA_DEPTH:
@@ -202,8 +204,11 @@ def check_schema(schema: Any) -> None:
             if isinstance(item, dict):
                 following.extend(item.values())
                 size += sum(len(str(key)) for key in item)
-                if type(multiple := item.get("multipleOf")) in (int, float):
-                    multiples.add(Decimal(str(multiple)))
+                # What is no number may be the schema of a property of this name; where it is the
+                # keyword, llguidance refuses it.
+                multiple = item.get("multipleOf")
+                if isinstance(multiple, int | float) and not isinstance(multiple, bool):
+                    multiples.add(multiple)
             elif isinstance(item, list):
                 following.extend(item)
             elif isinstance(item, str):
@@ -219,26 +224,49 @@ def check_schema(schema: Any) -> None:
     _check_multiples(multiples)
 
 
-def _check_multiples(values: set[Decimal]) -> None:
+def _check_multiples(values: set[float]) -> None:
     """Caps the automaton of remainders, which llguidance builds without a limit of its own.
 
     It has a state for each remainder of the least common multiple of what ``allOf`` and ``$ref``
-    bring together; which those are is not worked out here: all of a schema count.
+    bring together; which those are is not worked out here: all of a schema count, also those
+    that nothing refers to.
     """
-    decimals = max((-exponent for exponent in map(_exponent, values)), default=0)
+    exact = [_exact(value) for value in values]
+    decimals = max(map(_decimals, exact), default=0)
     common = 1
-    for value in values:
-        common = math.lcm(common, int(value.scaleb(max(decimals, 0))))
+    for value in exact:
+        common = math.lcm(common, int(value.scaleb(decimals)))
         if common > MAX_MULTIPLE:
-            raise InputError(
-                "bad-constraint",
-                f"the schema's multipleOf have a least common multiple beyond {MAX_MULTIPLE} "
-                "units of the last decimal",
-            )
+            raise _too_many_multiples()
 
 
-def _exponent(value: Decimal) -> int:
+def _exact(value: float) -> Decimal:
+    """A ``multipleOf`` as it was written.
+
+    JSON Schema demands that it is above 0. Beside a zero every least common multiple would be 0.
+    """
+    if not value > 0:  # NaN is not either
+        raise InputError("bad-constraint", "a multipleOf is not above 0: expected a number that is")
+    if value > MAX_MULTIPLE:  # before it becomes a text, which of infinity or an int may fail
+        raise _too_many_multiples()
+    exact = Decimal(str(value))
+    if _decimals(exact) > MAX_DECIMALS:
+        raise InputError(
+            "bad-constraint",
+            f"multipleOf is {value}: at most {MAX_DECIMALS} decimals are accepted",
+        )
+    return exact
+
+
+def _decimals(value: Decimal) -> int:
     exponent = value.normalize().as_tuple().exponent
-    if not isinstance(exponent, int):
-        raise InputError("bad-constraint", f"multipleOf is {value}: expected a number")
-    return exponent
+    assert isinstance(exponent, int), "it is finite"
+    return max(-exponent, 0)
+
+
+def _too_many_multiples() -> InputError:
+    return InputError(
+        "bad-constraint",
+        f"the schema's multipleOf have a least common multiple beyond {MAX_MULTIPLE} "
+        "units of the last decimal",
+    )

@@ -96,6 +96,15 @@ class Decoder:
         """Forgets all but the first `count` tokens."""
         del self.ids[count:]
 
+    def forget(self) -> None:
+        """Forgets the cache too: what is not a number in it would spoil every later text.
+
+        Masked positions count 0 times their value, so the next text begins with a new cache.
+        """
+        self._cache = None
+        self._context = 0
+        self.ids = []
+
     def _reserve(self, count: int, *, shrink: bool = False) -> None:
         """Makes room for `count` tokens in all; the cache grows to the next context size.
 

@@ -95,6 +95,7 @@ class Generating:
             sender = ChunkSender(reply, self._clock)
 
             def checkpoint() -> None:
+                reply.alive()
                 if reply.cancelled.is_set():
                     raise Stop("cancelled")
                 if reply.expired():

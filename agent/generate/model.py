@@ -150,6 +150,7 @@ class GenerativeModel:
             InputError: ``empty-prompt``, ``prompt-too-long``, ``bad-constraint``, ``bad-text``.
             RefusedError: ``constraint-failed``; the constraint cannot be met.
                 ``budget-ended``; the tokens or the time ended before the constraint was met.
+                ``model-failed``; the runtime would not run it, or it gave what is no number.
         """
         totals = _Totals(self._clock())
         ids = self._prompt_ids(request)
@@ -174,6 +175,11 @@ class GenerativeModel:
             )  # fmt: skip
         except Stop as stop:
             reason = stop.reason
+        except RefusedError as error:
+            if error.code == "model-failed":
+                self.prefixes.clear()
+                self.decoder.forget()
+            raise
         piece = stream.finish()
         if piece and reason != "cancelled":
             emit(piece)
@@ -299,10 +305,11 @@ class GenerativeModel:
         self.decoder.step(0)
         self.decoder.truncate(0)
 
-    def selftest(self, bundle: Bundle) -> Selftested:
+    def selftest(self, bundle: Bundle, checkpoint: Callable[[], None] = lambda: None) -> Selftested:
         """Replays the golden vectors: each is a text and its greedy continuation.
 
         The model is shown the expected tokens, so that one difference is counted once.
+        `checkpoint` is called before each run of the model, but for the last of a vector.
         """
         vectors = bundle.golden()
         passed = 0
@@ -310,8 +317,9 @@ class GenerativeModel:
             ids = self.prompts.encode(vector.text)
             if not vector.tokens or max(vector.tokens) >= self.facts.vocabulary:
                 raise RefusedError("golden-mismatch", "a golden vector has no tokens of the model")
+            checkpoint()
             self.decoder.truncate(0)
-            self.decoder.prefill(ids[:-1])
+            self.decoder.prefill(ids[:-1], checkpoint=checkpoint)
             logits = self.decoder.score([ids[-1], *vector.tokens[:-1]])
             passed += bool((logits.argmax(-1) == np.array(vector.tokens)).all())
         self.decoder.truncate(0)

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from contracts.errors import RefusedError
 from contracts.messages import GenerateRequest
 
 Floats = npt.NDArray[np.float32]
@@ -75,8 +76,13 @@ class Sampler:
             logits: ``[vocabulary]``; not changed.
             recent: the tokens so far, for the penalty.
             allowed: ``[vocabulary]``; what a constraint allows (at least one).
+
+        Raises:
+            RefusedError: ``model-failed``; a logit is not finite.
         """
         o = self._options
+        if not np.isfinite(logits).all():  # any token that was taken then would mean nothing
+            raise RefusedError("model-failed", "the model gave numbers that are not finite")
         if o.repetition_penalty != 1.0 and recent:
             logits = _penalized(logits, recent[-_PENALTY_WINDOW:], o.repetition_penalty)
         if allowed is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -93,7 +94,12 @@ class Classifier:
         return found
 
     def run(self, text: str) -> Raw:
-        """Runs the model on one text; the output is as the model gave it."""
+        """Runs the model on one text; the output is as the model gave it.
+
+        Raises:
+            InputError: ``too-large``, ``bad-text``.
+            RefusedError: ``bad-manifest``; ``model-failed``, also where a number is none.
+        """
         encoded = self._front.encode(text)
         spec = self._by_length.get(encoded.ids.shape[1])
         if spec is None:
@@ -112,14 +118,21 @@ class Classifier:
                 "bad-manifest",
                 f"the model gives {output.size} outputs for {len(self._facts.labels)} labels",
             )
+        _expect_finite(output)
         return Raw(output, int(np.argmax(output)), encoded.truncated)
 
     def probabilities(self, raw: Raw) -> Tensor:
-        """float64[classes]: softmax of the logits over the temperature, as the manifest says."""
+        """float64[classes]: softmax of the logits over the temperature, as the manifest says.
+
+        Raises:
+            RefusedError: ``model-failed``; with the manifest's scale the logits are no numbers.
+        """
         spec = next(iter(self._by_length.values())).outputs[0]
         logits = raw.output.astype(np.float64)
         if spec.scale:
-            logits = (logits - spec.zero_point) * spec.scale
+            with np.errstate(over="ignore"):
+                logits = (logits - spec.zero_point) * spec.scale
+            _expect_finite(logits)
         logits = (logits - logits.max()) / self._facts.temperature
         exponents = np.exp(logits)
         result: Tensor = exponents / exponents.sum()
@@ -159,9 +172,9 @@ class Classifier:
                 spec.name, {i.name: np.zeros(i.shape, np.dtype(i.dtype)) for i in spec.inputs}
             )
 
-    def selftest(self, bundle: Bundle) -> Selftested:
-        """Replays the golden vectors."""
-        return golden.replay(self, bundle.golden(), self.manifest.golden)
+    def selftest(self, bundle: Bundle, checkpoint: Callable[[], None] = lambda: None) -> Selftested:
+        """Replays the golden vectors; `checkpoint` is called before each."""
+        return golden.replay(self, bundle.golden(), self.manifest.golden, checkpoint)
 
     def close(self) -> None:
         """Frees the model."""
@@ -175,6 +188,12 @@ def load(bundle: Bundle, options: Options) -> Classifier:
 
 def _cast(ids: Tensor, spec: TensorSpec) -> Tensor:
     return ids.astype(np.dtype(spec.dtype), copy=False)
+
+
+def _expect_finite(values: Tensor) -> None:
+    """Neither a best label nor a confidence follows from what is no number."""
+    if not np.isfinite(values).all():
+        raise RefusedError("model-failed", "the model gave numbers that are not finite")
 
 
 def _mask(encoded: Encoded, spec: TensorSpec) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +15,21 @@ if TYPE_CHECKING:
     from agent.runtime.classifier import Classifier
 
 
-def replay(model: Classifier, vectors: list[GoldenVector], golden: Golden) -> Selftested:
-    """Runs every vector; one holds when its label is right and every int8 output near enough."""
+def replay(
+    model: Classifier,
+    vectors: list[GoldenVector],
+    golden: Golden,
+    checkpoint: Callable[[], None] = lambda: None,
+) -> Selftested:
+    """Runs every vector; one holds when its label is right and every int8 output near enough.
+
+    `checkpoint` is called before each; it may raise to stop.
+    """
     labels = model.manifest.classifier.labels if model.manifest.classifier else []
     passed = 0
     worst = 0
     for vector in vectors:
+        checkpoint()
         raw = model.run(vector.text)
         steps = 0
         if vector.output and raw.output.dtype == np.int8:

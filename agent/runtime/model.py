@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -46,8 +47,11 @@ class Model(Protocol):
     def warm_up(self) -> None:
         """Runs once what a first request would pay for."""
 
-    def selftest(self, bundle: Bundle) -> Selftested:
-        """Replays the golden vectors of `bundle`, which is the one that was loaded."""
+    def selftest(self, bundle: Bundle, checkpoint: Callable[[], None] = lambda: None) -> Selftested:
+        """Replays the golden vectors of `bundle`, which is the one that was loaded.
+
+        `checkpoint` is called before each; it may raise to stop.
+        """
 
     def close(self) -> None:
         """Frees the model."""

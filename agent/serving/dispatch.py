@@ -221,9 +221,9 @@ class Dispatcher:
         )
         if not queued:
             try:
-                handler(request, reply)
-            except ShoalError as error:
-                reply.fail(error)
+                self._answer_now(handler, request, reply)
+            finally:  # what stays would make every copy of the request wait for ever
+                done()
             return
         slot = getattr(request, "slot", "")
         job = Job(lambda: self._run(handler, request, reply), reply, request.priority, slot)
@@ -232,6 +232,23 @@ class Dispatcher:
         except ShoalError as error:
             reply.fail(error)
             self._refused(slot, error.code)
+
+    def _answer_now(
+        self, handler: Callable[[Any, Reply], None], request: Request, reply: Reply
+    ) -> None:
+        failure: ShoalError
+        try:
+            handler(request, reply)
+            return
+        except ShoalError as error:
+            failure = error
+        except Exception as error:  # whoever asked is told, as by the worker
+            log.exception("request failed", request=reply.id)
+            failure = UnavailableError("internal", f"the request failed: {type(error).__name__}")
+        try:
+            reply.fail(failure)
+        except ShoalError:
+            log.warning("answer not sent", request=reply.id)
 
     def _run(self, handler: Callable[[Any, Reply], None], request: Request, reply: Reply) -> None:
         if self._mark is not None:

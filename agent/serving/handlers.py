@@ -100,7 +100,7 @@ class Answering:
         """``req/selftest``."""
         with self._models.use(request.slot) as model:
             bundle = self._models.bundle(request.slot)
-            reply.finish(selftested=model.selftest(bundle))
+            reply.finish(selftested=model.selftest(bundle, reply.check))
 
     def status(self, request: StatusRequest, reply: Reply) -> None:
         """``req/status``."""

@@ -1,4 +1,4 @@
-"""The answer to one request: where it goes, how long it may take, whether it is cancelled."""
+"""The answer to one request: where it goes, how long it may take, whether anybody works on it."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class Reply:
         self._done = done
         self._seq = 0
         self._finished = False
+        self._sign = monotonic()
 
     @property
     def finished(self) -> bool:
@@ -60,8 +61,20 @@ class Reply:
         """Seconds until the deadline; None when there is none."""
         return None if self.deadline is None else self.deadline - self._monotonic()
 
+    def alive(self) -> None:
+        """A sign of life of the work on this answer."""
+        self._sign = self._monotonic()
+
+    def silent_s(self) -> float:
+        """Seconds since the last sign of life."""
+        return self._monotonic() - self._sign
+
     def check(self) -> None:
-        """Raises ``UnavailableError`` ``cancelled`` or ``deadline`` when work is in vain."""
+        """Raises ``UnavailableError`` ``cancelled`` or ``deadline`` when work is in vain.
+
+        It is a sign of life too.
+        """
+        self.alive()
         if self.cancelled.is_set():
             raise UnavailableError("cancelled", "the request was cancelled")
         if self.expired():

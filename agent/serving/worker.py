@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
@@ -13,6 +14,9 @@ from agent.serving.reply import Reply
 from contracts.errors import ShoalError, UnavailableError
 
 log = logger(__name__)
+
+STALL_S: Final = 60.0
+"""Seconds without a sign of life of the running job after which it is taken for hung."""
 
 
 class Job(msgspec.Struct):
@@ -65,6 +69,16 @@ class Worker:
     def depth(self) -> int:
         """Jobs that wait."""
         return len(self._heap)
+
+    @property
+    def running(self) -> Job | None:
+        """The job that runs."""
+        return self._running
+
+    def silent_s(self) -> float:
+        """Seconds since the running job's last sign of life; 0 when none runs."""
+        job = self._running
+        return 0.0 if job is None else job.reply.silent_s()
 
     def submit(self, job: Job, *, wait: threading.Event | None = None) -> None:
         """Queues a job.
@@ -126,6 +140,7 @@ class Worker:
                 if not self._heap:
                     return
                 job = heapq.heappop(self._heap)[2]
+                job.reply.alive()  # how long it waited does not count
                 self._running = job
                 self._condition.notify_all()
             try:

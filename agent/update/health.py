@@ -1,12 +1,21 @@
-"""The health rules of a trial, as a pure function."""
+"""The health of a trial: what is seen of its slot, and the rules as a pure function."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Final
+
 import msgspec
 
+from agent.serving.worker import STALL_S, Job, Worker
 from contracts.errors import ErrorInfo
 from contracts.histogram import Histogram
 from contracts.messages import TrialRules
+
+if TYPE_CHECKING:
+    from agent.update.engine import Health
+
+LEAST_STALL_S: Final = 5.0
+"""Seconds without a sign of life that the shortest trial allows a request."""
 
 
 class Observed(msgspec.Struct, frozen=True):
@@ -16,12 +25,43 @@ class Observed(msgspec.Struct, frozen=True):
         requests, errors: counts; requests include those that failed.
         latency_us: of the answers.
         rss_bytes: resident memory now.
+        silent_s: seconds since the last sign of life of the request that runs; it is in no
+            count before it ends.
     """
 
     requests: int
     errors: int
     latency_us: Histogram
     rss_bytes: int
+    silent_s: float = 0.0
+
+
+class Trials:
+    """The counts of a trial, and the request that runs.
+
+    Args:
+        counts: of what has ended.
+        worker: where requests run.
+    """
+
+    def __init__(self, counts: Health, worker: Worker) -> None:
+        self._counts = counts
+        self._worker = worker
+        self._before: Job | None = None
+
+    def begin_trial(self, slot: str) -> None:
+        """Starts counting from zero; what runs now runs on the old bundle and does not count."""
+        self._before = self._worker.running
+        self._counts.begin_trial(slot)
+
+    def trial(self, slot: str) -> Observed:
+        """What was seen since."""
+        seen = self._counts.trial(slot)
+        job = self._worker.running
+        # What goes on after the answer is not the slot's bundle but its shadow.
+        if job is None or job is self._before or job.slot != slot or job.reply.finished:
+            return seen
+        return msgspec.structs.replace(seen, silent_s=job.reply.silent_s())
 
 
 def verdict(rules: TrialRules, seen: Observed) -> ErrorInfo | None:
@@ -30,6 +70,13 @@ def verdict(rules: TrialRules, seen: Observed) -> ErrorInfo | None:
         return ErrorInfo(
             "trial-memory",
             f"the agent takes {seen.rss_bytes} bytes; the trial allows {rules.max_rss_bytes}",
+        )
+    patience = min(STALL_S, max(LEAST_STALL_S, rules.seconds / 2))
+    if seen.silent_s > patience:
+        return ErrorInfo(
+            "trial-hang",
+            f"a request has run for {seen.silent_s:.0f} s without a sign of life; "
+            f"the trial allows {patience:.0f} s",
         )
     if seen.requests < max(1, rules.min_requests):
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from agent.link import Inbound
@@ -22,6 +23,7 @@ from agent.serving.reply import Reply
 from agent.serving.worker import Worker
 from agent.telemetry.recorder import Recorder
 from contracts import codec
+from contracts.bundle import Bundle
 from contracts.errors import RefusedError, UnavailableError
 from contracts.messages import Answer, ClassifyRequest, Reported
 from contracts.topics import Topics
@@ -252,6 +254,42 @@ def test_a_bug_in_a_handler_answers_and_the_worker_lives(bench: Bench) -> None:
     assert bench.order == ["crash", "x"]
 
 
+def test_a_bug_in_a_handler_of_the_network_thread_answers_and_its_id_is_free_again(
+    bench: Bench,
+) -> None:
+    """The disk fails while the status is read: each asker is told, and every copy acknowledged."""
+
+    def fails(request: ClassifyRequest, reply: Reply) -> None:
+        raise OSError(5, "Input/output error")
+
+    bench.registry.add(Operation("generate", ClassifyRequest, fails, queued=False))
+    for _ in range(2):
+        bench.ask("generate", id="r", text="x")
+    bench.ask("generate", id="r", text="other")
+    assert [a.error.code for _, a in bench.sent if a.error] == ["internal"] * 3
+    assert bench.acked == ["r"] * 3
+
+
+def test_an_immediate_answer_that_cannot_be_sent_is_acknowledged_once_and_its_id_is_free_again(
+    bench: Bench,
+) -> None:
+    """The connection went while it was answered; who asks again, with the same id, is answered."""
+    send, down = bench._send, [True]
+
+    def fails(topic: str, payload: bytes) -> None:
+        if down[0]:
+            raise UnavailableError("offline", "too many messages wait")
+        send(topic, payload)
+
+    bench.dispatcher._send = fails
+    bench.ask("cancel", id="r", cancel="nobody")
+    assert bench.acked == ["r"]
+    down[0] = False
+    bench.ask("cancel", id="r", cancel="nobody")
+    assert [a.cancelled for _, a in bench.sent] == [False]
+    assert bench.acked == ["r", "r"]
+
+
 def test_a_panic_of_a_library_answers_and_the_worker_lives(bench: Bench) -> None:
     """Panics of Rust code arrive as exceptions that are no ``Exception``."""
 
@@ -361,6 +399,42 @@ def test_the_request_that_killed_the_agent_is_refused_once(tmp_path: Path) -> No
     bench.drain()
     assert bench.errors() == {"killer": "agent-died"}
     assert bench.order == ["x"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_model_whose_outputs_are_no_numbers_fails_and_the_trial_counts_it(
+    bench: Bench, value: float
+) -> None:
+    """No answer with a confidence of null, which no reader accepts and every trial passes."""
+    pool = Models(models.Options())
+    pool.activate("classify", TINY)
+    with pool.use("classify") as model:
+        (output,) = model.manifest.model.signatures[0].outputs
+        broken = np.zeros((1, len(model.manifest.classifier.labels)), np.float32)
+        broken[0, 0] = value
+        model._engine.run = lambda signature, inputs: {output.name: broken}
+    answering = Answering(pool, bench.recorder, bench.worker, bench._reported)
+    bench.registry.add(Operation("generate", ClassifyRequest, answering.classify))
+    bench.recorder.begin_trial("classify")
+    bench.ask("generate", id="r", text="hello")
+    bench.drain()
+    pool.close()
+    assert bench.errors() == {"r": "model-failed"}
+    seen = bench.recorder.trial("classify")
+    assert (seen.requests, seen.errors) == (1, 1)
+
+
+def test_a_scale_that_makes_no_number_of_a_logit_fails() -> None:
+    """It stands in the manifest, and the golden vectors do not meet it."""
+    model = models.load(Bundle.open(TINY))
+    raw = model.run("hello")
+    for length, spec in model._by_length.items():
+        outputs = [msgspec.structs.replace(spec.outputs[0], scale=1e308)]
+        model._by_length[length] = msgspec.structs.replace(spec, outputs=outputs)
+    with pytest.raises(RefusedError) as raised:
+        model.probabilities(raw)
+    model.close()
+    assert raised.value.code == "model-failed"
 
 
 def test_a_draining_worker_refuses_and_finishes_what_waits(bench: Bench) -> None:

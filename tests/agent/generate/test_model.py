@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import shutil
 import subprocess
 import sys
 import time
+import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from agent.generate.constraint import check_schema
+from agent.generate.cache_engine import Floats
+from agent.generate.constraint import MAX_MULTIPLE, check_schema
 from agent.generate.model import GenerativeModel, Stop
 from agent.runtime import model as models
 from contracts.bundle import Bundle, pack, sha256_file
@@ -208,6 +213,13 @@ def _deep(levels: int) -> dict[str, object]:
         {"json_schema": {"enum": ["\ud800"]}},
         {"json_schema": {"type": "integer", "multipleOf": 0}},
         {"json_schema": {"type": "number", "multipleOf": float("inf")}},
+        {"json_schema": {"type": "number", "multipleOf": "3"}},
+        {"json_schema": {"type": "number", "multipleOf": True}},
+        {"json_schema": {"type": "integer", "minimum": -(2**63), "maximum": 2**63}},
+        {"json_schema": {"type": "integer", "minimum": 1 << 20_000}},
+        {"json_schema": {"type": "number", "minimum": 5e-324}},
+        {"json_schema": {"type": "number", "exclusiveMaximum": -1e308}},
+        {"json_schema": {"allOf": [{"anyOf": [{"minimum": i} for i in range(20)]}] * 20}},
         {"regex": "a", "json_schema": {}},
     ],
 )
@@ -222,21 +234,62 @@ def test_a_constraint_that_cannot_be_used_is_refused(
     assert model.generate(request(max_tokens=1)).tokens == 1
 
 
+BOMB = {"type": "integer", "allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]}
+
+
 @pytest.mark.parametrize(
     "schema",
     [
         {"type": "integer", "multipleOf": 99_999_999},
         {"type": "number", "multipleOf": 999999.99},
-        {"type": "integer", "allOf": [{"multipleOf": 9973}, {"multipleOf": 9967}]},
+        BOMB,
         {"type": "number", "allOf": [{"multipleOf": 9973}, {"multipleOf": 1e-9}]},
+        {"type": "integer", "multipleOf": 1 << 20_000},
+        {"type": "number", "multipleOf": 1e308},
+        *(
+            # Wherever it stands, used or not, what is no divisor does not hide the bomb.
+            {"anyOf": [BOMB], place: {"x": {"multipleOf": value}}}
+            for place in ("$defs", "patternProperties", "if", "not")
+            for value in (0, 0.0, -0.0, -1, -0.5, float("nan"), 1e-300, 5e-324, float("inf"))
+        ),
     ],
 )
 def test_multiples_that_would_not_end_are_refused_before_llguidance(
     schema: dict[str, object],
 ) -> None:
     """Their automaton of remainders would have about a hundred million states."""
-    with pytest.raises(InputError, match="multiple"):
+    with pytest.raises(InputError, match="multiple") as raised:
         check_schema(schema)
+    assert raised.value.code == "bad-constraint"
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -3, -1e-5, -(10**40), float("nan"), 1e-10, 1e-300])
+def test_what_no_number_is_a_multiple_of_is_refused(value: float) -> None:
+    """JSON Schema demands a number above 0; one with endless decimals is none that was meant."""
+    with pytest.raises(InputError, match="multipleOf") as raised:
+        check_schema({"multipleOf": value})
+    assert raised.value.code == "bad-constraint"
+
+
+def test_multiples_that_pass_have_few_remainders() -> None:
+    """Counted apart, in fractions: no pair that is let through has more than the cap."""
+    values = (1e-9, 0.0025, 0.1, 0.3, 0.7, 1, 2.5, 7, 97, 100, 101, 9999, 1e4, 0, -7)
+    passed = 0
+    for pair in itertools.product(values, repeat=2):
+        try:
+            check_schema({"allOf": [{"multipleOf": value} for value in pair]})
+        except InputError:
+            continue
+        exact = [Fraction(str(value)) for value in pair]
+        units = math.lcm(*(value.denominator for value in exact))
+        assert 0 < math.lcm(*(int(value * units) for value in exact)) <= MAX_MULTIPLE, pair
+        passed += 1
+    assert passed > len(values)
+
+
+def test_a_property_may_have_the_name_of_the_keyword() -> None:
+    """Its schema is no number, and no error."""
+    check_schema({"type": "object", "properties": {"multipleOf": {"type": "string"}}})
 
 
 def test_usual_multiples_stand_in_one_schema() -> None:
@@ -258,14 +311,25 @@ def peak():
 model = GenerativeModel(Bundle.open(Path(sys.argv[1])))
 model.generate(GenerateRequest(prompt="a", regex="ab", max_tokens=8))
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
-grown = []
+bombs = []
 for pattern in ("(a{1000}){1000}", "((a{100}){100}){100}"):
-    for fields in ({"regex": pattern}, {"json_schema": {"type": "string", "pattern": pattern}}):
-        before = peak()
-        try:
-            model.generate(GenerateRequest(prompt="a", max_tokens=20, **fields))
-        except ShoalError:
-            grown.append(peak() - before)
+    bombs += [{"regex": pattern}, {"json_schema": {"type": "string", "pattern": pattern}}]
+parts = [{"type": "integer", "minimum": n, "multipleOf": 9973} for n in range(200)]
+names = [f"p{n}" for n in range(200)]
+for schema in (
+    {"type": "object", "properties": dict(zip(names, parts)), "required": names},
+    {"type": "array", "prefixItems": parts, "minItems": 200},
+    {"allOf": [{"anyOf": parts[n : n + 10]} for n in range(0, 80, 10)]},
+    {"type": "integer", "minimum": 10**17 + 1, "maximum": 9 * 10**17, "multipleOf": 9973},
+):
+    bombs.append({"json_schema": schema})
+grown = []
+for fields in bombs:
+    before = peak()
+    try:
+        model.generate(GenerateRequest(prompt="a", max_tokens=20, **fields))
+    except ShoalError:
+        grown.append(peak() - before)
 print(json.dumps(grown))
 """
 
@@ -278,7 +342,7 @@ def test_bombs_take_little_memory(bundle_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     grown = json.loads(done.stdout)
-    assert len(grown) == 4
+    assert len(grown) == 8
     assert max(grown) < 40, f"grew by MB: {grown}"
 
 
@@ -316,7 +380,34 @@ def test_bad_prompts_are_refused_by_name(
 )
 def test_absurd_sampling_still_samples(model: GenerativeModel, fields: dict[str, object]) -> None:
     """The extremes that the protocol allows give tokens, not numeric errors."""
-    assert model.generate(request(**fields)).tokens == 12
+    assert model.generate(request(seed=1, **fields)).tokens == 12
+
+
+@pytest.mark.parametrize("path", ["bundle_path", "float_bundle_path"])
+def test_what_is_no_number_fails_one_request_and_spoils_no_other(
+    path: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step leaves NaN among the keys: that request fails, and nothing of it is kept."""
+    model = GenerativeModel(Bundle.open(request.getfixturevalue(path)))
+    asked = GenerateRequest(prompt=PROMPT, max_tokens=12)
+    good = model.generate(asked).text
+    run, steps = model.decoder._engine.run, itertools.count()
+
+    def breaks(signature: str) -> dict[str, Floats]:
+        outputs = run(signature)
+        if next(steps) == 4:
+            outputs["k_new_0"][...] = np.nan
+        return outputs
+
+    monkeypatch.setattr(model.decoder._engine, "run", breaks)
+    for _ in range(2):  # the second is greedy too, and shares the beginning
+        with warnings.catch_warnings(), pytest.raises(RefusedError) as raised:
+            warnings.simplefilter("ignore", RuntimeWarning)
+            model.generate(GenerateRequest(prompt="a b c", max_tokens=12, session="s"))
+        assert raised.value.code == "model-failed"
+        assert model.generate(asked).text == good
+        steps = itertools.count()
+    model.close()
 
 
 def test_time_ends_an_answer(model: GenerativeModel) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from agent.generate.sampling import Sampler, SamplingOptions, top_logprobs
+from contracts.errors import RefusedError
 
 LOGITS = np.log(np.array([0.5, 0.25, 0.15, 0.07, 0.03], np.float32))
 
@@ -60,6 +61,32 @@ def test_a_mask_leaves_only_what_it_allows() -> None:
     """The best allowed token wins."""
     allowed = np.array([False, False, True, True, False])
     assert Sampler(SamplingOptions()).pick(LOGITS, [], allowed) == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("penalty", [1.0, 2.0])
+def test_logits_that_are_no_numbers_give_no_token(
+    value: float, temperature: float, penalty: float
+) -> None:
+    """One is enough, also where the penalty or a mask would hide it."""
+    sampler = Sampler(SamplingOptions(temperature=temperature, repetition_penalty=penalty))
+    logits = LOGITS.copy()
+    logits[3] = value
+    for allowed in (None, np.arange(5) < 2):
+        with pytest.raises(RefusedError) as raised:
+            sampler.pick(logits, [3], allowed)
+        assert raised.value.code == "model-failed"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_finite_logits_of_any_size_give_a_token_that_is_allowed(temperature: float) -> None:
+    """The largest floats are numbers; what the mask put there is no fault of the model."""
+    largest = np.finfo(np.float32).max
+    sampler = Sampler(SamplingOptions(temperature=temperature, repetition_penalty=0.5))
+    logits = np.array([largest, -largest, 0, -largest, largest], np.float32)
+    for only in range(5):
+        assert sampler.pick(logits, [0, 1], np.arange(5) == only) == only
 
 
 def test_logprobs_are_those_of_the_softmax() -> None:
