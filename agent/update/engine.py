@@ -18,6 +18,7 @@ from agent.clock import Clock
 from agent.filesystem import FileSystem
 from agent.log import logger
 from agent.serving.models import Models
+from agent.serving.worker import STALL_S
 from agent.update import fit, machine
 from agent.update.download import Downloader, Progress
 from agent.update.fetch import NO_SUCH_FILE, Fetcher
@@ -610,11 +611,14 @@ class Engine:
         if self._trial_began is None:  # the agent started in the trial: its time begins again
             self._begin_trial(update)
         assert self._trial_began is not None
-        broken = verdict(update.trial, self._health.trial(update.slot))
+        seen = self._health.trial(update.slot)
+        broken = verdict(update.trial, seen)
         if broken is not None:
             self._apply(machine.Failed(broken))
             return 0
         left = self._trial_began + update.trial.seconds - self._clock.monotonic()
+        if -STALL_S < left <= 0 and seen.silent_s > TRIAL_CHECK_S:
+            left = TRIAL_CHECK_S  # a request runs: whether it gets on or hangs is awaited
         if left > 0:
             return min(TRIAL_CHECK_S, left)
         self._apply(machine.TrialPassed())

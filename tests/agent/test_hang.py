@@ -271,6 +271,19 @@ def test_a_short_trial_has_less_patience(tmp_path: Path, seconds: float) -> None
     trial.rig.close()
 
 
+def test_a_trial_does_not_end_while_it_is_open_whether_a_request_hangs(tmp_path: Path) -> None:
+    """It came just before the end."""
+    trial = Trial(tmp_path, 30)
+    trial.begin()
+    trial.rig.engine.step()
+    trial.clock.now += 29
+    hung = trial.job()
+    assert trial.ends() == ("rolled-back", "trial-hang")
+    hung.end()
+    trial.worker.drain(PATIENCE_S)
+    trial.rig.close()
+
+
 def test_a_long_answer_that_gets_on_is_no_hang(trial: Trial) -> None:
     """It may take longer than any limit of silence, and than the trial."""
     trial.begin()
