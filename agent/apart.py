@@ -44,6 +44,11 @@ class Failure(msgspec.Struct, frozen=True):
         return made(self.info.code, self.info.message, **self.info.detail)
 
 
+def why(error: OSError | EOFError) -> str:
+    """The end of a sentence: what ended a child or its line, where that is known."""
+    return f": {error}" if str(error) else ""
+
+
 def limit_child(memory_bytes: int = MEMORY_BYTES) -> None:
     """Limits the process that calls this: no core file, bounded memory.
 

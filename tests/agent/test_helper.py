@@ -21,7 +21,7 @@ from agent import helper
 from agent.helper import Helper
 from agent.runtime import check
 from contracts.bundle import Bundle
-from contracts.errors import RefusedError
+from contracts.errors import RefusedError, ShoalError
 from tests.support.controller import TINY
 
 PATIENCE_S = 20.0
@@ -131,11 +131,12 @@ def test_a_self_test_without_end_is_refused(own: Helper, monkeypatch: pytest.Mon
 
 
 def test_a_helper_that_is_killed_is_a_failed_job_and_the_next_starts_another(own: Helper) -> None:
-    """The job's code is the helper's; its child ends at its time, with nobody to end it."""
+    """Nobody knows how its child does, which ends at its time, with nobody to end it."""
     with own.start("trust", 5) as child:
         orphan = newest_child(own)
         process_of(own).kill()
-        assert child.end() == -signal.SIGKILL
+        with pytest.raises(ChildProcessError, match="the helper was killed by signal 9"):
+            child.end()
         assert orphan.is_running()
         until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
     assert check.run(TINY).passed
@@ -163,8 +164,9 @@ def test_no_process_for_the_child_is_an_error_of_the_system(
     serving = threading.Thread(target=helper.serve, args=(there,))
     serving.start()
     own._control, own._process = here, subprocess.Popen(["true"])
-    with pytest.raises(OSError, match="unavailable"):
+    with pytest.raises(ShoalError, match="unavailable") as caught:
         check.run(TINY)
+    assert type(caught.value) is ShoalError
     until(lambda: own._process is None)
     serving.join(PATIENCE_S)
     there.close()
@@ -199,7 +201,7 @@ def asked(child: helper.Child, folder: Path = TINY) -> str:
     question = check.Question(str(folder), None, 1, 0, 300)
     helper.send(child.line, question)
     answer = helper.receive(child.line, check.Answer)
-    return answer.error.code if answer.error else "passed"
+    return answer.failure.info.code if answer.failure else "passed"
 
 
 def test_a_child_that_did_well_goes_on_with_the_same_work(one_at_once: Helper) -> None:
