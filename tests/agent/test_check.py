@@ -169,6 +169,18 @@ def test_a_child_that_answers_nonsense_is_a_refusal(
     assert caught.value.code == "selftest-crashed"
 
 
+def test_any_name_of_a_detail_is_an_error_of_ours(
+    own: Helper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that an argument has; a child that a model ran in may answer it."""
+    detail = b'{"code": 1, "self": 2, "": 3}'
+    answer = b'{"failure":{"kind":"refused","info":{"code":"a","message":"b","detail":%s}}}\n'
+    monkeypatch.setattr(helper, "_line", lambda _: answer % detail)
+    with pytest.raises(RefusedError, match="b") as caught:
+        check.run(TINY)
+    assert caught.value.info.detail == {"code": 1, "self": 2, "": 3}
+
+
 def rig(folder: Path) -> Rig:
     """A device's engine whose self-tests run in children."""
     made = Rig(Disk(), folder, MemoryRepository(TINY), selftest=lambda bundle: check.run(bundle))
