@@ -1,4 +1,4 @@
-"""The process that the agent's children are forked from: ``python -m agent.helper``.
+"""The process that the agent's children are forked from.
 
 Python, a model runtime and the libraries of signatures take a fifth of a second of processor
 time to load, and many times what a child then does with them. The helper loads what a kind of
@@ -34,6 +34,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from io import BufferedRWPair
+from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import msgspec
@@ -66,6 +67,19 @@ MAX_LINE_BYTES: Final = 2 * limits.MAX_METADATA_BYTES + 64 * limits.KIB
 """Bytes of a line: the largest metadata file in base64, and what is around it."""
 
 MAX_REQUEST_BYTES: Final = 256
+
+PROGRAM: Final = (
+    "import sys\n"
+    "if sys.argv[1] not in sys.path: sys.path.insert(0, sys.argv[1])\n"
+    "from agent.helper import main\n"
+    "main()\n"
+)
+"""What Python runs, with the folder of these packages as its argument.
+
+``-m`` would look for every module in the working directory first, which the agent that is
+installed does not: whoever can write there would run in the helper. The folder is on the path
+already where the packages are installed; it is not where the agent runs from a checkout.
+"""
 
 MAX_TRACEBACK_CHARS: Final = 8000
 
@@ -369,7 +383,7 @@ class Helper:
         self._control, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agent.helper"],
+                [sys.executable, "-P", "-c", PROGRAM, str(Path(__file__).absolute().parents[1])],
                 stdin=there.fileno(),
                 stdout=subprocess.DEVNULL,
                 # No threads at the fork: the children of a classifier have no use for them.
@@ -541,7 +555,3 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     serve(socket.socket(fileno=0))
     os._exit(0)  # nothing to tidy up, and unloading a runtime takes time
-
-
-if __name__ == "__main__":
-    main()

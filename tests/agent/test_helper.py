@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -355,6 +356,47 @@ def test_self_tests_share_a_child_for_the_same_bundle_and_limits_alone(
     for options in ({}, {"digest": "a"}, {"digest": "b"}, {"digest": "a", "memory_bytes": 1 << 30}):
         assert check.run(TINY, **options).passed
     assert works[0] == "" and len(set(works)) == 4
+
+
+LOOKED_FOR = """
+import sys
+from pathlib import Path
+from agent import helper
+with helper.start("trust", 30) as child:
+    helper.send(child.line, "no question")
+    child.line.readline()
+print(Path(helper.__file__).parents[1])
+"""
+
+
+def test_the_helper_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    """Nor does the agent, where it is installed: what lies there may be anybody's."""
+    for name in ("msgspec", "socket", "agent"):
+        (tmp_path / f"{name}.py").write_text("open('found', 'a').write(__name__)")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LOOKED_FOR],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not (tmp_path / "found").exists(), (tmp_path / "found").read_text()
+    assert done.stdout
+
+
+def test_the_helper_is_the_one_beside_the_agent(tmp_path: Path) -> None:
+    """From a checkout that is not installed, where another one is: ``python -m agent``."""
+    for name in ("agent", "contracts"):
+        shutil.copytree(Path(__file__).parents[2] / name, tmp_path / name)
+    with (tmp_path / "agent" / "helper.py").open("a") as file:
+        file.write("open('loaded', 'a').write(f'{os.getppid() == int(os.environ[\"AGENT\"])} ')")
+    program = "import os\nos.environ['AGENT'] = str(os.getpid())\n" + LOOKED_FOR
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path)
+    assert (tmp_path / "loaded").read_text() == "False True "
 
 
 AGENT = """
