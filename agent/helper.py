@@ -39,6 +39,7 @@ from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import msgspec
 
+from agent.runtime.quiet import loud
 from contracts import codec, limits
 from contracts.errors import ShoalError
 
@@ -381,11 +382,12 @@ class Helper:
                 return self._process
             self._stop()
         self._control, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with there:
+        with there, os.fdopen(loud(), "wb") as errors:  # a model may be loading meanwhile
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", PROGRAM, str(Path(__file__).absolute().parents[1])],
                 stdin=there.fileno(),
                 stdout=subprocess.DEVNULL,
+                stderr=errors,
                 # No threads at the fork: the children of a classifier have no use for them.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )
