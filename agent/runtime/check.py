@@ -168,10 +168,12 @@ def main(line: BufferedRWPair) -> int:
     options = model.Options(asked.runtime, asked.threads)
     try:
         answer = Answer(model.selftest(Bundle.open(Path(asked.folder)), options))
-    except UnavailableError as error:  # it counts as a try: a device may lack it for good
-        answer = Answer(failure=Failure("other", error.info))
     except ShoalError as error:
-        answer = Answer(failure=Failure.of(error))
+        if error.__cause__ is not None:  # what a library raised, or a fault of ours
+            helper.tell(line, error)
+        # What is not there counts as a try, too: a device may lack it for good.
+        lacking = isinstance(error, UnavailableError)
+        answer = Answer(failure=Failure("other", error.info) if lacking else Failure.of(error))
     except (MemoryError, OSError) as error:
         helper.tell(line, error)
         answer = Answer(failure=_environment(error, asked.memory_bytes))
