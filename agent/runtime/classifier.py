@@ -74,7 +74,11 @@ class Classifier:
         else:
             self._engine = _unpacked(bundle, runtime, threads)
         self.runtime = self._engine.name
-        self._by_length = self._signatures(manifest.model.signatures)
+        try:
+            self._by_length = self._signatures(manifest.model.signatures)
+        except BaseException:
+            self._engine.close()
+            raise
 
     def _open(self, path: Path, runtime: str | None, threads: int, cache: Path | None) -> Runtime:
         wanted = self.manifest.model.runtimes

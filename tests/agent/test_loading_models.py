@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.generate.litert_engine import LiteRtEngine
 from agent.runtime import check, classifier, engine, litert, litert_library, model
+from agent.runtime.litert_library import Library
 from agent.serving.models import Models
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError, ShoalError, UnavailableError
@@ -165,3 +167,64 @@ def test_a_runtime_that_is_not_whole_is_named(
     with pytest.raises(UnavailableError, match=r"litert cannot be used: .*too short") as caught:
         model.load(Bundle.open(TINY))
     assert caught.value.code == "no-runtime"
+
+
+@pytest.fixture
+def environments(monkeypatch: pytest.MonkeyPatch) -> list[Library]:
+    """LiteRT's environments that were not closed."""
+    opened: list[Library] = []
+    create, close = Library.__init__, Library.close
+
+    def creating(self: Library, threads: int, cache: Path | None) -> None:
+        create(self, threads, cache)
+        opened.append(self)
+
+    def closing(self: Library) -> None:
+        close(self)
+        opened.remove(self)
+
+    monkeypatch.setattr(Library, "__init__", creating)
+    monkeypatch.setattr(Library, "close", closing)
+    return opened
+
+
+def test_a_manifest_that_does_not_fit_leaves_no_model_open(
+    environments: list[Library], tmp_path: Path
+) -> None:
+    """It was opened before the signatures were looked for."""
+    with pytest.raises(RefusedError, match="the manifest names a signature 'other'"):
+        model.load(with_signature(tmp_path / "b", [1, 96], name="other"))
+    assert environments == []
+
+
+@pytest.mark.parametrize("kind", [litert.LiteRt, LiteRtEngine])
+def test_a_file_that_is_no_model_leaves_no_environment_open(
+    environments: list[Library], tmp_path: Path, kind: Callable[..., Any]
+) -> None:
+    """An update that is offered again and again would fill the memory."""
+    junk = tmp_path / "model.tflite"
+    junk.write_bytes(b"x" * 4096)
+    with pytest.raises((RuntimeError, ValueError)):
+        kind(junk, threads=1, cache=None)
+    assert environments == []
+
+
+def test_a_tensor_that_cannot_be_made_leaves_none_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its buffers are LiteRT's memory, which nobody else frees."""
+    loaded = model.load(Bundle.open(TINY))
+    made: list[litert.Buffer] = []
+    buffer = litert.Buffer
+
+    def second_fails(*arguments: Any) -> litert.Buffer:
+        if made:
+            raise RuntimeError("no buffer")
+        made.append(buffer(*arguments))
+        return made[0]
+
+    monkeypatch.setattr(litert, "Buffer", second_fails)
+    with pytest.raises(RefusedError, match="no buffer"):
+        loaded.warm_up()
+    assert made[0].handle.value is None
+    loaded.close()
