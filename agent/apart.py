@@ -40,8 +40,14 @@ class Failure(msgspec.Struct, frozen=True):
     def raised(self) -> ShoalError:
         """The error on the other side, to be raised."""
         classes = {"refused": RefusedError, "unavailable": UnavailableError}
-        made = classes.get(self.kind, ShoalError)
-        return made(self.info.code, self.info.message, **self.info.detail)
+        made = classes.get(self.kind, ShoalError)(self.info.code, self.info.message)
+        made.info = self.info  # a detail may have any name
+        return made
+
+
+def why(error: OSError | EOFError) -> str:
+    """The end of a sentence: what ended a child or its line, where that is known."""
+    return f": {error}" if str(error) else ""
 
 
 def limit_child(memory_bytes: int = MEMORY_BYTES) -> None:

@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from agent import helper
-from agent.apart import Failure, limit_child
+from agent.apart import Failure, limit_child, why
 from agent.certificate import STORED, Certificate, Validity, left_of, with_texts
 from agent.log import configure
 from contracts.config import AgentConfig, TlsConfig
@@ -103,9 +103,10 @@ class CertificateApart:
             try:
                 helper.send(child.line, question)
                 found = helper.receive(child.line, Found)
-            except (OSError, EOFError):
+            except (OSError, EOFError) as error:
                 raise UnavailableError(
-                    "certificate-failed", "looking at the certificate ended without an answer"
+                    "certificate-failed",
+                    f"looking at the certificate ended without an answer{why(error)}",
                 ) from None
         if found.failure is not None:
             raise found.failure.raised()

@@ -1,4 +1,4 @@
-"""The process that the agent's children are forked from: ``python -m agent.helper``.
+"""The process that the agent's children are forked from.
 
 Python, a model runtime and the libraries of signatures take a fifth of a second of processor
 time to load, and many times what a child then does with them. The helper loads what a kind of
@@ -18,6 +18,7 @@ killed end too, at their alarm at the latest.
 
 from __future__ import annotations
 
+import errno
 import gc
 import importlib
 import os
@@ -28,14 +29,17 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from io import BufferedRWPair
-from typing import Any, Final, Literal, Self, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 import msgspec
 
+from agent.runtime.quiet import loud
 from contracts import codec, limits
 from contracts.errors import ShoalError
 
@@ -67,6 +71,24 @@ MAX_LINE_BYTES: Final = (
 
 MAX_REQUEST_BYTES: Final = 256
 
+PROGRAM: Final = (
+    "import sys\n"
+    "if sys.argv[1] not in sys.path: sys.path.insert(0, sys.argv[1])\n"
+    "from agent.helper import main\n"
+    "main()\n"
+)
+"""What Python runs, with the folder of these packages as its argument.
+
+``-m`` would look for every module in the working directory first, which the agent that is
+installed does not: whoever can write there would run in the helper. The folder is on the path
+already where the packages are installed; it is not where the agent runs from a checkout.
+"""
+
+MAX_TRACEBACK_CHARS: Final = 8000
+
+BROKE: Final = b"!"
+"""How a line begins that says what went wrong in a child; all others begin as JSON does."""
+
 T = TypeVar("T")
 
 
@@ -94,22 +116,56 @@ class Ended(msgspec.Struct, frozen=True):
     errno: int = 0
 
 
+class Broke(msgspec.Struct, frozen=True):
+    """From the child, before its answer or instead of it: an error that nobody expected.
+
+    Attributes:
+        error: class and message.
+        where: the last part of its traceback.
+    """
+
+    error: Annotated[str, msgspec.Meta(max_length=MAX_TRACEBACK_CHARS)]
+    where: Annotated[str, msgspec.Meta(max_length=MAX_TRACEBACK_CHARS)]
+
+
 def send(line: BufferedRWPair, message: Any) -> None:
     """Writes one message."""
     line.write(codec.encode(message) + b"\n")
     line.flush()
 
 
+def tell(line: BufferedRWPair, error: BaseException) -> None:
+    """Writes what went wrong in this child, for the agent's log: a child has none."""
+    texts = f"{type(error).__name__}: {error}"[:300], "".join(traceback.format_exception(error))
+    broke = Broke(*(t[-MAX_TRACEBACK_CHARS:].encode(errors="replace").decode() for t in texts))
+    line.write(BROKE + codec.encode(broke) + b"\n")
+    line.flush()
+
+
 def receive(line: BufferedRWPair, kind: type[T]) -> T:
-    """Reads one message.
+    """Reads one message; what went wrong before it in the child, once, goes to the log.
 
     Raises:
-        EOFError: the other side ended.
+        EOFError: the other side ended; its text is the error that ended it, where that is known.
+        ShoalError: it wrote something else.
     """
-    data = line.readline(MAX_LINE_BYTES)
+    data, error = _line(line), ""
+    if data.startswith(BROKE):
+        broke = codec.decode(data[len(BROKE) :], Broke, what="a line", cap=MAX_LINE_BYTES)
+        from agent.log import logger  # which the helper does without
+
+        logger(__name__).error("error in a child", reason=broke.error, traceback=broke.where)
+        data, error = _line(line), broke.error
     if not data.endswith(b"\n"):
-        raise EOFError
+        raise EOFError(error)
     return codec.decode(data, kind, what="a line", cap=MAX_LINE_BYTES)
+
+
+def _line(line: BufferedRWPair) -> bytes:
+    try:
+        return line.readline(MAX_LINE_BYTES)
+    except ConnectionError:  # it ended with a message unread
+        return b""
 
 
 # The agent's side. --------------------------------------------------------------------------
@@ -165,9 +221,10 @@ class Child:
         """Kills it if it still runs.
 
         Returns:
-            Its exit code, or minus the signal that killed it; the helper's when that died.
+            Its exit code, or minus the signal that killed it.
 
         Raises:
+            ChildProcessError: the helper ended, and nobody knows how the child does.
             OSError: there was no memory or process for it.
         """
         if self._code is None:
@@ -175,13 +232,23 @@ class Child:
                 self._end.shutdown(socket.SHUT_WR)
             data = self._end.recv(MAX_REQUEST_BYTES)
             if not data:
-                self._code = self._helper.wait(GRACE_S)
-                return self._code
+                raise ChildProcessError(errno.ECHILD, f"the helper {self._end_of_helper()}")
             ended = codec.decode(data, Ended, what="the end of a child")
             if ended.errno:
                 raise OSError(ended.errno, os.strerror(ended.errno))
             self._code = ended.code
         return self._code
+
+    def _end_of_helper(self) -> str:
+        try:
+            return how_ended(self._helper.wait(GRACE_S))
+        except subprocess.TimeoutExpired:
+            return "hangs"
+
+
+def how_ended(code: int) -> str:
+    """What an exit code means: ``was killed by signal 9``, ``ended with code 1``."""
+    return f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
 
 
 class Turn:
@@ -317,11 +384,12 @@ class Helper:
                 return self._process
             self._stop()
         self._control, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with there:
+        with there, os.fdopen(loud(), "wb") as errors:  # a model may be loading meanwhile
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agent.helper"],
+                [sys.executable, "-P", "-c", PROGRAM, str(Path(__file__).absolute().parents[1])],
                 stdin=there.fileno(),
                 stdout=subprocess.DEVNULL,
+                stderr=errors,
                 # No threads at the fork: the children of a classifier have no use for them.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
             )
@@ -357,8 +425,7 @@ class Helper:
                     tired += turns.resting
                     del self._works[key]
         for child in tired:
-            with suppress(subprocess.TimeoutExpired):  # a helper that hangs
-                child.close()
+            child.close()
         with self._lock:
             # The end of a child that rested is no job's.
             if self._running == 0 and self._process is not None and last <= before:
@@ -463,6 +530,11 @@ def _work(main: Callable[[BufferedRWPair], int], line: int, seconds: int) -> Non
             code = main(stream)
             if code:
                 break
+    except (EOFError, ConnectionError):
+        pass  # the agent is done with it
+    except BaseException as error:  # noqa: BLE001  # Rust's panics too
+        with suppress(Exception):
+            tell(stream, error)
     finally:
         os._exit(code)  # closes the line: its end means that the child has ended
 
@@ -487,7 +559,3 @@ def main() -> None:
         signal.signal(ignored, signal.SIG_IGN)
     serve(socket.socket(fileno=0))
     os._exit(0)  # nothing to tidy up, and unloading a runtime takes time
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 
 from agent import helper
-from agent.apart import Failure, limit_child, silence
+from agent.apart import Failure, limit_child, silence, why
 from agent.trust import REFRESH_SECONDS, Fetch, Trust
 from contracts import codec
 from contracts.bundle import sha256_of
@@ -118,9 +118,10 @@ class TrustApart:
                 except ShoalError as error:
                     answer = File(failure=Failure.of(error))
                 helper.send(line, answer)
-        except (OSError, EOFError):
+        except (OSError, EOFError) as error:
             raise UnavailableError(
-                "trust-failed", "the check of the fleet's signatures ended without an answer"
+                "trust-failed",
+                f"the check of the fleet's signatures ended without an answer{why(error)}",
             ) from None
 
 

@@ -63,7 +63,11 @@ class LiteRtEngine:
     def __init__(self, path: Path, *, threads: int, cache: Path | None) -> None:
         self._path = path
         self._library = Library(threads, cache)
-        self._whole = None if cache else Model(self._library, path)
+        try:
+            self._whole = None if cache else Model(self._library, path)
+        except BaseException:
+            self._library.close()
+            raise
         self._model = self._whole
         self._bound: dict[str, _Bound] = {}
         self._cache: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ import numpy as np
 from agent.runtime import engine, golden
 from agent.runtime.engine import Runtime, Tensor
 from agent.runtime.front_end import Encoded, open_front_end
-from agent.runtime.model import Options
+from agent.runtime.model import Options, refusing
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import SignatureSpec, TensorSpec
@@ -49,6 +49,7 @@ class Classifier:
         InputError: ``bundle-corrupt``, ``bad-manifest``.
         RefusedError: ``model-failed``.
         UnavailableError: ``no-runtime``.
+        OSError: the disk refuses.
     """
 
     def __init__(
@@ -74,7 +75,11 @@ class Classifier:
         else:
             self._engine = _unpacked(bundle, runtime, threads)
         self.runtime = self._engine.name
-        self._by_length = self._signatures(manifest.model.signatures)
+        try:
+            self._by_length = self._signatures(manifest.model.signatures)
+        except BaseException:
+            self._engine.close()
+            raise
 
     def _open(self, path: Path, runtime: str | None, threads: int, cache: Path | None) -> Runtime:
         wanted = self.manifest.model.runtimes
@@ -90,6 +95,8 @@ class Classifier:
                     f"the manifest names a signature {spec.name!r}; the model has "
                     f"{', '.join(self._engine.signatures)}",
                 )
+            if not spec.inputs[0].shape:
+                raise RefusedError("bad-manifest", f"the ids of {spec.name!r} have no length")
             found[spec.inputs[0].shape[-1]] = spec
         return found
 
@@ -166,11 +173,17 @@ class Classifier:
         )
 
     def warm_up(self) -> None:
-        """Runs every signature once, so that the first request is not the slow one."""
-        for spec in self._by_length.values():
-            self._engine.run(
-                spec.name, {i.name: np.zeros(i.shape, np.dtype(i.dtype)) for i in spec.inputs}
-            )
+        """Runs every signature once, so that the first request is not the slow one.
+
+        Raises:
+            RefusedError: ``model-failed``.
+            OSError: there is no memory for its inputs.
+        """
+        with refusing("warming up"):
+            for spec in self._by_length.values():
+                self._engine.run(
+                    spec.name, {i.name: np.zeros(i.shape, np.dtype(i.dtype)) for i in spec.inputs}
+                )
 
     def selftest(self, bundle: Bundle, checkpoint: Callable[[], None] = lambda: None) -> Selftested:
         """Replays the golden vectors; `checkpoint` is called before each."""

@@ -90,8 +90,10 @@ def open_model(
         cache: file for the runtime's packed weights, where it has such.
 
     Raises:
-        UnavailableError: ``no-runtime``; none that the bundle can use is installed.
+        UnavailableError: ``no-runtime``; none that the bundle can use is installed, or it is
+            not whole.
         RefusedError: ``model-failed``; the runtime refuses the file.
+        OSError: the file cannot be read, or there is no memory.
     """
     here = [name for name in available() if not wanted or name in wanted]
     name = runtime or next(iter(here), "")
@@ -103,7 +105,11 @@ def open_model(
         )
     try:
         return _opener(name)(path, threads=threads, cache=cache)
-    except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UnavailableError("no-runtime", f"{name} cannot be used: {error}") from None  # ctypes
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
         raise RefusedError(
             "model-failed", f"{name} cannot load {path.name}: {str(error)[:500]}"
         ) from None

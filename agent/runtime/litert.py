@@ -24,8 +24,18 @@ class _Bound:
     def __init__(self, signature: Signature) -> None:
         library = signature.model.library
         self.signature = signature
-        self.inputs = {key: Buffer(library, kind) for key, kind in signature.inputs.items()}
-        self.outputs = {key: Buffer(library, kind) for key, kind in signature.outputs.items()}
+        self.inputs: dict[str, Buffer] = {}
+        self.outputs: dict[str, Buffer] = {}
+        try:
+            for kinds, made in (
+                (signature.inputs, self.inputs),
+                (signature.outputs, self.outputs),
+            ):
+                for key, kind in kinds.items():
+                    made[key] = Buffer(library, kind)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         for buffer in (*self.inputs.values(), *self.outputs.values()):

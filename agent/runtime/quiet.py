@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _QUIET = threading.Lock()
+_CHANGE = threading.Lock()
+"""Held while descriptor 2 changes, which takes no time; the other, while it is quiet."""
+_kept: int | None = None
+"""Standard error while it is quiet."""
 _LIBRARY = (b"INFO: ", b"VERBOSE: ", b"DEBUG: ", b"WARNING: ", b"ERROR: ", "└".encode())
 """How lines of LiteRT and TensorFlow Lite begin."""
 
@@ -18,14 +22,19 @@ def quiet() -> Iterator[None]:
 
     Lines of others, which a thread may write meanwhile, come a little later.
     """
+    global _kept
     with _QUIET:
         kept = os.dup(2)
         sink = _sink()
         try:
-            os.dup2(sink, 2)
+            with _CHANGE:
+                os.dup2(sink, 2)
+                _kept = kept
             yield
         finally:
-            os.dup2(kept, 2)
+            with _CHANGE:
+                os.dup2(kept, 2)
+                _kept = None
             with os.fdopen(sink, "rb") as written:
                 written.seek(0)
                 others = b"".join(line for line in written if not line.startswith(_LIBRARY))
@@ -33,6 +42,12 @@ def quiet() -> Iterator[None]:
                 os.write(kept, others)
             finally:
                 os.close(kept)
+
+
+def loud() -> int:
+    """A new descriptor of standard error as it is when it is not quiet, for another process."""
+    with _CHANGE:
+        return os.dup(2 if _kept is None else _kept)
 
 
 def _sink() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from agent import helper
 from agent.helper import Helper
 from agent.runtime import check
 from contracts.bundle import Bundle
-from contracts.errors import RefusedError
+from contracts.errors import RefusedError, ShoalError
 from tests.support.controller import TINY
 
 PATIENCE_S = 20.0
@@ -131,11 +132,12 @@ def test_a_self_test_without_end_is_refused(own: Helper, monkeypatch: pytest.Mon
 
 
 def test_a_helper_that_is_killed_is_a_failed_job_and_the_next_starts_another(own: Helper) -> None:
-    """The job's code is the helper's; its child ends at its time, with nobody to end it."""
+    """Nobody knows how its child does, which ends at its time, with nobody to end it."""
     with own.start("trust", 5) as child:
         orphan = newest_child(own)
         process_of(own).kill()
-        assert child.end() == -signal.SIGKILL
+        with pytest.raises(ChildProcessError, match="the helper was killed by signal 9"):
+            child.end()
         assert orphan.is_running()
         until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
     assert check.run(TINY).passed
@@ -163,8 +165,9 @@ def test_no_process_for_the_child_is_an_error_of_the_system(
     serving = threading.Thread(target=helper.serve, args=(there,))
     serving.start()
     own._control, own._process = here, subprocess.Popen(["true"])
-    with pytest.raises(OSError, match="unavailable"):
+    with pytest.raises(ShoalError, match="unavailable") as caught:
         check.run(TINY)
+    assert type(caught.value) is ShoalError
     until(lambda: own._process is None)
     serving.join(PATIENCE_S)
     there.close()
@@ -199,7 +202,7 @@ def asked(child: helper.Child, folder: Path = TINY) -> str:
     question = check.Question(str(folder), None, 1, 0, 300)
     helper.send(child.line, question)
     answer = helper.receive(child.line, check.Answer)
-    return answer.error.code if answer.error else "passed"
+    return answer.failure.info.code if answer.failure else "passed"
 
 
 def test_a_child_that_did_well_goes_on_with_the_same_work(one_at_once: Helper) -> None:
@@ -353,6 +356,47 @@ def test_self_tests_share_a_child_for_the_same_bundle_and_limits_alone(
     for options in ({}, {"digest": "a"}, {"digest": "b"}, {"digest": "a", "memory_bytes": 1 << 30}):
         assert check.run(TINY, **options).passed
     assert works[0] == "" and len(set(works)) == 4
+
+
+LOOKED_FOR = """
+import sys
+from pathlib import Path
+from agent import helper
+with helper.start("trust", 30) as child:
+    helper.send(child.line, "no question")
+    child.line.readline()
+print(Path(helper.__file__).parents[1])
+"""
+
+
+def test_the_helper_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    """Nor does the agent, where it is installed: what lies there may be anybody's."""
+    for name in ("msgspec", "socket", "agent"):
+        (tmp_path / f"{name}.py").write_text("open('found', 'a').write(__name__)")
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LOOKED_FOR],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not (tmp_path / "found").exists(), (tmp_path / "found").read_text()
+    assert done.stdout
+
+
+def test_the_helper_is_the_one_beside_the_agent(tmp_path: Path) -> None:
+    """From a checkout that is not installed, where another one is: ``python -m agent``."""
+    for name in ("agent", "contracts"):
+        shutil.copytree(Path(__file__).parents[2] / name, tmp_path / name)
+    with (tmp_path / "agent" / "helper.py").open("a") as file:
+        file.write("open('loaded', 'a').write(f'{os.getppid() == int(os.environ[\"AGENT\"])} ')")
+    program = "import os\nos.environ['AGENT'] = str(os.getpid())\n" + LOOKED_FOR
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(tmp_path)
+    assert (tmp_path / "loaded").read_text() == "False True "
 
 
 AGENT = """

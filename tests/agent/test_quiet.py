@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from agent.helper import Helper
 from agent.runtime.quiet import quiet
 
 
@@ -32,3 +34,22 @@ def test_an_error_within_comes_through_and_the_descriptor_is_restored(
     os.write(2, b"heard\n")
     assert capfd.readouterr().err == "heard\n"
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_a_helper_that_starts_meanwhile_has_the_real_one() -> None:
+    """Its errors would be lost for its whole life, and the sink would live as long."""
+    one = Helper(idle_s=0.0)
+
+    def start() -> None:
+        with one.start("trust", 30):
+            assert one._process is not None
+            found.append(Path(f"/proc/{one._process.pid}/fd/2").readlink())
+
+    found: list[Path] = []
+    with quiet():
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+    assert found == [Path("/proc/self/fd/2").readlink()]
+    while one._process is not None:
+        pass
