@@ -13,7 +13,7 @@ import msgspec
 from agent.log import logger
 from agent.runtime import model as models
 from contracts.bundle import Bundle
-from contracts.errors import RefusedError, ShoalError, UnavailableError
+from contracts.errors import RefusedError, UnavailableError
 from contracts.manifest import Manifest
 
 log = logger(__name__)
@@ -150,8 +150,9 @@ class Models:
             )
         model = models.load(bundle, self._options)
         try:
-            model.warm_up()
-        except ShoalError:
+            with models.refusing("warming up"):
+                model.warm_up()
+        except BaseException:
             model.close()
             raise
         return _Loaded(model, need)

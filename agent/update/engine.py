@@ -24,7 +24,7 @@ from agent.update.download import Downloader, Progress
 from agent.update.fetch import NO_SUCH_FILE, Fetcher
 from agent.update.health import Observed, verdict
 from agent.update.journal import Journal, JournalFiles
-from agent.update.loading import Loader, LoadingMarks, fault, insist
+from agent.update.loading import Loader, LoadingMarks, fault, insist, refusal
 from agent.update.machine import Settled, Update
 from agent.update.store import Store
 from contracts import limits
@@ -319,10 +319,7 @@ class Engine:
             local = not isinstance(error, UnavailableError) or error.code == NO_SUCH_FILE
             return self._hindered(error.info, local=local)
         except OSError as error:
-            return self._hindered(
-                ErrorInfo("disk-error", f"the disk refused: {error.strerror or error}", {}),
-                local=True,
-            )
+            return self._hindered(refusal(error), local=True)
         except Exception as error:  # a fault of ours: the thread must go on, and say so
             log.exception("update step broke")
             return self._hindered(fault(error), local=True)

@@ -175,8 +175,9 @@ class Loader:
             unreadable = error.errno == errno.EIO
             if not unreadable and self._clock.monotonic() - since < PATIENCE_S:
                 raise
-            code = "bundle-corrupt" if unreadable else "disk-error"
-            problem = ErrorInfo(code, f"the disk refused: {error.strerror or error}", {})
+            problem = refusal(error)
+            if unreadable:
+                problem = ErrorInfo("bundle-corrupt", problem.message, {})
         except Exception as error:  # a fault of ours, which must not keep another from serving
             log.exception("load broke")
             problem = fault(error)
@@ -190,6 +191,13 @@ class Loader:
             except OSError as error:  # another one has to serve all the same
                 log.error("damaged bundle not removed", bundle=sha256, reason=str(error))
         return problem
+
+
+def refusal(error: OSError) -> ErrorInfo:
+    """What the disk or the system refused, as a reason."""
+    if error.errno in (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE):
+        return ErrorInfo("no-resources", f"the system refused: {error.strerror or error}", {})
+    return ErrorInfo("disk-error", f"the disk refused: {error.strerror or error}", {})
 
 
 def fault(error: Exception) -> ErrorInfo:

@@ -72,7 +72,7 @@ class _Mpremote:
             UnavailableError: ``board-silent``, ``board-lost``, ``no-mpremote``.
             ShoalError: ``flash-failed``.
         """
-        command = [sys.executable, "-u", "-m", "mpremote", "connect", self._port, *words]
+        command = [sys.executable, "-P", "-u", "-m", "mpremote", "connect", self._port, *words]
         said: list[str] = []
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

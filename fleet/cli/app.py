@@ -58,7 +58,7 @@ def _handed_over(name: str) -> None:
     )
     def command(context: typer.Context) -> None:
         module = HANDED_OVER[name]
-        arguments = [sys.executable, "-m", module, name, *context.args]
+        arguments = [sys.executable, "-P", "-m", module, name, *context.args]
         sys.stdout.flush()
         os.execv(sys.executable, arguments)  # noqa: S606  (a fixed program of ours)
 

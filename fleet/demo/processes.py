@@ -42,7 +42,7 @@ class Processes:
 
     def start(self, name: str, module: str, arguments: Sequence[str]) -> None:
         """Starts ``python -m module arguments`` in the background; its output goes to its log."""
-        command = [sys.executable, "-m", module, *arguments]
+        command = [sys.executable, "-P", "-m", module, *arguments]
         self._commands[name] = command
         with self.log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
@@ -107,7 +107,7 @@ def run(module: str, arguments: Sequence[str], log: Path, *, show: bool) -> byte
     Raises:
         UnavailableError: ``program-failed`` with the end of its log.
     """
-    command = [sys.executable, "-m", module, *arguments]
+    command = [sys.executable, "-P", "-m", module, *arguments]
     with log.open("ab") as sink:
         done = subprocess.run(
             command,

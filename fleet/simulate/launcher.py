@@ -72,7 +72,7 @@ class Simulation:
         for index in range(count):
             first, last = devices * index // count, devices * (index + 1) // count
             command = [
-                sys.executable, "-m", "agent.simulate", "--fleet", fleet,
+                sys.executable, "-P", "-m", "agent.simulate", "--fleet", fleet,
                 "--mqtt", codec.encode(mqtt).decode(), "--devices", str(devices),
                 "--first", str(first), "--count", str(last - first), "--prefix", prefix,
                 "--connects-per-s", str(connects_per_s / count),

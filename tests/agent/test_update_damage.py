@@ -234,7 +234,7 @@ def test_a_bundle_that_the_disk_refuses_for_long_is_rolled_back(rig: Rig) -> Non
     began = rig.clock.now
     rig.settle()
     assert rig.clock.now - began >= PATIENCE_S
-    assert (rig.events[-1].state, reason(rig)) == ("rolled-back", "disk-error")
+    assert (rig.events[-1].state, reason(rig)) == ("rolled-back", "no-resources")
     assert (rig.active(), rig.answer().bundle) == (OLD, OLD)
 
 
