@@ -370,6 +370,7 @@ class Agent:
         gauges["queue"] = float(self.worker.depth)
         gauges["spool_messages"] = float(self.spool.depth)
         gauges["spool_bytes"] = float(self.spool.payload_bytes)
+        gauges["spool_in_memory"] = float(self.spool.in_memory)
         gauges["connections"] = float(self.link.connections)
         return gauges
 
