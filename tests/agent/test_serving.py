@@ -26,6 +26,7 @@ from contracts.errors import RefusedError, UnavailableError
 from contracts.messages import Answer, ClassifyRequest, Reported
 from contracts.topics import Topics
 from tests.support.controller import TINY, TINY_NEXT
+from tests.support.full_disk import full_disk
 
 
 class Bench:
@@ -361,6 +362,20 @@ def test_the_request_that_killed_the_agent_is_refused_once(tmp_path: Path) -> No
     bench.drain()
     assert bench.errors() == {"killer": "agent-died"}
     assert bench.order == ["x"]
+
+
+def test_a_full_disk_keeps_no_request_from_running(tmp_path: Path) -> None:
+    """It runs without its mark, which the log says once; the mark comes back with the room."""
+    with full_disk() as said:
+        bench = Bench(mark=tmp_path / "running")
+        for name in ("a", "b"):
+            bench.ask(id=name, text=name)
+        bench.drain()
+    assert bench.order == ["a", "b"]
+    assert said.getvalue().count("running request not marked") == 1
+    assert bench.mark is not None
+    bench.mark.set("killer")
+    assert RunningMark(tmp_path / "running").died_with == "killer"
 
 
 def test_a_draining_worker_refuses_and_finishes_what_waits(bench: Bench) -> None:
