@@ -21,13 +21,14 @@ class StateFolder:
     """The folder below which an agent keeps everything, locked for this process.
 
     Args:
-        path: made when missing, readable by its owner alone.
+        path: made when missing, readable by its owner alone. One that cannot be written serves:
+            what is installed there runs.
 
     Attributes:
         boot: random name of this run of the agent.
 
     Raises:
-        InputError: ``bad-state-folder``; it cannot be made or written.
+        InputError: ``bad-state-folder``; it cannot be made or read.
         UnavailableError: ``already-running``; another agent has it.
     """
 
@@ -38,12 +39,13 @@ class StateFolder:
         self._counter = path / "session"
         try:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # The folder is the lock: on a full or read-only disk no file could be made for it.
+            self._lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise InputError(
                 "bad-state-folder",
                 f"the state folder {path} cannot be used: {error.strerror}; "
-                "set state_dir to a folder that this user may write",
+                "set state_dir to a folder that this user may read and write",
             ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,6 +54,8 @@ class StateFolder:
             raise UnavailableError(
                 "already-running", f"another agent runs on the state folder {path}"
             ) from None
+        if not os.access(path, os.W_OK):
+            log.error("state folder cannot be written: nothing can be updated", folder=str(path))
         self._session = self._read_session()
 
     def _read_session(self) -> int:
