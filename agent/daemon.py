@@ -180,6 +180,7 @@ class Agent:
         self._threads: list[threading.Thread] = []
         self._metrics: MetricsServer | None = None
         self._status_due = 0.0
+        self._status_refused = False
         self._told: Reported | None = None
         self._watchdog_s = systemd.watchdog_s()
         self._fed = 0.0
@@ -414,8 +415,11 @@ class Agent:
                 reported=self._lately() or self.reported(),
             )
             statusfile.write(self.state.path / "status.json", status)
+            self._status_refused = False
         except OSError as error:
-            log.warning("status not written", reason=str(error))
+            if not self._status_refused:  # it is tried every few seconds
+                log.warning("status not written", reason=str(error))
+            self._status_refused = True
 
     def _lately(self) -> Reported | None:
         """The document that was sent a moment ago; there is none later."""

@@ -16,11 +16,13 @@ import msgspec
 import pytest
 
 from agent.statusfile import LocalStatus
+from agent.telemetry.spool import Spool
 from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig, ServingConfig
 from contracts.messages import Answer, Reported, Status, Telemetry, TrialRules, UpdateEvent
 from fleet.repository.repository import Repository
+from tests.support import full_disk
 from tests.support.controller import (
     TINY,
     TINY_NEXT,
@@ -226,6 +228,34 @@ def test_an_unreachable_broker_keeps_the_agent_alive_and_says_so(
             text = _command("status", "--config", str(agent.path)).stdout
         assert "no connection to 127.0.0.1" in text
         assert agent.terminate() == 0
+
+
+def test_on_a_full_disk_the_agent_starts_serves_and_says_so(
+    mosquitto_broker: MqttConfig, fleet_name: str, tmp_path: Path, repository: Repository
+) -> None:
+    """Its log is a file on that disk, too. What was spooled before is sent when there is room."""
+    with (
+        Controller(mosquitto_broker, fleet_name, repository) as controller,
+        AgentProcess(tmp_path / "a", mosquitto_broker, fleet_name, repository) as agent,
+    ):
+        controller.wait_final(controller.want(agent.device, REF))
+        assert agent.terminate() == 0
+        spool = Spool(agent.state / "spool.db", 1 << 20, 1e6, time.time)
+        topic = controller.topics.of_device(agent.device, "telemetry")
+        spool.put(topic, codec.encode(Telemetry("before", 0, [])))
+        spool.close()
+
+        agent.start(preexec_fn=full_disk.fill)
+        assert agent.process is not None
+        answer = controller.ask(agent.device, "classify", text="set a timer")
+        assert answer.classified is not None
+        controller.wait_for(Telemetry, lambda t: t.samples[-1].gauges.get("spool_in_memory") == 1.0)
+        full_disk.make_room(agent.process.pid)
+        assert agent.terminate() == 0
+        assert not list(agent.state.glob("*.bad"))
+
+        agent.start()
+        controller.wait_for(Telemetry, lambda t: t.boot == "before")
 
 
 def _command(*arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:
