@@ -96,7 +96,7 @@ class Agent:
         self.stopping = threading.Event()
         self.board = boards.load(config.board)
         self.topics = Topics(config.fleet)
-        self.state = StateFolder(folder / config.state_dir)
+        self.state = StateFolder(folder / config.state_dir, self.clock)
         root = self.state.path
         self.certificate = CertificateApart(config, folder, root)
         self.config = config = msgspec.structs.replace(
