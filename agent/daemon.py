@@ -102,7 +102,6 @@ class Agent:
         self.config = config = msgspec.structs.replace(
             config, mqtt=msgspec.structs.replace(config.mqtt, tls=self.certificate.tls)
         )
-        self.recorder = Recorder()
         self.gauges = Gauges()
         self.spool = Spool(
             root / "spool.db", config.spool_bytes, config.spool_age_s, self.clock.time
@@ -110,7 +109,10 @@ class Agent:
         serving = config.serving
         self.options = models.Options(threads=serving.threads or self.board.threads)
         self.models = Models(self.options, serving.memory_bytes or self.board.model_ram_bytes)
-        self.worker = Worker(serving.queue, self._failed)
+        self.recorder = Recorder(installed=self.models.__contains__)
+        self.worker = Worker(
+            serving.queue, lambda slot, error: self.recorder.failed(slot, error.code)
+        )
         self.registry = Registry()
         self.answering = Answering(self.models, self.recorder, self.worker, self.reported)
         self.answering.register(self.registry)
@@ -136,7 +138,7 @@ class Agent:
             send=self.link.publish,
             monotonic=self.clock.monotonic,
             mark=RunningMark(root / "running"),
-            refused=lambda slot, code: self.recorder.failed(slot or "device", code),
+            refused=self.recorder.failed,
         )
         self.blocks = Blocks(self._ask_block, self.clock.monotonic, self.stopping)
         fetcher = Fallback(self._ways(folder))
@@ -359,9 +361,6 @@ class Agent:
         self.reporter.wake()
         if event.state in FINAL_UPDATE_STATES:
             give_back()
-
-    def _failed(self, slot: str, error: ShoalError) -> None:
-        self.recorder.failed(slot or "device", error.code)
 
     def _generated(self, slot: str, result: Generated, latency_us: float) -> None:
         self.recorder.answered(slot, result.bundle, latency_us, tokens=result.tokens)

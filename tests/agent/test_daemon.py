@@ -192,6 +192,11 @@ def test_metrics_discovery_and_status_are_there_on_request(
         controller.ask(agent.device, "classify", text="timer")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             assert 'shoal_requests_total{slot="classify"} 1' in answer.read().decode()
+        controller.ask(agent.device, "classify", slot="nowhere", text="timer")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            metrics = answer.read().decode()
+        assert 'shoal_errors_total{slot="device"} 1' in metrics
+        assert "nowhere" not in metrics
         assert discovered.wait(10)
         status = _command("status", "--config", str(agent.path), "--json")
         assert status.returncode == 0, status.stderr

@@ -59,6 +59,37 @@ def test_windows_add_up_and_merge() -> None:
     assert (count, merged.counts) == (200, whole.counts)
 
 
+def test_a_requester_who_makes_slots_up_makes_no_figures() -> None:
+    """What fails for a slot that is not there is the device's; memory stays."""
+    slots = {"a", "b"}
+    recorder = Recorder(lambda: 0, slots.__contains__)
+    recorder.answered("a", REF, 1.0)
+    for number in range(1000):
+        recorder.failed(f"s{number}", "no-model")
+        recorder.failed("", "busy")
+    recorder.failed("b", "model-failed")
+    slots.clear()
+    recorder.failed("a", "no-model")  # what has answered keeps its figures when it is gone
+    recorder.failed("b", "busy")
+    figures = {slot: (t.requests, t.errors, t.busy) for slot, t in recorder.totals.items()}
+    assert figures == {"a": (2, 1, 0), "b": (1, 1, 1), "device": (1000, 1000, 1000)}
+    assert {s.slot: s.requests for s in recorder.take(1.0, 10.0)} == {
+        "a": 2,
+        "b": 1,
+        "device": 1000,
+    }
+    recorder.failed("s1", "no-model")
+    assert [s.slot for s in recorder.take(1.0, 10.0)] == ["device"]
+
+
+def test_errors_count_in_the_trial_of_a_slot_that_has_not_answered() -> None:
+    """Its model may fail at every request."""
+    recorder = Recorder(lambda: 0)
+    recorder.begin_trial("a")
+    recorder.failed("a", "model-failed")
+    assert recorder.trial("a").errors == 1
+
+
 def test_drift_is_the_distance_from_the_baseline() -> None:
     """0 for the same shares, 1 for labels that never were."""
     baseline = Baseline({"a": 0.5, "b": 0.5}, Histogram("unit20"))
