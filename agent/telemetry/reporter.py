@@ -127,6 +127,8 @@ class Reporter:
             message = Telemetry(self._boot, self._seq, batch, self._spool.take_dropped())
             if self._spool.put(self._topic, codec.encode(message)):
                 self._seq += 1
+            else:
+                self._spool.count_dropped(message.dropped)
 
     def pump(self) -> None:
         """Forgets what arrived; sends what waits, in order, a window at a time."""

@@ -73,7 +73,7 @@ class _Table:
     """
 
     def __init__(self, path: Path | None, max_bytes: int, max_age_s: float) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_age_s = max_age_s
         self.count = 0
         self.bytes = 0
@@ -117,8 +117,8 @@ class _Table:
         self._oldest = float("inf") if row[0] is None else row[0]
 
     def put(self, topic: str, payload: bytes, precious: bool, now: float) -> None:
-        """Appends a message; drops others when they are too old or too many."""
-        crowded = self.bytes + len(payload) > self._max_bytes
+        """Appends a message, not larger than all may be; drops others, too old or too many."""
+        crowded = self.bytes + len(payload) > self.max_bytes
         if not crowded and self._oldest >= now - self._max_age_s:
             self._insert(topic, payload, precious, now)
             return
@@ -149,16 +149,22 @@ class _Table:
             log.error("spool cannot be read", reason=str(error))
 
     def _make_room(self, now: float) -> None:
-        """Within the caller's transaction: drops by age, then the oldest by bytes."""
+        """Within the caller's transaction: drops by age, then the oldest by bytes.
+
+        The newest stays, also when all others are precious: a spool full of those must not
+        refuse everything that comes.
+        """
         dropped = 0
         for row in self._db.execute(
             "SELECT id, length(payload) FROM message WHERE created < ? AND precious = 0",
             (now - self._max_age_s,),
         ).fetchall():
             dropped += self._drop(row)
-        while self.bytes > self._max_bytes:
+        while self.bytes > self.max_bytes:
             row = self._db.execute(
-                "SELECT id, length(payload) FROM message ORDER BY precious, id LIMIT 1"
+                "SELECT id, length(payload) FROM message WHERE id != ? "
+                "ORDER BY precious, id LIMIT 1",
+                (self.newest,),
             ).fetchone()
             if row is None:
                 break
@@ -310,14 +316,22 @@ class Spool:
         return self._table.newest
 
     def put(self, topic: str, payload: bytes, *, precious: bool = False) -> bool:
-        """Appends a message; False when the disk would not take it (it counts as dropped).
+        """Appends a message.
 
         Args:
             topic: where it goes.
             payload: what goes there.
             precious: dropped only when nothing else is left to drop.
+
+        Returns:
+            Whether it was kept; else it counts as dropped: the disk would not take it, or it is
+            larger than all messages together may be.
         """
         with self._lock:
+            if len(payload) > self._table.max_bytes:
+                self._lost += 1
+                log.error("message larger than the spool", topic=topic, bytes=len(payload))
+                return False
             try:
                 self._table.put(topic, payload, precious, self._time())
             except _REFUSED as error:
@@ -335,6 +349,11 @@ class Spool:
                 return lost + self._table.take_dropped()
             except _REFUSED:
                 return lost
+
+    def count_dropped(self, number: int) -> None:
+        """Counts messages that :meth:`take_dropped` gave and nobody was told of."""
+        with self._lock:
+            self._lost += number
 
     def after(self, last_id: int, limit: int) -> list[Row]:
         """At most `limit` messages behind `last_id`, in order."""

@@ -133,6 +133,32 @@ def test_the_oldest_telemetry_goes_first_and_update_events_last(tmp_path: Path) 
     assert (one.take_dropped(), one.take_dropped()) == (6, 0)
 
 
+def test_a_spool_full_of_events_takes_what_comes(tmp_path: Path) -> None:
+    """The oldest event goes for the first result; then results go for results."""
+    one = spool(tmp_path, max_bytes=500)
+    for number in range(5):
+        assert one.put("event", b"e%d" % number * 50, precious=True)
+    for number in range(3):
+        assert one.put("result", b"r%d" % number * 50)
+        assert one.after(0, 9)[-1].payload[:2] == b"r%d" % number
+    assert one.put("event", b"e5" * 50, precious=True)
+    left = [r.payload[:2] for r in one.after(0, 9)]
+    assert left == [b"e1", b"e2", b"e3", b"e4", b"e5"]
+    assert (one.payload_bytes, one.take_dropped()) == (500, 4)
+
+
+def test_a_message_larger_than_the_spool_is_refused_and_drops_no_other(tmp_path: Path) -> None:
+    """It counts, in the message that comes next."""
+    one, wire = spool(tmp_path, max_bytes=500), Wire()
+    one.put("t", b"x" * 400)
+    assert not one.put("t", b"y" * 501, precious=True)
+    assert [r.payload[:1] for r in one.after(0, 9)] == [b"x"]
+    there = reporter(one, wire, threading.Event(), "b")
+    there._gauges = lambda: {"x" * 600: 1.0}
+    there.sample()
+    assert one.take_dropped() == 2
+
+
 def test_old_messages_are_dropped_by_age(tmp_path: Path) -> None:
     """Age counts from when it was put."""
     now = [0.0]
