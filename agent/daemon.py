@@ -36,6 +36,7 @@ from agent.sources.readers import reader
 from agent.state import StateFolder
 from agent.telemetry import homeassistant
 from agent.telemetry.gauges import Gauges, room
+from agent.telemetry.news import News
 from agent.telemetry.recorder import Recorder
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.spool import Spool
@@ -184,6 +185,7 @@ class Agent:
         self._status_due = 0.0
         self._status_refused = False
         self._told: Reported | None = None
+        self._news = News()
         self._watchdog_s = systemd.watchdog_s()
         self._fed = 0.0
         self._ready = False
@@ -356,9 +358,18 @@ class Agent:
         self._status_due = min(self._status_due, self.clock.monotonic() + STATUS_S)
 
     def _emit(self, event: UpdateEvent) -> None:
-        topic = self.topics.of_device(self.config.device, "update")
-        self.spool.put(topic, codec.encode(event), precious=True)
-        self.reporter.wake()
+        """Spools an event: what is new in precious messages, and the rest as telemetry.
+
+        Progress and the same failure again are not kept while there is no connection: the
+        reported document of the next one has the last event. The one that a start tells again
+        may be in the spool already.
+        """
+        new = self._news.is_new(event)
+        again = event.boot != self.state.boot
+        if new or self.link.connected.is_set():
+            topic = self.topics.of_device(self.config.device, "update")
+            self.spool.put(topic, codec.encode(event), precious=new and not again)
+            self.reporter.wake()
         if event.state in FINAL_UPDATE_STATES:
             give_back()
 

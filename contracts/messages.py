@@ -76,7 +76,8 @@ class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         boot: the device's boot id.
-        seq: grows by one with every event of a device and never restarts.
+        seq: grows by one with every event of a device and never restarts. Not every event is
+            sent: a device without a connection keeps what is new, not each step of a progress.
         revision: the desired revision that asked for it.
         slot: which of the device's models it replaces.
         state: where the update is now.

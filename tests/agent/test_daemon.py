@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent.daemon import Agent
 from agent.statusfile import LocalStatus
 from agent.telemetry.spool import Spool
 from contracts import codec
 from contracts.bundle import Bundle
-from contracts.config import MqttConfig, ServingConfig
+from contracts.config import AgentConfig, MqttConfig, ServingConfig
+from contracts.errors import ErrorInfo
 from contracts.messages import Answer, Reported, Status, Telemetry, TrialRules, UpdateEvent
 from fleet.repository.repository import Repository
 from tests.support import full_disk
@@ -261,6 +265,30 @@ def test_on_a_full_disk_the_agent_starts_serves_and_says_so(
 
         agent.start()
         controller.wait_for(Telemetry, lambda t: t.boot == "before")
+
+
+def test_an_update_that_waits_for_weeks_leaves_the_spool_its_room(
+    tmp_path: Path, repository: Repository
+) -> None:
+    """Without a connection one event of a kind is kept; with one, what is no news is telemetry."""
+    agent = Agent(AgentConfig("f", "d", "raspberry-pi-5", repository.root.decode()), tmp_path)
+    reason = ErrorInfo("repository-unreachable", "connection refused", {})
+    failed = UpdateEvent("boot", 1, 2, "classify", REF, "downloading", 1.0, reason=reason)
+    try:
+        agent._emit(failed)  # of the last run: it may be in the spool already
+        for seq in range(2, 1000):
+            agent._emit(msgspec.structs.replace(failed, boot=agent.state.boot, seq=seq))
+        assert agent.spool.depth == 1
+        agent._emit(msgspec.structs.replace(failed, boot=agent.state.boot, state="verified"))
+        agent.link.connected.set()
+        for seq in range(1000, 1010):
+            agent._emit(msgspec.structs.replace(failed, boot=agent.state.boot, seq=seq))
+        with closing(sqlite3.connect(agent.state.path / "spool.db")) as spooled:
+            kept = spooled.execute("SELECT precious, count(*) FROM message GROUP BY 1").fetchall()
+        assert kept == [(0, 10), (1, 2)]
+    finally:
+        agent.spool.close()
+        agent.state.close()
 
 
 def _command(*arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:

@@ -17,12 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.clock import SystemClock
 from agent.telemetry import gauges, homeassistant
 from agent.telemetry.gauges import Gauges
+from agent.telemetry.news import MAX_REASONS, News
 from agent.telemetry.prometheus import MetricsServer, render
 from agent.telemetry.recorder import Recorder, drift
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.spool import Spool
 from contracts import codec, limits
 from contracts.bundle import Bundle
+from contracts.errors import ErrorInfo
 from contracts.histogram import Histogram
 from contracts.manifest import Baseline
 from contracts.messages import BundleRef, Reported, Sample, SlotReport, Telemetry, UpdateEvent
@@ -157,6 +159,40 @@ def test_a_message_larger_than_the_spool_is_refused_and_drops_no_other(tmp_path:
     there._gauges = lambda: {"x" * 600: 1.0}
     there.sample()
     assert one.take_dropped() == 2
+
+
+def event(state: str, code: str | None = None, revision: int = 2, **fields: Any) -> UpdateEvent:
+    """An event of an update."""
+    reason = ErrorInfo(code, "why", {}) if code else None
+    return UpdateEvent(
+        "b",
+        1,
+        revision,
+        "classify",
+        REF,
+        state,
+        1.0,
+        reason=reason,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def test_progress_and_the_same_failure_again_are_no_news() -> None:
+    """Another state is, or another failure; until there have been many."""
+    news = News()
+    told = [
+        (event("downloading"), True),
+        (event("downloading", done_bytes=5), False),
+        (event("downloading", "offline"), True),
+        (event("downloading", "offline", done_bytes=9), False),
+        (event("downloading", "disk-error"), True),
+        (event("downloading", "offline"), False),
+        (event("verified"), True),
+        (event("downloading", "offline"), True),
+        (event("downloading", "offline", 3), True),
+    ]
+    assert [news.is_new(one) for one, _ in told] == [new for _, new in told]
+    assert sum(news.is_new(event("trial", f"c{number}")) for number in range(99)) == MAX_REASONS
 
 
 def test_old_messages_are_dropped_by_age(tmp_path: Path) -> None:
