@@ -36,6 +36,7 @@ from agent.sources.readers import reader
 from agent.state import StateFolder
 from agent.telemetry import homeassistant
 from agent.telemetry.gauges import Gauges, room
+from agent.telemetry.news import News
 from agent.telemetry.recorder import Recorder
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.spool import Spool
@@ -96,13 +97,12 @@ class Agent:
         self.stopping = threading.Event()
         self.board = boards.load(config.board)
         self.topics = Topics(config.fleet)
-        self.state = StateFolder(folder / config.state_dir)
+        self.state = StateFolder(folder / config.state_dir, self.clock)
         root = self.state.path
         self.certificate = CertificateApart(config, folder, root)
         self.config = config = msgspec.structs.replace(
             config, mqtt=msgspec.structs.replace(config.mqtt, tls=self.certificate.tls)
         )
-        self.recorder = Recorder()
         self.gauges = Gauges()
         self.spool = Spool(
             root / "spool.db", config.spool_bytes, config.spool_age_s, self.clock.time
@@ -110,7 +110,10 @@ class Agent:
         serving = config.serving
         self.options = models.Options(threads=serving.threads or self.board.threads)
         self.models = Models(self.options, serving.memory_bytes or self.board.model_ram_bytes)
-        self.worker = Worker(serving.queue, self._failed)
+        self.recorder = Recorder(installed=self.models.__contains__)
+        self.worker = Worker(
+            serving.queue, lambda slot, error: self.recorder.failed(slot, error.code)
+        )
         self.registry = Registry()
         self.answering = Answering(self.models, self.recorder, self.worker, self.reported)
         self.answering.register(self.registry)
@@ -136,7 +139,7 @@ class Agent:
             send=self.link.publish,
             monotonic=self.clock.monotonic,
             mark=RunningMark(root / "running"),
-            refused=lambda slot, code: self.recorder.failed(slot or "device", code),
+            refused=self.recorder.failed,
         )
         self.blocks = Blocks(self._ask_block, self.clock.monotonic, self.stopping)
         fetcher = Fallback(self._ways(folder))
@@ -180,7 +183,9 @@ class Agent:
         self._threads: list[threading.Thread] = []
         self._metrics: MetricsServer | None = None
         self._status_due = 0.0
+        self._status_refused = False
         self._told: Reported | None = None
+        self._news = News()
         self._watchdog_s = systemd.watchdog_s()
         self._fed = 0.0
         self._ready = False
@@ -356,14 +361,20 @@ class Agent:
         self._status_due = min(self._status_due, self.clock.monotonic() + STATUS_S)
 
     def _emit(self, event: UpdateEvent) -> None:
-        topic = self.topics.of_device(self.config.device, "update")
-        self.spool.put(topic, codec.encode(event), precious=True)
-        self.reporter.wake()
+        """Spools an event: what is new in precious messages, and the rest as telemetry.
+
+        Progress and the same failure again are not kept while there is no connection: the
+        reported document of the next one has the last event. The one that a start tells again
+        may be in the spool already.
+        """
+        new = self._news.is_new(event)
+        again = event.boot != self.state.boot
+        if new or self.link.connected.is_set():
+            topic = self.topics.of_device(self.config.device, "update")
+            self.spool.put(topic, codec.encode(event), precious=new and not again)
+            self.reporter.wake()
         if event.state in FINAL_UPDATE_STATES:
             give_back()
-
-    def _failed(self, slot: str, error: ShoalError) -> None:
-        self.recorder.failed(slot or "device", error.code)
 
     def _generated(self, slot: str, result: Generated, latency_us: float) -> None:
         self.recorder.answered(slot, result.bundle, latency_us, tokens=result.tokens)
@@ -373,6 +384,7 @@ class Agent:
         gauges["queue"] = float(self.worker.depth)
         gauges["spool_messages"] = float(self.spool.depth)
         gauges["spool_bytes"] = float(self.spool.payload_bytes)
+        gauges["spool_in_memory"] = float(self.spool.in_memory)
         gauges["connections"] = float(self.link.connections)
         return gauges
 
@@ -423,8 +435,11 @@ class Agent:
                 reported=self._lately() or self.reported(),
             )
             statusfile.write(self.state.path / "status.json", status)
+            self._status_refused = False
         except OSError as error:
-            log.warning("status not written", reason=str(error))
+            if not self._status_refused:  # it is tried every few seconds
+                log.warning("status not written", reason=str(error))
+            self._status_refused = True
 
     def _lately(self) -> Reported | None:
         """The document that was sent a moment ago; there is none later."""

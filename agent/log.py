@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from contextlib import suppress
+from typing import Any, TextIO
 
 _NO_RICH = "rich"  # structlog imports it when it is there: 5 MB for tracebacks nobody asked for
 
@@ -20,6 +21,23 @@ def _structlog() -> Any:
     return structlog
 
 
+class _Stream:
+    """A stream that drops what cannot be written: a full disk must not end who says that it is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Writes."""
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flushes."""
+        with suppress(OSError):
+            self._stream.flush()
+
+
 def configure(*, debug: bool = False) -> None:
     """Sets logging up for a program: to stderr, from ``info`` on."""
     structlog = _structlog()
@@ -34,7 +52,7 @@ def configure(*, debug: bool = False) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(10 if debug else 20),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Stream(sys.stderr)),
     )
 
 

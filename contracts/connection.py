@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import ssl
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -18,6 +20,8 @@ from paho.mqtt.properties import Properties
 from contracts import files, limits
 from contracts.config import MqttConfig, TlsConfig
 from contracts.errors import InputError
+
+_HANDLES: Final = Path("/proc/self/fd")
 
 
 def is_loopback(host: str) -> bool:
@@ -66,6 +70,20 @@ def _send_at_once(client: paho.Client, userdata: Any, connection: Any) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
+@contextmanager
+def _private_file() -> Iterator[tuple[IO[bytes], str]]:
+    """A file that only we can read, and its path: the ssl module loads a key from files alone.
+
+    In memory where the system has that: a disk may be full or read-only, and keeps what it had.
+    """
+    if hasattr(os, "memfd_create") and _HANDLES.is_dir():
+        with os.fdopen(os.memfd_create("pair.pem"), "wb") as file:
+            yield file, str(_HANDLES / str(file.fileno()))
+        return
+    with tempfile.NamedTemporaryFile(suffix=".pem") as file:
+        yield file, file.name
+
+
 def load_pair(context: ssl.SSLContext, tls: TlsConfig, folder: Path = Path()) -> None:
     """Makes new connections of `context` use the certificate and key of `tls`, if it has them.
 
@@ -75,11 +93,11 @@ def load_pair(context: ssl.SSLContext, tls: TlsConfig, folder: Path = Path()) ->
     if not tls.certificate or not tls.key:
         return
     try:
-        # The ssl module loads a key from files alone: one that only we can read, and briefly.
-        with tempfile.NamedTemporaryFile("w", suffix=".pem") as pair:
-            pair.write(read_pem(tls.certificate, folder) + "\n" + read_pem(tls.key, folder))
-            pair.flush()
-            context.load_cert_chain(pair.name)
+        pair = read_pem(tls.certificate, folder) + "\n" + read_pem(tls.key, folder)
+        with _private_file() as (file, path):
+            file.write(pair.encode())
+            file.flush()
+            context.load_cert_chain(path)
     except (ssl.SSLError, ValueError, OSError) as error:
         raise InputError("bad-certificate", f"the TLS settings cannot be used: {error}") from None
 

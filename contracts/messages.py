@@ -45,7 +45,9 @@ class Status(msgspec.Struct, frozen=True):
     """``status`` (retained, and the will).
 
     `session` grows with every connection of a device, over restarts too: a reader drops a
-    status whose session is lower than the highest it has seen.
+    status whose session is lower than the highest it has seen. A device counts on from its last
+    session or, where its clock is set and that is more, from the milliseconds since the Unix
+    epoch: so it is heard again when it lost its count. The highest is 2**53 - 1, where it stays.
     """
 
     state: Literal["online", "offline"]
@@ -74,7 +76,8 @@ class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         boot: the device's boot id.
-        seq: grows by one with every event of a device and never restarts.
+        seq: grows by one with every event of a device and never restarts. Not every event is
+            sent: a device without a connection keeps what is new, not each step of a progress.
         revision: the desired revision that asked for it.
         slot: which of the device's models it replaces.
         state: where the update is now.

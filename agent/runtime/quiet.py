@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _QUIET = threading.Lock()
 _CHANGE = threading.Lock()
@@ -39,7 +39,8 @@ def quiet() -> Iterator[None]:
                 written.seek(0)
                 others = b"".join(line for line in written if not line.startswith(_LIBRARY))
             try:
-                os.write(kept, others)
+                with suppress(OSError):  # a log on a full disk must not keep a model from loading
+                    os.write(kept, others)
             finally:
                 os.close(kept)
 

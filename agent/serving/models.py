@@ -61,6 +61,10 @@ class Models:
         with self._lock:
             return sorted(self._folders)
 
+    def __contains__(self, slot: str) -> bool:
+        """Whether a slot has a bundle. Never waits for a model that is being loaded."""
+        return slot in self._folders
+
     def activate(self, slot: str, folder: Path | None) -> None:
         """Serves the bundle in `folder` from now on; None: the slot is empty.
 

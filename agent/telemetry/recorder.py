@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 import psutil
@@ -12,6 +13,9 @@ from agent.update.health import Observed
 from contracts.histogram import Histogram
 from contracts.manifest import Baseline
 from contracts.messages import BundleRef, Sample
+
+DEVICE: Final = "device"
+"""Where what belongs to no slot counts."""
 
 MIN_DRIFT_ANSWERS = 20
 """Answers in a window below which drift would be noise."""
@@ -52,10 +56,16 @@ class Recorder:
 
     Args:
         rss: resident bytes of the agent now.
+        installed: whether a slot has a bundle.
     """
 
-    def __init__(self, rss: Callable[[], int] = lambda: psutil.Process().memory_info().rss) -> None:
+    def __init__(
+        self,
+        rss: Callable[[], int] = lambda: psutil.Process().memory_info().rss,
+        installed: Callable[[str], bool] = lambda slot: False,
+    ) -> None:
         self._rss = rss
+        self._installed = installed
         self._lock = threading.Lock()
         self._windows: dict[str, Sample] = {}
         self._trials: dict[str, _Trial] = {}
@@ -107,8 +117,15 @@ class Recorder:
                 trial.latency_us.add(latency_us)
 
     def failed(self, slot: str, code: str) -> None:
-        """Counts one request that was not answered: an error, or ``busy``."""
+        """Counts one request that was not answered: an error, or ``busy``.
+
+        A requester may ask for any slot: only one that is installed, or that has answered and
+        is gone, has figures of its own. The others are the device's.
+        """
+        installed = self._installed(slot)
         with self._lock:
+            if not installed and slot not in self.totals and slot not in self._trials:
+                slot = DEVICE
             window = self._window(slot, None)
             totals = self.totals.setdefault(slot, Totals())
             for counted in (window, totals):

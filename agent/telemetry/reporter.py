@@ -21,6 +21,9 @@ log = logger(__name__)
 WINDOW: Final = 32
 """Spooled messages on the way to the broker at once."""
 
+SETTLE_S: Final = 60.0
+"""Seconds between two tries to move a spool that is in memory to its file."""
+
 Publish = Callable[[str, bytes, Callable[[bool], None]], None]
 
 
@@ -71,9 +74,11 @@ class Reporter:
         self._sent_id = 0
         self._flying: set[int] = set()
         self._landed: list[int] = []
+        self._moved: dict[int, int] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._window_began = clock.monotonic()
+        self._settle_due = self._window_began + SETTLE_S
 
     def wake(self) -> None:
         """There is something to send, or a connection to send it by."""
@@ -87,11 +92,28 @@ class Reporter:
             if self._clock.monotonic() >= due:
                 self.sample()
                 due = max(due + self._every_s, self._clock.monotonic())
+            if self._spool.in_memory and self._clock.monotonic() >= self._settle_due:
+                self._settle_due = self._clock.monotonic() + SETTLE_S
+                self.settle()
             self.pump()
             self._clock.wait(self._wake, min(1.0, max(0.0, due - self._clock.monotonic())))
             self._wake.clear()
         self.sample()
+        self.settle()
         self.pump()
+
+    def settle(self) -> None:
+        """Lets a spool that is in memory move to its file, and goes on from the file's start.
+
+        What is on its way to the broker is not sent again: it has another id from now on.
+        """
+        moved = self._spool.settle()
+        if moved is None:
+            return
+        self._sent_id = 0
+        with self._lock:
+            self._moved = {old: moved[old] for old in self._flying if old in moved}
+            self._flying = {moved.get(old, old) for old in self._flying}
 
     def sample(self) -> None:
         """Ends the window of time and spools its telemetry."""
@@ -105,12 +127,15 @@ class Reporter:
             message = Telemetry(self._boot, self._seq, batch, self._spool.take_dropped())
             if self._spool.put(self._topic, codec.encode(message)):
                 self._seq += 1
+            else:
+                self._spool.count_dropped(message.dropped)
 
     def pump(self) -> None:
         """Forgets what arrived; sends what waits, in order, a window at a time."""
         while True:
             with self._lock:
-                landed, self._landed = self._landed, []
+                landed = [self._moved.pop(number, number) for number in self._landed]
+                self._landed = []
                 self._flying.difference_update(landed)
             self._spool.remove(landed)
             if not self._connected.is_set():
@@ -119,6 +144,9 @@ class Reporter:
             waits = room > 0 and self._spool.newest > self._sent_id
             rows = self._spool.after(self._sent_id, room) if waits else []
             for row in rows:
+                if row.id in self._flying:  # sent from memory, before it moved to the file
+                    self._sent_id = row.id
+                    continue
                 with self._lock:
                     self._flying.add(row.id)
                 try:

@@ -5,22 +5,28 @@ from __future__ import annotations
 import os
 import random
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent.daemon import Agent
 from agent.statusfile import LocalStatus
+from agent.telemetry.spool import Spool
 from contracts import codec
 from contracts.bundle import Bundle
-from contracts.config import MqttConfig, ServingConfig
+from contracts.config import AgentConfig, MqttConfig, ServingConfig
+from contracts.errors import ErrorInfo
 from contracts.messages import Answer, Reported, Status, Telemetry, TrialRules, UpdateEvent
 from fleet.repository.repository import Repository
+from tests.support import full_disk
 from tests.support.controller import (
     TINY,
     TINY_NEXT,
@@ -190,6 +196,11 @@ def test_metrics_discovery_and_status_are_there_on_request(
         controller.ask(agent.device, "classify", text="timer")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
             assert 'shoal_requests_total{slot="classify"} 1' in answer.read().decode()
+        controller.ask(agent.device, "classify", slot="nowhere", text="timer")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            metrics = answer.read().decode()
+        assert 'shoal_errors_total{slot="device"} 1' in metrics
+        assert "nowhere" not in metrics
         assert discovered.wait(10)
         status = _command("status", "--config", str(agent.path), "--json")
         assert status.returncode == 0, status.stderr
@@ -226,6 +237,58 @@ def test_an_unreachable_broker_keeps_the_agent_alive_and_says_so(
             text = _command("status", "--config", str(agent.path)).stdout
         assert "no connection to 127.0.0.1" in text
         assert agent.terminate() == 0
+
+
+def test_on_a_full_disk_the_agent_starts_serves_and_says_so(
+    mosquitto_broker: MqttConfig, fleet_name: str, tmp_path: Path, repository: Repository
+) -> None:
+    """Its log is a file on that disk, too. What was spooled before is sent when there is room."""
+    with (
+        Controller(mosquitto_broker, fleet_name, repository) as controller,
+        AgentProcess(tmp_path / "a", mosquitto_broker, fleet_name, repository) as agent,
+    ):
+        controller.wait_final(controller.want(agent.device, REF))
+        assert agent.terminate() == 0
+        spool = Spool(agent.state / "spool.db", 1 << 20, 1e6, time.time)
+        topic = controller.topics.of_device(agent.device, "telemetry")
+        spool.put(topic, codec.encode(Telemetry("before", 0, [])))
+        spool.close()
+
+        agent.start(preexec_fn=full_disk.fill)
+        assert agent.process is not None
+        answer = controller.ask(agent.device, "classify", text="set a timer")
+        assert answer.classified is not None
+        controller.wait_for(Telemetry, lambda t: t.samples[-1].gauges.get("spool_in_memory") == 1.0)
+        full_disk.make_room(agent.process.pid)
+        assert agent.terminate() == 0
+        assert not list(agent.state.glob("*.bad"))
+
+        agent.start()
+        controller.wait_for(Telemetry, lambda t: t.boot == "before")
+
+
+def test_an_update_that_waits_for_weeks_leaves_the_spool_its_room(
+    tmp_path: Path, repository: Repository
+) -> None:
+    """Without a connection one event of a kind is kept; with one, what is no news is telemetry."""
+    agent = Agent(AgentConfig("f", "d", "raspberry-pi-5", repository.root.decode()), tmp_path)
+    reason = ErrorInfo("repository-unreachable", "connection refused", {})
+    failed = UpdateEvent("boot", 1, 2, "classify", REF, "downloading", 1.0, reason=reason)
+    try:
+        agent._emit(failed)  # of the last run: it may be in the spool already
+        for seq in range(2, 1000):
+            agent._emit(msgspec.structs.replace(failed, boot=agent.state.boot, seq=seq))
+        assert agent.spool.depth == 1
+        agent._emit(msgspec.structs.replace(failed, boot=agent.state.boot, state="verified"))
+        agent.link.connected.set()
+        for seq in range(1000, 1010):
+            agent._emit(msgspec.structs.replace(failed, boot=agent.state.boot, seq=seq))
+        with closing(sqlite3.connect(agent.state.path / "spool.db")) as spooled:
+            kept = spooled.execute("SELECT precious, count(*) FROM message GROUP BY 1").fetchall()
+        assert kept == [(0, 10), (1, 2)]
+    finally:
+        agent.spool.close()
+        agent.state.close()
 
 
 def _command(*arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[str]:

@@ -28,6 +28,7 @@ from contracts.errors import RefusedError, UnavailableError
 from contracts.messages import Answer, ClassifyRequest, Reported
 from contracts.topics import Topics
 from tests.support.controller import TINY, TINY_NEXT
+from tests.support.full_disk import full_disk
 
 
 class Bench:
@@ -40,7 +41,7 @@ class Bench:
         self.order: list[str] = []
         self.begun = threading.Event()
         self.gate = threading.Event()
-        self.recorder = Recorder(lambda: 0)
+        self.recorder = Recorder(lambda: 0, "classify".__eq__)
         self.worker = Worker(capacity, lambda slot, error: self.recorder.failed(slot, error.code))
         self.registry = Registry()
         self.registry.add(Operation("classify", ClassifyRequest, self.handler))
@@ -435,6 +436,20 @@ def test_a_scale_that_makes_no_number_of_a_logit_fails() -> None:
         model.probabilities(raw)
     model.close()
     assert raised.value.code == "model-failed"
+
+
+def test_a_full_disk_keeps_no_request_from_running(tmp_path: Path) -> None:
+    """It runs without its mark, which the log says once; the mark comes back with the room."""
+    with full_disk() as said:
+        bench = Bench(mark=tmp_path / "running")
+        for name in ("a", "b"):
+            bench.ask(id=name, text=name)
+        bench.drain()
+    assert bench.order == ["a", "b"]
+    assert said.getvalue().count("running request not marked") == 1
+    assert bench.mark is not None
+    bench.mark.set("killer")
+    assert RunningMark(tmp_path / "running").died_with == "killer"
 
 
 def test_a_draining_worker_refuses_and_finishes_what_waits(bench: Bench) -> None:

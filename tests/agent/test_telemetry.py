@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import urllib.request
 from pathlib import Path
@@ -16,23 +17,28 @@ from prometheus_client.parser import text_string_to_metric_families
 from agent.clock import SystemClock
 from agent.telemetry import gauges, homeassistant
 from agent.telemetry.gauges import Gauges
+from agent.telemetry.news import MAX_REASONS, News
 from agent.telemetry.prometheus import MetricsServer, render
 from agent.telemetry.recorder import Recorder, drift
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.spool import Spool
 from contracts import codec, limits
 from contracts.bundle import Bundle
+from contracts.errors import ErrorInfo
 from contracts.histogram import Histogram
 from contracts.manifest import Baseline
 from contracts.messages import BundleRef, Reported, Sample, SlotReport, Telemetry, UpdateEvent
 from contracts.topics import Topics
 from tests.support.controller import TINY
+from tests.support.engine import FakeClock
+from tests.support.full_disk import full_disk
 
 REF = Bundle.open(TINY).ref
 
 
 def spool(path: Path, **limits_: Any) -> Spool:
     """A spool with room."""
+    path.mkdir(exist_ok=True)
     options: dict[str, Any] = {"max_bytes": 1 << 20, "max_age_s": 1e6, "time": lambda: 1000.0}
     return Spool(path / "spool.db", **(options | limits_))
 
@@ -53,6 +59,37 @@ def test_windows_add_up_and_merge() -> None:
         count += sample.requests
     assert recorder.take(2.0, 10.0) == []
     assert (count, merged.counts) == (200, whole.counts)
+
+
+def test_a_requester_who_makes_slots_up_makes_no_figures() -> None:
+    """What fails for a slot that is not there is the device's; memory stays."""
+    slots = {"a", "b"}
+    recorder = Recorder(lambda: 0, slots.__contains__)
+    recorder.answered("a", REF, 1.0)
+    for number in range(1000):
+        recorder.failed(f"s{number}", "no-model")
+        recorder.failed("", "busy")
+    recorder.failed("b", "model-failed")
+    slots.clear()
+    recorder.failed("a", "no-model")  # what has answered keeps its figures when it is gone
+    recorder.failed("b", "busy")
+    figures = {slot: (t.requests, t.errors, t.busy) for slot, t in recorder.totals.items()}
+    assert figures == {"a": (2, 1, 0), "b": (1, 1, 1), "device": (1000, 1000, 1000)}
+    assert {s.slot: s.requests for s in recorder.take(1.0, 10.0)} == {
+        "a": 2,
+        "b": 1,
+        "device": 1000,
+    }
+    recorder.failed("s1", "no-model")
+    assert [s.slot for s in recorder.take(1.0, 10.0)] == ["device"]
+
+
+def test_errors_count_in_the_trial_of_a_slot_that_has_not_answered() -> None:
+    """Its model may fail at every request."""
+    recorder = Recorder(lambda: 0)
+    recorder.begin_trial("a")
+    recorder.failed("a", "model-failed")
+    assert recorder.trial("a").errors == 1
 
 
 def test_drift_is_the_distance_from_the_baseline() -> None:
@@ -96,6 +133,66 @@ def test_the_oldest_telemetry_goes_first_and_update_events_last(tmp_path: Path) 
     left = [r.payload[:1] for r in one.after(0, 100)]
     assert left == [b"e", b"\6", b"\7", b"\x08", b"\x09"]
     assert (one.take_dropped(), one.take_dropped()) == (6, 0)
+
+
+def test_a_spool_full_of_events_takes_what_comes(tmp_path: Path) -> None:
+    """The oldest event goes for the first result; then results go for results."""
+    one = spool(tmp_path, max_bytes=500)
+    for number in range(5):
+        assert one.put("event", b"e%d" % number * 50, precious=True)
+    for number in range(3):
+        assert one.put("result", b"r%d" % number * 50)
+        assert one.after(0, 9)[-1].payload[:2] == b"r%d" % number
+    assert one.put("event", b"e5" * 50, precious=True)
+    left = [r.payload[:2] for r in one.after(0, 9)]
+    assert left == [b"e1", b"e2", b"e3", b"e4", b"e5"]
+    assert (one.payload_bytes, one.take_dropped()) == (500, 4)
+
+
+def test_a_message_larger_than_the_spool_is_refused_and_drops_no_other(tmp_path: Path) -> None:
+    """It counts, in the message that comes next."""
+    one, wire = spool(tmp_path, max_bytes=500), Wire()
+    one.put("t", b"x" * 400)
+    assert not one.put("t", b"y" * 501, precious=True)
+    assert [r.payload[:1] for r in one.after(0, 9)] == [b"x"]
+    there = reporter(one, wire, threading.Event(), "b")
+    there._gauges = lambda: {"x" * 600: 1.0}
+    there.sample()
+    assert one.take_dropped() == 2
+
+
+def event(state: str, code: str | None = None, revision: int = 2, **fields: Any) -> UpdateEvent:
+    """An event of an update."""
+    reason = ErrorInfo(code, "why", {}) if code else None
+    return UpdateEvent(
+        "b",
+        1,
+        revision,
+        "classify",
+        REF,
+        state,
+        1.0,
+        reason=reason,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def test_progress_and_the_same_failure_again_are_no_news() -> None:
+    """Another state is, or another failure; until there have been many."""
+    news = News()
+    told = [
+        (event("downloading"), True),
+        (event("downloading", done_bytes=5), False),
+        (event("downloading", "offline"), True),
+        (event("downloading", "offline", done_bytes=9), False),
+        (event("downloading", "disk-error"), True),
+        (event("downloading", "offline"), False),
+        (event("verified"), True),
+        (event("downloading", "offline"), True),
+        (event("downloading", "offline", 3), True),
+    ]
+    assert [news.is_new(one) for one, _ in told] == [new for _, new in told]
+    assert sum(news.is_new(event("trial", f"c{number}")) for number in range(99)) == MAX_REASONS
 
 
 def test_old_messages_are_dropped_by_age(tmp_path: Path) -> None:
@@ -152,6 +249,79 @@ def test_a_damaged_spool_is_set_aside(tmp_path: Path, junk: bytes) -> None:
     assert (tmp_path / "spool.db.bad").exists()
 
 
+def filled(path: Path, **limits_: Any) -> Spool:
+    """A spool that was opened on a full disk."""
+    with full_disk() as said:
+        one = spool(path, **limits_)
+    assert one.in_memory
+    assert "spool kept in memory" in said.getvalue()
+    return one
+
+
+def test_on_a_full_disk_the_spool_waits_in_memory_and_its_file_stays(tmp_path: Path) -> None:
+    """Once there is room it goes on in the file, behind what was there."""
+    first = spool(tmp_path)
+    first.put("t", b"event", precious=True)
+    first.close()
+    one = filled(tmp_path)
+    assert one.put("t", b"new")
+    with full_disk():
+        assert one.settle() is None
+    assert (one.in_memory, one.depth, one.payload_bytes) == (True, 1, 3)
+    moved = one.settle()
+    assert moved is not None
+    assert list(moved.values()) == [2]
+    assert one.settle() is None
+    assert (one.in_memory, one.depth, one.payload_bytes, one.newest) == (False, 2, 8, 2)
+    one.close()
+    again = spool(tmp_path)
+    assert [r.payload for r in again.after(0, 9)] == [b"event", b"new"]
+    assert not list(tmp_path.glob("*.bad"))
+
+
+def test_a_file_that_a_killed_agent_left_is_tried_by_a_write(tmp_path: Path) -> None:
+    """With the log that it left it can be opened, and read, on a disk that takes nothing."""
+    killed = spool(tmp_path / "of")  # keeps it open, as a kill does
+    killed.put("t", b"event")
+    copy = shutil.copytree(tmp_path / "of", tmp_path / "now")
+    one = filled(copy)
+    assert one.put("t", b"new")
+    assert one.settle() is not None
+    assert [r.payload for r in one.after(0, 9)] == [b"event", b"new"]
+
+
+@pytest.mark.parametrize("there", ["nothing", "junk"])
+def test_on_a_full_disk_a_file_that_is_new_or_damaged_is_made_later(
+    tmp_path: Path, there: str
+) -> None:
+    """Until then messages wait in memory."""
+    if there == "junk":
+        (tmp_path / "spool.db").write_bytes(b"not a database" * 500)
+    one = filled(tmp_path)
+    one.put("t", b"x")
+    assert one.settle() is not None
+    assert [r.payload for r in one.after(0, 9)] == [b"x"]
+    assert (tmp_path / "spool.db.bad").exists() == (there == "junk")
+
+
+def test_memory_and_file_together_keep_the_bound_and_the_count_of_what_was_dropped(
+    tmp_path: Path,
+) -> None:
+    """Two were dropped in memory, then three of the file, which were older than the rest."""
+    first = spool(tmp_path, max_bytes=400)
+    for number in range(4):
+        first.put("t", b"f%d" % number * 50)
+    first.close()
+    one = filled(tmp_path, max_bytes=400)
+    for number in range(6):
+        one.put("t", b"m%d" % number * 50)
+    assert one.payload_bytes == 400
+    one.remove([one.newest])
+    assert one.settle() is not None
+    assert [r.payload[:2] for r in one.after(0, 9)] == [b"f3", b"m2", b"m3", b"m4"]
+    assert (one.payload_bytes, one.take_dropped(), one.take_dropped()) == (400, 5, 0)
+
+
 class Wire:
     """A broker that acknowledges when told."""
 
@@ -173,8 +343,11 @@ class Wire:
             done(True)
 
 
-def reporter(one: Spool, wire: Wire, connected: threading.Event, boot: str) -> Reporter:
+def reporter(
+    one: Spool, wire: Wire, connected: threading.Event, boot: str, **options: Any
+) -> Reporter:
     """A reporter that is stepped by hand."""
+    defaults: dict[str, Any] = {"clock": SystemClock(), "stop": threading.Event()}
     return Reporter(
         one,
         Recorder(lambda: 0),
@@ -184,8 +357,7 @@ def reporter(one: Spool, wire: Wire, connected: threading.Event, boot: str) -> R
         topic="t",
         boot=boot,
         every_s=1.0,
-        clock=SystemClock(),
-        stop=threading.Event(),
+        **(defaults | options),
     )
 
 
@@ -219,6 +391,49 @@ def test_ten_thousand_offline_samples_arrive_each_once_over_two_kills(tmp_path: 
         assert {s for b, s in keys if b == boot} == set(range(count))
     assert len(wire.sent) <= total + 2 * 64, "more was sent twice than was on the way"
     assert wire.most <= 32
+
+
+def test_what_was_sent_from_memory_is_not_sent_again_out_of_the_file(tmp_path: Path) -> None:
+    """The file's messages, then those of memory; each once, and none forgotten too early."""
+    wire, connected = Wire(), threading.Event()
+    first = spool(tmp_path)
+    earlier = reporter(first, wire, connected, "b0")
+    for _ in range(2):
+        earlier.sample()
+    first.close()
+    one = filled(tmp_path)
+    there = reporter(one, wire, connected, "b1")
+    for _ in range(3):
+        there.sample()
+    connected.set()
+    there.pump()
+    assert [(t.boot, t.seq) for t in wire.sent] == [("b1", 0), ("b1", 1), ("b1", 2)]
+    wire.waiting.pop(0)(True)
+    there.sample()
+    there.settle()
+    assert one.depth == 6, "a kill now would lose what is on its way"
+    there.pump()
+    assert [(t.boot, t.seq) for t in wire.sent[3:]] == [("b0", 0), ("b0", 1), ("b1", 3)]
+    assert one.depth == 5
+    wire.acknowledge()
+    there.pump()
+    assert (one.depth, len(wire.sent)) == (0, 6)
+
+
+def test_a_spool_in_memory_tries_its_file_once_a_minute(tmp_path: Path) -> None:
+    """And once more at the end."""
+    clock, stop, tries = FakeClock(), threading.Event(), []
+    one = filled(tmp_path)
+    end = clock.now + 200
+
+    def settle() -> None:
+        tries.append(end - clock.now)
+
+    one.settle = settle  # type: ignore[method-assign]
+    there = reporter(one, Wire(), threading.Event(), "b", clock=clock, stop=stop)
+    there._beat = lambda: stop.set() if clock.now >= end else None
+    there.run()
+    assert tries == pytest.approx([140, 80, 20, 0], abs=1.5)
 
 
 @pytest.fixture
