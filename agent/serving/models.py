@@ -166,6 +166,9 @@ class Models:
         if not self._budget:
             return True
         with self._lock:
+            stays = [r.need for slot, r in self._loaded.items() if r.users or slot == keep]
+            if sum(stays) + need > self._budget:
+                return False  # nobody else has to go for what cannot come
             while sum(row.need for row in self._loaded.values()) + need > self._budget:
                 idle = [
                     (row.last_use, slot)

@@ -24,7 +24,7 @@ from agent.update.download import Downloader, Progress
 from agent.update.fetch import NO_SUCH_FILE, Fetcher
 from agent.update.health import Observed, verdict
 from agent.update.journal import Journal, JournalFiles
-from agent.update.loading import Loader, LoadingMarks, fault, insist, refusal
+from agent.update.loading import CRASHED, Loader, LoadingMarks, fault, insist, refusal
 from agent.update.machine import Settled, Update
 from agent.update.store import Store
 from contracts import limits
@@ -140,6 +140,7 @@ class Engine:
         self._loader = Loader(self.store, models, LoadingMarks(fs, root), clock)
         self._unserved: set[str] = set()
         self._problems: dict[str, ErrorInfo] = {}
+        self._retry_at: dict[str, float] = {}
         self._offered: Desired | None = None
         self._wake = threading.Event()
         self._lock = threading.Lock()
@@ -210,10 +211,16 @@ class Engine:
     def _serve_rest(self) -> None:
         """Loads what has to serve and does not yet; what the disk refuses is left for later."""
         for slot in sorted(self._unserved):
+            if self._clock.monotonic() < self._retry_at.get(slot, 0.0):
+                continue
+            wait = PROBLEM_S
             try:
                 self._serve(slot)
             except OSError as error:
                 log.error("slot not served", slot=slot, reason=str(error))
+                self._unserved.add(slot)
+                wait = UNSERVED_S
+            self._retry_at[slot] = self._clock.monotonic() + wait
 
     def _serve(self, slot: str) -> None:
         """Loads what a slot has to serve.
@@ -270,7 +277,7 @@ class Engine:
         current = self.store.linked(slot, "current")
         problem = (
             self._loader.load(slot, current)
-            if current is not None
+            if current == update.bundle.manifest_sha256
             else ErrorInfo("bundle-corrupt", f"the link to {update.bundle} is gone", {})
         )
         if problem is None:
@@ -324,7 +331,8 @@ class Engine:
             log.exception("update step broke")
             return self._hindered(fault(error), local=True)
         if self._unserved:
-            wait = PROBLEM_S if self._unserved <= self._problems.keys() else UNSERVED_S
+            next_try = min(self._retry_at.get(slot, 0.0) for slot in self._unserved)
+            wait = max(0.0, next_try - self._clock.monotonic())
             return wait if pause is None else min(wait, pause)
         return pause
 
@@ -333,7 +341,8 @@ class Engine:
         update = self._journal.update
         if update is None or update.final:
             return self._begin_next()
-        if update.slot in self._unserved and update.state in ("trial", "rolling-back"):
+        begun = update.state in ("trial", "rolling-back") and update.mode == "active"
+        if begun and update.slot in self._unserved:
             return UNSERVED_S  # nothing is judged by the bundle before
         desired = self._journal.desired
         if desired is not None and update.state != "rolling-back":
@@ -466,11 +475,20 @@ class Engine:
 
     def _with_next(self, new: Journal, desired: Desired) -> Journal:
         """The journal with the next update that is to be done begun, if there is one."""
-        updates = machine.plan(desired, self.store.reports(), new.settled)
+        updates = machine.plan(desired, self._have(), new.settled)
         if not updates:
             return new
         update = machine.advance(updates[0], machine.Began(), self._clock.time())
         return self._with_event(msgspec.structs.replace(new, update=update), update)
+
+    def _have(self) -> dict[str, SlotReport]:
+        """What every slot has. What is not loaded at a start any more has to come anew."""
+        return {
+            slot: msgspec.structs.replace(report, active=None)
+            if slot in self._problems and self._problems[slot].code == CRASHED
+            else report
+            for slot, report in self.store.reports().items()
+        }
 
     def _begin(self, new: Journal) -> None:
         """Journals it, and tells of the update that began with it."""
@@ -586,11 +604,12 @@ class Engine:
         sha256 = update.bundle.manifest_sha256
         if update.mode == "shadow":
             self.store.link(update.slot, "shadow", sha256)
-            self._models.activate(f"{update.slot}/shadow", self.store.folder(sha256))
-            self._apply(machine.Activated())
+            problem = self._loader.load(f"{update.slot}/shadow", sha256)
+            self._apply(machine.Failed(problem) if problem else machine.Activated())
             return
-        if update.old is not None and update.old != update.bundle:
-            self.store.link(update.slot, "previous", update.old.manifest_sha256)
+        serves = self.store.linked(update.slot, "current")
+        if serves not in (None, sha256):
+            self.store.link(update.slot, "previous", serves)
         self.store.link(update.slot, "current", sha256)
         if self.store.linked(update.slot, "shadow") == sha256:
             self._models.activate(f"{update.slot}/shadow", None)
@@ -598,6 +617,7 @@ class Engine:
         self._trial_began = None
         self._apply(machine.Activated())
         self._unserved.add(update.slot)  # until it is loaded, the trial does not run
+        self._retry_at.pop(update.slot, None)
         self._serve_trial(update)
 
     def _begin_trial(self, update: Update) -> None:

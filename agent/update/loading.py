@@ -12,8 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-import msgspec
-
 from agent.clock import Clock
 from agent.filesystem import FileSystem
 from agent.log import logger
@@ -30,6 +28,12 @@ NAME: Final = "loading"
 MAX_LOADS: Final = 3
 """Loads of a bundle that may end with the process, before it is given up."""
 
+MAX_MARKS: Final = 8
+"""Bundles of one slot whose loads are counted."""
+
+CRASHED: Final = "load-crashed"
+"""The code of a bundle that was given up for that."""
+
 
 PATIENCE_S: Final = 60.0
 """Seconds for which the disk may refuse a bundle, before another one serves in its place."""
@@ -40,16 +44,8 @@ DISK_TRIES: Final = 3
 T = TypeVar("T")
 
 
-class Mark(msgspec.Struct, frozen=True):
-    """Loads of a bundle that began and did not end.
-
-    Attributes:
-        bundle: the sha256 of its manifest.
-        loads: how many.
-    """
-
-    bundle: str
-    loads: Count
+Marks = dict[str, dict[str, Count]]
+"""Slot -> sha256 of a bundle's manifest -> loads of it that began and did not end."""
 
 
 class LoadingMarks:
@@ -65,7 +61,7 @@ class LoadingMarks:
     def __init__(self, fs: FileSystem, folder: Path) -> None:
         self._fs = fs
         self._path = folder / NAME
-        self._marks: dict[str, Mark] | None = None
+        self._marks: Marks | None = None
         self._made = False
 
     def begin(self, slot: str, bundle: str) -> int:
@@ -74,26 +70,27 @@ class LoadingMarks:
         Returns:
             How many loads of this bundle in this slot began before and did not end.
         """
-        marks = self._read()
-        before = marks.get(slot)
-        loads = before.loads if before is not None and before.bundle == bundle else 0
-        marks[slot] = Mark(bundle, loads + 1)
+        of_slot = self._read().setdefault(slot, {})
+        loads = of_slot.pop(bundle, 0)
+        of_slot[bundle] = loads + 1
+        while len(of_slot) > MAX_MARKS:  # the oldest is of a bundle that is long gone
+            del of_slot[next(iter(of_slot))]
         self._write()
         return loads
 
-    def end(self, slot: str) -> None:
+    def end(self, slot: str, bundle: str) -> None:
         """Notes durably that it ended, well or not."""
-        if self._read().pop(slot, None) is not None:
+        if self._read().get(slot, {}).pop(bundle, None) is not None:
             self._write()
 
-    def _read(self) -> dict[str, Mark]:
+    def _read(self) -> Marks:
         if self._marks is None:
             self._marks = {}
             try:
                 if self._fs.size(self._path) is not None:
                     self._made = True
                     data = self._fs.read(self._path)
-                    self._marks = codec.decode(data, dict[str, Mark], what=NAME)
+                    self._marks = codec.decode(data, Marks, what=NAME)
             except (InputError, OSError) as error:  # not whole: it was being written
                 log.warning("marks of loads not read", reason=str(error))
         return self._marks
@@ -124,7 +121,7 @@ class Loader:
         self._models = models
         self._marks = marks
         self._clock = clock
-        self._refused_since: dict[str, float] = {}
+        self._refused_since: dict[tuple[str, str], float] = {}
 
     def first(self, slot: str, bundles: list[str | None]) -> tuple[str | None, ErrorInfo | None]:
         """Serves the first bundle that loads; the slot is empty if none does.
@@ -141,26 +138,35 @@ class Loader:
                 continue
             problem = self._marked_load(slot, sha256)
             if problem is None:
+                self._be_patient_again(slot)
                 return sha256, first
             log.error("bundle does not load", slot=slot, bundle=sha256, reason=problem.message)
             first = first or problem
         self._models.activate(slot, None)
+        self._be_patient_again(slot)
         return None, first
+
+    def _be_patient_again(self, slot: str) -> None:
+        for key in [key for key in self._refused_since if key[0] == slot]:
+            del self._refused_since[key]
 
     def _marked_load(self, slot: str, sha256: str) -> ErrorInfo | None:
         died = self._marks.begin(slot, sha256)
         if died >= MAX_LOADS:  # the mark stays: no later start tries it again
-            return ErrorInfo("load-crashed", "the agent died each time it loaded it", {})
+            return ErrorInfo(CRASHED, "the agent died each time it loaded it", {})
         try:
             problem = self.load(slot, sha256)
         except OSError:
-            self._marks.end(slot)
+            self._marks.end(slot, sha256)
             raise
-        self._marks.end(slot)
+        if problem is not None:
+            self._marks.end(slot, sha256)
         return problem
 
     def load(self, slot: str, sha256: str) -> ErrorInfo | None:
         """Loads a bundle and lets it serve; returns why it does not.
+
+        One that loads is no longer one at which the agent died.
 
         Raises:
             OSError: the disk refuses, and did not for long: to be tried again.
@@ -171,9 +177,10 @@ class Loader:
         except ShoalError as error:
             problem = error.info
         except OSError as error:
-            since = self._refused_since.setdefault(slot, self._clock.monotonic())
+            now = self._clock.monotonic()
+            since = self._refused_since.setdefault((slot, sha256), now)
             unreadable = error.errno == errno.EIO
-            if not unreadable and self._clock.monotonic() - since < PATIENCE_S:
+            if not unreadable and now - since < PATIENCE_S:
                 raise
             problem = refusal(error)
             if unreadable:
@@ -182,9 +189,9 @@ class Loader:
             log.exception("load broke")
             problem = fault(error)
         else:
-            self._refused_since.pop(slot, None)
+            self._refused_since.pop((slot, sha256), None)
+            self._marks.end(slot, sha256)
             return None
-        self._refused_since.pop(slot, None)
         if problem.code == "bundle-corrupt":
             try:
                 self._store.drop_damaged(sha256)

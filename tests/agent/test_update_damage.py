@@ -13,7 +13,7 @@ from agent.update.engine import PROBLEM_S, UNSERVED_S
 from agent.update.loading import MAX_LOADS, PATIENCE_S, LoadingMarks
 from contracts.bundle import MANIFEST, Bundle
 from contracts.errors import RefusedError, UnavailableError
-from contracts.messages import BundleRef, TrialRules
+from contracts.messages import BundleRef, Desired, DesiredBundle, TrialRules
 from fleet.repository import delta
 from tests.support.bundles import rewrite
 from tests.support.controller import TINY, TINY_NEXT
@@ -398,25 +398,214 @@ def problem(rig: Rig) -> str:
     return found.code if found else ""
 
 
-def test_the_only_bundle_that_kills_the_process_is_left_alone_and_repaired(
+def lives(rig: Rig, steps: int = 60) -> bool:
+    """Starts the agent and lets it work; False when it died of it."""
+    try:
+        rig.engine.recover()
+        for _ in range(steps):
+            rig.clock.now += rig.engine.step() or 0
+    except DiedError:
+        return False
+    return True
+
+
+def test_the_only_bundle_that_kills_the_process_is_given_up(
     rig: Rig, root: Path, repository: MemoryRepository
 ) -> None:
-    """No later start tries it; a wish that goes through the checks replaces it."""
+    """At starts, and once more as an update with a self-test; then another one can come."""
     rig.close()
-    for deaths in range(MAX_LOADS + 4):
+    deaths = 0
+    for _ in range(20):
         rig = Rig(Disk(), root, repository)
         breaking(rig, OLD, DiedError)
-        if deaths < MAX_LOADS:
-            with pytest.raises(DiedError):
-                rig.engine.recover()
-        else:
-            rig.engine.recover()
-            rig.clock.now += rig.engine.step() or 0
-            rig.engine.step()
-            assert problem(rig) == "load-crashed"
+        if lives(rig):
+            break
+        deaths += 1
+    assert deaths == MAX_LOADS + TrialRules().max_restarts
+    assert (rig.events[-1].state, reason(rig)) == ("rolled-back", "trial-restarts")
+    assert rig.models.slots == []
     rig.want(NEW, 2)
     rig.settle()
-    assert (problem(rig), rig.answer().bundle) == ("", NEW)
+    assert rig.answer().bundle == NEW
+    rig = start(root, repository)
+    assert rig.answer().bundle == NEW
+
+
+def test_a_bundle_that_was_given_up_comes_again_when_the_cause_is_gone(
+    rig: Rig, root: Path, repository: MemoryRepository
+) -> None:
+    """Three power cuts in loads are no fault of the bundle: nothing new has to be desired."""
+    for _ in range(MAX_LOADS):
+        rig = Rig(Disk(), root, repository)
+        breaking(rig, OLD, DiedError)
+        assert not lives(rig)
+    rig = start(root, repository)
+    assert problem(rig) == "load-crashed"
+    rig.settle()
+    assert (rig.events[-1].state, problem(rig)) == ("committed", "")
+    assert rig.answer().bundle == OLD
+    rig = start(root, repository)
+    assert (problem(rig), rig.answer().bundle) == ("", OLD)
+
+
+@pytest.mark.parametrize("previous", ["dies", "refused"])
+def test_two_bundles_that_fail_at_the_start_end_in_an_agent_that_runs(
+    rig: Rig, root: Path, repository: MemoryRepository, previous: str
+) -> None:
+    """The runtime was upgraded, and none of them is for it: the next update can still come."""
+    rig.want(NEW, 2)
+    rig.settle()
+    rig.close()
+    deaths = 0
+    for _ in range(30):
+        rig = Rig(Disk(), root, repository)
+        breaking(rig, NEW, DiedError)
+        breaking(
+            rig,
+            OLD,
+            DiedError if previous == "dies" else lambda: RefusedError("no-runtime", "gone"),
+        )
+        if lives(rig):
+            break
+        deaths += 1
+    assert deaths <= 3 * MAX_LOADS
+    for _ in range(3):
+        rig = Rig(Disk(), root, repository)
+        breaking(rig, NEW, DiedError)
+        breaking(rig, OLD, DiedError)
+        assert lives(rig)
+
+
+# Several at once. -------------------------------------------------------------------------------
+
+
+def two_slots(rig: Rig, revision: int, **wishes: DesiredBundle) -> None:
+    """Offers a document for several slots."""
+    rig.engine.offer(Desired(revision, wishes))  # type: ignore[arg-type]
+
+
+def test_a_slot_that_does_not_load_costs_the_others_nothing(
+    rig: Rig, root: Path, repository: MemoryRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried every five minutes, however often the trial of another slot is looked at."""
+    rig.close()
+    rig = Rig(Disk(), root, repository)
+    loads: list[str] = []
+    real = rig.models.activate
+
+    def activate(slot: str, folder: Path | None) -> None:
+        if folder is not None:
+            loads.append(slot)
+            if slot == "classify":
+                raise RefusedError("no-runtime", "gone")
+        real(slot, folder)
+
+    monkeypatch.setattr(rig.models, "activate", activate)
+    rig.engine.recover()
+    two_slots(
+        rig, 2, classify=DesiredBundle(OLD), other=DesiredBundle(NEW, trial=TrialRules(seconds=600))
+    )
+    began = rig.clock.now
+    for _ in range(2000):
+        if rig.engine.journal.reached == 2:
+            break
+        rig.clock.now += rig.engine.step() or 0
+    assert rig.engine.journal.reached == 2
+    assert loads.count("classify") <= 2 + (rig.clock.now - began) / PROBLEM_S
+    assert rig.engine.slots()["other"].active == NEW
+
+
+def test_a_shadow_is_rolled_back_beside_an_active_bundle_that_does_not_load(
+    rig: Rig, root: Path, repository: MemoryRepository
+) -> None:
+    """And what is desired next begins."""
+    rig.close()
+    rig = Rig(Disk(), root, repository)
+    broken = [True]
+    breaking(rig, OLD, lambda: RefusedError("no-runtime", "gone") if broken else None)
+    breaking(rig, NEW, lambda: RefusedError("model-failed", "no") if broken else None)
+    rig.engine.recover()
+    rig.want(NEW, 2, mode="shadow")
+    for _ in range(50):
+        rig.clock.now += rig.engine.step() or 0
+    assert (rig.events[-1].state, reason(rig)) == ("rolled-back", "model-failed")
+    broken.clear()
+    rig.want(NEW, 3)
+    rig.settle()
+    assert rig.answer().bundle == NEW
+
+
+def test_a_shadow_that_the_disk_refuses_at_the_start_is_tried_again(
+    rig: Rig, root: Path, repository: MemoryRepository
+) -> None:
+    """It is reported, so it has to answer."""
+    rig.want(NEW, 2, mode="shadow")
+    rig.settle()
+    rig.close()
+    errors = iter([OSError(errno.ENOMEM, "Cannot allocate memory")] * 3)
+    rig = Rig(Disk(), root, repository)
+    breaking(rig, NEW, lambda: next(errors, None))
+    rig.engine.recover()
+    assert rig.models.slots == ["classify"]
+    rig.settle()
+    assert rig.models.slots == ["classify", "classify/shadow"]
+
+
+@pytest.mark.parametrize("links", [1, 2])
+def test_bundles_that_the_system_refuses_for_long_are_a_problem_that_is_told(
+    rig: Rig, root: Path, repository: MemoryRepository, links: int
+) -> None:
+    """A minute for each of them."""
+    if links == 2:
+        rig.want(NEW, 2)
+        rig.settle()
+    rig.close()
+    rig = Rig(Disk(), root, repository)
+    for ref in (OLD, NEW):
+        breaking(rig, ref, lambda: OSError(errno.EACCES, "Permission denied"))
+    rig.engine.recover()
+    began = rig.clock.now
+    pause = 0.0
+    while not problem(rig) and rig.clock.now - began < 1000:
+        rig.clock.now += pause
+        pause = rig.engine.step() or 1
+    assert problem(rig) == "disk-error"
+    assert links * PATIENCE_S <= rig.clock.now - began <= links * (PATIENCE_S + UNSERVED_S)
+
+
+def test_a_rollback_to_bundles_that_the_system_refuses_ends(rig: Rig) -> None:
+    """The bundle that failed its trial does not serve for ever."""
+    rig.want(NEW, 2, trial=LONG)
+    step_to(rig, "trial")
+    breaking(rig, OLD, lambda: OSError(errno.ENOMEM, "Cannot allocate memory"))
+    fail_the_trial(rig)
+    began = rig.clock.now
+    for _ in range(200):
+        rig.clock.now += rig.engine.step() or 0
+        if rig.events[-1].state == "rolled-back":
+            break
+    assert (rig.events[-1].state, reason(rig)) == ("rolled-back", "trial-errors")
+    assert rig.clock.now - began <= 4 * PATIENCE_S
+    assert rig.models.slots == []
+
+
+def test_what_took_the_place_of_a_damaged_bundle_is_kept_as_the_previous_one(
+    rig: Rig, root: Path, repository: MemoryRepository, tmp_path: Path
+) -> None:
+    """It served when the new one came: that is what a later failure falls back to."""
+    Bundle.open(TINY_NEXT).extract(tmp_path / "third")
+    third = repository.add(rewrite(Bundle.open(tmp_path / "third"), version="1.2.0").path)
+    rig.want(NEW, 2)
+    rig.settle()
+    rig.want(third, 3)
+    step_to(rig, "fits")
+    rig.close()
+    (root / "releases" / NEW.manifest_sha256 / MANIFEST).unlink()
+    rig = start(root, repository)
+    assert (rig.active(), rig.answer().bundle) == (OLD, OLD)
+    rig.settle()
+    report = rig.engine.slots()["classify"]
+    assert (report.active, report.previous) == (third, OLD)
 
 
 @pytest.mark.parametrize("link", ["current", "shadow"])
@@ -453,8 +642,9 @@ def test_marks_of_loads_survive_and_never_stand_in_the_way(tmp_path: Path) -> No
     assert [marks.begin("a", "x") for _ in range(3)] == [0, 1, 2]
     assert LoadingMarks(Disk(), tmp_path).begin("a", "x") == 3
     assert LoadingMarks(Disk(), tmp_path).begin("a", "y") == 0
+    assert LoadingMarks(Disk(), tmp_path).begin("a", "x") == 4
     marks = LoadingMarks(Disk(), tmp_path)
-    marks.end("a")
+    marks.end("a", "y")
     assert LoadingMarks(Disk(), tmp_path).begin("a", "y") == 0
     (tmp_path / "loading").write_bytes(b'{"a": [')
     assert LoadingMarks(Disk(), tmp_path).begin("a", "y") == 0
