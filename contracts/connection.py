@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import socket
@@ -102,6 +103,29 @@ def load_pair(context: ssl.SSLContext, tls: TlsConfig, folder: Path = Path()) ->
         raise InputError("bad-certificate", f"the TLS settings cannot be used: {error}") from None
 
 
+def device_client_id(fleet: str, device: str, tls: TlsConfig | None, folder: Path = Path()) -> str:
+    """A device's client id, which nobody can guess who has not its private key.
+
+    A broker ends the session of whoever is connected under an id, whoever asks: mosquitto does
+    not bind ids to certificates. The id stays while the key does, and nothing is stored for it.
+
+    Args:
+        fleet: its name.
+        device: its name.
+        tls: as the device was enrolled with it; without a key (loopback) the id has no secret.
+        folder: what relative PEM paths are relative to.
+
+    Raises:
+        InputError: ``bad-certificate``.
+    """
+    name = f"shoal-{fleet}-{device}"
+    if tls is None or not tls.key:
+        return name
+    key = "".join(read_pem(tls.key, folder).split())
+    digest = hashlib.sha256(b"shoal client id v1\0" + key.encode())
+    return f"{name}-{digest.hexdigest()[:32]}"
+
+
 def new_client(
     config: MqttConfig,
     client_id: str,
@@ -115,7 +139,7 @@ def new_client(
 
     Args:
         config: the broker.
-        client_id: unique on the broker.
+        client_id: unique on the broker, and hard to guess: who connects under it takes it.
         folder: what relative PEM paths are relative to.
         context: for TLS; None: made from `config`.
         manual_ack: the caller acknowledges each QoS 1 message itself.

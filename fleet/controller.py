@@ -52,12 +52,14 @@ class Controller:
         self.store = fleet.open_store(migrate=True)
         self.repository = fleet.open_repository()
         mqtt = fleet.controller_mqtt()
-        name = f"shoal-{fleet.config.fleet}-{os.getpid()}"
+        secret = fleet.session_secret()
+        name = f"shoal-{fleet.config.fleet}-{os.getpid()}-{secret}"
         writer = Writer(self.store, admit_unknown=fleet.config.admit_unknown)
         self.consumer = Consumer(
             fleet.topics,
             mqtt,
             writer,
+            secret=secret,
             shared=fleet.config.shared_ingest,
             on_changes=self._on_changes,
             clock=clock,

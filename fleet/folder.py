@@ -4,7 +4,8 @@
 
     fleet.yaml     configuration (FleetConfig)
     keys/          signing keys: root and targets may move offline, snapshot and timestamp stay
-    ca/            certificate authority, the broker's and the controller's certificates
+    ca/            certificate authority, the broker's and the controller's certificates, and
+                   the secret part of the controller's client ids
     repository/    signed metadata and content by hash, served as static files
     broker/        generated mosquitto configuration
     devices/       one agent.yaml for each enrolled device, until it is moved there
@@ -14,7 +15,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -41,6 +45,7 @@ from fleet.store import Store, bundles, devices, tokens
 from fleet.store.telemetry import Retention
 
 CONFIG: Final = "fleet.yaml"
+SESSION_SECRET: Final = "session.secret"  # noqa: S105  (the name of a file)
 PASSPHRASE: Final = "SHOAL_PASSPHRASE"  # noqa: S105  (the name of a variable)
 _REPORT_CAP: Final = 8 * limits.MIB
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -150,6 +155,7 @@ class Fleet:
             durable.make_folder(self.folder / name, 0o700)
         Repository.create(self.folder / "repository", self.keys_folder, passphrase=passphrase())
         Identity.create(self.folder / "ca", self.config.fleet, hosts=hosts, passphrase=passphrase())
+        self.session_secret()
         store = self.open_store(migrate=True)
         try:
             with store.write() as connection:
@@ -224,6 +230,27 @@ class Fleet:
             return self.config.mqtt
         tls = Identity.open(self.folder / "ca", passphrase=passphrase()).controller_tls
         return msgspec.structs.replace(self.config.mqtt, tls=tls)
+
+    def session_secret(self) -> str:
+        """What devices must not know: a part of each client id of the controller's processes.
+
+        A broker gives the session of a client id to whoever connects under it, and a device
+        with a certificate may connect under any. Made when missing, as in a folder of an
+        earlier version; all processes of the fleet get the same.
+
+        Raises:
+            InputError: ``bad-secret``.
+        """
+        path = self.folder / "ca" / SESSION_SECRET
+        if not path.exists():
+            with contextlib.suppress(FileExistsError):
+                durable.write(path, secrets.token_hex(16).encode(), mode=0o600, overwrite=False)
+        hint = "remove it, and restart the controller: it makes another"
+        text = files.read_small(path, what="secret", code="bad-secret", hint=hint)
+        found = text.decode("ascii", "replace").strip()
+        if not re.fullmatch("[0-9a-f]{32}", found):
+            raise InputError("bad-secret", f"{path} is not a secret of the controller's: {hint}")
+        return found
 
     def write_broker_configuration(self, identity: Identity | None = None) -> Path:
         """Writes mosquitto's configuration and access control anew."""

@@ -71,6 +71,7 @@ class Consumer:
         mqtt: the broker.
         writer: commits batches.
         name: of the session on the broker; each ingest process of a fleet has its own.
+        secret: the fleet's, kept from devices: who knows a client id can take its session.
         primary: also takes the retained topics, which a shared subscription does not deliver;
             exactly one process of a fleet is the primary.
         shared: several processes share the other topics. Not with the embedded broker, which
@@ -86,6 +87,7 @@ class Consumer:
         writer: Writer,
         *,
         name: str = "main",
+        secret: str = "",
         primary: bool = True,
         shared: bool = False,
         on_changes: Callable[[Sequence[Change]], None] = lambda changes: None,
@@ -104,7 +106,9 @@ class Consumer:
         self._warned = 0.0
         self.counters = Counters()
         self.connected = threading.Event()
-        self._client = IngestClient.of(mqtt, f"shoal-ingest-{topics.fleet}-{name}")
+        self._client = IngestClient.of(
+            mqtt, "-".join(filter(None, ["shoal-ingest", topics.fleet, name, secret]))
+        )
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_subscribe = self._on_subscribe
