@@ -70,6 +70,7 @@ class Controller:
             fleet.topics,
             mqtt,
             f"{name}-blocks",
+            secret=secret,
             shared=fleet.config.shared_ingest,
         )
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")

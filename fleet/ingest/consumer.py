@@ -71,7 +71,8 @@ class Consumer:
         mqtt: the broker.
         writer: commits batches.
         name: of the session on the broker; each ingest process of a fleet has its own.
-        secret: the fleet's, kept from devices: who knows a client id can take its session.
+        secret: the fleet's, kept from devices: who knows a client id can take its session, and
+            who knows the share group can take a share, whatever the broker then lets it read.
         primary: also takes the retained topics, which a shared subscription does not deliver;
             exactly one process of a fleet is the primary.
         shared: several processes share the other topics. Not with the embedded broker, which
@@ -98,6 +99,7 @@ class Consumer:
         self._writer = writer
         self._primary = primary
         self._shared = shared
+        self._group = "-".join(filter(None, ["ingest", secret]))
         self._on_changes = on_changes
         self._clock = clock
         self._queue: queue.SimpleQueue[Arrived | None] = queue.SimpleQueue()
@@ -159,7 +161,7 @@ class Consumer:
         for kind in _EVENTS:
             pattern = self._topics.every_device(kind)
             if self._shared:
-                pattern = self._topics.shared("ingest", pattern)
+                pattern = self._topics.shared(self._group, pattern)
             wanted.append((pattern, once))
         if self._primary:
             wanted += [(self._topics.every_device(kind), once) for kind in _RETAINED]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -14,7 +15,7 @@ from agent.clock import SystemClock
 from agent.link import Link
 from contracts import codec
 from contracts.config import MqttConfig
-from contracts.messages import Telemetry
+from contracts.messages import BlobGet, Telemetry
 from contracts.topics import Topics
 from fleet.broker import MosquittoBroker
 from fleet.broker.run import free_port
@@ -26,6 +27,15 @@ from tests.support.tools import need_tool
 
 TOPICS = Topics("reef")
 SENT = 40
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Waits for what other threads bring about."""
+    for _ in range(int(WAIT_S / 0.05)):
+        if condition():
+            return
+        threading.Event().wait(0.05)
+    pytest.fail(what)
 
 
 class Reef:
@@ -66,11 +76,7 @@ class Reef:
 
     def until_stored(self, controller: Controller, count: int) -> None:
         """Waits until so many are stored."""
-        for _ in range(int(WAIT_S / 0.05)):
-            if self.stored(controller) >= count:
-                return
-            threading.Event().wait(0.05)
-        pytest.fail(f"{self.stored(controller)} of {count} acknowledged messages are stored")
+        until(lambda: self.stored(controller) >= count, "acknowledged messages are not stored")
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +105,38 @@ def test_a_device_cannot_end_the_session_that_ingest_will_come_back_to(reef: Ree
     finally:
         controller.consumer.stop()
         controller.store.close()
+
+
+@pytest.fixture
+def sharing(reef: Reef, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
+    """A controller of the fleet with ``shared_ingest: true``."""
+    config = msgspec.structs.replace(reef.fleet.config, shared_ingest=True)
+    monkeypatch.setattr(reef.fleet, "config", config)
+    controller = Controller(reef.fleet)
+    controller.consumer.start()
+    controller.blocks.start()
+    yield controller
+    controller.consumer.stop()
+    controller.blocks.stop()
+    controller.store.close()
+
+
+def test_a_device_gets_no_turn_among_those_that_share(reef: Reef, sharing: Controller) -> None:
+    """The broker would take a message as delivered that it then may not deliver."""
+    assert sharing.consumer.connected.wait(WAIT_S) and sharing.blocks.link.connected.wait(WAIT_S)
+    thief = Client(reef.evil, "thief")
+    thief.subscribe(f"$share/ingest/{TOPICS.every_device('telemetry')}")
+    thief.subscribe(f"$share/blocks/{TOPICS.every_blob_get()}")
+    before = reef.stored(sharing)
+    reef.send(before)
+    device = Client(reef.good, "asks")
+    for number in range(SENT):
+        request = codec.encode(BlobGet(f"b{number}", "root.json", 0, 10))
+        assert device.publish(TOPICS.blob_get("good"), request) == 0
+    device.close()
+    reef.until_stored(sharing, before + SENT)
+    until(lambda: sharing.blocks.served == SENT, "block requests are not answered")
+    thief.close()
 
 
 def test_a_device_cannot_push_another_off(reef: Reef, tmp_path: Path) -> None:
