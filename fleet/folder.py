@@ -260,15 +260,16 @@ class Fleet:
             )
         identity = identity or self.open_identity()
         mqtt = self.config.device_mqtt or self.config.mqtt
-        return write_configuration(
-            self.folder / "broker",
-            port=mqtt.port,
-            host="127.0.0.1" if mqtt.host in ("localhost", "127.0.0.1") else "0.0.0.0",  # noqa: S104
-            fleet=self.config.fleet,
-            groups=identity.groups(),
-            revoked=identity.revoked_devices(),
-            credentials=identity.broker_credentials,
-        )
+        with identity.access() as access:
+            return write_configuration(
+                self.folder / "broker",
+                port=mqtt.port,
+                host="127.0.0.1" if mqtt.host in ("localhost", "127.0.0.1") else "0.0.0.0",  # noqa: S104
+                fleet=self.config.fleet,
+                groups=access.groups,
+                revoked=access.revoked,
+                credentials=identity.broker_credentials,
+            )
 
     def enrolment(self) -> Enrolment:
         """What every device of the fleet is told."""

@@ -6,7 +6,8 @@ import base64
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -54,6 +55,29 @@ class Enrolment(msgspec.Struct, frozen=True):
     repository_url: str | None = None
     renewal_url: str | None = None
     mutual_tls: bool = True
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Who may do what on the broker.
+
+    Attributes:
+        groups: of each device that is not revoked.
+        revoked: devices that are, by name.
+    """
+
+    groups: dict[str, list[str]]
+    revoked: list[str]
+
+    @classmethod
+    def of(cls, transaction: Transaction) -> Access:
+        """As the registry has it now."""
+        groups, revoked = {}, []
+        for profile, since in transaction.devices():
+            if since is None:
+                groups[profile.device] = profile.groups
+            else:
+                revoked.append(profile.device)
+        return cls(groups, revoked)
 
 
 class Identity:
@@ -201,25 +225,30 @@ class Identity:
         durable.write(self.folder / f"{name}.key.pem", ca.key_pem(key), mode=0o600)
         durable.write(self.folder / f"{name}.pem", ca.certificate_pem(certificate))
 
-    def groups(self) -> dict[str, list[str]]:
-        """The groups of each device that is not revoked: what the broker's ACL is made of."""
+    @contextmanager
+    def access(self) -> Iterator[Access]:
+        """What the broker's ACL is made of, which nobody changes until the block ends.
+
+        Write the ACL inside: of two that write it, an enrolment and a revocation, the later
+        one has then seen what the earlier one did.
+        """
         with self._registry.transaction() as transaction:
-            return {
-                profile.device: profile.groups
-                for profile, revoked in transaction.devices()
-                if revoked is None
-            }
+            yield Access.of(transaction)
+
+    def groups(self) -> dict[str, list[str]]:
+        """The groups of each device that is not revoked."""
+        with self.access() as access:
+            return access.groups
 
     def revoked_devices(self) -> list[str]:
         """Devices that are revoked, by name."""
-        with self._registry.transaction() as transaction:
-            return [
-                profile.device for profile, revoked in transaction.devices() if revoked is not None
-            ]
+        with self.access() as access:
+            return access.revoked
 
     def acl(self) -> str:
         """The broker's ACL: also denies what a revoked device's open connection may do."""
-        return acl_file(self.fleet, self.groups(), revoked=self.revoked_devices())
+        with self.access() as access:
+            return acl_file(self.fleet, access.groups, revoked=access.revoked)
 
     def write_revocations(self) -> Path:
         """Writes ``crl.pem`` from what is revoked; call it at each start, it renews the list."""
