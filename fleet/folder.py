@@ -28,6 +28,7 @@ from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
+import sqlalchemy as sa
 import yaml
 
 from contracts import codec, files, limits
@@ -328,24 +329,32 @@ class Fleet:
     def redeem(self, token: str, request: bytes) -> AgentConfig:
         """Enrols the device of a one-time token, whose key stays with it.
 
+        Every step may be done again: a device whose answer was lost, or whose enrolment broke
+        off behind the first of them, repeats its request and has the rest done.
+
         Raises:
             RefusedError: ``bad-token``.
             InputError: ``bad-request``, ``already-enrolled``.
         """
         identity = self.open_identity()
         config = identity.redeem(token, request, self.enrolment())
+        assert config.mqtt.tls is not None
+        pem = config.mqtt.tls.certificate
+        issued = next(one.issued for one in identity.certificates(config.device) if one.pem == pem)
         store = self.open_store()
         try:
             with store.write() as connection:
-                devices.enroll(
-                    store,
-                    connection,
-                    config.device,
-                    config.board,
-                    config.labels,
-                    config.groups,
-                    time.time(),
-                )
+                # What an operator changed since is not undone by a repetition.
+                if not _enrolled_since(connection, config.device, issued):
+                    devices.enroll(
+                        store,
+                        connection,
+                        config.device,
+                        config.board,
+                        config.labels,
+                        config.groups,
+                        time.time(),
+                    )
         finally:
             store.close()
         self.write_broker_configuration(identity)
@@ -402,6 +411,14 @@ def _check(config: FleetConfig) -> None:
             raise InputError("tls-needed", f"a broker on {mqtt.host} needs mutual_tls: true")
     if config.api.url is not None and urlsplit(config.api.url).scheme not in ("http", "https"):
         raise InputError("bad-config", "api.url is not an http or https URL")
+
+
+def _enrolled_since(connection: sa.Connection, device: str, issued: float) -> bool:
+    try:
+        enrolled_at = devices.get(connection, device).enrolled_at
+    except InputError:
+        return False
+    return enrolled_at is not None and enrolled_at >= issued
 
 
 def _report_beside(path: Path, bundle: Bundle) -> Path | None:

@@ -412,25 +412,46 @@ class Identity:
     def redeem(self, token: str, request: bytes, where: Enrolment) -> AgentConfig:
         """Enrols the device of a token with the key of its signing request.
 
-        A token counts once, also when two requests race for it; a request that is refused for
-        another reason does not use it up.
+        A token counts for one key, also when two requests race for it; a request that is
+        refused for another reason does not use it up. Who asks again with the same token and
+        key, because the answer was lost, gets the same certificate.
 
         Raises:
             RefusedError: ``bad-token``; unknown, used or out of date (which is not told).
             InputError: ``bad-request``, ``already-enrolled``.
         """
+        bad_token = RefusedError(
+            "bad-token", "the token is not valid, or was used: ask for a new one"
+        )
         with self._registry.transaction() as transaction:
-            profile = transaction.take_token(_digest(token), self._clock())
+            digest, now = _digest(token), self._clock()
+            profile = transaction.take_token(digest, now)
+            used = transaction.used_token(digest, now) if profile is None else None
+            for_whom = profile or used
+            if for_whom is None:
+                raise bad_token
+            key = ca.parse_request(request, for_whom.device).public_key()
             if profile is None:
-                raise RefusedError(
-                    "bad-token", "the token is not valid, or was used: ask for a new one"
-                )
-            key = ca.parse_request(request, profile.device).public_key()
-            self._make_room(transaction, profile.device, replace=False)
-            transaction.put_device(profile)
-            issued = self._issue(transaction, profile.device, key, ca.DEVICE_DAYS)
+                issued = self._issued_before(transaction, for_whom.device, key)
+                if issued is None:
+                    raise bad_token
+            else:
+                self._make_room(transaction, profile.device, replace=False)
+                transaction.put_device(profile)
+                issued = self._issue(transaction, profile.device, key, ca.DEVICE_DAYS)
         tls = TlsConfig(ca=self.ca_pem, certificate=issued.pem, key="device.key.pem")
-        return _config(self.fleet, profile, where, tls)
+        return _config(self.fleet, for_whom, where, tls)
+
+    def _issued_before(
+        self, transaction: Transaction, device: str, key: CertificatePublicKeyTypes
+    ) -> Issued | None:
+        """The certificate that an enrolled device has for `key`, if it counts still."""
+        entry = transaction.device(device)
+        if entry is None or entry[1] is not None:
+            return None
+        now = self._clock()
+        mine = [one for one in transaction.certificates(device) if _same_key(one.pem, key)]
+        return next((one for one in mine if one.revoked is None and one.expires > now), None)
 
     # Renewal and revocation. ----------------------------------------------------------------
 
