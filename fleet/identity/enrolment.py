@@ -201,19 +201,26 @@ class Identity:
 
         Returns:
             What was renewed, of ``crl``, ``broker`` and ``controller``. A broker reads its
-            files when it starts, a controller when it connects.
+            files when it starts and reloads (:mod:`fleet.identity.applied`), a controller when
+            it connects.
         """
         now = ca.from_epoch(self._clock())
         renewed = []
         crl = x509.load_pem_x509_crl((self.folder / "crl.pem").read_bytes())
-        until = crl.next_update_utc
-        if until is None or until - now < timedelta(days=ca.CRL_DAYS / 2):
-            self.write_revocations()
-            renewed.append("crl")
         broker = ca.parse_certificate((self.folder / "broker.pem").read_bytes())
-        if _old(broker, now):
+        half = timedelta(days=ca.CRL_DAYS / 2)
+        # Both, in this order: the certificate that a broker serves then tells which list it
+        # has. The one that it read may be older than the one in the file, which a revocation
+        # may have written since: hence also by the age of the certificate.
+        if (
+            crl.next_update_utc is None
+            or crl.next_update_utc - now < half
+            or now - broker.not_valid_before_utc > half
+            or _old(broker, now)
+        ):
+            self.write_revocations()
             self.renew_broker(ca.hosts_of(broker))
-            renewed.append("broker")
+            renewed += ["crl", "broker"]
         if _old(ca.parse_certificate((self.folder / "controller.pem").read_bytes()), now):
             self.renew_controller()
             renewed.append("controller")

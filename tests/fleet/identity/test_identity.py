@@ -518,12 +518,17 @@ def test_files_are_replaced_whole(identity: Identity) -> None:
 def test_the_brokers_files_are_renewed_while_they_are_valid(
     identity: Identity, clock: Clock
 ) -> None:
-    """Certificates at a third of their life left, the list at half; hosts are kept."""
+    """The list and the broker's certificate at half of the list's life; hosts are kept."""
     assert identity.maintain() == []
     before = authority.parse_certificate((identity.folder / "broker.pem").read_bytes())
     clock.now += 250 * DAY
-    assert identity.maintain() == ["crl"]
-    clock.now += 300 * DAY
+    identity.enroll("d1", "b", WHERE)
+    identity.revoke("d1")
+    assert identity.maintain() == ["crl", "broker"], "the broker may have a list of day 0"
+    clock.now += 190 * DAY
+    identity.write_revocations()
+    assert identity.maintain() == []
+    clock.now += 110 * DAY
     assert identity.maintain() == ["crl", "broker", "controller"]
     after = authority.parse_certificate((identity.folder / "broker.pem").read_bytes())
     assert authority.hosts_of(after) == authority.hosts_of(before) == ["localhost", "127.0.0.1"]
