@@ -49,7 +49,7 @@ from agent.update.http import Http
 from contracts import board as boards
 from contracts import codec
 from contracts.config import AgentConfig, SourceConfig
-from contracts.connection import tls_context
+from contracts.connection import device_client_id, tls_context
 from contracts.errors import ShoalError, UnavailableError
 from contracts.messages import (
     FINAL_UPDATE_STATES,
@@ -100,6 +100,8 @@ class Agent:
         self.state = StateFolder(folder / config.state_dir, self.clock)
         root = self.state.path
         self.certificate = CertificateApart(config, folder, root)
+        # Of the first key: a renewal, which brings another, must not end the session.
+        client_id = device_client_id(config.fleet, config.device, config.mqtt.tls, folder)
         self.config = config = msgspec.structs.replace(
             config, mqtt=msgspec.structs.replace(config.mqtt, tls=self.certificate.tls)
         )
@@ -129,6 +131,7 @@ class Agent:
             clock=self.clock,
             on_message=self._message,
             on_change=self._link_changed,
+            client_id=client_id,
         )
         self.dispatcher = Dispatcher(
             self.registry,

@@ -20,7 +20,13 @@ from agent.clock import Clock
 from agent.log import logger
 from contracts import codec
 from contracts.config import MqttConfig, TlsConfig
-from contracts.connection import connect_properties, load_pair, new_client, tls_context
+from contracts.connection import (
+    connect_properties,
+    device_client_id,
+    load_pair,
+    new_client,
+    tls_context,
+)
 from contracts.errors import ShoalError, UnavailableError
 from contracts.messages import Status
 from contracts.topics import Topics
@@ -76,6 +82,7 @@ class Link:
         clock: the time.
         on_message: takes every message; runs on the network thread.
         on_change: told after each connect and disconnect.
+        client_id: under which the broker keeps the session; None: made from `config`.
 
     Raises:
         InputError: the TLS settings cannot be used.
@@ -94,6 +101,7 @@ class Link:
         clock: Clock,
         on_message: Callable[[Inbound], None],
         on_change: Callable[[bool], None],
+        client_id: str | None = None,
     ) -> None:
         self._config = config
         self._topics = Topics(fleet)
@@ -121,8 +129,10 @@ class Link:
         self.connections = 0
         self.last_error = ""
         self._context = tls_context(config.tls, folder) if config.tls else None
+        if client_id is None:
+            client_id = device_client_id(fleet, device, config.tls, folder)
         self._client = client = new_client(
-            config, f"shoal-{fleet}-{device}", manual_ack=True, context=self._context
+            config, client_id, manual_ack=True, context=self._context
         )
         client.max_queued_messages_set(MAX_QUEUED)
         client.max_inflight_messages_set(MAX_INFLIGHT)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import socket
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
@@ -102,6 +103,41 @@ def load_pair(context: ssl.SSLContext, tls: TlsConfig, folder: Path = Path()) ->
         raise InputError("bad-certificate", f"the TLS settings cannot be used: {error}") from None
 
 
+def _reading_again(
+    context: ssl.SSLContext, tls: TlsConfig, folder: Path
+) -> Callable[[paho.Client, Any], None]:
+    def read(client: paho.Client, userdata: Any) -> None:
+        del client, userdata
+        # Half of a pair that is just being written does not open: the next try reads it again.
+        with suppress(InputError):
+            load_pair(context, tls, folder)
+
+    return read
+
+
+def device_client_id(fleet: str, device: str, tls: TlsConfig | None, folder: Path = Path()) -> str:
+    """A device's client id, which nobody can guess who has not its private key.
+
+    A broker ends the session of whoever is connected under an id, whoever asks: mosquitto does
+    not bind ids to certificates. The id stays while the key does, and nothing is stored for it.
+
+    Args:
+        fleet: its name.
+        device: its name.
+        tls: as the device was enrolled with it; without a key (loopback) the id has no secret.
+        folder: what relative PEM paths are relative to.
+
+    Raises:
+        InputError: ``bad-certificate``.
+    """
+    name = f"shoal-{fleet}-{device}"
+    if tls is None or not tls.key:
+        return name
+    key = "".join(read_pem(tls.key, folder).split())
+    digest = hashlib.sha256(b"shoal client id v1\0" + key.encode())
+    return f"{name}-{digest.hexdigest()[:32]}"
+
+
 def new_client(
     config: MqttConfig,
     client_id: str,
@@ -115,9 +151,10 @@ def new_client(
 
     Args:
         config: the broker.
-        client_id: unique on the broker.
+        client_id: unique on the broker, and hard to guess: who connects under it takes it.
         folder: what relative PEM paths are relative to.
-        context: for TLS; None: made from `config`.
+        context: for TLS; None: made from `config`, whose certificate and key are read again
+            before each connection: the files may have been renewed.
         manual_ack: the caller acknowledges each QoS 1 message itself.
         kind: its class: paho's own, or one made from it.
 
@@ -132,7 +169,10 @@ def new_client(
     )
     client.on_socket_open = _send_at_once
     if config.tls is not None:
-        client.tls_set_context(context or tls_context(config.tls, folder))
+        if context is None:
+            context = tls_context(config.tls, folder)
+            client.on_pre_connect = _reading_again(context, config.tls, folder)
+        client.tls_set_context(context)
     elif not is_loopback(config.host):
         raise InputError(
             "tls-needed",

@@ -16,8 +16,9 @@ from typing import Final
 import structlog
 
 from contracts import limits
-from contracts.errors import ShoalError
+from contracts.errors import ShoalError, UnavailableError
 from fleet.folder import Fleet
+from fleet.identity import applied
 from fleet.ingest import Consumer
 from fleet.ingest.writer import Change, Writer
 from fleet.mqtt.blocks import BlockServer
@@ -33,6 +34,7 @@ _LOG: Final = structlog.get_logger("controller")
 _LEASE_S: Final = 10.0
 _SHARE: Final = 3.0
 _HOUSEKEEPING_S: Final = 300.0
+_DAY_S: Final = 24 * 3600.0
 _ROLL_S: Final = 1.0
 _WEBHOOK_EVENTS: Final = frozenset({"device-online", "device-offline"})
 
@@ -51,13 +53,15 @@ class Controller:
         self.holder = f"{socket.gethostname()}-{os.getpid()}-{time.monotonic_ns()}"
         self.store = fleet.open_store(migrate=True)
         self.repository = fleet.open_repository()
-        mqtt = fleet.controller_mqtt()
-        name = f"shoal-{fleet.config.fleet}-{os.getpid()}"
+        mqtt = self.mqtt = fleet.controller_mqtt()
+        secret = fleet.session_secret()
+        name = f"shoal-{fleet.config.fleet}-{os.getpid()}-{secret}"
         writer = Writer(self.store, admit_unknown=fleet.config.admit_unknown)
         self.consumer = Consumer(
             fleet.topics,
             mqtt,
             writer,
+            secret=secret,
             shared=fleet.config.shared_ingest,
             on_changes=self._on_changes,
             clock=clock,
@@ -68,6 +72,7 @@ class Controller:
             fleet.topics,
             mqtt,
             f"{name}-blocks",
+            secret=secret,
             shared=fleet.config.shared_ingest,
         )
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
@@ -78,6 +83,7 @@ class Controller:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._certificates_due = 0.0
+        self._applied_due = 0.0
         self._threads = [
             threading.Thread(target=self._loop, args=(work, name), name=name, daemon=True)
             for work, name in (
@@ -178,20 +184,48 @@ class Controller:
             _LOG.error("signatures not renewed: devices will refuse them", reason=str(error))
         self.index_repository()
         self._maintain_certificates()
+        self._look_at_broker()
         return _HOUSEKEEPING_S
 
     def _maintain_certificates(self) -> None:
         """Once a day; without the authority's key, which may be kept elsewhere, it says so."""
         if not self.fleet.config.mutual_tls or self.clock() < self._certificates_due:
             return
-        self._certificates_due = self.clock() + 24 * 3600
+        self._certificates_due = self.clock() + _DAY_S
         try:
             renewed = self.fleet.open_identity().maintain()
         except (ShoalError, OSError) as error:
             _LOG.error("certificates not looked after", reason=str(error))
             return
         if renewed:
-            _LOG.warning("renewed: restart the broker to apply it", what=renewed)
+            _LOG.info("certificates renewed", what=renewed)
+
+    def _look_at_broker(self) -> None:
+        """Once a day, until it is done: a broker goes on with the files that it once read."""
+        if (
+            not self.fleet.config.mutual_tls
+            or self.mqtt.tls is None
+            or self.clock() < self._applied_due
+        ):
+            return
+        try:
+            served = applied.served_certificate(self.mqtt)
+            done = applied.is_applied(self.fleet.folder / "ca", served)
+            since = served.not_valid_before_utc.date().isoformat()
+        except UnavailableError as error:
+            if error.code == "broker-unreachable":
+                return
+            done, since = False, str(error)
+        except (ShoalError, OSError) as error:
+            _LOG.error("cannot tell whether the broker is up to date", reason=str(error))
+            done, since = True, ""
+        self._applied_due = self.clock() + _DAY_S
+        if not done:
+            _LOG.warning(
+                "the broker does not use what was renewed, and will refuse everybody when the "
+                "old runs out: reload (SIGHUP) or restart it",
+                certificate=since,
+            )
 
     def index_repository(self) -> None:
         """Adds bundles to the index that were published while this database was not there."""

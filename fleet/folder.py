@@ -4,7 +4,8 @@
 
     fleet.yaml     configuration (FleetConfig)
     keys/          signing keys: root and targets may move offline, snapshot and timestamp stay
-    ca/            certificate authority, the broker's and the controller's certificates
+    ca/            certificate authority, the broker's and the controller's certificates, and
+                   the secret part of the controller's client ids
     repository/    signed metadata and content by hash, served as static files
     broker/        generated mosquitto configuration
     devices/       one agent.yaml for each enrolled device, until it is moved there
@@ -14,7 +15,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -24,6 +28,7 @@ from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
+import sqlalchemy as sa
 import yaml
 
 from contracts import codec, files, limits
@@ -41,6 +46,7 @@ from fleet.store import Store, bundles, devices, tokens
 from fleet.store.telemetry import Retention
 
 CONFIG: Final = "fleet.yaml"
+SESSION_SECRET: Final = "session.secret"  # noqa: S105  (the name of a file)
 PASSPHRASE: Final = "SHOAL_PASSPHRASE"  # noqa: S105  (the name of a variable)
 _REPORT_CAP: Final = 8 * limits.MIB
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -150,6 +156,7 @@ class Fleet:
             durable.make_folder(self.folder / name, 0o700)
         Repository.create(self.folder / "repository", self.keys_folder, passphrase=passphrase())
         Identity.create(self.folder / "ca", self.config.fleet, hosts=hosts, passphrase=passphrase())
+        self.session_secret()
         store = self.open_store(migrate=True)
         try:
             with store.write() as connection:
@@ -225,6 +232,27 @@ class Fleet:
         tls = Identity.open(self.folder / "ca", passphrase=passphrase()).controller_tls
         return msgspec.structs.replace(self.config.mqtt, tls=tls)
 
+    def session_secret(self) -> str:
+        """What devices must not know: a part of each client id of the controller's processes.
+
+        A broker gives the session of a client id to whoever connects under it, and a device
+        with a certificate may connect under any. Made when missing, as in a folder of an
+        earlier version; all processes of the fleet get the same.
+
+        Raises:
+            InputError: ``bad-secret``.
+        """
+        path = self.folder / "ca" / SESSION_SECRET
+        if not path.exists():
+            with contextlib.suppress(FileExistsError):
+                durable.write(path, secrets.token_hex(16).encode(), mode=0o600, overwrite=False)
+        hint = "remove it, and restart the controller: it makes another"
+        text = files.read_small(path, what="secret", code="bad-secret", hint=hint)
+        found = text.decode("ascii", "replace").strip()
+        if not re.fullmatch("[0-9a-f]{32}", found):
+            raise InputError("bad-secret", f"{path} is not a secret of the controller's: {hint}")
+        return found
+
     def write_broker_configuration(self, identity: Identity | None = None) -> Path:
         """Writes mosquitto's configuration and access control anew."""
         if not self.config.mutual_tls:
@@ -233,15 +261,16 @@ class Fleet:
             )
         identity = identity or self.open_identity()
         mqtt = self.config.device_mqtt or self.config.mqtt
-        return write_configuration(
-            self.folder / "broker",
-            port=mqtt.port,
-            host="127.0.0.1" if mqtt.host in ("localhost", "127.0.0.1") else "0.0.0.0",  # noqa: S104
-            fleet=self.config.fleet,
-            groups=identity.groups(),
-            revoked=identity.revoked_devices(),
-            credentials=identity.broker_credentials,
-        )
+        with identity.access() as access:
+            return write_configuration(
+                self.folder / "broker",
+                port=mqtt.port,
+                host="127.0.0.1" if mqtt.host in ("localhost", "127.0.0.1") else "0.0.0.0",  # noqa: S104
+                fleet=self.config.fleet,
+                groups=access.groups,
+                revoked=access.revoked,
+                credentials=identity.broker_credentials,
+            )
 
     def enrolment(self) -> Enrolment:
         """What every device of the fleet is told."""
@@ -300,24 +329,32 @@ class Fleet:
     def redeem(self, token: str, request: bytes) -> AgentConfig:
         """Enrols the device of a one-time token, whose key stays with it.
 
+        Every step may be done again: a device whose answer was lost, or whose enrolment broke
+        off behind the first of them, repeats its request and has the rest done.
+
         Raises:
             RefusedError: ``bad-token``.
             InputError: ``bad-request``, ``already-enrolled``.
         """
         identity = self.open_identity()
         config = identity.redeem(token, request, self.enrolment())
+        assert config.mqtt.tls is not None
+        pem = config.mqtt.tls.certificate
+        issued = next(one.issued for one in identity.certificates(config.device) if one.pem == pem)
         store = self.open_store()
         try:
             with store.write() as connection:
-                devices.enroll(
-                    store,
-                    connection,
-                    config.device,
-                    config.board,
-                    config.labels,
-                    config.groups,
-                    time.time(),
-                )
+                # What an operator changed since is not undone by a repetition.
+                if not _enrolled_since(connection, config.device, issued):
+                    devices.enroll(
+                        store,
+                        connection,
+                        config.device,
+                        config.board,
+                        config.labels,
+                        config.groups,
+                        time.time(),
+                    )
         finally:
             store.close()
         self.write_broker_configuration(identity)
@@ -374,6 +411,14 @@ def _check(config: FleetConfig) -> None:
             raise InputError("tls-needed", f"a broker on {mqtt.host} needs mutual_tls: true")
     if config.api.url is not None and urlsplit(config.api.url).scheme not in ("http", "https"):
         raise InputError("bad-config", "api.url is not an http or https URL")
+
+
+def _enrolled_since(connection: sa.Connection, device: str, issued: float) -> bool:
+    try:
+        enrolled_at = devices.get(connection, device).enrolled_at
+    except InputError:
+        return False
+    return enrolled_at is not None and enrolled_at >= issued
 
 
 def _report_beside(path: Path, bundle: Bundle) -> Path | None:

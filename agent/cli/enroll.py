@@ -14,35 +14,55 @@ import yaml
 
 from agent.certificate import MAX_ANSWER_BYTES, new_request, post
 from agent.cli import output
-from contracts import codec
+from agent.filesystem import Disk
+from contracts import codec, files
 from contracts.config import AgentConfig
 from contracts.errors import InputError
 from contracts.renewal import EnrolmentRequest
 
 
+class _Pending(msgspec.Struct, frozen=True):
+    """What is kept while the controller is asked.
+
+    Attributes:
+        key: private, PEM.
+        request: the signing request that was made with it, PEM.
+    """
+
+    key: str
+    request: str
+
+
 def enroll(arguments: argparse.Namespace) -> int:
     """Enrols this device and writes its configuration, mode 0600.
 
-    The key is made here and is sent nowhere. Without TLS only a controller on this machine is
-    asked: a token in the clear enrols whoever reads it first.
+    The key is made here and is sent nowhere. It is stored beside the configuration before the
+    token is spent: whatever breaks off then, the same command again uses the same key, and the
+    controller answers it again. Without TLS only a controller on this machine is asked: a token
+    in the clear enrols whoever reads it first.
     """
     config: Path = arguments.config
+    pending = config.with_name(f".{config.name}.enrolling")
     if config.exists():
+        pending.unlink(missing_ok=True)
         raise InputError("file-exists", f"{config} exists: this device is enrolled already")
     url = _checked(arguments.url)
-    key, request = new_request(None)
-    body = codec.encode(EnrolmentRequest(token=_token(arguments.token_file), request=request))
+    token, context = _token(arguments.token_file), _context(arguments.ca)
+    mine = _pending(pending)
+    body = codec.encode(EnrolmentRequest(token=token, request=mine.request))
     answer = codec.decode(
-        post(f"{url}/v1/enroll", body, _context(arguments.ca)),
+        post(f"{url}/v1/enroll", body, context),
         AgentConfig,
         what="the answer to an enrolment",
         cap=MAX_ANSWER_BYTES,
     )
     tls = answer.mqtt.tls
     if tls is not None:
-        mqtt = msgspec.structs.replace(answer.mqtt, tls=msgspec.structs.replace(tls, key=key))
+        mqtt = msgspec.structs.replace(answer.mqtt, tls=msgspec.structs.replace(tls, key=mine.key))
         answer = msgspec.structs.replace(answer, mqtt=mqtt)
-    _write(config, answer)
+    text = yaml.safe_dump(msgspec.to_builtins(answer), sort_keys=False, allow_unicode=True)
+    _write(config, text.encode())
+    pending.unlink(missing_ok=True)
     if arguments.json:
         output.document({"device": answer.device, "fleet": answer.fleet, "config": str(config)})
     else:
@@ -83,15 +103,26 @@ def _context(ca: Path | None) -> ssl.SSLContext | None:
         raise InputError("bad-certificate", f"{ca} holds no certificates: {error}") from None
 
 
-def _write(path: Path, config: AgentConfig) -> None:
-    text = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False, allow_unicode=True)
+def _pending(path: Path) -> _Pending:
+    """The key of an enrolment that broke off, or a new one, which is then stored."""
+    if path.exists():
+        text = files.read_small(path, what="the key of an enrolment that broke off")
+        return codec.decode(text, _Pending, what=str(path))
+    made = _Pending(*new_request(None))
+    _write(path, codec.encode(made))
+    return made
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Replaces a file durably, mode 0600."""
     temporary = path.with_name(f".{path.name}.new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     try:
         with os.fdopen(os.open(temporary, flags, 0o600), "wb") as stream:
-            stream.write(text.encode())
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+        Disk().sync_folder(path.parent)
     except OSError as error:
         raise InputError("bad-path", f"{path} cannot be written: {error.strerror}") from None

@@ -164,7 +164,7 @@ class MosquittoBroker(_Broker):
             raise
 
     def reload(self) -> None:
-        """Makes the broker read its ACL again (for a revocation list, restart it)."""
+        """Makes the broker read its ACL, certificate and revocation list again."""
         if self._process is not None:
             self._process.send_signal(signal.SIGHUP)
 

@@ -80,6 +80,7 @@ def ingest(
             fleet.controller_mqtt(),
             Writer(store, admit_unknown=fleet.config.admit_unknown),
             name=name,
+            secret=fleet.session_secret(),
             primary=False,
             shared=True,
         )

@@ -6,7 +6,8 @@ import base64
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -54,6 +55,29 @@ class Enrolment(msgspec.Struct, frozen=True):
     repository_url: str | None = None
     renewal_url: str | None = None
     mutual_tls: bool = True
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Who may do what on the broker.
+
+    Attributes:
+        groups: of each device that is not revoked.
+        revoked: devices that are, by name.
+    """
+
+    groups: dict[str, list[str]]
+    revoked: list[str]
+
+    @classmethod
+    def of(cls, transaction: Transaction) -> Access:
+        """As the registry has it now."""
+        groups, revoked = {}, []
+        for profile, since in transaction.devices():
+            if since is None:
+                groups[profile.device] = profile.groups
+            else:
+                revoked.append(profile.device)
+        return cls(groups, revoked)
 
 
 class Identity:
@@ -177,19 +201,26 @@ class Identity:
 
         Returns:
             What was renewed, of ``crl``, ``broker`` and ``controller``. A broker reads its
-            files when it starts, a controller when it connects.
+            files when it starts and reloads (:mod:`fleet.identity.applied`), a controller when
+            it connects.
         """
         now = ca.from_epoch(self._clock())
         renewed = []
         crl = x509.load_pem_x509_crl((self.folder / "crl.pem").read_bytes())
-        until = crl.next_update_utc
-        if until is None or until - now < timedelta(days=ca.CRL_DAYS / 2):
-            self.write_revocations()
-            renewed.append("crl")
         broker = ca.parse_certificate((self.folder / "broker.pem").read_bytes())
-        if _old(broker, now):
+        half = timedelta(days=ca.CRL_DAYS / 2)
+        # Both, in this order: the certificate that a broker serves then tells which list it
+        # has. The one that it read may be older than the one in the file, which a revocation
+        # may have written since: hence also by the age of the certificate.
+        if (
+            crl.next_update_utc is None
+            or crl.next_update_utc - now < half
+            or now - broker.not_valid_before_utc > half
+            or _old(broker, now)
+        ):
+            self.write_revocations()
             self.renew_broker(ca.hosts_of(broker))
-            renewed.append("broker")
+            renewed += ["crl", "broker"]
         if _old(ca.parse_certificate((self.folder / "controller.pem").read_bytes()), now):
             self.renew_controller()
             renewed.append("controller")
@@ -201,25 +232,30 @@ class Identity:
         durable.write(self.folder / f"{name}.key.pem", ca.key_pem(key), mode=0o600)
         durable.write(self.folder / f"{name}.pem", ca.certificate_pem(certificate))
 
-    def groups(self) -> dict[str, list[str]]:
-        """The groups of each device that is not revoked: what the broker's ACL is made of."""
+    @contextmanager
+    def access(self) -> Iterator[Access]:
+        """What the broker's ACL is made of, which nobody changes until the block ends.
+
+        Write the ACL inside: of two that write it, an enrolment and a revocation, the later
+        one has then seen what the earlier one did.
+        """
         with self._registry.transaction() as transaction:
-            return {
-                profile.device: profile.groups
-                for profile, revoked in transaction.devices()
-                if revoked is None
-            }
+            yield Access.of(transaction)
+
+    def groups(self) -> dict[str, list[str]]:
+        """The groups of each device that is not revoked."""
+        with self.access() as access:
+            return access.groups
 
     def revoked_devices(self) -> list[str]:
         """Devices that are revoked, by name."""
-        with self._registry.transaction() as transaction:
-            return [
-                profile.device for profile, revoked in transaction.devices() if revoked is not None
-            ]
+        with self.access() as access:
+            return access.revoked
 
     def acl(self) -> str:
         """The broker's ACL: also denies what a revoked device's open connection may do."""
-        return acl_file(self.fleet, self.groups(), revoked=self.revoked_devices())
+        with self.access() as access:
+            return acl_file(self.fleet, access.groups, revoked=access.revoked)
 
     def write_revocations(self) -> Path:
         """Writes ``crl.pem`` from what is revoked; call it at each start, it renews the list."""
@@ -383,25 +419,46 @@ class Identity:
     def redeem(self, token: str, request: bytes, where: Enrolment) -> AgentConfig:
         """Enrols the device of a token with the key of its signing request.
 
-        A token counts once, also when two requests race for it; a request that is refused for
-        another reason does not use it up.
+        A token counts for one key, also when two requests race for it; a request that is
+        refused for another reason does not use it up. Who asks again with the same token and
+        key, because the answer was lost, gets the same certificate.
 
         Raises:
             RefusedError: ``bad-token``; unknown, used or out of date (which is not told).
             InputError: ``bad-request``, ``already-enrolled``.
         """
+        bad_token = RefusedError(
+            "bad-token", "the token is not valid, or was used: ask for a new one"
+        )
         with self._registry.transaction() as transaction:
-            profile = transaction.take_token(_digest(token), self._clock())
+            digest, now = _digest(token), self._clock()
+            profile = transaction.take_token(digest, now)
+            used = transaction.used_token(digest, now) if profile is None else None
+            for_whom = profile or used
+            if for_whom is None:
+                raise bad_token
+            key = ca.parse_request(request, for_whom.device).public_key()
             if profile is None:
-                raise RefusedError(
-                    "bad-token", "the token is not valid, or was used: ask for a new one"
-                )
-            key = ca.parse_request(request, profile.device).public_key()
-            self._make_room(transaction, profile.device, replace=False)
-            transaction.put_device(profile)
-            issued = self._issue(transaction, profile.device, key, ca.DEVICE_DAYS)
+                issued = self._issued_before(transaction, for_whom.device, key)
+                if issued is None:
+                    raise bad_token
+            else:
+                self._make_room(transaction, profile.device, replace=False)
+                transaction.put_device(profile)
+                issued = self._issue(transaction, profile.device, key, ca.DEVICE_DAYS)
         tls = TlsConfig(ca=self.ca_pem, certificate=issued.pem, key="device.key.pem")
-        return _config(self.fleet, profile, where, tls)
+        return _config(self.fleet, for_whom, where, tls)
+
+    def _issued_before(
+        self, transaction: Transaction, device: str, key: CertificatePublicKeyTypes
+    ) -> Issued | None:
+        """The certificate that an enrolled device has for `key`, if it counts still."""
+        entry = transaction.device(device)
+        if entry is None or entry[1] is not None:
+            return None
+        now = self._clock()
+        mine = [one for one in transaction.certificates(device) if _same_key(one.pem, key)]
+        return next((one for one in mine if one.revoked is None and one.expires > now), None)
 
     # Renewal and revocation. ----------------------------------------------------------------
 

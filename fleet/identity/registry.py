@@ -186,6 +186,14 @@ class Transaction:
         ).fetchone()
         return codec.decoder(Profile).decode(taken[0]) if taken else None
 
+    def used_token(self, digest: str, now: float) -> Profile | None:
+        """What a token was for that was taken and would not be out of date yet."""
+        row = self._connection.execute(
+            "SELECT profile FROM tokens WHERE hash = ? AND used IS NOT NULL AND expires > ?",
+            (digest, now),
+        ).fetchone()
+        return codec.decoder(Profile).decode(row[0]) if row else None
+
     def forget_tokens(self, before: float) -> None:
         """Drops tokens that expired before a time."""
         self._connection.execute("DELETE FROM tokens WHERE expires < ?", (before,))

@@ -71,6 +71,8 @@ class Consumer:
         mqtt: the broker.
         writer: commits batches.
         name: of the session on the broker; each ingest process of a fleet has its own.
+        secret: the fleet's, kept from devices: who knows a client id can take its session, and
+            who knows the share group can take a share, whatever the broker then lets it read.
         primary: also takes the retained topics, which a shared subscription does not deliver;
             exactly one process of a fleet is the primary.
         shared: several processes share the other topics. Not with the embedded broker, which
@@ -86,6 +88,7 @@ class Consumer:
         writer: Writer,
         *,
         name: str = "main",
+        secret: str = "",
         primary: bool = True,
         shared: bool = False,
         on_changes: Callable[[Sequence[Change]], None] = lambda changes: None,
@@ -96,6 +99,7 @@ class Consumer:
         self._writer = writer
         self._primary = primary
         self._shared = shared
+        self._group = "-".join(filter(None, ["ingest", secret]))
         self._on_changes = on_changes
         self._clock = clock
         self._queue: queue.SimpleQueue[Arrived | None] = queue.SimpleQueue()
@@ -104,7 +108,9 @@ class Consumer:
         self._warned = 0.0
         self.counters = Counters()
         self.connected = threading.Event()
-        self._client = IngestClient.of(mqtt, f"shoal-ingest-{topics.fleet}-{name}")
+        self._client = IngestClient.of(
+            mqtt, "-".join(filter(None, ["shoal-ingest", topics.fleet, name, secret]))
+        )
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_subscribe = self._on_subscribe
@@ -155,7 +161,7 @@ class Consumer:
         for kind in _EVENTS:
             pattern = self._topics.every_device(kind)
             if self._shared:
-                pattern = self._topics.shared("ingest", pattern)
+                pattern = self._topics.shared(self._group, pattern)
             wanted.append((pattern, once))
         if self._primary:
             wanted += [(self._topics.every_device(kind), once) for kind in _RETAINED]

@@ -22,7 +22,11 @@ _MAX_WAITING: Final = 4096
 
 
 class BlockServer:
-    """Serves blocks; with `shared`, several controllers share the load."""
+    """Serves blocks; with `shared`, several controllers share the load.
+
+    Their share group has the fleet's `secret` in its name: a device that knew it could take a
+    share of the requests, whatever the broker then lets it read.
+    """
 
     def __init__(
         self,
@@ -31,6 +35,7 @@ class BlockServer:
         mqtt: MqttConfig,
         name: str,
         *,
+        secret: str = "",
         shared: bool = False,
     ) -> None:
         self._repository = repository
@@ -41,7 +46,7 @@ class BlockServer:
         self.dropped = 0
         pattern = topics.every_blob_get()
         if shared:
-            pattern = topics.shared("blocks", pattern)
+            pattern = topics.shared("-".join(filter(None, ["blocks", secret])), pattern)
         self.link = Link(mqtt, name, filters={pattern: self._on_get})
         self._thread = threading.Thread(target=self._run, name="blocks", daemon=True)
 

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from agent.certificate import STORED
 from agent.certificate_apart import Found
 from agent.daemon import Agent
 from agent.update.fetch import read_all
@@ -97,3 +99,29 @@ def test_new_connections_to_the_repository_use_the_renewed_certificate(
     agent.certificate.renew()
     assert read_all(way, "last", 100) == after
     agent.stop()
+
+
+def test_a_renewal_does_not_end_the_session_on_the_broker(
+    authority: Authority, tmp_path: Path
+) -> None:
+    """The client id is that of the first key, and nobody can guess it who has not the key."""
+    (first, _), (second, _) = issued(authority), issued(authority)
+    root = Simulator().first_root.decode()
+    config = AgentConfig("f", "d", "raspberry-pi-5", root, mqtt=MqttConfig(port=1, tls=first))
+
+    def client_id(config: AgentConfig) -> bytes:
+        agent = Agent(config, tmp_path)
+        agent.stop()
+        assert agent.config.mqtt.tls is not None
+        used.append(agent.config.mqtt.tls.key)
+        return bytes(agent.link._client._client_id)
+
+    used: list[str | None] = []
+    before = client_id(config)
+    (stored,) = [path for path in tmp_path.rglob("*") if path.name == "spool.db"]
+    (stored.parent / STORED).write_text(f"{second.certificate}\n{second.key}")
+    assert client_id(config) == before
+    assert used[0] != used[1], "the renewed certificate is in use"
+    other = msgspec.structs.replace(config, mqtt=MqttConfig(port=1, tls=second))
+    assert client_id(other) != before
+    assert before.startswith(b"shoal-f-d-") and len(before) == len(b"shoal-f-d-") + 32

@@ -290,17 +290,35 @@ def test_a_token_enrols_its_device_once(identity: Identity) -> None:
     assert caught.value.code == "bad-token"
 
 
+def test_who_asks_again_with_the_same_token_and_key_gets_the_same_certificate(
+    identity: Identity, clock: Clock
+) -> None:
+    """The first answer was lost. Another key, a revoked device and a late one get nothing."""
+    token, request = identity.new_token("d1", "b", groups=["g"]), csr()
+    first = identity.redeem(token, request, WHERE)
+    assert identity.redeem(token, request, WHERE) == first
+    assert len(identity.certificates("d1")) == 1
+    late, another = identity.new_token("d2", "b", seconds=60), csr(name="d2")
+    identity.redeem(late, another, WHERE)
+    clock.now += 61
+    identity.revoke("d1")
+    for refused, asked in [(token, csr()), (token, request), (late, another)]:
+        with pytest.raises(RefusedError) as caught:
+            identity.redeem(refused, asked, WHERE)
+        assert caught.value.code == "bad-token"
+    assert identity.revoked_devices() == ["d1"]
+
+
 def test_of_two_requests_that_race_for_a_token_one_gets_it(identity: Identity) -> None:
-    """Many at once, from threads with connections of their own."""
+    """Many at once, each with a key of its own, from threads with connections of their own."""
     for round_ in range(5):
         token = identity.new_token(f"d{round_}", "b")
-        request = csr(name=f"d{round_}")
+        requests = iter([csr(name=f"d{round_}") for _ in range(8)])
         gate = threading.Barrier(8)
         results: list[str] = []
 
-        def redeem(
-            token: str = token, request: bytes = request, gate=gate, results=results
-        ) -> None:
+        def redeem(token: str = token, requests=requests, gate=gate, results=results) -> None:
+            request = next(requests)
             gate.wait()
             try:
                 identity.redeem(token, request, WHERE)
@@ -500,12 +518,17 @@ def test_files_are_replaced_whole(identity: Identity) -> None:
 def test_the_brokers_files_are_renewed_while_they_are_valid(
     identity: Identity, clock: Clock
 ) -> None:
-    """Certificates at a third of their life left, the list at half; hosts are kept."""
+    """The list and the broker's certificate at half of the list's life; hosts are kept."""
     assert identity.maintain() == []
     before = authority.parse_certificate((identity.folder / "broker.pem").read_bytes())
     clock.now += 250 * DAY
-    assert identity.maintain() == ["crl"]
-    clock.now += 300 * DAY
+    identity.enroll("d1", "b", WHERE)
+    identity.revoke("d1")
+    assert identity.maintain() == ["crl", "broker"], "the broker may have a list of day 0"
+    clock.now += 190 * DAY
+    identity.write_revocations()
+    assert identity.maintain() == []
+    clock.now += 110 * DAY
     assert identity.maintain() == ["crl", "broker", "controller"]
     after = authority.parse_certificate((identity.folder / "broker.pem").read_bytes())
     assert authority.hosts_of(after) == authority.hosts_of(before) == ["localhost", "127.0.0.1"]

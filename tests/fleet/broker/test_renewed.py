@@ -1,0 +1,108 @@
+"""What was renewed reaches a real mosquitto, and the controller's own connections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from contracts.config import MqttConfig
+from fleet.broker import MosquittoBroker
+from fleet.broker.run import free_port
+from fleet.controller import Controller
+from fleet.folder import Fleet, FleetConfig
+from fleet.identity import Identity
+from fleet.mqtt.link import Link
+from tests.fleet.broker.test_access import WAIT_S, connects
+from tests.support.tools import need_tool
+
+DAY = 86400.0
+
+
+class Aged:
+    """A fleet whose files were made long ago, and a broker that read them."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.fleet = Fleet.init(
+            folder, FleetConfig("reef", mqtt=MqttConfig(port=port), mutual_tls=True)
+        )
+        self.device = self.fleet.enroll("d1", "raspberry-pi-5")[0].mqtt
+        self.broker = MosquittoBroker(
+            folder / "broker/mosquitto.conf",
+            port=port,
+            program=need_tool("mosquitto", "/usr/sbin/mosquitto"),
+        )
+
+    def identity(self, days_ago: float) -> Identity:
+        """The authority as it was."""
+        return Identity.open(self.fleet.folder / "ca", clock=lambda: time.time() - days_ago * DAY)
+
+
+@pytest.fixture
+def aged(tmp_path: Path) -> Iterator[Aged]:
+    """One for each test."""
+    aged = Aged(tmp_path / "fleet")
+    past = aged.identity(250)
+    past.write_revocations()
+    past.renew_broker(["127.0.0.1", "localhost"])
+    with aged.broker:
+        yield aged
+
+
+def test_the_controller_warns_every_day_until_the_broker_uses_what_was_renewed(aged: Aged) -> None:
+    """It asks the broker itself: nothing has to be written down, and a restart counts too."""
+    now = time.time()
+    controller = Controller(aged.fleet, lambda: now)
+
+    def warnings() -> list[str]:
+        with capture_logs() as logs:
+            controller._housekeeper()
+        return [log["event"] for log in logs if "broker" in log["event"]]
+
+    assert len(warnings()) == 1
+    assert warnings() == [], "once a day"
+    now += DAY + 1
+    assert len(warnings()) == 1
+    aged.broker.reload()
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        now += DAY + 1
+        if not warnings():
+            break
+        assert time.monotonic() < deadline
+    aged.broker.kill()
+    now += DAY + 1
+    assert warnings() == [], "a broker that is away reads its files when it starts"
+    aged.broker.start()
+    aged.identity(0).renew_broker(["127.0.0.1", "localhost"])
+    assert len(warnings()) == 1, "and is looked at when it is back"
+    controller.store.close()
+
+
+def test_a_reload_applies_the_list_of_revoked_certificates(aged: Aged) -> None:
+    """So that a broker need not be restarted for it, nor for a list that runs out."""
+    assert connects(aged.device)
+    aged.fleet.revoke("d1")
+    aged.broker.reload()
+    deadline = time.monotonic() + WAIT_S
+    while connects(aged.device):
+        assert time.monotonic() < deadline
+
+
+def test_a_controller_connects_with_the_certificate_that_was_renewed_while_it_ran(
+    aged: Aged,
+) -> None:
+    """Its own ran out: without a restart it comes back."""
+    aged.identity(731).renew_controller()
+    link = Link(aged.fleet.controller_mqtt(), "controller")
+    link.start()
+    try:
+        assert not link.connected.wait(0.5)
+        aged.identity(0).renew_controller()
+        assert link.connected.wait(WAIT_S)
+    finally:
+        link.stop()
