@@ -65,9 +65,10 @@ class Device:
         memory: for models.
         buffers: for one received packet, and for one block.
         tls: an ``ssl.SSLContext`` or None.
+        client_id: at the broker; the device's name without one.
     """
 
-    def __init__(self, config, base, memory, buffers, tls=None):
+    def __init__(self, config, base, memory, buffers, tls=None, client_id=None):
         self.config = config
         self.base = base
         self.name = config["device"]
@@ -77,6 +78,7 @@ class Device:
             "%s/%s/g/%s/req/" % (ROOT, config["fleet"], g) for g in config.get("groups", [])
         ]
         self._tls = tls
+        self._client_id = client_id or self.name
         self._memory = memory
         self._buffer = buffers[0]
         self.boot = "".join(["%02x" % b for b in os.urandom(6)])
@@ -339,7 +341,7 @@ class Device:
         mqtt = self.config["mqtt"]
         session = self._counters.next("session")
         client = Client(
-            self.name,
+            self._client_id,
             self._on_message,
             self._buffer,
             mqtt.get("keepalive_s", 30),

@@ -49,6 +49,23 @@ def tls_context(folder):
     return context
 
 
+def client_id(folder, config):
+    """The device's id at the broker, which nobody can guess who has not its key.
+
+    A broker ends the session of whoever is connected under an id, whoever asks.
+    """
+    name = "shoal-%s-%s" % (config["fleet"], config["device"])
+    if not exists(folder + "/key.der"):
+        return name
+    from binascii import hexlify
+    from hashlib import sha256
+
+    digest = sha256(b"shoal client id v1\0")
+    with open(folder + "/key.der", "rb") as stream:
+        digest.update(stream.read())
+    return name + "-" + hexlify(digest.digest()).decode()[:32]
+
+
 def join_network(wifi, seconds=30):
     """Joins the Wi-Fi and sets the clock, where the board has one."""
     import time
@@ -103,7 +120,8 @@ def start(folder=FOLDER, model_bytes=MODEL_BYTES):
         make_folder(folder + "/state/trust")
         with open(folder + "/root.json", "rb") as stream:
             write(root, stream.read())
-    device = Device(config, folder + "/state", memory, buffers, tls_context(folder))
+    tls, name = tls_context(folder), client_id(folder, config)
+    device = Device(config, folder + "/state", memory, buffers, tls, name)
     try:
         asyncio.run(device.run())
     except Exception as error:

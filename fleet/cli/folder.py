@@ -153,7 +153,7 @@ def revoke(
         if as_json:
             emit_json({"device": device, "certificates": count})
             return
-        typer.echo(f"Revoked {device} ({count} certificates). Restart the broker to apply it.")
+        typer.echo(f"Revoked {device} ({count} certificates). SIGHUP makes the broker apply it.")
 
 
 def publish(

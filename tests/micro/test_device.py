@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import msgspec
@@ -17,7 +18,7 @@ from contracts.messages import (
     StatusRequest,
 )
 from fleet.repository.repository import Repository
-from tests.micro import bundles
+from tests.micro import bundles, device
 from tests.micro.conftest import DATA
 
 
@@ -288,6 +289,14 @@ def test_a_flash_that_refuses_is_told_and_the_next_wish_is_carried_out(controlle
     (slot / "b").unlink()
     controller.desire("chip", 3, _ref("1.1.0"))
     controller.wait_update("committed", 3)
+
+
+def test_nobody_can_guess_the_id_under_which_the_broker_keeps_a_session(tmp_path):
+    """It hangs on the private key; without one (loopback) there is no secret."""
+    assert device.run("client_id.py", str(tmp_path)) == "shoal-reef-chip"
+    (tmp_path / "key.der").write_bytes(b"a private key")
+    digest = hashlib.sha256(b"shoal client id v1\0a private key").hexdigest()
+    assert device.run("client_id.py", str(tmp_path)) == f"shoal-reef-chip-{digest[:32]}"
 
 
 def test_the_broker_says_offline_when_a_device_vanishes(controller, devices):
