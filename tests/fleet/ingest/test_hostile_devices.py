@@ -10,6 +10,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from contracts.config import MqttConfig
 from contracts.errors import InputError, UnavailableError
 from contracts.topics import Topics
 from fleet.figures import Figures
@@ -19,6 +20,7 @@ from fleet.ingest.writer import Change, Writer
 from fleet.store import Store, devices, telemetry
 from fleet.store.documents import dump, load
 from fleet.store.schema import ROLLUP
+from tests.support.read_only import read_only
 
 TOPICS = Topics("reef")
 REF = {"name": "m", "version": "1.0.0", "manifest_sha256": "0" * 64}
@@ -275,11 +277,8 @@ class Brittle(Writer):
         return super().write(batch, now)
 
 
-def test_a_message_that_cannot_be_stored_is_dropped_and_the_rest_is_kept(store: Store) -> None:
-    """Whatever the defect is: the worker goes on, the others' messages are committed."""
-    from contracts.config import MqttConfig
-
-    consumer = Consumer(TOPICS, MqttConfig(), Brittle(store, admit_unknown=True))
+def _consumer(writer: Writer, **more: Any) -> tuple[Consumer, Sink]:
+    consumer = Consumer(TOPICS, MqttConfig(), writer, **more)
     sink = Sink()
     consumer._client = sink  # type: ignore[assignment]
     payload = msgspec.json.encode(HONEST["status"])
@@ -287,13 +286,70 @@ def test_a_message_that_cannot_be_stored_is_dropped_and_the_rest_is_kept(store: 
         topic = TOPICS.of_device(device, "status")
         consumer._queue.put(Arrived(0, mid, 1, topic, payload))
     consumer._queue.put(None)
+    return consumer, sink
+
+
+def _states(store: Store) -> dict[str, str]:
+    with store.read() as connection:
+        return {device.id: device.state for device in devices.every(connection)}
+
+
+def test_a_message_that_cannot_be_stored_is_dropped_and_the_rest_is_kept(store: Store) -> None:
+    """Whatever the defect is: the worker goes on, the others' messages are committed."""
+    consumer, sink = _consumer(Brittle(store, admit_unknown=True))
     consumer._run()
     assert sink.acknowledged == [0, 1, 2]
     assert consumer.counters.rejected == 1
-    with store.read() as connection:
-        from fleet.store.schema import DEVICE
+    assert _states(store) == {"a": "online", "b": "online"}
 
-        states = dict(
-            connection.execute(DEVICE.select().with_only_columns(DEVICE.c.id, DEVICE.c.state)).all()
-        )
-    assert states == {"a": "online", "b": "online"}
+
+def test_a_message_that_decoding_fails_at_is_dropped_and_the_rest_is_kept(
+    store: Store, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect there ends no thread either."""
+
+    def brittle(fleet: str, topic: str, payload: bytes) -> Message:
+        if "/evil/" in topic:
+            raise ZeroDivisionError
+        return decode(fleet, topic, payload)
+
+    monkeypatch.setattr("fleet.ingest.consumer.decode", brittle)
+    consumer, sink = _consumer(writer)
+    consumer._run()
+    assert sink.acknowledged == [0, 1, 2]
+    assert consumer.counters.rejected == 1
+    assert _states(store) == {"a": "online", "b": "online"}
+
+
+def test_what_listens_to_changes_cannot_stop_the_ingest(store: Store, writer: Writer) -> None:
+    """The changes are committed by then, once, and are acknowledged."""
+
+    def listen(_changes: Any) -> None:
+        raise ZeroDivisionError
+
+    consumer, sink = _consumer(writer, on_changes=listen)
+    consumer._run()
+    assert sink.acknowledged == [0, 1, 2]
+    assert (consumer.counters.messages, consumer.counters.rejected) == (3, 0)
+
+
+def test_no_message_is_lost_while_the_database_is_read_only(
+    store: Store, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover makes no message bad: all are acknowledged once they are stored."""
+    consumer, sink = _consumer(writer)
+    read_only(store, True)
+    waits: list[list[int]] = []
+
+    def wait(_seconds: float) -> bool:
+        waits.append(list(sink.acknowledged))
+        if len(waits) == 2:
+            read_only(store, False)
+        return False
+
+    monkeypatch.setattr(consumer._stopping, "wait", wait)
+    consumer._run()
+    assert waits == [[], []], "nothing is acknowledged before it is stored"
+    assert sink.acknowledged == [0, 1, 2]
+    assert (consumer.counters.retries, consumer.counters.rejected) == (2, 0)
+    assert _states(store) == {"a": "online", "b": "online", "evil": "online"}
