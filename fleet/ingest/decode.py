@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from contracts import codec, limits, topics
-from contracts.errors import InputError
+from contracts.errors import ErrorInfo, InputError
 from contracts.histogram import Histogram, Scale
 from contracts.messages import Reported, Result, Sample, Status, Telemetry, UpdateEvent
 from fleet.figures import MAX_GAUGE_CHARS, MAX_GAUGES
@@ -21,6 +21,10 @@ MAX_COUNT: Final = 2**40
 
 MAX_VALUE: Final = 1e15
 """The largest measured value of one sample that is believed: a petabyte, or 31 years in µs."""
+
+MAX_DEPTH: Final = 16
+"""Levels of the detail of an error. What can just be decoded here, on a short stack, is too deep
+for whoever reads it back on a longer one."""
 
 _BUCKETS: Final[dict[Scale, frozenset[str]]] = {
     "log8": frozenset(str(index) for index in range(8 * 63 + 1)),
@@ -98,10 +102,13 @@ def _check(body: Body, device: str) -> None:
             if body.rollout is not None:
                 topics.check_name(body.rollout, "rollout")
             _small(body.seq, body.revision, body.done_bytes, body.total_bytes)
+            _check_reason(body.reason)
         case Reported():
             if body.device != device:
                 raise InputError("bad-message", f"{device} reports as {body.device}")
             _small(body.desired_revision, body.free_bytes, body.memory_bytes)
+            for slot in body.slots.values():
+                _check_reason(slot.problem)
             if body.last_update is not None:
                 _check(body.last_update, device)
         case Status():
@@ -110,6 +117,20 @@ def _check(body: Body, device: str) -> None:
             # What the database keeps as text of its own; documents escape it.
             if "\0" in body.label or "\0" in (body.text or ""):
                 raise InputError("bad-message", "a text holds a zero byte")
+
+
+def _check_reason(reason: ErrorInfo | None) -> None:
+    if reason is not None and reason.detail:
+        _shallow(reason.detail, MAX_DEPTH)
+
+
+def _shallow(value: Any, levels: int) -> None:
+    if not isinstance(value, dict | list):
+        return
+    if levels == 0:
+        raise InputError("bad-message", f"an error's detail is nested over {MAX_DEPTH} levels")
+    for item in value.values() if isinstance(value, dict) else value:
+        _shallow(item, levels - 1)
 
 
 def _check_sample(sample: Sample) -> None:

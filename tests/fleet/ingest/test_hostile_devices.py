@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -26,13 +27,14 @@ TOPICS = Topics("reef")
 REF = {"name": "m", "version": "1.0.0", "manifest_sha256": "0" * 64}
 EVENT = {
     "boot": "b", "seq": 1, "revision": 1, "slot": "classify", "bundle": REF, "state": "trial",
-    "at": 1.0, "rollout": "r", "reason": {"code": "c", "message": "m"},
+    "at": 1.0, "rollout": "r", "reason": {"code": "c", "message": "m", "detail": {"k": 1}},
 }  # fmt: skip
 HONEST: dict[str, dict[str, Any]] = {
     "status": {"state": "online", "boot": "b", "session": 1, "since": 1.0},
     "reported": {
         "device": "d", "boot": "b", "agent_version": "1", "board": "x", "runtime": "r", "at": 1.0,
         "last_update": EVENT, "platform": {"k": "v"},
+        "slots": {"classify": {"active": REF, "problem": EVENT["reason"]}},
     },
     "update": EVENT,
     "telemetry": {
@@ -122,6 +124,40 @@ def test_what_is_accepted_can_be_stored_and_rolled_up(
         devices.every(connection)
         telemetry.fleet_totals(connection, 0)
         telemetry.of_bundle(connection, "classify", "0" * 64, {"d": 0.0})
+
+
+def _deeper(frames: int, work: Callable[[], Any]) -> Any:
+    return _deeper(frames - 1, work) if frames else work()
+
+
+@pytest.mark.parametrize("place", ["update", "last_update", "problem"])
+@pytest.mark.parametrize("levels", [10, 100, 600, 900])
+def test_what_is_accepted_can_be_read_by_whoever_has_called_far(
+    store: Store, writer: Writer, place: str, levels: int
+) -> None:
+    """A detail as deep as ingest can decode would stop all who list the devices."""
+    detail: dict[str, Any] = {}
+    for _ in range(levels):
+        detail = {"k": detail}
+    reason = {"code": "c", "message": "m", "detail": detail}
+    if place == "update":
+        kind, document = "update", EVENT | {"reason": reason}
+    elif place == "last_update":
+        kind, document = (
+            "reported",
+            HONEST["reported"] | {"last_update": EVENT | {"reason": reason}},
+        )
+    else:
+        slots = {"classify": {"active": REF, "problem": reason}}
+        kind, document = "reported", HONEST["reported"] | {"slots": slots}
+    try:
+        message = decode("reef", f"{TOPICS.prefix}/d/d/{kind}", msgspec.json.encode(document))
+    except InputError:
+        assert levels > 10, "an honest error is not refused"
+        return
+    writer.write([message], time.time())
+    with store.read() as connection:
+        _deeper(500, lambda: devices.every(connection))
 
 
 def _let_in(device: str, seq: int, *samples: dict[str, Any]) -> Message:
