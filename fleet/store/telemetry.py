@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from contracts import codec
+from contracts import codec, limits
 from contracts.errors import UnavailableError
 from contracts.messages import Sample, Telemetry
 from fleet.figures import Figures, read
@@ -30,6 +30,9 @@ RESOLUTIONS: Final = (MINUTE, HOUR)
 _FUTURE_S: Final = 300.0
 _PAST_S: Final = 30 * 24 * 3600.0
 _CHUNK: Final = 300
+_MAX_BYTES: Final = 32 * limits.MIB
+"""Bytes of payloads in one transaction of a roll-up: bounds its memory."""
+
 _MAX_COLUMN: Final = 2**40
 """Where a row's columns stop: the database itself adds up those of millions of rows."""
 
@@ -89,7 +92,7 @@ def roll_up(store: Store, limit: int = 2000) -> int:
 
     Args:
         store: the database.
-        limit: batches in one transaction.
+        limit: batches in one transaction; fewer when they are large.
 
     Returns:
         How many batches were added or, where one cannot be, skipped; 0 when none is left.
@@ -114,35 +117,53 @@ def roll_up(store: Store, limit: int = 2000) -> int:
         return _add_apart(store, ids, error)
 
 
-def _unrolled() -> sa.Select[tuple[int, str, float, bytes | None]]:
+_Unrolled = sa.Select[tuple[int, str, float, int | None]]
+
+
+def _unrolled() -> _Unrolled:
     return (
-        sa.select(TELEMETRY.c.id, TELEMETRY.c.device, TELEMETRY.c.received_at, TELEMETRY.c.payload)
+        sa.select(
+            TELEMETRY.c.id,
+            TELEMETRY.c.device,
+            TELEMETRY.c.received_at,
+            sa.func.length(TELEMETRY.c.payload).label("size"),
+        )
         .where(TELEMETRY.c.rolled == sa.false())
         .order_by(TELEMETRY.c.id)
     )
 
 
-def _add(
-    store: Store, query: sa.Select[tuple[int, str, float, bytes | None]], ids: list[int]
-) -> int:
+def _add(store: Store, query: _Unrolled, ids: list[int]) -> int:
     """Adds what `query` finds, in one transaction; `ids` are the batches, also on an error."""
     with store.write() as connection:
         rows = connection.execute(
             query if store.is_sqlite else query.with_for_update(skip_locked=True)
         ).all()
+        rows = rows[: _fitting([row.size or 0 for row in rows])]
         ids += [row.id for row in rows]
         sums: dict[Key, Figures] = {}
-        for row in rows:
-            if row.payload is not None:
-                add_batch(sums, row.device, row.received_at, row.payload)
-        _merge(store, connection, sums)
-        for start in range(0, len(ids), _CHUNK):
-            connection.execute(
-                TELEMETRY.update()
-                .where(TELEMETRY.c.id.in_(ids[start : start + _CHUNK]))
-                .values(rolled=True)
+        for start in range(0, len(rows), _CHUNK):
+            chunk = TELEMETRY.c.id.in_(ids[start : start + _CHUNK])
+            payloads = connection.execute(
+                sa.select(TELEMETRY.c.id, TELEMETRY.c.payload).where(chunk)
             )
+            found = {row.id: row.payload for row in payloads}
+            for row in rows[start : start + _CHUNK]:
+                if found[row.id] is not None:
+                    add_batch(sums, row.device, row.received_at, found[row.id])
+            connection.execute(TELEMETRY.update().where(chunk).values(rolled=True))
+        _merge(store, connection, sums)
         return len(rows)
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """How many of the first batches go into one transaction: at least one."""
+    whole = 0
+    for index, size in enumerate(sizes):
+        whole += size
+        if index and whole > _MAX_BYTES:
+            return index
+    return len(sizes)
 
 
 def _add_apart(store: Store, ids: Sequence[int], error: Exception) -> int:

@@ -233,6 +233,23 @@ def test_two_processes_that_roll_up_at_once_count_each_batch_once(store: Store) 
     assert sum(point.figures.requests for point in points) == 200
 
 
+def test_a_roll_up_takes_no_more_batches_at_once_than_its_memory_is_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two thousand batches of the largest size would be half a gigabyte."""
+    batches = [_batch(i, NOW, 5.0) for i in range(7)]
+    size = len(batches[0].payload)
+    monkeypatch.setattr(telemetry, "_MAX_BYTES", 3 * size)
+    Writer(store, admit_unknown=True).write(batches, NOW)
+    assert [telemetry.roll_up(store) for _ in range(4)] == [3, 3, 1, 0]
+    Writer(store, admit_unknown=True).write([_batch(7, NOW, 5.0), _batch(8, NOW, 5.0)], NOW)
+    monkeypatch.setattr(telemetry, "_MAX_BYTES", size - 1)
+    assert [telemetry.roll_up(store) for _ in range(3)] == [1, 1, 0]
+    with store.read() as connection:
+        points = telemetry.points(connection, "d1", HOUR, 0, NOW * 2)
+    assert sum(point.figures.requests for point in points) == 9
+
+
 def test_a_device_with_a_wrong_clock_is_put_at_the_time_of_arrival(store: Store) -> None:
     """A sample from 1970 or from next year does not vanish."""
     writer = Writer(store, admit_unknown=True)
