@@ -213,7 +213,11 @@ class Consumer:
                 # Nothing is acknowledged: on a stop the broker keeps it for the next start.
                 if self._stopping.wait(_RETRY_S):
                     return
-            self._acknowledge(arrived)
+            try:
+                self._acknowledge(arrived)
+            except Exception:  # noqa: BLE001
+                # The broker sends it again; what is there already is recognised.
+                _LOG.exception("batch not acknowledged")
 
     def _decode(self, arrived: Sequence[Arrived]) -> list[Message]:
         found: list[Message] = []
@@ -225,6 +229,10 @@ class Consumer:
                 # Acknowledged all the same: sent again it would be as wrong.
                 self.counters.rejected += 1
                 self._warn("message refused", topic=item.topic[:200], reason=str(error)[:300])
+            except Exception:  # noqa: BLE001
+                # A defect: one message must not end the thread that serves all devices.
+                self.counters.rejected += 1
+                _LOG.exception("message cannot be decoded", topic=item.topic[:200])
         return found
 
     def _commit(self, messages: Sequence[Message]) -> bool:
@@ -233,11 +241,12 @@ class Consumer:
         began = time.monotonic()
         try:
             changes, unknown = self._writer.write(messages, self._clock())
-        except UnavailableError as error:
+        except (UnavailableError, OSError, MemoryError) as error:
             self.counters.retries += 1
-            self._warn("batch not committed, trying again", reason=str(error))
+            self._warn("batch not committed, trying again", reason=str(error)[:300])
             return False
         except Exception as error:  # noqa: BLE001
+            # Refused by the database, or a defect that would be the same the next time.
             return self._commit_apart(messages, error)
         self.counters.unknown += unknown
         self.counters.messages += len(messages)
@@ -246,8 +255,15 @@ class Consumer:
         if unknown:
             self._warn("messages of devices that are not enrolled, or revoked", count=unknown)
         if changes:
-            self._on_changes(changes)
+            self._tell(changes)
         return True
+
+    def _tell(self, changes: Sequence[Change]) -> None:
+        try:
+            self._on_changes(changes)
+        except Exception:  # noqa: BLE001
+            # It is committed: whoever listens must not have it written, or counted, again.
+            _LOG.exception("changes not told", count=len(changes))
 
     def _commit_apart(self, messages: Sequence[Message], error: Exception) -> bool:
         """Commits one by one what cannot be committed together, and drops what cannot at all.

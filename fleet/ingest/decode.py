@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import functools
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from contracts import codec, topics
-from contracts.errors import InputError
+from contracts import codec, limits, topics
+from contracts.errors import ErrorInfo, InputError
 from contracts.histogram import Histogram, Scale
 from contracts.messages import Reported, Result, Sample, Status, Telemetry, UpdateEvent
+from fleet.figures import MAX_GAUGE_CHARS, MAX_GAUGES
 
 MAX_INTEGER: Final = 2**53
-"""The largest counter that is believed: exact as a JSON number in every language."""
+"""The largest number that is believed: exact as a JSON number in every language."""
+
+MAX_COUNT: Final = 2**40
+"""The largest count of one sample that is believed: thousands add up to less than a sum holds."""
+
+MAX_VALUE: Final = 1e15
+"""The largest measured value of one sample that is believed: a petabyte, or 31 years in µs."""
+
+MAX_DEPTH: Final = 16
+"""Levels of the detail of an error. What can just be decoded here, on a short stack, is too deep
+for whoever reads it back on a longer one."""
 
 _BUCKETS: Final[dict[Scale, frozenset[str]]] = {
     "log8": frozenset(str(index) for index in range(8 * 63 + 1)),
@@ -91,10 +102,13 @@ def _check(body: Body, device: str) -> None:
             if body.rollout is not None:
                 topics.check_name(body.rollout, "rollout")
             _small(body.seq, body.revision, body.done_bytes, body.total_bytes)
+            _check_reason(body.reason)
         case Reported():
             if body.device != device:
                 raise InputError("bad-message", f"{device} reports as {body.device}")
             _small(body.desired_revision, body.free_bytes, body.memory_bytes)
+            for slot in body.slots.values():
+                _check_reason(slot.problem)
             if body.last_update is not None:
                 _check(body.last_update, device)
         case Status():
@@ -105,11 +119,32 @@ def _check(body: Body, device: str) -> None:
                 raise InputError("bad-message", "a text holds a zero byte")
 
 
+def _check_reason(reason: ErrorInfo | None) -> None:
+    if reason is not None and reason.detail:
+        _shallow(reason.detail, MAX_DEPTH)
+
+
+def _shallow(value: Any, levels: int) -> None:
+    if not isinstance(value, dict | list):
+        return
+    if levels == 0:
+        raise InputError("bad-message", f"an error's detail is nested over {MAX_DEPTH} levels")
+    for item in value.values() if isinstance(value, dict) else value:
+        _shallow(item, levels - 1)
+
+
 def _check_sample(sample: Sample) -> None:
-    _small(
+    _counts(
         sample.requests, sample.errors, sample.busy, sample.unknown, sample.tokens,
         sample.shadow_requests, sample.shadow_disagreements, *sample.labels.values(),
     )  # fmt: skip
+    _values(sample.window_s, sample.drift or 0.0, *sample.gauges.values())
+    if len(sample.labels) > limits.MAX_LABELS:
+        raise InputError("bad-message", f"a sample has over {limits.MAX_LABELS} labels")
+    if len(sample.gauges) > MAX_GAUGES:
+        raise InputError("bad-message", f"a sample has over {MAX_GAUGES} gauges")
+    if sample.gauges and max(map(len, sample.gauges)) > MAX_GAUGE_CHARS:
+        raise InputError("bad-message", f"a gauge's name is over {MAX_GAUGE_CHARS} characters")
     if sample.latency_us is not None:
         _check_histogram(sample.latency_us, "log8")
     if sample.confidence is not None:
@@ -118,11 +153,22 @@ def _check_sample(sample: Sample) -> None:
 
 def _small(*numbers: int) -> None:
     if numbers and max(numbers) > MAX_INTEGER:
-        raise InputError("bad-message", "a counter is over 2**53")
+        raise InputError("bad-message", "a number is over 2**53")
+
+
+def _counts(*counts: int) -> None:
+    if counts and max(counts) > MAX_COUNT:
+        raise InputError("bad-message", "a count of a sample is over 2**40")
+
+
+def _values(*values: float) -> None:
+    if max(values) > MAX_VALUE or min(values) < -MAX_VALUE:
+        raise InputError("bad-message", f"a value of a sample is beyond {MAX_VALUE:g}")
 
 
 def _check_histogram(histogram: Histogram, scale: Scale) -> None:
     # One set comparison in C: key by key this was two thirds of all decoding.
     if histogram.scale != scale or not histogram.counts.keys() <= _BUCKETS[scale]:
         raise InputError("bad-message", f"a histogram has another scale or bucket than {scale}")
-    _small(*histogram.counts.values())
+    _counts(*histogram.counts.values())
+    _values(histogram.total)

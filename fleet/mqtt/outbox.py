@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from contracts.config import MqttConfig
-from contracts.errors import UnavailableError
+from contracts.errors import ShoalError
 from contracts.topics import Topics
 from fleet.mqtt.link import Link
 from fleet.store import Store, devices
@@ -20,6 +20,7 @@ _BATCH: Final = 500
 _IDLE_S: Final = 5.0
 _ACK_S: Final = 15.0
 _SWEEP_S: Final = 60.0
+_RETRY_S: Final = 1.0
 
 
 class Outbox:
@@ -81,13 +82,31 @@ class Outbox:
         while not self._stopping.is_set():
             self._wake.wait(_IDLE_S)
             self._wake.clear()
-            try:
-                if self.link.connected.is_set():
-                    self._resend_unreached()
-                    while not self._stopping.is_set() and self._send():
-                        pass
-            except UnavailableError as error:
-                _LOG.warning("desired documents wait", reason=str(error))
+            # Apart: when what devices have reached cannot be read, new documents go out still.
+            fine = [self._tried(self._resend_unreached), self._tried(self._send_all)]
+            if not all(fine):
+                self._stopping.wait(_RETRY_S)
+
+    def _tried(self, work: Callable[[], None]) -> bool:
+        """Does `work` when there is a connection; False: it failed and must be tried again.
+
+        Nothing may end the thread: documents would wait until the controller's next start,
+        while its connection looks well.
+        """
+        try:
+            if self.link.connected.is_set():
+                work()
+        except ShoalError as error:
+            _LOG.warning("desired documents wait", reason=str(error))
+            return False
+        except Exception:  # noqa: BLE001
+            _LOG.exception("desired documents wait")
+            return False
+        return True
+
+    def _send_all(self) -> None:
+        while not self._stopping.is_set() and self._send():
+            pass
 
     def _resend_unreached(self) -> None:
         now = self._clock()
@@ -95,7 +114,15 @@ class Outbox:
             return
         everything = self._lost.is_set()
         self._lost.clear()
+        try:
+            self._mark_unreached(now, everything=everything)
+        except Exception:
+            if everything:
+                self._lost.set()
+            raise
         self._swept = now
+
+    def _mark_unreached(self, now: float, *, everything: bool) -> None:
         with self._store.read() as connection:
             behind = [
                 d.id

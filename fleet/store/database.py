@@ -140,13 +140,18 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Database errors as errors of Shoal: the caller may retry, or must look at the disk."""
+    """Database errors as errors of Shoal: the caller may retry, or has given what cannot be kept.
+
+    Only what is wrong with the values is refused. All else may be over later: a disk that is
+    full, a server that is read-only during a failover.
+    """
     try:
         yield
     except sa.exc.IntegrityError as error:
         raise RefusedError("conflict", f"the change conflicts with another: {error.orig}") from None
-    except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    except sa.exc.DataError as error:
+        raise RefusedError("database", f"the database refused a value: {error.orig}") from error
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+        lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
         raise UnavailableError("database", f"the database cannot be used now: {reason}") from error
-    except sa.exc.DatabaseError as error:
-        raise RefusedError("database", f"the database refused a statement: {error.orig}") from error

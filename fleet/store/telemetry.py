@@ -2,7 +2,8 @@
 
 Ingest only appends raw batches. :func:`roll_up` later takes batches that are not yet rolled
 up, adds them to both resolutions, and marks them, in one transaction: each counts once,
-however often the process dies. A late or repeated batch changes only its own minute.
+however often the process dies. A late or repeated batch changes only its own minute. A batch
+that cannot be added is marked without being counted: it must not stop the others.
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ from typing import Final
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
-from contracts import codec
+from contracts import codec, limits
+from contracts.errors import UnavailableError
 from contracts.messages import Sample, Telemetry
-from fleet.figures import Figures
+from fleet.figures import Figures, read
 from fleet.store import Store
-from fleet.store.documents import dump, load
+from fleet.store.documents import dump
 from fleet.store.schema import RESULT, ROLLUP, TELEMETRY, UPDATE_EVENT
 
+_LOG: Final = structlog.get_logger("telemetry")
 MINUTE: Final = 60
 HOUR: Final = 3600
 RESOLUTIONS: Final = (MINUTE, HOUR)
 _FUTURE_S: Final = 300.0
 _PAST_S: Final = 30 * 24 * 3600.0
 _CHUNK: Final = 300
+_MAX_BYTES: Final = 32 * limits.MIB
+"""Bytes of payloads in one transaction of a roll-up: bounds its memory."""
+
+_MAX_COLUMN: Final = 2**40
+"""Where a row's columns stop: the database itself adds up those of millions of rows."""
 
 Key = tuple[int, str, str, str, int]
 """Resolution in seconds, device, slot, sha256 of the manifest, start in seconds."""
@@ -68,46 +77,126 @@ def _time_of(sample: Sample, received: float) -> float:
     return sample.at if fine else received
 
 
+class Counters:
+    """What roll-ups of this process did, for metrics."""
+
+    def __init__(self) -> None:
+        self.skipped = 0
+
+
+counters: Final = Counters()
+
+
 def roll_up(store: Store, limit: int = 2000) -> int:
     """Adds raw batches to the roll-ups.
 
     Args:
         store: the database.
-        limit: batches in one transaction.
+        limit: batches in one transaction; fewer when they are large.
 
     Returns:
-        How many batches were added; 0 when all are.
+        How many batches were added or, where one cannot be, skipped; 0 when none is left.
+
+    Raises:
+        UnavailableError: the database cannot be used now; the batches are still to be added.
     """
-    query = (
-        sa.select(TELEMETRY.c.id, TELEMETRY.c.device, TELEMETRY.c.received_at, TELEMETRY.c.payload)
-        .where(TELEMETRY.c.rolled == sa.false())
-        .order_by(TELEMETRY.c.id)
-        .limit(limit)
-    )
+    query = _unrolled().limit(limit)
     if store.is_sqlite:
         # The common case, nothing to do, must not take the one write lock.
         with store.read() as connection:
             if connection.execute(query.limit(1)).first() is None:
                 return 0
+    ids: list[int] = []
+    try:
+        return _add(store, query, ids)
+    except UnavailableError:
+        raise
+    except Exception as error:
+        if not ids:
+            raise
+        return _add_apart(store, ids, error)
+
+
+_Unrolled = sa.Select[tuple[int, str, float, int | None]]
+
+
+def _unrolled() -> _Unrolled:
+    return (
+        sa.select(
+            TELEMETRY.c.id,
+            TELEMETRY.c.device,
+            TELEMETRY.c.received_at,
+            sa.func.length(TELEMETRY.c.payload).label("size"),
+        )
+        .where(TELEMETRY.c.rolled == sa.false())
+        .order_by(TELEMETRY.c.id)
+    )
+
+
+def _add(store: Store, query: _Unrolled, ids: list[int]) -> int:
+    """Adds what `query` finds, in one transaction; `ids` are the batches, also on an error."""
     with store.write() as connection:
         rows = connection.execute(
             query if store.is_sqlite else query.with_for_update(skip_locked=True)
         ).all()
-        if not rows:
-            return 0
+        rows = rows[: _fitting([row.size or 0 for row in rows])]
+        ids += [row.id for row in rows]
         sums: dict[Key, Figures] = {}
-        for row in rows:
-            if row.payload is not None:
-                add_batch(sums, row.device, row.received_at, row.payload)
-        _merge(store, connection, sums)
-        ids = [row.id for row in rows]
-        for start in range(0, len(ids), _CHUNK):
-            connection.execute(
-                TELEMETRY.update()
-                .where(TELEMETRY.c.id.in_(ids[start : start + _CHUNK]))
-                .values(rolled=True)
+        for start in range(0, len(rows), _CHUNK):
+            chunk = TELEMETRY.c.id.in_(ids[start : start + _CHUNK])
+            payloads = connection.execute(
+                sa.select(TELEMETRY.c.id, TELEMETRY.c.payload).where(chunk)
             )
+            found = {row.id: row.payload for row in payloads}
+            for row in rows[start : start + _CHUNK]:
+                if found[row.id] is not None:
+                    add_batch(sums, row.device, row.received_at, found[row.id])
+            connection.execute(TELEMETRY.update().where(chunk).values(rolled=True))
+        _merge(store, connection, sums)
         return len(rows)
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """How many of the first batches go into one transaction: at least one."""
+    whole = 0
+    for index, size in enumerate(sizes):
+        whole += size
+        if index and whole > _MAX_BYTES:
+            return index
+    return len(sizes)
+
+
+def _add_apart(store: Store, ids: Sequence[int], error: Exception) -> int:
+    """Adds batches that cannot be added together: half by half, down to the one that is bad.
+
+    One device must not stop the roll-up of all, and a batch that cannot be added now cannot be
+    added later: it is marked, so that it goes its way through the retention.
+    """
+    if len(ids) == 1:
+        with store.write() as connection:
+            batch = TELEMETRY.c.id == ids[0]
+            device = connection.scalar(sa.select(TELEMETRY.c.device).where(batch))
+            connection.execute(TELEMETRY.update().where(batch).values(rolled=True))
+        counters.skipped += 1
+        _LOG.error(
+            "batch cannot be rolled up: skipped",
+            device=device,
+            batch=ids[0],
+            reason=f"{type(error).__name__}: {error}"[:300],
+            skipped=counters.skipped,
+        )
+        return 1
+    done = 0
+    middle = len(ids) // 2
+    for half in (ids[:middle], ids[middle:]):
+        query = _unrolled().where(TELEMETRY.c.id.between(half[0], half[-1]))
+        try:
+            done += _add(store, query, [])
+        except UnavailableError:
+            raise
+        except Exception as reason:  # noqa: BLE001
+            done += _add_apart(store, half, reason)
+    return done
 
 
 def add_batch(sums: dict[Key, Figures], device: str, received: float, payload: bytes) -> None:
@@ -137,9 +226,8 @@ def _merge(store: Store, connection: sa.Connection, sums: dict[Key, Figures]) ->
         query = sa.select(*columns, ROLLUP.c.content).where(sa.tuple_(*columns).in_(chunk))
         query = store.lock_row(query.order_by(*columns))
         for row in connection.execute(query):
-            sums[row.resolution, row.device, row.slot, row.bundle, row.start].merge(
-                load(row.content, Figures)
-            )
+            key = (row.resolution, row.device, row.slot, row.bundle, row.start)
+            sums[key].merge(read(row.content))
         insert = store.insert(ROLLUP)
         connection.execute(
             insert.on_conflict_do_update(
@@ -158,8 +246,8 @@ def _row(key: Key, figures: Figures) -> dict[str, object]:
         "slot": slot,
         "bundle": bundle,
         "start": start,
-        "requests": figures.requests,
-        "errors": figures.errors,
+        "requests": min(figures.requests, _MAX_COLUMN),
+        "errors": min(figures.errors, _MAX_COLUMN),
         "content": dump(figures),
     }
 
@@ -186,7 +274,7 @@ def points(
     if slot is not None:
         query = query.where(ROLLUP.c.slot == slot)
     return [
-        Point(r.device, r.slot, r.bundle, r.start, r.resolution, load(r.content, Figures))
+        Point(r.device, r.slot, r.bundle, r.start, r.resolution, read(r.content))
         for r in connection.execute(query)
     ]
 
@@ -201,7 +289,7 @@ def fleet_totals(
     for row in connection.execute(query):
         if wanted is None or row.device in wanted:
             figures = found.setdefault((row.slot, row.bundle), Figures())
-            figures.merge(load(row.content, Figures))
+            figures.merge(read(row.content))
     return found
 
 
@@ -225,7 +313,7 @@ def of_bundle(
     for row in connection.execute(query):
         moment = since.get(row.device)
         if moment is not None and row.start + MINUTE > moment:
-            found.setdefault(row.device, Figures()).merge(load(row.content, Figures))
+            found.setdefault(row.device, Figures()).merge(read(row.content))
     # The process's memory stands beside the models, not in one.
     query = sa.select(ROLLUP.c.device, ROLLUP.c.start, ROLLUP.c.content).where(
         ROLLUP.c.resolution == MINUTE,
@@ -236,7 +324,7 @@ def of_bundle(
     for row in connection.execute(query):
         moment = since.get(row.device)
         if moment is not None and row.start >= moment:
-            figures = load(row.content, Figures)
+            figures = read(row.content)
             only = Figures(gauges=figures.gauges, peaks=figures.peaks)
             found.setdefault(row.device, Figures()).merge(only)
     return found

@@ -253,6 +253,17 @@ def test_a_wiped_device_that_counts_from_zero_again_is_believed(store: Store) ->
         Sample(1.0, 1.0, confidence=Histogram("unit20", {"1": 2**60})),
         Sample(1.0, 1.0, requests=2**60),
         Sample(1.0, 1.0, labels={"a": 2**60}),
+        Sample(1.0, 1.0, requests=2**40 + 1),
+        Sample(1.0, 1.0, labels={"a": 2**40 + 1}),
+        Sample(1.0, 1.0, labels={str(i): 1 for i in range(4097)}),
+        Sample(1.0, 1.0, latency_us=Histogram("log8", {"3": 2**40 + 1})),
+        Sample(1.0, 1.0, latency_us=Histogram("log8", {"3": 1}, 1.7e308)),
+        Sample(1.0, 1.0, confidence=Histogram("unit20", {"3": 1}, -1.7e308)),
+        Sample(1.0, 1.7e308),
+        Sample(1.0, 1.0, drift=1e300),
+        Sample(1.0, 1.0, gauges={"rss_bytes": 1e300}),
+        Sample(1.0, 1.0, gauges={"x" * 65: 1.0}),
+        Sample(1.0, 1.0, gauges={str(i): 1.0 for i in range(257)}),
     ],
 )
 def test_figures_that_would_break_a_roll_up_are_refused_at_the_door(sample: Sample) -> None:

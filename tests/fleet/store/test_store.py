@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -23,6 +24,7 @@ from fleet.ingest.writer import Writer
 from fleet.store import Store, leases, telemetry, tokens
 from fleet.store.schema import METADATA, TELEMETRY, TOKEN
 from fleet.store.telemetry import HOUR, MINUTE, Retention
+from tests.support.read_only import read_only
 
 REF = BundleRef("m", "1.0.0", "a" * 64)
 NOW = 1_800_000_000.0
@@ -102,6 +104,37 @@ def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
         connection.execute(TOKEN.insert(), row)
     with store.read() as connection:
         assert tokens.every(connection) == []
+
+
+def test_a_database_that_can_only_be_read_now_is_one_to_try_again(store: Store) -> None:
+    """A failover is over in a while: what was to be written is not refused."""
+    read_only(store, True)
+    with pytest.raises(UnavailableError) as error, store.write() as connection:
+        tokens.create(connection, "one", "viewer", NOW)
+    assert error.value.code == "database"
+    with store.read() as connection:
+        assert tokens.every(connection) == []
+    read_only(store, False)
+    with store.write() as connection:
+        tokens.create(connection, "one", "viewer", NOW)
+
+
+def test_a_file_that_is_no_database_is_one_to_look_at(tmp_path: Path) -> None:
+    """No message is to blame for a damaged disk."""
+    path = tmp_path / "state.db"
+    path.write_bytes(b"not a database" * 1000)
+    store = Store(f"sqlite:///{path}")
+    with pytest.raises(UnavailableError, match="not a database"), store.write():
+        pass
+    store.close()
+
+
+def test_a_value_that_the_database_cannot_keep_is_refused(store: Store) -> None:
+    """Trying again would not help."""
+    one = {"id": "x", "name": "n", "role": "viewer", "secret_sha256": "s", "created_at": NOW}
+    bad = one | ({"name": None} if store.is_sqlite else {"name": "a\0b"})
+    with pytest.raises(RefusedError), store.write() as connection:
+        connection.execute(TOKEN.insert(), bad)
 
 
 def test_two_writers_wait_for_one_another(store: Store) -> None:
@@ -198,6 +231,23 @@ def test_two_processes_that_roll_up_at_once_count_each_batch_once(store: Store) 
     with store.read() as connection:
         points = telemetry.points(connection, "d1", HOUR, 0, NOW * 2)
     assert sum(point.figures.requests for point in points) == 200
+
+
+def test_a_roll_up_takes_no_more_batches_at_once_than_its_memory_is_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two thousand batches of the largest size would be half a gigabyte."""
+    batches = [_batch(i, NOW, 5.0) for i in range(7)]
+    size = len(batches[0].payload)
+    monkeypatch.setattr(telemetry, "_MAX_BYTES", 3 * size)
+    Writer(store, admit_unknown=True).write(batches, NOW)
+    assert [telemetry.roll_up(store) for _ in range(4)] == [3, 3, 1, 0]
+    Writer(store, admit_unknown=True).write([_batch(7, NOW, 5.0), _batch(8, NOW, 5.0)], NOW)
+    monkeypatch.setattr(telemetry, "_MAX_BYTES", size - 1)
+    assert [telemetry.roll_up(store) for _ in range(3)] == [1, 1, 0]
+    with store.read() as connection:
+        points = telemetry.points(connection, "d1", HOUR, 0, NOW * 2)
+    assert sum(point.figures.requests for point in points) == 9
 
 
 def test_a_device_with_a_wrong_clock_is_put_at_the_time_of_arrival(store: Store) -> None:
