@@ -25,6 +25,7 @@ _LOG: Final = structlog.get_logger("webhooks")
 _POLL_S: Final = 1.0
 _TIMEOUT_S: Final = 10.0
 _BATCH: Final = 50
+_DEFECT_S: Final = 5.0
 
 
 def signature(secret: str, timestamp: str, body: bytes) -> str:
@@ -59,6 +60,9 @@ class Sender:
                     self.deliver(client)
                 except ShoalError as error:
                     _LOG.warning("webhooks wait", reason=str(error))
+                except Exception:  # noqa: BLE001
+                    _LOG.exception("webhooks wait")
+                    self._stopping.wait(_DEFECT_S)
 
     def deliver(self, client: httpx.Client) -> int:
         """Delivers what is due; returns how many succeeded."""
@@ -92,5 +96,9 @@ class Sender:
         try:
             answer = client.post(delivery.webhook.url, content=body, headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"{type(error).__name__}: {error}"
+        except Exception as error:  # noqa: BLE001
+            # A defect with one receiver must not stop the deliveries to the others.
+            _LOG.exception("webhook failed", delivery=delivery.id)
             return f"{type(error).__name__}: {error}"
         return None if answer.is_success else f"status {answer.status_code}"

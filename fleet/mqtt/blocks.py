@@ -73,6 +73,9 @@ class BlockServer:
                 self._answer(*item)
             except ShoalError as error:
                 _LOG.debug("block request refused", topic=item[0][:200], reason=str(error)[:300])
+            except Exception:  # noqa: BLE001
+                # One request must not end the thread that serves all devices.
+                _LOG.exception("block request failed", topic=item[0][:200])
 
     def _answer(self, topic: str, payload: bytes) -> None:
         device = parse(topic).target

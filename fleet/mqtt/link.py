@@ -132,6 +132,10 @@ class Link:
 
 def _guarded(handler: Handler) -> Callable[[paho.Client, Any, paho.MQTTMessage], None]:
     def call(_client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
-        handler(message.topic, bytes(message.payload))
+        try:
+            handler(message.topic, bytes(message.payload))
+        except Exception:  # noqa: BLE001
+            # paho's thread would end, and the connection with it.
+            _LOG.exception("message not handled", topic=message.topic[:200])
 
     return call

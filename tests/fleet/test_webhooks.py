@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 
 import httpx
 import pytest
@@ -83,3 +84,38 @@ def test_only_the_events_that_were_asked_for_are_delivered(store: Store) -> None
         assert webhooks.due(connection, 2.0, 10) == []
         with pytest.raises(InputError):
             webhooks.remove(connection, "w1")
+
+
+def test_a_defect_in_a_delivery_is_a_failed_try_and_the_others_are_delivered(store: Store) -> None:
+    """Whatever a receiver makes the client raise."""
+    _add(store, "*")
+    _enqueue(store, "device-offline", 10.0)
+    _enqueue(store, "device-online", 10.0)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.headers["Shoal-Event"] == "device-offline":
+            raise ZeroDivisionError
+        return httpx.Response(200)
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        assert Sender(store, lambda: 11.0).deliver(client) == 1
+
+
+def test_the_thread_outlives_whatever_is_raised(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It logs, rests and goes on."""
+    monkeypatch.setattr("fleet.webhooks._POLL_S", 0.01)
+    monkeypatch.setattr("fleet.webhooks._DEFECT_S", 0.01, raising=False)
+    tries: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def due(*_arguments: object) -> list[webhooks.Delivery]:
+        tries.put(None)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(webhooks, "due", due)
+    sender = Sender(store, lambda: 11.0)
+    sender.start()
+    for _ in range(2):
+        tries.get(timeout=10)
+    sender.stop()
