@@ -28,7 +28,8 @@ class Feed:
     Args:
         source: its configuration.
         answering: classifies and counts.
-        worker: where it runs; a full queue slows the source down and loses nothing.
+        worker: where it runs; its queue, half full of lines, slows the source down
+            and loses nothing.
         send: takes a result, durably.
         clock: the time.
         stop: set when the agent stops.
