@@ -402,6 +402,7 @@ class Agent:
         """Whether every thread that must run does, and the request that runs gets on."""
         return (
             self.worker.alive
+            and self.link.alive
             and self.worker.silent_s() <= STALL_S
             and all(thread.is_alive() for thread in self._threads)
         )
@@ -414,7 +415,11 @@ class Agent:
                 systemd.notify("WATCHDOG=1")
             else:
                 silent = round(self.worker.silent_s(), 1)
-                log.error("not healthy: the watchdog is not fed", worker_silent_s=silent)
+                log.error(
+                    "not healthy: the watchdog is not fed",
+                    worker_silent_s=silent,
+                    network=self.link.alive,
+                )
         if now >= self._status_due:
             self._status_due = now + 5
             self._write_status()
