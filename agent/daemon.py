@@ -105,7 +105,11 @@ class Agent:
         )
         self.gauges = Gauges()
         self.spool = Spool(
-            root / "spool.db", config.spool_bytes, config.spool_age_s, self.clock.time
+            root / "spool.db",
+            config.spool_bytes,
+            config.spool_age_s,
+            self.clock.time,
+            self.clock.monotonic,
         )
         serving = config.serving
         self.options = models.Options(threads=serving.threads or self.board.threads)
