@@ -37,7 +37,7 @@ from agent.state import StateFolder
 from agent.telemetry import homeassistant
 from agent.telemetry.gauges import Gauges, room
 from agent.telemetry.news import News
-from agent.telemetry.recorder import Recorder
+from agent.telemetry.recorder import DEVICE, Recorder
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.spool import Spool
 from agent.trust_apart import TrustApart
@@ -198,7 +198,14 @@ class Agent:
 
     def _feed(self, source: SourceConfig) -> Feed:
         return Feed(
-            source, self.answering, self.worker, self._send_result, self.clock, self.stopping
+            source,
+            self.answering,
+            self.worker,
+            self._send_result,
+            self.clock,
+            self.stopping,
+            # Of the device: no bundle in its trial is to blame.
+            lambda code: self.recorder.failed(DEVICE, code),
         )
 
     def _ways(self, folder: Path) -> list[Fetcher]:
@@ -301,13 +308,9 @@ class Agent:
             self.engine.wake()
 
     def _read(self, name: str, read: Callable[[], None]) -> None:
-        """A source's thread: whatever it meets, the agent goes on and says so."""
-        try:
-            read()
-        except (ShoalError, OSError, ValueError) as error:
-            log.error("source ended", source=name, reason=str(error))
-        else:
-            log.info("source ended", source=name)
+        """A source's thread."""
+        read()
+        log.info("source ended", source=name)
 
     def _send_result(self, result: Result) -> None:
         topic = self.topics.of_device(self.config.device, "result")

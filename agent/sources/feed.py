@@ -33,6 +33,7 @@ class Feed:
         send: takes a result, durably.
         clock: the time.
         stop: set when the agent stops.
+        on_failure: told the code of each failure to read, for the counters.
     """
 
     def __init__(
@@ -43,13 +44,15 @@ class Feed:
         send: Callable[[Result], None],
         clock: Clock,
         stop: threading.Event,
+        on_failure: Callable[[str], None],
     ) -> None:
         self.source = source
+        self.clock = clock
         self.stop = stop
         self._answering = answering
         self._worker = worker
         self._send = send
-        self._clock = clock
+        self._on_failure = on_failure
         self._serial = itertools.count()
 
     def line(self, data: bytes) -> None:
@@ -69,13 +72,18 @@ class Feed:
             f"{self.source.name}-{next(self._serial)}",
             "local",
             lambda answer: None,
-            monotonic=self._clock.monotonic,
+            monotonic=self.clock.monotonic,
         )
         job = Job(lambda: self._classify(text, reply), reply, LOCAL_PRIORITY, self.source.slot)
         try:
             self._worker.submit(job, wait=self.stop)
         except ShoalError as error:
             log.info("line not classified", source=self.source.name, code=error.code)
+
+    def failed(self, error: Exception) -> None:
+        """Tells that the source could not be read; whoever reads it tries again."""
+        log.error("source failed", source=self.source.name, reason=str(error))
+        self._on_failure("source-failed")
 
     def _skip(self, why: str) -> None:
         # Never the line itself: logs leave devices too.
@@ -87,7 +95,7 @@ class Feed:
         self._send(
             Result(
                 source=self.source.name,
-                at=self._clock.time(),
+                at=self.clock.time(),
                 label=answer.label,
                 confidence=answer.confidence,
                 bundle=answer.bundle,
