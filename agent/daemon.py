@@ -37,7 +37,7 @@ from agent.state import StateFolder
 from agent.telemetry import homeassistant
 from agent.telemetry.gauges import Gauges, room
 from agent.telemetry.news import News
-from agent.telemetry.recorder import Recorder
+from agent.telemetry.recorder import DEVICE, Recorder
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.spool import Spool
 from agent.trust_apart import TrustApart
@@ -107,7 +107,11 @@ class Agent:
         )
         self.gauges = Gauges()
         self.spool = Spool(
-            root / "spool.db", config.spool_bytes, config.spool_age_s, self.clock.time
+            root / "spool.db",
+            config.spool_bytes,
+            config.spool_age_s,
+            self.clock.time,
+            self.clock.monotonic,
         )
         serving = config.serving
         self.options = models.Options(threads=serving.threads or self.board.threads)
@@ -197,7 +201,14 @@ class Agent:
 
     def _feed(self, source: SourceConfig) -> Feed:
         return Feed(
-            source, self.answering, self.worker, self._send_result, self.clock, self.stopping
+            source,
+            self.answering,
+            self.worker,
+            self._send_result,
+            self.clock,
+            self.stopping,
+            # Of the device: no bundle in its trial is to blame.
+            lambda code: self.recorder.failed(DEVICE, code),
         )
 
     def _ways(self, folder: Path) -> list[Fetcher]:
@@ -300,13 +311,9 @@ class Agent:
             self.engine.wake()
 
     def _read(self, name: str, read: Callable[[], None]) -> None:
-        """A source's thread: whatever it meets, the agent goes on and says so."""
-        try:
-            read()
-        except (ShoalError, OSError, ValueError) as error:
-            log.error("source ended", source=name, reason=str(error))
-        else:
-            log.info("source ended", source=name)
+        """A source's thread."""
+        read()
+        log.info("source ended", source=name)
 
     def _send_result(self, result: Result) -> None:
         topic = self.topics.of_device(self.config.device, "result")
@@ -405,6 +412,7 @@ class Agent:
         """Whether every thread that must run does, and the request that runs gets on."""
         return (
             self.worker.alive
+            and self.link.alive
             and self.worker.silent_s() <= STALL_S
             and all(thread.is_alive() for thread in self._threads)
         )
@@ -417,7 +425,11 @@ class Agent:
                 systemd.notify("WATCHDOG=1")
             else:
                 silent = round(self.worker.silent_s(), 1)
-                log.error("not healthy: the watchdog is not fed", worker_silent_s=silent)
+                log.error(
+                    "not healthy: the watchdog is not fed",
+                    worker_silent_s=silent,
+                    network=self.link.alive,
+                )
         if now >= self._status_due:
             self._status_due = now + 5
             self._write_status()

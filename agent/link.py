@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 import paho.mqtt.client as paho
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.clock import Clock
@@ -47,6 +48,29 @@ MAX_INFLIGHT: Final = 64
 
 def _nothing(taken: bool) -> None:
     """For messages whose fate nobody asks for; so that every message id is accounted for."""
+
+
+class Client(paho.Client):
+    """paho's client, whose network thread ends at no exception: it connects anew instead."""
+
+    def loop_forever(
+        self, timeout: float = 1.0, retry_first_connection: bool = False
+    ) -> MQTTErrorCode:
+        """Handles network events until the client is stopped."""
+        while True:
+            try:
+                return super().loop_forever(timeout, retry_first_connection)
+            except BaseException as error:  # Rust's panics too
+                log.exception("network thread failed: connecting anew", reason=repr(error))
+                self._loop_rc_handle(
+                    MQTTErrorCode.MQTT_ERR_UNKNOWN
+                )  # as after an error that paho knows
+
+    @property
+    def alive(self) -> bool:
+        """Whether the network thread runs."""
+        thread = self._thread
+        return thread is not None and thread.is_alive()
 
 
 class Inbound(msgspec.Struct, frozen=True):
@@ -131,17 +155,18 @@ class Link:
         self._context = tls_context(config.tls, folder) if config.tls else None
         if client_id is None:
             client_id = device_client_id(fleet, device, config.tls, folder)
-        self._client = client = new_client(
-            config, client_id, manual_ack=True, context=self._context
-        )
+        client = new_client(config, client_id, manual_ack=True, context=self._context, kind=Client)
+        assert isinstance(client, Client)
+        self._client = client
+        self._running = False
         client.max_queued_messages_set(MAX_QUEUED)
         client.max_inflight_messages_set(MAX_INFLIGHT)
         client.on_pre_connect = self._before_connect
         client.on_connect = self._connected
-        client.on_connect_fail = self._not_connected
-        client.on_disconnect = self._disconnected
-        client.on_message = self._message
-        client.on_publish = self._published
+        client.on_connect_fail = self._guarded(self._not_connected)
+        client.on_disconnect = self._guarded(self._disconnected)
+        client.on_message = self._guarded(self._message)
+        client.on_publish = self._guarded(self._published)
 
     # Life. ------------------------------------------------------------------------------
 
@@ -155,9 +180,16 @@ class Link:
             properties=connect_properties(self._config),
         )
         self._client.loop_start()
+        self._running = True
+
+    @property
+    def alive(self) -> bool:
+        """Whether the network thread runs, if it should."""
+        return self._client.alive or not self._running
 
     def stop(self) -> None:
         """Says goodbye and ends the network thread."""
+        self._running = False
         if self.connected.is_set():
             done = threading.Event()
             try:
@@ -216,7 +248,8 @@ class Link:
         status = Status(state, self._boot, self._session, self._since)  # type: ignore[arg-type]
         return codec.encode(status)
 
-    # Callbacks of the network thread. None may raise: that would end the thread. ---------
+    # Callbacks of the network thread. One that raises in the middle of connecting ends that
+    # connection, and the next is tried; what the others raise is told, and all goes on. -----
 
     def _before_connect(self, client: paho.Client, userdata: Any) -> None:
         del userdata
@@ -232,12 +265,12 @@ class Link:
             log.warning("connection refused", reason=str(reason))
             self._back_off()
             return
-        self._retry_s = FIRST_RETRY_S
-        self.last_error = ""
         self._since = self._clock.time()
         self.connections += 1
         # Always: a broker that lost our session would otherwise send nothing, for ever.
         client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in self._filters])
+        self._retry_s = FIRST_RETRY_S
+        self.last_error = ""
         self.connected.set()
         log.info("connected", session=self._session, session_present=flags.session_present)
         self._safely(self.publish, self._status_topic, self._status("online"), retain=True)
@@ -271,8 +304,14 @@ class Link:
         del userdata
         mid, qos = message.mid, message.qos
         properties = message.properties
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            log.warning("message refused", reason="its topic is not UTF-8")
+            client.ack(mid, qos)
+            return
         inbound = Inbound(
-            message.topic,
+            topic,
             bytes(message.payload),
             getattr(properties, "ResponseTopic", None),
             getattr(properties, "CorrelationData", None),
@@ -308,6 +347,9 @@ class Link:
                 self._early[mid] = taken
         if done is not None:
             self._safely(done, taken)
+
+    def _guarded(self, callback: Callable[..., object]) -> Callable[..., None]:
+        return lambda *args: self._safely(callback, *args)
 
     def _safely(self, function: Callable[..., object], *args: Any, **options: Any) -> None:
         try:

@@ -48,7 +48,8 @@ class Worker:
     ) -> None:
         self._capacity = capacity
         self._on_failure = on_failure
-        self._heap: list[tuple[int, int, Job]] = []
+        self._heap: list[tuple[int, int, Job, bool]] = []  # the last: put by one who may wait
+        self._patient = 0
         self._order = 0
         self._condition = threading.Condition()
         self._running: Job | None = None
@@ -83,6 +84,8 @@ class Worker:
     def submit(self, job: Job, *, wait: threading.Event | None = None) -> None:
         """Queues a job.
 
+        Those who may wait fill half of the queue: however fast their jobs come, others find room.
+
         Args:
             job: what to run.
             wait: wait for room until this event is set, instead of refusing.
@@ -90,18 +93,30 @@ class Worker:
         Raises:
             UnavailableError: ``busy``, or ``shutting-down``.
         """
+        patient = wait is not None
         with self._condition:
-            while wait is not None and len(self._heap) >= self._capacity and not wait.is_set():
+            while wait is not None and not (
+                self._has_room(patient) or self._draining or wait.is_set()
+            ):
                 self._condition.wait(0.2)
             if self._draining:
                 raise UnavailableError("shutting-down", "the agent is stopping: ask again later")
-            if len(self._heap) >= self._capacity:
+            if not self._has_room(patient):
                 raise UnavailableError(
                     "busy", f"{len(self._heap)} requests wait already: ask again later"
                 )
             self._order += 1
-            heapq.heappush(self._heap, (-job.priority, self._order, job))
+            self._patient += patient
+            heapq.heappush(self._heap, (-job.priority, self._order, job, patient))
             self._condition.notify_all()
+
+    def _has_room(self, patient: bool) -> bool:
+        """Whether a job may be queued; with the condition held."""
+        if len(self._heap) >= self._capacity:
+            return False
+        if not patient or self._patient < self._capacity // 2:
+            return True
+        return not self._heap and self._running is None  # a queue of one has no half
 
     def cancel(self, request_id: str) -> bool:
         """Cancels a waiting or running job by the id of its request; False: there is none."""
@@ -123,6 +138,7 @@ class Worker:
             )
             rest = [row[2] for row in self._heap]
             self._heap.clear()
+            self._patient = 0
             self._stopped = True
             if self._running is not None:
                 self._running.reply.cancelled.set()
@@ -139,7 +155,8 @@ class Worker:
                 self._condition.wait_for(lambda: self._heap or self._stopped)
                 if not self._heap:
                     return
-                job = heapq.heappop(self._heap)[2]
+                _, _, job, patient = heapq.heappop(self._heap)
+                self._patient -= patient
                 job.reply.alive()  # how long it waited does not count
                 self._running = job
                 self._condition.notify_all()

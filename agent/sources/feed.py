@@ -28,10 +28,12 @@ class Feed:
     Args:
         source: its configuration.
         answering: classifies and counts.
-        worker: where it runs; a full queue slows the source down and loses nothing.
+        worker: where it runs; its queue, half full of lines, slows the source down
+            and loses nothing.
         send: takes a result, durably.
         clock: the time.
         stop: set when the agent stops.
+        on_failure: told the code of each failure to read and each line skipped, for the counters.
     """
 
     def __init__(
@@ -42,13 +44,15 @@ class Feed:
         send: Callable[[Result], None],
         clock: Clock,
         stop: threading.Event,
+        on_failure: Callable[[str], None],
     ) -> None:
         self.source = source
+        self.clock = clock
         self.stop = stop
         self._answering = answering
         self._worker = worker
         self._send = send
-        self._clock = clock
+        self._on_failure = on_failure
         self._serial = itertools.count()
 
     def line(self, data: bytes) -> None:
@@ -68,7 +72,7 @@ class Feed:
             f"{self.source.name}-{next(self._serial)}",
             "local",
             lambda answer: None,
-            monotonic=self._clock.monotonic,
+            monotonic=self.clock.monotonic,
         )
         job = Job(lambda: self._classify(text, reply), reply, LOCAL_PRIORITY, self.source.slot)
         try:
@@ -76,17 +80,22 @@ class Feed:
         except ShoalError as error:
             log.info("line not classified", source=self.source.name, code=error.code)
 
+    def failed(self, error: Exception) -> None:
+        """Tells that the source could not be read; whoever reads it tries again."""
+        log.error("source failed", source=self.source.name, reason=str(error))
+        self._on_failure("source-failed")
+
     def _skip(self, why: str) -> None:
         # Never the line itself: logs leave devices too.
         log.warning("line skipped", source=self.source.name, why=why)
+        self._on_failure("line-skipped")
 
     def _classify(self, text: str, reply: Reply) -> None:
         answer = self._answering.label(self.source.slot, text, 1)
-        self._answering.shadow(self.source.slot, text, answer)
         self._send(
             Result(
                 source=self.source.name,
-                at=self._clock.time(),
+                at=self.clock.time(),
                 label=answer.label,
                 confidence=answer.confidence,
                 bundle=answer.bundle,
@@ -94,3 +103,5 @@ class Feed:
             )
         )
         reply.finish()
+        # Last: a shadow that hangs is no fault of the bundle that has answered.
+        self._answering.shadow(self.source.slot, text, answer)

@@ -1,7 +1,7 @@
 """Readers of local sources: a file's tail, standard input, a Unix socket, an MQTT topic.
 
 Each runs on a thread of its own until ``feed.stop`` is set, and holds at most one line of
-:data:`MAX_LINE_BYTES` in memory.
+:data:`agent.sources.lines.MAX_LINE_BYTES` of each stream in memory.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from agent.log import logger
+from agent.link import Client
 from agent.sources.feed import Feed
-from contracts import limits
+from agent.sources.lines import MAX_LINE_BYTES, Lines
+from agent.sources.tail import Tail
 from contracts.config import MqttConfig
 from contracts.connection import connect_properties, new_client
 from contracts.errors import InputError
 
-log = logger(__name__)
-
-MAX_LINE_BYTES: Final = limits.MAX_TEXT_BYTES + 2
-"""Bytes of a line with its end; the rest of a longer one is read and thrown away."""
-
 POLL_S: Final = 0.2
-"""Seconds between two looks at a file or for a stop."""
+"""Seconds between two looks for a stop."""
+
+FIRST_PAUSE_S: Final = 1.0
+MAX_PAUSE_S: Final = 60.0
+"""Seconds after an error until a source is read again: doubled from the first to the second."""
 
 MAX_CONNECTIONS: Final = 16
 """Programs that may write to a Unix socket at once."""
@@ -36,84 +36,20 @@ MAX_CONNECTIONS: Final = 16
 _CHUNK: Final = 16 * 1024
 
 
-class Lines:
-    """Cuts bytes into lines, in bounded memory.
-
-    Args:
-        take: gets every line without its end. One that is too long comes once, cut just over
-            the cap, so that it is refused and counted.
-    """
-
-    def __init__(self, take: Callable[[bytes], None]) -> None:
-        self._take = take
-        self._rest = b""
-        self._skipping = False
-
-    def add(self, data: bytes) -> None:
-        """Takes the next bytes of the stream."""
-        *whole, rest = (self._rest + data).split(b"\n")
-        for line in whole:
-            if not self._skipping:
-                self._take(line[:MAX_LINE_BYTES])
-            self._skipping = False
-        self._rest = rest
-        if len(rest) > MAX_LINE_BYTES:
-            if not self._skipping:
-                self._take(rest[:MAX_LINE_BYTES])
-            self._skipping = True
-        if self._skipping:
-            self._rest = b""
-
-    def end(self) -> None:
-        """The stream ended: a last line without an end counts."""
-        if self._rest and not self._skipping:
-            self._take(self._rest)
-        self._rest = b""
-        self._skipping = False
-
-
-def read_file(feed: Feed, path: Path) -> None:
-    """Follows a file from its end, over rotation (renamed or removed) and truncation."""
-    lines = Lines(feed.line)
-    stream = None
-    first = True
+def keep_reading(feed: Feed, read: Callable[[], None]) -> None:
+    """Reads to the end of a source, or until the agent stops; after an error anew, with a pause."""
+    pause = FIRST_PAUSE_S
     while not feed.stop.is_set():
-        if stream is None:
-            try:
-                stream = path.open("rb", buffering=0)
-            except OSError as error:
-                if first:
-                    log.warning("source waits for its file", path=str(path), reason=str(error))
-                first = False
-                feed.stop.wait(POLL_S)
-                continue
-            if first:  # what was written before the agent started is not news
-                stream.seek(0, os.SEEK_END)
-            first = False
-        data = stream.read(_CHUNK)
-        if data:
-            lines.add(data)
-            continue
-        if _replaced(stream, path):
-            lines.end()
-            stream.close()
-            stream = None
-            continue
-        feed.stop.wait(POLL_S)
-    if stream is not None:
-        stream.close()
-
-
-def _replaced(stream: Any, path: Path) -> bool:
-    """Whether the path is another file now, or the file was cut."""
-    here = os.fstat(stream.fileno())
-    if stream.tell() > here.st_size:
-        return True
-    try:
-        there = path.stat()
-    except OSError:
-        return False
-    return (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino)
+        began = feed.clock.monotonic()
+        try:
+            read()
+            return
+        except Exception as error:  # noqa: BLE001  # whatever it is: the device must not be deaf
+            feed.failed(error)
+        if feed.clock.monotonic() - began >= MAX_PAUSE_S:
+            pause = FIRST_PAUSE_S
+        feed.clock.wait(feed.stop, pause)
+        pause = min(MAX_PAUSE_S, pause * 2)
 
 
 def read_stdin(feed: Feed) -> None:
@@ -137,59 +73,84 @@ def read_unix(feed: Feed, path: Path) -> None:
             path.unlink()  # of an agent that died
     except FileNotFoundError:
         pass
+    open_now: dict[socket.socket, Lines] = {}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-        try:
-            server.bind(str(path))
-        except OSError as error:
-            log.error("source cannot listen", path=str(path), reason=str(error))
-            return
+        server.setblocking(False)
+        server.bind(str(path))
         path.chmod(0o660)
         server.listen(MAX_CONNECTIONS)
-        open_now: dict[socket.socket, Lines] = {}
-        while not feed.stop.is_set():
-            wanted = [server, *open_now] if len(open_now) < MAX_CONNECTIONS else [*open_now]
-            for ready in select.select(wanted, [], [], POLL_S)[0]:
-                if ready is server:
-                    connection, _ = server.accept()
-                    open_now[connection] = Lines(feed.line)
-                    continue
-                try:
-                    data = ready.recv(_CHUNK)
-                except OSError:
-                    data = b""
-                if data:
-                    open_now[ready].add(data)
-                else:
-                    open_now.pop(ready).end()
-                    ready.close()
-        for connection in open_now:
-            connection.close()
+        try:
+            _serve(feed, server, open_now)
+        finally:
+            for connection in open_now:
+                connection.close()
     path.unlink(missing_ok=True)
+
+
+def _serve(feed: Feed, server: socket.socket, open_now: dict[socket.socket, Lines]) -> None:
+    accept_due = 0.0
+    while not feed.stop.is_set():
+        accepts = len(open_now) < MAX_CONNECTIONS and feed.clock.monotonic() >= accept_due
+        wanted = [server, *open_now] if accepts else [*open_now]
+        for ready in select.select(wanted, [], [], POLL_S)[0]:
+            if ready is server:
+                try:
+                    connection, _ = server.accept()
+                except (BlockingIOError, ConnectionAbortedError):
+                    continue  # whoever came is gone
+                except OSError as error:  # as of too many open files: those that are open go on
+                    feed.failed(error)
+                    accept_due = feed.clock.monotonic() + FIRST_PAUSE_S
+                    continue
+                open_now[connection] = Lines(feed.line)
+                continue
+            try:
+                data = ready.recv(_CHUNK)
+            except OSError:
+                data = b""
+            if data:
+                open_now[ready].add(data)
+            else:
+                open_now.pop(ready).end()
+                ready.close()
 
 
 def read_mqtt(feed: Feed, topic: str, broker: MqttConfig, name: str, folder: Path) -> None:
     """Subscribes to a topic of a local broker; every message is one text."""
-    client = new_client(broker, name, folder=folder)
+    client = new_client(broker, name, folder=folder, kind=Client)
+    assert isinstance(client, Client)
 
-    def connected(client: Any, *_: object) -> None:
+    def connected(client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if reason.is_failure:
+            feed.failed(OSError(f"the broker refused the connection: {reason}"))
+            return
         client.subscribe(topic, 1)
+
+    def not_connected(*_: object) -> None:
+        feed.failed(OSError(f"no connection to {broker.host}:{broker.port}"))
 
     def message(client: Any, userdata: Any, message: Any) -> None:
         feed.line(message.payload[:MAX_LINE_BYTES])
 
     client.on_connect = connected
+    client.on_connect_fail = not_connected
     client.on_message = message
     client.connect_async(
         broker.host, broker.port, broker.keepalive_s, properties=connect_properties(broker)
     )
     client.loop_start()
-    feed.stop.wait()
-    client.disconnect()
-    client.loop_stop()
+    try:
+        while client.alive and not feed.stop.wait(1.0):
+            pass
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    if not feed.stop.is_set():
+        raise OSError("the network thread ended")
 
 
 def reader(feed: Feed, folder: Path, mqtt: MqttConfig, device: str) -> Callable[[], None]:
-    """The function that reads a source.
+    """The function that reads a source, and goes on after errors.
 
     Args:
         feed: of the source.
@@ -203,9 +164,15 @@ def reader(feed: Feed, folder: Path, mqtt: MqttConfig, device: str) -> Callable[
     source = feed.source
     if source.kind != "stdin" and not source.path:
         raise InputError("bad-source", f"source {source.name} of kind {source.kind} needs 'path'")
+    read = _reader(feed, folder, mqtt, device)
+    return lambda: keep_reading(feed, read)
+
+
+def _reader(feed: Feed, folder: Path, mqtt: MqttConfig, device: str) -> Callable[[], None]:
+    source = feed.source
     match source.kind:
         case "file":
-            return lambda: read_file(feed, folder / source.path)
+            return Tail(feed, folder / source.path).run
         case "stdin":
             return lambda: read_stdin(feed)
         case "unix":

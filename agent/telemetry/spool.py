@@ -3,6 +3,18 @@
 SQLite with a write-ahead log. Bounded by bytes and by age; the oldest telemetry goes first,
 update events last, and what was dropped is counted. While the file cannot be opened (the disk
 is full or read-only) messages wait in memory; they move to the file once it can.
+
+A board without a clock of its own does not know how old a message is until its clock is set:
+
+- What this run put, in file or memory, moves with its clock when that is set, forward or back:
+  its age is what the monotonic clock says. Time in which the board sleeps does not count.
+- What an earlier run put while the clock was not set (before :data:`agent.clock.EARLIEST`) counts
+  as put at the moment at which a later run has a clock that can be right. Until then nothing is
+  dropped by age.
+- What an earlier run put with a clock that was wrong and could be right keeps that time. If that
+  was behind, it is dropped early; if it was ahead, late, or when there is no room.
+
+Bytes are bounded all the time.
 """
 
 from __future__ import annotations
@@ -15,12 +27,21 @@ from typing import Final
 
 import msgspec
 
+from agent.clock import EARLIEST
 from agent.log import logger
 
 log = logger(__name__)
 
 MAX_MEMORY_BYTES: Final = 16 * 1024 * 1024
 """Bytes of payloads that wait in memory at most, however much a file may hold."""
+
+STEP_SHARE: Final = 0.01
+"""Share of the age limit by which the wall clock may leave the monotonic clock before the
+messages of this run are written anew, with other times: no age depends on less, and a board that
+sleeps often does not wear its memory card out."""
+
+RETRY_S: Final = 60.0
+"""Seconds after which that is tried again when the disk would not take it."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS message (
@@ -79,6 +100,8 @@ class _Table:
         self.bytes = 0
         self.newest = 0
         self._oldest = float("inf")
+        self._of_earlier_runs = 0
+        self._clock_found: float | None = None
         self._db = sqlite3.connect(
             path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=32
         )
@@ -94,6 +117,7 @@ class _Table:
                     "INSERT INTO sqlite_sequence VALUES ('message', ?)", (_FIRST_IN_MEMORY,)
                 )
             self._measure()
+            self._of_earlier_runs = self.newest
         except BaseException:
             self._db.close()
             raise
@@ -119,13 +143,26 @@ class _Table:
     def put(self, topic: str, payload: bytes, precious: bool, now: float) -> None:
         """Appends a message, not larger than all may be; drops others, too old or too many."""
         crowded = self.bytes + len(payload) > self.max_bytes
-        if not crowded and self._oldest >= now - self._max_age_s:
+        if not crowded and (self._oldest >= now - self._max_age_s or now < EARLIEST):
             self._insert(topic, payload, precious, now)
             return
         self._db.execute("BEGIN IMMEDIATE")
         self._insert(topic, payload, precious, now)
         self._make_room(now)
         self._db.execute("COMMIT")
+
+    def clock_moved(self, seconds: float) -> None:
+        """The clock was set during this run: what was put by it moves along."""
+        found = self._clock_found
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute(
+            "UPDATE message SET created = created + ? WHERE id > ? OR created = ?",
+            (seconds, self._of_earlier_runs, found),
+        )
+        self._db.execute("COMMIT")
+        if found is not None:
+            self._clock_found = found + seconds
+        self._find_oldest()
 
     def _insert(self, topic: str, payload: bytes, precious: bool, created: float) -> int:
         added = self._db.execute(
@@ -155,11 +192,17 @@ class _Table:
         refuse everything that comes.
         """
         dropped = 0
-        for row in self._db.execute(
-            "SELECT id, length(payload) FROM message WHERE created < ? AND precious = 0",
-            (now - self._max_age_s,),
-        ).fetchall():
-            dropped += self._drop(row)
+        if now >= EARLIEST:
+            found = self._db.execute(
+                "UPDATE message SET created = ? WHERE created < ?", (now, EARLIEST)
+            )
+            if found.rowcount:
+                self._clock_found = now
+            for row in self._db.execute(
+                "SELECT id, length(payload) FROM message WHERE created < ? AND precious = 0",
+                (now - self._max_age_s,),
+            ).fetchall():
+                dropped += self._drop(row)
         while self.bytes > self.max_bytes:
             row = self._db.execute(
                 "SELECT id, length(payload) FROM message WHERE id != ? "
@@ -239,15 +282,24 @@ class Spool:
         max_bytes: of payloads; in memory at most :data:`MAX_MEMORY_BYTES`.
         max_age_s: of a message.
         time: seconds since the epoch.
+        monotonic: seconds that only grow; None: nobody sets the clock during this run.
     """
 
     def __init__(
-        self, path: Path, max_bytes: int, max_age_s: float, time: Callable[[], float]
+        self,
+        path: Path,
+        max_bytes: int,
+        max_age_s: float,
+        time: Callable[[], float],
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
         self._time = time
+        self._monotonic = monotonic or time
+        self._ahead = self._time() - self._monotonic()
+        self._move_due = 0.0
         self._lock = threading.Lock()
         self._lost = 0
         self.in_memory = False
@@ -290,7 +342,7 @@ class Spool:
             except (*_REFUSED, OSError):
                 return None
             try:
-                moved = file.take_over(self._table, self._time())
+                moved = file.take_over(self._table, self._now())
             except _REFUSED:
                 file.close()
                 return None
@@ -299,6 +351,25 @@ class Spool:
             self.in_memory = False
         log.info("spool moved from memory to its file", file=str(self._path), messages=len(moved))
         return moved
+
+    def _now(self) -> float:
+        """The time, by the clock by which the messages of this run are stamped."""
+        now, running = self._time(), self._monotonic()
+        step = now - running - self._ahead
+        if abs(step) < STEP_SHARE * self._max_age_s:
+            return now
+        if running < self._move_due:
+            return now - step
+        try:
+            self._table.clock_moved(step)
+        except _REFUSED as error:
+            self._table.roll_back()
+            self._move_due = running + RETRY_S
+            log.error("spool not moved with the clock", reason=str(error))
+            return now - step
+        self._ahead += step
+        log.info("spool moved with the clock", seconds=round(step, 1))
+        return now
 
     @property
     def depth(self) -> int:
@@ -333,7 +404,7 @@ class Spool:
                 log.error("message larger than the spool", topic=topic, bytes=len(payload))
                 return False
             try:
-                self._table.put(topic, payload, precious, self._time())
+                self._table.put(topic, payload, precious, self._now())
             except _REFUSED as error:
                 self._table.roll_back()
                 self._lost += 1

@@ -24,17 +24,20 @@ from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
 from agent.serving.worker import STALL_S, Job, Worker
+from agent.sources.feed import Feed
 from agent.telemetry.recorder import Recorder
 from agent.update.health import LEAST_STALL_S, Observed, Trials, verdict
 from contracts import codec
 from contracts.bundle import Bundle
-from contracts.config import AgentConfig
+from contracts.config import AgentConfig, SourceConfig
 from contracts.errors import UnavailableError
 from contracts.histogram import Histogram
 from contracts.messages import (
     Answer,
+    Classified,
     ClassifyRequest,
     GenerateRequest,
+    Result,
     SelftestRequest,
     TrialRules,
 )
@@ -319,6 +322,34 @@ def test_a_shadow_that_hangs_after_the_answer_is_not_held_against_the_bundle(tri
     job.reply.finish(cancelled=False)
     assert trial.ends() == ("committed", "")
     job.end()
+
+
+def test_a_line_is_answered_before_its_shadow_runs(clock: FakeClock, worker: Worker) -> None:
+    """So that a shadow which hangs is not held against the bundle here either."""
+    seen: list[bool] = []
+    sent: list[Result] = []
+
+    class Labels:
+        """Answers at once, and looks at what was sent before the shadow runs."""
+
+        def label(self, slot: str, text: str, top: int) -> Classified:
+            return Classified(label="lights", confidence=0.9, top=[], bundle=OLD, latency_us=1)
+
+        def shadow(self, slot: str, text: str, answer: Classified) -> None:
+            running = worker.running
+            assert running is not None
+            seen.append(running.reply.finished and len(sent) == 1)
+
+    failures: list[str] = []
+    feed = Feed(
+        SourceConfig("log", "stdin"), Labels(), worker, sent.append,  # type: ignore[arg-type]
+        clock, threading.Event(), failures.append,
+    )  # fmt: skip
+    feed.line(b"turn on the lights\n")
+    feed.line(b"\xff\xfe\n")
+    worker.drain(PATIENCE_S)
+    assert seen == [True]
+    assert failures == ["line-skipped"]
 
 
 @pytest.mark.parametrize(

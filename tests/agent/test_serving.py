@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from agent.serving.limiter import MAX_REQUESTERS, RateLimiter
 from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
-from agent.serving.worker import Worker
+from agent.serving.worker import Job, Worker
 from agent.telemetry.recorder import Recorder
 from contracts import codec
 from contracts.bundle import Bundle
@@ -131,6 +132,81 @@ def test_a_full_queue_answers_busy_at_once(bench: Bench) -> None:
     assert bench.errors() == {"r4": "busy"}
     (sample,) = [s for s in bench.recorder.take(0, 1) if s.slot == "classify"]
     assert (sample.busy, sample.errors) == (1, 0)
+
+
+class Source:
+    """A local source whose lines come faster than they are worked on."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.stop = threading.Event()
+        self.taken = 0
+        self.refused = ""
+        self.ran: list[int] = []
+        self._worker = worker
+        self._thread = threading.Thread(target=self._put, daemon=True)
+        self._thread.start()
+
+    def _put(self) -> None:
+        try:
+            while not self.stop.is_set():
+                number = self.taken
+                reply = Reply(f"s{number}", "d", lambda answer: None, monotonic=lambda: 0.0)
+                job = Job(lambda number=number: self.ran.append(number), reply, 4)  # type: ignore[misc]
+                self._worker.submit(job, wait=self.stop)
+                self.taken += 1
+        except UnavailableError as error:
+            self.refused = error.code
+
+    def end(self) -> None:
+        """Ends it, however full the queue is."""
+        self.stop.set()
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+
+
+@pytest.mark.parametrize(("capacity", "share"), [(1, 0), (2, 1), (4, 2), (5, 2)])
+def test_a_source_faster_than_the_model_leaves_room_for_requests(capacity: int, share: int) -> None:
+    """It fills half of the queue and waits; requests fill the rest and run first, all in order."""
+    bench = Bench(capacity)
+    bench.busy()
+    source = Source(bench.worker)
+    until(lambda: source.taken == share)
+    for number in range(capacity - share + 1):
+        bench.ask(id=f"r{number}", text=f"r{number}")
+    assert bench.errors() == {f"r{capacity - share}": "busy"}
+    assert (source.taken, source.ran) == (share, [])
+    bench.gate.set()
+    until(lambda: len(source.ran) >= 20)
+    for number in range(20):  # and for as long as it goes on
+        until(lambda: bench.worker.depth < capacity)
+        bench.ask(id=f"later{number}", text=f"later{number}")
+    source.end()
+    bench.drain()
+    assert bench.order[1 : capacity - share + 1] == [f"r{n}" for n in range(capacity - share)]
+    assert source.ran == list(range(source.taken))
+    if capacity > 1:
+        assert list(bench.errors()) == [f"r{capacity - share}"]
+
+
+def test_a_source_that_waits_for_room_is_let_go_when_the_agent_stops(bench: Bench) -> None:
+    """By its own event, and by the drain."""
+    bench.busy()
+    source = Source(bench.worker)
+    until(lambda: source.taken == 2)
+    source.end()
+    assert source.refused == "busy"
+    other = Source(bench.worker)
+    bench.drain()
+    until(lambda: bool(other.refused))
+    assert other.refused == "shutting-down"
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Waits for what other threads do."""
+    deadline = time.monotonic() + 5
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 def test_higher_priorities_run_first_and_equals_in_order(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import paho.mqtt.client as paho
 import pytest
 
-from agent.sources.readers import MAX_LINE_BYTES, Lines
+from agent.sources.lines import MAX_LINE_BYTES, Lines
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig, SourceConfig
 from contracts.connection import new_client

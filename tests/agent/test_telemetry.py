@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import threading
 import urllib.request
 from pathlib import Path
@@ -14,14 +15,14 @@ import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.clock import SystemClock
+from agent.clock import EARLIEST, SystemClock
 from agent.telemetry import gauges, homeassistant
 from agent.telemetry.gauges import Gauges
 from agent.telemetry.news import MAX_REASONS, News
 from agent.telemetry.prometheus import MetricsServer, render
 from agent.telemetry.recorder import Recorder, drift
 from agent.telemetry.reporter import Reporter
-from agent.telemetry.spool import Spool
+from agent.telemetry.spool import RETRY_S, Spool
 from contracts import codec, limits
 from contracts.bundle import Bundle
 from contracts.errors import ErrorInfo
@@ -197,10 +198,10 @@ def test_progress_and_the_same_failure_again_are_no_news() -> None:
 
 def test_old_messages_are_dropped_by_age(tmp_path: Path) -> None:
     """Age counts from when it was put."""
-    now = [0.0]
+    now = [EARLIEST]
     one = spool(tmp_path, max_age_s=100.0, time=lambda: now[0])
     one.put("t", b"old")
-    now[0] = 150.0
+    now[0] += 150.0
     one.put("t", b"new")
     assert [r.payload for r in one.after(0, 9)] == [b"new"]
     assert one.take_dropped() == 1
@@ -209,7 +210,8 @@ def test_old_messages_are_dropped_by_age(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [1.0, -1.0])
 def test_age_counts_over_restarts_and_set_clocks(tmp_path: Path, step: float) -> None:
     """The oldest message is looked for when the spool is opened, and after each drop."""
-    now = [1000.0]
+    began = EARLIEST + 1000.0
+    now = [began]
     one = spool(tmp_path, max_age_s=100.0, time=lambda: now[0])
     for payload in (b"a", b"b", b"c"):
         one.put("t", payload)
@@ -218,11 +220,145 @@ def test_age_counts_over_restarts_and_set_clocks(tmp_path: Path, step: float) ->
     one.close()
     again = spool(tmp_path, max_age_s=100.0, time=lambda: now[0])
     for late, left in ((100.5, 2), (101.5, 1), (102.5, 0)):
-        now[0] = 1000.0 + late + min(0.0, 2 * step)
+        now[0] = began + late + min(0.0, 2 * step)
         again.put("t", b"new", precious=True)
         found = [r.payload for r in again.after(0, 9)]
         assert len([p for p in found if len(p) == 1]) == left
     assert again.take_dropped() == 3
+
+
+class Board:
+    """A board whose clock is set while it runs."""
+
+    def __init__(self, folder: Path, now: float) -> None:
+        self.now = now
+        self.running = 50.0
+        self.folder = folder
+        self.spool = self.open()
+
+    def open(self, **limits_: Any) -> Spool:
+        """The spool, as a new run has it."""
+        clocks = {"time": lambda: self.now, "monotonic": lambda: self.running}
+        self.spool = spool(self.folder, **({"max_age_s": 100.0} | clocks | limits_))
+        return self.spool
+
+    def restart(self) -> None:
+        """The agent starts anew."""
+        self.spool.close()
+        self.open()
+
+    def put(self, payload: bytes, seconds: float = 0.0, *, precious: bool = False) -> None:
+        """Time passes, and a message comes."""
+        self.now += seconds
+        self.running += seconds
+        assert self.spool.put("t", payload, precious=precious)
+
+    def left(self) -> list[bytes]:
+        """What was not dropped."""
+        return [r.payload for r in self.spool.after(0, 99)]
+
+
+@pytest.mark.parametrize("began", [EARLIEST - 1e6, EARLIEST + 1e6])
+@pytest.mark.parametrize("step", [5e6, -5e5])
+def test_setting_the_clock_drops_nothing_and_makes_nothing_younger(
+    tmp_path: Path, began: float, step: float
+) -> None:
+    """Ages go on from what they were, whether or not the clock could be right before."""
+    board = Board(tmp_path, began)
+    for number in range(4):
+        board.put(b"%d" % number, 20)
+    board.now += step
+    board.put(b"set", 20)
+    assert board.left() == [b"0", b"1", b"2", b"3", b"set"]
+    if board.now < EARLIEST:  # set to what cannot be right either
+        board.now += 5e6
+    board.put(b"later", 39)
+    assert board.left() == [b"1", b"2", b"3", b"set", b"later"]
+    board.restart()
+    board.put(b"last", 90)
+    assert board.left() == [b"later", b"last"]
+    assert board.spool.take_dropped() == 5
+
+
+def test_what_was_put_before_the_clock_was_ever_set_ages_from_then_on(tmp_path: Path) -> None:
+    """Runs of a board without a clock begin at the same time; which one was first nobody knows."""
+    board = Board(tmp_path, 1000.0)
+    board.put(b"first")
+    for number in range(3):
+        board.restart()
+        board.now = 1000.0
+        board.put(b"%d" % number, 500)
+    assert board.left() == [b"first", b"0", b"1", b"2"]
+    board.restart()
+    board.now = EARLIEST + 10.0  # can be right, and is not
+    board.put(b"set")
+    board.now += 1e7
+    board.put(b"again", 60)
+    assert board.left() == [b"first", b"0", b"1", b"2", b"set", b"again"]
+    board.put(b"end", 50)
+    assert board.left() == [b"again", b"end"]
+
+
+def test_a_board_whose_clock_is_never_set_keeps_the_bound_of_bytes(tmp_path: Path) -> None:
+    """No message is dropped by an age that nobody knows."""
+    board = Board(tmp_path, 0.0)
+    board.open(max_bytes=30)
+    for number in range(5):
+        board.put(b"%d" % number * 10, 1000)
+    assert [p[:1] for p in board.left()] == [b"2", b"3", b"4"]
+
+
+def test_what_waits_in_memory_moves_with_the_clock_too(tmp_path: Path) -> None:
+    """Before and after it is moved to the file, behind messages of an earlier run."""
+    board = Board(tmp_path, EARLIEST)
+    board.put(b"earlier")
+    board.spool.close()
+    with full_disk():
+        board.open()
+        assert board.spool.in_memory
+        board.put(b"a", 10)
+    board.now += 1e6
+    assert board.spool.settle() is not None  # the earlier one is older than a million seconds
+    board.put(b"b", 10)
+    board.now += 1e6
+    board.put(b"c", 80)
+    assert board.left() == [b"a", b"b", b"c"]
+    board.put(b"d", 15)
+    assert board.left() == [b"b", b"c", b"d"]
+
+
+def test_on_a_disk_that_refuses_the_clock_of_before_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is dropped and nothing is refused for that; it is tried again."""
+    board = Board(tmp_path, EARLIEST + 10.0)
+    board.put(b"a")
+
+    def refuse(seconds: float) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(board.spool._table, "clock_moved", refuse)
+        board.now += 1e6
+        board.put(b"b", 10)
+    board.put(b"c", RETRY_S - 1)
+    assert board.spool._ahead < 1e6 + EARLIEST - 50.0
+    board.put(b"d", 1)
+    assert board.left() == [b"a", b"b", b"c", b"d"]
+    board.restart()
+    board.put(b"e", 35)
+    assert board.left() == [b"b", b"c", b"d", b"e"]
+
+
+def test_a_board_that_sleeps_does_not_write_its_spool_anew_each_time(tmp_path: Path) -> None:
+    """Its wall clock goes on meanwhile, its monotonic clock does not."""
+    board = Board(tmp_path, EARLIEST)
+    board.put(b"x")
+    before = board.spool._table._db.total_changes
+    for _ in range(9):
+        board.now += 0.3
+        board.put(b"x")
+    assert board.spool._table._db.total_changes - before <= 9 + 2 * 10
 
 
 def test_the_newest_is_known_after_a_restart(tmp_path: Path) -> None:
