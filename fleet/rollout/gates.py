@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -67,8 +68,14 @@ def _together(
     samples: Callable[[Figures], int],
     by_device: Mapping[str, Figures],
     need: int,
+    *,
+    median: bool,
 ) -> Reading:
-    """A figure over all devices of the wave; blames those that are over the limit alone."""
+    """A figure over all devices of the wave; blames those that are over the limit alone.
+
+    With `median` that of the median device counts if it is worse, of those that have evidence
+    enough by themselves: one device that claims a great many requests cannot hide the others.
+    """
     total = Figures()
     for figures in by_device.values():
         total.merge(figures)
@@ -76,6 +83,9 @@ def _together(
     value = figure(total) if count >= need else None
     if value is None:
         return Reading(gate, wave, limit, samples=count)
+    if median:
+        alone = [figure(one) for one in by_device.values() if samples(one) >= need]
+        value = max(value, statistics.median_low([one for one in alone if one is not None] or [0]))
     holds = value <= limit
     blamed: list[tuple[str, float]] = []
     if not holds:
@@ -124,12 +134,23 @@ def readings(
         if m.phase in ("trial", "confirmed") and m.device in figures
     }
 
-    def together(gate: str, limit: float | None, figure: _Figure, *, shadow: bool = False) -> None:
+    def together(
+        gate: str,
+        limit: float | None,
+        figure: _Figure,
+        *,
+        shadow: bool = False,
+        median: bool = True,
+    ) -> None:
         if limit is not None:
             samples: Callable[[Figures], int] = (
                 (lambda f: f.shadow_requests) if shadow else (lambda f: f.requests)
             )
-            found.append(_together(gate, wave, limit, figure, samples, ran, gates.min_requests))
+            found.append(
+                _together(
+                    gate, wave, limit, figure, samples, ran, gates.min_requests, median=median
+                )
+            )
 
     together("max_error_rate", gates.max_error_rate, lambda f: _ratio(f.errors, f.requests))
     together(
@@ -142,6 +163,7 @@ def readings(
         "max_label_drift",
         gates.max_label_drift,
         lambda f: label_drift(baseline.labels, f.labels) if baseline else None,
+        median=False,  # each device hears other things; only together they are the baseline's
     )
     together(
         "max_confidence_drift",
@@ -151,6 +173,7 @@ def readings(
             if baseline and f.confidence
             else None
         ),
+        median=False,
     )
     together(
         "max_shadow_disagreement",

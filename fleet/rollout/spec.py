@@ -29,9 +29,11 @@ class _Model(BaseModel):
 class Gates(_Model):
     """What must hold in a wave. A gate that is null is not looked at.
 
-    Rates and drifts are over the devices of one wave together; memory and golden accuracy are
-    of each device. Drift is the distance to the manifest's baseline (total variation of labels,
-    Kolmogorov-Smirnov of confidences) less what chance alone would give.
+    Rates, latency and drifts are over the devices of one wave together; rates and latency also
+    of the median device with evidence enough by itself, so that one that claims much cannot
+    hide the others. Memory and golden accuracy are of each device. Drift is the distance to the
+    manifest's baseline (total variation of labels, Kolmogorov-Smirnov of confidences) less what
+    chance alone would give.
     """
 
     max_failure_rate: Ratio = Field(
