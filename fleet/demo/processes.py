@@ -27,7 +27,7 @@ class Processes:
         self.logs = logs
         self.logs.mkdir(parents=True, exist_ok=True)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._commands: dict[str, list[str]] = {}
+        self._commands: dict[str, tuple[str, Sequence[str]]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -43,7 +43,7 @@ class Processes:
     def start(self, name: str, module: str, arguments: Sequence[str]) -> None:
         """Starts ``python -m module arguments`` in the background; its output goes to its log."""
         command = [sys.executable, "-P", "-m", module, *arguments]
-        self._commands[name] = command
+        self._commands[name] = module, arguments
         with self.log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
@@ -57,8 +57,7 @@ class Processes:
 
     def restart(self, name: str) -> None:
         """Starts a program again that was killed."""
-        _, _, module, *arguments = self._commands[name]
-        self.start(name, module, arguments)
+        self.start(name, *self._commands[name])
 
     def log(self, name: str) -> Path:
         """The log file of a program."""
