@@ -394,7 +394,7 @@ class Step:
                 if fact.online:
                     self.assign(fact)
                     self.note("late-joiner", f"{fact.device} joined late", device=fact.device)
-        for member in self.members("confirmed", "failed", "removed"):
+        for member in self.members("confirmed", "failed", "removed", "deferred"):
             held = self.facts.devices.get(member.device)
             if held is not None and held.holder == self.state.id:
                 self.actions.append(Release(member.device))

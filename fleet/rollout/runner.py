@@ -74,6 +74,23 @@ class Runner:
 
     # Reading ------------------------------------------------------------------------------
 
+    def _world(self, connection: sa.Connection, live: Sequence[str]) -> World:
+        """All devices; only rollouts that are still stepped hold any.
+
+        A rollout that nobody follows any more may have ended its days with a device on its way:
+        it never lets go of it, and must not keep it from the others.
+        """
+        found = devices.every(connection)
+        holding = {None, *live}
+        return World(
+            device if device.rollout in holding else msgspec.structs.replace(device, rollout=None)
+            for device in found
+        )
+
+    def _live(self, connection: sa.Connection, now: float) -> list[str]:
+        """The rollouts that a tick steps, in its order."""
+        return rollouts.active(connection) + self._followed(connection, now)
+
     def _published(self, connection: sa.Connection, spec: RolloutSpec) -> Published:
         return bundles.find(connection, spec.bundle, spec.version)
 
@@ -133,11 +150,10 @@ class Runner:
         changes: list[_Change] = []
         with self._store.read() as connection:
             seen = leases.generation(connection, LEASE)
-            ids = rollouts.active(connection)
-            ids += self._followed(connection, now)
+            ids = self._live(connection, now)
             if not ids:
                 return False
-            world = World(devices.every(connection))
+            world = self._world(connection, ids)
             for rollout in ids:
                 stored = rollouts.get(connection, rollout)
                 before = stored.state
@@ -222,7 +238,7 @@ class Runner:
         """
         with self._store.read() as connection:
             published = self._published(connection, spec)
-            world = World(devices.every(connection))
+            world = self._world(connection, self._live(connection, self._clock()))
             fit, left_out = world.pool(spec, published)
             slot = slot_of(spec, published.manifest)
             moving = []

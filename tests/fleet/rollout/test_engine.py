@@ -272,6 +272,24 @@ def test_late_joiners_get_the_version_in_the_last_wave_and_after_success() -> No
     assert fleet.facts["c"].holder is None
 
 
+def test_a_late_joiner_that_goes_away_is_free_for_the_next_rollout() -> None:
+    """It still gets the version when it is back, unless another took it meanwhile."""
+    fleet = FakeFleet("a")
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    fleet.settle(steps=4)
+    fleet.add("late")
+    fleet.step()
+    assert fleet.facts["late"].holder == "r1"
+    fleet.change("late", online=False, since=fleet.now)
+    fleet.now += 21
+    fleet.step()
+    assert fleet.phases()["late"] == "deferred"
+    assert fleet.facts["late"].holder is None
+    fleet.change("late", online=True, since=fleet.now)
+    fleet.settle(steps=3)
+    assert fleet.phases()["late"] == "confirmed"
+
+
 def test_an_older_rollout_leaves_devices_that_a_newer_one_took() -> None:
     """After a newer rollout, the older one serves no late joiner of its devices."""
     fleet = FakeFleet("a")
