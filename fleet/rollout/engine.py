@@ -49,6 +49,14 @@ def order(rollout: str, facts: list[DeviceFact]) -> list[DeviceFact]:
     return sorted(facts, key=key)
 
 
+MAX_AHEAD: Final = 10_000
+"""Revisions by which a device may be ahead of the controller and be believed.
+
+After a restore the controller's count is behind by the few documents since the backup. The limit
+keeps a device that claims 2**53 from using up its revisions: they only grow.
+"""
+
+
 class Step:
     """One step under way: the state so far, and the actions so far."""
 
@@ -58,7 +66,7 @@ class Step:
         self.facts = facts
         self.now = now
         self.actions: list[Action] = []
-        self.revisions = {d: f.revision for d, f in facts.devices.items()}
+        self.revisions = {d: _newest_revision(f) for d, f in facts.devices.items()}
 
     @property
     def header(self) -> Header:
@@ -398,6 +406,12 @@ class Step:
             held = self.facts.devices.get(member.device)
             if held is not None and held.holder == self.state.id:
                 self.actions.append(Release(member.device))
+
+
+def _newest_revision(fact: DeviceFact) -> int:
+    """The newest revision that the device may have seen; it ignores what is not newer."""
+    ahead = fact.revision < fact.reached <= fact.revision + MAX_AHEAD
+    return fact.reached if ahead else fact.revision
 
 
 def _useful(members: list[Member]) -> int:

@@ -272,6 +272,34 @@ def test_late_joiners_get_the_version_in_the_last_wave_and_after_success() -> No
     assert fleet.facts["c"].holder is None
 
 
+@pytest.mark.parametrize(
+    ("reached", "asked"),
+    [(12, 13), (10, 11), (9, 11), (10_010, 10_011), (10_011, 11), (2**53, 11)],
+)
+def test_a_device_that_is_ahead_of_a_restored_database_is_asked_for_what_is_new_to_it(
+    reached: int, asked: int
+) -> None:
+    """Within reason: a device that claims any number does not use its revisions up."""
+    fleet = FakeFleet("a")
+    fleet.change("a", revision=10, reached=reached)
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    actions = fleet.step()
+    assert [a.revision for a in actions if isinstance(a, SetDesired)] == [asked]
+
+
+def test_a_rollout_after_a_restore_succeeds() -> None:
+    """Devices ignore revisions that are not newer than what they reached."""
+    fleet = FakeFleet("a")
+    fleet.change("a", revision=10, reached=12)
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    for _ in range(12):
+        fleet.step()
+        if fleet.facts["a"].revision > 12:
+            fleet.obey("a")
+        fleet.now += 11
+    assert fleet.state().header.status == "succeeded"
+
+
 def test_a_late_joiner_that_goes_away_is_free_for_the_next_rollout() -> None:
     """It still gets the version when it is back, unless another took it meanwhile."""
     fleet = FakeFleet("a")
