@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -20,7 +20,7 @@ from fleet.rollout.engine import step
 from fleet.rollout.facts import Action, Facts, Note, Release, SetDesired
 from fleet.rollout.plan import Plan, plan
 from fleet.rollout.spec import RolloutSpec
-from fleet.rollout.state import Header, RolloutState
+from fleet.rollout.state import ENDED, Header, RolloutState
 from fleet.rollout.world import World, device_fact, figures_of, slot_of
 from fleet.store import Store, bundles, devices, leases, rollouts, webhooks
 from fleet.store.bundles import Published
@@ -94,18 +94,26 @@ class Runner:
     def _published(self, connection: sa.Connection, spec: RolloutSpec) -> Published:
         return bundles.find(connection, spec.bundle, spec.version)
 
-    def _facts(self, connection: sa.Connection, world: World, stored: Stored) -> Facts:
+    def _facts(
+        self,
+        connection: sa.Connection,
+        world: World,
+        stored: Stored,
+        newest: Mapping[str, int],
+    ) -> Facts:
         state = stored.state
         published = self._published(connection, stored.spec)
         blockers: list[str] = []
         if state.header.status == "queued":
             blockers = self._sharing(connection, world, stored.spec, published, state.number)
+        # Nobody reads the gates of a rollout that has ended.
+        ended = state.header.status in ENDED
         return world.facts(
             stored.spec,
             state,
             published,
-            figures=figures_of(connection, stored.spec, state),
-            newest=rollouts.newest_of_slot(connection, state.header.slot),
+            figures={} if ended else figures_of(connection, stored.spec, state),
+            newest=newest,
             blockers=blockers,
         )
 
@@ -154,14 +162,20 @@ class Runner:
             if not ids:
                 return False
             world = self._world(connection, ids)
+            newest: dict[str, dict[str, int]] = {}
             for rollout in ids:
                 stored = rollouts.get(connection, rollout)
                 before = stored.state
-                facts = self._facts(connection, world, stored)
+                slot = before.header.slot
+                if slot not in newest:
+                    newest[slot] = rollouts.newest_of_slot(connection, slot)
+                facts = self._facts(connection, world, stored, newest[slot])
                 after, actions = step(stored.spec, before, facts, now)
                 if actions or after != before:
                     self._imagine(world, after, actions, now)
                     changes.append(_Change(before, after, actions))
+                for device in after.members.keys() - before.members.keys():
+                    newest[slot][device] = max(newest[slot].get(device, 0), after.number)
         if changes:
             self._commit(seen, world, changes, now)
         return bool(changes)
@@ -352,7 +366,8 @@ class Runner:
                     case "resume":
                         after = commands.resume(before)
                     case "abort":
-                        facts = self._facts(connection, world, stored)
+                        newest = rollouts.newest_of_slot(connection, before.header.slot)
+                        facts = self._facts(connection, world, stored, newest)
                         after, actions = commands.abort(stored.spec, before, facts, now, who)
             past = _PAST[what]
             note = Note(f"{past}-by-person", f"{past} by {who}", {"by": who})

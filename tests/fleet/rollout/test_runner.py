@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from contracts.messages import BundleRef, Reported, SlotReport
 from fleet.folder import Fleet, FleetConfig
+from fleet.rollout import runner
 from fleet.rollout.runner import Runner
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import Store, devices, rollouts
@@ -127,3 +128,31 @@ def test_a_late_joiner_of_a_rollout_that_nobody_follows_any_more_is_free(small: 
     assert small.status(second) == "succeeded"
     assert small.active("late") == "2.0.0"
     assert small.device("late").rollout is None
+
+
+def test_ended_rollouts_cost_a_tick_no_figures_and_one_look_at_who_is_newest(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are followed: a person's command waits behind the tick."""
+    small.add("a")
+    gates = {"max_error_rate": 0.1, "no_evidence": "pass"}
+    for version in ("1.0.0", "2.0.0", "1.0.0"):
+        assert small.status(small.create(version, gates=gates)) == "running"
+        small.settle("a")
+    looks: list[str] = []
+
+    def counting(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def look(*arguments: object) -> object:
+            looks.append(name)
+            return real(*arguments)
+
+        return look
+
+    for module, name in ((runner, "figures_of"), (rollouts, "newest_of_slot")):
+        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
+    small.runner.tick()
+    assert looks == ["newest_of_slot"]
+    small.create("2.0.0", gates=gates)
+    looks.clear()
+    small.runner.tick()
+    assert sorted(looks) == ["figures_of", "newest_of_slot"]
