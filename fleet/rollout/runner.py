@@ -163,6 +163,7 @@ class Runner:
                 return False
             world = self._world(connection, ids)
             newest: dict[str, dict[str, int]] = {}
+            served: dict[str, set[str]] = {}
             for rollout in ids:
                 stored = rollouts.get(connection, rollout)
                 before = stored.state
@@ -170,6 +171,8 @@ class Runner:
                 if slot not in newest:
                     newest[slot] = rollouts.newest_of_slot(connection, slot)
                 facts = self._facts(connection, world, stored, newest[slot])
+                if before.header.status == "succeeded":
+                    facts = _unserved(stored, facts, served.setdefault(slot, set()))
                 after, actions = step(stored.spec, before, facts, now)
                 if actions or after != before:
                     self._imagine(world, after, actions, now)
@@ -181,14 +184,18 @@ class Runner:
         return bool(changes)
 
     def _followed(self, connection: sa.Connection, now: float) -> list[str]:
-        """Ended rollouts that still have something to do: returning devices, late joiners."""
-        found: list[str] = []
+        """Ended rollouts that still have something to do: returning devices, late joiners.
+
+        The newest first, so that a late joiner gets its version and no older one; those in shadow
+        mode after the others, because a device needs an answer before one to compare with.
+        """
+        found: list[tuple[bool, int, str]] = []
         for rollout in rollouts.ended_since(connection, now - _FOLLOW_S):
             stored = rollouts.get(connection, rollout, members=False)
             ended = stored.state.header.ended or 0.0
             if now <= ended + stored.spec.follow_s:
-                found.append(rollout)
-        return found
+                found.append((stored.spec.mode == "shadow", -stored.state.number, rollout))
+        return [rollout for _, _, rollout in sorted(found)]
 
     def _imagine(
         self, world: World, state: RolloutState, actions: Sequence[Action], now: float
@@ -387,6 +394,27 @@ class Runner:
                 except _Conflict:
                     continue
         raise UnavailableError("busy", "rollouts change too fast now: try again")
+
+
+def _unserved(stored: Stored, facts: Facts, served: set[str]) -> Facts:
+    """The facts of a rollout that succeeded, without late joiners of a newer one that did.
+
+    The newer one may not serve them at once (outside its windows); an older version is still
+    the wrong one.
+
+    Args:
+        stored: the rollout.
+        facts: as it would see them.
+        served: devices that newer rollouts of the slot serve; this one's are added.
+    """
+    mine = {d for d, fact in facts.devices.items() if fact.eligible}
+    others = mine & served - stored.state.members.keys()
+    if stored.spec.mode == "active" and stored.spec.waves[-1].percent == 100:
+        served |= mine
+    if not others:
+        return facts
+    changed = {d: msgspec.structs.replace(facts.devices[d], eligible=False) for d in others}
+    return msgspec.structs.replace(facts, devices=facts.devices | changed)
 
 
 def _some(left_out: dict[str, str]) -> str:

@@ -61,7 +61,12 @@ class Small:
         slots = device.desired.slots if device.desired else {}
         report = Reported(
             name, "b", "1.0.0", "raspberry-pi-5", "tflite", self.now,
-            slots={slot: SlotReport(active=asked.bundle) for slot, asked in slots.items()},
+            slots={
+                slot: SlotReport(shadow=asked.bundle)
+                if asked.mode == "shadow"
+                else SlotReport(active=asked.bundle)
+                for slot, asked in slots.items()
+            },
             desired_revision=device.desired_revision,
         )  # fmt: skip
         with self.store.write() as connection:
@@ -156,3 +161,44 @@ def test_ended_rollouts_cost_a_tick_no_figures_and_one_look_at_who_is_newest(
     looks.clear()
     small.runner.tick()
     assert sorted(looks) == ["figures_of", "newest_of_slot"]
+
+
+def test_a_late_joiner_gets_the_newest_version_first(small: Small) -> None:
+    """Never the one that was superseded, which may be why it was."""
+    small.add("a")
+    for version in VERSIONS:
+        rollout = small.create(version)
+        small.settle("a")
+        assert small.status(rollout) == "succeeded"
+    small.add("late")
+    assert small.settle("late") == ["2.0.0"] * 6
+    assert small.active("late") == "2.0.0"
+    assert small.device("late").rollout is None
+
+
+def test_a_late_joiner_waits_for_the_newest_version_to_be_in_its_windows(small: Small) -> None:
+    """An older rollout without windows does not serve it meanwhile."""
+    small.add("a")
+    small.create("1.0.0")
+    small.settle("a")
+    small.now = 20 * 86400 + 2.5 * 3600
+    second = small.create("2.0.0", windows=[{"start": "02:00", "end": "04:00"}])
+    small.settle("a")
+    assert small.status(second) == "succeeded"
+    small.now += 4 * 3600
+    small.add("late")
+    assert small.settle("late") == [None] * 6
+    small.now += 20 * 3600
+    assert small.settle("late") == ["2.0.0"] * 6
+
+
+def test_a_rollout_in_shadow_mode_keeps_no_late_joiner_from_its_model(small: Small) -> None:
+    """The older one gives it a model that answers."""
+    small.add("a")
+    small.create("1.0.0")
+    small.settle("a")
+    second = small.create("2.0.0", mode="shadow")
+    small.settle("a")
+    assert small.status(second) == "succeeded"
+    small.add("late")
+    assert small.settle("late", ticks=1) == ["1.0.0"]
