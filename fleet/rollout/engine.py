@@ -15,6 +15,7 @@ between two steps loses nothing and does nothing twice.
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 import msgspec
 
@@ -27,6 +28,12 @@ from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ENDED, IN_FLIGHT, Header, Member, Reading, RolloutState
 
 __all__ = ["order", "step"]
+
+STAND_INS: Final = 3
+"""Devices of a wave that may go away after they were told, and have others take their place.
+
+Or `min_confirmed`, when that is more. Beyond it the wave waits: so many are no chance.
+"""
 
 
 def order(rollout: str, facts: list[DeviceFact]) -> list[DeviceFact]:
@@ -42,6 +49,14 @@ def order(rollout: str, facts: list[DeviceFact]) -> list[DeviceFact]:
     return sorted(facts, key=key)
 
 
+MAX_AHEAD: Final = 10_000
+"""Revisions by which a device may be ahead of the controller and be believed.
+
+After a restore the controller's count is behind by the few documents since the backup. The limit
+keeps a device that claims 2**53 from using up its revisions: they only grow.
+"""
+
+
 class Step:
     """One step under way: the state so far, and the actions so far."""
 
@@ -51,7 +66,7 @@ class Step:
         self.facts = facts
         self.now = now
         self.actions: list[Action] = []
-        self.revisions = {d: f.revision for d, f in facts.devices.items()}
+        self.revisions = {d: _newest_revision(f) for d, f in facts.devices.items()}
 
     @property
     def header(self) -> Header:
@@ -79,6 +94,14 @@ class Step:
 
     def members(self, *phases: str) -> list[Member]:
         return [m for m in self.state.members.values() if m.phase in phases]
+
+    def own(self) -> list[Member]:
+        """Members of the current wave."""
+        return [m for m in self.state.members.values() if m.wave == self.header.wave]
+
+    def away(self, member: Member) -> bool:
+        fact = self.facts.devices.get(member.device)
+        return fact is not None and not fact.online
 
     # 1 and 2: members ---------------------------------------------------------------------
 
@@ -223,7 +246,7 @@ class Step:
         if again is not None:
             self.set_member(
                 again, phase="assigned", revision=revision, since=self.now,
-                attempts=again.attempts + 1, reason=None,
+                attempts=again.attempts + 1, reason=None, told=fact.online,
             )  # fmt: skip
             return
         # What it was asked for may be the target itself, refused before: no way back.
@@ -232,6 +255,7 @@ class Step:
         member = Member(
             fact.device, self.header.wave, "assigned", revision, self.now, self.now,
             previous=previous, previous_ref=active if self.spec.mode == "active" else None,
+            told=fact.online,
         )  # fmt: skip
         self.state = self.state.replace(member)
 
@@ -240,11 +264,7 @@ class Step:
         waiting = self.candidates()
         target = self.spec.waves[self.header.wave].target(len(self.state.members) + len(waiting))
         missing = target - len([m for m in self.state.members.values() if m.phase != "removed"])
-        # Devices that are all away prove nothing: others take their place.
-        useful = sum(
-            m.phase not in ("deferred", "removed", "failed") for m in self.state.members.values()
-        )
-        missing = max(missing, min(self.spec.min_confirmed - useful, _online(waiting)))
+        missing = max(missing, min(self.stand_ins(), _online(waiting)))
         chosen = waiting[: max(missing, 0)]
         if chosen and not windows.is_open(self.spec.windows, self.now):
             self.set_header(waiting="outside the maintenance windows")
@@ -257,6 +277,19 @@ class Step:
         if chosen:
             self.set_header(waiting="", bake_until=None)
         return room >= len(chosen)
+
+    def stand_ins(self) -> int:
+        """How many more devices it takes to prove the wave, because its own are away or failed.
+
+        Devices that went away after they were told are replaced a few times, not for ever: it may
+        be the version that takes them away.
+        """
+        own = self.own()
+        gone = sum(m.phase == "deferred" and m.told for m in own)
+        if gone > max(STAND_INS, self.spec.min_confirmed):
+            return 0
+        missing = self.spec.min_confirmed - _useful(list(self.state.members.values()))
+        return max(missing, min(self.spec.min_confirmed, len(own)) - _useful(own))
 
     # 5: progress --------------------------------------------------------------------------
 
@@ -287,15 +320,26 @@ class Step:
 
     def settled(self) -> bool:
         """Whether all devices of the waves so far are done, or away."""
-        own = [m for m in self.state.members.values() if m.wave == self.header.wave]
+        own = self.own()
         busy = [m for m in self.state.members.values() if m.phase in IN_FLIGHT]
         busy += [m for m in own if m.phase == "failed" and m.attempts < self.spec.attempts]
         if busy:
-            self.set_header(waiting="")
+            gone = [m.device for m in busy if m.phase in ("updating", "trial") and self.away(m)]
+            named = ", ".join(gone[:3]) + (" and others" if gone[3:] else "")
+            why = f"{named} went away in the middle of the update: waits until the deadline"
+            self.set_header(waiting=why if gone else "")
             return False
         reached = len(self.state.members) - len(self.members("removed", "failed"))
         if len(self.members("confirmed")) < min(self.spec.min_confirmed, reached):
             self.set_header(waiting="its devices are away: waits for one to come back")
+            return False
+        # Of its own devices too: what the canary proved says nothing of those that went dark here.
+        # Without a sign of the update they only count while there are waves to protect.
+        more = self.header.wave + 1 < len(self.spec.waves)
+        confirmed = sum(m.phase == "confirmed" for m in own)
+        gone_own = sum(m.phase == "deferred" and (m.lost or (more and m.told)) for m in own)
+        if confirmed < min(self.spec.min_confirmed, confirmed + gone_own):
+            self.set_header(waiting="its devices went away: waits for one to come back")
             return False
         return True
 
@@ -325,7 +369,7 @@ class Step:
 
     def end_wave(self) -> None:
         wave = self.header.wave
-        own = [m for m in self.state.members.values() if m.wave == wave]
+        own = self.own()
         confirmed = sum(m.phase == "confirmed" for m in own)
         self.note(
             "wave-passed", f"wave {wave + 1} passed with {confirmed} of {len(own)} devices",
@@ -340,6 +384,7 @@ class Step:
             "rollout-succeeded", f"the rollout succeeded on {done} devices",
             confirmed=done, failed=len(self.members("failed")),
             deferred=len(self.members("deferred")),
+            lost=sum(m.lost for m in self.state.members.values()),
         )  # fmt: skip
         self.release_all()
 
@@ -357,10 +402,21 @@ class Step:
                 if fact.online:
                     self.assign(fact)
                     self.note("late-joiner", f"{fact.device} joined late", device=fact.device)
-        for member in self.members("confirmed", "failed", "removed"):
+        for member in self.members("confirmed", "failed", "removed", "deferred"):
             held = self.facts.devices.get(member.device)
             if held is not None and held.holder == self.state.id:
                 self.actions.append(Release(member.device))
+
+
+def _newest_revision(fact: DeviceFact) -> int:
+    """The newest revision that the device may have seen; it ignores what is not newer."""
+    ahead = fact.revision < fact.reached <= fact.revision + MAX_AHEAD
+    return fact.reached if ahead else fact.revision
+
+
+def _useful(members: list[Member]) -> int:
+    """Members that have confirmed, or still can without coming back first."""
+    return sum(m.phase not in ("deferred", "removed", "failed") for m in members)
 
 
 def _online(facts: list[DeviceFact]) -> int:

@@ -45,9 +45,13 @@ def _ranked(values: Iterable[tuple[str, float]], *, least: bool = False) -> list
 
 
 def failure_reading(members: Sequence[Member], wave: int, limit: float, attempts: int) -> Reading:
-    """Failed devices over those that the wave reached; one that has tries left has not failed."""
-    counted = [m for m in members if m.phase not in ("deferred", "removed")]
-    failed = [m for m in counted if m.phase == "failed" and m.attempts >= attempts]
+    """Failed devices over those that the wave reached; one that has tries left has not failed.
+
+    A device that was lost in the middle of the update has failed until it confirms: nobody can
+    tell a dead one from one that is merely away.
+    """
+    counted = [m for m in members if m.phase != "removed" and (m.lost or m.phase != "deferred")]
+    failed = [m for m in counted if m.lost or (m.phase == "failed" and m.attempts >= attempts)]
     value = _ratio(len(failed), len(counted))
     return Reading(
         "max_failure_rate",
@@ -57,6 +61,7 @@ def failure_reading(members: Sequence[Member], wave: int, limit: float, attempts
         None if value is None else value <= limit,
         len(counted),
         [(m.device, 1.0) for m in failed[:MAX_BLAMED]],
+        sum(m.lost for m in failed),
     )
 
 
@@ -197,11 +202,16 @@ def explain(reading: Reading) -> ErrorInfo:
     title = _TITLES[reading.gate]
     named = ", ".join(device for device, _ in reading.devices[:5])
     more = f" and {len(reading.devices) - 5} more" if len(reading.devices) > 5 else ""
+    lost = (
+        f"; went away in the middle of the update and did not come back: {reading.lost}"
+        if reading.lost
+        else ""
+    )
     sign = "at least" if reading.gate.startswith("min_") else "at most"
     return ErrorInfo(
         "gate-failed",
         f"wave {reading.wave + 1}: {title} is {reading.value:.6g}, allowed is {sign} "
-        f"{reading.limit:.6g}; devices: {named or 'none alone'}{more}",
+        f"{reading.limit:.6g}; devices: {named or 'none alone'}{more}{lost}",
         {
             "gate": reading.gate,
             "wave": reading.wave,
@@ -209,5 +219,6 @@ def explain(reading: Reading) -> ErrorInfo:
             "limit": reading.limit,
             "samples": reading.samples,
             "devices": [device for device, _ in reading.devices],
+            "lost": reading.lost,
         },
     )

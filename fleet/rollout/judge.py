@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from contracts.errors import ErrorInfo
@@ -9,6 +11,9 @@ from contracts.messages import BundleRef, UpdateEvent
 from fleet.rollout.facts import DeviceFact
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import IN_FLIGHT, Member, Phase
+
+_FOUND: Final[dict[str, object]] = {"lost": False, "reason": None}
+"""What changes in a member that confirms: it is no longer lost, and failed no more."""
 
 
 def _event_of(member: Member, fact: DeviceFact, target: BundleRef, slot: str) -> UpdateEvent | None:
@@ -39,6 +44,9 @@ def judge(
     if member.phase in ("undone", "removed"):
         return member
     event = _event_of(member, fact, target, slot)
+    if member.phase == "deferred" and (fact.online or (event is not None and not member.lost)):
+        # Back again, or it was between two looks: it starts anew, before its event is read.
+        member = _moved(member, "assigned", now, since=now, told=True)
     if event is not None:
         golden = event.golden_accuracy
         if golden is None:
@@ -46,40 +54,54 @@ def judge(
         match event.state:
             case "refused" | "rolled-back":
                 reason = event.reason or ErrorInfo(event.state, f"the device {event.state} it")
-                return _moved(member, "failed", now, reason=reason, golden_accuracy=golden)
+                return _moved(
+                    member, "failed", now, reason=reason, golden_accuracy=golden, lost=False
+                )
             case "committed":
-                return _moved(member, "confirmed", now, golden_accuracy=golden)
-            case "trial" if member.phase in IN_FLIGHT or member.phase == "deferred":
+                return _moved(member, "confirmed", now, golden_accuracy=golden, **_FOUND)
+            case "trial" if member.phase in IN_FLIGHT:
                 member = _moved(member, "trial", now, golden_accuracy=golden)
             case _ if member.phase in ("assigned", "updating"):
                 member = _moved(member, "updating", now, golden_accuracy=golden)
     on_its_way = member.phase in IN_FLIGHT or member.phase == "deferred"
     there = fact.reached >= member.revision and fact.active == target and not fact.trial
     if on_its_way and there:
-        return _moved(member, "confirmed", now)
+        return _moved(member, "confirmed", now, **_FOUND)
     return _with_clock(member, fact, spec, now)
 
 
 def _with_clock(member: Member, fact: DeviceFact, spec: RolloutSpec, now: float) -> Member:
-    """Deadlines: late and online has failed, away is deferred, back again starts anew."""
-    if member.phase == "deferred":
-        return _moved(member, "assigned", now, since=now) if fact.online else member
+    """Deadlines: late and online has failed; away is deferred, in mid-update it is lost.
+
+    A device that is away before the first sign of the update has harmed nobody, and nobody waits
+    for it. One that went away in the middle may be dead by the version: it has until its deadline
+    to come back, and its wave waits.
+    """
     if member.phase not in IN_FLIGHT:
         return member
-    if not fact.online and now - max(member.since, fact.since) >= spec.offline_s:
+    begun = member.phase != "assigned"
+    if not begun and not fact.online and now - max(member.since, fact.since) >= spec.offline_s:
         return _moved(member, "deferred", now)
     # The trial is the device's own watch, after the update: it does not eat the deadline.
     trial = spec.trial.seconds if member.phase == "trial" else 0.0
     if now - member.since < spec.deadline_s + trial:
         return member
-    if not fact.online:
+    if not fact.online and not begun:
         return _moved(member, "deferred", now)
+    if not fact.online:
+        reason = ErrorInfo(
+            "lost",
+            f"went away in the middle of the update, last seen {member.phase}, and was not back "
+            f"within {spec.deadline_s:g} s",
+            {"phase": member.phase},
+        )
+        return _moved(member, "deferred", now, reason=reason, lost=True)
     reason = ErrorInfo(
         "deadline",
         f"not confirmed within {spec.deadline_s:g} s, last seen {member.phase}",
         {"phase": member.phase},
     )
-    return _moved(member, "failed", now, reason=reason)
+    return _moved(member, "failed", now, reason=reason, lost=False)
 
 
 def judge_undo(member: Member, fact: DeviceFact, target: BundleRef, now: float) -> Member:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -20,7 +20,7 @@ from fleet.rollout.engine import step
 from fleet.rollout.facts import Action, Facts, Note, Release, SetDesired
 from fleet.rollout.plan import Plan, plan
 from fleet.rollout.spec import RolloutSpec
-from fleet.rollout.state import Header, RolloutState
+from fleet.rollout.state import ENDED, Header, RolloutState
 from fleet.rollout.world import World, device_fact, figures_of, slot_of
 from fleet.store import Store, bundles, devices, leases, rollouts, webhooks
 from fleet.store.bundles import Published
@@ -74,21 +74,46 @@ class Runner:
 
     # Reading ------------------------------------------------------------------------------
 
+    def _world(self, connection: sa.Connection, live: Sequence[str]) -> World:
+        """All devices; only rollouts that are still stepped hold any.
+
+        A rollout that nobody follows any more may have ended its days with a device on its way:
+        it never lets go of it, and must not keep it from the others.
+        """
+        found = devices.every(connection)
+        holding = {None, *live}
+        return World(
+            device if device.rollout in holding else msgspec.structs.replace(device, rollout=None)
+            for device in found
+        )
+
+    def _live(self, connection: sa.Connection, now: float) -> list[str]:
+        """The rollouts that a tick steps, in its order."""
+        return rollouts.active(connection) + self._followed(connection, now)
+
     def _published(self, connection: sa.Connection, spec: RolloutSpec) -> Published:
         return bundles.find(connection, spec.bundle, spec.version)
 
-    def _facts(self, connection: sa.Connection, world: World, stored: Stored) -> Facts:
+    def _facts(
+        self,
+        connection: sa.Connection,
+        world: World,
+        stored: Stored,
+        newest: Mapping[str, int],
+    ) -> Facts:
         state = stored.state
         published = self._published(connection, stored.spec)
         blockers: list[str] = []
         if state.header.status == "queued":
             blockers = self._sharing(connection, world, stored.spec, published, state.number)
+        # Nobody reads the gates of a rollout that has ended.
+        ended = state.header.status in ENDED
         return world.facts(
             stored.spec,
             state,
             published,
-            figures=figures_of(connection, stored.spec, state),
-            newest=rollouts.newest_of_slot(connection, state.header.slot),
+            figures={} if ended else figures_of(connection, stored.spec, state),
+            newest=newest,
             blockers=blockers,
         )
 
@@ -133,32 +158,44 @@ class Runner:
         changes: list[_Change] = []
         with self._store.read() as connection:
             seen = leases.generation(connection, LEASE)
-            ids = rollouts.active(connection)
-            ids += self._followed(connection, now)
+            ids = self._live(connection, now)
             if not ids:
                 return False
-            world = World(devices.every(connection))
+            world = self._world(connection, ids)
+            newest: dict[str, dict[str, int]] = {}
+            served: dict[str, set[str]] = {}
             for rollout in ids:
                 stored = rollouts.get(connection, rollout)
                 before = stored.state
-                facts = self._facts(connection, world, stored)
+                slot = before.header.slot
+                if slot not in newest:
+                    newest[slot] = rollouts.newest_of_slot(connection, slot)
+                facts = self._facts(connection, world, stored, newest[slot])
+                if before.header.status == "succeeded":
+                    facts = _unserved(stored, facts, served.setdefault(slot, set()))
                 after, actions = step(stored.spec, before, facts, now)
                 if actions or after != before:
                     self._imagine(world, after, actions, now)
                     changes.append(_Change(before, after, actions))
+                for device in after.members.keys() - before.members.keys():
+                    newest[slot][device] = max(newest[slot].get(device, 0), after.number)
         if changes:
             self._commit(seen, world, changes, now)
         return bool(changes)
 
     def _followed(self, connection: sa.Connection, now: float) -> list[str]:
-        """Ended rollouts that still have something to do: returning devices, late joiners."""
-        found: list[str] = []
+        """Ended rollouts that still have something to do: returning devices, late joiners.
+
+        The newest first, so that a late joiner gets its version and no older one; those in shadow
+        mode after the others, because a device needs an answer before one to compare with.
+        """
+        found: list[tuple[bool, int, str]] = []
         for rollout in rollouts.ended_since(connection, now - _FOLLOW_S):
             stored = rollouts.get(connection, rollout, members=False)
             ended = stored.state.header.ended or 0.0
             if now <= ended + stored.spec.follow_s:
-                found.append(rollout)
-        return found
+                found.append((stored.spec.mode == "shadow", -stored.state.number, rollout))
+        return [rollout for _, _, rollout in sorted(found)]
 
     def _imagine(
         self, world: World, state: RolloutState, actions: Sequence[Action], now: float
@@ -222,7 +259,7 @@ class Runner:
         """
         with self._store.read() as connection:
             published = self._published(connection, spec)
-            world = World(devices.every(connection))
+            world = self._world(connection, self._live(connection, self._clock()))
             fit, left_out = world.pool(spec, published)
             slot = slot_of(spec, published.manifest)
             moving = []
@@ -336,7 +373,8 @@ class Runner:
                     case "resume":
                         after = commands.resume(before)
                     case "abort":
-                        facts = self._facts(connection, world, stored)
+                        newest = rollouts.newest_of_slot(connection, before.header.slot)
+                        facts = self._facts(connection, world, stored, newest)
                         after, actions = commands.abort(stored.spec, before, facts, now, who)
             past = _PAST[what]
             note = Note(f"{past}-by-person", f"{past} by {who}", {"by": who})
@@ -356,6 +394,27 @@ class Runner:
                 except _Conflict:
                     continue
         raise UnavailableError("busy", "rollouts change too fast now: try again")
+
+
+def _unserved(stored: Stored, facts: Facts, served: set[str]) -> Facts:
+    """The facts of a rollout that succeeded, without late joiners of a newer one that did.
+
+    The newer one may not serve them at once (outside its windows); an older version is still
+    the wrong one.
+
+    Args:
+        stored: the rollout.
+        facts: as it would see them.
+        served: devices that newer rollouts of the slot serve; this one's are added.
+    """
+    mine = {d for d, fact in facts.devices.items() if fact.eligible}
+    others = mine & served - stored.state.members.keys()
+    if stored.spec.mode == "active" and stored.spec.waves[-1].percent == 100:
+        served |= mine
+    if not others:
+        return facts
+    changed = {d: msgspec.structs.replace(facts.devices[d], eligible=False) for d in others}
+    return msgspec.structs.replace(facts, devices=facts.devices | changed)
 
 
 def _some(left_out: dict[str, str]) -> str:

@@ -37,7 +37,9 @@ class Gates(_Model):
     """
 
     max_failure_rate: Ratio = Field(
-        0.05, description="failed devices / devices of the wave that were reached"
+        0.05,
+        description="failed devices / devices of the wave that were reached; one that went away "
+        "in the middle of the update and was not back by its deadline has failed until it confirms",
     )
     max_error_rate: Ratio | None = Field(None, description="errors / requests")
     max_latency_p95_us: Annotated[float, Field(gt=0)] | None = None
@@ -123,10 +125,14 @@ class RolloutSpec(_Model):
         1800, description="for one device that is online, from its assignment"
     )
     offline_s: Seconds = Field(
-        120, description="a device that is away this long is deferred: no wave waits for it"
+        120,
+        description="a device that is away this long before it began the update is deferred: no "
+        "wave waits for it; one that had begun is waited for until its deadline",
     )
     min_confirmed: Annotated[int, Field(ge=0, le=10**7)] = Field(
-        1, description="devices that must confirm before a wave can pass"
+        1,
+        description="devices that must confirm before a wave can pass: in the rollout so far, and "
+        "in the wave itself, of those that it reached",
     )
     max_in_flight: Annotated[int, Field(ge=1, le=10**7)] | None = None
     attempts: Annotated[int, Field(ge=1, le=10)] = Field(1, description="tries for each device")

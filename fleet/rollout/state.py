@@ -40,7 +40,8 @@ Phase = Literal[
 ]
 """Where a device is in a rollout.
 
-``deferred``: it is away, no wave waits for it; it goes on when it comes back.
+``deferred``: it is away, no wave waits for it; it goes on when it comes back. One that went away
+in the middle of the update is waited for until its deadline, and is `lost` from then on.
 ``failed``: refused, rolled back by itself, or past its deadline, and out of tries.
 ``removed``: revoked while it was a member.
 ``undoing``: told to go back; ``undone``: went back.
@@ -64,6 +65,9 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
         previous_ref: the bundle that was active before.
         reason: why it failed.
         golden_accuracy: from the device's self-test.
+        told: it was connected when it got the version, or since.
+        lost: it went away after the first sign of the update, and has neither confirmed nor
+            refused since. It counts as failed.
     """
 
     device: str
@@ -77,6 +81,8 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     previous_ref: BundleRef | None = None
     reason: ErrorInfo | None = None
     golden_accuracy: float | None = None
+    told: bool = False
+    lost: bool = False
 
 
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -90,6 +96,7 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
         holds: whether the gate holds; None: no evidence yet.
         samples: requests (or devices) behind the figure.
         devices: who made the figure bad, worst first: id and own figure.
+        lost: how many of the failed devices went away in the middle of the update.
     """
 
     gate: str
@@ -99,6 +106,7 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     holds: bool | None = None
     samples: int = 0
     devices: list[tuple[str, float]] = []
+    lost: int = 0
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -134,12 +134,9 @@ def members_page(
 
 def newest_of_slot(connection: sa.Connection, slot: str) -> dict[str, int]:
     """For every device, the number of the newest rollout that gave its slot a bundle."""
-    header_slot = sa.select(ROLLOUT.c.id, ROLLOUT.c.number, ROLLOUT.c.header).order_by(
-        ROLLOUT.c.number
-    )
     same = {
         row.id: row.number
-        for row in connection.execute(header_slot)
+        for row in connection.execute(sa.select(ROLLOUT.c.id, ROLLOUT.c.number, ROLLOUT.c.header))
         if load(row.header, Header).slot == slot
     }
     found: dict[str, int] = {}

@@ -126,7 +126,7 @@ def test_a_device_that_is_away_for_days_is_deferred_and_updates_when_it_returns(
 
 
 def test_a_canary_that_goes_away_is_replaced() -> None:
-    """A wave whose devices are all away proves nothing."""
+    """A wave whose devices are all away proves nothing; without a sign of the update, no harm."""
     fleet = FakeFleet("a", "b", "c")
     fleet.create(spec_of(waves=[{"count": 1}, {"percent": 100}]))
     fleet.step()
@@ -135,6 +135,125 @@ def test_a_canary_that_goes_away_is_replaced() -> None:
     fleet.now += 21
     fleet.step()
     assert len(fleet.state().members) == 2
+    fleet.settle()
+    assert fleet.state().header.status == "succeeded"
+    assert fleet.state().header.readings[0].value == 0.0
+
+
+def _dies(fleet: FakeFleet, *, spare: int = 0, sign: str = "trial", steps: int = 100) -> set[str]:
+    """Every device but the first few goes dark for ever once it is told; returns the dead."""
+    dead: set[str] = set()
+    spared: set[str] = set()
+    for _ in range(steps):
+        fleet.step()
+        for device, fact in list(fleet.facts.items()):
+            asked = fact.desired is not None and fact.desired.bundle == NEW
+            if not (fact.online and asked and fact.reached < fact.revision):
+                continue
+            if len(spared) < spare or device in spared:
+                spared.add(device)
+                fleet.obey(device)
+                continue
+            if sign:
+                fleet.event(device, sign)
+            fleet.change(device, online=False, since=fleet.now)
+            dead.add(device)
+        fleet.now += 11
+    return dead
+
+
+HUNDRED = [f"d{index}" for index in range(100)]
+
+
+@pytest.mark.parametrize("sign", ["downloading", "trial"])
+def test_a_version_that_kills_devices_stops_at_the_canary(sign: str) -> None:
+    """The canary goes dark in the middle of the update: it is not replaced, it has failed."""
+    fleet = FakeFleet(*HUNDRED)
+    fleet.create(spec_of())
+    dead = _dies(fleet, sign=sign)
+    assert len(dead) == 1
+    header = fleet.state().header
+    assert header.status == "stopped"
+    assert header.reason is not None
+    assert header.reason.detail["devices"] == [*dead]
+    assert header.reason.detail["lost"] == 1
+    assert "middle of the update" in header.reason.message
+
+
+def test_a_version_that_kills_all_but_the_canary_stops_in_the_second_wave() -> None:
+    """What the canary proved does not carry the others."""
+    fleet = FakeFleet(*HUNDRED)
+    fleet.create(spec_of())
+    dead = _dies(fleet, spare=1)
+    assert len(dead) == 9
+    assert fleet.state().header.status == "stopped"
+    assert len([n for n in fleet.notes if n.kind == "wave-passed"]) == 1
+
+
+@pytest.mark.parametrize("limit", [0.05, 1.0])
+def test_devices_that_go_dark_without_a_word_are_not_replaced_for_ever(limit: float) -> None:
+    """Not even when every failure is allowed: the wave waits for one of them."""
+    fleet = FakeFleet(*HUNDRED)
+    fleet.create(spec_of(gates={"max_failure_rate": limit}))
+    assert len(_dies(fleet, sign="")) == 4
+    assert fleet.state().header.status == "running"
+    assert "away" in fleet.state().header.waiting
+
+
+def test_a_wave_does_not_pass_without_devices_of_its_own() -> None:
+    """All nine of the second wave go dark without a word: nobody else gets the version."""
+    fleet = FakeFleet(*HUNDRED)
+    fleet.create(spec_of())
+    assert len(_dies(fleet, spare=1, sign="")) == 9
+    assert fleet.state().header.wave == 1
+    assert fleet.state().header.status == "running"
+
+
+def test_a_device_that_comes_back_in_time_and_confirms_has_not_failed() -> None:
+    """Its wave waits for it until its deadline, and says so."""
+    fleet = FakeFleet("a", "b")
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    fleet.step()
+    fleet.event("b", "downloading")
+    fleet.change("b", online=False, since=fleet.now)
+    for _ in range(6):
+        fleet.step()
+        fleet.obey("a")
+        fleet.now += 11
+    assert fleet.phases() == {"a": "confirmed", "b": "updating"}
+    assert "b went away" in fleet.state().header.waiting
+    fleet.change("b", online=True, since=fleet.now)
+    fleet.settle(steps=4)
+    assert fleet.state().header.status == "succeeded"
+    assert fleet.phases()["b"] == "confirmed"
+
+
+def test_a_lost_device_counts_until_it_confirms() -> None:
+    """The gate allows one lost; being back is not enough, confirming is."""
+    fleet = FakeFleet("a", "b", "c")
+    fleet.create(spec_of(waves=[{"percent": 100}], bake_s=1000, gates={"max_failure_rate": 0.4}))
+    fleet.step()
+    fleet.event("b", "trial")
+    fleet.change("b", online=False, since=fleet.now)
+    fleet.obey("a")
+    fleet.obey("c")
+    fleet.now += 131
+    fleet.step()
+    assert fleet.phases()["b"] == "deferred"
+    reading = fleet.state().header.readings[0]
+    assert (reading.value, reading.lost, reading.devices) == (1 / 3, 1, [("b", 1.0)])
+    before = fleet.state()
+    fleet.now += 11
+    fleet.step()
+    assert fleet.state().members == before.members, "a device that stays away changes nothing"
+    fleet.change("b", online=True, since=fleet.now)
+    fleet.step()
+    assert fleet.phases()["b"] == "trial"
+    assert fleet.state().header.readings[0].lost == 1
+    fleet.obey("b")
+    fleet.step()
+    assert fleet.state().header.readings[0].value == 0.0
+    assert fleet.state().members["b"].reason is None
 
 
 def test_late_joiners_get_the_version_in_the_last_wave_and_after_success() -> None:
@@ -151,6 +270,52 @@ def test_late_joiners_get_the_version_in_the_last_wave_and_after_success() -> No
     fleet.settle(steps=3)
     assert fleet.facts["c"].active == NEW
     assert fleet.facts["c"].holder is None
+
+
+@pytest.mark.parametrize(
+    ("reached", "asked"),
+    [(12, 13), (10, 11), (9, 11), (10_010, 10_011), (10_011, 11), (2**53, 11)],
+)
+def test_a_device_that_is_ahead_of_a_restored_database_is_asked_for_what_is_new_to_it(
+    reached: int, asked: int
+) -> None:
+    """Within reason: a device that claims any number does not use its revisions up."""
+    fleet = FakeFleet("a")
+    fleet.change("a", revision=10, reached=reached)
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    actions = fleet.step()
+    assert [a.revision for a in actions if isinstance(a, SetDesired)] == [asked]
+
+
+def test_a_rollout_after_a_restore_succeeds() -> None:
+    """Devices ignore revisions that are not newer than what they reached."""
+    fleet = FakeFleet("a")
+    fleet.change("a", revision=10, reached=12)
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    for _ in range(12):
+        fleet.step()
+        if fleet.facts["a"].revision > 12:
+            fleet.obey("a")
+        fleet.now += 11
+    assert fleet.state().header.status == "succeeded"
+
+
+def test_a_late_joiner_that_goes_away_is_free_for_the_next_rollout() -> None:
+    """It still gets the version when it is back, unless another took it meanwhile."""
+    fleet = FakeFleet("a")
+    fleet.create(spec_of(waves=[{"percent": 100}]))
+    fleet.settle(steps=4)
+    fleet.add("late")
+    fleet.step()
+    assert fleet.facts["late"].holder == "r1"
+    fleet.change("late", online=False, since=fleet.now)
+    fleet.now += 21
+    fleet.step()
+    assert fleet.phases()["late"] == "deferred"
+    assert fleet.facts["late"].holder is None
+    fleet.change("late", online=True, since=fleet.now)
+    fleet.settle(steps=3)
+    assert fleet.phases()["late"] == "confirmed"
 
 
 def test_an_older_rollout_leaves_devices_that_a_newer_one_took() -> None:
