@@ -219,7 +219,8 @@ class Repository:
                 return ref
             if previous is not None:
                 self._write_deltas(bundle, previous)
-            release = int(targets.unrecognized_fields.get(_LAST_RELEASE, 0)) + 1
+            last = int(targets.unrecognized_fields.get(_LAST_RELEASE, 0))
+            release = max(last, self.metadata.floor()) + 1
             entry = TargetFile.from_data(name, bundle.manifest_bytes, ["sha256"])
             entry.unrecognized_fields["custom"] = {"release": release}
             targets.targets[name] = entry
@@ -276,6 +277,32 @@ class Repository:
             targets = self.metadata.targets().signed
             targets.version += 1
             self.metadata.write_targets(targets)
+
+    def leap(self) -> list[str]:
+        """Signs versions above whatever was signed after this copy of the repository was made.
+
+        For a repository that comes from a backup: devices that saw a later state refuse lower
+        versions as a rollback. The versions become the seconds since the epoch; the root stays.
+        The floor is kept in the snapshot, so that a targets key that is not at hand now signs
+        above it when it next does.
+
+        Returns:
+            The roles that were signed anew; without ``targets`` when its key is not at hand.
+
+        Raises:
+            InputError: ``key-missing`` and other errors of the keys; nothing changed then.
+        """
+        with self.locked():
+            store = self.metadata
+            floor = store.next_floor()
+            try:
+                store.write_targets(store.targets().signed, floor=floor)
+            except InputError as error:
+                if error.code != "key-missing":
+                    raise
+                store.write_snapshot(floor=floor)
+                return ["snapshot", "timestamp"]
+        return ["targets", "snapshot", "timestamp"]
 
     def expiries(self) -> dict[str, datetime]:
         """When each role's signature expires, for warnings."""
