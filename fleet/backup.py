@@ -15,7 +15,8 @@ import sqlite3
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -27,7 +28,7 @@ from contracts import limits
 from contracts.errors import InputError, UnavailableError
 from fleet import durable
 from fleet.folder import CONFIG, Fleet
-from fleet.store import Store
+from fleet.store import Store, devices
 
 _PARTS: Final = (CONFIG, "keys", "ca", "repository", "tokens")
 _SQLITE: Final = "state.db"
@@ -138,14 +139,31 @@ def _postgres(program: str, url: sa.URL, *arguments: str) -> None:
         raise UnavailableError("database", f"{program} failed: {lines[-1][:300]}")
 
 
-def restore(source: Path, folder: Path) -> Fleet:
+def restore(
+    source: Path,
+    folder: Path,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    clock: Callable[[], float] = time.time,
+) -> Fleet:
     """Makes a fleet's folder from a backup: all of it, or nothing.
 
     A SQLite database comes back inside the folder. A PostgreSQL database is restored into the
     database that the backup's ``fleet.yaml`` names, which must be empty.
 
+    What was signed and desired after the backup is lost, but devices saw it: the versions of
+    the signed metadata and the revisions of desired documents are raised above it, and every
+    desired document is sent again (:meth:`Repository.leap`, :func:`fleet.store.devices.reissue`).
+
+    Args:
+        source: a file that :func:`backup` wrote.
+        folder: a new one, or an empty one.
+        tell: called with what is left to do by hand, a sentence each.
+        clock: seconds since the epoch.
+
     Raises:
-        InputError: ``no-such-file``, ``not-empty``, ``bad-backup``.
+        InputError: ``no-such-file``, ``not-empty``, ``bad-backup``; ``key-locked``: the keys
+            need their passphrase.
         UnavailableError: the database cannot be restored now.
     """
     if not source.is_file():
@@ -158,6 +176,7 @@ def restore(source: Path, folder: Path) -> Fleet:
     try:
         _unpack(source, temporary)
         fleet = Fleet.open(temporary)
+        _outrun(fleet, folder, tell)
         dump = temporary / _DUMP
         if dump.exists():
             store = Store(fleet.database_url)
@@ -174,6 +193,12 @@ def restore(source: Path, folder: Path) -> Fleet:
             config = msgspec.structs.replace(fleet.config, database="")
             text = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
             durable.write(temporary / CONFIG, text.encode(), mode=0o600)
+        store = Fleet.open(temporary).open_store()
+        try:
+            with store.write() as connection:
+                devices.reissue(connection, clock())
+        finally:
+            store.close()
         for name in ("devices", "broker"):
             durable.make_folder(temporary / name, 0o700)
         temporary.replace(folder)
@@ -184,6 +209,27 @@ def restore(source: Path, folder: Path) -> Fleet:
     restored = Fleet.open(folder)
     restored.write_broker_configuration()
     return restored
+
+
+def _outrun(fleet: Fleet, folder: Path, tell: Callable[[str], None]) -> None:
+    """Raises the signed versions; says what the keys at hand cannot do."""
+    try:
+        signed = fleet.open_repository().leap()
+    except InputError as error:
+        if error.code != "key-missing":
+            raise
+        tell(
+            "The backup lacks the online keys: devices refuse what was restored. With the root "
+            f"key at hand, run `shoal fleet keys rotate snapshot --dir {folder}`, and the same "
+            f"for timestamp ({error})"
+        )
+        return
+    if "targets" not in signed:
+        tell(
+            "The targets key is not in the backup: devices that saw a later publication refuse "
+            f"what was restored until you put the key into {folder / 'keys'} and run "
+            f"`shoal fleet keys resign --targets --dir {folder}`"
+        )
 
 
 def _unpack(source: Path, folder: Path) -> None:

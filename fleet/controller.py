@@ -228,11 +228,21 @@ class Controller:
             )
 
     def index_repository(self) -> None:
-        """Adds bundles to the index that were published while this database was not there."""
+        """Makes the index say what the signed repository says, which is the truth.
+
+        They differ after a publication or a withdrawal by other means, or one that broke off.
+        """
         with self.store.read() as connection:
-            known = {published.ref for published in bundles.every(connection)}
-        for ref, release in self.repository.bundles().items():
-            if ref not in known:
+            known = {published.ref: published.release for published in bundles.every(connection)}
+        # Read behind the index: whatever is indexed was signed before, so what is not signed
+        # now was withdrawn.
+        signed = self.repository.bundles()
+        for ref, release in known.items():
+            if release and ref not in signed:
+                with self.store.write() as connection:
+                    bundles.withdraw(connection, ref)
+        for ref, release in signed.items():
+            if known.get(ref) != release:
                 path = paths.manifest(ref)
                 manifest = self.repository.read(path, 0, limits.MAX_MANIFEST_BYTES).data
                 with self.store.write() as connection:

@@ -35,7 +35,7 @@ from contracts import codec, files, limits
 from contracts.board import load_for_agent
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, MqttConfig
-from contracts.errors import InputError
+from contracts.errors import InputError, RefusedError
 from contracts.messages import BundleRef, DeviceLabels, Name
 from contracts.topics import Topics, check_name
 from fleet import durable
@@ -374,14 +374,22 @@ class Fleet:
         return count
 
     def publish(self, path: Path, report: Path | None = None) -> tuple[BundleRef, int]:
-        """Signs and publishes a bundle; returns its reference and release counter."""
+        """Signs and publishes a bundle; returns its reference and release counter.
+
+        Raises:
+            RefusedError: ``version-taken``; the version was given to other bytes.
+            InputError: ``bad-report``, and what the bundle and the repository raise.
+        """
         bundle = Bundle.open(path)
         text = _read_report(report or _report_beside(path, bundle), needed=report is not None)
         repository = self.open_repository()
-        ref = repository.publish(bundle)
-        release = repository.release(ref)
         store = self.open_store()
         try:
+            if bundle.ref not in repository.bundles():
+                # The signed list does not remember what earlier versions of it withdrew.
+                _check_free(store, bundle.ref)
+            ref = repository.publish(bundle)
+            release = repository.release(ref)
             with store.write() as connection:
                 bundles.add(
                     store, connection, ref, release, bundle.manifest_bytes, time.time(), text
@@ -389,6 +397,23 @@ class Fleet:
         finally:
             store.close()
         return ref, release
+
+    def withdraw(self, name: str, version: str) -> BundleRef:
+        """Takes a bundle out of the signed list and marks it in the index.
+
+        Raises:
+            InputError: ``no-such-bundle``, and what the repository raises.
+        """
+        repository = self.open_repository()
+        ref = repository.find(name, version)
+        repository.withdraw(ref)
+        store = self.open_store()
+        try:
+            with store.write() as connection:
+                bundles.withdraw(connection, ref)
+        finally:
+            store.close()
+        return ref
 
 
 def passphrase() -> bytes | None:
@@ -419,6 +444,20 @@ def _enrolled_since(connection: sa.Connection, device: str, issued: float) -> bo
     except InputError:
         return False
     return enrolled_at is not None and enrolled_at >= issued
+
+
+def _check_free(store: Store, ref: BundleRef) -> None:
+    with store.read() as connection:
+        try:
+            known = bundles.find(connection, ref.name, ref.version).ref
+        except InputError:
+            return
+    if known != ref:
+        raise RefusedError(
+            "version-taken",
+            f"{ref} was published with other bytes: a version never changes; "
+            "give the bundle a new version",
+        )
 
 
 def _report_beside(path: Path, bundle: Bundle) -> Path | None:

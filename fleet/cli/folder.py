@@ -187,9 +187,7 @@ def withdraw(
 ) -> None:
     """Takes a version out of the signed list: no device installs it any more."""
     with reported(as_json):
-        repository = Fleet.open(folder).open_repository()
-        ref = repository.find(name, version)
-        repository.withdraw(ref)
+        ref = Fleet.open(folder).withdraw(name, version)
         if as_json:
             emit_json({"name": ref.name, "version": ref.version})
             return

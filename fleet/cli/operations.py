@@ -45,11 +45,14 @@ def restore(
     from fleet import backup as backups
 
     with reported(as_json):
-        fleet = backups.restore(source, folder)
+        todo: list[str] = []
+        fleet = backups.restore(source, folder, tell=todo.append)
         if as_json:
-            emit_json({"dir": str(fleet.folder), "fleet": fleet.config.fleet})
-        else:
-            typer.echo(f"Restored fleet {fleet.config.fleet} to {fleet.folder}")
+            emit_json({"dir": str(fleet.folder), "fleet": fleet.config.fleet, "todo": todo})
+            return
+        typer.echo(f"Restored fleet {fleet.config.fleet} to {fleet.folder}")
+        for sentence in todo:
+            typer.echo(sentence, err=True)
 
 
 def ingest(

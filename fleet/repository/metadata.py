@@ -36,6 +36,14 @@ from fleet.repository.keys import KeyFolder
 
 Clock = Callable[[], float]
 _COMPACT: Final = JSONSerializer(compact=True, validate=True)
+_FLOOR: Final = "x-shoal-floor"
+"""Field of the snapshot role: no version that is signed from now on is below it."""
+
+_LEAP: Final = 1000
+"""Versions that :meth:`MetadataStore.next_floor` skips at least, whatever the clock says."""
+
+_LATEST_FLOOR: Final = 4_102_444_800
+"""2100-01-01: a clock beyond it is wrong. Versions have ten digits at most in a path."""
 
 
 class Expiry(msgspec.Struct, frozen=True):
@@ -127,6 +135,21 @@ class MetadataStore:
         version = self.snapshot().signed.meta["targets.json"].version
         return self._parse(self._load("targets", version), Targets, "targets.json")
 
+    def floor(self) -> int:
+        """What new versions and release counters stay above after a restore; 0: no bound."""
+        return _floor_of(self.snapshot().signed)
+
+    def next_floor(self) -> int:
+        """A floor above whatever a later state of this repository had signed.
+
+        It is the time in seconds since the epoch: versions start at 1 and grow by one a
+        signature, which takes longer than a second on average, and a second restore comes
+        later than the first.
+        """
+        signed = (self.timestamp().signed, self.snapshot().signed, self.targets().signed)
+        known = max(self.floor(), *(role.version for role in signed))
+        return max(known + _LEAP, min(int(self.clock()), _LATEST_FLOOR))
+
     # Writing. ---------------------------------------------------------------------------
 
     def sign(self, signed: T, *, required: Sequence[Root], beside: Sequence[Root] = ()) -> bytes:
@@ -169,37 +192,48 @@ class MetadataStore:
         self._write(paths.metadata("root", version), data)
 
     def write_targets(
-        self, targets: Targets, *, root: Root | None = None, beside: Root | None = None
+        self,
+        targets: Targets,
+        *,
+        root: Root | None = None,
+        beside: Root | None = None,
+        floor: int = 0,
     ) -> None:
         """Signs and writes new targets, then a snapshot and a timestamp that name them.
 
         Args:
-            targets: with its new version.
+            targets: with its new version; raised to the floor when it is below.
             root: whose keys sign; None: the current root's.
             beside: a root whose keys sign too.
+            floor: a new floor of all versions.
 
         Raises:
             InputError: as :meth:`sign`; nothing was written then.
         """
         root, extra = root or self.root().signed, [beside] if beside else []
         targets.expires = expires(self.clock(), self.expiry.targets)
+        snapshot = self._next_snapshot(floor)
+        targets.version = max(targets.version, _floor_of(snapshot))
         data = self.sign(targets, required=[root], beside=extra)
-        snapshot = self._next_snapshot()
         snapshot.meta["targets.json"] = _meta(targets.version, data)
         # Both online signatures are made before the first write: a missing or locked key must
         # not leave a published half.
-        finish = self._prepare(snapshot, self._next_timestamp(), root, extra)
+        stamp = self._next_timestamp(_floor_of(snapshot))
+        finish = self._prepare(snapshot, stamp, root, extra)
         self._write(paths.metadata("targets", targets.version), data)
         finish()
 
-    def write_snapshot(self, *, root: Root | None = None, beside: Root | None = None) -> None:
+    def write_snapshot(
+        self, *, root: Root | None = None, beside: Root | None = None, floor: int = 0
+    ) -> None:
         """Signs and writes a new snapshot of the same targets, and a timestamp."""
         root, extra = root or self.root().signed, [beside] if beside else []
-        self._prepare(self._next_snapshot(), self._next_timestamp(), root, extra)()
+        snapshot = self._next_snapshot(floor)
+        self._prepare(snapshot, self._next_timestamp(_floor_of(snapshot)), root, extra)()
 
     def write_timestamp(self) -> None:
         """Signs and writes a new timestamp of the same snapshot."""
-        timestamp = self._next_timestamp()
+        timestamp = self._next_timestamp(self.floor())
         timestamp.expires = expires(self.clock(), self.expiry.timestamp)
         data = self.sign(timestamp, required=[self.root().signed])
         self._write(paths.metadata("timestamp"), data)
@@ -214,15 +248,18 @@ class MetadataStore:
         self._write(paths.metadata("targets", targets.version), data)
         finish()
 
-    def _next_snapshot(self) -> Snapshot:
+    def _next_snapshot(self, floor: int) -> Snapshot:
         snapshot = self.snapshot().signed
-        snapshot.version += 1
+        floor = max(floor, _floor_of(snapshot))
+        if floor:
+            snapshot.unrecognized_fields[_FLOOR] = floor
+        snapshot.version = max(snapshot.version + 1, floor)
         snapshot.expires = expires(self.clock(), self.expiry.snapshot)
         return snapshot
 
-    def _next_timestamp(self) -> Timestamp:
+    def _next_timestamp(self, floor: int) -> Timestamp:
         timestamp = self.timestamp().signed
-        timestamp.version += 1
+        timestamp.version = max(timestamp.version + 1, floor)
         return timestamp
 
     def _prepare(
@@ -245,3 +282,8 @@ class MetadataStore:
 
 def _meta(version: int, data: bytes) -> MetaFile:
     return MetaFile.from_data(version, data, ["sha256"])
+
+
+def _floor_of(snapshot: Snapshot) -> int:
+    floor = snapshot.unrecognized_fields.get(_FLOOR, 0)
+    return floor if isinstance(floor, int) else 0

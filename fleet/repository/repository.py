@@ -29,6 +29,9 @@ from fleet.repository.metadata import Clock, Expiry, MetadataStore, expires
 _LAST_RELEASE: Final = "x-shoal-last-release"
 """Field of the targets role: the highest release counter ever given, also to what is gone."""
 
+_WITHDRAWN: Final = "x-shoal-withdrawn"
+"""Field of the targets role: the manifest's sha256 of what was withdrawn, by NAME/VERSION."""
+
 _EXPIRY: Final = Expiry()
 _FOLDERS: Final = ("metadata", "targets", "blobs", "deltas")
 
@@ -198,8 +201,10 @@ class Repository:
     def publish(self, bundle: Bundle) -> BundleRef:
         """Publishes a bundle; again with the same bytes changes nothing.
 
+        What was withdrawn may come back with the same bytes, and gets a new release counter.
+
         Raises:
-            RefusedError: ``version-taken``; this version is published with other bytes.
+            RefusedError: ``version-taken``; this version is published with other bytes, or was.
             InputError: the bundle is not whole, or a key is missing.
         """
         ref = bundle.ref
@@ -213,17 +218,27 @@ class Repository:
                     f"{ref} is published with other bytes: a version never changes; "
                     "give the bundle a new version",
                 )
+            withdrawn = _withdrawn(targets)
+            gone = withdrawn.pop(f"{ref.name}/{ref.version}", ref.manifest_sha256)
+            if gone != ref.manifest_sha256:
+                raise RefusedError(
+                    "version-taken",
+                    f"{ref} was published with other bytes and withdrawn: a version is never "
+                    "given again; give the bundle a new version",
+                )
             previous = _newest(targets, ref.name)
             self._write_content(bundle)
             if known is not None:
                 return ref
             if previous is not None:
                 self._write_deltas(bundle, previous)
-            release = int(targets.unrecognized_fields.get(_LAST_RELEASE, 0)) + 1
+            last = int(targets.unrecognized_fields.get(_LAST_RELEASE, 0))
+            release = max(last, self.metadata.floor()) + 1
             entry = TargetFile.from_data(name, bundle.manifest_bytes, ["sha256"])
             entry.unrecognized_fields["custom"] = {"release": release}
             targets.targets[name] = entry
             targets.unrecognized_fields[_LAST_RELEASE] = release
+            targets.unrecognized_fields[_WITHDRAWN] = withdrawn
             targets.version += 1
             self.metadata.write_targets(targets)
         return ref
@@ -231,8 +246,8 @@ class Repository:
     def withdraw(self, ref: BundleRef) -> None:
         """Takes a bundle out of the signed list: no device installs it any more.
 
-        Its files stay until the folder is cleaned; a withdrawn version may not come back with
-        other bytes on devices that have it, so publish a new version instead.
+        Its files stay until the folder is cleaned. The signed list remembers its sha256: the
+        version may come back with the same bytes alone (:meth:`publish`).
 
         Raises:
             InputError: ``no-such-bundle``.
@@ -244,6 +259,8 @@ class Repository:
             if known is None or known.hashes.get("sha256") != ref.manifest_sha256:
                 raise InputError("no-such-bundle", f"{ref} is not published with this manifest")
             del targets.targets[name]
+            withdrawn = _withdrawn(targets) | {f"{ref.name}/{ref.version}": ref.manifest_sha256}
+            targets.unrecognized_fields[_WITHDRAWN] = withdrawn
             targets.version += 1
             self.metadata.write_targets(targets)
 
@@ -276,6 +293,32 @@ class Repository:
             targets = self.metadata.targets().signed
             targets.version += 1
             self.metadata.write_targets(targets)
+
+    def leap(self) -> list[str]:
+        """Signs versions above whatever was signed after this copy of the repository was made.
+
+        For a repository that comes from a backup: devices that saw a later state refuse lower
+        versions as a rollback. The versions become the seconds since the epoch; the root stays.
+        The floor is kept in the snapshot, so that a targets key that is not at hand now signs
+        above it when it next does.
+
+        Returns:
+            The roles that were signed anew; without ``targets`` when its key is not at hand.
+
+        Raises:
+            InputError: ``key-missing`` and other errors of the keys; nothing changed then.
+        """
+        with self.locked():
+            store = self.metadata
+            floor = store.next_floor()
+            try:
+                store.write_targets(store.targets().signed, floor=floor)
+            except InputError as error:
+                if error.code != "key-missing":
+                    raise
+                store.write_snapshot(floor=floor)
+                return ["snapshot", "timestamp"]
+        return ["targets", "snapshot", "timestamp"]
 
     def expiries(self) -> dict[str, datetime]:
         """When each role's signature expires, for warnings."""
@@ -330,6 +373,11 @@ def _release_of(target: TargetFile) -> int:
     custom: Any = target.custom or {}
     release = custom.get("release", 0)
     return release if isinstance(release, int) else 0
+
+
+def _withdrawn(targets: Targets) -> dict[str, str]:
+    found = targets.unrecognized_fields.get(_WITHDRAWN, {})
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def _newest(targets: Targets, name: str) -> BundleRef | None:

@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from contracts.bundle import decode_manifest
-from contracts.errors import InputError
+from contracts.errors import InputError, RefusedError
 from contracts.manifest import Manifest
 from contracts.messages import BundleRef
 from fleet.store import Store
@@ -17,13 +17,21 @@ from fleet.store.schema import BUNDLE
 
 
 class Published(msgspec.Struct, frozen=True):
-    """A published bundle: its reference, release counter, and manifest."""
+    """A published bundle: its reference, release counter, and manifest.
+
+    A withdrawn one stays, for what ran it and for its rollouts; its release counter is 0.
+    """
 
     ref: BundleRef
     release: int
     manifest: Manifest
     published_at: float
     has_report: bool
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether the signed list has it no more: devices refuse it."""
+        return self.release == 0
 
 
 def _published(row: Any) -> Published:
@@ -48,12 +56,12 @@ _QUERY = sa.select(
 
 
 def every(connection: sa.Connection) -> list[Published]:
-    """All published bundles, newest first."""
+    """All published bundles, newest first, and then the withdrawn ones."""
     return [_published(r) for r in connection.execute(_QUERY.order_by(BUNDLE.c.release.desc()))]
 
 
 def find(connection: sa.Connection, name: str, version: str) -> Published:
-    """One published bundle.
+    """One published bundle, or a withdrawn one.
 
     Raises:
         InputError: ``no-such-bundle``.
@@ -66,6 +74,30 @@ def find(connection: sa.Connection, name: str, version: str) -> Published:
             "no-such-bundle", f"{name[:64]} {version[:32]} is not published: publish it first"
         )
     return _published(row)
+
+
+def check_offered(connection: sa.Connection, ref: BundleRef) -> None:
+    """Raises when no device would install a bundle.
+
+    Raises:
+        RefusedError: ``bundle-withdrawn``.
+    """
+    release = connection.scalar(
+        sa.select(BUNDLE.c.release).where(BUNDLE.c.sha256 == ref.manifest_sha256)
+    )
+    if release == 0:
+        raise RefusedError(
+            "bundle-withdrawn",
+            f"{ref} was withdrawn, and devices refuse it: choose another version, or publish "
+            "the same bytes again",
+        )
+
+
+def withdraw(connection: sa.Connection, ref: BundleRef) -> None:
+    """Marks a bundle as withdrawn; :func:`add` makes it available again."""
+    connection.execute(
+        BUNDLE.update().where(BUNDLE.c.sha256 == ref.manifest_sha256).values(release=0)
+    )
 
 
 def report(connection: sa.Connection, name: str, version: str) -> dict[str, Any] | None:
@@ -85,20 +117,25 @@ def add(
     now: float,
     build_report: str | None = None,
 ) -> None:
-    """Indexes a published bundle; again changes nothing but a report that was missing."""
+    """Indexes a published bundle: what the signed repository says replaces what was here.
+
+    A report stays when the bundle comes again without one; not one of other bytes.
+    """
     manifest = decode_manifest(manifest_bytes)
+    signed = {
+        "sha256": ref.manifest_sha256,
+        "task": manifest.task,
+        "release": release,
+        "bytes": manifest.total_bytes,
+        "manifest": manifest_bytes.decode(),
+    }
     insert = store.insert(BUNDLE).values(
-        name=ref.name,
-        version=ref.version,
-        sha256=ref.manifest_sha256,
-        task=manifest.task,
-        release=release,
-        bytes=manifest.total_bytes,
-        manifest=manifest_bytes.decode(),
-        report=build_report,
-        published_at=now,
+        name=ref.name, version=ref.version, report=build_report, published_at=now, **signed
     )
-    merged = sa.func.coalesce(insert.excluded.report, BUNDLE.c.report)
+    same = sa.case((BUNDLE.c.sha256 == insert.excluded.sha256, BUNDLE.c.report))
+    merged = sa.func.coalesce(insert.excluded.report, same)
     connection.execute(
-        insert.on_conflict_do_update(index_elements=["name", "version"], set_={"report": merged})
+        insert.on_conflict_do_update(
+            index_elements=["name", "version"], set_={**signed, "report": merged}
+        )
     )

@@ -16,6 +16,8 @@ from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE
 
 _CHUNK = 500
+_LEAP = 1000
+"""Revisions that :func:`reissue` skips at least, whatever the clock says."""
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -300,3 +302,33 @@ def resend(connection: sa.Connection, ids: Sequence[str]) -> None:
             .where(DEVICE.c.id.in_(ids[start : start + _CHUNK]), DEVICE.c.desired_revision > 0)
             .values(sent_revision=0)
         )
+
+
+def reissue(connection: sa.Connection, now: float) -> int:
+    """Gives every desired document a revision above those given after a backup, unsent.
+
+    Devices ignore a revision that is not above the last they took, and the broker may retain
+    documents that are newer than this database. The revisions become the seconds since the
+    epoch, or higher where they were. Devices for which nothing is desired get the number alone:
+    what is desired next is above it.
+
+    Returns:
+        How many documents are to be sent again.
+    """
+    documents = 0
+    rows = connection.execute(
+        sa.select(DEVICE.c.id, DEVICE.c.desired, DEVICE.c.desired_revision)
+    ).all()
+    for row in rows:
+        revision = max(row.desired_revision + _LEAP, int(now))
+        values: dict[str, Any] = {"sent_revision": revision}
+        if row.desired:
+            documents += 1
+            desired = msgspec.structs.replace(load(row.desired, Desired), revision=revision)
+            values = {"sent_revision": 0, "desired": dump(desired)}
+        connection.execute(
+            DEVICE.update()
+            .where(DEVICE.c.id == row.id)
+            .values(desired_revision=revision, version=DEVICE.c.version + 1, **values)
+        )
+    return documents

@@ -12,7 +12,7 @@ from contracts.errors import InputError
 from fleet.rollout.facts import Note
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ACTIVE, ENDED, Header, Member, RolloutState
-from fleet.store import Store
+from fleet.store import Store, bundles
 from fleet.store.documents import dump, load
 from fleet.store.schema import MEMBER, ROLLOUT, ROLLOUT_EVENT
 
@@ -164,7 +164,12 @@ def create(
     who: str,
     now: float,
 ) -> RolloutState:
-    """Stores a new rollout with the next number."""
+    """Stores a new rollout with the next number.
+
+    Raises:
+        RefusedError: ``bundle-withdrawn``.
+    """
+    bundles.check_offered(connection, header.target)
     number = _next_number(connection)
     connection.execute(
         ROLLOUT.insert().values(

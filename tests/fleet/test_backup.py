@@ -6,14 +6,20 @@ import io
 import shutil
 import tarfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from contracts.errors import InputError
+from agent.trust import Trust
+from contracts.errors import InputError, RefusedError
+from contracts.messages import Desired, DesiredBundle
 from fleet.backup import backup, restore
+from fleet.cli.app import app
 from fleet.folder import Fleet, FleetConfig
-from fleet.store import bundles, tokens
+from fleet.store import bundles, devices, tokens
 from tests.support.bundles import noise_bundle
 
 
@@ -115,3 +121,136 @@ def test_a_backup_holds_who_is_enrolled_and_who_is_revoked(tmp_path: Path) -> No
     names = {path.name for path in restored.folder.iterdir()}
     assert "identity.db" in names
     assert not names & {"identity.db.tmp"}
+
+
+@pytest.fixture
+def old_state(tmp_path: Path) -> tuple[Fleet, Trust]:
+    """A fleet restored from a backup, and a device that saw two publications after it."""
+    return _restored_behind(tmp_path, lambda fleet: None)
+
+
+def _restored_behind(tmp_path: Path, before: Callable[[Fleet], None]) -> tuple[Fleet, Trust]:
+    fleet = Fleet.init(tmp_path / "fleet", FleetConfig("home"))
+    fleet.publish(noise_bundle(tmp_path / "b1").path)
+    before(fleet)
+    backup(fleet, tmp_path / "backup.tar.gz")
+    if not list(fleet.keys_folder.glob("targets-*.pem")):
+        for key in (tmp_path / "stick").iterdir():
+            shutil.copy2(key, fleet.keys_folder)
+    trust = _device(fleet, tmp_path)
+    for number in (2, 3):
+        bundle = noise_bundle(tmp_path / f"b{number}", version=f"{number}.0.0", seed=number)
+        ref, _ = fleet.publish(bundle.path)
+    assert trust.manifest(ref)
+    runner = CliRunner()
+    done = runner.invoke(
+        app, ["fleet", "restore", str(tmp_path / "backup.tar.gz"), str(tmp_path / "again")]
+    )
+    assert done.exit_code == 0, done.output
+    (tmp_path / "output").write_text(done.output)
+    return Fleet.open(tmp_path / "again"), _device(Fleet.open(tmp_path / "again"), tmp_path)
+
+
+def _device(fleet: Fleet, tmp_path: Path) -> Trust:
+    repository = fleet.open_repository()
+    return Trust(
+        tmp_path / "trust",
+        repository.root,
+        lambda path, cap: repository.read(path, 0, cap + 1).data,
+        clock=time.time,
+    )
+
+
+def test_devices_that_saw_a_newer_state_accept_a_restored_fleet_and_what_it_publishes_next(
+    old_state: tuple[Fleet, Trust], tmp_path: Path
+) -> None:
+    """The versions are above what was signed after the backup; the release counter, too."""
+    fleet, trust = old_state
+    first = fleet.open_repository().find("noise", "1.0.0")
+    assert trust.newest(first)
+    ref, release = fleet.publish(noise_bundle(tmp_path / "b4", version="4.0.0", seed=4).path)
+    assert trust.newest(ref)
+    assert release > 3
+    assert fleet.open_repository().metadata.root_version() == 1
+    fleet.open_repository().resign(force=True)
+    trust.refresh()
+
+
+def test_a_second_restore_of_the_same_backup_is_above_the_first(
+    old_state: tuple[Fleet, Trust], tmp_path: Path
+) -> None:
+    """A device follows from one to the other."""
+    fleet, trust = old_state
+    ref = fleet.open_repository().find("noise", "1.0.0")
+    assert trust.newest(ref)
+    time.sleep(1.1)  # versions are seconds
+    again = restore(tmp_path / "backup.tar.gz", tmp_path / "third")
+    assert _device(again, tmp_path).newest(ref)
+
+
+def test_restoring_without_the_targets_key_says_what_to_run_and_devices_accept_it_then(
+    tmp_path: Path,
+) -> None:
+    """The key signs above the floor, though it comes later."""
+
+    def lock_away(fleet: Fleet) -> None:
+        (tmp_path / "stick").mkdir()
+        for key in fleet.keys_folder.glob("targets-*"):
+            key.rename(tmp_path / "stick" / key.name)
+
+    fleet, trust = _restored_behind(tmp_path, lock_away)
+    ref = fleet.open_repository().find("noise", "1.0.0")
+    with pytest.raises(RefusedError) as error:
+        trust.newest(ref)
+    assert error.value.code == "rollback"
+    output = (tmp_path / "output").read_text()
+    assert f"shoal fleet keys resign --targets --dir {fleet.folder}" in output
+    for key in (tmp_path / "stick").iterdir():
+        shutil.copy2(key, fleet.keys_folder)
+    command = ["fleet", "keys", "resign", "--targets", "--dir", str(fleet.folder)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert trust.newest(ref)
+
+
+def test_a_restore_without_the_passphrase_of_the_keys_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without them the versions cannot be raised; with it the restore works."""
+    monkeypatch.setenv("SHOAL_PASSPHRASE", "correct")
+    backup(Fleet.init(tmp_path / "fleet", FleetConfig("home")), tmp_path / "backup.tar.gz")
+    monkeypatch.delenv("SHOAL_PASSPHRASE")
+    with pytest.raises(InputError) as error:
+        restore(tmp_path / "backup.tar.gz", tmp_path / "again")
+    assert error.value.code == "key-locked"
+    assert not (tmp_path / "again").exists()
+    monkeypatch.setenv("SHOAL_PASSPHRASE", "correct")
+    assert restore(tmp_path / "backup.tar.gz", tmp_path / "again").folder == tmp_path / "again"
+
+
+def test_restored_desired_documents_are_sent_again_above_what_devices_took_since(
+    tmp_path: Path,
+) -> None:
+    """Also the next document of a device for which nothing was desired."""
+    fleet = Fleet.init(tmp_path / "fleet", FleetConfig("home"))
+    ref, _ = fleet.publish(noise_bundle(tmp_path / "b1").path)
+    store = fleet.open_store()
+    with store.write() as connection:
+        for name in ("d1", "d2"):
+            devices.enroll(store, connection, name, "raspberry-pi-5", {}, [], 1.0)
+        wanted = Desired(revision=7, slots={"classify": DesiredBundle(ref)}, at=1.0)
+        devices.write_desired(connection, [("d1", wanted, None)])
+        devices.mark_sent(connection, [("d1", 7)])
+    store.close()
+    backup(fleet, tmp_path / "backup.tar.gz")
+    began = int(time.time())
+    store = restore(tmp_path / "backup.tar.gz", tmp_path / "again").open_store()
+    with store.read() as connection:
+        unsent = devices.unsent(connection, 10)
+        idle = devices.get(connection, "d2")
+        held = devices.get(connection, "d1").desired
+    store.close()
+    assert [(device, revision >= began) for device, revision, _ in unsent] == [("d1", True)]
+    assert held is not None
+    assert (held.revision, held.slots) == (unsent[0][1], wanted.slots)
+    assert (idle.desired, idle.desired_revision >= began) == (None, True)

@@ -133,6 +133,26 @@ def test_a_device_refuses_a_withdrawn_bundle(
     assert caught.value.code == "not-published"
 
 
+def test_a_withdrawn_version_is_never_given_to_other_bytes(
+    repository: Repository, tmp_path: Path, clock: Clock
+) -> None:
+    """Also after the repository was opened anew; the same bytes come back, as a new release."""
+    bundle = noise_bundle(tmp_path / "b")
+    ref = repository.publish(bundle)
+    repository.withdraw(ref)
+    repository = Repository.open(repository.folder, tmp_path / "keys", clock=clock)
+    repository.publish(noise_bundle(tmp_path / "c", version="1.1.0", seed=1))
+    with pytest.raises(RefusedError) as caught:
+        repository.publish(noise_bundle(tmp_path / "d", seed=2))
+    assert caught.value.code == "version-taken"
+    assert "withdrawn" in str(caught.value)
+    assert repository.publish(bundle) == ref
+    assert repository.release(ref) == 3
+    assert device(repository, tmp_path / "trust", clock).manifest(ref) == bundle.manifest_bytes
+    with pytest.raises(RefusedError):
+        repository.publish(rewrite(bundle, metrics={"accuracy": 1.0}))
+
+
 @pytest.mark.parametrize("crash_at", range(6))
 def test_a_crash_at_any_write_of_publishing_leaves_a_repository_that_works(
     repository: Repository,
