@@ -7,6 +7,7 @@ one goes on where the last commit was.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import threading
 import time
@@ -32,6 +33,9 @@ from fleet.webhooks import Sender
 
 _LOG: Final = structlog.get_logger("controller")
 _LEASE_S: Final = 10.0
+_INGEST: Final = "ingest"
+"""The lease of ingest's session, which the broker gives to whoever connected last."""
+
 _SHARE: Final = 3.0
 _HOUSEKEEPING_S: Final = 300.0
 _DAY_S: Final = 24 * 3600.0
@@ -50,22 +54,16 @@ class Controller:
     def __init__(self, fleet: Fleet, clock: Callable[[], float] = time.time) -> None:
         self.fleet = fleet
         self.clock = clock
-        self.holder = f"{socket.gethostname()}-{os.getpid()}-{time.monotonic_ns()}"
+        # Random, as in a container the process id is 1, and host names may be copied.
+        instance = secrets.token_hex(8)
+        self.holder = f"{socket.gethostname()}-{os.getpid()}-{instance}"
         self.store = fleet.open_store(migrate=True)
         self.repository = fleet.open_repository()
         mqtt = self.mqtt = fleet.controller_mqtt()
-        secret = fleet.session_secret()
-        name = f"shoal-{fleet.config.fleet}-{os.getpid()}-{secret}"
-        writer = Writer(self.store, admit_unknown=fleet.config.admit_unknown)
-        self.consumer = Consumer(
-            fleet.topics,
-            mqtt,
-            writer,
-            secret=secret,
-            shared=fleet.config.shared_ingest,
-            on_changes=self._on_changes,
-            clock=clock,
-        )
+        secret = self._secret = fleet.session_secret()
+        name = f"shoal-{fleet.config.fleet}-{instance}-{secret}"
+        self._writer = Writer(self.store, admit_unknown=fleet.config.admit_unknown)
+        self.consumer = self._new_consumer()
         self.outbox = Outbox(self.store, fleet.topics, mqtt, f"{name}-outbox", clock)
         self.blocks = BlockServer(
             self.repository,
@@ -80,6 +78,9 @@ class Controller:
         self.sender = Sender(self.store, clock)
         self.steps = 0
         self.leading = False
+        self.ingesting = False
+        self._ingest_until = 0.0
+        self._ingest_lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._certificates_due = 0.0
@@ -87,6 +88,7 @@ class Controller:
         self._threads = [
             threading.Thread(target=self._loop, args=(work, name), name=name, daemon=True)
             for work, name in (
+                (self._ingest, "ingest"),
                 (self._engine, "engine"),
                 (self._roller, "roll-up"),
                 (self._housekeeper, "housekeeping"),
@@ -96,8 +98,9 @@ class Controller:
     def start(self) -> None:
         """Starts all parts; the broker may come later."""
         self.index_repository()
-        for part in (self.outbox, self.blocks, self.asker, self.consumer, self.sender):
+        for part in (self.outbox, self.blocks, self.asker, self.sender):
             part.start()
+        self._ingest()
         for thread in self._threads:
             thread.start()
 
@@ -105,17 +108,35 @@ class Controller:
         """Stops all parts in order; nothing that was acknowledged is lost."""
         self._stopping.set()
         self._wake.set()
-        self.consumer.stop()
+        with self._ingest_lock:
+            ingested = self.ingesting
+            self._stop_ingest()
+        if ingested:
+            self._give_back(_INGEST)
         for thread in self._threads:
             thread.join(30)
         for part in (self.sender, self.asker, self.blocks, self.outbox):
             part.stop()
-        try:
-            if self.leading:
-                leases.release(self.store, runner.LEASE, self.holder)
-        except ShoalError as error:
-            _LOG.warning("lease not given back", reason=str(error))
+        if self.leading:
+            self._give_back(runner.LEASE)
         self.store.close()
+
+    def _give_back(self, lease: str) -> None:
+        try:
+            leases.release(self.store, lease, self.holder)
+        except ShoalError as error:
+            _LOG.warning("lease not given back", lease=lease, reason=str(error))
+
+    def _new_consumer(self) -> Consumer:
+        return Consumer(
+            self.fleet.topics,
+            self.mqtt,
+            self._writer,
+            secret=self._secret,
+            shared=self.fleet.config.shared_ingest,
+            on_changes=self._on_changes,
+            clock=self.clock,
+        )
 
     def wake(self) -> None:
         """The engine has something to look at."""
@@ -123,16 +144,14 @@ class Controller:
 
     @property
     def ready(self) -> dict[str, bool]:
-        """Which of the needed things are there."""
+        """Which of the needed things are there; ingest, where it is this controller's."""
         try:
             self.store.check()
             database = True
         except ShoalError:
             database = False
-        return {
-            "database": database,
-            "broker": self.consumer.connected.is_set() and self.outbox.link.connected.is_set(),
-        }
+        ingest = self.consumer.connected.is_set() or not self.ingesting
+        return {"database": database, "broker": ingest and self.outbox.link.connected.is_set()}
 
     # Threads ------------------------------------------------------------------------------
 
@@ -152,6 +171,45 @@ class Controller:
             event.wait(rest)
             if name == "engine":
                 event.clear()
+
+    def _ingest(self) -> float:
+        """Ingests while this controller holds the lease; another goes on with the session."""
+        began = time.monotonic()
+        try:
+            mine = leases.acquire(self.store, _INGEST, self.holder, self.clock(), _LEASE_S)
+        except ShoalError:
+            # Another may have it by now, and nothing could be committed here.
+            with self._ingest_lock:
+                if began >= self._ingest_until:
+                    self._stop_ingest()
+            raise
+        with self._ingest_lock:
+            if self._stopping.is_set():
+                # `stop` has given back what it knew of.
+                if mine and not self.ingesting:
+                    self._give_back(_INGEST)
+            elif mine:
+                self._ingest_until = began + _LEASE_S
+                self._start_ingest()
+            else:
+                self._stop_ingest()
+        return _LEASE_S / 4
+
+    def _start_ingest(self) -> None:
+        if not self.ingesting:
+            self.ingesting = True
+            self.consumer.start()
+            _LOG.info("this controller ingests")
+
+    def _stop_ingest(self) -> None:
+        """What is not acknowledged comes again, here or at another controller."""
+        if self.ingesting:
+            self.ingesting = False
+            self.consumer.stop()
+            counters = self.consumer.counters
+            self.consumer = self._new_consumer()
+            self.consumer.counters = counters
+            _LOG.info("this controller does not ingest any more")
 
     def _engine(self) -> float:
         """One step of the rollouts, when this controller holds the lease."""

@@ -30,6 +30,9 @@ class Link:
         filters: what it subscribes to, with the handler of each; handlers run on the network
             thread and must not block.
         on_up: called on the network thread after each connect.
+        on_acknowledged: called with the id of each message that the broker has acknowledged, on
+            the network thread and perhaps before `publish` has returned. What a lost connection
+            left is sent again on the next one, and acknowledged there.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Link:
         *,
         filters: dict[str, Handler] | None = None,
         on_up: Callable[[], None] = lambda: None,
+        on_acknowledged: Callable[[int], None] | None = None,
     ) -> None:
         self._mqtt = mqtt
         self._filters = filters or {}
@@ -50,6 +54,8 @@ class Link:
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_subscribe = self._on_subscribe
+        if on_acknowledged is not None:
+            self._client.on_publish = lambda _client, _userdata, mid, *_: on_acknowledged(mid)
         for pattern, handler in self._filters.items():
             # A shared subscription delivers under the plain topic.
             plain = pattern.split("/", 2)[2] if pattern.startswith("$share/") else pattern

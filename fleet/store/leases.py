@@ -7,10 +7,15 @@ state cannot both commit.
 
 from __future__ import annotations
 
+from typing import Final
+
 import sqlalchemy as sa
 
 from fleet.store import Store
 from fleet.store.schema import LEASE
+
+_TOO_FAR: Final = 10.0
+"""Lengths of a lease ahead: an end there was written by a clock that has been put right since."""
 
 
 def generation(connection: sa.Connection, name: str) -> int:
@@ -42,7 +47,12 @@ def acquire(store: Store, name: str, holder: str, now: float, seconds: float) ->
             LEASE.update()
             .where(
                 LEASE.c.name == name,
-                sa.or_(LEASE.c.holder == holder, LEASE.c.expires_at < now, LEASE.c.holder == ""),
+                sa.or_(
+                    LEASE.c.holder == holder,
+                    LEASE.c.holder == "",
+                    LEASE.c.expires_at < now,
+                    LEASE.c.expires_at > now + _TOO_FAR * seconds,
+                ),
             )
             .values(holder=holder, expires_at=now + seconds)
         )

@@ -168,6 +168,13 @@ def test_a_lease_has_one_holder_until_it_ends(store: Store) -> None:
     assert leases.acquire(store, "engine", "a", NOW + 21, 10)
 
 
+def test_a_lease_from_a_clock_that_was_wrong_ends(store: Store) -> None:
+    """A controller that died while its clock was years ahead must not be waited for."""
+    assert leases.acquire(store, "engine", "a", NOW + 1_000_000, 10)
+    assert leases.acquire(store, "engine", "b", NOW, 10)
+    assert not leases.acquire(store, "engine", "a", NOW, 10)
+
+
 def test_a_token_is_known_by_its_secret_until_it_is_revoked_or_ends(store: Store) -> None:
     """The database holds no secret."""
     with store.write() as connection:

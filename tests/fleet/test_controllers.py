@@ -1,0 +1,173 @@
+"""Several controllers of one fleet: one ingests, and another goes on where it ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from contracts import codec
+from contracts.config import MqttConfig
+from contracts.connection import new_client
+from contracts.errors import UnavailableError
+from contracts.messages import Telemetry
+from fleet import controller as controller_module
+from fleet.controller import Controller
+from fleet.folder import Fleet, FleetConfig
+from fleet.store import leases
+from fleet.store.schema import TELEMETRY
+
+WAIT_S = 20.0
+LEASE_S = 1.0
+QUIET_S = 2.5
+"""Long enough for a client that was pushed off to come back, which takes it a second."""
+
+Start = Callable[..., Controller]
+
+
+def until(condition: Callable[[], bool], seconds: float = WAIT_S) -> bool:
+    """Waits for what other threads bring about; whether it came."""
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return True
+        threading.Event().wait(0.05)
+    return False
+
+
+def links_up(controller: Controller) -> bool:
+    """Whether all its connections but ingest are there."""
+    parts = (controller.outbox, controller.blocks, controller.asker)
+    return all(part.link.connected.is_set() for part in parts)
+
+
+class Disconnects:
+    """Counts how often connections of a controller end."""
+
+    def __init__(self, *controllers: Controller) -> None:
+        self.count = 0
+        for controller in controllers:
+            clients = [controller.consumer._client]
+            parts = (controller.outbox, controller.blocks, controller.asker)
+            clients += [part.link._client for part in parts]  # type: ignore[misc]
+            for client in clients:
+                self._watch(client)
+
+    def _watch(self, client: object) -> None:
+        before = client.on_disconnect  # type: ignore[attr-defined]
+
+        def on_disconnect(*arguments: object) -> None:
+            self.count += 1
+            before(*arguments)
+
+        client.on_disconnect = on_disconnect  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, mosquitto_broker: MqttConfig, fleet_name: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Start]:
+    """Starts controllers of one fleet, which are stopped at the end."""
+    monkeypatch.setattr(controller_module, "_LEASE_S", LEASE_S)
+    config = FleetConfig(fleet_name, mqtt=mosquitto_broker, admit_unknown=True)
+    folder = Fleet.init(tmp_path / "fleet", config).folder
+    with ExitStack() as stack:
+
+        def begin(ahead_s: float = 0.0) -> Controller:
+            controller = Controller(Fleet.open(folder), lambda: time.time() + ahead_s)
+            controller.start()
+            stack.callback(lambda: None if stopped(controller) else controller.stop())
+            return controller
+
+        yield begin
+
+
+def stopped(controller: Controller) -> bool:
+    """Whether a test has stopped it."""
+    return controller._stopping.is_set()
+
+
+def send(broker: MqttConfig, controller: Controller, first: int, count: int) -> None:
+    """A device sends, and the broker acknowledges every message."""
+    device = new_client(broker, f"{controller.fleet.config.fleet}-device")
+    device.connect(broker.host, broker.port)
+    device.loop_start()
+    topic = controller.fleet.topics.of_device("d", "telemetry")
+    for seq in range(first, first + count):
+        device.publish(topic, codec.encode(Telemetry("b", seq, [])), 1).wait_for_publish(WAIT_S)
+    device.disconnect()
+    device.loop_stop()
+
+
+def stored(controller: Controller) -> int:
+    """Messages in the database."""
+    with controller.store.read() as connection:
+        return int(connection.scalar(sa.select(sa.func.count()).select_from(TELEMETRY)) or 0)
+
+
+def test_two_controllers_do_not_push_each_other_off(start: Start) -> None:
+    """One has the session of ingest, and no other connection is shared; both are ready."""
+    first, second = start(), start()
+    assert until(lambda: links_up(first) and links_up(second) and first.consumer.connected.is_set())
+    disconnects = Disconnects(first, second)
+    assert not until(lambda: disconnects.count > 0, QUIET_S)
+    assert first.consumer.connected.is_set() and not second.consumer.connected.is_set()
+    assert all(first.ready.values()) and all(second.ready.values())
+
+
+def test_the_second_goes_on_with_the_session_of_the_first(
+    start: Start, mosquitto_broker: MqttConfig
+) -> None:
+    """What the broker acknowledged while nobody ingested is stored by the second."""
+    first, second = start(), start()
+    assert until(first.consumer.connected.is_set)
+    send(mosquitto_broker, first, 0, 10)
+    assert until(lambda: stored(first) == 10)
+    assert second.consumer.counters.messages == 0
+    acquire = leases.acquire
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leases, "acquire", lambda *_: False)
+        first.stop()
+        send(mosquitto_broker, second, 10, 10)
+        patch.setattr(leases, "acquire", acquire)
+        assert until(lambda: stored(second) == 20)
+    assert second.ingesting and second.consumer.counters.messages == 10
+
+
+def test_who_has_lost_the_lease_stands_back_and_may_come_again(
+    start: Start, mosquitto_broker: MqttConfig
+) -> None:
+    """A clock that is ahead takes the lease over; the first does not fight for the session."""
+    first = start()
+    assert until(first.consumer.connected.is_set)
+    send(mosquitto_broker, first, 0, 5)
+    assert until(lambda: stored(first) == 5)
+    second = start(ahead_s=3 * LEASE_S)
+    assert until(lambda: second.consumer.connected.is_set() and not first.ingesting)
+    disconnects = Disconnects(second)
+    assert not until(lambda: disconnects.count > 0, QUIET_S)
+    second.stop()
+    send(mosquitto_broker, first, 5, 5)
+    assert until(lambda: stored(first) == 10)
+    assert first.consumer.counters.messages == 10
+
+
+def test_a_controller_without_its_database_stands_back(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot know whether another took over, and could commit nothing; it comes back."""
+    controller = start()
+    assert until(controller.consumer.connected.is_set)
+    acquire = leases.acquire
+
+    def away(*_: object) -> bool:
+        raise UnavailableError("database-unavailable", "away")
+
+    monkeypatch.setattr(leases, "acquire", away)
+    assert until(lambda: not controller.ingesting)
+    monkeypatch.setattr(leases, "acquire", acquire)
+    assert until(controller.consumer.connected.is_set)
