@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import structlog
 
 
-@pytest.fixture(autouse=True, scope="session")
-def quiet_logs() -> Iterator[None]:
-    """Drops every line below ``critical``."""
+@pytest.fixture(autouse=True)
+def _quiet_logs(_logs_as_they_were: None) -> None:
+    """Drops every line below ``critical``, in these tests alone."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    yield
-    structlog.reset_defaults()
