@@ -39,8 +39,8 @@ class Broker:
                 one, _ = self._server.accept()
             except OSError:
                 return
+            self.connections.append(one)  # first: who is connected may send at once
             one.sendall(CONNACK)
-            self.connections.append(one)
             threading.Thread(target=self._hear, args=(one,), daemon=True).start()
 
     def _hear(self, one: socket.socket) -> None:
