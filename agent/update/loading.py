@@ -138,17 +138,11 @@ class Loader:
                 continue
             problem = self._marked_load(slot, sha256)
             if problem is None:
-                self._be_patient_again(slot)
                 return sha256, first
             log.error("bundle does not load", slot=slot, bundle=sha256, reason=problem.message)
             first = first or problem
         self._models.activate(slot, None)
-        self._be_patient_again(slot)
         return None, first
-
-    def _be_patient_again(self, slot: str) -> None:
-        for key in [key for key in self._refused_since if key[0] == slot]:
-            del self._refused_since[key]
 
     def _marked_load(self, slot: str, sha256: str) -> ErrorInfo | None:
         died = self._marks.begin(slot, sha256)
@@ -189,7 +183,8 @@ class Loader:
             log.exception("load broke")
             problem = fault(error)
         else:
-            self._refused_since.pop((slot, sha256), None)
+            for key in [key for key in self._refused_since if key[0] == slot]:
+                del self._refused_since[key]  # patience with all of the slot's begins anew
             self._marks.end(slot, sha256)
             return None
         if problem.code == "bundle-corrupt":

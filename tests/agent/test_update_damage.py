@@ -573,6 +573,20 @@ def test_bundles_that_the_system_refuses_for_long_are_a_problem_that_is_told(
     assert links * PATIENCE_S <= rig.clock.now - began <= links * (PATIENCE_S + UNSERVED_S)
 
 
+def test_patience_with_a_bundle_begins_anew_when_another_one_has_served(rig: Rig) -> None:
+    """Refused for a minute once, it gets its minute again the next time."""
+    refused = [True]
+    breaking(rig, NEW, lambda: OSError(errno.ENOMEM, "none left") if refused else None)
+    for revision in (2, 3):
+        rig.want(NEW, revision, trial=TrialRules(seconds=1))
+        step_to(rig, "trial")
+        began = rig.clock.now
+        rig.settle()
+        assert (rig.events[-1].state, reason(rig)) == ("rolled-back", "no-resources")
+        assert rig.clock.now - began >= PATIENCE_S
+    assert rig.answer().bundle == OLD
+
+
 def test_a_rollback_to_bundles_that_the_system_refuses_ends(rig: Rig) -> None:
     """The bundle that failed its trial does not serve for ever."""
     rig.want(NEW, 2, trial=LONG)
