@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 import contracts
-from agent import statusfile, systemd
-from agent.certificate_apart import CertificateApart
-from agent.clock import Clock, SystemClock, is_set
-from agent.filesystem import Disk
+from agent.certificates.child import CertificateApart
+from agent.certificates.renewal import Renewer
 from agent.generate.handler import Generating
 from agent.generate.memory import give_back
 from agent.link import Inbound, Link
-from agent.log import logger
-from agent.renewal import Renewer
 from agent.runtime import check
 from agent.runtime import model as models
 from agent.runtime.engine import available, installed_version
@@ -33,14 +29,18 @@ from agent.serving.registry import Registry
 from agent.serving.worker import STALL_S, Worker
 from agent.sources.feed import Feed
 from agent.sources.readers import reader
-from agent.state import StateFolder
+from agent.system import statusfile, systemd
+from agent.system.clock import Clock, SystemClock, is_set
+from agent.system.filesystem import Disk
+from agent.system.log import logger
+from agent.system.state import StateFolder
 from agent.telemetry import homeassistant
 from agent.telemetry.gauges import Gauges, room
 from agent.telemetry.news import News
 from agent.telemetry.recorder import DEVICE, Recorder
 from agent.telemetry.reporter import Reporter
 from agent.telemetry.spool import Spool
-from agent.trust_apart import TrustApart
+from agent.trust.child import TrustApart
 from agent.update.blocks import Blocks
 from agent.update.engine import Engine
 from agent.update.fetch import Fallback, Fetcher, read_all

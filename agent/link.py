@@ -17,8 +17,8 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.clock import Clock
-from agent.log import logger
+from agent.system.clock import Clock
+from agent.system.log import logger
 from contracts import codec
 from contracts.config import MqttConfig, TlsConfig
 from contracts.connection import (

@@ -169,7 +169,7 @@ def measure_bare_http(
 DISK = """
 import sys, threading
 from pathlib import Path
-from agent.filesystem import Disk, write_durably
+from agent.system.filesystem import Disk, write_durably
 folder, size, writes, *names = sys.argv[1:]
 def update(name):
     path = Path(folder, name)

@@ -195,7 +195,7 @@ def _wait_all(control: Controller, bundle: Bundle, agents: int) -> list[UpdateEv
 SEVERAL = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from agent import log
+from agent.system import log
 from agent.cli.device import read_config
 from agent.daemon import Agent
 log.configure()

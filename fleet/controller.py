@@ -18,6 +18,8 @@ import structlog
 
 from contracts import limits
 from contracts.errors import ShoalError, UnavailableError
+from fleet.conductor import runner
+from fleet.conductor.runner import Runner
 from fleet.folder import Fleet
 from fleet.identity import applied
 from fleet.ingest import Consumer
@@ -26,8 +28,6 @@ from fleet.mqtt.blocks import BlockServer
 from fleet.mqtt.outbox import Outbox
 from fleet.query import Asker
 from fleet.repository import paths
-from fleet.rollout import runner
-from fleet.rollout.runner import Runner
 from fleet.store import bundles, leases, telemetry, webhooks
 from fleet.webhooks import Sender
 

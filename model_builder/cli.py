@@ -17,8 +17,8 @@ from rich.table import Table
 
 from contracts import codec
 from contracts.errors import InputError, ShoalError
-from model_builder import recipe_file
 from model_builder.generate.cli import build_generator, import_command
+from model_builder.recipes import file as recipe_file
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -66,14 +66,14 @@ def build(
         make = build_generator if kind == "generate" else _build_tiny
         make(document, recipe, out, as_json)
         return
-    from model_builder import recipe as recipes
     from model_builder.lock import locked
     from model_builder.progress import bars
+    from model_builder.recipes import classify as recipes
 
     loaded = recipes.parse(document, recipe)
     _import_tensorflow()
     with locked(out), bars(quiet=as_json and not sys.stderr.isatty()) as progress:
-        from model_builder.build import build as run
+        from model_builder.classify.build import build as run
 
         result = run(loaded, out, progress)
     summary = {
@@ -123,7 +123,7 @@ def _classifiers_only(options: list[str], recipe: Path) -> None:
 
 def _build_tiny(document: dict[str, Any], path: Path, out: Path, as_json: bool) -> None:
     """Builds a tiny generator, see :mod:`model_builder.generate_tiny`."""
-    from model_builder.generate_tiny.recipe import parse
+    from model_builder.recipes.status_lines import parse
 
     loaded = parse(document, path)
     _import_tensorflow()

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from contracts.errors import InputError
 from contracts.manifest import SignatureSpec, TensorSpec
+from model_builder.classify.rounding import align_means
 from model_builder.files import write_atomically as write_atomically
-from model_builder.rounding import align_means
 
 SIGNATURE = "serving_default"
 

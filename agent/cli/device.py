@@ -30,8 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the agent until SIGTERM or SIGINT."""
     # Nothing here multiplies matrices with numpy, whose threads spin for 40 ms at its import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from agent import log
     from agent.daemon import Agent
+    from agent.system import log
 
     config = read_config(arguments.config)
     log.configure(debug=arguments.debug)
@@ -58,8 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def selftest(arguments: argparse.Namespace) -> int:
     """Replays the golden vectors of every active bundle, each in a process of its own."""
-    from agent.filesystem import Disk
     from agent.runtime import check
+    from agent.system.filesystem import Disk
     from agent.update.store import Store
     from contracts import board as boards
 
@@ -99,7 +99,7 @@ def selftest(arguments: argparse.Namespace) -> int:
 
 def status(arguments: argparse.Namespace) -> int:
     """What runs, what happened last, what it waits for. Exit code 1 when no agent runs."""
-    from agent import statusfile
+    from agent.system import statusfile
 
     config = read_config(arguments.config)
     folder = arguments.config.resolve().parent / config.state_dir

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 import msgspec
 import yaml
 
-from agent.certificate import MAX_ANSWER_BYTES, new_request, post
+from agent.certificates.device import MAX_ANSWER_BYTES, new_request, post
 from agent.cli import output
-from agent.filesystem import Disk
+from agent.system.filesystem import Disk
 from contracts import codec, files
 from contracts.config import AgentConfig
 from contracts.errors import InputError

@@ -161,7 +161,7 @@ class BindingEngine:
         from ai_edge_litert.compiled_model import CompiledModel
         from ai_edge_litert.options import CpuOptions, Options
 
-        from agent.runtime.quiet import quiet
+        from agent.children.quiet import quiet
 
         cpu = CpuOptions(num_threads=threads, xnnpack_weight_cache_path=str(cache) if cache else "")
         with quiet():
@@ -230,7 +230,7 @@ class BindingEngine:
 
     def close(self) -> None:
         """Frees buffers and the model; arrays that it gave out must no longer be used."""
-        from agent.runtime.quiet import quiet
+        from agent.children.quiet import quiet
 
         self._release()
         with quiet():

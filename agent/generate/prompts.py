@@ -8,7 +8,7 @@ from typing import Any
 from agent.generate.memory import give_back
 from agent.runtime.front_end import check_text
 from contracts.bundle import Bundle
-from contracts.chat_template import ChatTemplate
+from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts, TokenizerFrontEnd
 from contracts.messages import ChatMessage

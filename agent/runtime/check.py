@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from agent import helper
-from agent.apart import Failure, limit_child, silence
+from agent.children import helper
+from agent.children.limits import Failure, limit_child, silence
 from contracts import codec
 from contracts.bundle import Bundle
 from contracts.errors import ErrorInfo, RefusedError, ShoalError, UnavailableError

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from agent.runtime.quiet import quiet
+from agent.children.quiet import quiet
 from agent.runtime.signature_view import view_signatures
 
 Array = npt.NDArray[Any]

@@ -9,12 +9,12 @@ from typing import Any, Final
 import msgspec
 
 from agent.link import Inbound
-from agent.log import logger
 from agent.serving.inflight import RunningMark
 from agent.serving.limiter import RateLimiter
 from agent.serving.registry import Registry
 from agent.serving.reply import Reply
 from agent.serving.worker import Job, Worker
+from agent.system.log import logger
 from contracts import codec, limits
 from contracts.errors import InputError, ShoalError, UnavailableError
 from contracts.messages import Answer, Name, Request

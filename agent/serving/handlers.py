@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from agent.log import logger
 from agent.runtime.classifier import UNKNOWN
 from agent.runtime.model import expect_model_task
 from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
 from agent.serving.worker import Worker
+from agent.system.log import logger
 from agent.telemetry.recorder import Recorder
 from contracts.errors import ShoalError
 from contracts.messages import (

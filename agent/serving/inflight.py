@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from agent.log import logger
+from agent.system.log import logger
 
 log = logger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from agent.log import logger
 from agent.runtime import model as models
+from agent.system.log import logger
 from contracts.bundle import Bundle
 from contracts.errors import RefusedError, UnavailableError
 from contracts.manifest import Manifest

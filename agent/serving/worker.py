@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-from agent.log import logger
 from agent.serving.reply import Reply
+from agent.system.log import logger
 from contracts.errors import ShoalError, UnavailableError
 
 log = logger(__name__)

@@ -6,11 +6,11 @@ import itertools
 import threading
 from collections.abc import Callable
 
-from agent.clock import Clock
-from agent.log import logger
 from agent.serving.handlers import Answering
 from agent.serving.reply import Reply
 from agent.serving.worker import Job, Worker
+from agent.system.clock import Clock
+from agent.system.log import logger
 from contracts import limits
 from contracts.config import SourceConfig
 from contracts.errors import ShoalError

@@ -28,9 +28,9 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from agent.log import logger
 from agent.sources.feed import Feed
 from agent.sources.lines import Lines
+from agent.system.log import logger
 
 log = logger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from agent.clock import Clock
-from agent.log import logger
+from agent.system.clock import Clock
+from agent.system.log import logger
 from agent.telemetry.recorder import Recorder
 from agent.telemetry.spool import Spool
 from contracts import codec, limits

@@ -8,7 +8,8 @@ A board without a clock of its own does not know how old a message is until its 
 
 - What this run put, in file or memory, moves with its clock when that is set, forward or back:
   its age is what the monotonic clock says. Time in which the board sleeps does not count.
-- What an earlier run put while the clock was not set (before :data:`agent.clock.EARLIEST`) counts
+- What an earlier run put while the clock was not set (before
+  :data:`agent.system.clock.EARLIEST`) counts
   as put at the moment at which a later run has a clock that can be right. Until then nothing is
   dropped by age.
 - What an earlier run put with a clock that was wrong and could be right keeps that time. If that
@@ -27,8 +28,8 @@ from typing import Final
 
 import msgspec
 
-from agent.clock import EARLIEST
-from agent.log import logger
+from agent.system.clock import EARLIEST
+from agent.system.log import logger
 
 log = logger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from agent.log import logger
+from agent.system.log import logger
 from agent.update import delta
 from agent.update.fetch import Fetcher, read_all
 from agent.update.store import Store

@@ -14,11 +14,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from agent.clock import Clock
-from agent.filesystem import FileSystem
-from agent.log import logger
 from agent.serving.models import Models
 from agent.serving.worker import STALL_S
+from agent.system.clock import Clock
+from agent.system.filesystem import FileSystem
+from agent.system.log import logger
 from agent.update import fit, machine
 from agent.update.download import Downloader, Progress
 from agent.update.fetch import NO_SUCH_FILE, Fetcher
@@ -64,7 +64,7 @@ events are sent all the same."""
 
 
 class Trusted(Protocol):
-    """Where signed manifests come from (:class:`agent.trust.Trust`)."""
+    """Where signed manifests come from (:class:`agent.trust.client.Trust`)."""
 
     def newest(self, ref: BundleRef) -> bytes:
         """The manifest of a bundle that the newest signed list has."""

@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from agent.filesystem import FileSystem, read_if_given
-from agent.log import logger
+from agent.system.filesystem import FileSystem, read_if_given
+from agent.system.log import logger
 from agent.update.machine import Settled, Update
 from contracts import codec, limits
 from contracts.bundle import sha256_of

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-from agent.clock import Clock
-from agent.filesystem import FileSystem
-from agent.log import logger
 from agent.serving.models import Models
+from agent.system.clock import Clock
+from agent.system.filesystem import FileSystem
+from agent.system.log import logger
 from agent.update.store import Store
 from contracts import codec
 from contracts.errors import ErrorInfo, InputError, ShoalError

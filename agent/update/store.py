@@ -18,7 +18,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from agent.filesystem import (
+from agent.system.filesystem import (
     TEMPORARY,
     FileSystem,
     link_durably,
@@ -26,7 +26,7 @@ from agent.filesystem import (
     read_if_given,
     remove_tree,
 )
-from agent.log import logger
+from agent.system.log import logger
 from contracts import limits
 from contracts.bundle import MANIFEST, decode_manifest, sha256_of
 from contracts.errors import InputError

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Response
 from contracts.errors import InputError
 from fleet.api import models, paging, views
 from fleet.api.auth import Operator, TheController, Viewer
-from fleet.rollout.runner import Command
+from fleet.conductor.runner import Command
 from fleet.rollout.spec import NAME_PATTERN, VERSION_PATTERN, RolloutSpec
 from fleet.store import audit, bundles, rollouts
 from fleet.store.rollouts import Stored

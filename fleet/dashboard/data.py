@@ -17,11 +17,11 @@ import sqlalchemy as sa
 
 from contracts.errors import InputError, RefusedError
 from contracts.messages import Answer, ClassifyRequest, GenerateRequest
+from fleet.conductor.runner import Command
 from fleet.controller import Controller
 from fleet.dashboard.views import Alert, DevicePage, DeviceView, Overview, RolloutView
 from fleet.rollout import selector
 from fleet.rollout.plan import Plan
-from fleet.rollout.runner import Command
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ACTIVE, Member
 from fleet.store import audit, bundles, devices, history, rollouts, telemetry

@@ -17,7 +17,7 @@ from model_builder.data.clean import CleanReport, check_classes, clean, drop_lea
 from model_builder.data.load import load_rows
 from model_builder.data.rows import Row
 from model_builder.data.split import split_off
-from model_builder.recipe import Recipe
+from model_builder.recipes.classify import Recipe
 from model_builder.seeds import derive
 
 

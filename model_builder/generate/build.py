@@ -24,10 +24,10 @@ from model_builder.generate.fold import fold
 from model_builder.generate.package import GeneratorParts, Layout, write_generator
 from model_builder.generate.pairs import Pair, Split
 from model_builder.generate.quantize import calibrate, quantize
-from model_builder.generate.recipe import GenerateRecipe
 from model_builder.generate.value_grammar import answer_phrases, output_grammar
 from model_builder.generate.vocabulary import END, train_tokenizer
 from model_builder.generate.weights import DecoderConfig, DecoderWeights
+from model_builder.recipes.generate import GenerateRecipe
 
 if TYPE_CHECKING:
     from model_builder.generate.train import Trained

@@ -87,7 +87,7 @@ def build_generator(document: dict[str, Any], path: Path, out: Path, as_json: bo
     """``build`` of a recipe with ``task: generate``, read from the file `path`."""
     from rich.console import Console
 
-    from model_builder.generate.recipe import parse
+    from model_builder.recipes.generate import parse
 
     loaded, data = parse(document, path)
     from model_builder.generate import build as building  # TensorFlow: after the recipe is known

@@ -9,8 +9,8 @@ from contracts.errors import InputError
 from model_builder.generate.answers import as_answer
 from model_builder.generate.home_commands import sample_commands
 from model_builder.generate.pairs import Pair, Split, read_pairs, split_pairs
-from model_builder.generate.recipe import GenerateRecipe
 from model_builder.generate.teachers import complete
+from model_builder.recipes.generate import GenerateRecipe
 
 
 def load_data(

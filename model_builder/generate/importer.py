@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from contracts import codec
 from contracts.bundle import SUFFIX, Bundle, pack
-from contracts.chat_template import MAX_CHARS, ChatTemplate
+from contracts.chat.template import MAX_CHARS, ChatTemplate
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import Provenance
 from contracts.messages import ChatMessage, Name, Version

@@ -16,7 +16,7 @@ from contracts import codec
 from contracts.errors import InputError, UnavailableError
 from model_builder.generate.evaluate import run_generator
 from model_builder.generate.pairs import Pair
-from model_builder.generate.recipe import TeacherSource
+from model_builder.recipes.generate import TeacherSource
 
 
 class _Choice(msgspec.Struct):

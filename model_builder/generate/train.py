@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from model_builder.generate.encoded import Encoded
 from model_builder.generate.student import Variables, forward, new_variables
-from model_builder.generate.train_options import TrainOptions
 from model_builder.generate.weights import DecoderConfig
+from model_builder.recipes.training import TrainOptions
 
 _DECAY = 0.01
 _CLIP = 1.0

@@ -29,8 +29,8 @@ from model_builder.convert import native_output
 from model_builder.export_c.graph import Graph, read
 from model_builder.generate_tiny import task
 from model_builder.generate_tiny.flatfile import write
-from model_builder.generate_tiny.recipe import Recipe
 from model_builder.generate_tiny.train import train
+from model_builder.recipes.status_lines import Recipe
 
 MAX_PARAMETERS = 260_000
 MAX_TOKENS = 96

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from model_builder.generate_tiny import task
 from model_builder.generate_tiny.cell import Cell
-from model_builder.generate_tiny.recipe import Settings
+from model_builder.recipes.status_lines import Settings
 
 
 def encode(

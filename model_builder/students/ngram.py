@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from model_builder.dropout import NONE, Dropout
-from model_builder.students.config import NgramStudentConfig
+from model_builder.recipes.students import NgramStudentConfig
 from model_builder.students.fakequant import (
     channel_limit,
     fake_quant_activations,

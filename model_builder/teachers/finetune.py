@@ -10,9 +10,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model_builder.checkpoint import Checkpoint, Saved
+from model_builder.classify.fit import schedule
 from model_builder.dropout import Dropout
-from model_builder.fit import schedule
-from model_builder.teachers.config import TeacherConfig
+from model_builder.recipes.teachers import TeacherConfig
 from model_builder.teachers.encoder import Encoder, pad_batch
 
 

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.errors import InputError, RefusedError, UnavailableError
+from model_builder.recipes.teachers import EndpointConfig
 from model_builder.teachers.base import Progress
-from model_builder.teachers.config import EndpointConfig
 
 _CHARACTERS_PER_TOKEN: Final = 4
 _TOKENS_PER_ANSWER: Final = 12

@@ -8,7 +8,7 @@ import numpy as np
 
 from contracts.errors import InputError
 from model_builder.data.dataset import Dataset
-from model_builder.recipe import Recipe
+from model_builder.recipes.classify import Recipe
 from model_builder.seeds import derive
 from model_builder.teachers.base import Progress, Teacher
 

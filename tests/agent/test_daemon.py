@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from agent.daemon import Agent
-from agent.statusfile import LocalStatus
+from agent.system.statusfile import LocalStatus
 from agent.telemetry.spool import Spool
 from contracts import codec
 from contracts.bundle import Bundle

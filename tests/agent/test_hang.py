@@ -11,7 +11,6 @@ import msgspec
 import pytest
 
 from agent.daemon import Agent
-from agent.filesystem import Disk
 from agent.generate.cache_engine import Floats
 from agent.generate.handler import Generating
 from agent.link import Inbound
@@ -25,6 +24,7 @@ from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
 from agent.serving.worker import STALL_S, Job, Worker
 from agent.sources.feed import Feed
+from agent.system.filesystem import Disk
 from agent.telemetry.recorder import Recorder
 from agent.update.health import LEAST_STALL_S, Observed, Trials, verdict
 from contracts import codec
@@ -170,7 +170,7 @@ def test_the_watchdog_is_fed_only_while_the_worker_gets_on(
 ) -> None:
     """Systemd then kills the agent and starts it anew."""
     told: list[str] = []
-    monkeypatch.setattr("agent.systemd.notify", told.append)
+    monkeypatch.setattr("agent.system.systemd.notify", told.append)
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
     agent = make_agent(tmp_path, clock)
     agent._ready = True

@@ -17,7 +17,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 import agent.daemon
-from agent import log
+from agent.system import log
 from agent.runtime import model
 from contracts.bundle import Bundle
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from agent.clock import SystemClock
 from agent.daemon import Agent
 from agent.link import Inbound, Link
+from agent.system.clock import SystemClock
 from contracts.config import AgentConfig, MqttConfig
 
 PATIENCE_S = 10.0

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A command-line client for the public TUF conformance protocol; see README.md beside this file.
 
-It is a thin shell around :class:`agent.trust.Trust` and :class:`agent.update.http.Http`,
+It is a thin shell around :class:`agent.trust.client.Trust` and :class:`agent.update.http.Http`,
 the code that runs on devices.
 """
 
@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from agent.trust import Fetch, Trust
+from agent.trust.client import Fetch, Trust
 from agent.update.fetch import read_all
 from agent.update.http import Http
 from contracts.bundle import sha256_of

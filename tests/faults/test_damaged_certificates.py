@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from agent.certificate import STORED, Certificate
+from agent.certificates.device import STORED, Certificate
 from contracts.config import AgentConfig, MqttConfig, TlsConfig
 
 COUNT = 10_000

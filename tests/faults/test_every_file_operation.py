@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.filesystem import Disk
+from agent.system.filesystem import Disk
 from contracts.bundle import Bundle
 from tests.support.controller import TINY, TINY_NEXT
 from tests.support.engine import MemoryRepository, Rig, copy_state

@@ -20,18 +20,18 @@ from hypothesis import strategies as st
 from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 from tuf.ngclient.config import EnvelopeType
 
-from agent import helper
+from agent.children import helper
 from agent.cli.device import read_config
 from agent.cli.local import read_examples
 from agent.daemon import Agent
-from agent.filesystem import Disk
 from agent.link import Inbound
 from agent.runtime import check
 from agent.runtime.front_end import Tokenizer
-from agent.state import StateFolder
-from agent.statusfile import read as read_status
+from agent.system.filesystem import Disk
+from agent.system.state import StateFolder
+from agent.system.statusfile import read as read_status
 from agent.telemetry.spool import Spool
-from agent.trust import named
+from agent.trust.client import named
 from agent.update import delta, journal
 from contracts import blocks, codec
 from contracts.bundle import MANIFEST, Bundle, decode_manifest, file_entries, pack, sha256_of
@@ -399,7 +399,7 @@ def damaged(chance: random.Random, model: bytes) -> bytes:
 
 FRAIL = """#!{python}
 import ctypes
-from agent import helper
+from agent.children import helper
 from agent.runtime.litert_library import Library
 
 def call(self, function, *arguments):

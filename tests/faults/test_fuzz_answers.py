@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent import certificate as certificates
-from agent.certificate import STORED, Certificate
+from agent.certificates import device as certificates
+from agent.certificates.device import STORED, Certificate
 from agent.cli import enroll
 from agent.cli.device import read_config
 from contracts import codec

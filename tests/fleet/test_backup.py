@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from agent.trust import Trust
+from agent.trust.client import Trust
 from contracts.errors import InputError, RefusedError
 from contracts.messages import Desired, DesiredBundle
 from fleet.backup import backup, restore

@@ -13,9 +13,9 @@ from contracts.errors import InputError, RefusedError
 from model_builder import cli
 from model_builder.export_c.graph import read
 from model_builder.generate_tiny import build, task
-from model_builder.generate_tiny import recipe as recipes
 from model_builder.generate_tiny.cell import Cell
 from model_builder.generate_tiny.flatfile import write
+from model_builder.recipes import status_lines as recipes
 from tests.micro import device
 
 PROMPTS = ["t=23.4 h=61 b=88 m=1>", "t=-4.0>", "t=30.9 b=5>"]

@@ -18,9 +18,9 @@ from contracts.config import MqttConfig
 from contracts.messages import ClassifyRequest, GenerateRequest, SelftestRequest
 from fleet.repository.repository import Repository
 from model_builder.generate_tiny import build, task
-from model_builder.generate_tiny import recipe as recipes
 from model_builder.generate_tiny.cell import Cell
 from model_builder.generate_tiny.flatfile import write
+from model_builder.recipes import status_lines as recipes
 from tests.micro import bundles, device
 from tests.micro.conftest import DATA, Devices
 from tests.micro.controller import Controller, enrol

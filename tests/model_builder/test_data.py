@@ -17,7 +17,7 @@ from model_builder.data.home import languages, sample
 from model_builder.data.load import MAX_LINE_BYTES, load_rows
 from model_builder.data.rows import Row
 from model_builder.data.split import split_off
-from model_builder.recipe import DataConfig, Recipe
+from model_builder.recipes.classify import DataConfig, Recipe
 
 ROWS = [Row("turn it on", "on"), Row('say "hi", please', "talk"), Row("größer 你好", "talk")]
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from contracts.errors import InputError, RefusedError, UnavailableError
-from model_builder.metrics import softmax
-from model_builder.students.config import FitConfig, NgramStudentConfig
-from model_builder.teachers.config import EndpointConfig
+from model_builder.classify.metrics import softmax
+from model_builder.recipes.students import FitConfig, NgramStudentConfig
+from model_builder.recipes.teachers import EndpointConfig
 from model_builder.teachers.larger import LargerStudent
 from model_builder.teachers.openai import EndpointTeacher
 from model_builder.teachers.soft_file import FileTeacher

@@ -7,9 +7,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from agent.filesystem import FileSystem
 from agent.runtime import model as models
 from agent.serving.models import Models
+from agent.system.filesystem import FileSystem
 from agent.telemetry.recorder import Recorder
 from agent.update.engine import Engine
 from agent.update.fetch import NO_SUCH_FILE, Transfer

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from agent.filesystem import Disk
+from agent.system.filesystem import Disk
 
 Fault = Literal["killed", "power-cut", "torn", "ENOSPC", "EIO"]
 CRASHES: tuple[Fault, ...] = ("killed", "power-cut", "torn")

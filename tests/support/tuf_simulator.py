@@ -62,7 +62,7 @@ class Simulator:
         self.publish()
 
     def fetch(self, path: str, cap: int) -> bytes:
-        """The production interface: :data:`agent.trust.Fetch`."""
+        """The production interface: :data:`agent.trust.client.Fetch`."""
         self.asked.append((path, cap))
         found = self.served.get(path)
         if found is None:

@@ -9,10 +9,10 @@ from fastapi import Request
 from nicegui import ui
 
 from contracts.errors import InputError, ShoalError
+from fleet.conductor.runner import Command
 from fleet.dashboard.layout import REFRESH_S, RESPONSE_S, attempt, frame, live, problem
 from fleet.dashboard.render import render
 from fleet.dashboard.site import Site, Visit
-from fleet.rollout.runner import Command
 
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "approve": ("Approve wave", "unelevated", "The next wave begins at once."),

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from tuf.api.metadata import MetaFile
 
-from agent import trust as trust_module
-from agent.trust import Trust
+from agent.trust import client as trust_module
+from agent.trust.client import Trust
 from contracts.errors import InputError, RefusedError, ShoalError, UnavailableError
 from contracts.messages import BundleRef
 from tests.support.tuf_simulator import NOW, Simulator, new_signer

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from securesystemslib.exceptions import FormatError
 from securesystemslib.formats import encode_canonical
 
-from agent.trust import Trust
+from agent.trust.client import Trust
 from contracts.bundle import sha256_of
 from contracts.errors import ShoalError
 from contracts.messages import BundleRef

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.filesystem import Disk
-from agent.trust import Trust
+from agent.system.filesystem import Disk
+from agent.trust.client import Trust
 from contracts.errors import RefusedError
 from tests.support.tuf_simulator import NOW, Simulator
 
@@ -118,7 +118,7 @@ def test_the_library_is_not_loaded_before_it_is_needed() -> None:
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from agent.trust import Trust; "
+        "import sys; from pathlib import Path; from agent.trust.client import Trust; "
         "from agent.update.http import Http; "
         "Trust(Path('x'), b'', lambda path, cap: b''); "
         "sys.exit(any(name.split('.')[0] in ('tuf', 'urllib3', 'requests') "

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from agent.clock import SystemClock
 from agent.link import Link
+from agent.system.clock import SystemClock
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.messages import BlobGet, Telemetry

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.certificate import new_request
+from agent.certificates.device import new_request
 from agent.cli import enroll as command
 from agent.cli.device import read_config
 from contracts import codec

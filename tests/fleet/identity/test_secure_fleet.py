@@ -19,9 +19,9 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
-from agent.certificate import post
-from agent.certificate_apart import CertificateApart
-from agent.renewal import Renewer
+from agent.certificates.child import CertificateApart
+from agent.certificates.device import post
+from agent.certificates.renewal import Renewer
 from contracts import codec
 from contracts.config import AgentConfig, MqttConfig
 from contracts.errors import ShoalError
@@ -185,7 +185,7 @@ def test_a_token_is_refused_over_http_when_it_was_used(running: Running) -> None
     """And a wrong one is; the error has the one shape and tells nothing."""
     config = enroll_by_token(running, "d2")
     token = (config.parent / "token").read_text()
-    from agent.certificate import new_request
+    from agent.certificates.device import new_request
 
     for secret in (token, "wrong"):
         body = codec.encode(EnrolmentRequest(secret, new_request(None)[1]))

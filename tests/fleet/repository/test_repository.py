@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.trust import Trust
+from agent.trust.client import Trust
 from contracts.errors import InputError, RefusedError
 from fleet.repository import Repository
 from fleet.repository import repository as repository_module

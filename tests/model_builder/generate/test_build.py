@@ -14,8 +14,8 @@ from contracts.errors import InputError, RefusedError
 from model_builder.generate.evaluate import f1, is_json
 from model_builder.generate.home_commands import sample_commands
 from model_builder.generate.pairs import Pair, read_pairs, split_pairs
-from model_builder.generate.recipe import TeacherSource, load
 from model_builder.generate.teachers import complete
+from model_builder.recipes.generate import TeacherSource, load
 from tests.support.tiny_decoder import tiny_bundle
 
 RECIPE = """

@@ -14,8 +14,8 @@ from model_builder.generate import data as pair_data
 from model_builder.generate.answers import as_answer
 from model_builder.generate.data import load_data
 from model_builder.generate.pairs import Pair, read_pairs
-from model_builder.generate.recipe import load
 from model_builder.generate.value_grammar import output_grammar
+from model_builder.recipes.generate import load
 from tests.model_builder.generate.test_value_grammar import can_write
 
 RECIPE = """

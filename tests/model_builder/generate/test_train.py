@@ -9,8 +9,8 @@ import tensorflow as tf
 from model_builder.generate.encoded import Encoded
 from model_builder.generate.student import forward
 from model_builder.generate.train import orthogonal, train
-from model_builder.generate.train_options import TrainOptions
 from model_builder.generate.weights import DecoderConfig
+from model_builder.recipes.training import TrainOptions
 
 CONFIG = DecoderConfig(
     vocabulary=12, layers=1, width=16, hidden=24, heads=2, kv_heads=2, head_size=8,

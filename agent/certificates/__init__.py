@@ -1,0 +1,1 @@
+"""The device's own certificate: keys that never leave it, requests, renewal."""

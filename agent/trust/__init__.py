@@ -1,0 +1,1 @@
+"""What a device believes: the client of the fleet's signed repository, and its child."""

@@ -1,0 +1,104 @@
+"""Chat messages to a prompt, through the model's own Jinja2 template, within bounds."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from contracts import limits
+from contracts.errors import InputError
+from contracts.messages import ChatMessage
+
+MAX_CHARS = 32 * limits.KIB
+"""Characters of a template's source."""
+
+_MAX_PROMPT_CHARS = 4 * limits.MAX_MESSAGE_BYTES
+
+
+def _refuse(message: str) -> None:
+    raise InputError("bad-messages", f"the model's chat template refuses: {str(message)[:300]}")
+
+
+class ChatTemplate:
+    """A compiled chat template.
+
+    A template comes with a model and may be hostile. Whatever it does, a rendering ends within
+    ``template_budget.SECONDS`` and some tens of MB: steps, copies and results are counted.
+
+    Args:
+        source: Jinja2, as in the ``tokenizer_config.json`` of a model.
+        bos, eos: texts of the special tokens.
+
+    Raises:
+        InputError: ``bad-template``, with the line where it is known.
+    """
+
+    def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
+        if len(source) > MAX_CHARS:
+            raise InputError(
+                "bad-template", f"the chat template has {len(source)} characters, over {MAX_CHARS}"
+            )
+        # Imported here: a device without a chat model does without its 4 MB.
+        from contracts.chat.sandbox import TemplateSandbox
+
+        self._environment = TemplateSandbox()
+        self._environment.globals["raise_exception"] = _refuse
+        self._tokens = {"bos_token": bos, "eos_token": eos}
+        self._one_at_a_time = threading.Lock()
+        try:
+            self._template = self._environment.from_string(source)
+        except Exception as error:  # noqa: BLE001 - a compiler's errors are of many classes
+            raise InputError(
+                "bad-template", f"the chat template is broken{_place(error)}: {_text(error)}"
+            ) from None
+
+    def render(self, messages: list[ChatMessage]) -> str:
+        """The prompt that asks for the assistant's next turn.
+
+        Raises:
+            InputError: ``bad-messages``, ``too-large``, ``bad-template`` with the line where it
+                is known.
+        """
+        from contracts.template_budget import STEPS_UNITS, UNITS_A_CHARACTER, Budget
+
+        if not messages:
+            raise InputError("bad-messages", "a chat needs at least one message")
+        turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
+        characters = sum(len(message.content) for message in messages)
+        with self._one_at_a_time:
+            self._environment.budget = Budget(STEPS_UNITS + UNITS_A_CHARACTER * characters)
+            try:
+                return self._render(turns)
+            except InputError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a template is a program
+                raise InputError(
+                    "bad-template", f"the chat template failed{_place(error)}: {_text(error)}"
+                ) from None
+
+    def _render(self, turns: list[dict[str, Any]]) -> str:
+        pieces = []
+        size = 0
+        for piece in self._template.generate(
+            messages=turns, add_generation_prompt=True, **self._tokens
+        ):
+            size += len(piece)
+            if size > _MAX_PROMPT_CHARS:
+                raise InputError("too-large", f"the prompt is over {_MAX_PROMPT_CHARS} characters")
+            pieces.append(piece)
+        return "".join(pieces)
+
+
+def _place(error: Exception) -> str:
+    """`` in line N`` of the template: Jinja2 puts its lines into tracebacks."""
+    line = getattr(error, "lineno", None) if type(error).__module__.startswith("jinja2") else None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f" in line {line}" if line else ""
+
+
+def _text(error: Exception) -> str:
+    return (str(getattr(error, "message", None) or error) or type(error).__name__)[:300]

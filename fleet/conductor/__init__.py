@@ -1,0 +1,1 @@
+"""Runs the rollout engine: facts from the store in, decisions into the store and the outbox."""

@@ -1,0 +1,1 @@
+"""The classifier: data, teacher, distillation, conversion, assessment, package; a file a stage."""

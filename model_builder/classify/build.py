@@ -1,0 +1,334 @@
+"""A recipe to a bundle and a report: the steps, in order.
+
+Data -> teacher -> soft labels -> student -> int8 -> figures -> bundle -> report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts import __version__, board, codec
+from contracts.bundle import Bundle, pack
+from contracts.errors import RefusedError
+from contracts.manifest import Provenance
+from model_builder.classify import metrics
+from model_builder.classify.candidate import Candidate
+from model_builder.classify.distil import Student, distil, soft_labels, untrained
+from model_builder.classify.package import ClassifierParts, write_classifier
+from model_builder.classify.report import card, html
+from model_builder.classify.search import search
+from model_builder.convert import shuffled, write_atomically
+from model_builder.data.dataset import Dataset, prepare
+from model_builder.recipes.classify import Recipe
+from model_builder.seeds import derive, make_deterministic
+from model_builder.teachers.base import Progress, Teacher
+from model_builder.teachers.resolve import make_teacher
+
+AGREEMENT_TEXTS = 1000
+"""Test texts on which LiteRT is compared with TensorFlow Lite Micro."""
+
+
+class BuildResult(msgspec.Struct):
+    """What a build wrote, and its report."""
+
+    bundle: Path
+    archive: Path
+    report_json: Path
+    report_html: Path
+    report: dict[str, Any]
+
+
+def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
+    """Runs the whole recipe.
+
+    Args:
+        recipe: what to build.
+        out: folder for the bundle, the report, and ``cache/``.
+        progress: is told of long work.
+
+    Raises:
+        InputError: the recipe or the data is wrong.
+        RefusedError: ``below-floor``, ``quantisation-loss``, ``over-budget``, ``no-board``.
+    """
+    started = time.monotonic()
+    boards = [board.load(name) for name in recipe.budget.boards]
+    make_deterministic(recipe.seed)
+    dataset = prepare(recipe)
+    _foresee(recipe, dataset)
+    teacher = make_teacher(recipe, dataset, out / "cache", progress)
+    learned = time.monotonic()
+    labels = soft_labels(recipe, dataset, teacher)
+    labelled = time.monotonic()
+    searched: dict[str, Any] = {}
+    if recipe.budget.floor:
+        found = search(recipe, dataset, labels, teacher, out / "cache", progress)
+        recipe, student = found.recipe, found.student
+        searched = {"search": found.report}
+    else:
+        student = distil(recipe, dataset, labels, teacher, out / "cache", progress)
+    trained = time.monotonic()
+    report, parts = _assess(recipe, dataset, student, teacher, progress)
+    report |= searched
+    _check(recipe, report)
+    name = f"{recipe.name}-{recipe.version}"
+    parts.extra = {"card.md": card(recipe, report).encode()}
+    bundle = write_classifier(out / name, parts)
+    report["bundle"] = {
+        "name": recipe.name,
+        "version": recipe.version,
+        "manifest_sha256": bundle.ref.manifest_sha256,
+        "files": {entry.path: entry.size for entry in bundle.manifest.files},
+        "arena_bytes": bundle.manifest.model.arena_bytes,
+        "operators": bundle.manifest.model.operators,
+        "parameters": bundle.manifest.model.parameters,
+        "runtimes": list(bundle.manifest.model.runtimes),
+    }
+    report["boards"] = fits(bundle)
+    for wanted in boards:
+        reasons = [str(m) for m in board.misfits(bundle.manifest, wanted)]
+        if reasons:
+            raise RefusedError("over-budget", f"{wanted.name}: {'; '.join(reasons)}")
+    report["seconds"] = {
+        "teacher": round(learned - started, 1),
+        "labels": round(labelled - learned, 1),
+        "student": round(trained - labelled, 1),
+        "all": round(time.monotonic() - started, 1),
+    }
+    result = BuildResult(
+        bundle=bundle.path,
+        archive=out / f"{name}.shoal",
+        report_json=out / f"{name}-report.json",
+        report_html=out / f"{name}-report.html",
+        report=report,
+    )
+    pack(bundle.path, result.archive)
+    write_atomically(result.report_json, codec.pretty(report))
+    write_atomically(result.report_html, html(recipe, report).encode())
+    return result
+
+
+def fits(bundle: Bundle) -> dict[str, list[str]]:
+    """Each known board with the reasons why the bundle does not fit; none: it fits."""
+    return {
+        name: [str(m) for m in board.misfits(bundle.manifest, board.load(name))]
+        for name in board.names()
+    }
+
+
+def _assess(
+    recipe: Recipe,
+    dataset: Dataset,
+    student: Student,
+    teacher: Teacher | None,
+    progress: Progress,
+) -> tuple[dict[str, Any], ClassifierParts]:
+    """Converts the student and measures float, int8 and teacher on the same rows."""
+    labels, test = dataset.labels, dataset.test
+    rng = np.random.default_rng(derive(recipe.seed, "representative"))
+    progress("converts", 0, 1)
+    candidate = student.convert(recipe, rng)
+    progress("converts", 1, 1)
+    int8_validation = candidate.logits(dataset.validation.texts)
+    int8_logits = candidate.logits(test.texts)
+    float_logits = student.float_logits(test.texts)
+    temperature = metrics.best_temperature(int8_validation, dataset.validation.targets)
+    confidence = metrics.softmax(int8_validation, temperature).max(axis=1)
+    outside_validation = _confidence(candidate, dataset.outside_validation, temperature)
+    outside_test = _confidence(candidate, dataset.outside_test, temperature)
+    threshold, how = metrics.choose_threshold(
+        confidence, outside_validation, recipe.evaluation.reject
+    )
+    probabilities = metrics.softmax(int8_logits, temperature)
+    predicted = int8_logits.argmax(axis=1)
+    right_int8 = predicted == test.targets
+    right_float = float_logits.argmax(axis=1) == test.targets
+    delta, interval = metrics.paired_difference(right_int8, right_float)
+    accuracy = {
+        "float": round(float(right_float.mean()), 4),
+        "int8": round(float(right_int8.mean()), 4),
+        "int8_interval": [round(v, 4) for v in metrics.wilson(right_int8.mean(), len(right_int8))],
+        "int8_minus_float": round(delta, 4),
+        "int8_minus_float_interval": [round(v, 4) for v in interval],
+        "validation_int8": round(metrics.accuracy(int8_validation, dataset.validation.targets), 4),
+    }
+    if teacher is not None and teacher.open_ended:
+        accuracy["teacher"] = round(metrics.accuracy(teacher.logits(test.texts), test.targets), 4)
+    arena = candidate.arena(test.texts[0])
+    cost = candidate.cost(test.texts[:500])
+    agreement = candidate.agreement(test.texts[:AGREEMENT_TEXTS])
+    wrong = np.nonzero(~right_int8)[0]
+    named, digest = (teacher.name, teacher.digest) if teacher else ("none", "")
+    report: dict[str, Any] = {
+        "name": recipe.name,
+        "version": recipe.version,
+        "data": dataset.summary(),
+        "teacher": {"name": named, "sha256": digest, "bytes": teacher.size_bytes if teacher else 0},
+        "accuracy": accuracy,
+        "calibration": {
+            "temperature": temperature,
+            "ece": round(metrics.ece(probabilities, test.targets), 4),
+            "reliability": _reliability(probabilities, test.targets),
+        },
+        "out_of_scope": {
+            "threshold": threshold,
+            "chosen_by": how,
+            "refused_in_scope": round(float((probabilities.max(axis=1) < threshold).mean()), 4),
+            "refused_out_of_scope": _share_below(outside_test, threshold),
+            "auroc": _rounded(metrics.auroc(probabilities.max(axis=1), outside_test)),
+        },
+        "size": {
+            "model_bytes": len(candidate.model),
+            "arena_bytes": arena.arena_bytes,
+            "arena_problem": arena.problem,
+        },
+        "cost": msgspec.to_builtins(cost),
+        "runtimes": msgspec.to_builtins(agreement),
+        "per_class": metrics.per_class(predicted, test.targets, labels),
+        "confusion": {
+            "labels": labels,
+            "matrix": metrics.confusion(predicted, test.targets, len(labels)).tolist(),
+        },
+        "wrong": [
+            {
+                "text": test.texts[i][:200],
+                "label": labels[int(test.targets[i])],
+                "answer": labels[int(predicted[i])],
+                "confidence": round(float(probabilities[i].max()), 3),
+            }
+            for i in wrong[:50]
+        ],
+        "layers": student.layer_errors(candidate, test.texts[:64]),
+        "students": student.history,
+        "machine": {"python": platform.python_version(), "machine": platform.machine()},
+    }
+    golden = [test.texts[i] for i in shuffled(len(test.texts), recipe.evaluation.golden, rng)]
+    parts = ClassifierParts(
+        name=recipe.name,
+        version=recipe.version,
+        candidate=candidate,
+        labels=labels,
+        golden_texts=golden,
+        baseline_logits=int8_logits,
+        temperature=temperature,
+        threshold=threshold,
+        boards=list(recipe.budget.boards),
+        metrics={
+            "accuracy_int8": accuracy["int8"],
+            "accuracy_float": accuracy["float"],
+            **({"accuracy_teacher": accuracy["teacher"]} if "teacher" in accuracy else {}),
+            "ece": report["calibration"]["ece"],
+            "f1_per_class": {row["label"]: row["f1"] for row in report["per_class"]},
+        },
+        provenance=Provenance(
+            recipe_sha256=hashlib.sha256(codec.encode(recipe)).hexdigest(),
+            data_sha256=dataset.sha256,
+            teacher=named,
+            teacher_sha256=digest,
+            seed=recipe.seed,
+            versions=_versions(),
+        ),
+        peak_rss_bytes=cost.rss_bytes,
+    )
+    return report, parts
+
+
+def _foresee(recipe: Recipe, dataset: Dataset) -> None:
+    """Stops a build whose student cannot fit its budget, before anything is trained.
+
+    An int8 file has one size, whatever its weights: an untrained student shows it.
+    """
+    budget = recipe.budget
+    if recipe.student.family != "ngram" or budget.floor or not budget.model_bytes:
+        return
+    found = len(untrained(recipe, dataset).model)
+    if found > budget.model_bytes:
+        shape = recipe.student.ngram
+        over = found - budget.model_bytes
+        rows = shape.features.buckets - -(-over // shape.dim)
+        hint = (
+            f"student.ngram.features.buckets: {rows} would fit"
+            if rows > 0
+            else "make student.ngram.dim and hidden smaller"
+        )
+        raise RefusedError(
+            "over-budget",
+            f"model_bytes would be {found}, {over} over the budget of {budget.model_bytes}; {hint}",
+        )
+
+
+def _check(recipe: Recipe, report: dict[str, Any]) -> None:
+    """Stops a build that misses its own bars."""
+    accuracy, size = report["accuracy"], report["size"]
+    lost = -accuracy["int8_minus_float"]
+    if lost > recipe.quantisation.max_loss:
+        worst = ", ".join(f"{row['layer']} ({row['error']:.1%})" for row in report["layers"][:3])
+        raise RefusedError(
+            "quantisation-loss",
+            f"int8 loses {lost:.4f} against float; the recipe accepts "
+            f"{recipe.quantisation.max_loss}. The layers that hurt most: {worst}",
+        )
+    if accuracy["int8"] < recipe.evaluation.floor:
+        raise RefusedError(
+            "below-floor",
+            f"int8 accuracy {accuracy['int8']} is below the floor {recipe.evaluation.floor}",
+        )
+    bounds = (
+        ("model_bytes", size["model_bytes"], recipe.budget.model_bytes),
+        ("arena_bytes", size["arena_bytes"], recipe.budget.arena_bytes),
+        ("latency_us", report["cost"]["latency_p50_us"], recipe.budget.latency_us),
+    )
+    for name, found, bound in bounds:
+        if bound and (found is None or found > bound):
+            raise RefusedError("over-budget", f"{name} is {found}; the budget is {bound}")
+
+
+def _confidence(candidate: Candidate, texts: list[str], temperature: float) -> NDArray[np.float64]:
+    if not texts:
+        return np.zeros(0)
+    shares = metrics.softmax(candidate.logits(texts), temperature)
+    return np.asarray(shares.max(axis=1), np.float64)
+
+
+def _share_below(values: NDArray[Any], threshold: float) -> float | None:
+    return round(float((values < threshold).mean()), 4) if len(values) else None
+
+
+def _rounded(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 4)
+
+
+def _reliability(
+    probabilities: NDArray[Any], targets: NDArray[Any], bins: int = 10
+) -> list[list[float]]:
+    """Per confidence bin: mean confidence, accuracy, count; empty bins are left out."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == targets
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        [
+            round(float(confidence[place == b].mean()), 4),
+            round(float(correct[place == b].mean()), 4),
+            int((place == b).sum()),
+        ]
+        for b in range(bins)
+        if (place == b).any()
+    ]
+
+
+def _versions() -> dict[str, str]:
+    found = {"shoal": __version__}
+    for package in ("tensorflow-cpu", "tensorflow", "ai-edge-litert", "tflite-micro", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

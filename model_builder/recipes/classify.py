@@ -1,0 +1,225 @@
+"""A recipe: one YAML file that says what to build. Unknown keys are refused with the nearest one.
+
+Every field has its default here, and its meaning in the docstring of its section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from contracts import limits
+from contracts.messages import Name, Version
+from model_builder.classify.augment import AugmentConfig
+from model_builder.recipes import file as recipe_file
+from model_builder.recipes.students import FitConfig, NgramStudentConfig, TransformerConfig
+from model_builder.recipes.teachers import TeacherConfig
+
+Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Lengths = Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1, max_length=8)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the recipe's sections."""
+
+
+class Columns(Section, frozen=True):
+    """Names of the columns in CSV, Parquet or JSONL.
+
+    Attributes:
+        text, label: their columns.
+        group: rows of one group stay in one split; empty: none.
+    """
+
+    text: str = "text"
+    label: str = "label"
+    group: str = ""
+
+
+class DataConfig(Section, frozen=True):
+    """Where the text comes from. Give `train`, or `source: home-intents`.
+
+    Attributes:
+        source: ``files``, or ``home-intents``: sampled from Home Assistant's templates.
+        train, validation, test: files (.jsonl, .csv, .parquet); what is missing is split off
+            `train`.
+        out_of_scope: text that belongs to no label, for the threshold.
+        out_of_scope_test: the same, only for the report.
+        unlabelled: more text for the teacher to label.
+        columns: of the files.
+        language: of ``home-intents``, for example ``en``, ``de``, ``ru``.
+        sentences: how many ``home-intents`` gives.
+        limit: at most so many rows of `train`; 0: all.
+    """
+
+    source: Literal["files", "home-intents"] = "files"
+    train: str = ""
+    validation: str = ""
+    test: str = ""
+    out_of_scope: str = ""
+    out_of_scope_test: str = ""
+    unlabelled: str = ""
+    columns: Columns = Columns()
+    language: str = "en"
+    sentences: Positive = 14_000
+    limit: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class CleanConfig(Section, frozen=True):
+    """What is done to the rows before the split.
+
+    Attributes:
+        deduplicate: keep one of the rows with one normalised text.
+        conflicts: a text with two labels: ``drop`` all its rows, or ``error``.
+        noise_report: list rows whose label disagrees with a cross-validated classifier.
+    """
+
+    deduplicate: bool = True
+    conflicts: Literal["drop", "error"] = "drop"
+    noise_report: bool = True
+
+
+class SplitConfig(Section, frozen=True):
+    """Shares split off the training rows where no file is given, by group where there is one."""
+
+    validation: Share = 0.1
+    test: Share = 0.2
+
+
+class StudentConfig(Section, frozen=True):
+    """The student: ``ngram`` (microcontrollers), ``transformer`` or ``encoder`` (SBCs).
+
+    Attributes:
+        family: which.
+        ngram: shape of the n-gram student.
+        transformer: shape of the small transformer; the encoder takes the teacher's shape.
+        lengths: token counts that the model has a signature for (SBCs).
+    """
+
+    family: Literal["ngram", "transformer", "encoder"] = "ngram"
+    ngram: NgramStudentConfig = NgramStudentConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    lengths: Lengths = (16, 32, 64)
+
+
+class DistillationConfig(Section, frozen=True):
+    """How the student learns from the teacher.
+
+    Attributes:
+        temperature: that softens the teacher's logits.
+        hard: weight of the true label where there is one.
+        embedding: weight of matching the teacher's sentence embedding; 0: off.
+        seeds: students trained with different seeds; the best on validation is kept.
+        augment: teacher-labelled text made from the training rows.
+        fit: of the training loop.
+    """
+
+    temperature: Annotated[float, msgspec.Meta(gt=0, le=20)] = 1.0
+    hard: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    embedding: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    seeds: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
+    augment: AugmentConfig = AugmentConfig()
+    fit: FitConfig = FitConfig()
+
+
+class QuantisationConfig(Section, frozen=True):
+    """How the student becomes int8.
+
+    Attributes:
+        samples: texts of the representative set.
+        max_loss: the most accuracy, as a ratio, that int8 may lose against float on the test
+            split before the build fails.
+    """
+
+    samples: Positive = 500
+    max_loss: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
+
+
+class BudgetConfig(Section, frozen=True):
+    """What the model must fit; 0: no bound.
+
+    Attributes:
+        boards: profiles that the bundle must fit.
+        model_bytes: of the model file.
+        arena_bytes: by TensorFlow Lite Micro.
+        latency_us: of one text on this machine, model only.
+        floor: the least int8 accuracy on the validation split; above 0 several sizes up to the
+            recipe's are trained, and the smallest that reaches it and fits is chosen.
+    """
+
+    boards: list[Name] = []
+    model_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    arena_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    latency_us: Annotated[float, msgspec.Meta(ge=0)] = 0
+    floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0
+
+
+class EvaluationConfig(Section, frozen=True):
+    """What the model must reach on the test split, and how the threshold is chosen.
+
+    Attributes:
+        floor: the least int8 accuracy on the test split; below it the build fails.
+        golden: golden vectors in the bundle.
+        reject: share of in-scope validation texts that the threshold may turn into ``unknown``
+            when there is no out-of-scope text to balance it against.
+    """
+
+    floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0
+    golden: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_GOLDEN_VECTORS)] = 64
+    reject: Share = 0.02
+
+
+class Recipe(Section, frozen=True):
+    """The whole recipe."""
+
+    name: Name
+    schema: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
+    version: Version = "1.0.0"
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31)] = 1
+    data: DataConfig = DataConfig()
+    clean: CleanConfig = CleanConfig()
+    split: SplitConfig = SplitConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    quantisation: QuantisationConfig = QuantisationConfig()
+    budget: BudgetConfig = BudgetConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+_PATHS: Final = ("train", "validation", "test", "out_of_scope", "out_of_scope_test", "unlabelled")
+
+
+def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe and applies ``key=value`` changes (``data.sentences=12000``).
+
+    Raises:
+        InputError: what :func:`recipe_file.read` and :func:`parse` raise.
+    """
+    return parse(recipe_file.read(path, changes), path)
+
+
+def parse(document: dict[str, Any], path: Path) -> Recipe:
+    """The keys and values of the file `path` as a recipe; paths in it are relative to the file.
+
+    Raises:
+        InputError: ``unknown-key``, ``bad-recipe``.
+    """
+    recipe = recipe_file.convert(document, Recipe, str(path))
+    resolved = {
+        name: str((path.parent / value).resolve())
+        for name in _PATHS
+        if (value := getattr(recipe.data, name))
+    }
+    teacher = recipe.teacher
+    kind, _, place = teacher.source.partition(":")
+    if kind in ("path", "labels"):
+        teacher = msgspec.structs.replace(
+            teacher, source=f"{kind}:{(path.parent / Path(place).expanduser()).resolve()}"
+        )
+    data = msgspec.structs.replace(recipe.data, **resolved)
+    return msgspec.structs.replace(recipe, data=data, teacher=teacher)

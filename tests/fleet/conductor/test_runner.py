@@ -1,0 +1,204 @@
+"""The runner on a real database: which rollouts it steps, in which order, and what it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts.messages import BundleRef, Reported, SlotReport
+from fleet.conductor import runner
+from fleet.conductor.runner import Runner
+from fleet.folder import Fleet, FleetConfig
+from fleet.rollout.spec import RolloutSpec
+from fleet.store import Store, devices, rollouts
+from fleet.store.documents import dump
+from fleet.store.schema import DEVICE
+from tests.support.bundles import noise_bundle
+
+VERSIONS = ("1.0.0", "2.0.0")
+
+
+class Small:
+    """A controller's store and runner; devices do what a test says, by the test's clock."""
+
+    def __init__(self, folder: Path) -> None:
+        fleet = Fleet.init(folder / "fleet", FleetConfig("home"))
+        self.refs: dict[str, BundleRef] = {}
+        for seed, version in enumerate(VERSIONS):
+            bundle = noise_bundle(folder / version, version=version, seed=seed)
+            self.refs[version] = fleet.publish(bundle.path)[0]
+        self.store: Store = fleet.open_store()
+        self.now = 1_000_000.0
+        self.runner = Runner(self.store, clock=lambda: self.now)
+
+    def add(self, *names: str) -> None:
+        """Devices that are online and have no model."""
+        with self.store.write() as connection:
+            for name in names:
+                devices.enroll(self.store, connection, name, "raspberry-pi-5", {}, [], self.now)
+        for name in names:
+            self.online(name, online=True)
+            self.obey(name)
+
+    def online(self, name: str, *, online: bool) -> None:
+        """A device comes or goes."""
+        state = "online" if online else "offline"
+        with self.store.write() as connection:
+            connection.execute(
+                DEVICE.update().where(DEVICE.c.id == name).values(state=state, state_at=self.now)
+            )
+
+    def device(self, name: str) -> devices.Device:
+        """What the store knows of a device."""
+        with self.store.read() as connection:
+            return devices.some(connection, [name])[name]
+
+    def obey(self, name: str) -> None:
+        """A device reports that it has what it is asked for."""
+        device = self.device(name)
+        slots = device.desired.slots if device.desired else {}
+        report = Reported(
+            name, "b", "1.0.0", "raspberry-pi-5", "tflite", self.now,
+            slots={
+                slot: SlotReport(shadow=asked.bundle)
+                if asked.mode == "shadow"
+                else SlotReport(active=asked.bundle)
+                for slot, asked in slots.items()
+            },
+            desired_revision=device.desired_revision,
+        )  # fmt: skip
+        with self.store.write() as connection:
+            connection.execute(
+                DEVICE.update().where(DEVICE.c.id == name).values(reported=dump(report))
+            )
+
+    def active(self, name: str) -> str | None:
+        """The version that a device says it runs."""
+        reported = self.device(name).reported
+        slot = reported.slots.get("classify") if reported else None
+        return slot.active.version if slot and slot.active else None
+
+    def create(self, version: str, **fields: object) -> str:
+        """A rollout of a version to all devices."""
+        document = {
+            "bundle": "noise", "version": version, "waves": [{"percent": 100}], "bake_s": 0,
+        }  # fmt: skip
+        spec = RolloutSpec.model_validate(document | fields)
+        return self.runner.create(spec, "ann").state.id
+
+    def status(self, rollout: str) -> str:
+        """Where a rollout is."""
+        with self.store.read() as connection:
+            return rollouts.get(connection, rollout, members=False).state.header.status
+
+    def settle(self, *names: str, ticks: int = 6) -> list[str | None]:
+        """Ticks, with devices doing all that is asked; what the first one was asked for."""
+        asked: list[str | None] = []
+        for _ in range(ticks):
+            self.runner.tick()
+            desired = self.device(names[0]).desired
+            slot = desired.slots.get("classify") if desired else None
+            asked.append(slot.bundle.version if slot else None)
+            for name in names:
+                self.obey(name)
+            self.now += 1
+        return asked
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Small]:
+    """A fleet with two versions of one bundle."""
+    found = Small(tmp_path)
+    yield found
+    found.store.close()
+
+
+def test_a_late_joiner_of_a_rollout_that_nobody_follows_any_more_is_free(small: Small) -> None:
+    """It went away in the middle of joining; the next rollout takes it when it is back."""
+    small.add("a")
+    first = small.create("1.0.0", follow_s=1000)
+    small.settle("a")
+    assert small.status(first) == "succeeded"
+    small.add("late")
+    small.runner.tick()
+    assert small.device("late").rollout == first
+    small.online("late", online=False)
+    small.now += 2000
+    small.online("late", online=True)
+    small.obey("late")
+    second = small.create("2.0.0")
+    small.settle("a", "late", ticks=8)
+    assert small.status(second) == "succeeded"
+    assert small.active("late") == "2.0.0"
+    assert small.device("late").rollout is None
+
+
+def test_ended_rollouts_cost_a_tick_no_figures_and_one_look_at_who_is_newest(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are followed: a person's command waits behind the tick."""
+    small.add("a")
+    gates = {"max_error_rate": 0.1, "no_evidence": "pass"}
+    for version in ("1.0.0", "2.0.0", "1.0.0"):
+        assert small.status(small.create(version, gates=gates)) == "running"
+        small.settle("a")
+    looks: list[str] = []
+
+    def counting(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def look(*arguments: object) -> object:
+            looks.append(name)
+            return real(*arguments)
+
+        return look
+
+    for module, name in ((runner, "figures_of"), (rollouts, "newest_of_slot")):
+        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
+    small.runner.tick()
+    assert looks == ["newest_of_slot"]
+    small.create("2.0.0", gates=gates)
+    looks.clear()
+    small.runner.tick()
+    assert sorted(looks) == ["figures_of", "newest_of_slot"]
+
+
+def test_a_late_joiner_gets_the_newest_version_first(small: Small) -> None:
+    """Never the one that was superseded, which may be why it was."""
+    small.add("a")
+    for version in VERSIONS:
+        rollout = small.create(version)
+        small.settle("a")
+        assert small.status(rollout) == "succeeded"
+    small.add("late")
+    assert small.settle("late") == ["2.0.0"] * 6
+    assert small.active("late") == "2.0.0"
+    assert small.device("late").rollout is None
+
+
+def test_a_late_joiner_waits_for_the_newest_version_to_be_in_its_windows(small: Small) -> None:
+    """An older rollout without windows does not serve it meanwhile."""
+    small.add("a")
+    small.create("1.0.0")
+    small.settle("a")
+    small.now = 20 * 86400 + 2.5 * 3600
+    second = small.create("2.0.0", windows=[{"start": "02:00", "end": "04:00"}])
+    small.settle("a")
+    assert small.status(second) == "succeeded"
+    small.now += 4 * 3600
+    small.add("late")
+    assert small.settle("late") == [None] * 6
+    small.now += 20 * 3600
+    assert small.settle("late") == ["2.0.0"] * 6
+
+
+def test_a_rollout_in_shadow_mode_keeps_no_late_joiner_from_its_model(small: Small) -> None:
+    """The older one gives it a model that answers."""
+    small.add("a")
+    small.create("1.0.0")
+    small.settle("a")
+    second = small.create("2.0.0", mode="shadow")
+    small.settle("a")
+    assert small.status(second) == "succeeded"
+    small.add("late")
+    assert small.settle("late", ticks=1) == ["1.0.0"]
