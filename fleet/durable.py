@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -27,6 +29,53 @@ def make_folder(folder: Path, mode: int = 0o755) -> None:
         sync_folder(each.parent)
 
 
+class Staged:
+    """A new file beside the one whose place it is to take: whole on the disk before the swap."""
+
+    def __init__(self, path: Path, mode: int) -> None:
+        self._path = path
+        self._mode = mode
+        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+
+    def write(self, data: bytes) -> None:
+        """Writes all of it, durably."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with os.fdopen(os.open(self._temporary, flags, self._mode), "wb") as stream:
+            os.fchmod(stream.fileno(), self._mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def swap(self, *, overwrite: bool = True) -> None:
+        """Puts it in its place.
+
+        Raises:
+            FileExistsError: the place is taken and `overwrite` is False.
+        """
+        if overwrite:
+            self._temporary.replace(self._path)
+        else:
+            os.link(self._temporary, self._path)
+        sync_folder(self._path.parent)
+
+
+@contextmanager
+def staged(path: Path, *, mode: int = 0o644) -> Iterator[Staged]:
+    """A file that replaces `path` when the block says so, and else leaves no trace.
+
+    For what must not be lost when something between fails: write the new, do the rest, swap.
+
+    Args:
+        path: the file; its folder must exist.
+        mode: permissions, exact (the umask does not apply).
+    """
+    file = Staged(path, mode)
+    try:
+        yield file
+    finally:
+        file._temporary.unlink(missing_ok=True)
+
+
 def write(path: Path, data: bytes, *, mode: int = 0o644, overwrite: bool = True) -> None:
     """Writes a whole file: after a crash `path` holds the old bytes or the new ones.
 
@@ -39,18 +88,6 @@ def write(path: Path, data: bytes, *, mode: int = 0o644, overwrite: bool = True)
     Raises:
         FileExistsError: the file exists and `overwrite` is False.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    try:
-        with os.fdopen(os.open(temporary, flags, mode), "wb") as stream:
-            os.fchmod(stream.fileno(), mode)
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        if overwrite:
-            temporary.replace(path)
-        else:
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with staged(path, mode=mode) as file:
+        file.write(data)
+        file.swap(overwrite=overwrite)

@@ -303,26 +303,26 @@ class Fleet:
         check_name(device, "device")
         load_for_agent(board)
         path = out or self.folder / "devices" / device / "agent.yaml"
-        if path.exists():
-            if not replace:
-                raise InputError(
-                    "file-exists", f"{path} exists: name another file, or use --replace"
-                )
-            path.unlink()
+        if path.exists() and not replace:
+            raise InputError("file-exists", f"{path} exists: name another file, or use --replace")
         identity = self.open_identity()
-        config = identity.enroll(
-            device, board, self.enrolment(), labels=labels, groups=groups, replace=replace
-        )
+        where = self.enrolment()
+        durable.make_folder(path.parent, 0o700)
         store = self.open_store()
         try:
-            with store.write() as connection:
-                devices.enroll(
-                    store, connection, device, board, config.labels, config.groups, time.time()
-                )
+            # The file has the only copy of the new key, and the one before that of the old: the
+            # new one is whole on the disk before the old certificate counts no more.
+            with durable.staged(path, mode=0o600) as file, store.write() as connection:
+                with identity.enrolling(
+                    device, board, where, labels=labels, groups=groups, replace=replace
+                ) as config:
+                    devices.enroll(
+                        store, connection, device, board, config.labels, config.groups, time.time()
+                    )
+                    file.write(provisioning.to_yaml(config))
+                file.swap(overwrite=replace)
         finally:
             store.close()
-        durable.make_folder(path.parent, 0o700)
-        provisioning.write(config, path)
         self.write_broker_configuration(identity)
         return config, path
 

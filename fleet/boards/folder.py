@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,11 +110,14 @@ def write_folder(
         if tls.certificate and tls.key:
             files["shoal/certificate.der"] = to_der(tls.certificate, "the certificate")
             files["shoal/key.der"] = to_der(tls.key, "the key")
+    # All of it is made before the first file of an older folder is replaced.
+    with tempfile.TemporaryDirectory() as scratch:
+        for made in compile_agent(boards.load(config.board).architecture, Path(scratch)):
+            files[f"lib/micro/{made.name}"] = made.read_bytes()
     durable.make_folder(out, 0o700)
     for name, data in files.items():
         durable.make_folder((out / name).parent, 0o700)
         durable.write(out / name, data, mode=0o600)
-    compile_agent(boards.load(config.board).architecture, out / "lib" / "micro")
     return sorted(f.relative_to(out) for f in out.rglob("*") if f.is_file())
 
 

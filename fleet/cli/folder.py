@@ -11,6 +11,7 @@ from contracts.board import load as load_board
 from contracts.board import load_for_agent
 from contracts.config import MqttConfig
 from contracts.errors import InputError
+from fleet.boards.compiler import compiler
 from fleet.boards.folder import load_config, write_folder
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
@@ -92,6 +93,9 @@ def enroll(
     """Admits a device and writes its agent.yaml."""
     with reported(as_json):
         fleet = Fleet.open(folder)
+        on_board = load_board(board).kind == "micropython"
+        if on_board:
+            compiler()  # missed before anything changes
         _, path = fleet.enroll(
             device,
             board,
@@ -101,7 +105,7 @@ def enroll(
             replace=replace,
         )
         files = None
-        if load_board(board).kind == "micropython":
+        if on_board:
             files = path.parent / f"{device}-board"
             write_folder(load_config(path), files)
         if as_json:

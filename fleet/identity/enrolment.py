@@ -282,7 +282,28 @@ class Identity:
         days: int = ca.DEVICE_DAYS,
         replace: bool = False,
     ) -> AgentConfig:
+        """As :meth:`enrolling`, at once."""
+        with self.enrolling(
+            device, board, where, labels=labels, groups=groups, days=days, replace=replace
+        ) as config:
+            return config
+
+    @contextmanager
+    def enrolling(
+        self,
+        device: str,
+        board: str,
+        where: Enrolment,
+        *,
+        labels: DeviceLabels | None = None,
+        groups: Sequence[str] = (),
+        days: int = ca.DEVICE_DAYS,
+        replace: bool = False,
+    ) -> Iterator[AgentConfig]:
         """Makes a key and a certificate for a device, and its configuration with both inside.
+
+        The enrolment counts when the block ends, and not at all when it raises: put the
+        configuration, which has the only copy of the key, where it is safe inside.
 
         Args:
             device: its id, the certificate's common name.
@@ -297,14 +318,13 @@ class Identity:
             InputError: ``bad-name``, ``reserved-name``, ``already-enrolled``.
         """
         profile = _profile(device, board, labels or {}, groups)
-        tls = None
-        if where.mutual_tls:
-            key = ca.new_key()
-            pem = self._admit(profile, key.public_key(), days, replace=replace)
-            tls = TlsConfig(ca=self.ca_pem, certificate=pem, key=ca.key_pem(key).decode())
-        else:
-            self._admit(profile, None, days, replace=replace)
-        return _config(self.fleet, profile, where, tls)
+        key = ca.new_key() if where.mutual_tls else None
+        public = None if key is None else key.public_key()
+        with self._admitting(profile, public, days, replace=replace) as pem:
+            tls = None
+            if key is not None:
+                tls = TlsConfig(ca=self.ca_pem, certificate=pem, key=ca.key_pem(key).decode())
+            yield _config(self.fleet, profile, where, tls)
 
     def sign_csr(
         self,
@@ -338,25 +358,25 @@ class Identity:
         """
         profile = _profile(device, board, labels or {}, groups)
         key = ca.parse_request(request, device).public_key()
-        pem = self._admit(profile, key, days, replace=replace)
-        tls = TlsConfig(ca=self.ca_pem, certificate=pem, key="device.key.pem")
-        return _config(self.fleet, profile, where, tls)
+        with self._admitting(profile, key, days, replace=replace) as pem:
+            tls = TlsConfig(ca=self.ca_pem, certificate=pem, key="device.key.pem")
+            return _config(self.fleet, profile, where, tls)
 
-    def _admit(
+    @contextmanager
+    def _admitting(
         self,
         profile: Profile,
         key: CertificatePublicKeyTypes | None,
         days: int,
         *,
         replace: bool,
-    ) -> str:
+    ) -> Iterator[str]:
         with self._registry.transaction() as transaction:
             self._make_room(transaction, profile.device, replace=replace)
             transaction.put_device(profile)
-            pem = "" if key is None else self._issue(transaction, profile.device, key, days).pem
+            yield "" if key is None else self._issue(transaction, profile.device, key, days).pem
         if replace:
             self.write_revocations()
-        return pem
 
     def _make_room(self, transaction: Transaction, device: str, *, replace: bool) -> None:
         known = transaction.device(device)

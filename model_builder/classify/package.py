@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
+from contracts.folders import put_folder
 from contracts.histogram import Histogram
 from contracts.manifest import (
     Baseline,
@@ -127,24 +127,8 @@ def write_classifier(folder: Path, parts: ClassifierParts) -> Bundle:
         write_atomically(staging / MANIFEST, codec.pretty(manifest))
         Bundle.open(staging).verify()
         staging.chmod(0o755)
-        _swap(staging, folder)
+        put_folder(staging, folder)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return Bundle.open(folder)
-
-
-def _swap(staging: Path, folder: Path) -> None:
-    """Puts `staging` where `folder` is; an older one is moved away first, then deleted."""
-    if folder.exists():
-        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.old."))
-        folder.rename(old / folder.name)
-        staging.rename(folder)
-        shutil.rmtree(old)
-    else:
-        staging.rename(folder)
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
+from contracts.folders import put_folder
 from contracts.manifest import (
     GeneratorFacts,
     Golden,
@@ -182,9 +183,7 @@ def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
         )
         write_atomically(staging / MANIFEST, codec.pretty(manifest))
         staging.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        staging.rename(folder)
+        put_folder(staging, folder)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise

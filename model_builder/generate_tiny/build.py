@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from contracts import bundle as bundles
 from contracts import codec
 from contracts.errors import RefusedError
+from contracts.folders import put_folder
 from contracts.manifest import (
     AlphabetFrontEnd,
     Golden,
@@ -200,9 +200,8 @@ def package(recipe: Recipe, model: bytes, alphabet: str, parameters: int, out: P
     (staging / bundles.MANIFEST).write_bytes(codec.pretty(manifest))
     bundles.Bundle.open(staging).verify()
     target = out / f"{recipe.name}-{recipe.version}"
-    shutil.rmtree(target, ignore_errors=True)
     staging.chmod(0o755)
-    staging.replace(target)
+    put_folder(staging, target)
     bundles.pack(target, out / f"{target.name}{bundles.SUFFIX}")
     report = {**msgspec.to_builtins(quality), "parameters": parameters,
               "model_bytes": len(model), "arena_bytes": manifest.model.arena_bytes}  # fmt: skip

@@ -56,3 +56,15 @@ def test_the_cloud_init_example_writes_an_agent_yaml() -> None:
     config = codec.convert_yaml(file["content"].encode(), AgentConfig, what="agent.yaml")
     assert config.device == "kitchen"
     assert any("provision.sh" in str(step) for step in document["runcmd"])
+
+
+def test_provisioning_again_never_takes_the_old_key_before_the_new_file_is_whole() -> None:
+    """The one command that names the file in its place is a rename."""
+    text = (LINUX / "provision.sh").read_text()
+    (line,) = [
+        line
+        for line in text.splitlines()
+        if "/etc/shoal/agent.yaml" in line and not line.startswith(("#", "echo"))
+    ]
+    assert line == 'mv -fT "$new" /etc/shoal/agent.yaml'
+    assert text.index('sync "$new"') < text.index(line)

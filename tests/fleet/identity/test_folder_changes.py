@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import stat
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from agent.certificates.device import new_request
 from agent.cli import enroll as command
 from agent.cli.device import read_config
 from contracts import codec
 from contracts.config import MqttConfig
-from contracts.errors import InputError, UnavailableError
+from contracts.errors import InputError, ShoalError, UnavailableError
 from contracts.renewal import EnrolmentRequest
+from fleet import durable
 from fleet import folder as folders
-from fleet.folder import Fleet, FleetConfig
+from fleet.boards.folder import load_config, write_folder
+from fleet.cli.app import app
+from fleet.folder import PASSPHRASE, Fleet, FleetConfig
+from fleet.identity.authority import Authority
 from fleet.store import devices
 
 WAIT_S = 20.0
@@ -91,6 +98,81 @@ def test_an_enrolment_that_broke_off_in_the_database_is_repaired_by_the_same_req
         assert devices.get(connection, "d1").labels == {"site": "linz"}, "the operator's word"
     store.close()
     assert len(fleet.open_identity().certificates("d1")) == 1
+
+
+def full(*_: object) -> None:
+    """What a disk without room does."""
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("what", ["the passphrase", "the database", "the disk", "the signature"])
+def test_a_replacement_that_fails_takes_nothing_from_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Its file, which has the only key, its certificate, and the list of revoked ones stay."""
+    monkeypatch.setenv(PASSPHRASE, "right")
+    config = FleetConfig("reef", mqtt=MqttConfig(port=1883), mutual_tls=True)
+    fleet = Fleet.init(tmp_path / "fleet", config)
+    _, path = fleet.enroll("d1", "raspberry-pi-5")
+    before = path.read_bytes(), (fleet.folder / "ca/crl.pem").read_bytes()
+    with monkeypatch.context() as patch:
+        match what:
+            case "the passphrase":
+                patch.setenv(PASSPHRASE, "wrong")
+            case "the database":
+                patch.setattr(devices, "enroll", locked)
+            case "the disk":
+                patch.setattr(durable.Staged, "write", full)
+            case "the signature":
+                patch.setattr(Authority, "issue_client", full)
+        with pytest.raises((ShoalError, OSError)):
+            fleet.enroll("d1", "raspberry-pi-5", replace=True)
+    assert (path.read_bytes(), (fleet.folder / "ca/crl.pem").read_bytes()) == before
+    (certificate,) = fleet.open_identity().certificates("d1")
+    assert certificate.revoked is None
+    assert [file.name for file in path.parent.iterdir()] == ["agent.yaml"]
+
+    fleet.enroll("d1", "raspberry-pi-5", replace=True)
+    assert path.read_bytes() != before[0]
+    old, new = fleet.open_identity().certificates("d1")
+    assert (old.revoked is not None, new.revoked) == (True, None)
+
+
+@pytest.mark.parametrize("what", ["the database", "the disk"])
+def test_a_first_enrolment_that_fails_can_be_done_again(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The name is not taken by a device that nobody has the key of."""
+    with monkeypatch.context() as patch:
+        if what == "the database":
+            patch.setattr(devices, "enroll", locked)
+        else:
+            patch.setattr(durable.Staged, "write", full)
+        with pytest.raises((ShoalError, OSError)):
+            fleet.enroll("d1", "raspberry-pi-5")
+    assert not (fleet.folder / "devices/d1/agent.yaml").exists()
+    fleet.enroll("d1", "raspberry-pi-5")
+    assert len(fleet.open_identity().certificates("d1")) == 1
+
+
+def test_a_board_without_its_compiler_is_not_enrolled_half(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are the files of an older key replaced in part."""
+    monkeypatch.setenv(PASSPHRASE, "")
+    command = ["fleet", "enroll", "chip", "--board", "esp32-s3", "--dir", str(fleet.folder)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    board = fleet.folder / "devices/chip/chip-board"
+    before = {path: path.read_bytes() for path in board.rglob("*") if path.is_file()}
+    monkeypatch.setattr(sys, "executable", str(fleet.folder / "nowhere/python"))
+    done = CliRunner().invoke(app, [*command, "--replace"])
+    assert (done.exit_code, "no-compiler" in done.stderr) == (1, True)
+    with pytest.raises(UnavailableError):
+        write_folder(load_config(fleet.folder / "devices/chip/agent.yaml"), board)
+    assert {path: path.read_bytes() for path in board.rglob("*") if path.is_file()} == before
+    (certificate,) = fleet.open_identity().certificates("chip")
+    assert certificate.revoked is None
 
 
 class Device:
