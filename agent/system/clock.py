@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Final, Protocol
+from typing import Protocol
 
-EARLIEST: Final = 1_767_225_600.0
-"""2026-01-01. A clock before this software was made has not been set."""
+from contracts.clock import EARLIEST
+
+__all__ = ["EARLIEST", "Clock", "SystemClock", "is_set"]
 
 
 class Clock(Protocol):

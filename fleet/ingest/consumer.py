@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import paho.mqtt.client as paho
 import structlog
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -24,6 +25,7 @@ from contracts.connection import connect_properties
 from contracts.errors import InputError, UnavailableError
 from contracts.topics import DeviceKind, Topics
 from fleet.ingest.decode import Message, decode
+from fleet.ingest.heard import CatchUp
 from fleet.ingest.session import IngestClient
 from fleet.ingest.writer import Change, Writer
 
@@ -49,6 +51,7 @@ class Arrived(NamedTuple):
     qos: int
     topic: str
     payload: bytes
+    retained: bool = False
 
 
 class Counters:
@@ -104,6 +107,7 @@ class Consumer:
         self._clock = clock
         self._queue: queue.SimpleQueue[Arrived | None] = queue.SimpleQueue()
         self._connection = 0
+        self._catch_up = CatchUp(clock, time.monotonic)
         self._stopping = threading.Event()
         self._warned = 0.0
         self.counters = Counters()
@@ -150,12 +154,13 @@ class Consumer:
     # paho's thread ------------------------------------------------------------------------
 
     def _on_connect(
-        self, client: paho.Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any
+        self, client: paho.Client, _userdata: Any, flags: Any, reason: Any, _properties: Any
     ) -> None:
         if reason.is_failure:
             _LOG.warning("broker refused ingest", reason=str(reason))
             return
         self._connection += 1
+        self._catch_up.connected(session_present=flags.session_present)
         once = SubscribeOptions(qos=1)
         wanted = []
         for kind in _EVENTS:
@@ -182,7 +187,12 @@ class Consumer:
     def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
         self._queue.put(
             Arrived(
-                self._connection, message.mid, message.qos, message.topic, bytes(message.payload)
+                self._connection,
+                message.mid,
+                message.qos,
+                message.topic,
+                bytes(message.payload),
+                bool(message.retain),
             )
         )
 
@@ -224,7 +234,11 @@ class Consumer:
         fleet = self._topics.fleet
         for item in arrived:
             try:
-                found.append(decode(fleet, item.topic, item.payload))
+                message = decode(fleet, item.topic, item.payload)
+                heard = "retained" if item.retained else self._catch_up.heard(message.at)
+                if heard != "live":
+                    message = msgspec.structs.replace(message, heard=heard)
+                found.append(message)
             except InputError as error:
                 # Acknowledged all the same: sent again it would be as wrong.
                 self.counters.rejected += 1

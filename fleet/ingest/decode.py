@@ -12,6 +12,7 @@ from contracts.errors import ErrorInfo, InputError
 from contracts.histogram import Histogram, Scale
 from contracts.messages import Reported, Result, Sample, Status, Telemetry, UpdateEvent
 from fleet.figures import MAX_GAUGE_CHARS, MAX_GAUGES
+from fleet.ingest.heard import Heard
 
 MAX_INTEGER: Final = 2**53
 """The largest number that is believed: exact as a JSON number in every language."""
@@ -57,11 +58,15 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         device: who sent it, by the topic (the broker enforces that).
         body: the decoded document.
         payload: as it came.
+        at: when it was said, by the device's clock; 0: it does not say.
+        heard: how it came.
     """
 
     device: str
     body: Body
     payload: bytes
+    at: float = 0.0
+    heard: Heard = "live"
 
 
 # Devices send on few topics, many times: parsing each topic once is a third of the work.
@@ -84,10 +89,12 @@ def decode(fleet: str, topic: str, payload: bytes) -> Message:
     if wanted is Telemetry:
         batch = codec.decode(payload, Telemetry, what=f"{kind} of {device}")
         _check_telemetry(batch)
-        return Message(device, Batch(batch.boot, batch.seq), payload)
+        at = max([sample.at for sample in batch.samples], default=0.0)
+        return Message(device, Batch(batch.boot, batch.seq), payload, at)
     body: Body = codec.decode(payload, wanted, what=f"{kind} of {device}")
     _check(body, device)
-    return Message(device, body, payload)
+    at = body.since if isinstance(body, Status) else getattr(body, "at", 0.0)
+    return Message(device, body, payload, at)
 
 
 def _check_telemetry(batch: Telemetry) -> None:

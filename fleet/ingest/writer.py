@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
+from contracts.clock import can_be_right
 from contracts.messages import Reported, Result, Status, UpdateEvent
 from fleet.ingest.decode import Batch, Message
+from fleet.ingest.heard import spoken_at
 from fleet.store import Store
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE, RESULT, UPDATE_EVENT
@@ -62,6 +64,7 @@ class Writer:
         changes: list[Change] = []
         telemetry: list[tuple[Any, ...]] = []
         results: list[dict[str, Any]] = []
+        spoke: dict[str, float] = {}
         with self._store.write() as connection:
             admitted = self._admit(connection, {m.device for m in batch}, now)
             dropped = 0
@@ -69,6 +72,9 @@ class Writer:
                 if message.device not in admitted:
                     dropped += 1
                     continue
+                said = spoken_at(message.heard, message.at, now)
+                if said is not None and not _is_goodbye(message):
+                    spoke[message.device] = max(said, spoke.get(message.device, 0.0))
                 match message.body:
                     case Batch() as body:
                         telemetry.append(
@@ -77,19 +83,19 @@ class Writer:
                     case Result() as body:
                         results.append(_result_row(message.device, body, now))
                     case Status() as body:
-                        changes += _write_status(connection, message.device, body, now)
+                        changes += _write_status(connection, message, body, now)
                     case Reported() as body:
-                        changes += self._write_reported(connection, message, body, now)
+                        changes += self._write_reported(connection, message, body, said, now)
                     case UpdateEvent() as body:
-                        changes += self._write_update(connection, message.device, body, now)
+                        changes += self._write_update(connection, message.device, body, said or now)
             self._insert_telemetry(connection, telemetry)
             if results:
                 insert = self._store.insert(RESULT).on_conflict_do_nothing()
                 connection.execute(insert, results)
-            seen = self._write_seen(connection, admitted, now)
+            seen = self._write_seen(connection, spoke, now)
         # Remembered only once it is committed.
         self._known |= admitted
-        self._seen |= dict.fromkeys(seen, now)
+        self._seen |= seen
         return changes, dropped
 
     def _admit(self, connection: sa.Connection, devices: set[str], now: float) -> set[str]:
@@ -123,16 +129,24 @@ class Writer:
         connection.exec_driver_sql(_INSERT_ARRAYS, tuple(columns))
 
     def _write_reported(
-        self, connection: sa.Connection, message: Message, body: Reported, now: float
+        self,
+        connection: sa.Connection,
+        message: Message,
+        body: Reported,
+        said: float | None,
+        now: float,
     ) -> Iterable[Change]:
         connection.execute(
             DEVICE.update()
             .where(DEVICE.c.id == message.device)
-            .values(reported=dump(body), reported_at=now)
+            .values(reported=dump(body), reported_at=said)
         )
         yield Change("reported", message.device, {"desired_revision": body.desired_revision})
-        if body.last_update is not None:
-            yield from self._write_update(connection, message.device, body.last_update, now)
+        event = body.last_update
+        if event is not None:
+            # It is told again with every report: also of an update that was long ago.
+            when = event.at if can_be_right(event.at, now) else said or now
+            yield from self._write_update(connection, message.device, event, when)
 
     def _write_update(
         self, connection: sa.Connection, device: str, event: UpdateEvent, now: float
@@ -165,18 +179,41 @@ class Writer:
         yield Change("update", device, {"state": event.state, "bundle": str(event.bundle)})
 
     def _write_seen(
-        self, connection: sa.Connection, devices: Iterable[str], now: float
-    ) -> list[str]:
-        """Notes who was heard, at most every few seconds for each device."""
-        due = sorted(d for d in devices if now - self._seen.get(d, 0.0) >= _SEEN_S)
+        self, connection: sa.Connection, spoke: Mapping[str, float], now: float
+    ) -> dict[str, float]:
+        """Notes who spoke last when, at most every few seconds for each device.
+
+        What was said long ago takes nothing back; a moment to come is of a clock that was set.
+        """
+        due = {
+            device: said
+            for device, said in sorted(spoke.items())
+            if abs(said - self._seen.get(device, 0.0)) >= _SEEN_S
+        }
         if due:
+            seen = DEVICE.c.seen_at
             connection.execute(
                 DEVICE.update()
-                .where(DEVICE.c.id == sa.bindparam("b_id"))
-                .values(seen_at=sa.bindparam("b_now")),
-                [{"b_id": device, "b_now": now} for device in due],
+                .where(
+                    DEVICE.c.id == sa.bindparam("b_id"),
+                    seen.is_(None) | (seen < sa.bindparam("b_said")) | (seen > now),
+                )
+                .values(seen_at=sa.bindparam("b_said"), state_at=_since_later("b_said")),
+                [{"b_id": device, "b_said": said} for device, said in due.items()],
             )
         return due
+
+
+def _since_later(said: str) -> sa.Case[Any]:
+    """A device that is offline went away after what it said last: its status may not say when."""
+    since = DEVICE.c.state_at
+    earlier = (DEVICE.c.state == "offline") & (since < sa.bindparam(said))
+    return sa.case((earlier, sa.bindparam(said)), else_=since)
+
+
+def _is_goodbye(message: Message) -> bool:
+    """Whether it may be the broker that speaks: a will is the device's, and the moment is not."""
+    return isinstance(message.body, Status) and message.body.state == "offline"
 
 
 def _is_newer(event: UpdateEvent, before: UpdateEvent) -> bool:
@@ -185,19 +222,34 @@ def _is_newer(event: UpdateEvent, before: UpdateEvent) -> bool:
 
 
 def _write_status(
-    connection: sa.Connection, device: str, status: Status, now: float
+    connection: sa.Connection, message: Message, status: Status, now: float
 ) -> Iterable[Change]:
+    device = message.device
     before = connection.execute(
-        sa.select(DEVICE.c.state, DEVICE.c.session).where(DEVICE.c.id == device)
+        sa.select(DEVICE.c.state, DEVICE.c.session, DEVICE.c.seen_at).where(DEVICE.c.id == device)
     ).one()
     if status.session < before.session:
         return
     values: dict[str, Any] = {"session": status.session, "boot": status.boot}
     if status.state != before.state:
-        values |= {"state": status.state, "state_at": now}
+        values |= {"state": status.state, "state_at": _since(message, before.seen_at, now)}
     connection.execute(DEVICE.update().where(DEVICE.c.id == device).values(**values))
     if status.state != before.state:
         yield Change(f"device-{status.state}", device, {"boot": status.boot})
+
+
+def _since(message: Message, seen_at: float | None, now: float) -> float:
+    """Since when a device is on- or offline.
+
+    A status that was kept says when its connection began. One that is offline went away some time
+    after it was heard last.
+    """
+    if message.heard == "live":
+        return now
+    known = [spoken_at(message.heard, message.at, now)]
+    if _is_goodbye(message):
+        known.append(seen_at)
+    return max([moment for moment in known if moment is not None and moment <= now], default=now)
 
 
 def _result_row(device: str, result: Result, now: float) -> dict[str, Any]:

@@ -30,10 +30,10 @@ class Device(msgspec.Struct, frozen=True):
         groups: from enrolment; else what it reports.
         state: ``online``, ``offline`` or ``unknown`` (never seen).
         state_at: since when.
-        seen_at: of its newest message.
+        seen_at: when it spoke last.
         enrolled_at, revoked_at: times; None: never.
         reported: the newest reported document.
-        reported_at: when it came.
+        reported_at: when the device said it; None: nobody knows.
         update: the newest event of an update.
         desired: what is wanted of it.
         desired_revision: of `desired`; 0: nothing yet.
