@@ -251,7 +251,7 @@ class Controller:
             return
         self._certificates_due = self.clock() + _DAY_S
         try:
-            renewed = self.fleet.open_identity().maintain()
+            renewed = self.fleet.open_identity().own.maintain()
         except (ShoalError, OSError) as error:
             _LOG.error("certificates not looked after", reason=str(error))
             return

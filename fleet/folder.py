@@ -229,8 +229,9 @@ class Fleet:
         """The controller's way to the broker, with its certificate when the fleet has them."""
         if not self.config.mutual_tls or self.config.mqtt.tls is not None:
             return self.config.mqtt
-        tls = Identity.open(self.folder / "ca", passphrase=passphrase()).controller_tls
-        return msgspec.structs.replace(self.config.mqtt, tls=tls)
+        own = self.open_identity().own
+        own.mend()
+        return msgspec.structs.replace(self.config.mqtt, tls=own.controller_tls)
 
     def session_secret(self) -> str:
         """What devices must not know: a part of each client id of the controller's processes.
@@ -261,15 +262,15 @@ class Fleet:
             )
         identity = identity or self.open_identity()
         mqtt = self.config.device_mqtt or self.config.mqtt
-        with identity.access() as access:
+        with identity.own.access() as access:
             return write_configuration(
                 self.folder / "broker",
                 port=mqtt.port,
                 host="127.0.0.1" if mqtt.host in ("localhost", "127.0.0.1") else "0.0.0.0",  # noqa: S104
                 fleet=self.config.fleet,
                 groups=access.groups,
-                revoked=access.revoked,
-                credentials=identity.broker_credentials,
+                revoked=access.denied,
+                credentials=identity.own.broker_credentials,
             )
 
     def enrolment(self) -> Enrolment:

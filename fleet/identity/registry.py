@@ -6,10 +6,13 @@ after a power cut, and of two requests that race for one token, one gets it.
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
+import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
@@ -23,13 +26,18 @@ CREATE TABLE IF NOT EXISTS devices (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS certificates (
     serial TEXT PRIMARY KEY, device TEXT NOT NULL, pem TEXT NOT NULL,
-    issued REAL NOT NULL, expires REAL NOT NULL, revoked REAL
+    issued REAL NOT NULL, expires REAL NOT NULL, revoked REAL,
+    parent TEXT, sha256 TEXT, used REAL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS certificates_device ON certificates (device);
 CREATE TABLE IF NOT EXISTS tokens (
     hash TEXT PRIMARY KEY, profile TEXT NOT NULL, expires REAL NOT NULL, used REAL
 ) STRICT;
 """
+
+
+_ADDED: Final = (("parent", "TEXT"), ("sha256", "TEXT"), ("used", "REAL"))
+"""Columns of `certificates` that a registry of an earlier version lacks."""
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -42,7 +50,17 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 class Issued(msgspec.Struct, frozen=True):
-    """One certificate of a device; times are seconds since the epoch."""
+    """One certificate of a device; times are seconds since the epoch.
+
+    Attributes:
+        serial: of the certificate.
+        device: its common name.
+        pem: the certificate.
+        issued, expires: its life.
+        revoked: when it was; None: it counts.
+        parent: serial of the certificate that it was renewed with; None: of an enrolment.
+        used: when a device was first seen with it; None: not yet.
+    """
 
     serial: int
     device: str
@@ -50,6 +68,8 @@ class Issued(msgspec.Struct, frozen=True):
     issued: float
     expires: float
     revoked: float | None
+    parent: int | None = None
+    used: float | None = None
 
 
 class Registry:
@@ -65,6 +85,7 @@ class Registry:
             path.touch(mode=0o600)
         with closing(self._connect()) as connection:
             connection.executescript(_SCHEMA)
+            _upgrade(connection)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=30, isolation_level=None)
@@ -83,6 +104,24 @@ class Registry:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Adds what a registry of an earlier version lacks."""
+    present = {row[1] for row in connection.execute("PRAGMA table_info(certificates)")}
+    if {name for name, _ in _ADDED} <= present:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    present = {row[1] for row in connection.execute("PRAGMA table_info(certificates)")}
+    for name, kind in _ADDED:
+        if name not in present:
+            connection.execute(f"ALTER TABLE certificates ADD COLUMN {name} {kind}")
+    rows = connection.execute("SELECT serial, pem FROM certificates WHERE sha256 IS NULL")
+    for serial, pem in rows.fetchall():
+        connection.execute(
+            "UPDATE certificates SET sha256 = ? WHERE serial = ?", (fingerprint(pem), serial)
+        )
+    connection.execute("COMMIT")
 
 
 class Transaction:
@@ -112,24 +151,26 @@ class Transaction:
         rows = self._connection.execute(
             "SELECT device, board, labels, groups, revoked FROM devices ORDER BY device"
         )
-        return [
-            (
-                Profile(device, board, msgspec.json.decode(labels), msgspec.json.decode(groups)),
-                revoked,
-            )
-            for device, board, labels, groups, revoked in rows
-        ]
+        return [_entry(row) for row in rows]
 
     def device(self, name: str) -> tuple[Profile, float | None] | None:
         """One device with the time of its revocation."""
-        return next((entry for entry in self.devices() if entry[0].device == name), None)
+        row = self._connection.execute(
+            "SELECT device, board, labels, groups, revoked FROM devices WHERE device = ?", (name,)
+        ).fetchone()
+        return None if row is None else _entry(row)
+
+    def remove_device(self, name: str) -> None:
+        """Forgets a device; what was issued to it is remembered."""
+        self._connection.execute("DELETE FROM devices WHERE device = ?", (name,))
 
     # Certificates. ----------------------------------------------------------------------
 
     def put_certificate(self, issued: Issued) -> None:
         """Stores a certificate."""
         self._connection.execute(
-            "INSERT INTO certificates VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO certificates (serial, device, pem, issued, expires, revoked, parent,"
+            " sha256, used) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 str(issued.serial),
                 issued.device,
@@ -137,17 +178,51 @@ class Transaction:
                 issued.issued,
                 issued.expires,
                 issued.revoked,
+                None if issued.parent is None else str(issued.parent),
+                fingerprint(issued.pem),
+                issued.used,
             ),
         )
 
     def certificates(self, device: str) -> list[Issued]:
         """A device's certificates, oldest first."""
         rows = self._connection.execute(
-            "SELECT serial, device, pem, issued, expires, revoked FROM certificates "
-            "WHERE device = ? ORDER BY issued, rowid",
+            "SELECT serial, device, pem, issued, expires, revoked, parent, used "
+            "FROM certificates WHERE device = ? ORDER BY issued, rowid",
             (device,),
         )
-        return [Issued(int(row[0]), *row[1:]) for row in rows]
+        return [_issued(row) for row in rows]
+
+    def note_used(self, device: str, sha256: str, at: float) -> Issued | None:
+        """Records that a device was seen with a certificate; None when there is none such."""
+        self._connection.execute(
+            "UPDATE certificates SET used = ? WHERE device = ? AND sha256 = ? AND used IS NULL",
+            (at, device, sha256),
+        )
+        row = self._connection.execute(
+            "SELECT serial, device, pem, issued, expires, revoked, parent, used "
+            "FROM certificates WHERE device = ? AND sha256 = ?",
+            (device, sha256),
+        ).fetchone()
+        return None if row is None else _issued(row)
+
+    def denied(self, now: float) -> list[str]:
+        """Names whose certificates are revoked and have not expired by themselves."""
+        rows = self._connection.execute(
+            "SELECT DISTINCT device FROM certificates WHERE revoked IS NOT NULL AND expires > ? "
+            "UNION SELECT device FROM devices WHERE revoked IS NOT NULL ORDER BY 1",
+            (now,),
+        )
+        return [row[0] for row in rows]
+
+    def newest(self) -> list[tuple[str, float]]:
+        """Each device that is not revoked, with the end of its certificate that lasts longest."""
+        rows = self._connection.execute(
+            "SELECT d.device, MAX(c.expires) FROM devices d JOIN certificates c "
+            "ON c.device = d.device AND c.revoked IS NULL WHERE d.revoked IS NULL "
+            "GROUP BY d.device ORDER BY d.device"
+        )
+        return [(device, expires) for device, expires in rows]
 
     def revoke(self, device: str, at: float) -> int:
         """Revokes a device and all its certificates; returns how many were valid."""
@@ -194,6 +269,35 @@ class Transaction:
         ).fetchone()
         return codec.decoder(Profile).decode(row[0]) if row else None
 
+    def open_tokens(self, now: float) -> list[tuple[str, float]]:
+        """Tokens that may be taken still: whose, and until when."""
+        rows = self._connection.execute(
+            "SELECT profile, expires FROM tokens WHERE used IS NULL AND expires > ? "
+            "ORDER BY expires",
+            (now,),
+        )
+        decoder = codec.decoder(Profile)
+        return [(decoder.decode(profile).device, expires) for profile, expires in rows]
+
     def forget_tokens(self, before: float) -> None:
         """Drops tokens that expired before a time."""
         self._connection.execute("DELETE FROM tokens WHERE expires < ?", (before,))
+
+
+def fingerprint(pem: str) -> str:
+    """The SHA-256 of a certificate: a device names the one that it uses by it."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+
+
+def _entry(row: Any) -> tuple[Profile, float | None]:
+    device, board, labels, groups, revoked = row
+    decode = msgspec.json.decode
+    return Profile(device, board, decode(labels), decode(groups)), revoked
+
+
+def _issued(row: Any) -> Issued:
+    serial, device, pem, issued, expires, revoked, parent, used = row
+    return Issued(
+        int(serial), device, pem, issued, expires, revoked,
+        None if parent is None else int(parent), used,
+    )  # fmt: skip

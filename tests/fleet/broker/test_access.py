@@ -92,7 +92,7 @@ class Fleet:
             self.agents[name] = self.identity.enroll(
                 name, "raspberry-pi-5", self.where, groups=groups
             )
-        self.controller = MqttConfig(port=self.port, tls=self.identity.controller_tls)
+        self.controller = MqttConfig(port=self.port, tls=self.identity.own.controller_tls)
         self.write()
         self.broker = MosquittoBroker(
             self.folder / "mosquitto.conf",
@@ -102,15 +102,16 @@ class Fleet:
 
     def write(self) -> None:
         """Writes the broker's files for who is enrolled now."""
-        write_configuration(
-            self.folder,
-            port=self.port,
-            fleet=FLEET,
-            groups=self.identity.groups(),
-            revoked=self.identity.revoked_devices(),
-            credentials=self.identity.broker_credentials,
-            persistence=False,
-        )
+        with self.identity.own.access() as access:
+            write_configuration(
+                self.folder,
+                port=self.port,
+                fleet=FLEET,
+                groups=access.groups,
+                revoked=access.denied,
+                credentials=self.identity.own.broker_credentials,
+                persistence=False,
+            )
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +305,7 @@ def test_the_brokers_certificate_is_not_a_clients(fleet: Fleet) -> None:
     """Its purpose is to serve."""
     folder = fleet.identity.folder
     tls = msgspec.structs.replace(
-        fleet.identity.controller_tls,
+        fleet.identity.own.controller_tls,
         certificate=str(folder / "broker.pem"),
         key=str(folder / "broker.key.pem"),
     )

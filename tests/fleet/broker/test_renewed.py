@@ -47,8 +47,8 @@ def aged(tmp_path: Path) -> Iterator[Aged]:
     """One for each test."""
     aged = Aged(tmp_path / "fleet")
     past = aged.identity(250)
-    past.write_revocations()
-    past.renew_broker(["127.0.0.1", "localhost"])
+    past.own.write_revocations()
+    past.own.renew_broker(["127.0.0.1", "localhost"])
     with aged.broker:
         yield aged
 
@@ -85,7 +85,7 @@ def test_the_controller_warns_every_day_until_the_broker_uses_what_was_renewed(a
     now += DAY + 1
     assert warnings() == [], "a broker that is away reads its files when it starts"
     aged.broker.start()
-    aged.identity(0).renew_broker(["127.0.0.1", "localhost"])
+    aged.identity(0).own.renew_broker(["127.0.0.1", "localhost"])
     assert warned() == 1, "and is looked at when it is back"
     controller.store.close()
 
@@ -104,12 +104,12 @@ def test_a_controller_connects_with_the_certificate_that_was_renewed_while_it_ra
     aged: Aged,
 ) -> None:
     """Its own ran out: without a restart it comes back."""
-    aged.identity(731).renew_controller()
+    aged.identity(731).own.renew_controller()
     link = Link(aged.fleet.controller_mqtt(), "controller")
     link.start()
     try:
         assert not link.connected.wait(0.5)
-        aged.identity(0).renew_controller()
+        aged.identity(0).own.renew_controller()
         assert link.connected.wait(WAIT_S)
     finally:
         link.stop()

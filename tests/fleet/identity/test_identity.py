@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import copy
+import sqlite3
 import stat
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +25,8 @@ from contracts.config import AgentConfig, MqttConfig
 from contracts.errors import InputError, RefusedError, ShoalError
 from contracts.renewal import signed_bytes
 from fleet.identity import Enrolment, Identity, authority, provisioning
+from fleet.identity.own import Access
+from fleet.identity.registry import fingerprint
 
 DAY = 86400.0
 WHERE = Enrolment(
@@ -62,6 +67,17 @@ def csr(
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
     signed = request.sign(key or authority.new_key(), hashes.SHA256())  # type: ignore[arg-type]
     return sign(signed.public_bytes(serialization.Encoding.PEM))
+
+
+def by_token(identity: Identity, request: bytes, device: str = "d1") -> AgentConfig:
+    """Enrols a device whose key stays with it."""
+    return identity.redeem(identity.new_token(device, "b"), request, WHERE)
+
+
+def access(identity: Identity) -> Access:
+    """Who may do what on the broker now."""
+    with identity.own.access() as found:
+        return found
 
 
 def certificate_of(config: AgentConfig) -> x509.Certificate:
@@ -108,13 +124,15 @@ def test_a_device_certificate_is_for_its_name_and_for_clients_alone(
     assert certificate.not_valid_after_utc == now + timedelta(days=30)
     assert now - timedelta(hours=1) < certificate.not_valid_before_utc < now
     assert certificate.serial_number.bit_length() > 100
-    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(identity.ca_pem.encode()))
+    certificate.verify_directly_issued_by(
+        x509.load_pem_x509_certificate(identity.own.ca_pem.encode())
+    )
 
 
 def test_a_certificate_never_outlives_the_authority(identity: Identity) -> None:
     """However many days are asked for."""
     certificate = certificate_of(identity.enroll("d1", "b", WHERE, days=100_000))
-    ca = x509.load_pem_x509_certificate(identity.ca_pem.encode())
+    ca = x509.load_pem_x509_certificate(identity.own.ca_pem.encode())
     assert certificate.not_valid_after_utc == ca.not_valid_after_utc
 
 
@@ -139,7 +157,6 @@ def test_a_name_that_could_open_other_topics_is_refused(identity: Identity, name
     """Wildcards, separators, and the names of the fleet's own parts."""
     for enroll in (
         lambda: identity.enroll(name, "b", WHERE),
-        lambda: identity.sign_csr(name, "b", csr(name=None), WHERE),
         lambda: identity.new_token(name, "b"),
     ):
         with pytest.raises(InputError) as caught:
@@ -162,7 +179,7 @@ def test_a_plain_fleet_on_loopback_needs_no_certificates(identity: Identity) -> 
     where = Enrolment(MqttConfig(port=1883), "{}", mutual_tls=False)
     config = identity.enroll("d1", "b", where)
     assert config.mqtt.tls is None
-    assert identity.groups() == {"d1": []}
+    assert access(identity).groups == {"d1": []}
 
 
 def test_secrets_are_readable_by_their_owner_alone(identity: Identity) -> None:
@@ -206,7 +223,7 @@ def test_an_authority_is_not_made_over_another_but_is_after_a_crash(
 def test_a_signing_request_keeps_the_key_on_the_device(identity: Identity) -> None:
     """The certificate carries the request's key; the answer carries no private key."""
     key = authority.new_key()
-    config = identity.sign_csr("d1", "b", csr(key), WHERE)
+    config = by_token(identity, csr(key))
     assert certificate_of(config).public_key() == key.public_key()
     assert config.mqtt.tls is not None and config.mqtt.tls.key == "device.key.pem"
     assert b"PRIVATE" not in provisioning.to_yaml(config).replace(b"its private key", b"")
@@ -222,7 +239,7 @@ def test_a_signing_request_cannot_ask_for_more_than_a_device_gets(identity: Iden
         .sign(authority.new_key(), hashes.SHA256())
         .public_bytes(serialization.Encoding.PEM)
     )
-    certificate = certificate_of(identity.sign_csr("d1", "b", request, WHERE))
+    certificate = certificate_of(by_token(identity, request))
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -255,9 +272,9 @@ def test_a_bad_signing_request_is_refused(
 ) -> None:
     """And the device is not enrolled by it."""
     with pytest.raises(InputError) as caught:
-        identity.sign_csr("d1", "b", request_pem(), WHERE)
+        by_token(identity, request_pem())
     assert caught.value.code == "bad-request"
-    assert identity.groups() == {}
+    assert access(identity).groups == {}
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -284,7 +301,7 @@ def test_a_token_enrols_its_device_once(identity: Identity) -> None:
     token = identity.new_token("d1", "pico-2-w", labels={"site": "graz"}, groups=["g"])
     config = identity.redeem(token, csr(), WHERE)
     assert (config.device, config.board, config.labels) == ("d1", "pico-2-w", {"site": "graz"})
-    assert identity.groups() == {"d1": ["g"]}
+    assert access(identity).groups == {"d1": ["g"]}
     with pytest.raises(RefusedError) as caught:
         identity.redeem(token, csr(), WHERE)
     assert caught.value.code == "bad-token"
@@ -306,7 +323,7 @@ def test_who_asks_again_with_the_same_token_and_key_gets_the_same_certificate(
         with pytest.raises(RefusedError) as caught:
             identity.redeem(refused, asked, WHERE)
         assert caught.value.code == "bad-token"
-    assert identity.revoked_devices() == ["d1"]
+    assert access(identity).denied == ["d1"]
 
 
 def test_of_two_requests_that_race_for_a_token_one_gets_it(identity: Identity) -> None:
@@ -384,7 +401,7 @@ class Device:
 
     def __init__(self, identity: Identity, name: str = "d1") -> None:
         self.key = authority.new_key()
-        config = identity.sign_csr(name, "b", csr(self.key, name), WHERE)
+        config = by_token(identity, csr(self.key, name), name)
         assert config.mqtt.tls is not None and config.mqtt.tls.certificate is not None
         self.pem = config.mqtt.tls.certificate.encode()
 
@@ -449,11 +466,90 @@ def test_renewal_cannot_change_the_name(identity: Identity) -> None:
     assert caught.value.code == "bad-request"
 
 
-def test_certificates_that_run_out_soon_are_listed(identity: Identity, clock: Clock) -> None:
-    """For a warning, while there is time."""
-    identity.enroll("d1", "b", WHERE, days=10)
-    identity.enroll("d2", "b", WHERE, days=100)
-    assert [each.device for each in identity.expiring(timedelta(days=30))] == ["d1"]
+def renewed(identity: Identity, device: Device, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The device's next certificate, with a key of its own."""
+    request = csr(key)
+    return identity.renew(device.pem, request, proof(device.key, request)).encode()
+
+
+def next_of(device: Device, identity: Identity) -> Device:
+    """The device after a renewal."""
+    after = copy.copy(device)
+    after.key = authority.new_key()
+    after.pem = renewed(identity, device, after.key)
+    return after
+
+
+def seen(identity: Identity, device: Device) -> None:
+    """The controller hears of the device with this certificate."""
+    with identity.registry.transaction() as transaction:
+        sha256 = fingerprint(device.pem.decode())
+        assert transaction.note_used("d1", sha256, identity._clock()) is not None
+
+
+def superseded(identity: Identity, device: Device) -> bool:
+    """Whether another renewal of it is refused as that of a copy."""
+    try:
+        renewed(identity, device, authority.new_key())
+    except RefusedError as error:
+        assert error.code == "superseded"
+        assert error.info.detail["device"] == "d1"
+        return True
+    return False
+
+
+def test_a_certificate_is_not_renewed_once_a_newer_one_is_in_use(
+    identity: Identity, clock: Clock
+) -> None:
+    """Until then it is: the answer may have been lost. A copy of the old key gets nothing."""
+    first = Device(identity)
+    clock.now += 1
+    lost, second = next_of(first, identity), next_of(first, identity)
+    assert lost.pem != second.pem
+    seen(identity, second)
+    assert superseded(identity, first)
+    assert superseded(identity, lost), "given before the one in use"
+    clock.now += 1
+    third = next_of(second, identity)
+    assert not superseded(identity, second), "nobody was seen with the third yet"
+    seen(identity, third)
+    assert superseded(identity, second)
+
+
+def test_a_renewal_proves_that_its_certificate_is_in_use(identity: Identity, clock: Clock) -> None:
+    """Also of an agent that does not say which one it has."""
+    first = Device(identity)
+    clock.now += 1
+    second = next_of(first, identity)
+    clock.now += 1
+    next_of(second, identity)
+    assert superseded(identity, first)
+
+
+def test_a_revoked_newer_certificate_supersedes_nothing(identity: Identity, clock: Clock) -> None:
+    """A device that is enrolled again begins anew."""
+    first = Device(identity)
+    seen(identity, first)
+    identity.revoke("d1")
+    clock.now += 1
+    again = Device(identity)
+    assert not superseded(identity, again)
+
+
+def test_a_registry_of_an_earlier_version_is_read(
+    identity: Identity, clock: Clock, tmp_path: Path
+) -> None:
+    """What it issued can be seen in use, and renewed."""
+    device = Device(identity)
+    with closing(sqlite3.connect(identity.folder / "identity.db")) as connection:
+        for column in ("parent", "sha256", "used"):
+            connection.execute(f"ALTER TABLE certificates DROP COLUMN {column}")
+    identity = Identity.open(identity.folder, clock=clock)
+    seen(identity, device)
+    clock.now += 1
+    second = next_of(device, identity)
+    seen(identity, second)
+    assert superseded(identity, device)
 
 
 # Revocation -----------------------------------------------------------------------------------
@@ -462,7 +558,7 @@ def test_certificates_that_run_out_soon_are_listed(identity: Identity, clock: Cl
 def revoked(identity: Identity) -> set[int]:
     """The serial numbers in the list on disk."""
     crl = x509.load_pem_x509_crl((identity.folder / "crl.pem").read_bytes())
-    ca = x509.load_pem_x509_certificate(identity.ca_pem.encode())
+    ca = x509.load_pem_x509_certificate(identity.own.ca_pem.encode())
     assert crl.is_signature_valid(ca.public_key())  # type: ignore[arg-type]
     return {entry.serial_number for entry in crl}
 
@@ -476,7 +572,7 @@ def test_revoking_lists_every_certificate_of_a_device(identity: Identity, clock:
     identity.renew(device.pem, request, proof(device.key, request))
     assert identity.revoke("d1") == 2
     assert revoked(identity) == {c.serial for c in identity.certificates("d1")}
-    assert (identity.groups(), identity.revoked_devices()) == ({"d2": []}, ["d1"])
+    assert (access(identity).groups, access(identity).denied) == ({"d2": []}, ["d1"])
     assert identity.revoke("d1") == 0
 
 
@@ -489,7 +585,7 @@ def test_a_revoked_device_may_be_enrolled_again_with_a_new_certificate(
     new = certificate_of(identity.enroll("d1", "b", WHERE)).serial_number
     assert revoked(identity) == {old}
     assert new != old
-    assert identity.revoked_devices() == []
+    assert access(identity).denied == []
 
 
 def test_the_list_drops_what_expired_by_itself(identity: Identity, clock: Clock) -> None:
@@ -497,7 +593,7 @@ def test_the_list_drops_what_expired_by_itself(identity: Identity, clock: Clock)
     identity.enroll("d1", "b", WHERE, days=10)
     identity.revoke("d1")
     clock.now += 11 * DAY
-    identity.write_revocations()
+    identity.own.write_revocations()
     assert revoked(identity) == set()
 
 
@@ -506,6 +602,70 @@ def test_revoking_who_was_never_enrolled_says_so(identity: Identity) -> None:
     with pytest.raises(InputError) as caught:
         identity.revoke("nobody")
     assert caught.value.code == "no-such-device"
+
+
+def test_a_retired_device_leaves_its_name(identity: Identity, clock: Clock) -> None:
+    """Its certificates are revoked; who has the name next is another device."""
+    old = Device(identity)
+    assert identity.retire("d1") == 1
+    identity.own.write_revocations()
+    assert access(identity) == Access({}, ["d1"]), "its open connection may do nothing"
+    with pytest.raises(InputError):
+        identity.retire("d1")
+    clock.now += 1
+    new = Device(identity)
+    assert access(identity) == Access({"d1": []}, [])
+    assert revoked(identity) == {authority.parse_certificate(old.pem).serial_number}
+    request = csr()
+    with pytest.raises(RefusedError):
+        identity.renew(old.pem, request, proof(old.key, request))
+    assert identity.renew(new.pem, request, proof(new.key, request))
+
+
+def test_a_device_is_renamed_by_another_certificate(identity: Identity) -> None:
+    """All of it, or nothing: a block that fails leaves the old name as it was."""
+    identity.enroll("d1", "b", WHERE)
+    identity.enroll("d3", "b", WHERE)
+    with pytest.raises(RuntimeError), identity.enrolling("d2", "b", WHERE, instead_of="d1"):
+        raise RuntimeError
+    assert access(identity) == Access({"d1": [], "d3": []}, [])
+    for old, new, code in (("d1", "d3", "already-enrolled"), ("no", "d2", "no-such-device")):
+        with (
+            pytest.raises(InputError) as caught,
+            identity.enrolling(new, "b", WHERE, instead_of=old),
+        ):
+            pass
+        assert caught.value.code == code
+    with identity.enrolling("d2", "b", WHERE, groups=["g"], instead_of="d1") as config:
+        assert authority.common_name(certificate_of(config)) == "d2"
+    assert access(identity) == Access({"d2": ["g"], "d3": []}, ["d1"])
+
+
+def test_a_revocation_that_broke_off_before_the_list_is_carried_out_later(
+    identity: Identity,
+) -> None:
+    """The registry knew of it: whoever looks after the files next writes the list."""
+    identity.enroll("d1", "b", WHERE)
+    identity.revoke("d1", listed=False)
+    assert revoked(identity) == set()
+    assert identity.own.maintain() == ["crl", "broker"]
+    assert len(revoked(identity)) == 1
+    assert identity.own.maintain() == []
+
+
+@pytest.mark.parametrize("name", ["broker", "controller"])
+@pytest.mark.parametrize("damage", [b"", b"noise", None])
+def test_a_key_beside_the_certificate_of_another_is_made_anew(
+    identity: Identity, name: str, damage: bytes | None
+) -> None:
+    """The power went between the two: a broker that starts would find no pair."""
+    key = identity.folder / f"{name}.key.pem"
+    key.write_bytes(authority.key_pem(authority.new_key()) if damage is None else damage)
+    assert identity.own.mend() == [name]
+    pair = serialization.load_pem_private_key(key.read_bytes(), None)
+    certificate = authority.parse_certificate((identity.folder / f"{name}.pem").read_bytes())
+    assert pair.public_key() == certificate.public_key()
+    assert identity.own.mend() == []
 
 
 def test_files_are_replaced_whole(identity: Identity) -> None:
@@ -519,18 +679,18 @@ def test_the_brokers_files_are_renewed_while_they_are_valid(
     identity: Identity, clock: Clock
 ) -> None:
     """The list and the broker's certificate at half of the list's life; hosts are kept."""
-    assert identity.maintain() == []
+    assert identity.own.maintain() == []
     before = authority.parse_certificate((identity.folder / "broker.pem").read_bytes())
     clock.now += 250 * DAY
     identity.enroll("d1", "b", WHERE)
     identity.revoke("d1")
-    assert identity.maintain() == ["crl", "broker"], "the broker may have a list of day 0"
+    assert identity.own.maintain() == ["crl", "broker"], "the broker may have a list of day 0"
     clock.now += 190 * DAY
-    identity.write_revocations()
-    assert identity.maintain() == []
+    identity.own.write_revocations()
+    assert identity.own.maintain() == []
     clock.now += 110 * DAY
-    assert identity.maintain() == ["crl", "broker", "controller"]
+    assert identity.own.maintain() == ["crl", "broker", "controller"]
     after = authority.parse_certificate((identity.folder / "broker.pem").read_bytes())
     assert authority.hosts_of(after) == authority.hosts_of(before) == ["localhost", "127.0.0.1"]
     assert after.not_valid_after_utc > before.not_valid_after_utc
-    assert identity.maintain() == []
+    assert identity.own.maintain() == []

@@ -1,0 +1,240 @@
+"""The authority's own side: what the broker and the controller hold, and who may do what there.
+
+Nothing of a device is decided here: its certificates are in :mod:`fleet.identity.devices`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from contracts.config import TlsConfig
+from fleet import durable
+from fleet.broker.acl import CONTROLLER
+from fleet.broker.mosquitto import Credentials
+from fleet.identity import authority as ca
+from fleet.identity.authority import Authority
+from fleet.identity.registry import Registry, Transaction
+
+_HALF: Final = timedelta(days=ca.CRL_DAYS / 2)
+
+
+class Access(msgspec.Struct, frozen=True):
+    """Who may do what on the broker.
+
+    Attributes:
+        groups: of each device that is not revoked.
+        denied: names whose certificates are revoked and would be valid else, and that no
+            other device has: an open connection under them may do nothing.
+    """
+
+    groups: dict[str, list[str]]
+    denied: list[str]
+
+    @classmethod
+    def of(cls, transaction: Transaction, now: float) -> Access:
+        """As the registry has it now."""
+        groups = {
+            profile.device: profile.groups
+            for profile, since in transaction.devices()
+            if since is None
+        }
+        return cls(groups, [name for name in transaction.denied(now) if name not in groups])
+
+
+class Own:
+    """Certificates of broker and controller, and the revocation list, in the authority's folder.
+
+    Args:
+        folder: of the authority.
+        authority: signs.
+        registry: what was issued.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self, folder: Path, authority: Authority, registry: Registry, clock: Callable[[], float]
+    ) -> None:
+        self._folder = folder
+        self._authority = authority
+        self._registry = registry
+        self._clock = clock
+
+    @property
+    def ca_pem(self) -> str:
+        """The authority's certificate."""
+        return ca.certificate_pem(self._authority.certificate).decode()
+
+    @property
+    def broker_credentials(self) -> Credentials:
+        """The broker's files, for :func:`fleet.broker.write_configuration`."""
+        return Credentials(
+            ca=self._folder / "ca.pem",
+            certificate=self._folder / "broker.pem",
+            key=self._folder / "broker.key.pem",
+            crl=self._folder / "crl.pem",
+        )
+
+    @property
+    def controller_tls(self) -> TlsConfig:
+        """The controller's own client certificate, as paths."""
+        return TlsConfig(
+            ca=str((self._folder / "ca.pem").resolve()),
+            certificate=str((self._folder / "controller.pem").resolve()),
+            key=str((self._folder / "controller.key.pem").resolve()),
+        )
+
+    # Certificates -------------------------------------------------------------------------
+
+    def renew_broker(self, hosts: Sequence[str] | None = None) -> None:
+        """Writes a new key and certificate for the broker.
+
+        Args:
+            hosts: names and addresses under which it is reached; None: as before.
+        """
+        if hosts is None:
+            hosts = ca.hosts_of(self._certificate("broker"))
+        key = ca.new_key()
+        certificate = self._authority.issue_server(hosts, key.public_key(), self._now())
+        self._write_pair("broker", key, certificate)
+
+    def renew_controller(self) -> None:
+        """Writes a new key and certificate for the controller."""
+        key = ca.new_key()
+        certificate = self._authority.issue_client(
+            CONTROLLER, key.public_key(), self._now(), ca.SERVER_DAYS
+        )
+        self._write_pair("controller", key, certificate)
+
+    def _write_pair(
+        self, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
+    ) -> None:
+        # Both are whole on the disk before the first takes its place; what a power cut between
+        # the two leaves, `mend` makes anew.
+        with (
+            durable.staged(self._folder / f"{name}.key.pem", mode=0o600) as private,
+            durable.staged(self._folder / f"{name}.pem") as public,
+        ):
+            private.write(ca.key_pem(key))
+            public.write(ca.certificate_pem(certificate))
+            private.swap()
+            public.swap()
+
+    def mend(self) -> list[str]:
+        """Makes anew what does not fit together: a key of one certificate beside another.
+
+        Returns:
+            What was made, of ``broker`` and ``controller``.
+        """
+        made = []
+        if not self._fits("broker"):
+            self.renew_broker()
+            made.append("broker")
+        if not self._fits("controller"):
+            self.renew_controller()
+            made.append("controller")
+        return made
+
+    def _fits(self, name: str) -> bool:
+        try:
+            data = (self._folder / f"{name}.key.pem").read_bytes()
+            key = serialization.load_pem_private_key(data, None)
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+            return False
+        return key.public_key() == self._certificate(name).public_key()
+
+    def maintain(self) -> list[str]:
+        """Renews what the broker and the controller hold, while it is valid; call it daily.
+
+        Returns:
+            What was renewed, of ``crl``, ``broker`` and ``controller``. A broker reads its
+            files when it starts and reloads (:mod:`fleet.identity.applied`), a controller when
+            it connects.
+        """
+        now = self._now()
+        made = self.mend()
+        renewed = []
+        crl = self._revocation_list()
+        broker = self._certificate("broker")
+        # Both, in this order: the certificate that a broker serves then tells which list it
+        # has. The one that it read may be older than the one in the file, which a revocation
+        # may have written since: hence also by the age of the certificate.
+        if (
+            crl.next_update_utc is None
+            or crl.next_update_utc - now < _HALF
+            or now - broker.not_valid_before_utc > _HALF
+            or _old(broker, now)
+            or not self._lists_all(crl)
+        ):
+            self.write_revocations()
+            self.renew_broker()
+            renewed += ["crl", "broker"]
+        if _old(self._certificate("controller"), now):
+            self.renew_controller()
+            renewed.append("controller")
+        return list(dict.fromkeys([*renewed, *made]))
+
+    def _lists_all(self, crl: x509.CertificateRevocationList) -> bool:
+        """Whether the list has what is revoked: a revocation may have broken off before it."""
+        with self._registry.transaction() as transaction:
+            revoked = transaction.revoked(self._clock())
+        return {serial for serial, _ in revoked} <= {entry.serial_number for entry in crl}
+
+    def expiries(self) -> dict[str, datetime]:
+        """When the authority, its own certificates and the list run out, by file."""
+        listed = self._revocation_list().next_update_utc
+        return {
+            "ca": self._authority.certificate.not_valid_after_utc,
+            "broker": self._certificate("broker").not_valid_after_utc,
+            "controller": self._certificate("controller").not_valid_after_utc,
+            "crl": listed or self._now(),
+        }
+
+    # Access -------------------------------------------------------------------------------
+
+    @contextmanager
+    def access(self) -> Iterator[Access]:
+        """What the broker's ACL is made of, which nobody changes until the block ends.
+
+        Write the ACL inside: of two that write it, an enrolment and a revocation, the later
+        one has then seen what the earlier one did.
+        """
+        with self._registry.transaction() as transaction:
+            yield Access.of(transaction, self._clock())
+
+    def write_revocations(self) -> Path:
+        """Writes ``crl.pem`` from what is revoked; call it at each start, it renews the list."""
+        now = self._clock()
+        with self._registry.transaction() as transaction:
+            revoked = transaction.revoked(now)
+            data = self._authority.revocation_list(
+                [(serial, ca.from_epoch(at)) for serial, at in revoked], ca.from_epoch(now)
+            )
+            # Inside the transaction: two revocations must not write their lists out of order.
+            durable.write(self._folder / "crl.pem", data)
+        return self._folder / "crl.pem"
+
+    # Parts --------------------------------------------------------------------------------
+
+    def _now(self) -> datetime:
+        return ca.from_epoch(self._clock())
+
+    def _certificate(self, name: str) -> x509.Certificate:
+        return ca.parse_certificate((self._folder / f"{name}.pem").read_bytes())
+
+    def _revocation_list(self) -> x509.CertificateRevocationList:
+        return x509.load_pem_x509_crl((self._folder / "crl.pem").read_bytes())
+
+
+def _old(certificate: x509.Certificate, now: datetime) -> bool:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return (end - now) < (end - begin) / 3
