@@ -2,8 +2,10 @@
 
 The device asks and paces itself: at most :data:`MAX_WINDOW` blocks are on the way. The
 window opens by one with every block that arrives in time and is halved by a loss, so that a
-slow link is not flooded (additive increase, multiplicative decrease; RFC 5681). Blocks grow
-while they arrive soon: each costs the device and the broker as much as any message.
+slow link is not flooded (additive increase, multiplicative decrease; RFC 5681). It closes by one
+when blocks wait for one another (as in RFC 6817): other messages come by the same connection,
+and what is on the way when a download is taken back is lost. Blocks grow while they arrive soon:
+each costs the device and the broker as much as any message.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ LARGEST_BYTES: Final = 128 * limits.KIB
 
 SOON_S: Final = 0.5
 """A block that took less doubles the next ones; one that was lost makes them small again."""
+
+QUEUE_S: Final = 1.0
+"""A block that took so much longer than the fastest waited for others: fewer are asked for."""
 
 MAX_WINDOW: Final = 16
 """Blocks on the way at once."""
@@ -106,6 +111,7 @@ class Blocks:
         if first.data:
             yield first.data
         window, size = 2.0, BLOCK_BYTES
+        fastest = float("inf")
         flying: list[_Wanted] = []
         asked = done = offset + len(first.data)
         try:
@@ -122,8 +128,13 @@ class Blocks:
                 if flying[0].tries > tries:
                     window, size = max(1.0, window / 2), BLOCK_BYTES
                 else:
-                    window = min(MAX_WINDOW, window + 1)
-                    if self._monotonic() - flying[0].asked_at < SOON_S:
+                    took = self._monotonic() - flying[0].asked_at
+                    fastest = min(fastest, took)
+                    if took - fastest > QUEUE_S:
+                        window = max(1.0, window - 1)
+                    else:
+                        window = min(MAX_WINDOW, window + 1)
+                    if took < SOON_S:
                         size = min(LARGEST_BYTES, 2 * size)
                 if block.total != total or len(block.data) != flying[0].length:
                     raise UnavailableError(

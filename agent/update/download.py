@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -9,8 +10,8 @@ import msgspec
 
 from agent.system.log import logger
 from agent.update import delta
-from agent.update.fetch import Fetcher, read_all
-from agent.update.store import Store
+from agent.update.fetch import Fetcher
+from agent.update.store import DELTA, Store
 from contracts import limits
 from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.manifest import FileEntry, Manifest
@@ -23,12 +24,17 @@ WRITE_BYTES: Final = 256 * limits.KIB
 SYNC_BYTES: Final = 4 * limits.MIB
 """Bytes that a power cut may cost at most."""
 
+WRITE_S: Final = 5.0
+SYNC_S: Final = 60.0
+"""Seconds of a download that a kill, and a power cut, may cost at most: where the link is slow,
+they are longer than the bytes."""
+
 
 class Progress(msgspec.Struct):
     """What a download has brought.
 
     Attributes:
-        done_bytes: of the bundle's files on disk.
+        done_bytes: of the bundle's files on disk; of one that comes as a delta, its share.
         wire_bytes: that were received.
         deltas: files that came as a delta.
     """
@@ -46,6 +52,7 @@ class Downloader:
         fetcher: where from.
         check: called between pieces; raises to stop.
         delta_bytes: the largest old file whose delta is tried; it is held in memory.
+        monotonic: seconds that only grow.
     """
 
     def __init__(
@@ -54,11 +61,13 @@ class Downloader:
         fetcher: Fetcher,
         check: Callable[[Progress], None],
         delta_bytes: int = 64 * limits.MIB,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._fetcher = fetcher
         self._check = check
         self._delta_bytes = delta_bytes
+        self._monotonic = monotonic
 
     def fetch(self, manifest: Manifest, active: Manifest | None = None) -> Progress:
         """Brings every file of `manifest` into the store.
@@ -83,24 +92,38 @@ class Downloader:
         return progress
 
     def _by_delta(self, entry: FileEntry, old: FileEntry, progress: Progress) -> bool:
-        """Tries the delta from `old`; False when there is none, or it does not fit."""
-        if self._store.partial_size(entry) or not self._store.has_blob(old):
+        """Tries the delta from `old`; False when there is none, or it does not fit.
+
+        One that was begun is gone on with: only that which gives nothing at all is given up for
+        the whole file.
+        """
+        if self._store.partial_size(entry.sha256) or not self._store.has_blob(old):
             return False
         if max(old.size, entry.size) > self._delta_bytes:
             return False
+        name = f"{entry.sha256}{DELTA}{old.sha256}"
         path = delta.path(old.sha256, entry.sha256)
+        before = progress.wire_bytes
         try:
-            packed = read_all(self._fetcher, path, entry.size)
-        except (UnavailableError, RefusedError) as error:
+            self._fill(path, name, progress, entry, is_delta=True)
+        except UnavailableError as error:
+            if progress.wire_bytes > before:
+                raise
             log.debug("no delta", file=entry.path, reason=str(error))
             return False
-        progress.wire_bytes += len(packed)
+        except RefusedError as error:
+            log.warning("no delta", file=entry.path, reason=str(error))
+            self._store.drop_partial(name)
+            return False
         try:
+            packed = self._store.partial(name)
             data = delta.apply(self._store.blob(old.sha256), packed, entry.size)
         except (InputError, OSError) as error:  # OSError: the disk does not give the old file
             log.warning("delta does not apply", file=entry.path, reason=str(error))
+            self._store.drop_partial(name)
             return False
-        self._store.extend(entry, data)
+        self._store.extend(entry.sha256, data)
+        self._store.drop_partial(name)
         if not self._store.finish(entry):
             log.warning("delta gives another file", file=entry.path)
             return False
@@ -109,12 +132,13 @@ class Downloader:
 
     def _whole(self, entry: FileEntry, progress: Progress) -> None:
         """Fetches the file; one that was resumed and is wrong is fetched once more whole."""
-        resumed = self._store.partial_size(entry) > 0
-        self._fill(entry, progress)
+        path = f"blobs/{entry.sha256}"
+        resumed = self._store.partial_size(entry.sha256) > 0
+        self._fill(path, entry.sha256, progress, entry)
         if self._store.finish(entry):
             return
         if resumed:
-            self._fill(entry, progress)
+            self._fill(path, entry.sha256, progress, entry)
             if self._store.finish(entry):
                 return
         raise RefusedError(
@@ -123,55 +147,102 @@ class Downloader:
             f"(sha256 {entry.sha256[:12]}...)",
         )
 
-    def _fill(self, entry: FileEntry, progress: Progress) -> None:
-        offset = self._store.partial_size(entry)
+    def _fill(
+        self,
+        path: str,
+        name: str,
+        progress: Progress,
+        entry: FileEntry,
+        *,
+        is_delta: bool = False,
+    ) -> None:
+        """Brings a file of the repository into the store's partial file `name`, from its end on.
+
+        Args:
+            path: in the repository.
+            name: in the store.
+            progress: is told of what comes.
+            entry: the file that is wanted.
+            is_delta: what comes is not it but a delta to it, which is not larger.
+        """
+        offset = self._store.partial_size(name)
         if offset > entry.size:
-            self._store.drop_partial(entry)
+            self._store.drop_partial(name)
             offset = 0
-        if offset == entry.size:
+        if offset == entry.size and not is_delta:
             return
-        transfer = self._fetcher.open(f"blobs/{entry.sha256}", offset)
-        if transfer.total != entry.size:
+        transfer = self._fetcher.open(path, offset)
+        total = transfer.total
+        if total > entry.size or (total != entry.size and not is_delta):
+            transfer.close()
             raise RefusedError(
                 "wrong-file",
-                f"the repository's {entry.path} has {transfer.total} bytes; "
-                f"the signed manifest says {entry.size}",
+                f"the repository's {path} has {total} bytes; the signed manifest says that "
+                f"{entry.path} has {entry.size}",
             )
+        writing = _Writing(self._store, name, self._monotonic)
         base = progress.done_bytes
-        gathered = bytearray()
-        unsynced = 0
         try:
             for chunk in transfer.chunks:
                 offset += len(chunk)
-                if offset > entry.size:
-                    raise RefusedError(
-                        "endless-data", f"{entry.path} goes on beyond its {entry.size} bytes"
-                    )
+                if offset > total:
+                    raise RefusedError("endless-data", f"{path} goes on beyond its {total} bytes")
                 progress.wire_bytes += len(chunk)
-                gathered += chunk
-                if len(gathered) >= WRITE_BYTES:
-                    unsynced += len(gathered)
-                    self._store.extend(entry, bytes(gathered))
-                    gathered.clear()
-                if unsynced >= SYNC_BYTES:
-                    self._store.sync_partial(entry)
-                    unsynced = 0
-                progress.done_bytes = base + offset
+                writing.add(chunk)
+                progress.done_bytes = base + entry.size * offset // total
                 self._check(progress)
-        except UnavailableError:
+        except (OSError, RefusedError):  # the disk has what it took; the rest is of no use
+            raise
+        except Exception:
             # What came is kept: the next try goes on from here.
-            if gathered:
-                self._store.extend(entry, bytes(gathered))
+            writing.flush()
             raise
         finally:
             progress.done_bytes = base
             transfer.close()
-        if gathered:
-            self._store.extend(entry, bytes(gathered))
-        if offset < entry.size:
+        writing.flush()
+        if offset < total:
             raise UnavailableError(
-                "repository-unreachable", f"{entry.path} ended at byte {offset} of {entry.size}"
+                "repository-unreachable", f"{path} ended at byte {offset} of {total}"
             )
+
+
+class _Writing:
+    """Gathers pieces, and writes and syncs them now and then: by bytes, and on a slow link by time.
+
+    Args:
+        store: that has the partial file.
+        name: of it.
+        monotonic: seconds that only grow.
+    """
+
+    def __init__(self, store: Store, name: str, monotonic: Callable[[], float]) -> None:
+        self._store = store
+        self._name = name
+        self._monotonic = monotonic
+        self._gathered = bytearray()
+        self._unsynced = 0
+        self._written = self._synced = monotonic()
+
+    def add(self, chunk: bytes) -> None:
+        """Takes the next piece."""
+        self._gathered += chunk
+        now = self._monotonic()
+        if len(self._gathered) >= WRITE_BYTES or now - self._written >= WRITE_S:
+            self._unsynced += len(self._gathered)
+            self.flush()
+            self._written = now
+        if self._unsynced >= SYNC_BYTES or (self._unsynced and now - self._synced >= SYNC_S):
+            self._store.sync_partial(self._name)
+            self._unsynced = 0
+            self._synced = now
+
+    def flush(self) -> None:
+        """Writes what was gathered."""
+        if self._gathered:
+            data = bytes(self._gathered)
+            self._gathered.clear()  # a disk that is full may have taken a part of it
+            self._store.extend(self._name, data)
 
 
 def _same_name(active: Manifest | None, entry: FileEntry) -> FileEntry | None:

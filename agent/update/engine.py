@@ -19,7 +19,7 @@ from agent.serving.worker import STALL_S
 from agent.system.clock import Clock
 from agent.system.filesystem import FileSystem
 from agent.system.log import logger
-from agent.update import fit, machine
+from agent.update import fit, leftovers, machine
 from agent.update.download import Downloader, Progress
 from agent.update.fetch import NO_SUCH_FILE, Fetcher
 from agent.update.health import Observed, verdict
@@ -122,7 +122,12 @@ class Engine:
         changed: Callable[[], None] = lambda: None,
         device: Callable[[], fit.Device] = fit.Device.measure,
     ) -> None:
-        self.store = Store(fs, root)
+        self.store = Store(
+            fs,
+            root,
+            leftover_bytes=min(leftovers.MAX_BYTES, board.model_flash_bytes // 2),
+            clock=clock.time,
+        )
         self._files = JournalFiles(fs, root)
         self._board = board
         self._trust = trust
@@ -149,6 +154,7 @@ class Engine:
         self._next_progress = 0.0
         self._untold = False
         self._waste = False
+        self._collect_due = 0.0
 
     # What others see. -------------------------------------------------------------------
 
@@ -514,9 +520,12 @@ class Engine:
             if self.store.linked(slot, "shadow") and (wish is None or wish.mode != "shadow"):
                 self._models.activate(f"{slot}/shadow", None)
                 self.store.link(slot, "shadow", None)
-        if self._waste or self._journal.reached != desired.revision:
+        now = self._clock.monotonic()
+        aged = self.store.has_leftovers and now >= self._collect_due
+        if self._waste or aged or self._journal.reached != desired.revision:
             self.store.collect()
             self._waste = False
+            self._collect_due = now + leftovers.LOOK_S
         if self._journal.reached != desired.revision:
             self._save(msgspec.structs.replace(self._journal, reached=desired.revision))
             self._untold = True
@@ -551,16 +560,22 @@ class Engine:
         data = self._trust.newest(update.bundle)
         manifest = _checked(data, update.bundle)
         fit.check_fit(manifest, self._board, self._device())
-        self.store.collect(manifest, update.bundle.manifest_sha256)
+        sha256 = update.bundle.manifest_sha256
+        self.store.collect(manifest, sha256)
         self.store.drop_wrong_blobs(manifest)
+        if fit.is_short(manifest, self.store, self._board):
+            self.store.collect(manifest, sha256, short=True)
         fit.check_space(manifest, self.store, self._board)
+        self.store.note(sha256, manifest)
         self._next_progress = self._clock.monotonic() + PROGRESS_S
         active = self._active_manifest(update)
 
         def check(progress: Progress) -> None:
             self._progress(progress, manifest.total_bytes)
 
-        Downloader(self.store, self._fetcher, check).fetch(manifest, active)
+        Downloader(self.store, self._fetcher, check, monotonic=self._clock.monotonic).fetch(
+            manifest, active
+        )
         self.store.build(data, manifest)
         self._apply(machine.Downloaded(manifest.total_bytes))
         return 0

@@ -12,7 +12,7 @@ from agent.telemetry.gauges import available_memory
 from agent.update.store import Store
 from contracts import limits
 from contracts.board import Board, misfits
-from contracts.errors import RefusedError, ShoalError
+from contracts.errors import RefusedError, ShoalError, UnavailableError
 from contracts.manifest import Manifest
 
 SPACE_MARGIN_BYTES: Final = 8 * limits.MIB
@@ -68,7 +68,7 @@ def check_space(manifest: Manifest, store: Store, board: Board) -> None:
     Raises:
         RefusedError: ``no-space``: the board's share of the disk is too small for the bundle
             beside those that are kept.
-        ShoalError: ``disk-full``: there is no room now.
+        UnavailableError: ``disk-full``: there is no room now.
     """
     missing = store.missing_bytes(manifest)
     kept = store.kept_bytes()
@@ -80,8 +80,34 @@ def check_space(manifest: Manifest, store: Store, board: Board) -> None:
         )
     free = store.fs.free_bytes(store.root)
     if missing and free < missing + SPACE_MARGIN_BYTES:
-        raise ShoalError(
-            "disk-full",
-            f"the bundle needs {missing} bytes and {SPACE_MARGIN_BYTES} must stay free; "
-            f"{free} bytes are free: make room on the device",
-        )
+        raise disk_full(missing, free)
+
+
+def is_short(manifest: Manifest, store: Store, board: Board) -> bool:
+    """Whether there is no room for the missing files, for any reason."""
+    try:
+        check_space(manifest, store, board)
+    except ShoalError:
+        return True
+    return False
+
+
+def disk_full(missing: int, free: int) -> UnavailableError:
+    """There is no room now; there may be later.
+
+    Args:
+        missing: bytes that are still to be fetched.
+        free: bytes of the disk.
+    """
+    return UnavailableError(
+        "disk-full",
+        f"the disk is full: the bundle needs {megabytes(missing + SPACE_MARGIN_BYTES)}, "
+        f"{megabytes(free)} are free: make room on the device",
+        needs_bytes=missing + SPACE_MARGIN_BYTES,
+        free_bytes=free,
+    )
+
+
+def megabytes(count: float) -> str:
+    """Bytes for people."""
+    return f"{count / 1e6:,.1f} MB" if count < 99.5e6 else f"{count / 1e6:,.0f} MB"

@@ -4,6 +4,8 @@
 
     blobs/{sha256}                     a file, whole and checked
     partial/{sha256}                   a file that is not whole yet
+    partial/{sha256}.from-{sha256}     a delta to a file that is not whole yet
+    partial/{manifest sha256}.json     what an update fetches (agent.update.leftovers)
     releases/{manifest sha256}/        manifest.json, and a link to the blob of every file
     slots/{slot}/current|previous|shadow   links to a release
 
@@ -14,9 +16,10 @@ from __future__ import annotations
 
 import errno
 import threading
+import time
 from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from agent.system.filesystem import (
     TEMPORARY,
@@ -27,6 +30,7 @@ from agent.system.filesystem import (
     remove_tree,
 )
 from agent.system.log import logger
+from agent.update.leftovers import MAX_BYTES, SUFFIX, Leftovers
 from contracts import limits
 from contracts.bundle import MANIFEST, decode_manifest, sha256_of
 from contracts.errors import InputError
@@ -34,6 +38,9 @@ from contracts.manifest import FileEntry, Manifest
 from contracts.messages import BundleRef, SlotReport
 
 LINKS = ("current", "previous", "shadow")
+
+DELTA: Final = ".from-"
+"""In the name of a partial delta, between the file that it gives and the one that it is from."""
 
 T = TypeVar("T")
 
@@ -49,18 +56,29 @@ class Store:
     Args:
         fs: the disk.
         root: the state folder, which must exist.
+        leftover_bytes: that may be kept of updates that did not end well.
+        clock: seconds since the epoch.
     """
 
-    def __init__(self, fs: FileSystem, root: Path) -> None:
+    def __init__(
+        self,
+        fs: FileSystem,
+        root: Path,
+        *,
+        leftover_bytes: int = MAX_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.fs = fs
         self.root = root
         self._blobs = root / "blobs"
         self._partial = root / "partial"
         self._releases = root / "releases"
         self._slots = root / "slots"
+        self._leftovers = Leftovers(fs, self._partial, clock, leftover_bytes)
         self._lock = threading.Lock()
         self._remembered: dict[Hashable, Any] = {}
         self._changes = 0
+        self.has_leftovers = True
 
     def _known(self, key: Hashable, read: Callable[[], T]) -> T:
         """What was read before, or is read now; remembered unless it changes meanwhile."""
@@ -95,21 +113,25 @@ class Store:
         """A blob's bytes."""
         return self.fs.read(self._blobs / sha256)
 
-    def partial_size(self, entry: FileEntry) -> int:
-        """Bytes of the file that are on disk already."""
-        return self.fs.size(self._partial / entry.sha256) or 0
+    def partial_size(self, name: str) -> int:
+        """Bytes that are on disk already of a file, or delta, that is being fetched."""
+        return self.fs.size(self._partial / name) or 0
 
-    def extend(self, entry: FileEntry, data: bytes) -> None:
+    def partial(self, name: str) -> bytes:
+        """The bytes of a partial file."""
+        return self.fs.read(self._partial / name)
+
+    def extend(self, name: str, data: bytes) -> None:
         """Appends to the partial file."""
-        self.fs.append(self._partial / entry.sha256, data)
+        self.fs.append(self._partial / name, data)
 
-    def sync_partial(self, entry: FileEntry) -> None:
+    def sync_partial(self, name: str) -> None:
         """Makes the partial file durable, so that a power cut does not cost it."""
-        self.fs.sync(self._partial / entry.sha256)
+        self.fs.sync(self._partial / name)
 
-    def drop_partial(self, entry: FileEntry) -> None:
+    def drop_partial(self, name: str) -> None:
         """Forgets the partial file."""
-        self.fs.remove(self._partial / entry.sha256)
+        self.fs.remove(self._partial / name)
 
     def finish(self, entry: FileEntry) -> bool:
         """Makes the partial file a blob if it is what the manifest says.
@@ -273,7 +295,7 @@ class Store:
         """Bytes that must still be fetched for a bundle."""
         entries = {entry.sha256: entry for entry in manifest.files}.values()
         return sum(
-            max(0, entry.size - self.partial_size(entry))
+            max(0, entry.size - self.partial_size(entry.sha256))
             for entry in entries
             if not self.has_blob(entry)
         )
@@ -282,37 +304,59 @@ class Store:
         """Bytes of all blobs."""
         return sum(self.fs.size(self._blobs / name) or 0 for name in self.fs.names(self._blobs))
 
-    def collect(self, keep: Manifest | None = None, keep_sha256: str | None = None) -> int:
-        """Removes what no link of any slot needs, and no `keep`.
+    def note(self, manifest_sha256: str, manifest: Manifest) -> None:
+        """Notes that a bundle is being fetched: what comes is kept if it does not end well."""
+        self._leftovers.note(manifest_sha256, manifest)
+
+    def collect(
+        self,
+        keep: Manifest | None = None,
+        keep_sha256: str | None = None,
+        *,
+        short: bool = False,
+    ) -> int:
+        """Removes what no link of any slot needs, no `keep`, and no leftovers within bounds.
 
         Args:
             keep: a bundle that is being fetched: its blobs and partial files stay.
             keep_sha256: a release that is being activated.
+            short: there is no room for leftovers of others.
 
         Returns:
             How many files were removed.
         """
-        releases = {keep_sha256} if keep_sha256 else set()
+        linked: set[str] = set()
         for slot in self.slots():
-            releases |= {s for link in LINKS if (s := self.linked(slot, link))}
-        blobs: set[str] = {entry.sha256 for entry in keep.files} if keep else set()
+            linked |= {s for link in LINKS if (s := self.linked(slot, link))}
+        releases = linked | ({keep_sha256} if keep_sha256 else set())
+        wanted: set[str] = {entry.sha256 for entry in keep.files} if keep else set()
+        blobs = set(wanted)
         for name in sorted(releases & set(self.fs.names(self._releases))):
             folder = self.folder(name)
             for file in self.fs.names(folder):
                 target = self.fs.link_target(folder / file) if file != MANIFEST else None
                 if target is not None:
                     blobs.add(Path(target).name)
+        left = self._leftovers.keep(
+            linked | ({keep_sha256} if keep_sha256 else set()), blobs, self._there, short=short
+        )
+        self.has_leftovers = bool(left)
         removed = 0
         for name in self.fs.names(self._releases):
             if name not in releases:
                 remove_tree(self.fs, self._releases / name)
                 removed += 1
-        for folder, wanted in (
-            (self._blobs, blobs),
-            (self._partial, {entry.sha256 for entry in keep.files} if keep else set()),
+        notes = left | ({keep_sha256 + SUFFIX} if keep_sha256 else set())
+        for folder, stay in (
+            (self._blobs, blobs | left),
+            (self._partial, wanted | notes),
         ):
             for name in self.fs.names(folder):
-                if name not in wanted:
+                if name not in stay and name.partition(DELTA)[0] not in stay:
                     self.fs.remove(folder / name)
                     removed += 1
         return removed
+
+    def _there(self, sha256: str) -> int:
+        """Bytes of a file, whole or partial."""
+        return self.fs.size(self._blobs / sha256) or self.partial_size(sha256)

@@ -182,3 +182,44 @@ def test_http_that_breaks_goes_on_over_mqtt(
             proxy.cut()
             assert controller.wait_final(revision, 60).state == "committed"
             assert 0 < controller.block_bytes < SIZE + 60_000
+
+
+@pytest.mark.parametrize("way", ["http", "mqtt"])
+def test_a_retry_goes_on_where_the_attempt_before_ended(
+    mosquitto_broker: MqttConfig, fleet_name: str, tmp_path: Path, big: Bundle, way: str
+) -> None:
+    """A rollout that is taken back in mid-download, a kill, and the next one: bytes come once."""
+    repository = make_repository(tmp_path, TINY, big.path)
+    with ExitStack() as stack:
+        url, _ = stack.enter_context(http_server(repository.folder))
+        http = stack.enter_context(Proxy(int(url.rsplit(":", 1)[1])))
+        mqtt = stack.enter_context(Proxy(mosquitto_broker.port))
+        controller = stack.enter_context(Controller(mosquitto_broker, fleet_name, repository))
+        base = f"http://127.0.0.1:{http.port}" if way == "http" else None
+        agent = stack.enter_context(
+            AgentProcess(
+                tmp_path / "a",
+                MqttConfig(port=mqtt.port),
+                fleet_name,
+                repository,
+                repository_url=base,
+            )
+        )
+        controller.wait_final(controller.want(agent.device, REF))
+        link = http if way == "http" else mqtt
+        link.bytes_per_s = 40_000
+        before = link.forwarded
+        controller.want(agent.device, big.ref)
+        controller.wait_for(
+            UpdateEvent, lambda e: e.done_bytes > SIZE // 2 and e.total_bytes > SIZE
+        )
+        back = controller.want(agent.device, REF)
+        controller.wait_for(Reported, lambda r: r.desired_revision == back, 30)
+        agent.kill()
+        agent.start()
+        link.bytes_per_s = 0
+        assert (
+            controller.wait_final(controller.want(agent.device, big.ref), 60).state == "committed"
+        )
+        # Signed metadata comes twice, and blocks that were on the way when it was taken back.
+        assert link.forwarded - before < SIZE + 90_000

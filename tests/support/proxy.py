@@ -25,6 +25,7 @@ class Proxy:
         silent: nothing is forwarded, nothing is closed: the peer looks alive (half-open).
         refuse: new connections are closed at once.
         resets: connections reset so far.
+        forwarded: bytes in both directions so far.
     """
 
     def __init__(self, target: int, seed: int = 0) -> None:
@@ -34,6 +35,7 @@ class Proxy:
         self.silent = False
         self.refuse = False
         self.resets = 0
+        self.forwarded = 0
         self._target = target
         self._chance = random.Random(seed)
         self._stop = threading.Event()
@@ -111,6 +113,7 @@ class Proxy:
                 if self.bytes_per_s:
                     time.sleep(len(data) / self.bytes_per_s)
                 sink.sendall(data)
+                self.forwarded += len(data)
         except (OSError, ValueError):
             pass
         self._reset(pair)

@@ -340,15 +340,21 @@ def test_a_disk_without_room_is_told_before_the_first_byte(
     assert outcome(rig) == ("committed", "")
 
 
-def test_a_disk_that_stays_full_ends_the_update(
+def test_a_disk_that_stays_full_is_waited_for(
     tmp_path: Path, repository: MemoryRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No update hangs for ever on a local fault."""
+    """However long: somebody may make room, and until then the reason says how much it takes."""
     rig = start(tmp_path, repository)
-    monkeypatch.setattr(Disk, "free_bytes", lambda *_: 1000)
+    monkeypatch.setattr(Disk, "free_bytes", lambda *_: 1_000_000)
     rig.want(OLD, 1)
+    for _ in range(100):
+        rig.clock.now += rig.engine.step() or 0
+    state, reason = rig.events[-1].state, rig.events[-1].reason
+    assert state == "downloading" and reason is not None and reason.code == "disk-full"
+    assert "needs 8.4 MB, 1.0 MB are free" in reason.message
+    monkeypatch.undo()
     rig.settle()
-    assert outcome(rig) == ("refused", "disk-full")
+    assert outcome(rig) == ("committed", "")
 
 
 def test_a_board_that_gives_models_too_little_disk_refuses(
