@@ -90,7 +90,8 @@ class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         repository_url: base URL of the repository over HTTP(S); None: blocks over MQTT.
         renewal_url: where the agent asks for its next certificate; None: it does not.
         trust_root: the text of the fleet's TUF ``root.json``.
-        labels, groups: for selectors and group requests.
+        labels, groups: what the device reports of itself, and whose requests it hears. What
+            selectors mean by a label is kept by the controller.
         sources: local sources of text.
         telemetry_s: seconds between telemetry samples.
         spool_bytes, spool_age_s: bounds of the telemetry spool.

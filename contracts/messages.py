@@ -122,7 +122,10 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``reported`` (retained): what a device is and has."""
+    """``reported`` (retained): what a device is and has, by its own word.
+
+    Nobody checks `labels` and `groups`: a selector asks for them as ``own:KEY``.
+    """
 
     device: Name
     boot: Name

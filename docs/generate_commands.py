@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,17 @@ def _section(path: str, command: Any) -> str:
     return "".join(lines)
 
 
+def _selectors() -> str:
+    """The grammar, as the module says it."""
+    from fleet.rollout import selector
+
+    title, _, rest = inspect.cleandoc(selector.__doc__ or "").partition("\n\n")
+    grammar, _, text = rest.removeprefix("Grammar::\n\n").partition("\n\nAll terms")
+    title = title.removeprefix("Selectors: ").capitalize()
+    text = f"All terms{text}".replace("``", "`")
+    return f"\n## Selectors\n\n{title}\n\n```\n{inspect.cleandoc(grammar)}\n```\n\n{text}\n"
+
+
 def _walk(path: str, command: Any) -> list[str]:
     children = getattr(command, "commands", None)
     if children is None:
@@ -62,7 +74,7 @@ def render() -> str:
     one = typer.Typer()
     one.command()(demo)
     root.commands["demo"] = typer.main.get_command(one)
-    parts = [HEAD, *_walk("shoal", root)]
+    parts = [HEAD, _selectors(), *_walk("shoal", root)]
     parser = build_parser()
     choices = next(a for a in parser._actions if hasattr(a, "choices") and a.choices).choices
     assert choices is not None

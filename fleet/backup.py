@@ -28,7 +28,7 @@ from contracts import limits
 from contracts.errors import InputError, UnavailableError
 from fleet import durable
 from fleet.folder import CONFIG, Fleet
-from fleet.store import Store, devices
+from fleet.store import Store, desired
 
 _PARTS: Final = (CONFIG, "keys", "ca", "repository", "tokens")
 _SQLITE: Final = "state.db"
@@ -153,7 +153,7 @@ def restore(
 
     What was signed and desired after the backup is lost, but devices saw it: the versions of
     the signed metadata and the revisions of desired documents are raised above it, and every
-    desired document is sent again (:meth:`Repository.leap`, :func:`fleet.store.devices.reissue`).
+    desired document is sent again (:meth:`Repository.leap`, :func:`fleet.store.desired.reissue`).
 
     Args:
         source: a file that :func:`backup` wrote.
@@ -196,7 +196,7 @@ def restore(
         store = Fleet.open(temporary).open_store()
         try:
             with store.write() as connection:
-                devices.reissue(connection, clock())
+                desired.reissue(connection, clock())
         finally:
             store.close()
         for name in ("devices", "broker"):

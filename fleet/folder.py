@@ -291,11 +291,14 @@ class Fleet:
         board: str,
         *,
         labels: DeviceLabels | None = None,
-        groups: Sequence[str] = (),
+        groups: Sequence[str] | None = None,
         out: Path | None = None,
         replace: bool = False,
     ) -> tuple[AgentConfig, Path]:
         """Admits a device and writes its ``agent.yaml``.
+
+        A device that is enrolled again keeps the labels and groups that are None here: operators
+        gave them.
 
         Raises:
             InputError: ``unknown-board``, ``wrong-board``, ``file-exists``, and what the
@@ -314,8 +317,11 @@ class Fleet:
             # The file has the only copy of the new key, and the one before that of the old: the
             # new one is whole on the disk before the old certificate counts no more.
             with durable.staged(path, mode=0o600) as file, store.write() as connection:
+                known = devices.some(connection, [device]).get(device) if replace else None
+                labels = known.labels if labels is None and known else labels
+                groups = known.groups if groups is None and known else groups
                 with identity.enrolling(
-                    device, board, where, labels=labels, groups=groups, replace=replace
+                    device, board, where, labels=labels, groups=groups or (), replace=replace
                 ) as config:
                     devices.enroll(
                         store, connection, device, board, config.labels, config.groups, time.time()

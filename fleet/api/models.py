@@ -66,9 +66,18 @@ class DeviceModel(Answer):
     """A device."""
 
     id: str = Field(examples=["kitchen"])
-    board: str = Field(examples=["raspberry-pi-5"])
-    labels: dict[str, str] = Field(examples=[{"site": "lyon"}])
-    groups: list[str] = []
+    board: str = Field(
+        examples=["raspberry-pi-5"], description="from enrolment, else what the device reports"
+    )
+    labels: dict[str, str] = Field(
+        examples=[{"site": "lyon"}],
+        description="that enrolment and operators gave: what a selector means by a label",
+    )
+    groups: list[str] = Field([], description="that enrolment and operators gave")
+    own_labels: dict[str, str] = Field(
+        {}, description="that the device reports: what a selector means by `own:` and a label"
+    )
+    own_groups: list[str] = Field([], description="that the device reports")
     state: Literal["online", "offline", "unknown", "revoked"]
     state_at: float | None = None
     seen_at: float | None = None
@@ -97,7 +106,10 @@ class DevicePage(Answer):
 
 
 class DevicePatch(Given):
-    """What an operator may change of a device. Fields that are left out stay."""
+    """What an operator may change of a device: what operators give, not what the device reports.
+
+    Fields that are left out stay.
+    """
 
     labels: Labels | None = None
     groups: Annotated[list[Name], Field(max_length=64)] | None = None

@@ -28,7 +28,8 @@ from fleet.api.auth import Operator, TheController, Viewer
 from fleet.api.stream import Stream
 from fleet.controller import Controller
 from fleet.rollout import selector
-from fleet.store import devices
+from fleet.store import devices, selection
+from fleet.store.schema import DEVICE
 
 ROUTER = APIRouter(prefix="/v1", tags=["openai"])
 SLOT: Final = "generate"
@@ -163,6 +164,13 @@ class _Load:
 
 _LOAD = _Load()
 
+# A slot that it was given: a device that merely says it has one is not sent anybody's text.
+_GENERATES = (
+    DEVICE.c.revoked_at.is_(None),
+    selection.has("task", SLOT),
+    selection.has(f"{selector.OWN}task", SLOT),
+)
+
 
 def _candidates(controller: Controller, model: str) -> list[str]:
     """Devices that may answer, the least busy first.
@@ -171,19 +179,13 @@ def _candidates(controller: Controller, model: str) -> list[str]:
         InputError: ``no-such-model``; the selector means no device with a generator.
         UnavailableError: ``device-offline``; none of them is online.
     """
+    wanted = selector.parse(model)
     with controller.store.read() as connection:
-        meant = devices.select(connection, selector.parse(model))
-    able = [
-        d
-        for d in meant
-        if d.revoked_at is None
-        and d.reported is not None
-        and SLOT in d.reported.slots
-        and d.reported.slots[SLOT].active is not None
-    ]
+        able = devices.contacts(connection, selection.means(wanted), *_GENERATES)
+        hint = "" if able else selection.hint(connection, wanted)
     if not able:
-        raise InputError("no-such-model", f"{model[:100]!r} means no device with a generator")
-    online = [d.id for d in able if d.online]
+        raise InputError("no-such-model", f"{model[:100]!r} means no device with a generator{hint}")
+    online = [device for device, up in able.items() if up]
     if not online:
         raise UnavailableError("device-offline", f"no device of {model[:100]!r} is online")
     return _LOAD.order(online)
@@ -343,17 +345,13 @@ async def list_models(controller: TheController, token: Viewer) -> dict[str, Any
     """What `model` may be: each device with a generator, their groups, and ``all``."""
     del token
 
-    def read() -> list[devices.Device]:
+    def read() -> tuple[list[str], list[str]]:
         with controller.store.read() as connection:
-            return devices.every(connection)
+            able = devices.ids(connection, *_GENERATES)
+            return able, selection.values(connection, "group", *_GENERATES)
 
-    able = [
-        d
-        for d in await run_in_threadpool(read)
-        if d.revoked_at is None and d.reported is not None and SLOT in d.reported.slots
-    ]
-    groups = sorted({group for device in able for group in device.groups})
+    able, groups = await run_in_threadpool(read)
     names = ["all"] if able else []
-    names += [f"group={group}" for group in groups] + [device.id for device in able]
+    names += [f"group={group}" for group in groups] + able
     rows = [{"id": n, "object": "model", "created": 0, "owned_by": "fleet"} for n in names]
     return {"object": "list", "data": rows}

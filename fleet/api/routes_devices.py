@@ -12,7 +12,7 @@ from fleet.api import models, paging, views
 from fleet.api.auth import Operator, TheController, Viewer
 from fleet.rollout import selector
 from fleet.rollout.spec import NAME_PATTERN
-from fleet.store import audit, bundles, devices, history, telemetry
+from fleet.store import audit, bundles, devices, history, selection, telemetry
 
 ROUTER = APIRouter(prefix="/v1", tags=["devices"])
 DeviceId = Annotated[str, Path(pattern=NAME_PATTERN, examples=["kitchen"])]
@@ -67,8 +67,9 @@ def patch_device(
     with controller.store.write() as connection:
         before = devices.get(connection, device)
         paging.check_version(wanted, before.version, f"device {device}")
-        labels = before.labels if patch.labels is None else patch.labels
-        devices.relabel(connection, device, labels, patch.groups)
+        devices.relabel(
+            controller.store, connection, device, labels=patch.labels, groups=patch.groups
+        )
         audit.note(
             connection,
             at=controller.clock(),
@@ -151,7 +152,7 @@ def get_metrics(
     with controller.store.read() as connection:
         chosen = None
         if selector_ is not None:
-            chosen = [d.id for d in devices.select(connection, selector.parse(selector_))]
+            chosen = devices.ids(connection, selection.means(selector.parse(selector_)))
         names = {p.ref.manifest_sha256: str(p.ref) for p in bundles.every(connection)}
         totals = telemetry.fleet_totals(connection, since, chosen)
         counts = devices.counts(connection)

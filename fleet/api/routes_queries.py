@@ -19,7 +19,8 @@ from fleet.api.stream import Stream
 from fleet.controller import Controller
 from fleet.query.ask import votes
 from fleet.rollout import selector
-from fleet.store import devices
+from fleet.store import devices, selection
+from fleet.store.schema import DEVICE
 
 ROUTER = APIRouter(prefix="/v1", tags=["queries"])
 _TYPES: dict[str, type[messages.Request]] = {
@@ -64,17 +65,19 @@ def choose(controller: Controller, query: models.Query) -> dict[str, bool]:
         raise InputError("bad-query", "a query needs either a selector or devices")
     with controller.store.read() as connection:
         if query.devices is not None:
-            found = devices.some(connection, query.devices)
+            found = devices.contacts(connection, DEVICE.c.id.in_(query.devices))
             for name in query.devices:
                 if name not in found:
                     raise InputError("no-such-device", f"no device is called {name!r}")
-            chosen = list(found.values())
+            hint = ""
         else:
             assert query.selector is not None
-            chosen = devices.select(connection, selector.parse(query.selector))
-    online = {device.id: device.online for device in chosen if device.revoked_at is None}
+            wanted = selector.parse(query.selector)
+            found = devices.contacts(connection, selection.means(wanted))
+            hint = "" if found else selection.hint(connection, wanted)
+    online = {device: up for device, up in found.items() if up is not None}
     if not online:
-        raise InputError("no-devices", "the query means no device that may be asked")
+        raise InputError("no-devices", f"the query means no device that may be asked{hint}")
     return online
 
 

@@ -45,9 +45,11 @@ def device(one: Device) -> models.DeviceModel:
     state: Any = "revoked" if one.revoked_at is not None else one.state
     return models.DeviceModel(
         id=one.id,
-        board=one.board,
+        board=one.hardware,
         labels=one.labels,
         groups=one.groups,
+        own_labels=one.own_labels,
+        own_groups=one.own_groups,
         state=state,
         state_at=one.state_at,
         seen_at=one.seen_at,

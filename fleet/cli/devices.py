@@ -1,4 +1,4 @@
-"""``shoal fleet devices | query | metrics``: look at the fleet, and ask it."""
+"""``shoal fleet devices | label | query | metrics``: look at the fleet, and ask it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from contracts import codec, files
 from contracts.errors import InputError
+from contracts.topics import check_name
 from fleet.api import models
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
 from fleet.cli.output import ago, emit_json, emit_line, reported, safe, table
@@ -21,7 +22,9 @@ from fleet.rollout.spec import describe
 
 
 def devices(
-    selector: Annotated[str, typer.Argument(help="Which; for example site=lyon.")] = "all",
+    selector: Annotated[
+        str, typer.Argument(help="Which; for example site=lyon, own:site=lyon.")
+    ] = "all",
     folder: Folder = HERE,
     url: Url = None,
     token_file: TokenFile = None,
@@ -36,7 +39,7 @@ def devices(
             emit_json(found)
             return
         table(
-            ("device", "board", "state", "seen", "models", "update", "labels"),
+            ("device", "board", "state", "seen", "models", "update", "labels", "says of itself"),
             [
                 (
                     one.id,
@@ -45,9 +48,72 @@ def devices(
                     ago(one.seen_at),
                     _models(one),
                     one.last_update["state"] if one.last_update else "",
-                    ",".join(f"{k}={v}" for k, v in sorted(one.labels.items())),
+                    _labels(one.labels, one.groups),
+                    _labels(one.own_labels, one.own_groups, "own:"),
                 )
                 for one in found
+            ],
+        )
+
+
+def _labels(labels: dict[str, str], groups: list[str], prefix: str = "") -> str:
+    """Labels and groups as a selector asks for them."""
+    pairs = [*sorted(labels.items()), *(("group", group) for group in groups)]
+    return ",".join(f"{prefix}{key}={value}" for key, value in pairs)
+
+
+def label(
+    device: Annotated[str, typer.Argument(help="The device's name.")],
+    change: Annotated[
+        list[str] | None, typer.Argument(help="KEY=VALUE gives a label, KEY- takes it away.")
+    ] = None,
+    join: Annotated[
+        list[str] | None, typer.Option("--group", help="A group to add; may be repeated.")
+    ] = None,
+    leave: Annotated[
+        list[str] | None, typer.Option("--no-group", help="A group to take away; may be repeated.")
+    ] = None,
+    folder: Folder = HERE,
+    url: Url = None,
+    token_file: TokenFile = None,
+    token: TokenValue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Changes the labels and groups that operators give a device; shows them without a change.
+
+    What the device reports of itself stays: a selector asks for that with own:KEY.
+    """
+    with reported(as_json), connect(folder, url, token_file, token) as client:
+        found = client.device(device)
+        labels = dict(found.labels)
+        for one in change or []:
+            key, equals, value = one.partition("=")
+            if equals:
+                labels[check_name(key, "label")] = value
+            elif one.endswith("-"):
+                labels.pop(one[:-1], None)
+            else:
+                raise InputError("bad-label", f"{one[:80]!r} is neither KEY=VALUE nor KEY-")
+        dropped = set(leave or [])
+        groups = list(dict.fromkeys(g for g in [*found.groups, *(join or [])] if g not in dropped))
+        if change or join or leave:
+            found = client.change_device(
+                device,
+                labels=labels if change else None,
+                groups=groups if join or leave else None,
+                version=found.version,
+            )
+        if as_json:
+            emit_json(found)
+            return
+        table(
+            ("device", "labels", "says of itself"),
+            [
+                (
+                    found.id,
+                    _labels(found.labels, found.groups),
+                    _labels(found.own_labels, found.own_groups, "own:"),
+                )
             ],
         )
 
@@ -237,5 +303,5 @@ def _milli(us: float | None) -> str:
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (devices, query, metrics):
+    for command in (devices, label, query, metrics):
         app.command(command.__name__)(command)

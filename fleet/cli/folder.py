@@ -86,7 +86,10 @@ def enroll(
     label: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
     group: Annotated[list[str] | None, typer.Option(help="A group; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where agent.yaml goes.")] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Enrol a known device again.")] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Enrol a known device again; labels and groups stay."),
+    ] = False,
     folder: Folder = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -99,8 +102,8 @@ def enroll(
         _, path = fleet.enroll(
             device,
             board,
-            labels=_pairs(label or []),
-            groups=group or [],
+            labels=None if label is None else _pairs(label),
+            groups=group,
             out=out,
             replace=replace,
         )

@@ -16,13 +16,13 @@ import sqlalchemy as sa
 
 from contracts.errors import InputError, RefusedError, UnavailableError
 from fleet.conductor.world import World, device_fact, figures_of, slot_of
-from fleet.rollout import commands
+from fleet.rollout import commands, selector
 from fleet.rollout.engine import step
 from fleet.rollout.facts import Action, Facts, Note, Release, SetDesired
 from fleet.rollout.plan import Plan, plan
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ENDED, Header, RolloutState
-from fleet.store import Store, bundles, devices, leases, rollouts, webhooks
+from fleet.store import Store, bundles, desired, devices, leases, rollouts, selection, webhooks
 from fleet.store.bundles import Published
 from fleet.store.rollouts import Stored
 
@@ -204,12 +204,12 @@ class Runner:
         for action in actions:
             if isinstance(action, SetDesired):
                 device = world.devices[action.device]
-                desired = devices.set_slot(
+                document = desired.with_slot(
                     device, action.revision, action.slot, action.bundle, state.id, now
                 )
                 holder = None if state.header.status in ("stopped", "aborted") else state.id
                 world.devices[action.device] = msgspec.structs.replace(
-                    device, desired=desired, desired_revision=action.revision, rollout=holder
+                    device, desired=document, desired_revision=action.revision, rollout=holder
                 )
             elif isinstance(action, Release):
                 device = world.devices[action.device]
@@ -236,8 +236,8 @@ class Runner:
                     device = world.devices[name]
                     assert device.desired is not None
                     documents.append((name, device.desired, device.rollout))
-                devices.write_desired(connection, documents)
-                devices.release(connection, change.after.id, released)
+                desired.write(self._store, connection, documents)
+                desired.release(connection, change.after.id, released)
                 notes = [a for a in change.actions if isinstance(a, Note)]
                 rollouts.add_events(connection, change.after.id, notes, now)
                 for note in notes:
@@ -296,10 +296,11 @@ class Runner:
                 world = World(devices.every(connection))
                 fit, left_out = world.pool(spec, published)
                 if not fit:
+                    hint = selection.hint(connection, selector.parse(spec.selector))
                     raise InputError(
                         "no-devices",
                         f"selector {spec.selector!r} means no device that can have the bundle"
-                        + (f"; left out: {_some(left_out)}" if left_out else ""),
+                        + (f"; left out: {_some(left_out)}" if left_out else hint),
                         left_out=dict(list(left_out.items())[:20]),
                     )
                 sharing = self._sharing(connection, world, spec, published, 2**62)

@@ -75,7 +75,7 @@ class World:
                 continue
             if device.revoked_at is not None:
                 left_out[device.id] = "revoked"
-            elif reason := self._misfit(published, device.board):
+            elif reason := self._misfit(published, device.hardware):
                 left_out[device.id] = reason
             else:
                 fit.append(device)

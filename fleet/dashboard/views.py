@@ -70,6 +70,8 @@ class DeviceView(msgspec.Struct, frozen=True):
     board: str
     labels: dict[str, str]
     groups: list[str]
+    own_labels: dict[str, str]
+    own_groups: list[str]
     slots: list[SlotView]
     facts: list[tuple[str, str]]
     wanted_revision: int
@@ -106,9 +108,11 @@ class DeviceView(msgspec.Struct, frozen=True):
             state="revoked" if device.revoked_at is not None else device.state,
             state_at=device.state_at,
             seen_at=device.seen_at,
-            board=device.board,
+            board=device.hardware,
             labels=device.labels,
             groups=device.groups,
+            own_labels=device.own_labels,
+            own_groups=device.own_groups,
             slots=slots,
             facts=_facts(device),
             wanted_revision=device.desired_revision,
@@ -126,7 +130,7 @@ def _ref(ref: BundleRef | None) -> str:
 
 def _facts(device: Device) -> list[tuple[str, str]]:
     reported = device.reported
-    found = [("Board", device.board or "unknown")]
+    found = [("Board", device.hardware or "unknown")]
     if reported is not None:
         found += [
             ("Agent", reported.agent_version),

@@ -12,7 +12,7 @@ from contracts.clock import can_be_right
 from contracts.messages import Reported, Result, Status, UpdateEvent
 from fleet.ingest.decode import Batch, Message
 from fleet.ingest.heard import spoken_at
-from fleet.store import Store
+from fleet.store import Store, devices
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE, RESULT, UPDATE_EVENT
 
@@ -136,11 +136,7 @@ class Writer:
         said: float | None,
         now: float,
     ) -> Iterable[Change]:
-        connection.execute(
-            DEVICE.update()
-            .where(DEVICE.c.id == message.device)
-            .values(reported=dump(body), reported_at=said)
-        )
+        devices.report(self._store, connection, message.device, body, said)
         yield Change("reported", message.device, {"desired_revision": body.desired_revision})
         event = body.last_update
         if event is not None:

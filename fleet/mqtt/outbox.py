@@ -13,7 +13,7 @@ from contracts.config import MqttConfig
 from contracts.errors import ShoalError
 from contracts.topics import Topics
 from fleet.mqtt.link import Link
-from fleet.store import Store, devices
+from fleet.store import Store, desired, devices
 
 _LOG: Final = structlog.get_logger("outbox")
 _BATCH: Final = 500
@@ -133,12 +133,12 @@ class Outbox:
             ]
         if behind:
             with self._store.write() as connection:
-                devices.resend(connection, behind)
+                desired.resend(connection, behind)
 
     def _send(self) -> bool:
         """Sends one batch; False when there was nothing."""
         with self._store.read() as connection:
-            batch = devices.unsent(connection, _BATCH)
+            batch = desired.unsent(connection, _BATCH)
         if not batch:
             return False
         flying = [
@@ -161,6 +161,6 @@ class Outbox:
             if info.is_published():
                 done.append((device, revision))
         with self._store.write() as connection:
-            devices.mark_sent(connection, done)
+            desired.mark_sent(connection, done)
         self.sent += len(done)
         return len(done) == len(batch)

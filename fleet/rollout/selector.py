@@ -8,10 +8,17 @@ Grammar::
              | key "!=" value              the label is not the value ("!=*": it lacks the label)
              | key "in" "(" value { "," value } ")"
              | key "not in" "(" value { "," value } ")"
+    key      = label | "own:" label
 
-All terms must hold. Keys are labels; ``device``, ``board``, ``group``, ``state`` and ``task``
-are built in. A value with other characters than ``A-Z a-z 0-9 . _ - : /`` stands in double
-quotes. Example: ``board=raspberry-pi-5,site in (lyon,graz)``.
+All terms must hold. A label is one that enrolment or an operator gave; ``device``, ``board``,
+``group``, ``state`` and ``task`` (a slot that is desired of the device) are built in. What a
+device says of itself must be asked for: ``own:site=lyon`` means a label that it reports,
+``own:board``, ``own:group``, ``own:task`` (a slot that serves) and ``own:bundle``
+(``NAME/VERSION``, which serves) are built in. Nobody checks what a device says: a text that not
+every device may see goes by labels without ``own:``.
+
+A value with other characters than ``A-Z a-z 0-9 . _ - : /`` stands in double quotes. Example:
+``board=raspberry-pi-5,site in (lyon,graz)``.
 """
 
 from __future__ import annotations
@@ -29,6 +36,13 @@ MAX_CHARS: Final = 4000
 """Characters of one selector."""
 
 ANY: Final = "*"
+OWN: Final = "own:"
+"""What a key begins with that asks for the device's own word."""
+
+BUILT_IN: Final = frozenset({"device", "board", "group", "state", "task"})
+OWN_BUILT_IN: Final = frozenset({"board", "group", "task", "bundle"})
+"""Keys behind ``own:`` that are not the device's labels."""
+
 _TOKEN: Final = re.compile(
     r'\s*(?:(?P<op>!=|=|\(|\)|,)|"(?P<quoted>[^"]{0,256})"|(?P<word>[A-Za-z0-9._:/*-]+))'
 )
@@ -42,7 +56,7 @@ class Term(msgspec.Struct, frozen=True):
     negated: bool = False
 
     def holds(self, facts: Mapping[str, Sequence[str]]) -> bool:
-        """Whether the condition holds for a device's labels."""
+        """Whether the condition holds for what is known of a device."""
         have = facts.get(self.key, ())
         found = bool(have) if ANY in self.values else any(v in self.values for v in have)
         return found is not self.negated
@@ -59,25 +73,12 @@ class Selector(msgspec.Struct, frozen=True):
 
     terms: tuple[Term, ...] = ()
 
-    def matches(
-        self,
-        device: str,
-        *,
-        board: str = "",
-        labels: Mapping[str, str] | None = None,
-        groups: Sequence[str] = (),
-        state: str = "",
-        tasks: Sequence[str] = (),
-    ) -> bool:
-        """Whether a device is meant."""
-        facts: dict[str, Sequence[str]] = {k: (v,) for k, v in (labels or {}).items()}
-        facts |= {
-            "device": (device,),
-            "board": (board,) if board else (),
-            "group": groups,
-            "state": (state,) if state else (),
-            "task": tasks,
-        }
+    def matches(self, facts: Mapping[str, Sequence[str]]) -> bool:
+        """Whether a device is meant.
+
+        Args:
+            facts: what holds for it, by key; see the grammar for the keys.
+        """
         return all(term.holds(facts) for term in self.terms)
 
     def __str__(self) -> str:
@@ -183,7 +184,8 @@ class _Parser:
 
 
 def _key(key: str) -> str:
-    return check_name(key, "label")
+    check_name(key.removeprefix(OWN), "label")
+    return key
 
 
 def parse(text: str) -> Selector:

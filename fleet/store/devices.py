@@ -1,4 +1,4 @@
-"""Statements on devices: what is known, what is desired, what is still to be sent."""
+"""Statements on devices: what is known of them, and what people change."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import msgspec
 import sqlalchemy as sa
 
 from contracts.errors import InputError
-from contracts.messages import Desired, DesiredBundle, DeviceLabels, Reported, UpdateEvent
+from contracts.messages import Desired, DeviceLabels, Reported, UpdateEvent
 from fleet.rollout.selector import Selector
-from fleet.store import Store
+from fleet.store import Store, selection, traits
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE
 
 _CHUNK = 500
-_LEAP = 1000
-"""Revisions that :func:`reissue` skips at least, whatever the clock says."""
 
 
 class Device(msgspec.Struct, frozen=True):
     """A device as the controller knows it.
 
+    What enrolment and operators gave is apart from what the device says of itself, which is in
+    `reported` alone: nobody checked it, and it is never written back as somebody else's word.
+
     Attributes:
         id: its name.
-        board: from enrolment; else what it reports.
-        labels: its own, overruled by those of enrolment and operators.
-        groups: from enrolment; else what it reports.
+        board: from enrolment; empty when it never was.
+        labels, groups: from enrolment and operators.
         state: ``online``, ``offline`` or ``unknown`` (never seen).
         state_at: since when.
-        seen_at: when it spoke last.
+        seen_at: of its newest message.
         enrolled_at, revoked_at: times; None: never.
         reported: the newest reported document.
-        reported_at: when the device said it; None: nobody knows.
+        reported_at: when it came.
         update: the newest event of an update.
         desired: what is wanted of it.
         desired_revision: of `desired`; 0: nothing yet.
@@ -63,16 +63,34 @@ class Device(msgspec.Struct, frozen=True):
         """Whether it is connected and may be."""
         return self.state == "online" and self.revoked_at is None
 
+    @property
+    def own_labels(self) -> dict[str, str]:
+        """The labels that it reports."""
+        return self.reported.labels if self.reported else {}
+
+    @property
+    def own_groups(self) -> list[str]:
+        """The groups that it reports."""
+        return self.reported.groups if self.reported else []
+
+    @property
+    def hardware(self) -> str:
+        """The board that a bundle must fit: from enrolment, else what it reports."""
+        return self.board or (self.reported.board if self.reported else "")
+
     def matches(self, selector: Selector) -> bool:
-        """Whether the selector means it."""
-        return selector.matches(
-            self.id,
-            board=self.board,
-            labels=self.labels,
-            groups=self.groups,
-            state=self.state,
-            tasks=sorted(self.reported.slots) if self.reported else (),
-        )
+        """Whether the selector means it: what :func:`fleet.store.selection.means` says."""
+        facts: dict[str, list[str]] = {"device": [self.id], "state": [self.state]}
+        if self.board:
+            facts["board"] = [self.board]
+        for found in (
+            traits.given(self.labels, self.groups),
+            traits.wanted(self.desired),
+            traits.own(self.reported),
+        ):
+            for key, value in found:
+                facts.setdefault(key, []).append(value)
+        return selector.matches(facts)
 
 
 _COLUMNS = (
@@ -84,23 +102,17 @@ _COLUMNS = (
 
 
 def _device(row: Any) -> Device:
-    reported = load(row.reported, Reported) if row.reported else None
-    labels: dict[str, str] = dict(reported.labels) if reported else {}
-    labels |= load(row.labels, dict[str, str])
-    groups = load(row.groups, list[str])
-    if not groups and row.enrolled_at is None and reported:
-        groups = reported.groups
     return Device(
         id=row.id,
-        board=row.board or (reported.board if reported else ""),
-        labels=labels,
-        groups=groups,
+        board=row.board,
+        labels=load(row.labels, dict[str, str]),
+        groups=load(row.groups, list[str]),
         state=row.state,
         state_at=row.state_at,
         seen_at=row.seen_at,
         enrolled_at=row.enrolled_at,
         revoked_at=row.revoked_at,
-        reported=reported,
+        reported=load(row.reported, Reported) if row.reported else None,
         reported_at=row.reported_at,
         update=load(row.update, UpdateEvent) if row.update else None,
         desired=load(row.desired, Desired) if row.desired else None,
@@ -117,7 +129,24 @@ def every(connection: sa.Connection) -> list[Device]:
 
 def select(connection: sa.Connection, selector: Selector) -> list[Device]:
     """The devices that a selector means, by id; revoked ones too."""
-    return [device for device in every(connection) if device.matches(selector)]
+    query = sa.select(*_COLUMNS).where(selection.means(selector)).order_by(DEVICE.c.id)
+    return [_device(row) for row in connection.execute(query)]
+
+
+def ids(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[str]:
+    """Ids of devices for which conditions on the device table hold, in their order."""
+    return list(connection.scalars(sa.select(DEVICE.c.id).where(*conditions).order_by(DEVICE.c.id)))
+
+
+def contacts(
+    connection: sa.Connection, *conditions: sa.ColumnElement[bool]
+) -> dict[str, bool | None]:
+    """By id, whether a device is online; None: it was revoked. Nothing else of it is read."""
+    query = sa.select(DEVICE.c.id, DEVICE.c.state, DEVICE.c.revoked_at)
+    return {
+        row.id: row.state == "online" if row.revoked_at is None else None
+        for row in connection.execute(query.where(*conditions).order_by(DEVICE.c.id))
+    }
 
 
 def some(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Device]:
@@ -147,23 +176,15 @@ def page(
     connection: sa.Connection, selector: Selector, after: str, limit: int
 ) -> tuple[list[Device], str | None]:
     """Devices of a selector after an id, at most `limit`; and the id to go on after."""
-    found: list[Device] = []
-    while True:
-        rows = connection.execute(
-            sa.select(*_COLUMNS)
-            .where(DEVICE.c.id > after)
-            .order_by(DEVICE.c.id)
-            .limit(max(limit * 2, 100))
-        ).all()
-        for row in rows:
-            device = _device(row)
-            if device.matches(selector):
-                if len(found) == limit:
-                    return found, found[-1].id
-                found.append(device)
-        if not rows:
-            return found, None
-        after = rows[-1].id
+    query = (
+        sa.select(*_COLUMNS)
+        .where(selection.means(selector), DEVICE.c.id > after)
+        .order_by(DEVICE.c.id)
+        .limit(limit + 1)
+    )
+    rows = connection.execute(query).all()
+    found = [_device(row) for row in rows[:limit]]
+    return found, (found[-1].id if len(rows) > limit else None)
 
 
 def counts(connection: sa.Connection) -> dict[str, int]:
@@ -173,7 +194,7 @@ def counts(connection: sa.Connection) -> dict[str, int]:
     return {str(name): int(count) for name, count in rows}
 
 
-# Enrolment ------------------------------------------------------------------------------------
+# Enrolment, and what people change ------------------------------------------------------------
 
 
 def enroll(
@@ -196,6 +217,7 @@ def enroll(
     insert = store.insert(DEVICE).values(id=device, **values)
     changed = values | {"version": DEVICE.c.version + 1}
     connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=changed))
+    traits.replace(store, connection, "given", {device: traits.given(labels, groups)})
 
 
 def revoke(connection: sa.Connection, device: str, now: float) -> None:
@@ -209,126 +231,39 @@ def revoke(connection: sa.Connection, device: str, now: float) -> None:
 
 
 def relabel(
-    connection: sa.Connection, device: str, labels: DeviceLabels, groups: Sequence[str] | None
+    store: Store,
+    connection: sa.Connection,
+    device: str,
+    *,
+    labels: DeviceLabels | None = None,
+    groups: Sequence[str] | None = None,
 ) -> None:
-    """Replaces the labels (and groups) that an operator gave."""
-    values: dict[str, Any] = {"labels": dump(labels), "version": DEVICE.c.version + 1}
-    if groups is not None:
-        values["groups"] = dump(list(groups))
-    connection.execute(DEVICE.update().where(DEVICE.c.id == device).values(**values))
+    """Replaces the labels, the groups, or both, that operators give: the one place that does.
 
+    What is None stays as it is. The device's own labels and groups are no part of it.
 
-# Desired --------------------------------------------------------------------------------------
-
-
-def set_slot(
-    device: Device, revision: int, slot: str, bundle: DesiredBundle | None, rollout: str, now: float
-) -> Desired:
-    """The device's desired document with one slot changed."""
-    slots = dict(device.desired.slots) if device.desired else {}
-    slots.pop(slot, None)
-    if bundle is not None:
-        slots[slot] = bundle
-    settings = device.desired.settings if device.desired else {}
-    return Desired(revision=revision, slots=slots, settings=settings, rollout=rollout, at=now)
-
-
-def write_desired(
-    connection: sa.Connection, changes: Sequence[tuple[str, Desired, str | None]]
-) -> None:
-    """Stores desired documents: device, document, and the rollout that now holds the device."""
-    if changes:
-        connection.execute(
-            DEVICE.update()
-            .where(DEVICE.c.id == sa.bindparam("b_id"))
-            .values(
-                desired=sa.bindparam("b_desired"),
-                desired_revision=sa.bindparam("b_revision"),
-                rollout=sa.bindparam("b_rollout"),
-                version=DEVICE.c.version + 1,
-            ),
-            [
-                {
-                    "b_id": device,
-                    "b_desired": dump(desired),
-                    "b_revision": desired.revision,
-                    "b_rollout": rollout,
-                }
-                for device, desired, rollout in changes
-            ],
-        )
-
-
-def release(connection: sa.Connection, rollout: str, ids: Sequence[str]) -> None:
-    """Devices that a rollout no longer holds."""
-    for start in range(0, len(ids), _CHUNK):
-        connection.execute(
-            DEVICE.update()
-            .where(DEVICE.c.rollout == rollout, DEVICE.c.id.in_(ids[start : start + _CHUNK]))
-            .values(rollout=None)
-        )
-
-
-def unsent(connection: sa.Connection, limit: int) -> list[tuple[str, int, str]]:
-    """Desired documents that the broker has not acknowledged: device, revision, JSON."""
-    rows = connection.execute(
-        sa.select(DEVICE.c.id, DEVICE.c.desired_revision, DEVICE.c.desired)
-        .where(DEVICE.c.desired_revision > DEVICE.c.sent_revision)
-        .order_by(DEVICE.c.id)
-        .limit(limit)
-    )
-    return [(row.id, row.desired_revision, row.desired) for row in rows]
-
-
-def mark_sent(connection: sa.Connection, sent: Sequence[tuple[str, int]]) -> None:
-    """Records what the broker acknowledged."""
-    if sent:
-        connection.execute(
-            DEVICE.update()
-            .where(
-                DEVICE.c.id == sa.bindparam("b_id"),
-                DEVICE.c.sent_revision < sa.bindparam("b_revision"),
-            )
-            .values(sent_revision=sa.bindparam("b_revision")),
-            [{"b_id": device, "b_revision": revision} for device, revision in sent],
-        )
-
-
-def resend(connection: sa.Connection, ids: Sequence[str]) -> None:
-    """Marks desired documents of some devices as unsent: the broker may have lost them."""
-    for start in range(0, len(ids), _CHUNK):
-        connection.execute(
-            DEVICE.update()
-            .where(DEVICE.c.id.in_(ids[start : start + _CHUNK]), DEVICE.c.desired_revision > 0)
-            .values(sent_revision=0)
-        )
-
-
-def reissue(connection: sa.Connection, now: float) -> int:
-    """Gives every desired document a revision above those given after a backup, unsent.
-
-    Devices ignore a revision that is not above the last they took, and the broker may retain
-    documents that are newer than this database. The revisions become the seconds since the
-    epoch, or higher where they were. Devices for which nothing is desired get the number alone:
-    what is desired next is above it.
-
-    Returns:
-        How many documents are to be sent again.
+    Raises:
+        InputError: ``no-such-device``.
     """
-    documents = 0
-    rows = connection.execute(
-        sa.select(DEVICE.c.id, DEVICE.c.desired, DEVICE.c.desired_revision)
-    ).all()
-    for row in rows:
-        revision = max(row.desired_revision + _LEAP, int(now))
-        values: dict[str, Any] = {"sent_revision": revision}
-        if row.desired:
-            documents += 1
-            desired = msgspec.structs.replace(load(row.desired, Desired), revision=revision)
-            values = {"sent_revision": 0, "desired": dump(desired)}
-        connection.execute(
-            DEVICE.update()
-            .where(DEVICE.c.id == row.id)
-            .values(desired_revision=revision, version=DEVICE.c.version + 1, **values)
-        )
-    return documents
+    before = get(connection, device)
+    now_labels = before.labels if labels is None else labels
+    now_groups = before.groups if groups is None else list(groups)
+    connection.execute(
+        DEVICE.update()
+        .where(DEVICE.c.id == device)
+        .values(labels=dump(now_labels), groups=dump(now_groups), version=DEVICE.c.version + 1)
+    )
+    traits.replace(store, connection, "given", {device: traits.given(now_labels, now_groups)})
+
+
+# What a device says ---------------------------------------------------------------------------
+
+
+def report(
+    store: Store, connection: sa.Connection, device: str, reported: Reported, at: float | None
+) -> None:
+    """Stores what a device says of itself; `at`: when it said so, None: nobody knows."""
+    connection.execute(
+        DEVICE.update().where(DEVICE.c.id == device).values(reported=dump(reported), reported_at=at)
+    )
+    traits.replace(store, connection, "own", {device: traits.own(reported)})

@@ -57,6 +57,19 @@ DEVICE: Final = sa.Table(
     sa.Index("ix_device_rollout", "rollout"),
 )
 
+TRAIT: Final = sa.Table(
+    "device_trait",
+    METADATA,
+    sa.Column("device", _NAME, primary_key=True),
+    # What selectors ask for; what the device says of itself begins with ``own:``.
+    sa.Column("key", sa.String(80), primary_key=True),
+    sa.Column("value", sa.String(256), primary_key=True),
+    # Whose word it is: rows of one source are replaced together (:mod:`fleet.store.traits`).
+    sa.Column("source", sa.String(8), nullable=False),
+    sa.Index("ix_device_trait_value", "key", "value", "device"),
+    sqlite_with_rowid=False,
+)
+
 UPDATE_EVENT: Final = sa.Table(
     "update_event",
     METADATA,

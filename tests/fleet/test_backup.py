@@ -19,7 +19,7 @@ from contracts.messages import Desired, DesiredBundle
 from fleet.backup import backup, restore
 from fleet.cli.app import app
 from fleet.folder import Fleet, FleetConfig
-from fleet.store import bundles, devices, tokens
+from fleet.store import bundles, desired, devices, tokens
 from tests.support.bundles import noise_bundle
 
 
@@ -240,14 +240,14 @@ def test_restored_desired_documents_are_sent_again_above_what_devices_took_since
         for name in ("d1", "d2"):
             devices.enroll(store, connection, name, "raspberry-pi-5", {}, [], 1.0)
         wanted = Desired(revision=7, slots={"classify": DesiredBundle(ref)}, at=1.0)
-        devices.write_desired(connection, [("d1", wanted, None)])
-        devices.mark_sent(connection, [("d1", 7)])
+        desired.write(store, connection, [("d1", wanted, None)])
+        desired.mark_sent(connection, [("d1", 7)])
     store.close()
     backup(fleet, tmp_path / "backup.tar.gz")
     began = int(time.time())
     store = restore(tmp_path / "backup.tar.gz", tmp_path / "again").open_store()
     with store.read() as connection:
-        unsent = devices.unsent(connection, 10)
+        unsent = desired.unsent(connection, 10)
         idle = devices.get(connection, "d2")
         held = devices.get(connection, "d1").desired
     store.close()

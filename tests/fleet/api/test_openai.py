@@ -14,8 +14,8 @@ import pytest
 
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
-from contracts.messages import Reported
-from tests.support.controller import AgentProcess, Controller
+from fleet.rollout.spec import RolloutSpec
+from tests.support.controller import AgentProcess
 from tests.support.served import ServedFleet
 from tests.support.tiny_decoder import tiny_bundle
 
@@ -36,22 +36,21 @@ def served(
         ref, _ = fleet.fleet.publish(bundle)
         assert ref == Bundle.open(bundle).ref
         repository = fleet.fleet.open_repository()
-        peer = stack.enter_context(Controller(mosquitto_broker, "openai-test", repository))
-        peer.serve_blocks = False
         for name in ("d1", "d2"):
             stack.enter_context(
                 AgentProcess(
                     folder / name, mosquitto_broker, "openai-test", repository, device=name,
-                    groups=["kitchen"], repository_url=f"{fleet.fleet.api_url}/repo/",
+                    repository_url=f"{fleet.fleet.api_url}/repo/",
                 )
             )  # fmt: skip
-        for name in ("d1", "d2"):
-            revision = peer.want(name, ref, slot="generate")
-            peer.wait_for(
-                Reported,
-                lambda r, n=name, v=revision: r.device == n and r.desired_revision == v,
-                60,
-            )
+        with fleet.client() as people:
+            fleet.until(lambda: people.devices_page().counts.get("online") == 2, 60)
+            for name in ("d1", "d2"):
+                people.change_device(name, groups=["kitchen"])
+            wish = {"bundle": ref.name, "version": ref.version, "waves": [{"percent": 100}],
+                    "bake_s": 0, "trial": {"seconds": 0}}  # fmt: skip
+            rollout = people.create_rollout(RolloutSpec.model_validate(wish)).id
+            fleet.until(lambda: people.rollout(rollout).status == "succeeded", 60)
         client = _client(fleet)
         fleet.until(lambda: len(list(client.models.list())) == 4)
         client.close()

@@ -92,7 +92,7 @@ def test_an_enrolment_that_broke_off_in_the_database_is_repaired_by_the_same_req
     store = fleet.open_store()
     with store.write() as connection:
         assert devices.get(connection, "d1").enrolled_at is not None
-        devices.relabel(connection, "d1", {"site": "linz"}, None)
+        devices.relabel(store, connection, "d1", labels={"site": "linz"})
     assert fleet.redeem(token, request) == first
     with store.read() as connection:
         assert devices.get(connection, "d1").labels == {"site": "linz"}, "the operator's word"

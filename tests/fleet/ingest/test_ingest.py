@@ -100,7 +100,7 @@ def test_every_message_is_stored_once(broker: MqttConfig, fleet_name: str, store
     with store.read() as connection:
         found = devices.get(connection, "d1")
         assert found.state == "online", "a late will of an older connection changes nothing"
-        assert found.board == "raspberry-pi-5"
+        assert found.hardware == "raspberry-pi-5"
         assert found.update == event
         assert len(history.updates(connection, "d1", None, 10)[0]) == 1
         assert len(history.results(connection, "d1", 10)) == 1

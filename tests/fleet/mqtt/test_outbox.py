@@ -16,7 +16,7 @@ from contracts.connection import new_client
 from contracts.messages import Desired
 from contracts.topics import Topics
 from fleet.mqtt.outbox import Outbox
-from fleet.store import Store, devices
+from fleet.store import Store, desired, devices
 from fleet.store.schema import DEVICE
 from tests.support.read_only import read_only
 
@@ -73,12 +73,13 @@ def outbox(
 def _want(store: Store, revision: int) -> None:
     with store.write() as connection:
         devices.enroll(store, connection, "d1", "raspberry-pi-5", {}, [], 1.0)
-        devices.write_desired(connection, [("d1", Desired(revision=revision), None)])
+        desired.write(store, connection, [("d1", Desired(revision=revision), None)])
 
 
 def _failing(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> queue.SimpleQueue[None]:
     """Lets a function of the store fail at first; each failure is told."""
-    whole, failed = getattr(devices, name), queue.SimpleQueue[None]()
+    module = devices if hasattr(devices, name) else desired
+    whole, failed = getattr(module, name), queue.SimpleQueue[None]()
     left = [None] * times
 
     def brittle(*arguments: Any) -> Any:
@@ -88,7 +89,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> queue.Si
             raise ZeroDivisionError
         return whole(*arguments)
 
-    monkeypatch.setattr(devices, name, brittle)
+    monkeypatch.setattr(module, name, brittle)
     return failed
 
 

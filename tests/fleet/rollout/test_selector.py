@@ -13,9 +13,8 @@ _NAMES = st.from_regex(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,10}\Z").filter(
     lambda name: name not in ("all", "in", "not")
 )
 _VALUES = _NAMES | st.text(st.characters(exclude_characters='"', codec="utf-8"), max_size=8)
-_TERMS = st.builds(
-    Term, _NAMES, st.lists(_VALUES, min_size=1, max_size=3).map(tuple), st.booleans()
-)
+_KEYS = _NAMES | _NAMES.map(lambda name: f"own:{name}")
+_TERMS = st.builds(Term, _KEYS, st.lists(_VALUES, min_size=1, max_size=3).map(tuple), st.booleans())
 
 
 @given(st.lists(_TERMS, min_size=1, max_size=4))
@@ -54,6 +53,10 @@ def test_any_text_is_a_selector_or_one_clear_error(text: str) -> None:
         ("state=offline", {"c"}),
         ("device in (a,b),site=lyon", {"a", "b"}),
         ("nothing=here", set()),
+        ("site=oslo", set()),
+        ("own:site=oslo", {"c"}),
+        ("own:site=*", {"c"}),
+        ("own:site!=*", {"a", "b"}),
     ],
 )
 def test_a_selector_means_devices_by_their_labels(text: str, means: set[str]) -> None:
@@ -61,11 +64,20 @@ def test_a_selector_means_devices_by_their_labels(text: str, means: set[str]) ->
     selector = parse(text)
     found = {
         name
-        for name, board, labels, groups, state in (
-            ("a", "pi", {"site": "lyon"}, [], "online"),
-            ("b", "jetson", {"site": "lyon", "floor": "1st floor"}, [], "online"),
-            ("c", "pi", {"site": "graz"}, ["g"], "offline"),
-        )
-        if selector.matches(name, board=board, labels=labels, groups=groups, state=state)
-    }
+        for name, facts in {
+            "a": {"board": ["pi"], "site": ["lyon"], "state": ["online"]},
+            "b": {"board": ["jetson"], "site": ["lyon"], "floor": ["1st floor"]},
+            "c": {"board": ["pi"], "site": ["graz"], "group": ["g"], "state": ["offline"],
+                  "own:site": ["oslo"]},
+        }.items()
+        if selector.matches(facts | {"device": [name]})
+    }  # fmt: skip
     assert found == means
+
+
+@pytest.mark.parametrize("text", ["own:=x", "own:a:b=x", "own:own:a=x", "site:own=x", "x:a=b"])
+def test_a_key_is_a_label_or_a_label_behind_own(text: str) -> None:
+    """There is one kind of word that is not the operator's."""
+    with pytest.raises(InputError) as error:
+        parse(text)
+    assert error.value.code == "bad-name"

@@ -1,0 +1,134 @@
+"""Statements on what is desired of devices, and on what of it is still to be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from contracts.messages import Desired, DesiredBundle
+from fleet.store import Store, traits
+from fleet.store.devices import Device
+from fleet.store.documents import dump, load
+from fleet.store.schema import DEVICE
+
+_CHUNK: Final = 500
+_LEAP: Final = 1000
+"""Revisions that :func:`reissue` skips at least, whatever the clock says."""
+
+
+def with_slot(
+    device: Device, revision: int, slot: str, bundle: DesiredBundle | None, rollout: str, now: float
+) -> Desired:
+    """The device's desired document with one slot changed."""
+    slots = dict(device.desired.slots) if device.desired else {}
+    slots.pop(slot, None)
+    if bundle is not None:
+        slots[slot] = bundle
+    settings = device.desired.settings if device.desired else {}
+    return Desired(revision=revision, slots=slots, settings=settings, rollout=rollout, at=now)
+
+
+def write(
+    store: Store, connection: sa.Connection, changes: Sequence[tuple[str, Desired, str | None]]
+) -> None:
+    """Stores desired documents: device, document, and the rollout that now holds the device."""
+    if changes:
+        asked = {device: traits.wanted(desired) for device, desired, _ in changes}
+        traits.replace(store, connection, "wanted", asked)
+        connection.execute(
+            DEVICE.update()
+            .where(DEVICE.c.id == sa.bindparam("b_id"))
+            .values(
+                desired=sa.bindparam("b_desired"),
+                desired_revision=sa.bindparam("b_revision"),
+                rollout=sa.bindparam("b_rollout"),
+                version=DEVICE.c.version + 1,
+            ),
+            [
+                {
+                    "b_id": device,
+                    "b_desired": dump(desired),
+                    "b_revision": desired.revision,
+                    "b_rollout": rollout,
+                }
+                for device, desired, rollout in changes
+            ],
+        )
+
+
+def release(connection: sa.Connection, rollout: str, ids: Sequence[str]) -> None:
+    """Devices that a rollout no longer holds."""
+    for start in range(0, len(ids), _CHUNK):
+        connection.execute(
+            DEVICE.update()
+            .where(DEVICE.c.rollout == rollout, DEVICE.c.id.in_(ids[start : start + _CHUNK]))
+            .values(rollout=None)
+        )
+
+
+def unsent(connection: sa.Connection, limit: int) -> list[tuple[str, int, str]]:
+    """Desired documents that the broker has not acknowledged: device, revision, JSON."""
+    rows = connection.execute(
+        sa.select(DEVICE.c.id, DEVICE.c.desired_revision, DEVICE.c.desired)
+        .where(DEVICE.c.desired_revision > DEVICE.c.sent_revision)
+        .order_by(DEVICE.c.id)
+        .limit(limit)
+    )
+    return [(row.id, row.desired_revision, row.desired) for row in rows]
+
+
+def mark_sent(connection: sa.Connection, sent: Sequence[tuple[str, int]]) -> None:
+    """Records what the broker acknowledged."""
+    if sent:
+        connection.execute(
+            DEVICE.update()
+            .where(
+                DEVICE.c.id == sa.bindparam("b_id"),
+                DEVICE.c.sent_revision < sa.bindparam("b_revision"),
+            )
+            .values(sent_revision=sa.bindparam("b_revision")),
+            [{"b_id": device, "b_revision": revision} for device, revision in sent],
+        )
+
+
+def resend(connection: sa.Connection, ids: Sequence[str]) -> None:
+    """Marks desired documents of some devices as unsent: the broker may have lost them."""
+    for start in range(0, len(ids), _CHUNK):
+        connection.execute(
+            DEVICE.update()
+            .where(DEVICE.c.id.in_(ids[start : start + _CHUNK]), DEVICE.c.desired_revision > 0)
+            .values(sent_revision=0)
+        )
+
+
+def reissue(connection: sa.Connection, now: float) -> int:
+    """Gives every desired document a revision above those given after a backup, unsent.
+
+    Devices ignore a revision that is not above the last they took, and the broker may retain
+    documents that are newer than this database. The revisions become the seconds since the
+    epoch, or higher where they were. Devices for which nothing is desired get the number alone:
+    what is desired next is above it.
+
+    Returns:
+        How many documents are to be sent again.
+    """
+    documents = 0
+    rows = connection.execute(
+        sa.select(DEVICE.c.id, DEVICE.c.desired, DEVICE.c.desired_revision)
+    ).all()
+    for row in rows:
+        revision = max(row.desired_revision + _LEAP, int(now))
+        values: dict[str, Any] = {"sent_revision": revision}
+        if row.desired:
+            documents += 1
+            desired = msgspec.structs.replace(load(row.desired, Desired), revision=revision)
+            values = {"sent_revision": 0, "desired": dump(desired)}
+        connection.execute(
+            DEVICE.update()
+            .where(DEVICE.c.id == row.id)
+            .values(desired_revision=revision, version=DEVICE.c.version + 1, **values)
+        )
+    return documents
