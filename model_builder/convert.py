@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from contracts.errors import InputError
 from contracts.manifest import SignatureSpec, TensorSpec
-from model_builder.classify.rounding import align_means
 from model_builder.files import write_atomically as write_atomically
+from model_builder.rounding import align
 
 SIGNATURE = "serving_default"
 
@@ -54,21 +54,29 @@ def to_int8(
         samples: int32 [n, L], the representative set that fixes the activations' ranges.
 
     Returns:
-        The ``.tflite`` file: input ``ids`` int32 [1, L], output ``logits`` int8 [1, C].
+        The ``.tflite`` file: input ``ids`` int32 [1, L], output ``logits`` int8 [1, C]. Every
+        runtime computes it alike: :mod:`model_builder.rounding`.
+
+    Raises:
+        RefusedError: ``no-common-rounding``.
     """
     function = tf.function(
         lambda ids: {"logits": call(ids)},
         input_signature=[tf.TensorSpec([1, length], tf.int32, "ids")],
     )
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [function.get_concrete_function()], module
-    )
+
+    def converting() -> Any:
+        return tf.lite.TFLiteConverter.from_concrete_functions(
+            [function.get_concrete_function()], module
+        )
+
+    converter = converting()
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([row[None]] for row in samples)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_output_type = tf.int8
     with native_output():
-        return align_means(bytes(converter.convert()))
+        return align(bytes(converter.convert()), bytes(converting().convert()))
 
 
 class Runner:

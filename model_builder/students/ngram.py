@@ -5,7 +5,8 @@ MEAN, REDUCE_MAX, FULLY_CONNECTED, ADD.
 
 The bag is A. Joulin et al., "Bag of Tricks for Efficient Text Classification" (2017), with a
 second pooling and a hidden layer; the convolution is Y. Kim, "Convolutional Neural Networks for
-Sentence Classification" (2014). Row 0 of the table is padding and stays zero.
+Sentence Classification" (2014): the largest response over the text, beside the bag's mean. Row 0
+of the table is padding and stays zero.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
             self.kernel_bias = zeros(config.channels, "kernel_bias")
         width = config.channels if config.kind == "cnn" else dim
         first = config.hidden or classes
-        self.from_mean = glorot(width, first, name="from_mean")
-        self.from_max = glorot(width, first, name="from_max") if config.max_pool else None
+        self.from_mean = glorot(dim, first, name="from_mean")
+        largest = config.max_pool or config.kind == "cnn"
+        self.from_max = glorot(width, first, name="from_max") if largest else None
         self.first_bias = zeros(first, "first_bias")
         self.out: Any = None
         if config.hidden:
@@ -114,17 +116,19 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
         length = self.config.features.length
         batch = ids.shape[0] or -1
         x = found["gather"] = self.gathered(ids, quantise)  # [N, L, D]
+        # Of the table's rows, not of the convolution: XNNPACK adds a mean's zero point in float32,
+        # and only near 0 does every sum stay exact (model_builder/rounding.py).
+        if ids.shape[1] == length:
+            mean = tf.reduce_mean(x, axis=1)  # [N, D]
+        else:  # columns that were all padding are cut off
+            mean = tf.reduce_sum(x, axis=1) / length
+        mean = found["mean"] = rounded(mean)
         if self.kernel is not None:
             x = tf.reshape(x, [batch, 1, length, self.config.dim])
             x = tf.nn.conv2d(x, weight(self.kernel), strides=1, padding="SAME")
             x = rounded(tf.nn.relu(x + self.kernel_bias))
             x = tf.reshape(x, [batch, length, self.config.channels])
             found["convolution"] = x
-        if ids.shape[1] == length:
-            mean = tf.reduce_mean(x, axis=1)  # [N, D]
-        else:  # columns that were all padding are cut off
-            mean = tf.reduce_sum(x, axis=1) / length
-        mean = found["mean"] = rounded(mean)
         y = tf.matmul(dropout(mean), weight(self.from_mean * self.gain)) + self.first_bias
         if self.from_max is not None:
             largest = found["max"] = tf.reduce_max(x, axis=1)
