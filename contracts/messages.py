@@ -173,13 +173,21 @@ class DesiredBundle(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``desired`` (retained): what the controller wants of a device. `revision` only grows."""
+    """``desired`` (retained): what the controller wants of a device.
+
+    `revision` only grows below one `fence`; a higher fence begins it anew.
+
+    Attributes:
+        fence: grows with every controller that becomes the fleet's owner; a device refuses a
+            document with a lower one than it has seen. 0: of a controller that has none.
+    """
 
     revision: Annotated[int, msgspec.Meta(ge=1)]
     slots: dict[Name, DesiredBundle] = {}
     settings: dict[str, Any] = {}
     rollout: str | None = None
     at: float = 0.0
+    fence: Count = 0
 
 
 # Telemetry ------------------------------------------------------------------------------------
