@@ -6,6 +6,7 @@ still knows of us.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 from collections.abc import Callable
@@ -18,8 +19,10 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.system.clock import Clock
+from agent.system.controller_clock import certificate_time
 from agent.system.log import logger
 from contracts import codec
+from contracts.blocks import TIME_PROPERTY
 from contracts.config import MqttConfig, TlsConfig
 from contracts.connection import (
     connect_properties,
@@ -38,9 +41,15 @@ FIRST_RETRY_S: Final = 0.5
 MAX_RETRY_S: Final = 60.0
 """Seconds between two tries to connect: doubled from the first to the second, then jittered."""
 
+SAY_AGAIN_S: Final = 600.0
+"""Seconds after which the log says again why there is no connection."""
+
 MAX_QUEUED: Final = 1000
 """Messages that may wait for the connection in memory; more are refused, and the spool keeps
 what must not be lost."""
+
+MAX_TIME_CHARS: Final = 32
+"""Characters of the time that is told with a message."""
 
 MAX_INFLIGHT: Final = 64
 """QoS 1 messages on the way to the broker at once."""
@@ -66,6 +75,17 @@ class Client(paho.Client):
                     MQTTErrorCode.MQTT_ERR_UNKNOWN
                 )  # as after an error that paho knows
 
+    failure: BaseException | None = None
+    """Why the last try to connect failed."""
+
+    def reconnect(self) -> MQTTErrorCode:
+        """Connects, and remembers why it cannot."""
+        try:
+            return super().reconnect()
+        except OSError as error:
+            self.failure = error
+            raise
+
     @property
     def alive(self) -> bool:
         """Whether the network thread runs."""
@@ -82,6 +102,7 @@ class Inbound(msgspec.Struct, frozen=True):
         response_topic, correlation, expiry_s: its MQTT 5 properties, where given.
         ack: acknowledges it to the broker; until then it comes again after a restart.
         again: the broker marks it as sent before.
+        at: the sender's time, where it is told with the message.
     """
 
     topic: str
@@ -91,6 +112,7 @@ class Inbound(msgspec.Struct, frozen=True):
     expiry_s: int | None
     ack: Callable[[], None]
     again: bool = False
+    at: float | None = None
 
 
 class Link:
@@ -152,6 +174,8 @@ class Link:
         self.connected = threading.Event()
         self.connections = 0
         self.last_error = ""
+        self._said = ""
+        self._say_again = 0.0
         self._context = tls_context(config.tls, folder) if config.tls else None
         if client_id is None:
             client_id = device_client_id(fleet, device, config.tls, folder)
@@ -270,7 +294,7 @@ class Link:
         # Always: a broker that lost our session would otherwise send nothing, for ever.
         client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in self._filters])
         self._retry_s = FIRST_RETRY_S
-        self.last_error = ""
+        self.last_error = self._said = ""
         self.connected.set()
         log.info("connected", session=self._session, session_present=flags.session_present)
         self._safely(self.publish, self._status_topic, self._status("online"), retain=True)
@@ -290,7 +314,12 @@ class Link:
 
     def _not_connected(self, client: paho.Client, userdata: Any) -> None:
         del client, userdata
-        self.last_error = f"no connection to {self._config.host}:{self._config.port}"
+        reason, kind = _reason(self._client.failure, self._clock.time())
+        self.last_error = f"no connection to {self._config.host}:{self._config.port}: {reason}"
+        now = self._clock.monotonic()
+        if kind != self._said or now >= self._say_again:
+            self._said, self._say_again = kind, now + SAY_AGAIN_S
+            log.warning("no connection", broker=self._config.host, reason=reason)
         self._back_off()
 
     def _back_off(self) -> None:
@@ -318,6 +347,7 @@ class Link:
             getattr(properties, "MessageExpiryInterval", None),
             lambda: self._safely(client.ack, mid, qos),
             bool(message.dup),
+            _time_told(getattr(properties, "UserProperty", [])),
         )
         if inbound.topic == self._status_topic:
             self._own_status(inbound)
@@ -358,3 +388,23 @@ class Link:
             log.warning("message handling failed", code=error.code, reason=str(error))
         except Exception:
             log.exception("message handling failed")
+
+
+def _reason(error: BaseException | None, now: float) -> tuple[str, str]:
+    """Why there is no connection, in words; and what tells it from other reasons."""
+    if error is None:
+        return "it was not made", ""
+    clock = certificate_time(error, now)
+    if clock:
+        return clock, clock[:40]
+    text = str(error)[:300] or type(error).__name__
+    return text, f"{type(error).__name__} {text[:100]}"
+
+
+def _time_told(properties: list[tuple[str, str]]) -> float | None:
+    """The time in a message's user properties; None where there is none that is a number."""
+    for name, value in properties:
+        if name == TIME_PROPERTY and len(value) <= MAX_TIME_CHARS:
+            with contextlib.suppress(ValueError):
+                return float(value)
+    return None

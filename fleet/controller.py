@@ -72,6 +72,7 @@ class Controller:
             f"{name}-blocks",
             secret=secret,
             shared=fleet.config.shared_ingest,
+            clock=clock,
         )
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
         self.runner = Runner(self.store, clock=clock, on_desired=self.outbox.wake)
