@@ -204,8 +204,9 @@ class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
     `revision` only grows below one `fence`; a higher fence begins it anew.
 
     Attributes:
-        fence: grows with every controller that becomes the fleet's owner; a device refuses a
-            document with a lower one than it has seen. 0: of a controller that has none.
+        fence: grows with every controller that becomes the fleet's owner (:class:`Owner`); a
+            device refuses a document with a lower one than it has seen. 0: of a controller that
+            has none.
     """
 
     revision: Annotated[int, msgspec.Meta(ge=1)]
@@ -214,6 +215,30 @@ class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
     rollout: str | None = None
     at: float = 0.0
     fence: Count = 0
+
+
+class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``owner`` (retained, and the will): which controller has the fleet. Devices cannot read it.
+
+    A controller sends nothing before its own document stands here; one whose database is another
+    stands back before it.
+
+    Attributes:
+        database: which database: made with it, and anew by a restore.
+        fence: grows with every owner: the seconds since the epoch when it took the fleet, or one
+            more than the last fence that it knew of, whichever is higher.
+        instance: which process; another on the same database may take over from it.
+        host: where it runs, for people.
+        since: when it took the fleet.
+        state: of its connection.
+    """
+
+    database: Name
+    fence: Annotated[int, msgspec.Meta(ge=1, le=2**53 - 1)]
+    instance: Name
+    host: Annotated[str, msgspec.Meta(max_length=256)]
+    since: float
+    state: Literal["online", "offline"]
 
 
 # Telemetry ------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ Kind = Literal[
     "response",
     "blob-get",
     "blob",
+    "owner",
 ]
 
 _DEVICE_KINDS: Final = frozenset(get_args(DeviceKind))
@@ -63,7 +64,7 @@ class Address(msgspec.Struct, frozen=True):
     Attributes:
         fleet: the fleet's name.
         kind: which of the protocol's topics it is.
-        target: the device, or the group for ``group-request``.
+        target: the device, or the group for ``group-request``; empty for ``owner``.
         name: the operation of a request, or the id of a response or block; else empty.
     """
 
@@ -116,6 +117,10 @@ class Topics:
             raise InputError("bad-name", "block id 'get' is reserved: choose another")
         return f"{self._device(device)}/blob/{check_name(blob_id, 'block id')}"
 
+    def owner(self) -> str:
+        """``owner``: which controller has the fleet."""
+        return f"{self.prefix}/owner"
+
     def build(self, address: Address) -> str:
         """The topic of `address`: the inverse of :func:`parse` (for this fleet)."""
         match address.kind:
@@ -129,6 +134,8 @@ class Topics:
                 return self.blob_get(address.target)
             case "blob":
                 return self.blob(address.target, address.name)
+            case "owner":
+                return self.owner()
             case kind:
                 return self.of_device(address.target, kind)
 
@@ -182,10 +189,13 @@ def parse(topic: str) -> Address:
             address = Address(fleet, "blob", device, blob_id)
         case ["shoal", "v1", fleet, "g", group, "req", op]:
             address = Address(fleet, "group-request", group, op)
+        case ["shoal", "v1", fleet, "owner"]:
+            address = Address(fleet, "owner", "")
         case _:
             raise InputError("bad-topic", f"{topic[:200]!r} is not a topic of protocol v1")
     check_name(address.fleet, "fleet")
-    check_name(address.target, "device or group")
+    if address.kind != "owner":
+        check_name(address.target, "device or group")
     if address.name or address.kind in ("request", "group-request", "response", "blob"):
         check_name(address.name, "operation or id")
     return address

@@ -45,6 +45,7 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 | `g/{group}/req/{op}` | controller | 1 | as above; each device answers on its own `res` |
 | `d/{device}/blob/get` | device | 1 | `BlobGet` |
 | `d/{device}/blob/{id}` | controller | 1, binary | a block, see below |
+| `owner` | controller, and its will | 1, retained | `Owner` |
 
 A request carries its id, reply topic and deadline as MQTT 5 properties (correlation data,
 response topic, message expiry) or as the fields `id`, `reply_to` and `deadline_ms`; a field wins.

@@ -16,6 +16,7 @@ ADDRESSES = st.one_of(
     st.builds(Address, NAMES, NAMED, NAMES, NAMES),
     st.builds(Address, NAMES, st.just("blob-get"), NAMES),
     st.builds(Address, NAMES, st.just("blob"), NAMES, NAMES.filter(lambda n: n != "get")),
+    st.builds(Address, NAMES, st.just("owner"), st.just("")),
 )
 
 
