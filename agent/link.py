@@ -6,8 +6,7 @@ still knows of us.
 
 from __future__ import annotations
 
-import contextlib
-import random
+import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,12 @@ from typing import Any, Final
 
 import msgspec
 import paho.mqtt.client as paho
-from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from agent.connection import TAKEN_OVER, Backoff, Client, fingerprint, why
 from agent.system.clock import Clock
-from agent.system.controller_clock import certificate_time
 from agent.system.log import logger
 from contracts import codec
-from contracts.blocks import TIME_PROPERTY
 from contracts.config import MqttConfig, TlsConfig
 from contracts.connection import (
     connect_properties,
@@ -32,24 +29,14 @@ from contracts.connection import (
     tls_context,
 )
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import Status
+from contracts.messages import Leave, Status
 from contracts.topics import Topics
 
 log = logger(__name__)
 
-FIRST_RETRY_S: Final = 0.5
-MAX_RETRY_S: Final = 60.0
-"""Seconds between two tries to connect: doubled from the first to the second, then jittered."""
-
-SAY_AGAIN_S: Final = 600.0
-"""Seconds after which the log says again why there is no connection."""
-
 MAX_QUEUED: Final = 1000
 """Messages that may wait for the connection in memory; more are refused, and the spool keeps
 what must not be lost."""
-
-MAX_TIME_CHARS: Final = 32
-"""Characters of the time that is told with a message."""
 
 MAX_INFLIGHT: Final = 64
 """QoS 1 messages on the way to the broker at once."""
@@ -57,40 +44,6 @@ MAX_INFLIGHT: Final = 64
 
 def _nothing(taken: bool) -> None:
     """For messages whose fate nobody asks for; so that every message id is accounted for."""
-
-
-class Client(paho.Client):
-    """paho's client, whose network thread ends at no exception: it connects anew instead."""
-
-    def loop_forever(
-        self, timeout: float = 1.0, retry_first_connection: bool = False
-    ) -> MQTTErrorCode:
-        """Handles network events until the client is stopped."""
-        while True:
-            try:
-                return super().loop_forever(timeout, retry_first_connection)
-            except BaseException as error:  # Rust's panics too
-                log.exception("network thread failed: connecting anew", reason=repr(error))
-                self._loop_rc_handle(
-                    MQTTErrorCode.MQTT_ERR_UNKNOWN
-                )  # as after an error that paho knows
-
-    failure: BaseException | None = None
-    """Why the last try to connect failed."""
-
-    def reconnect(self) -> MQTTErrorCode:
-        """Connects, and remembers why it cannot."""
-        try:
-            return super().reconnect()
-        except OSError as error:
-            self.failure = error
-            raise
-
-    @property
-    def alive(self) -> bool:
-        """Whether the network thread runs."""
-        thread = self._thread
-        return thread is not None and thread.is_alive()
 
 
 class Inbound(msgspec.Struct, frozen=True):
@@ -102,7 +55,6 @@ class Inbound(msgspec.Struct, frozen=True):
         response_topic, correlation, expiry_s: its MQTT 5 properties, where given.
         ack: acknowledges it to the broker; until then it comes again after a restart.
         again: the broker marks it as sent before.
-        at: the sender's time, where it is told with the message.
     """
 
     topic: str
@@ -112,11 +64,13 @@ class Inbound(msgspec.Struct, frozen=True):
     expiry_s: int | None
     ack: Callable[[], None]
     again: bool = False
-    at: float | None = None
 
 
 class Link:
     """One device's connection. Reconnects by itself, with jittered exponential back-off.
+
+    A device whose session another client takes (two boards with one image) waits longer and
+    longer, and says so once; one that was told to leave tries now and then.
 
     Args:
         config: the broker.
@@ -157,9 +111,11 @@ class Link:
         self._clock = clock
         self._on_message = on_message
         self._on_change = on_change
-        self._retry_s = FIRST_RETRY_S
+        self._backoff = Backoff()
         self._session = 0
         self._since = clock.time()
+        self._up_at = clock.monotonic()
+        self._told = False
         self._tracked: dict[int, Callable[[bool], None]] = {}
         self._early: dict[int, bool] = {}
         self._lock = threading.Lock()
@@ -173,10 +129,12 @@ class Link:
         ]
         self.connected = threading.Event()
         self.connections = 0
+        self.takeovers = 0
         self.last_error = ""
-        self._said = ""
-        self._say_again = 0.0
+        self.farewell = ""
+        self._refused = ""
         self._context = tls_context(config.tls, folder) if config.tls else None
+        self._certificate = self._used = fingerprint(config.tls)
         if client_id is None:
             client_id = device_client_id(fleet, device, config.tls, folder)
         client = new_client(config, client_id, manual_ack=True, context=self._context, kind=Client)
@@ -233,6 +191,17 @@ class Link:
         """Uses another certificate from the next connection on."""
         if self._context is not None:
             load_pair(self._context, tls)
+            self._certificate = fingerprint(tls)
+
+    def leave(self, request: Leave) -> None:
+        """The controller's last word: says it, and tries to connect only now and then.
+
+        Whether it is meant shows at the next connection: nothing is given up here.
+        """
+        said = f": {request.message}" if request.message else ""
+        self.farewell = f"the controller says that this device was {request.reason}{said}"
+        self._backoff.dismissed(dismissed=True)
+        log.error("dismissed by the controller", reason=request.reason, message=request.message)
 
     # Sending. ---------------------------------------------------------------------------
 
@@ -269,7 +238,16 @@ class Link:
             done(early)
 
     def _status(self, state: str) -> bytes:
-        status = Status(state, self._boot, self._session, self._since)  # type: ignore[arg-type]
+        online = state == "online"
+        status = Status(
+            state,  # type: ignore[arg-type]
+            self._boot,
+            self._session,
+            self._since,
+            address=self._client.address if online else "",
+            certificate=self._used if online else "",
+            takeovers=self.takeovers,
+        )
         return codec.encode(status)
 
     # Callbacks of the network thread. One that raises in the middle of connecting ends that
@@ -278,6 +256,7 @@ class Link:
     def _before_connect(self, client: paho.Client, userdata: Any) -> None:
         del userdata
         self._session = self._next_session()
+        self._used, self._told = self._certificate, False
         client.will_set(self._status_topic, self._status("offline"), qos=1, retain=True)
 
     def _connected(
@@ -285,16 +264,19 @@ class Link:
     ) -> None:
         del userdata, properties
         if reason.is_failure:
-            self.last_error = f"the broker refused the connection: {reason}"
+            self._told = True
+            self._say(f"the broker refused the connection: {reason}")
             log.warning("connection refused", reason=str(reason))
-            self._back_off()
+            self._wait(self._backoff.failed())
             return
         self._since = self._clock.time()
+        self._up_at = self._clock.monotonic()
         self.connections += 1
         # Always: a broker that lost our session would otherwise send nothing, for ever.
         client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in self._filters])
-        self._retry_s = FIRST_RETRY_S
-        self.last_error = self._said = ""
+        self.last_error = ""
+        self.farewell = self._refused = ""
+        self._backoff.dismissed(dismissed=False)
         self.connected.set()
         log.info("connected", session=self._session, session_present=flags.session_present)
         self._safely(self.publish, self._status_topic, self._status("online"), retain=True)
@@ -306,28 +288,52 @@ class Link:
         del client, userdata, flags, properties
         was = self.connected.is_set()
         self.connected.clear()
-        self._back_off()
+        lasted = self._clock.monotonic() - self._up_at
+        if was and reason.value == TAKEN_OVER:
+            self._taken_over(self._backoff.taken(lasted))
+        elif was:
+            self._wait(self._backoff.lost(lasted))
+            cause = why(self._client.failure, reason)
+            self._say(f"connection lost: {cause}")
+            log.warning("connection lost", reason=cause)
+        elif not self._told:
+            self._not_connected()
         if was:
-            self.last_error = f"connection lost: {reason}"
-            log.warning("connection lost", reason=str(reason))
+            self._told = True
             self._safely(self._on_change, False)
 
-    def _not_connected(self, client: paho.Client, userdata: Any) -> None:
-        del client, userdata
-        reason, kind = _reason(self._client.failure, self._clock.time())
-        self.last_error = f"no connection to {self._config.host}:{self._config.port}: {reason}"
-        now = self._clock.monotonic()
-        if kind != self._said or now >= self._say_again:
-            self._said, self._say_again = kind, now + SAY_AGAIN_S
-            log.warning("no connection", broker=self._config.host, reason=reason)
-        self._back_off()
+    def _taken_over(self, wait: float) -> None:
+        """Two devices with one key: each takes the session that the other has."""
+        self.takeovers += 1
+        self._say(
+            "taken over by another client with the same identity: two devices have this "
+            "agent.yaml; enrol one of them anew"
+        )
+        if self.takeovers == 1:
+            log.error(
+                "taken over by another client with the same identity: waiting longer and longer "
+                "between connections; enrol one of the two devices anew",
+                session=self._session,
+            )
+        self._wait(wait)
 
-    def _back_off(self) -> None:
-        """Sets when paho tries again: full jitter, so that a fleet does not come back at once."""
-        wait = random.uniform(0.1, self._retry_s)
-        self._retry_s = min(MAX_RETRY_S, self._retry_s * 2)
+    def _not_connected(self, *_: Any) -> None:
+        self._told = True
+        cause = why(self._client.failure)
+        where = f"no connection to {self._config.host}:{self._config.port}"
+        self._say(f"{where}: {cause}" if cause else where)
+        if isinstance(self._client.failure, ssl.SSLError) and cause != self._refused:
+            self._refused = cause
+            log.error("connection refused", reason=cause)
+        self._wait(self._backoff.failed())
+
+    def _say(self, what: str) -> None:
+        self.last_error = f"{self.farewell} ({what})" if self.farewell else what
+
+    def _wait(self, seconds: float) -> None:
+        """Sets when paho tries again."""
         # Typed as whole seconds; it only adds and compares them.
-        self._client.reconnect_delay_set(wait, wait)  # type: ignore[arg-type]
+        self._client.reconnect_delay_set(seconds, seconds)  # type: ignore[arg-type]
 
     def _message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
         del userdata
@@ -347,7 +353,6 @@ class Link:
             getattr(properties, "MessageExpiryInterval", None),
             lambda: self._safely(client.ack, mid, qos),
             bool(message.dup),
-            _time_told(getattr(properties, "UserProperty", [])),
         )
         if inbound.topic == self._status_topic:
             self._own_status(inbound)
@@ -388,23 +393,3 @@ class Link:
             log.warning("message handling failed", code=error.code, reason=str(error))
         except Exception:
             log.exception("message handling failed")
-
-
-def _reason(error: BaseException | None, now: float) -> tuple[str, str]:
-    """Why there is no connection, in words; and what tells it from other reasons."""
-    if error is None:
-        return "it was not made", ""
-    clock = certificate_time(error, now)
-    if clock:
-        return clock, clock[:40]
-    text = str(error)[:300] or type(error).__name__
-    return text, f"{type(error).__name__} {text[:100]}"
-
-
-def _time_told(properties: list[tuple[str, str]]) -> float | None:
-    """The time in a message's user properties; None where there is none that is a number."""
-    for name, value in properties:
-        if name == TIME_PROPERTY and len(value) <= MAX_TIME_CHARS:
-            with contextlib.suppress(ValueError):
-                return float(value)
-    return None

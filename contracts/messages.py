@@ -41,19 +41,31 @@ class BundleRef(msgspec.Struct, frozen=True):
 # Device state -------------------------------------------------------------------------------
 
 
-class Status(msgspec.Struct, frozen=True):
+class Status(msgspec.Struct, frozen=True, omit_defaults=True):
     """``status`` (retained, and the will).
 
     `session` grows with every connection of a device, over restarts too: a reader drops a
     status whose session is lower than the highest it has seen. A device counts on from its last
     session or, where its clock is set and that is more, from the milliseconds since the Unix
     epoch: so it is heard again when it lost its count. The highest is 2**53 - 1, where it stays.
+
+    Attributes:
+        state: of the connection.
+        boot: the device's boot id.
+        session: number of the connection.
+        since: when it was made.
+        address: of the device on its own side of the connection, where it is known.
+        certificate: SHA-256 of the client certificate (DER) that the connection was made with.
+        takeovers: how often another client with the same identity took the session of this boot.
     """
 
     state: Literal["online", "offline"]
     boot: Name
     session: Count
     since: float
+    address: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    certificate: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    takeovers: Count = 0
 
 
 UpdateState = Literal[
@@ -85,9 +97,8 @@ class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
         rollout: the rollout that asked for it.
         done_bytes: bytes on disk.
         total_bytes: bytes of the bundle.
-        reason: why it was refused or rolled back, or why it waits.
+        reason: why it was refused or rolled back.
         golden_accuracy: share of golden vectors that held, once self-tested.
-        bytes_per_s: that the link gave lately, while it downloads; 0: not known.
     """
 
     boot: Name
@@ -102,7 +113,6 @@ class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     total_bytes: Count = 0
     reason: ErrorInfo | None = None
     golden_accuracy: float | None = None
-    bytes_per_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -123,32 +133,10 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     problem: ErrorInfo | None = None
 
 
-class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a device waits for, or does without.
-
-    Attributes:
-        reason: why: ``disk-full``, ``clock-wrong``, ``repository-unreachable``, ``freeze`` and
-            ``expired`` (signatures), ``telemetry-in-memory``, or another code.
-        since: since when, by the device's clock.
-        slot: whose update waits; empty: the whole device.
-    """
-
-    reason: ErrorInfo
-    since: float
-    slot: Annotated[str, msgspec.Meta(max_length=limits.MAX_ID_CHARS)] = ""
-
-
 class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
     """``reported`` (retained): what a device is and has, by its own word.
 
-    Attributes:
-        at: when it was said.
-        labels, groups: nobody checks them: a selector asks for them as ``own:KEY``.
-        desired_revision: the newest revision whose every slot has ended, one way or the other.
-        last_update: the newest event of an update, also how far a download is.
-        clock: ``unsynced``: the device's clock was never set.
-        waits: what keeps it from getting on, or what it does without; nothing: it gets on.
-        clock_offset_s: seconds that its clock was ahead of the controller's when it last heard it.
+    Nobody checks `labels` and `groups`: a selector asks for them as ``own:KEY``.
     """
 
     device: Name
@@ -166,8 +154,6 @@ class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
     memory_bytes: Count = 0
     clock: Literal["synced", "unsynced"] = "synced"
     platform: dict[str, str] = {}
-    waits: Annotated[list[Wait], msgspec.Meta(max_length=limits.MAX_WAITS)] = []
-    clock_offset_s: float | None = None
 
 
 class TrialRules(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -299,6 +285,24 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     confidence: float
     bundle: BundleRef
     text: str | None = None
+
+
+LeaveReason = Literal["revoked", "retired", "renamed"]
+
+
+class Leave(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``req/leave``: the controller's last word to a device; it is not answered.
+
+    Its certificate counts no more, or will in a moment. The device says so, and connects only
+    now and then.
+
+    Attributes:
+        reason: why.
+        message: for people.
+    """
+
+    reason: LeaveReason
+    message: Annotated[str, msgspec.Meta(max_length=limits.MAX_REASON_CHARS)] = ""
 
 
 # Requests and answers ---------------------------------------------------------------------------

@@ -19,6 +19,9 @@ from contracts.errors import InputError
 
 ROOT: Final = "shoal/v1"
 
+LEAVE: Final = "leave"
+"""The request to a device that is not answered: the controller's last word."""
+
 DeviceKind = Literal["status", "reported", "desired", "update", "telemetry", "result"]
 Kind = Literal[
     "status",

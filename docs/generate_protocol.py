@@ -41,6 +41,7 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 | `d/{device}/req/cancel` | controller | 1 | `CancelRequest` -> `Answer.cancelled` |
 | `d/{device}/req/selftest` | controller | 1 | `SelftestRequest` -> `Answer.selftested` |
 | `d/{device}/req/status` | controller | 1 | `StatusRequest` -> `Answer.reported` |
+| `d/{device}/req/leave` | controller | 1 | `Leave`, not answered |
 | `d/{device}/res/{id}` | device | 1 | `Answer` |
 | `g/{group}/req/{op}` | controller | 1 | as above; each device answers on its own `res` |
 | `d/{device}/blob/get` | device | 1 | `BlobGet` |
@@ -54,8 +55,7 @@ response topic, message expiry) or as the fields `id`, `reply_to` and `deadline_
 
 A block is a 16-byte header and bytes. Header, big-endian: CRC-32 of the request's id (uint32),
 offset (uint48), size of the whole file (uint48). A size of 2^48-1 marks an error: the rest is
-the error shape. The message has the MQTT 5 user property `at`: the controller's time in seconds
-since the Unix epoch, by which a device knows how far its clock is off.
+the error shape.
 
 ## Errors
 

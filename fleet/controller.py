@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,18 +18,20 @@ from typing import Final
 import structlog
 
 from contracts import limits
-from contracts.errors import ShoalError, UnavailableError
+from contracts.errors import ShoalError
 from fleet.conductor import runner
 from fleet.conductor.runner import Runner
 from fleet.folder import Fleet
-from fleet.identity import applied
 from fleet.ingest import Consumer
 from fleet.ingest.writer import Change, Writer
+from fleet.membership import used
+from fleet.membership.watch import Watch
 from fleet.mqtt.blocks import BlockServer
 from fleet.mqtt.outbox import Outbox
 from fleet.query import Asker
 from fleet.repository import paths
 from fleet.store import bundles, leases, telemetry, webhooks
+from fleet.store.admission import Admission
 from fleet.webhooks import Sender
 
 _LOG: Final = structlog.get_logger("controller")
@@ -40,7 +43,7 @@ _SHARE: Final = 3.0
 _HOUSEKEEPING_S: Final = 300.0
 _DAY_S: Final = 24 * 3600.0
 _ROLL_S: Final = 1.0
-_WEBHOOK_EVENTS: Final = frozenset({"device-online", "device-offline"})
+_WEBHOOK_EVENTS: Final = frozenset({"device-online", "device-offline", "device-cloned"})
 
 
 class Controller:
@@ -72,11 +75,12 @@ class Controller:
             f"{name}-blocks",
             secret=secret,
             shared=fleet.config.shared_ingest,
-            clock=clock,
+            admitted=Admission(self.store, unknown=fleet.config.admit_unknown),
         )
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
         self.runner = Runner(self.store, clock=clock, on_desired=self.outbox.wake)
         self.sender = Sender(self.store, clock)
+        self.watch = Watch(fleet, mqtt, self.store, clock)
         self.steps = 0
         self.leading = False
         self.ingesting = False
@@ -85,7 +89,6 @@ class Controller:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._certificates_due = 0.0
-        self._applied_due = 0.0
         self._threads = [
             threading.Thread(target=self._loop, args=(work, name), name=name, daemon=True)
             for work, name in (
@@ -93,6 +96,7 @@ class Controller:
                 (self._engine, "engine"),
                 (self._roller, "roll-up"),
                 (self._housekeeper, "housekeeping"),
+                (self.watch.look, "broker-watch"),
             )
         ]
 
@@ -243,7 +247,6 @@ class Controller:
             _LOG.error("signatures not renewed: devices will refuse them", reason=str(error))
         self.index_repository()
         self._maintain_certificates()
-        self._look_at_broker()
         return _HOUSEKEEPING_S
 
     def _maintain_certificates(self) -> None:
@@ -258,33 +261,6 @@ class Controller:
             return
         if renewed:
             _LOG.info("certificates renewed", what=renewed)
-
-    def _look_at_broker(self) -> None:
-        """Once a day, until it is done: a broker goes on with the files that it once read."""
-        if (
-            not self.fleet.config.mutual_tls
-            or self.mqtt.tls is None
-            or self.clock() < self._applied_due
-        ):
-            return
-        try:
-            served = applied.served_certificate(self.mqtt)
-            done = applied.is_applied(self.fleet.folder / "ca", served)
-            since = served.not_valid_before_utc.date().isoformat()
-        except UnavailableError as error:
-            if error.code == "broker-unreachable":
-                return
-            done, since = False, str(error)
-        except (ShoalError, OSError) as error:
-            _LOG.error("cannot tell whether the broker is up to date", reason=str(error))
-            done, since = True, ""
-        self._applied_due = self.clock() + _DAY_S
-        if not done:
-            _LOG.warning(
-                "the broker does not use what was renewed, and will refuse everybody when the "
-                "old runs out: reload (SIGHUP) or restart it",
-                certificate=since,
-            )
 
     def index_repository(self) -> None:
         """Makes the index say what the signed repository says, which is the truth.
@@ -313,6 +289,12 @@ class Controller:
         """On ingest's worker, after its commit."""
         self._wake.set()
         told = [change for change in changes if change.kind in _WEBHOOK_EVENTS]
+        seen = [(c.device, c.detail["sha256"]) for c in changes if c.kind == "certificate"]
+        if seen and self.fleet.config.mutual_tls:
+            told += self._note_certificates(seen)
+        for change in told:
+            if change.kind == "device-cloned":
+                _LOG.error("two devices have one identity", device=change.device, **change.detail)
         if told:
             try:
                 with self.store.write() as connection:
@@ -321,3 +303,12 @@ class Controller:
                         webhooks.enqueue(connection, change.kind, facts, self.clock())
             except ShoalError as error:
                 _LOG.warning("device events not queued for webhooks", reason=str(error))
+
+    def _note_certificates(self, seen: Sequence[tuple[str, str]]) -> list[Change]:
+        registry = self.fleet.folder / "ca" / "identity.db"
+        try:
+            doubled = used.note(registry, self.store, seen, self.clock())
+        except (ShoalError, OSError, sqlite3.Error) as error:
+            _LOG.warning("certificates in use not noted", reason=str(error)[:300])
+            return []
+        return [Change("device-cloned", device, {"sign": "certificates"}) for device in doubled]

@@ -46,8 +46,12 @@ class Staged:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def swap(self, *, overwrite: bool = True) -> None:
+    def swap(self, *, overwrite: bool = True, sync: bool = True) -> None:
         """Puts it in its place.
+
+        Args:
+            overwrite: False: refuse to replace an existing file.
+            sync: make that durable; False: another swap in the same folder follows at once.
 
         Raises:
             FileExistsError: the place is taken and `overwrite` is False.
@@ -56,7 +60,8 @@ class Staged:
             self._temporary.replace(self._path)
         else:
             os.link(self._temporary, self._path)
-        sync_folder(self._path.parent)
+        if sync:
+            sync_folder(self._path.parent)
 
 
 @contextmanager

@@ -35,14 +35,17 @@ from contracts import codec, files, limits
 from contracts.board import load_for_agent
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, MqttConfig
-from contracts.errors import InputError, RefusedError
+from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.messages import BundleRef, DeviceLabels, Name
 from contracts.topics import Topics, check_name
 from fleet import durable
 from fleet.broker import write_configuration
+from fleet.broker.reload import write_units
+from fleet.broker.sessions import find_plugin
 from fleet.identity import Enrolment, Identity, provisioning
+from fleet.membership import access
 from fleet.repository import Repository
-from fleet.store import Store, bundles, devices, tokens
+from fleet.store import Store, bundles, departures, devices, tokens
 from fleet.store.telemetry import Retention
 
 CONFIG: Final = "fleet.yaml"
@@ -71,6 +74,17 @@ class ApiConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     burst: Annotated[int, msgspec.Meta(ge=1)] = 400
 
 
+class BrokerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The generated configuration of mosquitto.
+
+    Attributes:
+        plugin: where the broker finds its dynamic security plugin, with which sessions of
+            devices that left are ended; None: it is looked for here; empty: none.
+    """
+
+    plugin: str | None = None
+
+
 class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """``fleet.yaml``.
 
@@ -79,6 +93,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         mqtt: the controller's way to the broker.
         device_mqtt: the devices' way to it; None: as the controller's.
         mutual_tls: devices and controller have certificates. False only on loopback.
+        broker: of the generated configuration.
         http_repository: devices fetch models over HTTP; False: blocks over MQTT.
         database: a SQLAlchemy URL; empty: SQLite in the folder.
         admit_unknown: list devices that were never enrolled (rehearsals without certificates).
@@ -94,6 +109,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     mutual_tls: bool = False
     http_repository: bool = True
     api: ApiConfig = ApiConfig()
+    broker: BrokerConfig = BrokerConfig()
     database: str = ""
     admit_unknown: bool = False
     shared_ingest: bool = False
@@ -262,6 +278,11 @@ class Fleet:
             )
         identity = identity or self.open_identity()
         mqtt = self.config.device_mqtt or self.config.mqtt
+        named = self.config.broker.plugin
+        plugin = find_plugin() if named is None else Path(named) if named else None
+        credentials = identity.own.broker_credentials
+        watched = [self.folder / "broker/acl", credentials.crl, credentials.certificate]
+        write_units(self.folder / "broker", watched)
         with identity.own.access() as access:
             return write_configuration(
                 self.folder / "broker",
@@ -270,7 +291,8 @@ class Fleet:
                 fleet=self.config.fleet,
                 groups=access.groups,
                 revoked=access.denied,
-                credentials=identity.own.broker_credentials,
+                credentials=credentials,
+                plugin=plugin,
             )
 
     def enrolment(self) -> Enrolment:
@@ -311,6 +333,7 @@ class Fleet:
             raise InputError("file-exists", f"{path} exists: name another file, or use --replace")
         identity = self.open_identity()
         where = self.enrolment()
+        self._check_free(device)
         durable.make_folder(path.parent, 0o700)
         store = self.open_store()
         try:
@@ -330,8 +353,23 @@ class Fleet:
                 file.swap(overwrite=replace)
         finally:
             store.close()
-        self.write_broker_configuration(identity)
+        access.apply(self, identity)
         return config, path
+
+    def _check_free(self, device: str) -> None:
+        """A device must not be given what the broker retains of who had its name before."""
+        store = self.open_store()
+        try:
+            with store.read() as connection:
+                taken = departures.uncleared(connection, device)
+        finally:
+            store.close()
+        if taken:
+            raise UnavailableError(
+                "name-not-free",
+                f"the broker may retain documents of the device that was called {device}: they "
+                "are removed when broker and controller run; then try again",
+            )
 
     def redeem(self, token: str, request: bytes) -> AgentConfig:
         """Enrols the device of a one-time token, whose key stays with it.
@@ -344,6 +382,8 @@ class Fleet:
             InputError: ``bad-request``, ``already-enrolled``.
         """
         identity = self.open_identity()
+        if (device := identity.device_of(token)) is not None:
+            self._check_free(device)
         config = identity.redeem(token, request, self.enrolment())
         assert config.mqtt.tls is not None
         pem = config.mqtt.tls.certificate
@@ -364,21 +404,8 @@ class Fleet:
                     )
         finally:
             store.close()
-        self.write_broker_configuration(identity)
+        access.apply(self, identity)
         return config
-
-    def revoke(self, device: str) -> int:
-        """Revokes a device's certificates; returns how many there were."""
-        identity = self.open_identity()
-        count = identity.revoke(device)
-        store = self.open_store()
-        try:
-            with store.write() as connection:
-                devices.revoke(connection, device, time.time())
-        finally:
-            store.close()
-        self.write_broker_configuration(identity)
-        return count
 
     def publish(self, path: Path, report: Path | None = None) -> tuple[BundleRef, int]:
         """Signs and publishes a bundle; returns its reference and release counter.

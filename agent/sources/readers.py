@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from agent.link import Client
+from agent.connection import Client
 from agent.sources.feed import Feed
 from agent.sources.lines import MAX_LINE_BYTES, Lines
 from agent.sources.tail import Tail

@@ -16,7 +16,9 @@ from contracts import limits
 from contracts.connection import is_loopback
 from contracts.errors import InputError
 from fleet import durable
+from fleet.broker import sessions
 from fleet.broker.acl import acl_file
+from fleet.broker.reload import PID_FILE
 
 _SPARE_BYTES = 8 * limits.KIB
 
@@ -56,6 +58,7 @@ def write_configuration(
     credentials: Credentials | None = None,
     persistence: bool = True,
     user: str | None = None,
+    plugin: Path | None = None,
 ) -> Path:
     """Writes ``mosquitto.conf`` and, with credentials, ``acl``.
 
@@ -70,6 +73,7 @@ def write_configuration(
         persistence: keep retained messages and sessions on disk (in `folder`).
         user: whom a broker started as root becomes; None: who owns these files, us. Another
             user must be given the files.
+        plugin: mosquitto's dynamic security plugin, to end sessions (with credentials).
 
     Returns:
         The path of ``mosquitto.conf``.
@@ -97,6 +101,7 @@ def write_configuration(
         f"max_inflight_messages {limits.MAX_IN_FLIGHT_INGEST}",
         f"max_packet_size {limits.MAX_MESSAGE_BYTES + _SPARE_BYTES + limits.MAX_BLOCK_BYTES}",
         "persistent_client_expiration 14d",
+        _line("pid_file", folder.resolve() / PID_FILE),
         "log_dest stderr",
         "log_type error",
         "log_type warning",
@@ -126,6 +131,11 @@ def write_configuration(
             _line("crlfile", credentials.crl.resolve()),
             _line("acl_file", acl.resolve()),
         ]
+        if plugin is not None:
+            lines += [
+                _line("plugin", plugin),
+                _line("plugin_opt_config_file", sessions.write_state(folder).resolve()),
+            ]
     path = folder / "mosquitto.conf"
     durable.write(path, ("\n".join(lines) + "\n").encode(), mode=0o600)
     return path

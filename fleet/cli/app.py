@@ -9,7 +9,7 @@ from typing import Final
 
 import typer
 
-from fleet.cli import boards, devices, folder, keys, operations, rollout, serve, simulate
+from fleet.cli import boards, devices, folder, keys, members, operations, rollout, serve, simulate
 
 HANDED_OVER: Final = {
     "build": "model_builder",
@@ -41,6 +41,7 @@ fleet_app = typer.Typer(no_args_is_help=True, help="The fleet: devices, models, 
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(boards.app, name="boards")
 folder.register(fleet_app)
+members.register(fleet_app)
 serve.register(fleet_app)
 operations.register(fleet_app)
 devices.register(fleet_app)

@@ -1,4 +1,4 @@
-"""Commands on the fleet's folder itself: init, enroll, token, revoke, publish, withdraw."""
+"""Commands on the fleet's folder itself: init, enroll, token, publish, withdraw."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from fleet.boards.folder import load_config, write_folder
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
 from fleet.folder import ApiConfig, Fleet, FleetConfig
+from fleet.membership import leaving
 
 
 def _pairs(values: list[str]) -> dict[str, str]:
@@ -99,6 +100,7 @@ def enroll(
         on_board = load_board(board).kind == "micropython"
         if on_board:
             compiler()  # missed before anything changes
+        leaving.free(fleet, device)
         _, path = fleet.enroll(
             device,
             board,
@@ -149,20 +151,6 @@ def token(
         )
 
 
-def revoke(
-    device: Annotated[str, typer.Argument(help="The device's name.")],
-    folder: Folder = HERE,
-    as_json: AsJson = False,
-) -> None:
-    """Revokes a device: its certificates, and everything it may do."""
-    with reported(as_json):
-        count = Fleet.open(folder).revoke(device)
-        if as_json:
-            emit_json({"device": device, "certificates": count})
-            return
-        typer.echo(f"Revoked {device} ({count} certificates). SIGHUP makes the broker apply it.")
-
-
 def publish(
     bundle: Annotated[Path, typer.Argument(help="A bundle: a folder or a .shoal file.")],
     report: Annotated[Path | None, typer.Option(help="The build report (JSON).")] = None,
@@ -203,5 +191,5 @@ def withdraw(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (init, enroll, token, revoke, publish, withdraw):
+    for command in (init, enroll, token, publish, withdraw):
         app.command(command.__name__)(command)

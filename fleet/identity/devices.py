@@ -22,7 +22,7 @@ from fleet.identity.authority import Authority
 from fleet.identity.enrolment import Enrolment, make_config, make_profile
 from fleet.identity.own import Own
 from fleet.identity.proof import proven, same_key
-from fleet.identity.registry import Issued, Registry, Transaction, fingerprint
+from fleet.identity.registry import Issued, Profile, Registry, Transaction, fingerprint
 
 TOKEN_SECONDS: Final = 24 * 3600.0
 """How long a one-time token lasts unless said otherwise."""
@@ -116,6 +116,15 @@ class Identity:
         with self.registry.transaction() as transaction:
             return transaction.certificates(device)
 
+    def profile(self, device: str) -> Profile:
+        """What was decided about a device.
+
+        Raises:
+            InputError: ``no-such-device``.
+        """
+        with self.registry.transaction() as transaction:
+            return _enrolled(transaction, device)
+
     def enroll(
         self,
         device: str,
@@ -170,7 +179,7 @@ class Identity:
         key = ca.new_key() if where.mutual_tls else None
         with self.registry.transaction() as transaction:
             if instead_of is not None:
-                _check_enrolled(transaction, instead_of)
+                _enrolled(transaction, instead_of)
                 transaction.revoke(instead_of, self._clock())
                 transaction.remove_device(instead_of)
             self._make_room(transaction, device, replace=replace)
@@ -240,6 +249,11 @@ class Identity:
             transaction.forget_tokens(now - MAX_TOKEN_SECONDS)
             transaction.put_token(_digest(token), profile, now + seconds)
         return token
+
+    def device_of(self, token: str) -> str | None:
+        """Whom a token would enrol now; None: nobody."""
+        with self.registry.transaction() as transaction:
+            return transaction.open_token(_digest(token), self._clock())
 
     def redeem(self, token: str, request: bytes, where: Enrolment) -> AgentConfig:
         """Enrols the device of a token with the key of its signing request.
@@ -348,7 +362,7 @@ class Identity:
             InputError: ``no-such-device``.
         """
         with self.registry.transaction() as transaction:
-            _check_enrolled(transaction, device)
+            _enrolled(transaction, device)
             count = transaction.revoke(device, self._clock())
         if listed:
             self.own.write_revocations()
@@ -364,7 +378,7 @@ class Identity:
             InputError: ``no-such-device``.
         """
         with self.registry.transaction() as transaction:
-            _check_enrolled(transaction, device)
+            _enrolled(transaction, device)
             count = transaction.revoke(device, self._clock())
             transaction.remove_device(device)
         return count
@@ -373,9 +387,11 @@ class Identity:
 # Parts. -------------------------------------------------------------------------------------
 
 
-def _check_enrolled(transaction: Transaction, device: str) -> None:
-    if transaction.device(check_name(device, "device")) is None:
+def _enrolled(transaction: Transaction, device: str) -> Profile:
+    found = transaction.device(check_name(device, "device"))
+    if found is None:
         raise InputError("no-such-device", f"{device} was never enrolled")
+    return found[0]
 
 
 def _check_current(device: str, newer: Sequence[Issued]) -> None:

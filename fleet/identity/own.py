@@ -126,7 +126,7 @@ class Own:
         ):
             private.write(ca.key_pem(key))
             public.write(ca.certificate_pem(certificate))
-            private.swap()
+            private.swap(sync=False)
             public.swap()
 
     def mend(self) -> list[str]:

@@ -261,6 +261,14 @@ class Transaction:
         ).fetchone()
         return codec.decoder(Profile).decode(taken[0]) if taken else None
 
+    def open_token(self, digest: str, now: float) -> str | None:
+        """The device of a token that may be taken still."""
+        row = self._connection.execute(
+            "SELECT profile FROM tokens WHERE hash = ? AND used IS NULL AND expires > ?",
+            (digest, now),
+        ).fetchone()
+        return codec.decoder(Profile).decode(row[0]).device if row else None
+
     def used_token(self, digest: str, now: float) -> Profile | None:
         """What a token was for that was taken and would not be out of date yet."""
         row = self._connection.execute(

@@ -38,6 +38,7 @@ RECEIVE_MAXIMUM: Final = limits.MAX_IN_FLIGHT_INGEST
 
 _EVENTS: Final[tuple[DeviceKind, ...]] = ("telemetry", "update", "result")
 _RETAINED: Final[tuple[DeviceKind, ...]] = ("status", "reported")
+_CLEARED: Final = tuple(f"/{kind}" for kind in _RETAINED)
 _SESSION_S: Final = 14 * 24 * 3600
 _RETRY_S: Final = 1.0
 _WARN_S: Final = 5.0
@@ -233,6 +234,8 @@ class Consumer:
         found: list[Message] = []
         fleet = self._topics.fleet
         for item in arrived:
+            if not item.payload and item.topic.endswith(_CLEARED):
+                continue  # a retained document of a device that left was removed
             try:
                 message = decode(fleet, item.topic, item.payload)
                 heard = "retained" if item.retained else self._catch_up.heard(message.at)

@@ -12,7 +12,7 @@ from contracts.clock import can_be_right
 from contracts.messages import Reported, Result, Status, UpdateEvent
 from fleet.ingest.decode import Batch, Message
 from fleet.ingest.heard import spoken_at
-from fleet.store import Store, devices
+from fleet.store import Store, clones, devices
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE, RESULT, UPDATE_EVENT
 
@@ -222,16 +222,40 @@ def _write_status(
 ) -> Iterable[Change]:
     device = message.device
     before = connection.execute(
-        sa.select(DEVICE.c.state, DEVICE.c.session, DEVICE.c.seen_at).where(DEVICE.c.id == device)
+        sa.select(
+            DEVICE.c.state, DEVICE.c.session, DEVICE.c.seen_at, DEVICE.c.recent, DEVICE.c.clone
+        ).where(DEVICE.c.id == device)
     ).one()
-    if status.session < before.session:
+    values: dict[str, Any] = {}
+    changes: list[Change] = []
+    if status.state == "online":
+        changes += _write_connection(before, device, status, now, values)
+    if status.session >= before.session:
+        values |= {"session": status.session, "boot": status.boot}
+        if status.state != before.state:
+            values |= {"state": status.state, "state_at": _since(message, before.seen_at, now)}
+            changes.append(Change(f"device-{status.state}", device, {"boot": status.boot}))
+    if values:
+        connection.execute(DEVICE.update().where(DEVICE.c.id == device).values(**values))
+    return changes
+
+
+def _write_connection(
+    before: Any, device: str, status: Status, now: float, values: dict[str, Any]
+) -> Iterable[Change]:
+    """Notes a connection, also one that the numbering of sessions hides: a clone's may be lower."""
+    recent = clones.decode_recent(before.recent)
+    after, came_back = clones.connected(recent, status, now)
+    if after is None:
         return
-    values: dict[str, Any] = {"session": status.session, "boot": status.boot}
-    if status.state != before.state:
-        values |= {"state": status.state, "state_at": _since(message, before.seen_at, now)}
-    connection.execute(DEVICE.update().where(DEVICE.c.id == device).values(**values))
-    if status.state != before.state:
-        yield Change(f"device-{status.state}", device, {"boot": status.boot})
+    values["recent"] = dump(after)
+    if status.certificate and status.certificate not in {one.certificate for one in recent}:
+        yield Change("certificate", device, {"sha256": status.certificate})
+    if came_back:
+        clone, first = clones.noted(clones.decode(before.clone), "sessions", after[-2:], now)
+        values["clone"] = dump(clone)
+        if first:
+            yield Change("device-cloned", device, clones.facts(clone))
 
 
 def _since(message: Message, seen_at: float | None, now: float) -> float:

@@ -8,7 +8,6 @@ are served in turn, so that one that asks for much has to wait for the others an
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
@@ -136,9 +135,9 @@ class Unacknowledged:
 class BlockServer:
     """Serves blocks; with `shared`, several controllers share the load.
 
-    Their share group has the fleet's `secret` in its name: a device that knew it could take a
-    share of the requests, whatever the broker then lets it read. Answers tell the time by `clock`:
-    devices see by it how far theirs is off.
+    `admitted` says whether a device may be served. The share group has the fleet's `secret` in
+    its name: a device that knew it could take a share of the requests, whatever the broker then
+    lets it read.
     """
 
     def __init__(
@@ -150,14 +149,15 @@ class BlockServer:
         *,
         secret: str = "",
         shared: bool = False,
-        clock: Callable[[], float] = time.time,
+        admitted: Callable[[str], bool] = lambda device: True,
     ) -> None:
         self._repository = repository
-        self._clock = clock
+        self._admitted = admitted
         self._topics = topics
         self.waiting = Waiting()
         self.unacknowledged = Unacknowledged()
         self.served = 0
+        self.refused = 0
         self.bytes = 0
         pattern = topics.every_blob_get()
         if shared:
@@ -208,6 +208,10 @@ class BlockServer:
                 _LOG.exception("block request failed", device=item[0])
 
     def _answer(self, device: str, payload: bytes) -> None:
+        if not self._admitted(device):
+            # Not answered: its connection may be open still, and it is nobody of the fleet.
+            self.refused += 1
+            return
         what = f"block request of {device}"
         request = codec.decode(payload, BlobGet, what=what, cap=MAX_REQUEST_BYTES)
         reply = self._topics.blob(device, request.id)
@@ -218,7 +222,7 @@ class BlockServer:
         except (InputError, OSError) as error:
             known = error if isinstance(error, ShoalError) else InputError("no-such-path", "gone")
             answer = blocks.pack_error(request.id, known)
-        sent = self.link.publish(reply, answer, expiry_s=60, at=self._clock())
+        sent = self.link.publish(reply, answer, expiry_s=60)
         if sent.rc != MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             self.unacknowledged.add(sent.mid, max(_LEAST_BYTES, len(answer)))
         self.served += 1

@@ -213,6 +213,10 @@ def enroll(
         "groups": dump(list(groups)),
         "enrolled_at": now,
         "revoked_at": None,
+        # Another certificate: what was known of the connections of the one before ends.
+        "session": -1,
+        "recent": None,
+        "clone": None,
     }
     insert = store.insert(DEVICE).values(id=device, **values)
     changed = values | {"version": DEVICE.c.version + 1}
@@ -220,14 +224,19 @@ def enroll(
     traits.replace(store, connection, "given", {device: traits.given(labels, groups)})
 
 
-def revoke(connection: sa.Connection, device: str, now: float) -> None:
-    """Records a revocation."""
-    get(connection, device)
-    connection.execute(
+def revoke(connection: sa.Connection, device: str, now: float) -> bool:
+    """Records a revocation; False: there is no such device."""
+    changed = connection.execute(
         DEVICE.update()
-        .where(DEVICE.c.id == device, DEVICE.c.revoked_at.is_(None))
-        .values(revoked_at=now, version=DEVICE.c.version + 1)
+        .where(DEVICE.c.id == device)
+        .values(
+            revoked_at=sa.func.coalesce(DEVICE.c.revoked_at, now),
+            recent=None,
+            clone=None,
+            version=DEVICE.c.version + 1,
+        )
     )
+    return changed.rowcount == 1
 
 
 def relabel(

@@ -54,7 +54,40 @@ DEVICE: Final = sa.Table(
     sa.Column("rollout", _NAME),
     # Grows with every write by a person or the engine: the ETag.
     sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    # The newest connections, and the signs that two devices share the identity: see
+    # :mod:`fleet.store.clones`.
+    sa.Column("recent", _JSON),
+    sa.Column("clone", _JSON),
     sa.Index("ix_device_rollout", "rollout"),
+    sa.Index(
+        "ix_device_clone",
+        "id",
+        sqlite_where=sa.text("clone IS NOT NULL"),
+        postgresql_where=sa.text("clone IS NOT NULL"),
+    ),
+)
+
+DEPARTURE: Final = sa.Table(
+    "departure",
+    METADATA,
+    # Under which the history is: see :mod:`fleet.store.departures`.
+    sa.Column("id", _NAME, primary_key=True),
+    sa.Column("device", _NAME, nullable=False),
+    sa.Column("why", sa.String(16), nullable=False),
+    sa.Column("at", _TIME, nullable=False),
+    sa.Column("by", sa.String(128), nullable=False),
+    sa.Column("facts", _JSON, nullable=False, server_default="{}"),
+    sa.Column("cleared", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index("ix_departure_device", "device"),
+)
+
+EXPIRY_NOTICE: Final = sa.Table(
+    "expiry_notice",
+    METADATA,
+    # What runs out (kind and name), when, and the warning that was given last, in days.
+    sa.Column("item", sa.String(256), primary_key=True),
+    sa.Column("expires", _TIME, nullable=False),
+    sa.Column("days", sa.Integer, nullable=False),
 )
 
 TRAIT: Final = sa.Table(

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from agent import connection as connections
 from agent.daemon import Agent
 from agent.link import Inbound, Link
 from agent.system.clock import SystemClock
@@ -205,3 +207,43 @@ def test_an_agent_whose_network_thread_has_died_is_not_healthy(
     agent.link.stop()
     assert agent.healthy()
     agent.worker.drain(1)
+
+
+TAKEN_OVER = b"\xe0\x02\x8e\x00"
+
+
+def test_a_device_whose_session_is_taken_says_so_once_and_waits_longer_and_longer(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its log, its status file and what it sends; the controller hears how often."""
+    monkeypatch.setattr(connections, "FIRST_TAKEN_S", 0.1)
+    sessions = iter(range(1, 9))
+    with (
+        capture_logs() as logs,
+        connected(broker, next_session=lambda: next(sessions)) as (link, _),
+    ):
+        for number in range(1, 4):
+            until(lambda number=number: link.connections == number)
+            assert link.connected.wait(PATIENCE_S)
+            began = time.monotonic()
+            broker.send(TAKEN_OVER)
+            until(lambda number=number: link.takeovers == number)
+            assert "taken over by another client with the same identity" in link.last_error
+            until(lambda number=number: link.connections == number + 1)
+            assert time.monotonic() - began >= 0.05 * 2 ** (number - 1)
+        until(lambda: b'"takeovers":3' in broker.heard)
+    said = [log for log in logs if "taken over" in log["event"]]
+    assert [log["log_level"] for log in said] == ["error"]
+    assert not [log for log in logs if log["event"] == "connection lost"]
+
+
+def test_a_connection_that_breaks_at_once_is_made_less_and_less_often(broker: Broker) -> None:
+    """It used to be tried twice a second, for ever."""
+    with connected(broker) as (link, _):
+        for number in range(1, 4):
+            until(lambda number=number: len(broker.connections) == number)
+            assert link.connected.wait(PATIENCE_S)
+            broker.connections[-1].shutdown(socket.SHUT_RDWR)
+            until(lambda: not link.connected.is_set())
+            assert link.last_error == "connection lost: the broker closed it"
+        assert link._backoff._next_s == 4.0

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from agent.connection import Client
 from agent.daemon import Agent
-from agent.link import Client
 from agent.sources.readers import MAX_PAUSE_S, keep_reading, read_mqtt, reader
 from agent.system.clock import SystemClock
 from agent.telemetry.recorder import DEVICE

@@ -15,6 +15,7 @@ from fleet.broker.run import free_port
 from fleet.controller import Controller
 from fleet.folder import Fleet, FleetConfig
 from fleet.identity import Identity
+from fleet.membership import access
 from fleet.mqtt.link import Link
 from tests.fleet.broker.test_access import WAIT_S, connects
 from tests.support.tools import need_tool
@@ -37,6 +38,10 @@ class Aged:
             program=need_tool("mosquitto", "/usr/sbin/mosquitto"),
         )
 
+    def hide(self) -> None:
+        """The broker runs where the controller cannot reach its process."""
+        (self.fleet.folder / "broker/mosquitto.pid").unlink()
+
     def identity(self, days_ago: float) -> Identity:
         """The authority as it was."""
         return Identity.open(self.fleet.folder / "ca", clock=lambda: time.time() - days_ago * DAY)
@@ -54,14 +59,16 @@ def aged(tmp_path: Path) -> Iterator[Aged]:
 
 
 def test_the_controller_warns_every_day_until_the_broker_uses_what_was_renewed(aged: Aged) -> None:
-    """It asks the broker itself: nothing has to be written down, and a restart counts too."""
+    """One that it may not signal. It asks the broker itself: a restart counts, too."""
     now = time.time()
     controller = Controller(aged.fleet, lambda: now)
+    aged.hide()
 
     def warnings() -> list[str]:
         with capture_logs() as logs:
             controller._housekeeper()
-        return [log["event"] for log in logs if "broker" in log["event"]]
+            controller.watch.look()
+        return [log["todo"] for log in logs if "broker" in log["event"]]
 
     def warned() -> int:
         """A broker that does not answer in time is looked at again, as if it were away."""
@@ -71,6 +78,7 @@ def test_the_controller_warns_every_day_until_the_broker_uses_what_was_renewed(a
         return len(found)
 
     assert warned() == 1
+    assert "pkill -HUP mosquitto" in controller.watch.todo
     assert warnings() == [], "once a day"
     now += DAY + 1
     assert warned() == 1
@@ -85,15 +93,28 @@ def test_the_controller_warns_every_day_until_the_broker_uses_what_was_renewed(a
     now += DAY + 1
     assert warnings() == [], "a broker that is away reads its files when it starts"
     aged.broker.start()
+    aged.hide()
     aged.identity(0).own.renew_broker(["127.0.0.1", "localhost"])
     assert warned() == 1, "and is looked at when it is back"
+    controller.store.close()
+
+
+def test_a_broker_that_may_be_signalled_reads_what_was_renewed_without_a_word(aged: Aged) -> None:
+    """The controller has it read its files."""
+    controller = Controller(aged.fleet)
+    controller._housekeeper()
+    assert not access.is_read(aged.fleet, controller.mqtt)
+    with capture_logs() as logs:
+        controller.watch.look()
+    assert logs == [] and controller.watch.todo == ""
+    assert access.is_read(aged.fleet, controller.mqtt)
     controller.store.close()
 
 
 def test_a_reload_applies_the_list_of_revoked_certificates(aged: Aged) -> None:
     """So that a broker need not be restarted for it, nor for a list that runs out."""
     assert connects(aged.device)
-    aged.fleet.revoke("d1")
+    aged.identity(0).revoke("d1")
     aged.broker.reload()
     deadline = time.monotonic() + WAIT_S
     while connects(aged.device):

@@ -26,6 +26,8 @@ from fleet.boards.folder import load_config, write_folder
 from fleet.cli.app import app
 from fleet.folder import PASSPHRASE, Fleet, FleetConfig
 from fleet.identity.authority import Authority
+from fleet.membership import leaving
+from fleet.membership.leaving import Actor
 from fleet.store import devices
 
 WAIT_S = 20.0
@@ -56,7 +58,7 @@ def test_an_enrolment_gives_nothing_back_to_a_device_that_is_revoked_meanwhile(
         return write(*arguments, **options)
 
     def revoke() -> None:
-        Fleet.open(fleet.folder).revoke("stolen")
+        leaving.revoke(Fleet.open(fleet.folder), "stolen", Actor("me", "admin"))
         revoked.set()
 
     monkeypatch.setattr(folders, "write_configuration", slow)

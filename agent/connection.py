@@ -1,0 +1,172 @@
+"""What one connection is made of: paho's client made to last, when to try again, why it ended."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import MQTTErrorCode
+
+from agent.system.log import logger
+from contracts.config import TlsConfig
+
+log = logger(__name__)
+
+FIRST_RETRY_S: Final = 0.5
+MAX_RETRY_S: Final = 60.0
+"""Seconds between two tries to connect: doubled from the first to the second, then jittered."""
+
+STEADY_S: Final = 10.0
+"""Seconds that a connection must have lasted for the next waits to begin anew."""
+
+FIRST_TAKEN_S: Final = 5.0
+MAX_TAKEN_S: Final = 600.0
+"""The same, after another client took the session: two that share an identity would take it
+from one another for ever."""
+
+DISMISSED_S: Final = 900.0
+"""Seconds between two tries of a device that was told that it is not of the fleet any more."""
+
+TAKEN_OVER: Final = 0x8E
+"""MQTT 5, section 3.14.2.1: the reason code of a session that another client took."""
+
+_UNSPECIFIED: Final = "Unspecified error"
+"""What paho says of a connection that ended without a word."""
+
+_ALERTS: Final = {
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "it was revoked: enrol the device again",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it has expired: enrol the device again",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it is not accepted: enrol the device again",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "it is not accepted: enrol the device again",
+    "TLSV1_ALERT_UNKNOWN_CA": "it is of another authority than the fleet's: enrol the device again",
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it needs one: enrol the device again",
+}
+
+
+def why(error: OSError | None, reason: object = "") -> str:
+    """Why a connection could not be made or broke, in words; empty: nothing is known.
+
+    Args:
+        error: of the socket.
+        reason: what the broker said, or paho in its place.
+    """
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the broker's certificate is not trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError) and error.reason in _ALERTS:
+        return f"the broker refuses this device's certificate: {_ALERTS[error.reason]}"
+    if error is not None:
+        return str(error)
+    return "the broker closed it" if str(reason) == _UNSPECIFIED else str(reason)
+
+
+def fingerprint(tls: TlsConfig | None) -> str:
+    """The SHA-256 of the certificate that TLS settings name by its text."""
+    pem = "" if tls is None else tls.certificate or ""
+    start, end = pem.find(ssl.PEM_HEADER), pem.find(ssl.PEM_FOOTER)
+    if start < 0 or end < 0:
+        return ""
+    try:
+        der = ssl.PEM_cert_to_DER_cert(pem[start : end + len(ssl.PEM_FOOTER)])
+    except ValueError:
+        return ""
+    return hashlib.sha256(der).hexdigest()
+
+
+class Client(paho.Client):
+    """paho's client, whose network thread ends at no exception: it connects anew instead.
+
+    Attributes:
+        failure: what the socket raised last; it is not in paho's callbacks.
+    """
+
+    failure: OSError | None = None
+
+    def loop_forever(
+        self, timeout: float = 1.0, retry_first_connection: bool = False
+    ) -> MQTTErrorCode:
+        """Handles network events until the client is stopped."""
+        while True:
+            try:
+                return super().loop_forever(timeout, retry_first_connection)
+            except BaseException as error:  # Rust's panics too
+                log.exception("network thread failed: connecting anew", reason=repr(error))
+                self._loop_rc_handle(
+                    MQTTErrorCode.MQTT_ERR_UNKNOWN
+                )  # as after an error that paho knows
+
+    @property
+    def alive(self) -> bool:
+        """Whether the network thread runs."""
+        thread = self._thread
+        return thread is not None and thread.is_alive()
+
+    @property
+    def address(self) -> str:
+        """The address of this device on the connection; empty without one."""
+        # paho's type knows plain sockets only.
+        sock: Any = self.socket()
+        try:
+            return str(sock.getsockname()[0])[:64]
+        except (OSError, AttributeError, IndexError):
+            return ""
+
+    def reconnect(self) -> MQTTErrorCode:
+        """As paho's; keeps why it failed."""
+        self.failure = None
+        try:
+            return super().reconnect()
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        # With TLS 1.3 a broker refuses a certificate after the handshake: in the first read.
+        try:
+            return super()._sock_recv(bufsize)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+class Backoff:
+    """How long to wait before the next try to connect; full jitter, so that a fleet spreads out.
+
+    Args:
+        chance: a random number between two.
+    """
+
+    def __init__(self, chance: Callable[[float, float], float] = random.uniform) -> None:
+        self._chance = chance
+        self._next_s = FIRST_RETRY_S
+        self._taken_s = FIRST_TAKEN_S
+        self._least_s = 0.0
+
+    def failed(self) -> float:
+        """No connection was made."""
+        wait = self._chance(0.1, self._next_s)
+        self._next_s = min(MAX_RETRY_S, self._next_s * 2)
+        return max(wait, self._chance(0.5, 1.0) * self._least_s)
+
+    def lost(self, lasted_s: float) -> float:
+        """A connection ended after so many seconds."""
+        if lasted_s >= STEADY_S:
+            self._next_s = FIRST_RETRY_S
+        return self.failed()
+
+    def taken(self, lasted_s: float) -> float:
+        """Another client took the session after so many seconds."""
+        if lasted_s > 2 * MAX_TAKEN_S:
+            self._taken_s = FIRST_TAKEN_S
+        wait = self._chance(0.5, 1.0) * self._taken_s
+        self._taken_s = min(MAX_TAKEN_S, self._taken_s * 2)
+        return wait
+
+    def dismissed(self, dismissed: bool) -> None:
+        """Whether the device was told that the fleet has no use for it: then there is no hurry."""
+        self._least_s = DISMISSED_S if dismissed else 0.0

@@ -1,0 +1,100 @@
+"""``shoal fleet revoke | retire | rename``: how devices leave, or get another name."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from contracts.board import load as load_board
+from fleet.boards.compiler import compiler
+from fleet.boards.folder import load_config, write_folder
+from fleet.cli.options import HERE, AsJson, Folder
+from fleet.cli.output import emit_json, reported
+from fleet.folder import Fleet
+from fleet.membership import leaving
+from fleet.membership.leaving import Actor, Departure
+
+Device = Annotated[str, typer.Argument(help="The device's name.")]
+
+
+def _actor() -> Actor:
+    """Who has the folder at hand: the user of this machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "?"
+    return Actor(f"{user}@{socket.gethostname()}"[:128], "folder", by="command line")
+
+
+def _show(found: Departure, said: str) -> None:
+    """What was done, and what is left to do."""
+    typer.echo(said)
+    if found.todo:
+        typer.echo(
+            f"The broker has not read it yet: {found.todo}. Until then the device can connect; "
+            "the controller drops what it sends, and serves it nothing.",
+            err=True,
+        )
+    elif not found.ended:
+        typer.echo(
+            "Its connection, if one is open, may do nothing; it ends when the device or the "
+            "broker ends it.",
+            err=True,
+        )
+
+
+def revoke(device: Device, folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """Revokes a device: its certificates, and everything it may do. It stays in the list."""
+    with reported(as_json):
+        found = leaving.revoke(Fleet.open(folder), device, _actor())
+        if as_json:
+            emit_json(found)
+            return
+        _show(found, f"Revoked {device} ({found.certificates} certificates).")
+
+
+def retire(device: Device, folder: Folder = HERE, as_json: AsJson = False) -> None:
+    """Takes a device out of the fleet: its history stays, its name is free."""
+    with reported(as_json):
+        found = leaving.retire(Fleet.open(folder), device, _actor())
+        if as_json:
+            emit_json(found)
+            return
+        _show(found, f"Retired {device}; its history is kept as {found.history or 'nothing'}.")
+
+
+def rename(
+    device: Device,
+    name: Annotated[str, typer.Argument(help="The new name.")],
+    out: Annotated[Path | None, typer.Option(help="Where the new agent.yaml goes.")] = None,
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Gives a device another name, by a new certificate; its history goes with it."""
+    with reported(as_json):
+        fleet = Fleet.open(folder)
+        on_board = load_board(fleet.open_identity().profile(device).board).kind == "micropython"
+        if on_board:
+            compiler()  # missed before anything changes
+        config, path, found = leaving.rename(fleet, device, name, _actor(), out=out)
+        files = path.parent / f"{name}-board" if on_board else None
+        if files is not None:
+            write_folder(load_config(path), files)
+        if as_json:
+            emit_json({"departure": found, "config": str(path), "files": str(files or "")})
+            return
+        _show(found, f"Renamed {device} to {config.device}: {path}")
+        if files is not None:
+            typer.echo(f"Copy it to the board: shoal boards flash {files}")
+        else:
+            typer.echo(f"Put {path.name} in place of the device's, and restart its agent.")
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (revoke, retire, rename):
+        app.command(command.__name__)(command)

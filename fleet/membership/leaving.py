@@ -1,0 +1,237 @@
+"""How devices leave: revoked, retired, or with another name.
+
+Each reads as the list of its steps. First the controller's own word counts (ingest drops, queries
+and blocks pass over the device, no renewal); then the device is told, while it may still hear;
+then the broker's files are written and read; then its open connection is ended, and what the
+broker retains of it is removed. What cannot be done now, because the broker is away or may not be
+signalled, is said, and done by the controller later (:mod:`fleet.membership.watch`).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+
+from contracts.config import AgentConfig
+from contracts.errors import InputError, UnavailableError
+from contracts.messages import Leave, LeaveReason
+from contracts.topics import check_name
+from fleet import durable
+from fleet.folder import Fleet
+from fleet.identity import Identity, provisioning
+from fleet.membership import access
+from fleet.mqtt.farewell import Visit
+from fleet.store import Store, audit, departures, devices
+
+_LOG: Final = structlog.get_logger("leaving")
+_MESSAGES: Final[dict[LeaveReason, str]] = {
+    "revoked": "its certificate counts no more; enrol it again to bring it back",
+    "retired": "its name is free for another device; enrol it again to bring it back",
+    "renamed": "it needs its new agent.yaml",
+}
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """Who does it, for the audit log."""
+
+    name: str
+    role: str
+    by: str = "api"
+
+
+class Departure(msgspec.Struct, frozen=True):
+    """What was done, and what is left to do.
+
+    Attributes:
+        device: who left.
+        certificates: how many were revoked.
+        told: the broker took the last word to it.
+        applied: the broker has read who is revoked, or is away and will when it starts.
+        ended: its open connections were ended.
+        cleared: the broker retains nothing of it (retired, renamed).
+        todo: what a person must do; empty: nothing.
+        history: under which id its history is; empty: as before.
+    """
+
+    device: str
+    certificates: int
+    told: bool
+    applied: bool
+    ended: bool
+    cleared: bool = False
+    todo: str = ""
+    history: str = ""
+
+
+def revoke(fleet: Fleet, device: str, actor: Actor) -> Departure:
+    """Revokes a device: its certificates, and everything it may do. It stays in the list.
+
+    Raises:
+        InputError: ``no-such-device``.
+    """
+    check_name(device, "device")
+    identity, now = fleet.open_identity(), time.time()
+    with _store(fleet) as store, store.write() as connection:
+        listed = devices.revoke(connection, device, now)
+        _note(connection, actor, "device.revoke", device, now)
+        count = _known(lambda: identity.revoke(device, listed=False), needed=not listed)
+    return _say_goodbye(fleet, identity, device, "revoked", Departure(device, count, *_NOT_YET))
+
+
+def retire(fleet: Fleet, device: str, actor: Actor) -> Departure:
+    """Takes a device out of the fleet: its history stays, its name is free.
+
+    Raises:
+        InputError: ``no-such-device``.
+    """
+    check_name(device, "device")
+    identity, now = fleet.open_identity(), time.time()
+    with _store(fleet) as store, store.write() as connection:
+        history = departures.retire(store, connection, device, actor.name, now)
+        _note(connection, actor, "device.retire", device, now, history=history or "")
+        count = _known(lambda: identity.retire(device), needed=history is None)
+    _forget_files(fleet, device)
+    departure = Departure(device, count, *_NOT_YET, history=history or "")
+    return _say_goodbye(fleet, identity, device, "retired", departure)
+
+
+def rename(
+    fleet: Fleet, device: str, name: str, actor: Actor, *, out: Path | None = None
+) -> tuple[AgentConfig, Path, Departure]:
+    """Gives a device another name, by a certificate for it; its history goes with it.
+
+    Returns:
+        The device's new configuration, where it was written, and what became of the old name.
+
+    Raises:
+        InputError: ``no-such-device``, ``bad-name``, ``reserved-name``, ``already-enrolled``,
+            ``file-exists``.
+        RefusedError: ``name-taken``.
+    """
+    check_name(device, "device")
+    path = out or fleet.folder / "devices" / check_name(name, "device") / "agent.yaml"
+    if path.exists():
+        raise InputError("file-exists", f"{path} exists: name another file with --out")
+    free(fleet, name)
+    identity, now, where = fleet.open_identity(), time.time(), fleet.enrolment()
+    durable.make_folder(path.parent, 0o700)
+    with (
+        _store(fleet) as store,
+        durable.staged(path, mode=0o600) as file,
+        store.write() as connection,
+    ):
+        departures.rename(store, connection, device, name, actor.name, now)
+        _note(connection, actor, "device.rename", device, now, name=name)
+        count = sum(one.revoked is None for one in identity.certificates(device))
+        mine = identity.profile(device)
+        with identity.enrolling(
+            name, mine.board, where, labels=mine.labels, groups=mine.groups, instead_of=device
+        ) as config:
+            file.write(provisioning.to_yaml(config))
+        file.swap(overwrite=False)
+    _forget_files(fleet, device)
+    departure = Departure(device, count, *_NOT_YET, history=name)
+    return config, path, _say_goodbye(fleet, identity, device, "renamed", departure)
+
+
+def free(fleet: Fleet, name: str) -> None:
+    """Makes sure that the broker retains nothing of who had a name before.
+
+    Raises:
+        UnavailableError: ``name-not-free``; it may, and cannot be reached.
+    """
+    with _store(fleet) as store:
+        with store.read() as connection:
+            if not departures.uncleared(connection, name):
+                return
+        try:
+            with Visit(fleet.topics, fleet.controller_mqtt()) as visit:
+                cleared = visit.clear(name)
+        except UnavailableError:
+            cleared = False
+        if not cleared:
+            raise UnavailableError(
+                "name-not-free",
+                f"the broker may retain documents of the device that was called {name}, and "
+                "cannot be reached: start it, and try again",
+            )
+        with store.write() as connection:
+            departures.note_cleared(connection, name)
+
+
+# Parts --------------------------------------------------------------------------------------
+
+_NOT_YET: Final = (False, False, False)
+
+
+def _known(act: Callable[[], int], *, needed: bool) -> int:
+    """How many certificates were revoked; none of a device that the database alone knows."""
+    try:
+        return act()
+    except InputError:
+        if needed:
+            raise
+        return 0
+
+
+@contextmanager
+def _store(fleet: Fleet) -> Iterator[Store]:
+    store = fleet.open_store()
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _forget_files(fleet: Fleet, device: str) -> None:
+    """What was made for a name that is free: its keys count no more, and no device has them."""
+    shutil.rmtree(fleet.folder / "devices" / device, ignore_errors=True)
+
+
+def _note(
+    connection: sa.Connection, actor: Actor, action: str, device: str, now: float, **detail: Any
+) -> None:
+    audit.note(
+        connection,
+        at=now,
+        actor=actor.name,
+        role=actor.role,
+        action=action,
+        target=device,
+        detail=detail | {"by": actor.by},
+    )
+
+
+def _say_goodbye(
+    fleet: Fleet, identity: Identity, device: str, reason: LeaveReason, departure: Departure
+) -> Departure:
+    """Everything at the broker, as far as it can be done now."""
+    mqtt = fleet.controller_mqtt()
+    told = ended = cleared = False
+    try:
+        with Visit(fleet.topics, mqtt) as visit:
+            told = visit.say(device, Leave(reason, _MESSAGES[reason]))
+            reloaded = access.apply(fleet, identity, revoked=True)
+            applied = access.wait_until_read(fleet, mqtt)
+            # A connection that is ended before the broker has read it comes back at once.
+            ended = applied and visit.end([device])
+            cleared = reason != "revoked" and visit.clear(device)
+    except UnavailableError as error:
+        _LOG.warning("nothing said at the broker", device=device, reason=str(error))
+        reloaded = access.apply(fleet, identity, revoked=True)
+        applied = access.wait_until_read(fleet, mqtt)
+    if cleared:
+        with _store(fleet) as store, store.write() as connection:
+            departures.note_cleared(connection, device)
+    todo = "" if applied else reloaded.todo or "restart the broker, or look at its log"
+    return msgspec.structs.replace(
+        departure, told=told, applied=applied, ended=ended, cleared=cleared, todo=todo
+    )

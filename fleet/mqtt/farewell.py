@@ -1,0 +1,122 @@
+"""What is said at the broker when a device leaves: a last word, the end of its sessions, no rest.
+
+A connection of its own for each visit: the command line has no other, and a broker that takes a
+message badly then ends nothing that is needed.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from contracts import codec
+from contracts.config import MqttConfig
+from contracts.errors import ShoalError, UnavailableError
+from contracts.messages import Leave
+from contracts.topics import LEAVE, DeviceKind, Topics
+from fleet.broker import sessions
+from fleet.mqtt.link import Link
+
+_LOG: Final = structlog.get_logger("farewell")
+_CONNECT_S: Final = 5.0
+_ACK_S: Final = 5.0
+_ANSWER_S: Final = 3.0
+_RETAINED: Final[tuple[DeviceKind, ...]] = ("desired", "reported", "status")
+
+
+class Visit:
+    """One visit at the broker; a context manager.
+
+    Args:
+        topics: of the fleet.
+        mqtt: the broker, with the controller's certificate.
+
+    Raises:
+        UnavailableError: ``broker-unreachable``, when it is entered.
+    """
+
+    def __init__(self, topics: Topics, mqtt: MqttConfig) -> None:
+        self._topics = topics
+        self._tls = mqtt.tls is not None
+        self._answers: list[bytes] = []
+        self._answered = threading.Event()
+        self._link = Link(
+            mqtt,
+            f"shoal-{topics.fleet}-farewell-{secrets.token_hex(16)}",
+            filters={sessions.RESPONSE: self._on_answer} if self._tls else None,
+        )
+
+    def __enter__(self) -> Self:
+        self._link.start()
+        if not self._link.connected.wait(_CONNECT_S):
+            self._link.stop()
+            raise UnavailableError("broker-unreachable", "the MQTT broker cannot be reached now")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._link.stop()
+
+    def _on_answer(self, _topic: str, payload: bytes) -> None:
+        self._answers.append(payload)
+        self._answered.set()
+
+    def say(self, device: str, leave: Leave) -> bool:
+        """Tells a device why it is not of the fleet any more; whether the broker took it."""
+        topic = self._topics.request(device, LEAVE)
+        return self._sent([(topic, codec.encode(leave), False)])
+
+    def clear(self, device: str) -> bool:
+        """Removes the documents that the broker retains of a device; whether it did."""
+        kinds = [(self._topics.of_device(device, kind), b"", True) for kind in _RETAINED]
+        return self._sent(kinds)
+
+    def _sent(self, messages: Sequence[tuple[str, bytes, bool]]) -> bool:
+        try:
+            flying = [
+                self._link.publish(topic, payload, retain=retain)
+                for topic, payload, retain in messages
+            ]
+        except ShoalError:
+            return False
+        deadline = time.monotonic() + _ACK_S
+        for info in flying:
+            try:
+                info.wait_for_publish(max(0.0, deadline - time.monotonic()))
+            except (RuntimeError, ValueError):
+                return False
+        return all(info.is_published() for info in flying)
+
+    def end(self, devices: Sequence[str]) -> bool:
+        """Ends the open connections of devices; False where the broker has no plugin for it."""
+        if not self._tls:
+            return False
+        for start in range(0, len(devices), sessions.MAX_DEVICES):
+            if not self._end(devices[start : start + sessions.MAX_DEVICES]):
+                return False
+        return True
+
+    def _end(self, devices: Sequence[str]) -> bool:
+        self._answered.clear()
+        self._answers.clear()
+        try:
+            self._link.publish(sessions.CONTROL, sessions.request(devices))
+            if not self._answered.wait(_ANSWER_S):
+                return False
+            refusals = sessions.refusals(self._answers[0])
+        except ShoalError as error:
+            _LOG.warning("sessions not ended", reason=str(error)[:300])
+            return False
+        if refusals:
+            _LOG.warning("sessions not ended", reasons=refusals[:5])
+        return not refusals
