@@ -14,9 +14,15 @@ from contracts.messages import DeviceLabels, Name
 
 
 class TlsConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Mutual TLS. Each value is PEM text, or the path of a PEM file."""
+    """Mutual TLS. Each value is PEM text, or the path of a PEM file.
 
-    ca: str
+    Attributes:
+        ca: of authorities that count beside the system's.
+        certificate, key: what we show; None: nothing.
+        server_name: that the broker's certificate names, if not `host`; MicroPython alone.
+    """
+
+    ca: str = ""
     certificate: str | None = None
     key: str | None = None
     server_name: str | None = None

@@ -18,7 +18,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from contracts import files, limits
+from contracts import authorities, files, limits
 from contracts.config import MqttConfig, TlsConfig
 from contracts.errors import InputError
 
@@ -46,7 +46,7 @@ def read_pem(value: str, folder: Path) -> str:
 
 
 def tls_context(tls: TlsConfig, folder: Path = Path()) -> ssl.SSLContext:
-    """An SSL context for mutual TLS.
+    """An SSL context for mutual TLS: with our certificate, and the authorities that we believe.
 
     Args:
         tls: PEM texts or paths.
@@ -56,8 +56,7 @@ def tls_context(tls: TlsConfig, folder: Path = Path()) -> ssl.SSLContext:
         InputError: ``bad-certificate``.
     """
     try:
-        context = ssl.create_default_context(cadata=read_pem(tls.ca, folder))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = authorities.context(read_pem(tls.ca, folder) if tls.ca else "")
         load_pair(context, tls, folder)
     except (ssl.SSLError, ValueError, OSError) as error:
         raise InputError("bad-certificate", f"the TLS settings cannot be used: {error}") from None

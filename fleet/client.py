@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from contracts import authorities, files
 from contracts.errors import ErrorInfo, ShoalError, UnavailableError, from_info
 from fleet.api import models
 from fleet.rollout.spec import RolloutSpec
@@ -27,7 +29,8 @@ class Client:
     Args:
         url: of the controller, for example ``http://127.0.0.1:8080``.
         token: a bearer token.
-        ca: a PEM file to trust, for a controller with a certificate of one's own.
+        ca: a PEM file with authorities to trust beside the system's: the fleet's is
+            ``ca/ca.pem`` in its folder.
     """
 
     def __init__(self, url: str, token: str, *, ca: Path | None = None) -> None:
@@ -36,7 +39,7 @@ class Client:
             base_url=url,
             headers={"Authorization": f"Bearer {token}"},
             timeout=_TIMEOUT_S,
-            verify=_context(ca) if ca else True,
+            verify=_context(ca),
             trust_env=False,
         )
 
@@ -67,6 +70,13 @@ class Client:
         return response
 
     def _unreachable(self, error: Exception) -> UnavailableError:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return UnavailableError(
+                "controller-untrusted",
+                f"the certificate of {self.url} is not to be trusted ({error}): name a file with "
+                "its authority in SHOAL_CA (a fleet's own is ca/ca.pem in its folder), and the "
+                "controller by a name that the certificate has",
+            )
         return UnavailableError(
             "controller-unreachable",
             f"no controller answers on {self.url} ({error}): start it with `shoal fleet serve`",
@@ -250,10 +260,11 @@ class Client:
         return _read(models.Ready, response)
 
 
-def _context(ca: Path) -> Any:
-    import ssl
-
-    return ssl.create_default_context(cafile=str(ca))
+def _context(ca: Path | None) -> ssl.SSLContext:
+    if ca is None:
+        return authorities.context()
+    text = files.read_small(ca, what="certificate file", code="bad-certificate")
+    return authorities.context(text.decode("ascii", "replace"))
 
 
 def _read(kind: type[M], response: httpx.Response) -> M:

@@ -79,7 +79,7 @@ class Controller:
         )
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
         self.runner = Runner(self.store, clock=clock, on_desired=self.outbox.wake)
-        self.sender = Sender(self.store, clock)
+        self.sender = Sender(self.store, clock, ca=fleet.own_ca())
         self.watch = Watch(fleet, mqtt, self.store, clock)
         self.steps = 0
         self.leading = False

@@ -241,6 +241,13 @@ class Fleet:
         """The certificate authority."""
         return Identity.open(self.folder / "ca", passphrase=passphrase())
 
+    def own_ca(self) -> str:
+        """The certificate of the fleet's authority (PEM), which counts beside the system's."""
+        try:
+            return (self.folder / "ca" / "ca.pem").read_text("ascii")
+        except FileNotFoundError:
+            return ""
+
     def controller_mqtt(self) -> MqttConfig:
         """The controller's way to the broker, with its certificate when the fleet has them."""
         if not self.config.mutual_tls or self.config.mqtt.tls is not None:

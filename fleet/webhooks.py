@@ -18,6 +18,7 @@ from typing import Final
 import httpx
 import structlog
 
+from contracts import authorities
 from contracts.errors import ShoalError
 from fleet.store import Store, webhooks
 
@@ -35,9 +36,22 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 
 
 class Sender:
-    """The thread that delivers."""
+    """The thread that delivers.
 
-    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+    Args:
+        store: what is to be delivered.
+        clock: seconds since the epoch.
+        ca: PEM text of authorities that a receiver may be of, beside the system's.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Callable[[], float] = time.time,
+        *,
+        ca: str = "",
+    ) -> None:
+        self._ca = ca
         self._store = store
         self._clock = clock
         self._stopping = threading.Event()
@@ -54,7 +68,11 @@ class Sender:
 
     def _run(self) -> None:
         # No redirects: a receiver must not send us elsewhere with a signed body.
-        with httpx.Client(timeout=_TIMEOUT_S, follow_redirects=False) as client:
+        with httpx.Client(
+            verify=authorities.context(self._ca),
+            timeout=_TIMEOUT_S,
+            follow_redirects=False,
+        ) as client:
             while not self._stopping.wait(_POLL_S):
                 try:
                     self.deliver(client)

@@ -18,7 +18,6 @@ from agent.children import helper
 from agent.children.limits import Failure, limit_child, why
 from agent.system.log import configure
 from contracts.config import AgentConfig, TlsConfig
-from contracts.connection import tls_context
 from contracts.errors import ErrorInfo, ShoalError, UnavailableError
 
 SECONDS: Final = 120
@@ -131,7 +130,7 @@ def answer(question: Question) -> Found:
     try:
         one = Certificate(question.config, Path(question.folder), Path(question.state))
         if question.do == "renew" and one.tls is not None:
-            one.renew(tls_context(one.tls))
+            one.renew()
         return Found(one.tls, one.validity())
     except ShoalError as error:
         return Found(failure=Failure.of(error))

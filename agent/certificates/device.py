@@ -17,9 +17,9 @@ import msgspec
 
 from agent.system.filesystem import TEMPORARY, Disk, write_durably
 from agent.system.log import logger
-from contracts import codec
+from contracts import authorities, codec
 from contracts.config import AgentConfig, TlsConfig
-from contracts.connection import read_pem
+from contracts.connection import read_pem, tls_context
 from contracts.errors import ErrorBody, InputError, RefusedError, UnavailableError, from_info
 from contracts.renewal import RenewalAnswer, RenewalRequest, signed_bytes
 
@@ -99,7 +99,7 @@ def with_texts(tls: TlsConfig | None, folder: Path) -> TlsConfig | None:
     if tls is None or not tls.certificate or not tls.key:
         return tls
     return TlsConfig(
-        ca=read_pem(tls.ca, folder),
+        ca=read_pem(tls.ca, folder) if tls.ca else "",
         certificate=read_pem(tls.certificate, folder),
         key=read_pem(tls.key, folder),
         server_name=tls.server_name,
@@ -196,7 +196,7 @@ class Certificate:
         """Asks for the next certificate, with a new key, and stores both.
 
         Args:
-            context: for an ``https`` address; None: the system's authorities.
+            context: for an ``https`` address; None: made from the certificate in use.
 
         Returns:
             The new TLS settings, PEM texts.
@@ -223,7 +223,7 @@ class Certificate:
             signature=_sign(current, signed_bytes(request.encode()), ec.ECDSA(hashes.SHA256())),
         )
         answer = codec.decode(
-            post(self._config.renewal_url, codec.encode(body), context),
+            post(self._config.renewal_url, codec.encode(body), context or tls_context(self.tls)),
             RenewalAnswer,
             what="the answer to a renewal",
             cap=MAX_ANSWER_BYTES,
@@ -262,6 +262,11 @@ def _sign(key: ec.EllipticCurvePrivateKey, data: bytes, scheme: ec.ECDSA) -> str
 def post(url: str, body: bytes, context: ssl.SSLContext | None = None) -> bytes:
     """Posts JSON to the controller.
 
+    Args:
+        url: where to.
+        body: the JSON.
+        context: for ``https``; None: with the system's authorities alone.
+
     Returns:
         The body of its answer, at most :data:`MAX_ANSWER_BYTES`.
 
@@ -275,7 +280,7 @@ def post(url: str, body: bytes, context: ssl.SSLContext | None = None) -> bytes:
     pool = urllib3.PoolManager(
         retries=False,
         timeout=urllib3.Timeout(connect=POST_S, read=POST_S),
-        ssl_context=context,
+        ssl_context=context or authorities.context(),
     )
     unreachable = UnavailableError("controller-unreachable", f"{url[:200]} cannot be reached")
     try:

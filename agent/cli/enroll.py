@@ -15,7 +15,7 @@ import yaml
 from agent.certificates.device import MAX_ANSWER_BYTES, new_request, post
 from agent.cli import output
 from agent.system.filesystem import Disk
-from contracts import codec, files
+from contracts import authorities, codec, files
 from contracts.config import AgentConfig
 from contracts.errors import InputError
 from contracts.renewal import EnrolmentRequest
@@ -94,13 +94,11 @@ def _token(file: Path) -> str:
         raise InputError("no-such-file", f"{file} is not a readable token file") from None
 
 
-def _context(ca: Path | None) -> ssl.SSLContext | None:
+def _context(ca: Path | None) -> ssl.SSLContext:
     if ca is None:
-        return None
-    try:
-        return ssl.create_default_context(cafile=str(ca))
-    except (OSError, ssl.SSLError) as error:
-        raise InputError("bad-certificate", f"{ca} holds no certificates: {error}") from None
+        return authorities.context()
+    text = files.read_small(ca, what="certificate file", code="bad-certificate")
+    return authorities.context(text.decode("ascii", "replace"))
 
 
 def _pending(path: Path) -> _Pending:

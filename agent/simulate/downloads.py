@@ -13,7 +13,7 @@ import urllib3
 
 from agent.simulate.host import Fetch, Fetched
 from agent.simulate.state import Counters
-from contracts import bundle, limits
+from contracts import authorities, bundle, limits
 from contracts.errors import ErrorInfo, RefusedError, ShoalError, UnavailableError
 from contracts.messages import BundleRef
 
@@ -30,15 +30,18 @@ class Downloads:
     Args:
         repository_url: base URL; None: nothing can be downloaded.
         counters: shared by all devices of the process.
+        ca: PEM text of authorities that the repository may be of, beside the system's.
     """
 
-    def __init__(self, repository_url: str | None, counters: Counters) -> None:
+    def __init__(self, repository_url: str | None, counters: Counters, ca: str = "") -> None:
         self._base = repository_url.rstrip("/") if repository_url else None
         self._counters = counters
         self._manifests: dict[str, Fetched] = {}
         self._lock = threading.Lock()
         self._counting = threading.Lock()
-        self._http = urllib3.PoolManager(maxsize=_THREADS, timeout=20.0, retries=3)
+        self._http = urllib3.PoolManager(
+            maxsize=_THREADS, timeout=20.0, retries=3, ssl_context=authorities.context(ca)
+        )
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="download")
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,7 @@ from agent.simulate.fate import Fates
 from agent.simulate.scenario import Scenario
 from agent.simulate.state import Counters
 from contracts.config import MqttConfig
+from contracts.connection import read_pem
 from contracts.errors import UnavailableError
 from contracts.topics import Topics
 
@@ -83,7 +85,9 @@ async def run(
     """
     allow_files(plan.count + _SPARE_FILES)
     counters = Counters()
-    downloads = Downloads(plan.repository_url, counters)
+    tls = plan.mqtt.tls
+    ca = read_pem(tls.ca, Path()) if tls is not None and tls.ca else ""
+    downloads = Downloads(plan.repository_url, counters, ca)
     fates, names = Fates(scenario, plan.devices), Topics(plan.fleet)
     away = fates.chosen("offline", scenario.offline.share)
     devices: list[Connection] = []

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 from agent.update.fetch import NO_SUCH_FILE, Transfer
+from contracts import authorities
 from contracts.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class Http:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._secure:
-                context = self._context() or ssl.create_default_context()
+                context = self._context() or authorities.context()
                 sock.settimeout(self._deadline.left(CONNECT_S))  # of the handshake as a whole
                 sock = context.wrap_socket(sock, server_hostname=host)
                 connection: HTTPConnection = HTTPSConnection(host, port, context=context)

@@ -136,6 +136,6 @@ def load_config(path: Path) -> AgentConfig:
         return None if value is None else read_pem(value, path.parent)
 
     inline = msgspec.structs.replace(
-        tls, ca=text(tls.ca) or "", certificate=text(tls.certificate), key=text(tls.key)
+        tls, ca=text(tls.ca or None) or "", certificate=text(tls.certificate), key=text(tls.key)
     )
     return msgspec.structs.replace(config, mqtt=msgspec.structs.replace(config.mqtt, tls=inline))

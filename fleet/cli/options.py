@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from fleet.folder import Fleet
 FOLDER_VARIABLE = "SHOAL_FLEET"
 TOKEN_VARIABLE = "SHOAL_TOKEN"  # noqa: S105  (the name of a variable)
 URL_VARIABLE = "SHOAL_URL"
+CA_VARIABLE = "SHOAL_CA"
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for machines.")]
 Folder = Annotated[
@@ -39,6 +41,9 @@ def connect(
 ) -> Client:
     """A client of the controller that a command means.
 
+    Its certificate may be of an authority of the system, of the fleet's own, where the folder is
+    here, or of the file that ``SHOAL_CA`` names.
+
     Raises:
         InputError: ``no-token`` and what opening the folder raises.
     """
@@ -56,4 +61,12 @@ def connect(
             ) from None
     if not token.isascii() or not token.isprintable():
         raise InputError("no-token", "the token is not one of a controller")
-    return Client(url, token)
+    return Client(url, token, ca=_authority(folder))
+
+
+def _authority(folder: Path) -> Path | None:
+    named = os.environ.get(CA_VARIABLE)
+    own = folder / "ca" / "ca.pem"
+    if named:
+        return Path(named)
+    return own if os.path.isfile(own) else None  # noqa: PTH113  (one that may not be read is none)
