@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import random
 import ssl
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
+from agent.system.controller_clock import certificate_time
 from agent.system.log import logger
 from contracts.config import TlsConfig
 
@@ -54,6 +56,9 @@ def why(error: OSError | None, reason: object = "") -> str:
         error: of the socket.
         reason: what the broker said, or paho in its place.
     """
+    clock = certificate_time(error, time.time())
+    if clock:
+        return clock
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the broker's certificate is not trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError) and error.reason in _ALERTS:
@@ -61,6 +66,12 @@ def why(error: OSError | None, reason: object = "") -> str:
     if error is not None:
         return str(error)
     return "the broker closed it" if str(reason) == _UNSPECIFIED else str(reason)
+
+
+def kind(error: OSError | None) -> str:
+    """What tells one failure from another, however its words change."""
+    facts = [getattr(error, name, None) for name in ("errno", "verify_code", "reason")]
+    return f"{type(error).__name__} {facts}"
 
 
 def fingerprint(tls: TlsConfig | None) -> str:

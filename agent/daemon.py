@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import threading
@@ -31,6 +32,7 @@ from agent.sources.feed import Feed
 from agent.sources.readers import reader
 from agent.system import statusfile, systemd
 from agent.system.clock import Clock, SystemClock, is_set
+from agent.system.controller_clock import ControllerClock
 from agent.system.filesystem import Disk
 from agent.system.log import logger
 from agent.system.state import StateFolder
@@ -47,7 +49,7 @@ from agent.update.fetch import Fallback, Fetcher, read_all
 from agent.update.health import Trials
 from agent.update.http import Http
 from contracts import board as boards
-from contracts import codec
+from contracts import codec, limits, progress
 from contracts.config import AgentConfig, SourceConfig
 from contracts.connection import device_client_id, tls_context
 from contracts.errors import ShoalError, UnavailableError
@@ -61,6 +63,7 @@ from contracts.messages import (
     Result,
     Selftested,
     UpdateEvent,
+    Wait,
 )
 from contracts.topics import LEAVE, Topics, parse
 
@@ -149,7 +152,10 @@ class Agent:
             mark=RunningMark(root / "running"),
             refused=self.recorder.failed,
         )
-        self.blocks = Blocks(self._ask_block, self.clock.monotonic, self.stopping)
+        self.controller_clock = ControllerClock(self.clock, self._clock_changed)
+        self.blocks = Blocks(
+            self._ask_block, self.clock.monotonic, self.stopping, self.controller_clock.heard
+        )
         fetcher = Fallback(self._ways(folder))
         self.engine = Engine(
             fs=Disk(),
@@ -170,6 +176,7 @@ class Agent:
             boot=self.state.boot,
             emit=self._emit,
             changed=self._changed,
+            clock_fault=self.controller_clock.fault,
         )
         self.reporter = Reporter(
             self.spool,
@@ -217,7 +224,9 @@ class Agent:
         ways: list[Fetcher] = []
         url = self.config.repository_url
         if url is not None:
-            ways.append(Http(url, lambda: self._tls_context(folder)))
+            heard = self.controller_clock.heard
+            context = functools.partial(self._tls_context, folder)
+            ways.append(Http(url, context, self.clock.monotonic, heard))
         ways.append(self.blocks)
         return ways
 
@@ -238,6 +247,7 @@ class Agent:
             from agent.telemetry.prometheus import MetricsServer
 
             self._metrics = MetricsServer(self.config.prometheus_port, self._render_metrics)
+        self.controller_clock.look()
         self.engine.recover()
         self.worker.start()
         self.link.start()
@@ -293,7 +303,7 @@ class Agent:
                     self.dispatcher.handle(address.name, inbound, group=True)
                     return
                 case "blob":
-                    self.blocks.on_block(address.name, inbound.payload)
+                    self.blocks.on_block(address.name, inbound.payload, inbound.at)
                 case "desired":
                     desired = codec.decode(inbound.payload, Desired, what="a desired document")
                     self.engine.offer(desired)
@@ -357,7 +367,22 @@ class Agent:
             memory_bytes=memory,
             clock="synced" if is_set(self.clock) else "unsynced",
             platform=self._platform,
+            waits=self._waits(),
+            clock_offset_s=self.controller_clock.offset_s,
         )
+
+    def _waits(self) -> list[Wait]:
+        """What keeps the device from getting on, or what it does without."""
+        waits = self.engine.waits()
+        clock = self.controller_clock.wait()
+        if clock is not None and all(wait.reason.code != clock.reason.code for wait in waits):
+            waits.append(clock)
+        return waits[: limits.MAX_WAITS]
+
+    def _clock_changed(self) -> None:
+        """The clock was set, or is known to be wrong: what waited for it is tried at once."""
+        self._changed()
+        self.engine.wake()
 
     def _changed(self) -> None:
         """Publishes the reported document; when offline, the next connection does."""
@@ -422,6 +447,7 @@ class Agent:
 
     def _beat(self) -> None:
         now = self.clock.monotonic()
+        self.controller_clock.look()
         if self._ready and self._watchdog_s is not None and now - self._fed >= self._watchdog_s / 3:
             self._fed = now
             if self.healthy():
@@ -471,10 +497,13 @@ class Agent:
             return self.link.farewell
         if not self.link.connected.is_set():
             return self.link.last_error or "the first connection to the broker"
-        update = self.engine.journal.update
+        update, event = self.engine.journal.update, self.engine.journal.last_event
+        waits = "; ".join(wait.reason.message for wait in self._waits())
         if update is not None and not update.final:
-            why = f" (last try: {update.reason.message})" if update.reason else ""
-            return f"update to {update.bundle}: {update.state}{why}"
+            how = waits or (progress.download(event) if event else "")
+            return f"update to {update.bundle}: {update.state}" + (f" ({how})" if how else "")
+        if waits:
+            return waits
         if not self.models.slots:
             return "a first bundle from the controller"
         return "requests"

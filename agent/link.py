@@ -6,6 +6,7 @@ still knows of us.
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 import threading
 from collections.abc import Callable
@@ -16,10 +17,11 @@ import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.connection import TAKEN_OVER, Backoff, Client, fingerprint, why
+from agent.connection import TAKEN_OVER, Backoff, Client, fingerprint, kind, why
 from agent.system.clock import Clock
 from agent.system.log import logger
 from contracts import codec
+from contracts.blocks import TIME_PROPERTY
 from contracts.config import MqttConfig, TlsConfig
 from contracts.connection import (
     connect_properties,
@@ -38,6 +40,9 @@ MAX_QUEUED: Final = 1000
 """Messages that may wait for the connection in memory; more are refused, and the spool keeps
 what must not be lost."""
 
+MAX_TIME_CHARS: Final = 32
+"""Characters of the time that is told with a message."""
+
 MAX_INFLIGHT: Final = 64
 """QoS 1 messages on the way to the broker at once."""
 
@@ -55,6 +60,7 @@ class Inbound(msgspec.Struct, frozen=True):
         response_topic, correlation, expiry_s: its MQTT 5 properties, where given.
         ack: acknowledges it to the broker; until then it comes again after a restart.
         again: the broker marks it as sent before.
+        at: the sender's time, where it is told with the message.
     """
 
     topic: str
@@ -64,6 +70,7 @@ class Inbound(msgspec.Struct, frozen=True):
     expiry_s: int | None
     ack: Callable[[], None]
     again: bool = False
+    at: float | None = None
 
 
 class Link:
@@ -322,9 +329,10 @@ class Link:
         cause = why(self._client.failure)
         where = f"no connection to {self._config.host}:{self._config.port}"
         self._say(f"{where}: {cause}" if cause else where)
-        if isinstance(self._client.failure, ssl.SSLError) and cause != self._refused:
-            self._refused = cause
-            log.error("connection refused", reason=cause)
+        if kind(self._client.failure) != self._refused:  # said once, however often it is tried
+            self._refused = kind(self._client.failure)
+            refused = isinstance(self._client.failure, ssl.SSLError)
+            (log.error if refused else log.warning)("no connection", reason=cause)
         self._wait(self._backoff.failed())
 
     def _say(self, what: str) -> None:
@@ -353,6 +361,7 @@ class Link:
             getattr(properties, "MessageExpiryInterval", None),
             lambda: self._safely(client.ack, mid, qos),
             bool(message.dup),
+            _time_told(getattr(properties, "UserProperty", [])),
         )
         if inbound.topic == self._status_topic:
             self._own_status(inbound)
@@ -393,3 +402,12 @@ class Link:
             log.warning("message handling failed", code=error.code, reason=str(error))
         except Exception:
             log.exception("message handling failed")
+
+
+def _time_told(properties: list[tuple[str, str]]) -> float | None:
+    """The time in a message's user properties; None where there is none that is a number."""
+    for name, value in properties:
+        if name == TIME_PROPERTY and len(value) <= MAX_TIME_CHARS:
+            with contextlib.suppress(ValueError):
+                return float(value)
+    return None

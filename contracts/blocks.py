@@ -3,6 +3,9 @@
 Header, big-endian: ``id`` uint32, ``offset`` uint48, ``total`` uint48. ``id`` is CRC-32 of
 the request's id, so that a late block of another request is told apart; ``total`` is the
 size of the whole file. A total of 2**48-1 means an error: the rest is the JSON error shape.
+
+The message has a user property :data:`TIME_PROPERTY`, by which a device knows how far its clock
+is off.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from contracts import codec
 from contracts.errors import ErrorBody, InputError, ShoalError, from_info
 
 HEADER_BYTES: Final = 16
+TIME_PROPERTY: Final = "at"
+"""MQTT 5 user property: the controller's time, in seconds since the epoch, as decimal digits."""
+
 _ERROR_TOTAL: Final = 2**48 - 1
 
 

@@ -52,6 +52,9 @@ MAX_CONFIG_BYTES: Final = 1 * MIB
 MAX_REASON_CHARS: Final = 2000
 """Characters of the message of an error on the wire."""
 
+MAX_WAITS: Final = 16
+"""Reasons for which one device may say that it waits."""
+
 MAX_GENERATE_TOKENS: Final = 8192
 """Tokens that one request may ask for."""
 

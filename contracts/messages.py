@@ -97,8 +97,9 @@ class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
         rollout: the rollout that asked for it.
         done_bytes: bytes on disk.
         total_bytes: bytes of the bundle.
-        reason: why it was refused or rolled back.
+        reason: why it was refused or rolled back, or why it waits.
         golden_accuracy: share of golden vectors that held, once self-tested.
+        bytes_per_s: that the link gave lately, while it downloads; 0: not known.
     """
 
     boot: Name
@@ -113,6 +114,7 @@ class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     total_bytes: Count = 0
     reason: ErrorInfo | None = None
     golden_accuracy: float | None = None
+    bytes_per_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -133,10 +135,32 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     problem: ErrorInfo | None = None
 
 
+class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a device waits for, or does without.
+
+    Attributes:
+        reason: why: ``disk-full``, ``clock-wrong``, ``repository-unreachable``, ``freeze`` and
+            ``expired`` (signatures), ``telemetry-in-memory``, or another code.
+        since: since when, by the device's clock.
+        slot: whose update waits; empty: the whole device.
+    """
+
+    reason: ErrorInfo
+    since: float
+    slot: Annotated[str, msgspec.Meta(max_length=limits.MAX_ID_CHARS)] = ""
+
+
 class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
     """``reported`` (retained): what a device is and has, by its own word.
 
-    Nobody checks `labels` and `groups`: a selector asks for them as ``own:KEY``.
+    Attributes:
+        at: when it was said.
+        labels, groups: nobody checks them: a selector asks for them as ``own:KEY``.
+        desired_revision: the newest revision whose every slot has ended, one way or the other.
+        last_update: the newest event of an update, also how far a download is.
+        clock: ``unsynced``: the device's clock was never set.
+        waits: what keeps it from getting on, or what it does without; nothing: it gets on.
+        clock_offset_s: seconds that its clock was ahead of the controller's when it last heard it.
     """
 
     device: Name
@@ -154,6 +178,8 @@ class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
     memory_bytes: Count = 0
     clock: Literal["synced", "unsynced"] = "synced"
     platform: dict[str, str] = {}
+    waits: Annotated[list[Wait], msgspec.Meta(max_length=limits.MAX_WAITS)] = []
+    clock_offset_s: float | None = None
 
 
 class TrialRules(msgspec.Struct, frozen=True, omit_defaults=True):

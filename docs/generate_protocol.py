@@ -55,7 +55,8 @@ response topic, message expiry) or as the fields `id`, `reply_to` and `deadline_
 
 A block is a 16-byte header and bytes. Header, big-endian: CRC-32 of the request's id (uint32),
 offset (uint48), size of the whole file (uint48). A size of 2^48-1 marks an error: the rest is
-the error shape.
+the error shape. The message has the MQTT 5 user property `at`: the controller's time in seconds
+since the Unix epoch, by which a device knows how far its clock is off.
 
 ## Errors
 

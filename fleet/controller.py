@@ -76,6 +76,7 @@ class Controller:
             secret=secret,
             shared=fleet.config.shared_ingest,
             admitted=Admission(self.store, unknown=fleet.config.admit_unknown),
+            clock=clock,
         )
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
         self.runner = Runner(self.store, clock=clock, on_desired=self.outbox.wake)

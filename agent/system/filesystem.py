@@ -22,6 +22,8 @@ TEMPORARY = ".new"
 READ_TRIES: Final = 3
 """Times that a file is read which the disk does not give."""
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 _IN_PLACE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 
 
@@ -154,6 +156,11 @@ def _fsync(path: Path, flags: int) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk refuses for lack of room, which there may be later."""
+    return error.errno in _FULL
 
 
 def read_if_given(fs: FileSystem, path: Path) -> bytes | None:

@@ -21,6 +21,7 @@ import msgspec
 
 from agent.children import helper
 from agent.children.limits import Failure, limit_child, silence, why
+from agent.system.filesystem import is_full
 from agent.trust.client import REFRESH_SECONDS, Fetch, Trust
 from contracts import codec
 from contracts.bundle import sha256_of
@@ -92,7 +93,8 @@ class TrustApart:
 
         Raises:
             UnavailableError: also ``trust-failed``; the child ended without an answer.
-            ShoalError: ``disk-error``; metadata cannot be stored.
+                ``disk-full``; metadata cannot be stored now.
+        ShoalError: ``disk-error``; metadata cannot be stored.
         """
         start = Start(str(self._folder.absolute()), self._root, ref, self._clock())
         # One child goes on from device to device of a fleet: whose metadata could do it harm,
@@ -170,7 +172,9 @@ def main(line: BufferedRWPair) -> int:
     except (ConnectionError, EOFError):
         return 1  # the parent ended
     except OSError as error:
-        info = ErrorInfo("disk-error", f"signed metadata cannot be stored: {error}")
-        answer = Said(failure=Failure("other", info))
+        full = is_full(error)
+        code = "disk-full" if full else "disk-error"
+        info = ErrorInfo(code, f"signed metadata cannot be stored: {error.strerror or error}")
+        answer = Said(failure=Failure("unavailable" if full else "other", info))
     helper.send(line, answer)
     return 0

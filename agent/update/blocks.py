@@ -68,9 +68,17 @@ class Blocks:
         ask: sends a request; raises ``UnavailableError`` when there is no connection.
         monotonic: seconds that only grow.
         stop: set when the agent stops.
+        heard: takes the controller's time that came with a block, and when it was asked for.
     """
 
-    def __init__(self, ask: Ask, monotonic: Callable[[], float], stop: threading.Event) -> None:
+    def __init__(
+        self,
+        ask: Ask,
+        monotonic: Callable[[], float],
+        stop: threading.Event,
+        heard: Callable[[float, float], None] = lambda at, sent: None,
+    ) -> None:
+        self._heard = heard
         self._ask = ask
         self._monotonic = monotonic
         self._stop = stop
@@ -81,8 +89,14 @@ class Blocks:
         self._serial = 0
         self._timeout = FIRST_TIMEOUT_S
 
-    def on_block(self, request_id: str, payload: bytes) -> None:
-        """Takes a message of ``blob/{id}``; what nobody waits for (late, twice) is dropped."""
+    def on_block(self, request_id: str, payload: bytes, at: float | None = None) -> None:
+        """Takes a message of ``blob/{id}``; what nobody waits for (late, twice) is dropped.
+
+        Args:
+            request_id: of the request that it answers.
+            payload: any bytes.
+            at: the time that was told with it.
+        """
         with self._arrived:
             wanted = self._wanted.get(request_id)
             if wanted is None or wanted.answer is not None:
@@ -95,7 +109,10 @@ class Blocks:
                 if block.offset != wanted.offset or len(block.data) > wanted.length:
                     return
                 wanted.answer = block
+            asked_at = wanted.asked_at
             self._arrived.notify_all()
+        if at is not None:
+            self._heard(at, asked_at)
 
     def open(self, path: str, offset: int = 0) -> Transfer:
         """As :meth:`agent.update.fetch.Fetcher.open`."""

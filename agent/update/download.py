@@ -24,6 +24,9 @@ WRITE_BYTES: Final = 256 * limits.KIB
 SYNC_BYTES: Final = 4 * limits.MIB
 """Bytes that a power cut may cost at most."""
 
+RATE_S: Final = 2.0
+"""Seconds over which the link's rate is measured, with half of what it was before."""
+
 WRITE_S: Final = 5.0
 SYNC_S: Final = 60.0
 """Seconds of a download that a kill, and a power cut, may cost at most: where the link is slow,
@@ -37,11 +40,27 @@ class Progress(msgspec.Struct):
         done_bytes: of the bundle's files on disk; of one that comes as a delta, its share.
         wire_bytes: that were received.
         deltas: files that came as a delta.
+        bytes_per_s: that the link gave in the last seconds; 0: not known yet.
     """
 
     done_bytes: int = 0
     wire_bytes: int = 0
     deltas: int = 0
+    bytes_per_s: float = 0.0
+    _marked_bytes: int = 0
+    _marked_at: float | None = None
+
+    def came(self, count: int, now: float) -> None:
+        """So many bytes were received; `now` by a clock that only grows."""
+        self.wire_bytes += count
+        if self._marked_at is None:
+            self._marked_at, self._marked_bytes = now, self.wire_bytes
+            return
+        lasted = now - self._marked_at
+        if lasted >= RATE_S:
+            rate = (self.wire_bytes - self._marked_bytes) / lasted
+            self.bytes_per_s = (self.bytes_per_s + rate) / 2 if self.bytes_per_s else rate
+            self._marked_at, self._marked_bytes = now, self.wire_bytes
 
 
 class Downloader:
@@ -187,7 +206,7 @@ class Downloader:
                 offset += len(chunk)
                 if offset > total:
                     raise RefusedError("endless-data", f"{path} goes on beyond its {total} bytes")
-                progress.wire_bytes += len(chunk)
+                progress.came(len(chunk), self._monotonic())
                 writing.add(chunk)
                 progress.done_bytes = base + entry.size * offset // total
                 self._check(progress)

@@ -17,7 +17,7 @@ import msgspec
 from agent.serving.models import Models
 from agent.serving.worker import STALL_S
 from agent.system.clock import Clock
-from agent.system.filesystem import FileSystem
+from agent.system.filesystem import FileSystem, is_full
 from agent.system.log import logger
 from agent.update import fit, leftovers, machine
 from agent.update.download import Downloader, Progress
@@ -27,7 +27,7 @@ from agent.update.journal import Journal, JournalFiles
 from agent.update.loading import CRASHED, Loader, LoadingMarks, fault, insist, refusal
 from agent.update.machine import Settled, Update
 from agent.update.store import Store
-from contracts import limits
+from agent.update.waiting import Waiting, patience
 from contracts.board import Board
 from contracts.bundle import decode_manifest, sha256_of
 from contracts.errors import ErrorInfo, InputError, RefusedError, ShoalError, UnavailableError
@@ -38,6 +38,7 @@ from contracts.messages import (
     Selftested,
     SlotReport,
     UpdateEvent,
+    Wait,
 )
 
 log = logger(__name__)
@@ -54,6 +55,9 @@ PROBLEM_S: Final = 300.0
 
 PROGRESS_S: Final = 5.0
 """Seconds between two progress events of one download."""
+
+REPORT_S: Final = 60.0
+"""Seconds between two reports of it, which the broker keeps."""
 
 TRIAL_CHECK_S: Final = 0.5
 """Seconds between two looks at a trial's health."""
@@ -102,6 +106,7 @@ class Engine:
         emit: sends an update event, durably.
         changed: told when what the device has or does has changed.
         device: measures the device.
+        clock_fault: why the device's clock is wrong, if it is known to be.
     """
 
     def __init__(
@@ -121,6 +126,7 @@ class Engine:
         emit: Callable[[UpdateEvent], None],
         changed: Callable[[], None] = lambda: None,
         device: Callable[[], fit.Device] = fit.Device.measure,
+        clock_fault: Callable[[], ErrorInfo | None] = lambda: None,
     ) -> None:
         self.store = Store(
             fs,
@@ -141,6 +147,8 @@ class Engine:
         self._emit = emit
         self._changed = changed
         self._device = device
+        self._clock_fault = clock_fault
+        self._waiting = Waiting(clock)
         self._journal = Journal()
         self._loader = Loader(self.store, models, LoadingMarks(fs, root), clock)
         self._unserved: set[str] = set()
@@ -151,7 +159,7 @@ class Engine:
         self._lock = threading.Lock()
         self._retry_s = FIRST_RETRY_S
         self._trial_began: float | None = None
-        self._next_progress = 0.0
+        self._next_progress = self._next_report = 0.0
         self._untold = False
         self._waste = False
         self._collect_due = 0.0
@@ -184,6 +192,10 @@ class Engine:
                 problem=problem,
             )
         return found
+
+    def waits(self) -> list[Wait]:
+        """Why no update gets on, for the reported document; nothing when one does."""
+        return self._waiting.now()
 
     # Start. -----------------------------------------------------------------------------
 
@@ -324,15 +336,17 @@ class Engine:
         try:
             self._serve_rest()
             pause = self._advance()
+            self._got_on()
         except _Abandoned:
             return 0
         except (RefusedError, InputError) as error:
-            return self._failed(error.info)
+            waits = patience(error, self._clock_fault())
+            return self._hindered(waits, local=False) if waits else self._failed(error.info)
         except ShoalError as error:
             local = not isinstance(error, UnavailableError) or error.code == NO_SUCH_FILE
             return self._hindered(error.info, local=local)
         except OSError as error:
-            return self._hindered(refusal(error), local=True)
+            return self._hindered(refusal(error), local=not is_full(error))
         except Exception as error:  # a fault of ours: the thread must go on, and say so
             log.exception("update step broke")
             return self._hindered(fault(error), local=True)
@@ -375,19 +389,23 @@ class Engine:
     def _hindered(self, reason: ErrorInfo, *, local: bool) -> float:
         log.warning("update step failed", code=reason.code, reason=reason.message)
         update = self._journal.update
-        if update is not None and not update.final:
-            known = update.reason
-            again = known is not None and (known.code, known.message) == (
-                reason.code,
-                reason.message[: limits.MAX_REASON_CHARS],
-            )
+        running = update is not None and not update.final
+        news = self._waiting.begin(reason, update.slot if update and running else "")
+        if running:
             try:
-                self._apply(machine.Hindered(reason, local), announce=not again)
+                self._apply(machine.Hindered(reason, local), announce=news)
+                return self._backoff()
             except OSError as error:
                 log.error("journal not written", reason=str(error))
             except Exception:
                 log.exception("failure not noted")
+        if news:
+            self._tell()
         return self._backoff()
+
+    def _got_on(self) -> None:
+        if self._waiting.end():
+            self._tell()
 
     def _backoff(self) -> float:
         pause = self._retry_s * random.uniform(0.5, 1.0)
@@ -421,7 +439,7 @@ class Engine:
         if told and new.last_event is not None:
             self._emit(new.last_event)
         self._untold = True
-        if announce or after.state not in PASSING:
+        if announce or (after.state != before.state and after.state not in PASSING):
             self._tell()
 
     def _log(self, update: Update) -> None:
@@ -431,7 +449,7 @@ class Engine:
         self._untold = False
         self._changed()
 
-    def _with_event(self, new: Journal, update: Update) -> Journal:
+    def _with_event(self, new: Journal, update: Update, bytes_per_s: float = 0.0) -> Journal:
         event = UpdateEvent(
             boot=self._boot,
             seq=new.event_seq,
@@ -445,6 +463,7 @@ class Engine:
             total_bytes=update.total_bytes,
             reason=update.reason,
             golden_accuracy=update.golden_accuracy,
+            bytes_per_s=bytes_per_s,
         )
         return msgspec.structs.replace(new, event_seq=new.event_seq + 1, last_event=event)
 
@@ -568,15 +587,20 @@ class Engine:
         fit.check_space(manifest, self.store, self._board)
         self.store.note(sha256, manifest)
         self._next_progress = self._clock.monotonic() + PROGRESS_S
+        self._next_report = self._clock.monotonic() + PROGRESS_S
         active = self._active_manifest(update)
 
         def check(progress: Progress) -> None:
             self._progress(progress, manifest.total_bytes)
 
-        Downloader(self.store, self._fetcher, check, monotonic=self._clock.monotonic).fetch(
-            manifest, active
-        )
-        self.store.build(data, manifest)
+        downloader = Downloader(self.store, self._fetcher, check, monotonic=self._clock.monotonic)
+        try:
+            downloader.fetch(manifest, active)
+            self.store.build(data, manifest)
+        except OSError as error:
+            if is_full(error):
+                raise fit.disk_full(manifest, self.store) from None
+            raise
         self._apply(machine.Downloaded(manifest.total_bytes))
         return 0
 
@@ -603,12 +627,16 @@ class Engine:
         if now >= self._next_progress and update is not None:
             self._next_progress = now + PROGRESS_S
             update = msgspec.structs.replace(
-                update, done_bytes=progress.done_bytes, total_bytes=total
+                update, done_bytes=progress.done_bytes, total_bytes=total, reason=None
             )
-            new = self._with_event(msgspec.structs.replace(self._journal, update=update), update)
+            new = msgspec.structs.replace(self._journal, update=update)
+            new = self._with_event(new, update, round(progress.bytes_per_s, 1))
             self._save(new)
             if new.last_event is not None:
                 self._emit(new.last_event)
+            if self._waiting.end() or now >= self._next_report:
+                self._next_report = now + REPORT_S
+                self._tell()
 
     def _activate(self, update: Update) -> None:
         """Points the links at the new bundle, journals the trial, and only then loads it.

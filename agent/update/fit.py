@@ -14,6 +14,7 @@ from contracts import limits
 from contracts.board import Board, misfits
 from contracts.errors import RefusedError, ShoalError, UnavailableError
 from contracts.manifest import Manifest
+from contracts.progress import megabytes
 
 SPACE_MARGIN_BYTES: Final = 8 * limits.MIB
 """Bytes that must stay free for the journal, the spool and the logs."""
@@ -80,7 +81,7 @@ def check_space(manifest: Manifest, store: Store, board: Board) -> None:
         )
     free = store.fs.free_bytes(store.root)
     if missing and free < missing + SPACE_MARGIN_BYTES:
-        raise disk_full(missing, free)
+        raise disk_full(manifest, store)
 
 
 def is_short(manifest: Manifest, store: Store, board: Board) -> bool:
@@ -92,22 +93,14 @@ def is_short(manifest: Manifest, store: Store, board: Board) -> bool:
     return False
 
 
-def disk_full(missing: int, free: int) -> UnavailableError:
-    """There is no room now; there may be later.
-
-    Args:
-        missing: bytes that are still to be fetched.
-        free: bytes of the disk.
-    """
+def disk_full(manifest: Manifest, store: Store) -> UnavailableError:
+    """There is no room for a bundle now; there may be later."""
+    needs = store.missing_bytes(manifest) + SPACE_MARGIN_BYTES
+    free = store.fs.free_bytes(store.root)
     return UnavailableError(
         "disk-full",
-        f"the disk is full: the bundle needs {megabytes(missing + SPACE_MARGIN_BYTES)}, "
-        f"{megabytes(free)} are free: make room on the device",
-        needs_bytes=missing + SPACE_MARGIN_BYTES,
+        f"the disk is full: the bundle needs {megabytes(needs)}, {megabytes(free)} are free: "
+        "make room on the device",
+        needs_bytes=needs,
         free_bytes=free,
     )
-
-
-def megabytes(count: float) -> str:
-    """Bytes for people."""
-    return f"{count / 1e6:,.1f} MB" if count < 99.5e6 else f"{count / 1e6:,.0f} MB"

@@ -18,11 +18,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
+from agent.system.controller_clock import WRONG, certificate_time
 from agent.update.fetch import NO_SUCH_FILE, Transfer
 from contracts import authorities
 from contracts.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
+    from email.message import Message
     from http.client import HTTPConnection, HTTPResponse
 
 CONNECT_S: Final = 10.0
@@ -42,6 +44,9 @@ GRACE_S: Final = 30.0
 
 CHUNK_BYTES: Final = 64 * 1024
 
+TIMED: Final = "metadata/timestamp.json"
+"""The file with which the server's time is believed: it changes, so no cache keeps it for long."""
+
 # int() refuses some of what isdigit() takes, and more than 4,300 digits.
 _LENGTH: Final = re.compile(r"[0-9]{1,15}")
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,15})-[0-9]{1,15}/([0-9]{1,15})")
@@ -56,12 +61,12 @@ class _Deadline:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._seconds = self._until = 0.0
+        self._seconds = self.began = 0.0
 
     def begin(self, seconds: float) -> None:
         """From now on there is so much time."""
         self._seconds = seconds
-        self._until = self._monotonic() + seconds
+        self.began = self._monotonic()
 
     def left(self, most: float) -> float:
         """Seconds that are left, at most `most`.
@@ -69,7 +74,7 @@ class _Deadline:
         Raises:
             UnavailableError: ``slow-retrieval``; there are none.
         """
-        left = self._until - self._monotonic()
+        left = self.began + self._seconds - self._monotonic()
         if left <= 0:
             raise UnavailableError(
                 "slow-retrieval", f"the server took over {self._seconds:.0f} s to answer"
@@ -130,6 +135,7 @@ class Http:
         context: for ``https``, asked for each connection, so that it may hold another certificate
             than the last; gives None: the system's authorities.
         monotonic: seconds that never jump.
+        heard: takes the server's time, and when it was asked.
 
     Raises:
         InputError: ``bad-url``.
@@ -140,7 +146,9 @@ class Http:
         base_url: str,
         context: Callable[[], ssl.SSLContext | None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
+        heard: Callable[[float, float], None] = lambda at, sent: None,
     ) -> None:
+        self._heard = heard
         if not _is_base_url(base_url):
             raise InputError("bad-url", f"{base_url[:200]!r} is not an http or https base URL")
         self._base = base_url.rstrip("/") + "/"
@@ -170,6 +178,7 @@ class Http:
         self._answer = None
         kept = self._connection is not None
         self._deadline.begin(HEAD_S)
+        asked = self._deadline.began
         try:
             try:
                 answer = self._ask(path, headers)
@@ -183,10 +192,15 @@ class Http:
             raise
         except (HTTPException, OSError, ValueError, InputError) as error:  # no name, no certificate
             self._drop()
+            clock = certificate_time(error, time.time())
             raise UnavailableError(
-                "repository-unreachable", f"{self._base}: {str(error)[:300]}"
+                WRONG if clock else "repository-unreachable",
+                f"{self._base}: {clock or str(error)[:300]}",
             ) from None
         self._answer = answer
+        at = _date(answer.headers) if path == TIMED else None
+        if at is not None:
+            self._heard(at, asked)
         try:
             total, skip = _extent(answer, path, offset)
         except BaseException:
@@ -293,6 +307,18 @@ def _is_base_url(url: str) -> bool:
     except ValueError:
         return False
     return named and parts.scheme in ("http", "https") and not parts.query and not parts.fragment
+
+
+def _date(headers: Message) -> float | None:
+    """The server's time; of an answer from a cache, its own time and its age there."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        date = parsedate_to_datetime(headers.get("Date", "")[:64])
+        age = _LENGTH.fullmatch(headers.get("Age", "0").strip())
+        return date.timestamp() + (int(age[0]) if age else 0)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
 
 
 def _extent(answer: HTTPResponse, path: str, offset: int) -> tuple[int, int]:

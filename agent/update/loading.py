@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from agent.serving.models import Models
 from agent.system.clock import Clock
-from agent.system.filesystem import FileSystem
+from agent.system.filesystem import FileSystem, is_full
 from agent.system.log import logger
 from agent.update.store import Store
 from contracts import codec
@@ -199,6 +199,8 @@ def refusal(error: OSError) -> ErrorInfo:
     """What the disk or the system refused, as a reason."""
     if error.errno in (errno.ENOMEM, errno.EAGAIN, errno.EMFILE, errno.ENFILE):
         return ErrorInfo("no-resources", f"the system refused: {error.strerror or error}", {})
+    if is_full(error):
+        return ErrorInfo("disk-full", f"the disk is full ({error.strerror}): make room", {})
     return ErrorInfo("disk-error", f"the disk refused: {error.strerror or error}", {})
 
 

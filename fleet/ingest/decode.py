@@ -109,11 +109,15 @@ def _check(body: Body, device: str) -> None:
             if body.rollout is not None:
                 topics.check_name(body.rollout, "rollout")
             _small(body.seq, body.revision, body.done_bytes, body.total_bytes)
+            _values(body.bytes_per_s)
             _check_reason(body.reason)
         case Reported():
             if body.device != device:
                 raise InputError("bad-message", f"{device} reports as {body.device}")
             _small(body.desired_revision, body.free_bytes, body.memory_bytes)
+            _values(body.clock_offset_s or 0.0)
+            for wait in body.waits:
+                _check_reason(wait.reason)
             for slot in body.slots.values():
                 _check_reason(slot.problem)
             if body.last_update is not None:

@@ -8,6 +8,7 @@ are served in turn, so that one that asks for much has to wait for the others an
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Final
@@ -137,7 +138,7 @@ class BlockServer:
 
     `admitted` says whether a device may be served. The share group has the fleet's `secret` in
     its name: a device that knew it could take a share of the requests, whatever the broker then
-    lets it read.
+    lets it read. Answers tell the time by `clock`: devices see by it how far theirs is off.
     """
 
     def __init__(
@@ -150,8 +151,10 @@ class BlockServer:
         secret: str = "",
         shared: bool = False,
         admitted: Callable[[str], bool] = lambda device: True,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._repository = repository
+        self._clock = clock
         self._admitted = admitted
         self._topics = topics
         self.waiting = Waiting()
@@ -222,7 +225,7 @@ class BlockServer:
         except (InputError, OSError) as error:
             known = error if isinstance(error, ShoalError) else InputError("no-such-path", "gone")
             answer = blocks.pack_error(request.id, known)
-        sent = self.link.publish(reply, answer, expiry_s=60)
+        sent = self.link.publish(reply, answer, expiry_s=60, at=self._clock())
         if sent.rc != MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
             self.unacknowledged.add(sent.mid, max(_LEAST_BYTES, len(answer)))
         self.served += 1

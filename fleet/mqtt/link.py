@@ -11,6 +11,7 @@ import structlog
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from contracts.blocks import TIME_PROPERTY
 from contracts.config import MqttConfig
 from contracts.connection import connect_properties, new_client
 from contracts.errors import UnavailableError
@@ -87,6 +88,7 @@ class Link:
         retain: bool = False,
         expiry_s: float | None = None,
         correlation: str | None = None,
+        at: float | None = None,
     ) -> paho.MQTTMessageInfo:
         """Publishes at QoS 1.
 
@@ -96,6 +98,7 @@ class Link:
             retain: the broker keeps it.
             expiry_s: after which the broker drops it.
             correlation: a request's id, for a device that cannot read the request itself.
+            at: the time, which is told with it.
 
         Raises:
             UnavailableError: ``broker-unreachable``; not connected.
@@ -107,6 +110,8 @@ class Link:
             properties.MessageExpiryInterval = max(1, round(expiry_s))
         if correlation is not None:
             properties.CorrelationData = correlation.encode()
+        if at is not None:
+            properties.UserProperty = [(TIME_PROPERTY, f"{at:.3f}")]
         return self._client.publish(topic, payload, 1, retain, properties)
 
     def _on_connect(
