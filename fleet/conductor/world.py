@@ -130,6 +130,7 @@ def device_fact(
         event=device.update,
         holder=device.rollout,
         newest=newest,
+        waits=device.reported.waits if device.reported else [],
     )
 
 

@@ -21,7 +21,7 @@ import msgspec
 
 from contracts.errors import ErrorInfo
 from contracts.messages import BundleRef, DesiredBundle, TrialRules
-from fleet.rollout import gates, windows
+from fleet.rollout import gates, progress, windows
 from fleet.rollout.facts import Action, DeviceFact, Facts, Note, Release, SetDesired
 from fleet.rollout.judge import judge, judge_undo
 from fleet.rollout.spec import RolloutSpec
@@ -247,6 +247,7 @@ class Step:
             self.set_member(
                 again, phase="assigned", revision=revision, since=self.now,
                 attempts=again.attempts + 1, reason=None, told=fact.online,
+                progressed=0.0, step=0, done_bytes=0,
             )  # fmt: skip
             return
         # What it was asked for may be the target itself, refused before: no way back.
@@ -327,7 +328,8 @@ class Step:
             gone = [m.device for m in busy if m.phase in ("updating", "trial") and self.away(m)]
             named = ", ".join(gone[:3]) + (" and others" if gone[3:] else "")
             why = f"{named} went away in the middle of the update: waits until the deadline"
-            self.set_header(waiting=why if gone else "")
+            facts = [self.facts.devices[m.device] for m in busy if m.device in self.facts.devices]
+            self.set_header(waiting=why if gone else progress.waiting(facts, self.header.slot))
             return False
         reached = len(self.state.members) - len(self.members("removed", "failed"))
         if len(self.members("confirmed")) < min(self.spec.min_confirmed, reached):

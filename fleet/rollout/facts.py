@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from contracts.manifest import Baseline
-from contracts.messages import BundleRef, DesiredBundle, UpdateEvent
+from contracts.messages import BundleRef, DesiredBundle, UpdateEvent, Wait
 from fleet.figures import Figures
 
 
@@ -28,6 +28,7 @@ class DeviceFact(msgspec.Struct, frozen=True):
         event: the newest event of an update, of any slot.
         holder: the rollout that holds the device.
         newest: number of the newest rollout of this slot that touched it; 0: none.
+        waits: what it waits for, by its own word.
     """
 
     device: str
@@ -43,6 +44,7 @@ class DeviceFact(msgspec.Struct, frozen=True):
     event: UpdateEvent | None = None
     holder: str | None = None
     newest: int = 0
+    waits: list[Wait] = []
 
 
 class Facts(msgspec.Struct, frozen=True):

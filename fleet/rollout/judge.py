@@ -8,6 +8,7 @@ import msgspec
 
 from contracts.errors import ErrorInfo
 from contracts.messages import BundleRef, UpdateEvent
+from fleet.rollout import progress
 from fleet.rollout.facts import DeviceFact
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import IN_FLIGHT, Member, Phase
@@ -67,11 +68,15 @@ def judge(
     there = fact.reached >= member.revision and fact.active == target and not fact.trial
     if on_its_way and there:
         return _moved(member, "confirmed", now, **_FOUND)
-    return _with_clock(member, fact, spec, now)
+    if member.phase in IN_FLIGHT:
+        member = progress.noted(member, event, now)
+    return _with_clock(member, fact, slot, spec, now)
 
 
-def _with_clock(member: Member, fact: DeviceFact, spec: RolloutSpec, now: float) -> Member:
-    """Deadlines: late and online has failed; away is deferred, in mid-update it is lost.
+def _with_clock(
+    member: Member, fact: DeviceFact, slot: str, spec: RolloutSpec, now: float
+) -> Member:
+    """Deadlines: stuck and online has failed; away is deferred, in mid-update it is lost.
 
     A device that is away before the first sign of the update has harmed nobody, and nobody waits
     for it. One that went away in the middle may be dead by the version: it has until its deadline
@@ -82,9 +87,8 @@ def _with_clock(member: Member, fact: DeviceFact, spec: RolloutSpec, now: float)
     begun = member.phase != "assigned"
     if not begun and not fact.online and now - max(member.since, fact.since) >= spec.offline_s:
         return _moved(member, "deferred", now)
-    # The trial is the device's own watch, after the update: it does not eat the deadline.
-    trial = spec.trial.seconds if member.phase == "trial" else 0.0
-    if now - member.since < spec.deadline_s + trial:
+    overdue = progress.overdue(member, fact, slot, spec, now)
+    if not overdue:
         return member
     if not fact.online and not begun:
         return _moved(member, "deferred", now)
@@ -96,12 +100,9 @@ def _with_clock(member: Member, fact: DeviceFact, spec: RolloutSpec, now: float)
             {"phase": member.phase},
         )
         return _moved(member, "deferred", now, reason=reason, lost=True)
-    reason = ErrorInfo(
-        "deadline",
-        f"not confirmed within {spec.deadline_s:g} s, last seen {member.phase}",
-        {"phase": member.phase},
-    )
-    return _moved(member, "failed", now, reason=reason, lost=False)
+    why = progress.reason(fact, slot)
+    detail = {"phase": member.phase} | ({"cause": why.code[:40]} if why is not None else {})
+    return _moved(member, "failed", now, reason=ErrorInfo("deadline", overdue, detail), lost=False)
 
 
 def judge_undo(member: Member, fact: DeviceFact, target: BundleRef, now: float) -> Member:

@@ -122,7 +122,14 @@ class RolloutSpec(_Model):
     gates: Gates = Gates()
     bake_s: Seconds = Field(60, description="how long a wave is watched after its last device")
     deadline_s: Annotated[float, Field(gt=0, le=90 * 24 * 3600)] = Field(
-        1800, description="for one device that is online, from its assignment"
+        1800,
+        description="for one device that is online and does not get on: from its assignment, or "
+        "the last progress of its update",
+    )
+    patience_s: Annotated[float, Field(gt=0, le=366 * 24 * 3600)] = Field(
+        7 * 24 * 3600,
+        description="for one device that gets on, however slowly, from its assignment; never "
+        "less than deadline_s",
     )
     offline_s: Seconds = Field(
         120,

@@ -58,7 +58,7 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
         wave: index of the wave that gave it the version.
         phase: where it is.
         revision: the desired revision that the engine last gave it.
-        since: when it got its version last (a retry starts anew); the deadline counts from here.
+        since: when it got its version last (a retry starts anew).
         changed: when the phase last changed.
         attempts: tries so far.
         previous: what its slot desired before, to go back to.
@@ -68,6 +68,9 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
         told: it was connected when it got the version, or since.
         lost: it went away after the first sign of the update, and has neither confirmed nor
             refused since. It counts as failed.
+        progressed: when it last got on; the deadline counts from here.
+        step: how far the update has come in this try, counted in states.
+        done_bytes: most bytes of the bundle that it had in this try.
     """
 
     device: str
@@ -83,6 +86,9 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True):
     golden_accuracy: float | None = None
     told: bool = False
     lost: bool = False
+    progressed: float = 0.0
+    step: int = 0
+    done_bytes: int = 0
 
 
 class Reading(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -234,6 +234,7 @@ def test_a_lost_device_counts_until_it_confirms() -> None:
     fleet.create(spec_of(waves=[{"percent": 100}], bake_s=1000, gates={"max_failure_rate": 0.4}))
     fleet.step()
     fleet.event("b", "trial")
+    fleet.step()
     fleet.change("b", online=False, since=fleet.now)
     fleet.obey("a")
     fleet.obey("c")
