@@ -607,7 +607,7 @@ def test_a_slot_that_was_being_emptied_when_the_power_went_is_not_loaded_again(
 ) -> None:
     """It may be what made the device die; the next start goes on with emptying it."""
     empty(rig, 2)
-    rig.engine._accept()  # noqa: SLF001  # the power goes after its one write
+    rig.engine._accept()  # the power goes after its one write
     rig.close()
     again = start(tmp_path, repository)
     assert again.models.slots == []
@@ -618,7 +618,7 @@ def test_a_slot_that_was_being_emptied_when_the_power_went_is_not_loaded_again(
 
 def test_what_an_agent_was_never_told_about_stays(rig: Rig) -> None:
     """Without any document nothing is emptied: a lost journal costs no model."""
-    rig.engine._journal = msgspec.structs.replace(rig.engine.journal, desired=None)  # noqa: SLF001
+    rig.engine._journal = msgspec.structs.replace(rig.engine.journal, desired=None)
     rig.settle()
     assert rig.active() == OLD
 
