@@ -183,32 +183,6 @@ def test_an_error_before_connecting_is_tried_again(broker: Broker) -> None:
         assert link.alive
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_agent_whose_network_thread_has_died_is_not_healthy(
-    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The watchdog then starts it anew; before the start and after the stop none has to run."""
-    config = AgentConfig("f", "d", "raspberry-pi-5", "{}", mqtt=MqttConfig(port=broker.port))
-    agent = Agent(config, tmp_path)
-    agent.worker.start()
-    assert agent.healthy()
-    agent.link.start()
-    assert agent.link.connected.wait(PATIENCE_S)
-    assert agent.healthy()
-
-    def die(*_: object) -> Any:
-        raise Panic
-
-    monkeypatch.setattr(agent.link._client, "_loop", die)
-    monkeypatch.setattr(agent.link._client, "_loop_rc_handle", die)
-    broker.send(GOOD)
-    until(lambda: not agent.healthy())
-    agent.link.connected.clear()
-    agent.link.stop()
-    assert agent.healthy()
-    agent.worker.drain(1)
-
-
 TAKEN_OVER = b"\xe0\x02\x8e\x00"
 
 
@@ -247,3 +221,29 @@ def test_a_connection_that_breaks_at_once_is_made_less_and_less_often(broker: Br
             until(lambda: not link.connected.is_set())
             assert link.last_error == "connection lost: the broker closed it"
         assert link._backoff._next_s == 4.0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_agent_whose_network_thread_has_died_is_not_healthy(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog then starts it anew; before the start and after the stop none has to run."""
+    config = AgentConfig("f", "d", "raspberry-pi-5", "{}", mqtt=MqttConfig(port=broker.port))
+    agent = Agent(config, tmp_path)
+    agent.worker.start()
+    assert agent.healthy()
+    agent.link.start()
+    assert agent.link.connected.wait(PATIENCE_S)
+    assert agent.healthy()
+
+    def die(*_: object) -> Any:
+        raise Panic
+
+    monkeypatch.setattr(agent.link._client, "_loop", die)
+    monkeypatch.setattr(agent.link._client, "_loop_rc_handle", die)
+    broker.send(GOOD)
+    until(lambda: not agent.healthy())
+    agent.link.connected.clear()
+    agent.link.stop()
+    assert agent.healthy()
+    agent.worker.drain(1)

@@ -167,7 +167,8 @@ def test_a_revoked_device_is_told_and_out_at_once(reef: Reef) -> None:
     assert "the controller says that this device was revoked" in device.link.last_error
     events = [log["event"] for log in logs]
     assert events.count("dismissed by the controller") == 1
-    assert events.count("connection refused") == 1
+    reasons = [log["reason"] for log in logs if log["event"] == "no connection"]
+    assert len(reasons) == 1 and "it was revoked" in reasons[0], "said once"
     assert (other.link.connected.is_set(), other.link.connections) == (True, before)
 
 
