@@ -203,16 +203,35 @@ class TrialRules(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DesiredBundle(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One slot of ``desired``. `mode` ``shadow``: answer beside the active bundle, show nothing."""
+    """One slot of ``desired``.
+
+    Attributes:
+        bundle: which.
+        mode: ``active``: it answers; ``shadow``: it answers beside the active one, unseen.
+        trial: when the device keeps it.
+        beside: with ``shadow``: the bundle that has to be active; none: whatever is stays.
+    """
 
     bundle: BundleRef
     mode: Literal["active", "shadow"] = "active"
     trial: TrialRules = TrialRules()
+    beside: BundleRef | None = None
+
+    @property
+    def active(self) -> BundleRef | None:
+        """The bundle that has to be active; none: whatever is stays."""
+        return self.bundle if self.mode == "active" else self.beside
+
+    @property
+    def shadow(self) -> BundleRef | None:
+        """The bundle that has to answer beside it."""
+        return self.bundle if self.mode == "shadow" else None
 
 
 class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
     """``desired`` (retained): what the controller wants of a device.
 
+    It is all that is wanted: a device empties every slot that `slots` does not name.
     `revision` only grows below one `fence`; a higher fence begins it anew.
 
     Attributes:

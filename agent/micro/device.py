@@ -142,6 +142,16 @@ class Device:
             gc.collect()
         return failed
 
+    def empty_all_but(self, names):
+        """Empties the slots that are not in `names`: what is not desired does not serve."""
+        gone = [slot for name, slot in self._slots.items() if name not in names]
+        if any([slot.active for slot in gone]):
+            self.alone()
+        emptied = [slot.name for slot in gone if slot.empty()]
+        if emptied:
+            print("emptied:", emptied)
+            self.load()
+
     async def start(self):
         """Loads what serves; a bundle that cannot be loaded gives way to the one before."""
         for slot in self._slots.values():
@@ -236,7 +246,7 @@ class Device:
             "at": now(),
             "labels": self.config.get("labels", {}),
             "groups": self.config.get("groups", []),
-            "slots": {name: slot.report() for name, slot in self._slots.items()},
+            "slots": self._report_slots(),
             "desired_revision": self._counters.get("revision"),
             "free_bytes": free_bytes(self.base),
             "memory_bytes": gc.mem_free() + gc.mem_alloc(),
@@ -245,6 +255,10 @@ class Device:
         if self._last_update:
             document["last_update"] = self._last_update
         return document
+
+    def _report_slots(self):
+        found = {name: slot.report() for name, slot in self._slots.items()}
+        return {name: slot for name, slot in found.items() if slot}
 
     async def event(self, slot, bundle, revision, rollout, state, **extra):
         """Reports one state of an update; a final one is also kept in the reported document."""

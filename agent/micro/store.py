@@ -107,6 +107,24 @@ class Slot:
         self.trial = None
         self.save()
 
+    def empty(self):
+        """Forgets both bundles; an older one than was committed is refused still.
+
+        Returns:
+            Whether there was anything: a power cut in the middle leaves files to remove.
+        """
+        folders = [self.folder + "/" + side for side in SIDES]
+        full = bool(self.active or self.previous or self.trial)
+        if full:
+            self.active = self.previous = self.trial = None
+            self.save()
+        for folder in folders:
+            if files.exists(folder):
+                full = True
+                files.empty_folder(folder)
+                os.rmdir(folder)
+        return full
+
     def report(self):
         """The slot in the reported document."""
         result = {}

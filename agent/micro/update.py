@@ -44,13 +44,14 @@ class Updater:
         """
         done = True
         slots = desired.get("slots", {})
-        for name in slots:
+        self._device.empty_all_but(slots)
+        for name, entry, key in _wishes(slots):
             try:
                 files.checked_name(name)
-                wanted = checked_reference(slots[name]["bundle"])
+                wanted = checked_reference(entry[key])
             except (Refused, KeyError, TypeError):
                 continue  # nothing that an event could name
-            update = Update(self._device, name, wanted, desired, slots[name])
+            update = Update(self._device, name, wanted, desired, entry, key == "beside")
             try:
                 if not await update.run():
                     done = False
@@ -73,11 +74,12 @@ class Updater:
 class Update:
     """The update of one slot to one bundle."""
 
-    def __init__(self, device, slot, wanted, desired, entry):
+    def __init__(self, device, slot, wanted, desired, entry, beside=False):
         self._device = device
         self._slot = device.slot(slot)
         self._wanted = wanted
         self._entry = entry
+        self._shadow = not beside and entry.get("mode", "active") != "active"
         self._revision = desired["revision"]
         self._rollout = desired.get("rollout")
         self._done = self._total = 0
@@ -99,7 +101,7 @@ class Update:
         """True at the end of the update, False while it is on trial."""
         slot, wanted = self._slot, self._wanted
         sha = wanted["manifest_sha256"]
-        if self._entry.get("mode", "active") != "active":
+        if self._shadow:
             raise Refused("not-supported", "a microcontroller has no memory for a shadow")
         if slot.active and slot.active["manifest_sha256"] == sha:
             return slot.trial is None
@@ -117,6 +119,7 @@ class Update:
             accuracy = await self._selftest(folder, manifest)
             slot.activate(wanted, release, self._trial(accuracy))
         self._device.load()
+        self._device.trials.begin(slot)  # an older one may have been cut short
         await self.say("trial", golden_accuracy=accuracy)
         return False
 
@@ -245,6 +248,18 @@ class Update:
             )
         await self.say("self-tested", golden_accuracy=accuracy)
         return accuracy
+
+
+def _wishes(slots):
+    """Slot, entry, and the entry's key of a bundle: what is active beside a shadow comes first."""
+    found = []
+    for name in slots:
+        entry = slots[name]
+        if isinstance(entry, dict):
+            if entry.get("mode", "active") != "active" and entry.get("beside"):
+                found.append((name, entry, "beside"))
+            found.append((name, entry, "bundle"))
+    return found
 
 
 def _number(value, default, most):

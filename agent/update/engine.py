@@ -211,7 +211,12 @@ class Engine:
             insist(self._count_start)
         except OSError as error:  # a full disk must not keep the agent from serving
             log.error("start not recorded", reason=str(error))
-        self._unserved = set(insist(self.store.slots))
+        try:
+            insist(self._empty_unwanted)
+        except OSError as error:
+            log.error("slot not emptied", reason=str(error))
+        slots = insist(self.store.slots)
+        self._unserved = set(slots) - set(self._unwanted(slots))
         self._serve_rest()
         if self._journal.last_event is not None:
             self._emit(self._journal.last_event)  # it may have died before it was sent
@@ -310,7 +315,7 @@ class Engine:
         self._restore()
 
     def _activate_shadow(self, slot: str, sha256: str) -> None:
-        if self._loader.first(f"{slot}/shadow", [sha256])[0] is None:
+        if self._loader.first(machine.place(slot, "shadow"), [sha256])[0] is None:
             self.store.link(slot, "shadow", None)
 
     # The thread. ------------------------------------------------------------------------
@@ -358,6 +363,7 @@ class Engine:
 
     def _advance(self) -> float | None:
         self._accept()
+        self._empty_unwanted()
         update = self._journal.update
         if update is None or update.final:
             return self._begin_next()
@@ -432,7 +438,8 @@ class Engine:
             new = self._with_event(new, after)
         if after.final and after.state != "committed":
             settled = Settled(after.revision, after.bundle, after.mode)
-            new = msgspec.structs.replace(new, settled={**new.settled, after.slot: settled})
+            where = machine.place(after.slot, after.mode)
+            new = msgspec.structs.replace(new, settled={**new.settled, where: settled})
         self._save(new)
         self._waste = self._waste or after.final
         self._log(after)
@@ -524,6 +531,29 @@ class Engine:
             self._emit(new.last_event)
             self._tell()
 
+    def _unwanted(self, slots: list[str]) -> list[str]:
+        return machine.unwanted(self._journal.update, self._journal.desired, slots)
+
+    def _empty_unwanted(self) -> None:
+        """Empties the slots that desired does not name: what is not wanted does not serve."""
+        for slot in self._unwanted(self.store.slots()):
+            log.info("slot emptied: it is not desired", slot=slot)
+            for mode in ("shadow", "active"):
+                self._models.activate(machine.place(slot, mode), None)
+            self._unserved.discard(slot)
+            self._retry_at.pop(slot, None)
+            try:
+                self.store.empty(slot)
+            except OSError as error:  # it serves nothing all the same, whatever its links say
+                self._problems[slot] = refusal(error)
+                raise
+            self._problems.pop(slot, None)
+            self._waste = self._untold = True
+
+    def _drop_shadow(self, slot: str) -> None:
+        self._models.activate(machine.place(slot, "shadow"), None)
+        self.store.link(slot, "shadow", None)
+
     # Steps. -----------------------------------------------------------------------------
 
     def _begin_next(self) -> float | None:
@@ -535,10 +565,10 @@ class Engine:
             self._begin(new)
             return 0
         for slot in self.store.slots():
-            wish = desired.slots.get(slot)
-            if self.store.linked(slot, "shadow") and (wish is None or wish.mode != "shadow"):
-                self._models.activate(f"{slot}/shadow", None)
-                self.store.link(slot, "shadow", None)
+            shadow = self.store.linked(slot, "shadow")
+            wish = desired.slots[slot].shadow
+            if shadow and (wish is None or wish.manifest_sha256 != shadow):
+                self._drop_shadow(slot)
         now = self._clock.monotonic()
         aged = self.store.has_leftovers and now >= self._collect_due
         if self._waste or aged or self._journal.reached != desired.revision:
@@ -647,7 +677,7 @@ class Engine:
         sha256 = update.bundle.manifest_sha256
         if update.mode == "shadow":
             self.store.link(update.slot, "shadow", sha256)
-            problem = self._loader.load(f"{update.slot}/shadow", sha256)
+            problem = self._loader.load(machine.place(update.slot, "shadow"), sha256)
             self._apply(machine.Failed(problem) if problem else machine.Activated())
             return
         serves = self.store.linked(update.slot, "current")
@@ -655,8 +685,7 @@ class Engine:
             self.store.link(update.slot, "previous", serves)
         self.store.link(update.slot, "current", sha256)
         if self.store.linked(update.slot, "shadow") == sha256:
-            self._models.activate(f"{update.slot}/shadow", None)
-            self.store.link(update.slot, "shadow", None)
+            self._drop_shadow(update.slot)
         self._trial_began = None
         self._apply(machine.Activated())
         self._unserved.add(update.slot)  # until it is loaded, the trial does not run
@@ -695,8 +724,7 @@ class Engine:
         assert update is not None
         problem = None
         if update.mode == "shadow":
-            self._models.activate(f"{update.slot}/shadow", None)
-            self._restore_links()
+            self._drop_shadow(update.slot)
         else:
             served, problem = self._loader.first(update.slot, _before(update))
             self._restore_links()

@@ -26,6 +26,7 @@ from contracts.messages import (
     BundleRef,
     Count,
     Desired,
+    DesiredBundle,
     Name,
     SlotReport,
     TrialRules,
@@ -34,6 +35,8 @@ from contracts.messages import (
 
 State = Literal["desired", "rolling-back", UpdateState]
 """The states of the protocol, and two that only the journal knows."""
+
+Mode = Literal["active", "shadow"]
 
 Action = Literal[
     "download", "check-fit", "self-test", "activate", "watch-trial", "restore", "nothing"
@@ -63,7 +66,7 @@ class Update(msgspec.Struct, frozen=True, omit_defaults=True):
     bundle: BundleRef
     state: State = "desired"
     at: float = 0.0
-    mode: Literal["active", "shadow"] = "active"
+    mode: Mode = "active"
     trial: TrialRules = TrialRules()
     rollout: str | None = None
     old: BundleRef | None = None
@@ -288,24 +291,55 @@ def plan(
     updates = []
     for slot, wish in sorted(desired.slots.items()):
         has = slots.get(slot, SlotReport())
-        there = has.active if wish.mode == "active" else has.shadow
-        if there == wish.bundle:
-            continue
-        if settled.get(slot) == Settled(desired.revision, wish.bundle, wish.mode):
-            continue
-        updates.append(
-            Update(
-                revision=desired.revision,
-                slot=slot,
-                bundle=wish.bundle,
-                mode=wish.mode,
-                trial=wish.trial,
-                rollout=desired.rollout,
-                old=has.active,
-                older=has.previous,
+        for mode, bundle in wishes(wish).items():
+            there = has.active if mode == "active" else has.shadow
+            if there == bundle:
+                continue
+            ended = settled.get(place(slot, mode))
+            if ended == Settled(desired.revision, bundle, mode):
+                continue
+            updates.append(
+                Update(
+                    revision=desired.revision,
+                    slot=slot,
+                    bundle=bundle,
+                    mode=mode,
+                    trial=wish.trial,
+                    rollout=desired.rollout,
+                    old=has.active,
+                    older=has.previous,
+                )
             )
-        )
     return updates
+
+
+def wishes(wish: DesiredBundle) -> dict[Mode, BundleRef]:
+    """The bundles of a wish by their mode, in the order in which they are installed."""
+    found: dict[Mode, BundleRef] = {}
+    if wish.active is not None:
+        found["active"] = wish.active
+    if wish.shadow is not None:
+        found["shadow"] = wish.shadow
+    return found
+
+
+def place(slot: str, mode: Mode) -> str:
+    """What a bundle of a slot is loaded as, and remembered by when it failed."""
+    return slot if mode == "active" else f"{slot}/shadow"
+
+
+def unwanted(update: Update | None, desired: Desired | None, slots: list[str]) -> list[str]:
+    """Slots that desired does not name: they are emptied. One that is being updated is not yet.
+
+    Args:
+        update: the running update, or the last one.
+        desired: the newest desired document; with none everything stays.
+        slots: that there are.
+    """
+    if desired is None:
+        return []
+    busy = None if update is None or update.final else update.slot
+    return [slot for slot in slots if slot not in desired.slots and slot != busy]
 
 
 def superseded(update: Update, desired: Desired) -> ErrorInfo | None:
@@ -313,7 +347,7 @@ def superseded(update: Update, desired: Desired) -> ErrorInfo | None:
     wish = desired.slots.get(update.slot)
     if desired.revision <= update.revision:
         return None
-    if wish is not None and wish.bundle == update.bundle and wish.mode == update.mode:
+    if wish is not None and wishes(wish).get(update.mode) == update.bundle:
         return None
     what = f"{wish.bundle} in {wish.mode} mode" if wish else "nothing"
     return ErrorInfo(

@@ -274,6 +274,17 @@ class Store:
         make_folders(self.fs, folder)
         link_durably(self.fs, f"../../releases/{manifest_sha256}", path)
 
+    def empty(self, slot: str) -> None:
+        """Forgets a slot with all its links, durably. It can be done again when it broke off."""
+        folder = self._slots / slot
+        try:
+            for link in ("shadow", "previous", "current"):
+                self._link(slot, link, None)
+            remove_tree(self.fs, folder)
+            self.fs.sync_folder(self._slots)
+        finally:
+            self._forget()
+
     def report(self, slot: str) -> SlotReport:
         """What a slot has. A link to a release that is damaged counts as none."""
         found: dict[str, BundleRef | None] = {}

@@ -114,6 +114,7 @@ def device_fact(
     """One device as the engine sees it."""
     report = device.reported.slots.get(slot) if device.reported else None
     active: BundleRef | None = None
+    serving = report.active if report is not None else None
     if report is not None:
         active = report.shadow if mode == "shadow" else report.active
     return DeviceFact(
@@ -123,6 +124,7 @@ def device_fact(
         online=device.online,
         since=device.state_at or 0.0,
         active=active,
+        serving=serving,
         trial=report.trial if report is not None and mode == "active" else False,
         reached=device.reported.desired_revision if device.reported else 0,
         revision=device.desired_revision,

@@ -119,7 +119,7 @@ class Step:
                     )
                 continue
             if member.phase in ("undoing", "undo-failed"):
-                verdict = judge_undo(member, fact, self.header.target, self.now)
+                verdict = judge_undo(member, fact, self.header.target, self.spec, self.now)
             else:
                 verdict = judge(
                     member, fact, self.header.target, self.header.slot, self.spec, self.now
@@ -210,13 +210,16 @@ class Step:
                 return
         ending = self.header.ending or "aborted"
         self.set_header(status=ending, ended=self.now)
-        left = [m.device for m in self.members("undoing")]
-        self.note(
-            f"rollout-{ending}",
-            f"the rollout is {ending}"
-            + (f"; {len(left)} devices are away and go back when they return" if left else ""),
-            away=left[: gates.MAX_BLAMED],
-        )
+        left = self.members("undoing")
+        away = [m.device for m in left if self.away(m)]
+        silent = [m.device for m in left if not self.away(m)]
+        message = f"the rollout is {ending}"
+        if away:
+            message += f"; {len(away)} devices are away and go back when they return"
+        if silent:
+            message += f"; {len(silent)} devices did not say in time that they went back"
+        most = gates.MAX_BLAMED
+        self.note(f"rollout-{ending}", message, away=away[:most], silent=silent[:most])
         self.release_all()
 
     def release_all(self) -> None:
@@ -241,7 +244,12 @@ class Step:
 
     def assign(self, fact: DeviceFact, again: Member | None = None) -> None:
         """Gives a device the rollout's version, for the first time or once more."""
-        bundle = DesiredBundle(self.header.target, self.spec.mode, self.spec.trial.rules())
+        shadow = self.spec.mode == "shadow"
+        before = _desired(fact)
+        bundle = DesiredBundle(
+            self.header.target, self.spec.mode, self.spec.trial.rules(),
+            beside=before.active if before and shadow else None,
+        )  # fmt: skip
         revision = self.desire(fact.device, bundle)
         if again is not None:
             self.set_member(
@@ -251,12 +259,12 @@ class Step:
             )  # fmt: skip
             return
         # What it was asked for may be the target itself, refused before: no way back.
-        previous = None if _asks_for(fact, self.header.target) else fact.desired
-        active = fact.active if fact.active != self.header.target else None
+        fresh = fact.desired is None or _asks_for(fact, self.header.target)
+        previous = None if fresh else before
+        serves = fact.serving if shadow or fact.serving != self.header.target else None
         member = Member(
             fact.device, self.header.wave, "assigned", revision, self.now, self.now,
-            previous=previous, previous_ref=active if self.spec.mode == "active" else None,
-            told=fact.online,
+            previous=previous, previous_ref=serves, told=fact.online,
         )  # fmt: skip
         self.state = self.state.replace(member)
 
@@ -423,6 +431,16 @@ def _useful(members: list[Member]) -> int:
 
 def _online(facts: list[DeviceFact]) -> int:
     return sum(fact.online for fact in facts)
+
+
+def _desired(fact: DeviceFact) -> DesiredBundle | None:
+    """What is wanted in the slot; what has to be active beside a shadow is named."""
+    wish = fact.desired
+    if wish is None:
+        return DesiredBundle(fact.serving) if fact.serving else None
+    if wish.active is None and fact.serving != wish.bundle:
+        return msgspec.structs.replace(wish, beside=fact.serving)
+    return wish
 
 
 def _asks_for(fact: DeviceFact, target: BundleRef) -> bool:

@@ -21,6 +21,7 @@ class DeviceFact(msgspec.Struct, frozen=True):
         online: it is connected.
         since: when it got online or offline.
         active: the bundle in the rollout's slot (in shadow mode: the shadow bundle).
+        serving: the bundle that answers in the slot, in either mode.
         trial: the active bundle is on trial.
         reached: the desired revision that the device reported to have reached.
         revision: the newest desired revision that the controller gave it.
@@ -37,6 +38,7 @@ class DeviceFact(msgspec.Struct, frozen=True):
     online: bool = True
     since: float = 0.0
     active: BundleRef | None = None
+    serving: BundleRef | None = None
     trial: bool = False
     reached: int = 0
     revision: int = 0

@@ -105,15 +105,20 @@ def _with_clock(
     return _moved(member, "failed", now, reason=ErrorInfo("deadline", overdue, detail), lost=False)
 
 
-def judge_undo(member: Member, fact: DeviceFact, target: BundleRef, now: float) -> Member:
-    """A member on its way back."""
+def judge_undo(
+    member: Member, fact: DeviceFact, target: BundleRef, spec: RolloutSpec, now: float
+) -> Member:
+    """A member on its way back: it is, when what the rollout brought is gone."""
     event = fact.event
     ours = event is not None and event.revision >= member.revision and event.bundle != target
     if event is not None and ours and event.state in ("refused", "rolled-back"):
         return _moved(member, "undo-failed", now, reason=event.reason)
     if fact.reached < member.revision:
         return member
-    back_to = member.previous.bundle if member.previous else member.previous_ref
-    if fact.active == target and back_to is not None:
+    if spec.mode == "shadow":
+        back_to = member.previous.shadow if member.previous else None
+    else:
+        back_to = member.previous.active if member.previous else member.previous_ref
+    if fact.active == target and back_to != target:
         return member
     return _moved(member, "undone", now)

@@ -22,13 +22,27 @@ _LEAP: Final = 1000
 def with_slot(
     device: Device, revision: int, slot: str, bundle: DesiredBundle | None, rollout: str, now: float
 ) -> Desired:
-    """The device's desired document with one slot changed."""
-    slots = dict(device.desired.slots) if device.desired else {}
+    """The device's desired document with one slot changed.
+
+    A device of which nothing was desired yet is asked to keep what its other slots have: what
+    a document does not name, it empties.
+    """
+    slots = dict(device.desired.slots) if device.desired else _as_reported(device)
     slots.pop(slot, None)
     if bundle is not None:
         slots[slot] = bundle
     settings = device.desired.settings if device.desired else {}
     return Desired(revision=revision, slots=slots, settings=settings, rollout=rollout, at=now)
+
+
+def _as_reported(device: Device) -> dict[str, DesiredBundle]:
+    found: dict[str, DesiredBundle] = {}
+    for slot, report in device.reported.slots.items() if device.reported else ():
+        if report.shadow is not None:
+            found[slot] = DesiredBundle(report.shadow, "shadow", beside=report.active)
+        elif report.active is not None:
+            found[slot] = DesiredBundle(report.active)
+    return found
 
 
 def write(

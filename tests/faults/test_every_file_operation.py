@@ -17,6 +17,7 @@ import pytest
 
 from agent.system.filesystem import Disk
 from contracts.bundle import Bundle
+from contracts.messages import Desired
 from tests.support.controller import TINY, TINY_NEXT
 from tests.support.engine import MemoryRepository, Rig, copy_state
 from tests.support.faulty_disk import CRASHES, ERRORS, Fault, FaultyDisk, PowerCut
@@ -182,3 +183,52 @@ def test_two_crashes_in_one_update(
             if not disk.fired:
                 break
             second += 11
+
+
+def empty_until(disk: FaultyDisk, repository: MemoryRepository) -> Rig:
+    """Starts, is told that nothing is desired, and lets the fault happen."""
+    rig = Rig(disk, disk.root, repository)
+    try:
+        rig.engine.recover()
+        rig.engine.offer(Desired(2))
+        rig.settle()
+    except BaseException:
+        rig.close()
+        raise
+    return rig
+
+
+def check_emptied(rig: Rig, root: Path) -> None:
+    """Nothing serves, nothing is reported, and nothing is left on disk."""
+    assert rig.models.slots == []
+    assert rig.engine.slots() == {}
+    assert rig.engine.journal.reached == 2
+    for folder in ("slots", "releases", "blobs", "partial"):
+        assert not list((root / folder).iterdir()), folder
+
+
+@pytest.mark.parametrize("fault", [*CRASHES, *ERRORS])
+def test_a_slot_that_is_not_desired_is_emptied_whatever_happens_at_any_operation(
+    fault: Fault, installed: Path, repository: MemoryRepository, tmp_path: Path
+) -> None:
+    """A model that must not serve is gone after the next start, or the next try."""
+    root = tmp_path / "state"
+    disk = FaultyDisk(copy_state(installed, root))
+    empty_until(disk, repository).close()
+    operations = list(disk.operations)
+    for at, name in enumerate(operations):
+        disk = FaultyDisk(copy_state(installed, root), at, fault)
+        try:
+            try:
+                rig = empty_until(disk, repository)
+            except PowerCut:
+                rig = Rig(QuickDisk(), root, repository)
+                rig.engine.recover()
+                rig.engine.offer(Desired(2))
+                rig.settle()
+            assert disk.fired
+            check_emptied(rig, root)
+        except BaseException as error:
+            raise AssertionError(f"{fault} at operation {at} ({name})") from error
+        rig.close()
+    assert len(operations) > 20

@@ -126,11 +126,11 @@ class Controller:
     ) -> None:
         """Publishes a desired document."""
         rules = messages.TrialRules(**{"seconds": 0.3, **trial})
-        desired = messages.Desired(
-            revision=revision,
-            slots={slot: messages.DesiredBundle(ref, trial=rules) for slot, ref in refs.items()},
-            rollout="test",
-        )
+        wishes = {slot: messages.DesiredBundle(ref, trial=rules) for slot, ref in refs.items()}
+        self.desire_document(device, messages.Desired(revision, wishes, rollout="test"))
+
+    def desire_document(self, device: str, desired: messages.Desired) -> None:
+        """Publishes any desired document."""
         topic = self.topics.of_device(device, "desired")
         self._client.publish(topic, codec.encode(desired), qos=1, retain=True)
 

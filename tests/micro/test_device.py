@@ -13,9 +13,12 @@ from contracts.blocks import Block
 from contracts.bundle import Bundle
 from contracts.messages import (
     ClassifyRequest,
+    Desired,
+    DesiredBundle,
     GenerateRequest,
     SelftestRequest,
     StatusRequest,
+    TrialRules,
 )
 from fleet.repository.repository import Repository
 from tests.micro import bundles, device
@@ -56,6 +59,56 @@ def test_a_device_joins_updates_answers_and_reports(controller, devices):
     assert not slot.trial
     assert reported.last_update.state == "committed"
     assert reported.runtime == "micropython"
+
+
+def _reached(controller, revision):
+    return controller.wait(
+        f"revision {revision} reached",
+        lambda _, kind, m: kind == "reported" and m.desired_revision == revision,
+    )
+
+
+def test_a_slot_that_is_not_desired_is_emptied(controller, devices):
+    """A first model that is taken back serves no more, also after a restart; another may come."""
+    folder = devices.enrol("chip")
+    process = devices.start(folder)
+    controller.desire("chip", 1, _ref("1.0.0"))
+    controller.wait_update("committed", 1)
+    controller.desire_slots("chip", 2, {})
+    assert _reached(controller, 2).slots == {}
+    (answer,) = controller.ask("chip", "classify", ClassifyRequest(text="lights"))
+    assert answer.error is not None and answer.error.code == "no-model"
+    (slot,) = folder.rglob("slots/classify")
+    assert [path.name for path in slot.iterdir()] == ["slot.json"]
+    process.kill()
+    process.wait(10)
+    devices.start(folder)
+    (answer,) = controller.ask("chip", "classify", ClassifyRequest(text="lights"))
+    assert answer.error is not None and answer.error.code == "no-model"
+    controller.desire("chip", 3, _ref("1.1.0"))
+    controller.wait_update("committed", 3)
+
+
+def test_a_slot_is_emptied_in_its_trial_and_the_next_trial_is_a_whole_one(controller, devices):
+    """The time of a trial that was cut short does not count for the next bundle."""
+    devices.start(devices.enrol("chip"))
+    controller.desire("chip", 1, _ref("1.0.0"), seconds=2)
+    controller.wait_update("trial", 1)
+    controller.desire_slots("chip", 2, {})
+    assert _reached(controller, 2).slots == {}
+    controller.desire("chip", 3, _ref("1.1.0"), seconds=2)
+    began = controller.wait_update("trial", 3).at
+    assert controller.wait_update("committed", 3).at - began >= 1
+
+
+def test_what_is_active_beside_a_shadow_comes_though_the_shadow_cannot(controller, devices):
+    """A board has no memory for a shadow; the bundle beside it is what serves."""
+    devices.start(devices.enrol("chip"))
+    wish = DesiredBundle(_ref("1.1.0"), "shadow", TrialRules(seconds=0.3), beside=_ref("1.0.0"))
+    controller.desire_document("chip", Desired(1, {"classify": wish}))
+    refused = controller.wait_update("refused", 1)
+    assert (refused.bundle, refused.reason.code) == (_ref("1.1.0"), "not-supported")
+    assert controller.wait_update("committed", 1).bundle == _ref("1.0.0")
 
 
 def test_a_heap_of_192_kib_is_enough_for_a_model_of_200_kb(controller, devices, tmp_path):

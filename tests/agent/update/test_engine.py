@@ -538,3 +538,150 @@ def test_a_manifest_of_another_bundle_is_refused(rig: Rig, repository: MemoryRep
     rig.settle()
     assert outcome(rig) == ("refused", "wrong-manifest")
     assert isinstance(codec.decode(repository.manifests[NEW], Manifest, what="x"), Manifest)
+
+
+def empty(rig: Rig, revision: int) -> None:
+    """Offers a document that names no slot."""
+    rig.engine.offer(Desired(revision))
+
+
+def test_a_slot_that_is_not_desired_serves_nothing(rig: Rig, tmp_path: Path) -> None:
+    """Its only bundle is gone: from service, from the report, from the disk."""
+    empty(rig, 2)
+    rig.settle()
+    assert rig.models.slots == []
+    assert rig.engine.slots() == {}
+    assert rig.engine.journal.reached == 2
+    root = tmp_path / "state"
+    assert list((root / "blobs").iterdir()) == list((root / "releases").iterdir()) == []
+    rig.want(OLD, 3)
+    rig.settle()
+    assert rig.active() == OLD
+    assert rig.answer()
+
+
+def test_a_slot_is_emptied_of_its_shadow_and_its_previous_bundle_too(rig: Rig) -> None:
+    """Nothing of it is loaded or linked any more."""
+    rig.want(NEW, 2)
+    rig.settle()
+    rig.want(OLD, 3, mode="shadow")
+    rig.settle()
+    assert rig.models.slots == ["classify", "classify/shadow"]
+    empty(rig, 4)
+    rig.settle()
+    assert rig.models.slots == []
+    assert rig.engine.store.slots() == []
+
+
+def test_an_emptied_slot_is_told_with_the_revision_that_empties_it(
+    tmp_path: Path, repository: MemoryRepository
+) -> None:
+    """Whoever waits for the bundle to be gone reads it in the reported document."""
+    said: list[tuple[list[str], int]] = []
+    rig = start(
+        tmp_path,
+        repository,
+        changed=lambda: said.append((sorted(rig.engine.slots()), rig.engine.journal.reached)),
+    )
+    rig.want(OLD, 1)
+    rig.settle()
+    said.clear()
+    empty(rig, 2)
+    rig.settle()
+    assert said == [([], 2)]
+
+
+def test_a_slot_that_is_no_longer_wanted_in_its_trial_is_emptied(rig: Rig) -> None:
+    """The update ends first, by its rules; what ran before does not come back to stay."""
+    rig.want(NEW, 2, trial=TrialRules(seconds=1000))
+    step_to(rig, "trial")
+    empty(rig, 3)
+    rig.settle()
+    assert outcome(rig) == ("rolled-back", "superseded")
+    assert rig.models.slots == []
+    assert rig.engine.slots() == {}
+
+
+def test_a_slot_that_was_being_emptied_when_the_power_went_is_not_loaded_again(
+    rig: Rig, tmp_path: Path, repository: MemoryRepository
+) -> None:
+    """It may be what made the device die; the next start goes on with emptying it."""
+    empty(rig, 2)
+    rig.engine._accept()  # the power goes after its one write
+    rig.close()
+    again = start(tmp_path, repository)
+    assert again.models.slots == []
+    again.settle()
+    assert again.engine.slots() == {}
+    assert again.engine.journal.reached == 2
+
+
+def test_what_an_agent_was_never_told_about_stays(rig: Rig) -> None:
+    """Without any document nothing is emptied: a lost journal costs no model."""
+    rig.engine._journal = msgspec.structs.replace(rig.engine.journal, desired=None)
+    rig.settle()
+    assert rig.active() == OLD
+
+
+def test_one_slot_is_emptied_while_the_other_goes_on(rig: Rig) -> None:
+    """Emptying is a matter of the slot, also when a model moves from one to the other."""
+    rig.engine.offer(Desired(2, {"other": DesiredBundle(OLD, trial=TrialRules(seconds=0))}))
+    rig.settle()
+    assert rig.models.slots == ["other"]
+    assert set(rig.engine.slots()) == {"other"}
+
+
+def test_a_slot_whose_disk_refuses_to_empty_it_serves_nothing_and_says_so(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is emptied when the disk can; meanwhile the report does not name it as active."""
+    real = rig.engine.store.empty
+
+    def refuse(slot: str) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(rig.engine.store, "empty", refuse)
+    empty(rig, 2)
+    pause = rig.engine.step()
+    assert pause is not None and pause > 0
+    slot = rig.engine.slots()["classify"]
+    assert (slot.active, slot.problem.code if slot.problem else "") == (None, "disk-error")
+    assert rig.models.slots == []
+    monkeypatch.setattr(rig.engine.store, "empty", real)
+    rig.settle()
+    assert rig.engine.slots() == {}
+
+
+def test_a_shadow_names_what_has_to_be_active_beside_it(rig: Rig) -> None:
+    """Both come; what is active already is left alone."""
+    both = DesiredBundle(NEW, "shadow", TrialRules(seconds=0), beside=OLD)
+    rig.engine.offer(Desired(2, {"classify": both}))
+    rig.settle()
+    assert [e.state for e in rig.events] == [
+        "downloading", "verified", "fits", "self-tested", "committed",
+    ]  # fmt: skip
+    report = rig.engine.slots()["classify"]
+    assert (report.active, report.shadow) == (OLD, NEW)
+    other = DesiredBundle(OLD, "shadow", TrialRules(seconds=0), beside=NEW)
+    rig.engine.offer(Desired(3, {"classify": other}))
+    rig.settle()
+    report = rig.engine.slots()["classify"]
+    assert (report.active, report.shadow) == (NEW, OLD)
+
+
+def test_a_shadow_that_is_refused_leaves_none_and_is_not_tried_again(rig: Rig) -> None:
+    """Nor is the one before, which is not desired any more; the active bundle stays."""
+    rig.want(NEW, 2, mode="shadow")
+    rig.settle()
+    missing = BundleRef("tiny-classifier", "9.0.0", "0" * 64)
+    gone = BundleRef("tiny-classifier", "8.0.0", "1" * 64)
+    wish = DesiredBundle(missing, "shadow", TrialRules(seconds=0), beside=gone)
+    rig.events.clear()
+    rig.engine.offer(Desired(3, {"classify": wish}))
+    rig.settle()
+    assert [(e.bundle, e.state) for e in rig.events if e.state == "refused"] == [
+        (gone, "refused"), (missing, "refused"),
+    ]  # fmt: skip
+    report = rig.engine.slots()["classify"]
+    assert (report.active, report.shadow) == (OLD, None)
+    assert rig.engine.journal.reached == 3

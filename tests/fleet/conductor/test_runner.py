@@ -24,14 +24,35 @@ class Small:
     """A controller's store and runner; devices do what a test says, by the test's clock."""
 
     def __init__(self, folder: Path) -> None:
-        fleet = Fleet.init(folder / "fleet", FleetConfig("home"))
+        self.folder = folder
+        self.fleet = Fleet.init(folder / "fleet", FleetConfig("home"))
         self.refs: dict[str, BundleRef] = {}
-        for seed, version in enumerate(VERSIONS):
-            bundle = noise_bundle(folder / version, version=version, seed=seed)
-            self.refs[version] = fleet.publish(bundle.path)[0]
-        self.store: Store = fleet.open_store()
+        for version in VERSIONS:
+            self.publish(version)
+        self.store: Store = self.fleet.open_store()
         self.now = 1_000_000.0
         self.runner = Runner(self.store, clock=lambda: self.now)
+
+    def publish(self, version: str) -> None:
+        """Publishes a version."""
+        bundle = noise_bundle(self.folder / version, version=version, seed=len(self.refs))
+        self.refs[version] = self.fleet.publish(bundle.path)[0]
+
+    def abort(self, rollout: str) -> None:
+        """A person aborts a rollout, and the devices obey."""
+        self.runner.command(rollout, "abort", "ann")
+
+    def report(self, name: str, **slots: SlotReport) -> None:
+        """A device says what its slots have."""
+        revision = self.device(name).desired_revision
+        report = Reported(
+            name, "b", "1.0.0", "raspberry-pi-5", "tflite", self.now,
+            slots=slots, desired_revision=revision,
+        )  # fmt: skip
+        with self.store.write() as connection:
+            connection.execute(
+                DEVICE.update().where(DEVICE.c.id == name).values(reported=dump(report))
+            )
 
     def add(self, *names: str) -> None:
         """Devices that are online and have no model."""
@@ -59,20 +80,14 @@ class Small:
         """A device reports that it has what it is asked for."""
         device = self.device(name)
         slots = device.desired.slots if device.desired else {}
-        report = Reported(
-            name, "b", "1.0.0", "raspberry-pi-5", "tflite", self.now,
-            slots={
-                slot: SlotReport(shadow=asked.bundle)
-                if asked.mode == "shadow"
-                else SlotReport(active=asked.bundle)
-                for slot, asked in slots.items()
-            },
-            desired_revision=device.desired_revision,
-        )  # fmt: skip
-        with self.store.write() as connection:
-            connection.execute(
-                DEVICE.update().where(DEVICE.c.id == name).values(reported=dump(report))
+        had = device.reported.slots if device.reported else {}
+        reports = {
+            slot: SlotReport(
+                active=asked.active or had.get(slot, SlotReport()).active, shadow=asked.shadow
             )
+            for slot, asked in slots.items()
+        }
+        self.report(name, **reports)
 
     def active(self, name: str) -> str | None:
         """The version that a device says it runs."""
@@ -202,3 +217,56 @@ def test_a_rollout_in_shadow_mode_keeps_no_late_joiner_from_its_model(small: Sma
     assert small.status(second) == "succeeded"
     small.add("late")
     assert small.settle("late", ticks=1) == ["1.0.0"]
+
+
+def test_the_end_of_a_shadow_rollout_leaves_the_model_that_answers(small: Small) -> None:
+    """Also on a device of which nothing was desired before: what is not named, it empties."""
+    small.add("a")
+    active = small.refs["1.0.0"]
+    small.report("a", classify=SlotReport(active=active))
+    rollout = small.create("2.0.0", mode="shadow")
+    small.runner.tick()
+    desired = small.device("a").desired
+    assert desired is not None
+    assert desired.slots["classify"].beside == active
+    small.obey("a")
+    small.abort(rollout)
+    small.settle("a")
+    assert small.status(rollout) == "aborted"
+    reported = small.device("a").reported
+    assert reported is not None
+    assert reported.slots["classify"] == SlotReport(active=active)
+
+
+def test_a_device_with_a_shadow_gets_both_of_its_bundles_back(small: Small) -> None:
+    """A wish for a shadow alone would leave the version that failed in service."""
+    small.add("a")
+    small.publish("3.0.0")
+    for version, mode in (("1.0.0", "active"), ("2.0.0", "shadow")):
+        rollout = small.create(version, mode=mode)
+        small.settle("a")
+        assert small.status(rollout) == "succeeded"
+    rollout = small.create("3.0.0")
+    small.runner.tick()
+    small.obey("a")
+    assert small.active("a") == "3.0.0"
+    small.abort(rollout)
+    small.settle("a")
+    assert small.status(rollout) == "aborted"
+    reported = small.device("a").reported
+    assert reported is not None
+    both = SlotReport(active=small.refs["1.0.0"], shadow=small.refs["2.0.0"])
+    assert reported.slots["classify"] == both
+
+
+def test_the_first_document_of_a_device_keeps_what_its_other_slots_have(small: Small) -> None:
+    """A new database knows nothing of them; the device does."""
+    small.add("a")
+    other = BundleRef("stories", "1.0.0", "5" * 64)
+    small.report("a", generate=SlotReport(active=other), ears=SlotReport(problem=None))
+    small.create("1.0.0")
+    small.runner.tick()
+    desired = small.device("a").desired
+    assert desired is not None
+    assert set(desired.slots) == {"classify", "generate"}
+    assert desired.slots["generate"].bundle == other

@@ -619,3 +619,33 @@ def test_a_first_model_that_is_aborted_is_taken_away() -> None:
     fleet.step()
     assert fleet.state().header.status == "aborted"
     assert fleet.phases() == {"a": "undone"}
+
+
+@pytest.mark.parametrize("empties", [True, False])
+def test_a_first_model_that_fails_a_gate_is_undone_when_the_device_says_that_it_is_gone(
+    *, empties: bool
+) -> None:
+    """A device that keeps it, as older agents do, is waited for and named at the end."""
+    fleet = FakeFleet("a")
+    fleet.change("a", active=None)
+    gates = {"max_error_rate": 0.05, "min_requests": 10}
+    fleet.create(spec_of(waves=[{"percent": 100}], gates=gates))
+    fleet.step()
+    fleet.obey("a")
+    fleet.step()
+    fleet.figures["a"] = _figures(100, errors=90)
+    fleet.step()
+    assert fleet.facts["a"].desired is None
+    if not empties:
+        fleet.change("a", reached=fleet.facts["a"].revision)
+        fleet.step()
+        assert fleet.phases() == {"a": "undoing"}
+        fleet.now += 200
+        fleet.step()
+        assert fleet.notes[-1].detail["silent"] == ["a"]
+        assert fleet.phases() == {"a": "undoing"}
+    fleet.obey("a")
+    fleet.change("a", active=None)
+    fleet.step()
+    assert fleet.state().header.status == "stopped"
+    assert fleet.phases() == {"a": "undone"}

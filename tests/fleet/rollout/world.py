@@ -44,10 +44,12 @@ class FakeFleet:
 
     def add(self, name: str, *, online: bool = True) -> None:
         """A device that runs the old version."""
-        self.facts[name] = DeviceFact(name, online=online, since=self.now, active=OLD)
+        self.facts[name] = DeviceFact(name, online=online, since=self.now, active=OLD, serving=OLD)
 
     def change(self, name: str, **fields: object) -> None:
         """Changes what is known of a device."""
+        if "active" in fields:
+            fields.setdefault("serving", fields["active"])
         self.facts[name] = msgspec.structs.replace(self.facts[name], **fields)
 
     def create(self, spec: RolloutSpec, target: BundleRef = NEW) -> str:
@@ -125,11 +127,13 @@ class FakeFleet:
             self.now += seconds
 
     def obey(self, device: str) -> None:
-        """The device reaches what is desired, and commits it."""
+        """The device reaches what is desired, and commits it; what is not, it empties."""
         fact = self.facts[device]
         wanted: DesiredBundle | None = fact.desired
-        if fact.revision == fact.reached or wanted is None:
-            self.change(device, reached=fact.revision)
+        if fact.revision == fact.reached:
+            return
+        if wanted is None:
+            self.change(device, active=None, reached=fact.revision)
             return
         self.event(device, "committed")
         self.change(device, active=wanted.bundle, reached=fact.revision, trial=False)
