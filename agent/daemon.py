@@ -8,7 +8,7 @@ import platform
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
 import msgspec
 
@@ -36,7 +36,7 @@ from agent.system.controller_clock import ControllerClock
 from agent.system.filesystem import Disk
 from agent.system.log import logger
 from agent.system.state import StateFolder
-from agent.telemetry import homeassistant
+from agent.telemetry import held, homeassistant
 from agent.telemetry.gauges import Gauges, room
 from agent.telemetry.news import News
 from agent.telemetry.recorder import DEVICE, Recorder
@@ -55,6 +55,8 @@ from contracts.connection import device_client_id, tls_context
 from contracts.errors import ShoalError, UnavailableError
 from contracts.messages import (
     FINAL_UPDATE_STATES,
+    Ack,
+    Acknowledged,
     BlobGet,
     Desired,
     Generated,
@@ -147,7 +149,7 @@ class Agent:
             RateLimiter(serving.rate_per_s),
             topics=self.topics,
             device=config.device,
-            send=self.link.publish,
+            send=self._send_answer,
             monotonic=self.clock.monotonic,
             mark=RunningMark(root / "running"),
             refused=self.recorder.failed,
@@ -183,8 +185,9 @@ class Agent:
             self.recorder,
             self._all_gauges,
             lambda topic, payload, done: self.link.publish(topic, payload, done=done),
-            connected=self.link.connected,
-            topic=self.topics.of_device(config.device, "telemetry"),
+            topics={
+                kind: self.topics.of_device(config.device, kind) for kind in get_args(Acknowledged)
+            },
             boot=self.state.boot,
             every_s=config.telemetry_s,
             clock=self.clock,
@@ -200,6 +203,7 @@ class Agent:
         self._status_due = 0.0
         self._status_refused = False
         self._told: Reported | None = None
+        self._result_seq = 0  # of the worker's thread alone
         self._news = News()
         self._watchdog_s = systemd.watchdog_s()
         self._fed = 0.0
@@ -217,6 +221,7 @@ class Agent:
             self.stopping,
             # Of the device: no bundle in its trial is to blame.
             lambda code: self.recorder.failed(DEVICE, code),
+            lambda: self.spool.count_dropped(held.LINE),
         )
 
     def _ways(self, folder: Path) -> list[Fetcher]:
@@ -307,6 +312,8 @@ class Agent:
                 case "desired":
                     desired = codec.decode(inbound.payload, Desired, what="a desired document")
                     self.engine.offer(desired)
+                case "ack":
+                    self.reporter.heard(codec.decode(inbound.payload, Ack, what="an ack"))
         except ShoalError as error:
             log.warning("message refused", topic=inbound.topic[:200], reason=str(error))
         inbound.ack()
@@ -318,9 +325,9 @@ class Agent:
         self.link.publish(topic, codec.encode(request))
 
     def _link_changed(self, connected: bool) -> None:
+        self.reporter.link_changed(connected)
         if connected:
             self._changed()
-            self.reporter.wake()
             self.engine.wake()
 
     def _read(self, name: str, read: Callable[[], None]) -> None:
@@ -328,9 +335,18 @@ class Agent:
         read()
         log.info("source ended", source=name)
 
+    def _send_answer(self, topic: str, payload: bytes) -> None:
+        try:
+            self.link.publish(topic, payload)
+        except ShoalError:
+            self.spool.count_dropped(held.QUEUE)
+            raise
+
     def _send_result(self, result: Result) -> None:
         topic = self.topics.of_device(self.config.device, "result")
-        self.spool.put(topic, codec.encode(result))
+        boot, seq = self.state.boot, self._result_seq
+        numbered = msgspec.structs.replace(result, boot=boot, seq=seq)
+        self._result_seq += self.spool.put(topic, codec.encode(numbered), boot=boot, seq=seq)
         self.reporter.wake()
 
     def _discover(self) -> None:
@@ -409,7 +425,13 @@ class Agent:
         again = event.boot != self.state.boot
         if new or self.link.connected.is_set():
             topic = self.topics.of_device(self.config.device, "update")
-            self.spool.put(topic, codec.encode(event), precious=new and not again)
+            self.spool.put(
+                topic,
+                codec.encode(event),
+                boot=event.boot,
+                seq=event.seq,
+                precious=new and not again,
+            )
             self.reporter.wake()
         if event.state in FINAL_UPDATE_STATES:
             give_back()

@@ -47,7 +47,7 @@ MAX_INFLIGHT: Final = 64
 """QoS 1 messages on the way to the broker at once."""
 
 
-def _nothing(taken: bool) -> None:
+def _nothing(code: int) -> None:
     """For messages whose fate nobody asks for; so that every message id is accounted for."""
 
 
@@ -123,14 +123,15 @@ class Link:
         self._since = clock.time()
         self._up_at = clock.monotonic()
         self._told = False
-        self._tracked: dict[int, Callable[[bool], None]] = {}
-        self._early: dict[int, bool] = {}
+        self._tracked: dict[int, Callable[[int], None]] = {}
+        self._early: dict[int, int] = {}
         self._lock = threading.Lock()
         self._status_topic = self._topics.of_device(device, "status")
         self._filters = [
             self._topics.of_device(device, "desired"),
             self._topics.requests_of(device),
             self._topics.blobs_of(device),
+            self._topics.of_device(device, "ack"),
             self._status_topic,
             *(self._topics.group_requests(group) for group in groups),
         ]
@@ -219,7 +220,7 @@ class Link:
         *,
         qos: int = 1,
         retain: bool = False,
-        done: Callable[[bool], None] | None = None,
+        done: Callable[[int], None] | None = None,
     ) -> None:
         """Sends a message.
 
@@ -228,7 +229,8 @@ class Link:
             payload: what.
             qos: 0 or 1.
             retain: the broker keeps it.
-            done: told once whether the broker took it (QoS 1); on the network thread.
+            done: told once the reason code of the broker's acknowledgement (QoS 1); on the
+                network thread.
 
         Raises:
             UnavailableError: ``offline``; too much waits already.
@@ -382,15 +384,15 @@ class Link:
         self, client: paho.Client, userdata: Any, mid: int, reason: Any, properties: Any
     ) -> None:
         del client, userdata, properties
-        taken = not reason.is_failure
-        if not taken:
+        code = int(reason.value)
+        if reason.is_failure:
             log.warning("the broker refused a message", reason=str(reason))
         with self._lock:
             done = self._tracked.pop(mid, None)
             if done is None:
-                self._early[mid] = taken
+                self._early[mid] = code
         if done is not None:
-            self._safely(done, taken)
+            self._safely(done, code)
 
     def _guarded(self, callback: Callable[..., object]) -> Callable[..., None]:
         return lambda *args: self._safely(callback, *args)

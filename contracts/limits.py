@@ -40,6 +40,12 @@ MAX_DEVICE_LABELS: Final = 64
 MAX_TELEMETRY_SAMPLES: Final = 256
 """Samples in one telemetry batch."""
 
+MAX_DROP_PLACES: Final = 16
+"""Places on a device where something can be dropped, in one telemetry batch."""
+
+MAX_ACK_RANGES: Final = 32
+"""Ranges of numbers beyond a gap in one acknowledgement."""
+
 MAX_BLOCK_BYTES: Final = 256 * KIB
 """Bytes of one block of a repository file sent over MQTT."""
 

@@ -19,6 +19,8 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Before = Annotated[int, msgspec.Meta(ge=-1)]
+"""The number of a message before another one; -1: there is none."""
 Text = Annotated[str, msgspec.Meta(max_length=limits.MAX_TEXT_BYTES)]
 Label = Annotated[str, msgspec.Meta(max_length=limits.MAX_LABEL_CHARS)]
 DeviceLabels = Annotated[
@@ -100,6 +102,7 @@ class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
         reason: why it was refused or rolled back, or why it waits.
         golden_accuracy: share of golden vectors that held, once self-tested.
         bytes_per_s: that the link gave lately, while it downloads; 0: not known.
+        after: see `Telemetry`.
     """
 
     boot: Name
@@ -115,6 +118,7 @@ class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: ErrorInfo | None = None
     golden_accuracy: float | None = None
     bytes_per_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    after: Before | None = None
 
 
 class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -313,16 +317,35 @@ class Sample(msgspec.Struct, omit_defaults=True):
 
 
 class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``telemetry``: a batch. ``(device, boot, seq)`` is unique: a reader counts it once."""
+    """``telemetry``: a batch. ``(device, boot, seq)`` is unique: a reader counts it once.
+
+    Attributes:
+        boot: the boot in which it was measured.
+        seq: grows by one with every batch of a boot.
+        samples: what was measured.
+        dropped: batches dropped on the device since the one before, as agents without `drops`
+            count them.
+        drops: what the device dropped and has not told before, by place (``spool-full``,
+            ``source-line``, ...): samples, results, events and lines. What tells of it and is
+            dropped itself is told again: each is told exactly once.
+        after: what has a number between this one and `seq` does not exist, or not any more; -1:
+            nothing below `seq`. Not given where that is `seq` - 1 and was acknowledged, or sent
+            before this.
+    """
 
     boot: Name
     seq: Count
     samples: Annotated[list[Sample], msgspec.Meta(max_length=limits.MAX_TELEMETRY_SAMPLES)]
     dropped: Count = 0
+    drops: Annotated[dict[Name, Count], msgspec.Meta(max_length=limits.MAX_DROP_PLACES)] = {}
+    after: Before | None = None
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``result``: the output for one line of a local source. `text` only if shared."""
+    """``result``: the output for one line of a local source. `text` only if shared.
+
+    `boot`, `seq` and `after` number it, as in `Telemetry`; agents without ``ack`` do not.
+    """
 
     source: Name
     at: float
@@ -330,6 +353,44 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     confidence: float
     bundle: BundleRef
     text: str | None = None
+    boot: Name | None = None
+    seq: Count | None = None
+    after: Before | None = None
+
+
+Acknowledged = Literal["telemetry", "update", "result"]
+"""Kinds of messages that the controller acknowledges: they are numbered, apart from each other."""
+
+Range = tuple[Count, Count]
+"""First and last of a range of numbers."""
+
+
+class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``ack``: what the controller has committed, or refused for good, of one kind and boot.
+
+    Everything that it covers may be forgotten by the device; nothing else may.
+
+    Attributes:
+        boot: of the messages.
+        seq: everything up to this number; -1: nothing, as of a boot that the controller does not
+            know. The device then says where it begins: it sends its first again, with `after`.
+        kind: of the messages.
+        ahead: what is there beyond a gap.
+        wait_s: the device has used up what it may send today: it waits so long before it sends
+            more.
+        reason: why it has to wait.
+    """
+
+    boot: Name
+    seq: Before
+    kind: Acknowledged = "telemetry"
+    ahead: Annotated[list[Range], msgspec.Meta(max_length=limits.MAX_ACK_RANGES)] = []
+    wait_s: Annotated[float, msgspec.Meta(ge=0, le=24 * 3600)] = 0.0
+    reason: ErrorInfo | None = None
+
+    def covers(self, seq: int) -> bool:
+        """Whether a number is covered."""
+        return seq <= self.seq or any(first <= seq <= last for first, last in self.ahead)
 
 
 LeaveReason = Literal["revoked", "retired", "renamed"]

@@ -22,7 +22,7 @@ ROOT: Final = "shoal/v1"
 LEAVE: Final = "leave"
 """The request to a device that is not answered: the controller's last word."""
 
-DeviceKind = Literal["status", "reported", "desired", "update", "telemetry", "result"]
+DeviceKind = Literal["status", "reported", "desired", "update", "telemetry", "result", "ack"]
 Kind = Literal[
     "status",
     "reported",
@@ -30,6 +30,7 @@ Kind = Literal[
     "update",
     "telemetry",
     "result",
+    "ack",
     "request",
     "group-request",
     "response",

@@ -36,6 +36,7 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 | `d/{device}/update` | device | 1 | `UpdateEvent` |
 | `d/{device}/telemetry` | device | 1 | `Telemetry` |
 | `d/{device}/result` | device | 1 | `Result` |
+| `d/{device}/ack` | controller | 0 or 1 | `Ack`, of `telemetry`, `update` and `result` |
 | `d/{device}/req/classify` | controller | 1 | `ClassifyRequest` -> `Answer.classified` |
 | `d/{device}/req/generate` | controller | 1 | `GenerateRequest` -> chunks, `Answer.generated` |
 | `d/{device}/req/cancel` | controller | 1 | `CancelRequest` -> `Answer.cancelled` |
@@ -50,6 +51,36 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 
 A request carries its id, reply topic and deadline as MQTT 5 properties (correlation data,
 response topic, message expiry) or as the fields `id`, `reply_to` and `deadline_ms`; a field wins.
+
+## Acknowledgement
+
+`telemetry`, `update` and `result` are kept by the device until the controller says that they are
+committed: the broker's acknowledgement is not enough, as its queue may be full and its memory may
+be lost. Each kind is numbered apart (`boot`, `seq`), and `Ack` names a kind, a boot, and the
+number up to which everything is committed; one stands for many messages. The other topics are not
+acknowledged: `status`, `reported` and `desired` are retained and told anew at each connection, and
+who asks (`req`, `blob/get`) asks again.
+
+- **Sending.** In order, at most 32 on their way. PUBACK with 0x10 (nobody listens) or 0x80 and
+  above is no success: the message waits, half a minute at first and up to 15 minutes later.
+- **Sending again.** After a new connection the device gives the controller five seconds to say by
+  itself what it has. Then, or when nothing was acknowledged for a minute, it sends its oldest
+  message again, with `after`, and again with pauses that double up to 15 minutes. Once a message
+  is acknowledged that was sent after others, those are sent again. A reader counts a message once,
+  by device, kind, boot and number.
+- **Gaps.** A number that was dropped for want of room never comes. The next message says so with
+  `after`: nothing exists between `after` and its own number. Without `after` it is its number
+  less one. The first message of a boot always has `after`, -1.
+- **Acknowledging.** After the commit, once for many messages: 16, or what came in 20 seconds; at
+  once for a message with `after` or one that is there already, and when the device connects. A
+  message that the controller refuses for good counts as committed: sent again it would be as
+  wrong. Of a boot that it does not know the controller says -1, and the device begins with
+  `after`. An acknowledgement that is lower than one before takes nothing back.
+- **Older sides.** An agent that does not number a kind, or never gives `after`, is not waited
+  for. While no acknowledgement has ever come, a device sends without waiting and takes the
+  broker's word; it keeps what it sent while its spool has room, and sends it again should an
+  acknowledgement come. After a day without one, it does so again.
+- **A quota.** A device that has used up what it may store today gets `wait_s` and keeps the rest.
 
 ## Blocks
 

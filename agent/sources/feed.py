@@ -34,6 +34,7 @@ class Feed:
         clock: the time.
         stop: set when the agent stops.
         on_failure: told the code of each failure to read and each line skipped, for the counters.
+        on_dropped: told of each line that is not classified.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Feed:
         clock: Clock,
         stop: threading.Event,
         on_failure: Callable[[str], None],
+        on_dropped: Callable[[], None] = lambda: None,
     ) -> None:
         self.source = source
         self.clock = clock
@@ -53,6 +55,7 @@ class Feed:
         self._worker = worker
         self._send = send
         self._on_failure = on_failure
+        self._on_dropped = on_dropped
         self._serial = itertools.count()
 
     def line(self, data: bytes) -> None:
@@ -78,6 +81,7 @@ class Feed:
         try:
             self._worker.submit(job, wait=self.stop)
         except ShoalError as error:
+            self._on_dropped()
             log.info("line not classified", source=self.source.name, code=error.code)
 
     def failed(self, error: Exception) -> None:
@@ -89,6 +93,7 @@ class Feed:
         # Never the line itself: logs leave devices too.
         log.warning("line skipped", source=self.source.name, why=why)
         self._on_failure("line-skipped")
+        self._on_dropped()
 
     def _classify(self, text: str, reply: Reply) -> None:
         answer = self._answering.label(self.source.slot, text, 1)
@@ -97,7 +102,7 @@ class Feed:
                 source=self.source.name,
                 at=self.clock.time(),
                 label=answer.label,
-                confidence=answer.confidence,
+                confidence=round(answer.confidence, 6),
                 bundle=answer.bundle,
                 text=text if self.source.share_text else None,
             )

@@ -38,7 +38,7 @@ class StateFolder:
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.path = path
         self._clock = clock or SystemClock()
-        self.boot = f"b{secrets.token_hex(8)}"
+        self.boot = f"b{secrets.token_hex(6)}"
         self._disk = Disk()
         self._counter = path / "session"
         try:

@@ -1,42 +1,42 @@
-"""The reporter: a thread that samples on time and moves the spool to the broker in order."""
+"""The reporter: a thread that samples on time, and sends what the spool holds."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
 from agent.system.clock import Clock
 from agent.system.log import logger
+from agent.telemetry import held
+from agent.telemetry.delivery import WINDOW, Delivery
+from agent.telemetry.held import Key
 from agent.telemetry.recorder import Recorder
 from agent.telemetry.spool import Spool
 from contracts import codec, limits
 from contracts.errors import ShoalError
-from contracts.messages import Sample, Telemetry
+from contracts.messages import Ack, Acknowledged, Sample, Telemetry
 
 log = logger(__name__)
-
-WINDOW: Final = 32
-"""Spooled messages on the way to the broker at once."""
 
 SETTLE_S: Final = 60.0
 """Seconds between two tries to move a spool that is in memory to its file."""
 
-Publish = Callable[[str, bytes, Callable[[bool], None]], None]
+Publish = Callable[[str, bytes, Callable[[int], None]], None]
 
 
 class Reporter:
-    """Samples every `every_s` seconds, and drains the spool whenever there is a connection.
+    """Samples every `every_s` seconds, and sends from the spool whenever there is a connection.
 
     Args:
         spool: where messages wait.
         recorder: counts of the slots.
         gauges: facts of the process and the board.
-        publish: ``publish(topic, payload, done)``; ``done(taken)`` comes from another thread.
-        connected: set while the broker can be reached.
-        topic: of telemetry.
+        publish: ``publish(topic, payload, done)``; ``done(code)`` gives the reason code of the
+            broker's acknowledgement, from another thread.
+        topics: of each kind of message that is acknowledged.
         boot: the boot id.
         every_s: seconds between samples.
         clock: the time.
@@ -51,8 +51,7 @@ class Reporter:
         gauges: Callable[[], dict[str, float]],
         publish: Publish,
         *,
-        connected: threading.Event,
-        topic: str,
+        topics: Mapping[Acknowledged, str],
         boot: str,
         every_s: float,
         clock: Clock,
@@ -63,26 +62,39 @@ class Reporter:
         self._recorder = recorder
         self._gauges = gauges
         self._publish = publish
-        self._connected = connected
-        self._topic = topic
+        self._topic = topics["telemetry"]
         self._boot = boot
         self._every_s = every_s
         self._clock = clock
         self._stop = stop
         self._beat = beat
         self._seq = 0
-        self._sent_id = 0
-        self._flying: set[int] = set()
-        self._landed: list[int] = []
-        self._moved: dict[int, int] = {}
-        self._lock = threading.Lock()
+        self._landed = 0
         self._wake = threading.Event()
         self._window_began = clock.monotonic()
         self._settle_due = self._window_began + SETTLE_S
+        self.delivery = Delivery(spool, topics, self._window_began)
+
+    # From other threads. --------------------------------------------------------------------
 
     def wake(self) -> None:
-        """There is something to send, or a connection to send it by."""
+        """There is something to send."""
         self._wake.set()
+
+    def link_changed(self, connected: bool) -> None:
+        """There is a connection now, or none."""
+        if connected:
+            self.delivery.connected()
+        else:
+            self.delivery.disconnected()
+        self._wake.set()
+
+    def heard(self, ack: Ack) -> None:
+        """The controller acknowledged."""
+        self.delivery.heard(ack)
+        self._wake.set()
+
+    # The thread. ----------------------------------------------------------------------------
 
     def run(self) -> None:
         """Works until the agent stops; then samples once more."""
@@ -105,15 +117,11 @@ class Reporter:
     def settle(self) -> None:
         """Lets a spool that is in memory move to its file, and goes on from the file's start.
 
-        What is on its way to the broker is not sent again: it has another id from now on.
+        What is on its way is not sent again: it has another id from now on.
         """
         moved = self._spool.settle()
-        if moved is None:
-            return
-        self._sent_id = 0
-        with self._lock:
-            self._moved = {old: moved[old] for old in self._flying if old in moved}
-            self._flying = {moved.get(old, old) for old in self._flying}
+        if moved is not None:
+            self.delivery.moved(moved)
 
     def sample(self) -> None:
         """Ends the window of time and spools its telemetry."""
@@ -123,68 +131,53 @@ class Reporter:
         at = self._clock.time()
         samples = self._recorder.take(at, window)
         samples.append(Sample(at, window, gauges=self._gauges()))
-        for batch in _batches(samples):
-            message = Telemetry(self._boot, self._seq, batch, self._spool.take_dropped())
-            if self._spool.put(self._topic, codec.encode(message)):
-                self._seq += 1
-            else:
-                self._spool.count_dropped(message.dropped)
+        for batch in self._batches(samples):
+            self._spool_batch(batch)
+
+    def _spool_batch(self, batch: list[Sample]) -> None:
+        seq = self._seq
+
+        def message(drops: dict[str, int]) -> bytes:
+            return codec.encode(Telemetry(self._boot, seq, batch, drops=drops))
+
+        kept = self._spool.tell(self._topic, message, boot=self._boot, seq=seq, items=len(batch))
+        self._seq += kept
+
+    def _batches(self, samples: list[Sample]) -> list[list[Sample]]:
+        """In messages within the cap of bytes; a sample that is over it loses its label counts."""
+        batches: list[list[Sample]] = []
+        size = limits.MAX_MESSAGE_BYTES
+        for sample in samples:
+            length = len(codec.encode(sample)) + 256
+            if length > limits.MAX_MESSAGE_BYTES // 2:
+                self._spool.count_dropped(held.LABELS, sum(sample.labels.values()))
+                sample = msgspec.structs.replace(sample, labels={}, drift=None)
+                length = len(codec.encode(sample)) + 256
+            full = not batches or len(batches[-1]) >= limits.MAX_TELEMETRY_SAMPLES
+            if full or size + length > limits.MAX_MESSAGE_BYTES:
+                batches.append([])
+                size = 0
+            batches[-1].append(sample)
+            size += length
+        return batches
 
     def pump(self) -> None:
-        """Forgets what arrived; sends what waits, in order, a window at a time."""
-        while True:
-            with self._lock:
-                landed = [self._moved.pop(number, number) for number in self._landed]
-                self._landed = []
-                self._flying.difference_update(landed)
-            self._spool.remove(landed)
-            if not self._connected.is_set():
-                return
-            room = WINDOW - len(self._flying)
-            waits = room > 0 and self._spool.newest > self._sent_id
-            rows = self._spool.after(self._sent_id, room) if waits else []
-            for row in rows:
-                if row.id in self._flying:  # sent from memory, before it moved to the file
-                    self._sent_id = row.id
-                    continue
-                with self._lock:
-                    self._flying.add(row.id)
+        """Sends what is to be sent, a window at a time."""
+        while found := self.delivery.take(self._clock.monotonic()):
+            for index, message in enumerate(found):
                 try:
-                    self._publish(row.topic, row.payload, self._done(row.id))
+                    self._publish(message.topic, message.payload, self._done(message.key))
                 except ShoalError:
-                    with self._lock:
-                        self._flying.discard(row.id)
+                    for left in found[index:]:
+                        self.delivery.failed(left.key)
                     return
-                self._sent_id = row.id
-            if not rows:
-                return
 
-    def _done(self, row_id: int) -> Callable[[bool], None]:
-        def done(taken: bool) -> None:
-            if not taken:
-                log.warning("the broker refused a spooled message: dropped", id=row_id)
-            with self._lock:
-                self._landed.append(row_id)
-                full = len(self._landed) >= WINDOW // 2
-            if full:  # few are forgotten in the next turn
+    def _done(self, key: Key) -> Callable[[int], None]:
+        def done(code: int) -> None:
+            self.delivery.landed(key, code)
+            self._landed += 1
+            if self._landed >= WINDOW // 2:  # few are looked at in the next turn
+                self._landed = 0
                 self._wake.set()
 
         return done
-
-
-def _batches(samples: list[Sample]) -> list[list[Sample]]:
-    """Samples in messages within the cap of bytes; one that is over it loses its label counts."""
-    batches: list[list[Sample]] = []
-    size = limits.MAX_MESSAGE_BYTES
-    for sample in samples:
-        length = len(codec.encode(sample)) + 256
-        if length > limits.MAX_MESSAGE_BYTES // 2:
-            sample = msgspec.structs.replace(sample, labels={}, drift=None)
-            length = len(codec.encode(sample)) + 256
-        full = not batches or len(batches[-1]) >= limits.MAX_TELEMETRY_SAMPLES
-        if full or size + length > limits.MAX_MESSAGE_BYTES:
-            batches.append([])
-            size = 0
-        batches[-1].append(sample)
-        size += length
-    return batches

@@ -1,8 +1,8 @@
-"""The spool: messages that must reach the controller, on disk until the broker has them.
+"""The spool: messages that must reach the controller, on disk until it has committed them.
 
 SQLite with a write-ahead log. Bounded by bytes and by age; the oldest telemetry goes first,
-update events last, and what was dropped is counted. While the file cannot be opened (the disk
-is full or read-only) messages wait in memory; they move to the file once it can.
+update events last, and what was dropped is counted by place and told. While the file cannot be
+opened (the disk is full or read-only) messages wait in memory; they move to the file once it can.
 
 A board without a clock of its own does not know how old a message is until its clock is set:
 
@@ -20,16 +20,16 @@ Bytes are bounded all the time.
 
 from __future__ import annotations
 
-import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
-from agent.system.clock import EARLIEST
 from agent.system.log import logger
+from agent.telemetry import held
+from agent.telemetry.held import Key, Row
+from agent.telemetry.table import UNUSABLE, Entry, Table, is_damage
+from contracts.messages import Ack
 
 log = logger(__name__)
 
@@ -43,235 +43,6 @@ sleeps often does not wear its memory card out."""
 
 RETRY_S: Final = 60.0
 """Seconds after which that is tried again when the disk would not take it."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS message (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    topic TEXT NOT NULL,
-    payload BLOB NOT NULL,
-    precious INTEGER NOT NULL,
-    created REAL NOT NULL
-);
-CREATE TABLE IF NOT EXISTS fact (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
-"""
-
-_FIRST_IN_MEMORY: Final = 1 << 62
-"""Ids in memory begin behind this, so that none is ever one of the file too."""
-
-_REFUSED: Final = (sqlite3.Error, UnicodeDecodeError)
-"""What a database raises that cannot be used: of a damaged one the text may not be UTF-8."""
-
-_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
-"""What damaged content gives. ``SQLITE_ERROR`` is wrong SQL, and ours is right: the tables of a
-damaged file have other columns, or its format is none. A disk that refuses gives other codes."""
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether the content of the file is at fault, and not the disk that it is on."""
-    if isinstance(error, UnicodeDecodeError):
-        return True
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
-
-
-class Row(msgspec.Struct, frozen=True):
-    """A spooled message."""
-
-    id: int
-    topic: str
-    payload: bytes
-
-
-class _Table:
-    """The messages of one database, and how many they are. For one thread at a time.
-
-    Args:
-        path: of the file; None: in memory.
-        max_bytes: of payloads.
-        max_age_s: of a message.
-
-    Raises:
-        sqlite3.Error: it cannot be read or cannot be written.
-        UnicodeDecodeError: it is damaged.
-    """
-
-    def __init__(self, path: Path | None, max_bytes: int, max_age_s: float) -> None:
-        self.max_bytes = max_bytes
-        self._max_age_s = max_age_s
-        self.count = 0
-        self.bytes = 0
-        self.newest = 0
-        self._oldest = float("inf")
-        self._of_earlier_runs = 0
-        self._clock_found: float | None = None
-        self._db = sqlite3.connect(
-            path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=32
-        )
-        try:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute("PRAGMA cache_size=-256")
-            self._db.execute("PRAGMA journal_size_limit=1048576")
-            self._db.executescript(_SCHEMA)
-            self._add("opened", 1)  # what a kill leaves can be read on a disk that takes nothing
-            if path is None:
-                self._db.execute(
-                    "INSERT INTO sqlite_sequence VALUES ('message', ?)", (_FIRST_IN_MEMORY,)
-                )
-            self._measure()
-            self._of_earlier_runs = self.newest
-        except BaseException:
-            self._db.close()
-            raise
-
-    def close(self) -> None:
-        """Closes the database."""
-        self._db.close()
-
-    def _measure(self) -> None:
-        row = self._db.execute(
-            "SELECT count(*), coalesce(sum(length(payload)), 0), coalesce(max(id), 0) FROM message"
-        )
-        self.count, self.bytes, self.newest = row.fetchone()
-        self._find_oldest()
-
-    def _find_oldest(self) -> None:
-        """When the oldest message that may be dropped by age was put, or earlier."""
-        row = self._db.execute(
-            "SELECT min(CAST(created AS REAL)) FROM message WHERE precious = 0"  # if damaged, text
-        ).fetchone()
-        self._oldest = float("inf") if row[0] is None else row[0]
-
-    def put(self, topic: str, payload: bytes, precious: bool, now: float) -> None:
-        """Appends a message, not larger than all may be; drops others, too old or too many."""
-        crowded = self.bytes + len(payload) > self.max_bytes
-        if not crowded and (self._oldest >= now - self._max_age_s or now < EARLIEST):
-            self._insert(topic, payload, precious, now)
-            return
-        self._db.execute("BEGIN IMMEDIATE")
-        self._insert(topic, payload, precious, now)
-        self._make_room(now)
-        self._db.execute("COMMIT")
-
-    def clock_moved(self, seconds: float) -> None:
-        """The clock was set during this run: what was put by it moves along."""
-        found = self._clock_found
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute(
-            "UPDATE message SET created = created + ? WHERE id > ? OR created = ?",
-            (seconds, self._of_earlier_runs, found),
-        )
-        self._db.execute("COMMIT")
-        if found is not None:
-            self._clock_found = found + seconds
-        self._find_oldest()
-
-    def _insert(self, topic: str, payload: bytes, precious: bool, created: float) -> int:
-        added = self._db.execute(
-            "INSERT INTO message (topic, payload, precious, created) VALUES (?, ?, ?, ?)",
-            (topic, payload, precious, created),
-        )
-        self.newest = added.lastrowid or 0
-        self.count += 1
-        self.bytes += len(payload)
-        if not precious:
-            self._oldest = min(self._oldest, created)
-        return self.newest
-
-    def roll_back(self) -> None:
-        """After a :meth:`put` that raised: what is there counts."""
-        try:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            self._measure()
-        except _REFUSED as error:
-            log.error("spool cannot be read", reason=str(error))
-
-    def _make_room(self, now: float) -> None:
-        """Within the caller's transaction: drops by age, then the oldest by bytes.
-
-        The newest stays, also when all others are precious: a spool full of those must not
-        refuse everything that comes.
-        """
-        dropped = 0
-        if now >= EARLIEST:
-            found = self._db.execute(
-                "UPDATE message SET created = ? WHERE created < ?", (now, EARLIEST)
-            )
-            if found.rowcount:
-                self._clock_found = now
-            for row in self._db.execute(
-                "SELECT id, length(payload) FROM message WHERE created < ? AND precious = 0",
-                (now - self._max_age_s,),
-            ).fetchall():
-                dropped += self._drop(row)
-        while self.bytes > self.max_bytes:
-            row = self._db.execute(
-                "SELECT id, length(payload) FROM message WHERE id != ? "
-                "ORDER BY precious, id LIMIT 1",
-                (self.newest,),
-            ).fetchone()
-            if row is None:
-                break
-            dropped += self._drop(row)
-        self._add("dropped", dropped)
-        self._find_oldest()
-
-    def _drop(self, row: tuple[int, int]) -> int:
-        self._db.execute("DELETE FROM message WHERE id = ?", (row[0],))
-        self.count -= 1
-        self.bytes -= row[1]
-        return 1
-
-    def _add(self, fact: str, number: int) -> None:
-        if number:
-            self._db.execute(
-                "INSERT INTO fact VALUES (?, ?) "
-                "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-                (fact, number),
-            )
-
-    def take_dropped(self) -> int:
-        """Messages dropped since the last call."""
-        row = self._db.execute("DELETE FROM fact WHERE name = 'dropped' RETURNING value")
-        rows = row.fetchall()
-        return int(rows[0][0]) if rows else 0
-
-    def take_over(self, other: _Table, now: float) -> dict[int, int]:
-        """Appends all that another has, which is left as it was; all of it, or it raises.
-
-        Returns:
-            The new id of each of its messages by the old one.
-        """
-        moved: dict[int, int] = {}
-        self._db.execute("BEGIN IMMEDIATE")
-        for old, *message in other._db.execute(
-            "SELECT id, topic, payload, precious, created FROM message ORDER BY id"
-        ):
-            moved[old] = self._insert(*message)
-        for (dropped,) in other._db.execute("SELECT value FROM fact WHERE name = 'dropped'"):
-            self._add("dropped", dropped)
-        self._make_room(now)
-        self._db.execute("COMMIT")
-        return moved
-
-    def after(self, last_id: int, limit: int) -> list[Row]:
-        """At most `limit` messages behind `last_id`, in order."""
-        rows = self._db.execute(
-            "SELECT id, topic, payload FROM message WHERE id > ? ORDER BY id LIMIT ?",
-            (last_id, limit),
-        ).fetchall()
-        return [Row(*row) for row in rows]
-
-    def remove(self, ids: list[int]) -> None:
-        """Forgets messages."""
-        marks = ",".join("?" * len(ids))
-        rows = self._db.execute(
-            f"DELETE FROM message WHERE id IN ({marks}) "  # noqa: S608  # marks only
-            "RETURNING length(payload)",
-            ids,
-        ).fetchall()
-        self.count -= len(rows)
-        self.bytes -= sum(row[0] for row in rows)
 
 
 class Spool:
@@ -302,32 +73,33 @@ class Spool:
         self._ahead = self._time() - self._monotonic()
         self._move_due = 0.0
         self._lock = threading.Lock()
-        self._lost = 0
+        self._lost: dict[str, int] = {}
         self.in_memory = False
         try:
             self._table = self._open()
-        except (*_REFUSED, OSError) as error:
+        except (*UNUSABLE, OSError) as error:
             log.error(
                 "spool kept in memory, lost if the power fails: its file cannot be opened",
                 file=str(path),
                 reason=str(error),
             )
             self.in_memory = True
-            self._table = _Table(None, min(max_bytes, MAX_MEMORY_BYTES), max_age_s)
+            self._table = Table(None, min(max_bytes, MAX_MEMORY_BYTES), max_age_s)
 
-    def _open(self) -> _Table:
+    def _open(self) -> Table:
         """The table in the file; raises what the disk, or a database on it, raises."""
         try:
-            return _Table(self._path, self._max_bytes, self._max_age_s)
-        except _REFUSED as error:
-            if not _is_damage(error):
+            return Table(self._path, self._max_bytes, self._max_age_s)
+        except UNUSABLE as error:
+            if not is_damage(error):
                 raise
             log.error("spool unreadable, set aside", file=str(self._path), reason=str(error))
         for suffix in ("", "-wal", "-shm"):
             file = self._path.with_name(self._path.name + suffix)
             if file.exists():
                 file.replace(file.with_name(file.name + ".bad"))
-        return _Table(self._path, self._max_bytes, self._max_age_s)
+        held.add(self._lost, {held.DAMAGED: 1})
+        return Table(self._path, self._max_bytes, self._max_age_s)
 
     def settle(self) -> dict[int, int] | None:
         """Moves what waits in memory to the file, behind what is there, if it can be opened now.
@@ -340,11 +112,11 @@ class Spool:
                 return None
             try:
                 file = self._open()
-            except (*_REFUSED, OSError):
+            except (*UNUSABLE, OSError):
                 return None
             try:
                 moved = file.take_over(self._table, self._now())
-            except _REFUSED:
+            except UNUSABLE:
                 file.close()
                 return None
             self._table.close()
@@ -363,7 +135,7 @@ class Spool:
             return now - step
         try:
             self._table.clock_moved(step)
-        except _REFUSED as error:
+        except UNUSABLE as error:
             self._table.roll_back()
             self._move_due = running + RETRY_S
             log.error("spool not moved with the clock", reason=str(error))
@@ -375,11 +147,11 @@ class Spool:
     @property
     def depth(self) -> int:
         """Messages that wait."""
-        return int(self._table.count)
+        return int(self._table.count - self._table.taken)
 
     @property
     def payload_bytes(self) -> int:
-        """Bytes of their payloads."""
+        """Bytes of all payloads that are kept."""
         return int(self._table.bytes)
 
     @property
@@ -387,63 +159,150 @@ class Spool:
         """The id of the message that was put last; 0: there was none."""
         return self._table.newest
 
-    def put(self, topic: str, payload: bytes, *, precious: bool = False) -> bool:
+    # Putting. -------------------------------------------------------------------------------
+
+    def put(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        boot: str = "",
+        seq: int = held.UNNUMBERED,
+        precious: bool = False,
+        items: int = 1,
+    ) -> bool:
         """Appends a message.
 
         Args:
             topic: where it goes.
             payload: what goes there.
+            boot: in which it was numbered.
+            seq: its number; one that is there already is not put again.
             precious: dropped only when nothing else is left to drop.
+            items: how much is lost with it.
 
         Returns:
             Whether it was kept; else it counts as dropped: the disk would not take it, or it is
             larger than all messages together may be.
         """
+        return self._put(Entry(topic, lambda _: payload, False, boot, seq, precious, items))
+
+    def tell(
+        self,
+        topic: str,
+        payload: Callable[[dict[str, int]], bytes],
+        *,
+        boot: str,
+        seq: int,
+        items: int,
+    ) -> bool:
+        """Appends a message that tells what was dropped; each drop is told by one.
+
+        Args:
+            topic: where it goes.
+            payload: what goes there, made from what was dropped by place.
+            boot: in which it was numbered.
+            seq: its number.
+            items: how much is lost with it.
+
+        Returns:
+            Whether it was kept, as :meth:`put`.
+        """
+        return self._put(Entry(topic, payload, True, boot, seq, False, items))
+
+    def _put(self, entry: Entry) -> bool:
         with self._lock:
-            if len(payload) > self._table.max_bytes:
-                self._lost += 1
-                log.error("message larger than the spool", topic=topic, bytes=len(payload))
-                return False
             try:
-                self._table.put(topic, payload, precious, self._now())
-            except _REFUSED as error:
+                kept = self._table.put(entry, self._now(), self._lost)
+            except UNUSABLE as error:
                 self._table.roll_back()
-                self._lost += 1
+                held.add(self._lost, {held.REFUSED: entry.items})
                 log.error("spool refused a message", reason=str(error))
                 return False
+            if not kept:
+                held.add(self._lost, {held.LARGE: entry.items})
+                log.error("message larger than the spool", topic=entry.topic)
+                return False
+            self._lost = {}
         return True
 
-    def take_dropped(self) -> int:
-        """Messages dropped since the last call."""
+    def count_dropped(self, place: str, number: int = 1) -> None:
+        """Counts what was dropped elsewhere on the device, to be told."""
         with self._lock:
-            lost, self._lost = self._lost, 0
-            try:
-                return lost + self._table.take_dropped()
-            except _REFUSED:
-                return lost
+            held.add(self._lost, {place: number})
 
-    def count_dropped(self, number: int) -> None:
-        """Counts messages that :meth:`take_dropped` gave and nobody was told of."""
+    @property
+    def untold(self) -> dict[str, int]:
+        """What was dropped and no message tells, by place."""
         with self._lock:
-            self._lost += number
+            counts = dict(self._table.untold)
+            held.add(counts, self._lost)
+            return counts
 
-    def after(self, last_id: int, limit: int) -> list[Row]:
-        """At most `limit` messages behind `last_id`, in order."""
+    # Sending. -------------------------------------------------------------------------------
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the controller has ever acknowledged; kept over restarts."""
+        return self._table.acknowledged
+
+    def set_acknowledged(self, value: bool) -> None:
+        """Notes it. On ``True`` nothing counts as taken any more."""
         with self._lock:
             try:
-                return self._table.after(last_id, limit)
-            except _REFUSED as error:
+                self._table.set_acknowledged(value)
+            except UNUSABLE as error:
+                self._table.roll_back()
+                self._table.acknowledged = value
+                log.error("spool refused a note", reason=str(error))
+
+    def after(self, last_id: int, limit: int, skip: Collection[str] = ()) -> list[Row]:
+        """At most `limit` messages behind `last_id`, in order.
+
+        Without those on topics to skip and those that the broker took.
+        """
+        with self._lock:
+            try:
+                return self._table.after(last_id, limit, skip)
+            except UNUSABLE as error:
                 log.error("spool cannot be read", reason=str(error))
                 return []
 
-    def remove(self, ids: list[int]) -> None:
-        """Forgets messages that the broker has."""
-        if not ids:
-            return
+    def row(self, key: Key) -> Row | None:
+        """One message; None when it is not held any more."""
         with self._lock:
             try:
-                self._table.remove(ids)
-            except _REFUSED as error:  # they are sent again, and counted once
+                return self._table.row(key)
+            except UNUSABLE as error:
+                log.error("spool cannot be read", reason=str(error))
+                return None
+
+    def protect(self, ids: Collection[int]) -> None:
+        """Messages that are on their way: they are dropped after their like."""
+        self._table.protected = frozenset(ids)
+
+    def remove(self, ids: Sequence[int]) -> None:
+        """Forgets messages."""
+        if ids:
+            self._changed(lambda table: table.remove(ids))
+
+    def forget(self, topic: str, ack: Ack) -> None:
+        """Forgets what the controller has."""
+        self._changed(lambda table: table.forget(topic, ack))
+
+    def took(self, keys: Sequence[Key]) -> None:
+        """The broker took messages, and nobody acknowledges.
+
+        They are dropped before all others, and are not counted then.
+        """
+        self._changed(lambda table: table.took(keys))
+
+    def _changed(self, change: Callable[[Table], None]) -> None:
+        with self._lock:
+            try:
+                change(self._table)
+            except UNUSABLE as error:  # they are sent again, and counted once
+                self._table.roll_back()
                 log.error("spool refused to forget", reason=str(error))
 
     def close(self) -> None:

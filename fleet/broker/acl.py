@@ -19,7 +19,7 @@ CONTROLLER = "shoal-controller"
 WRITES = ("status", "reported", "update", "telemetry", "result", "res/+", "blob/get")
 """What a device may write below ``d/{device}``."""
 
-READS = ("status", "desired", "req/+", "blob/+")
+READS = ("status", "desired", "ack", "req/+", "blob/+")
 """What a device may read below ``d/{device}``; its own status, to correct a late will."""
 
 

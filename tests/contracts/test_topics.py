@@ -8,7 +8,7 @@ from contracts.errors import InputError
 from contracts.topics import Address, Topics, parse
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
-PLAIN = st.sampled_from(["status", "reported", "desired", "update", "telemetry", "result"])
+PLAIN = st.sampled_from(["status", "reported", "desired", "update", "telemetry", "result", "ack"])
 NAMED = st.sampled_from(["request", "group-request", "response"])
 
 ADDRESSES = st.one_of(

@@ -28,7 +28,15 @@ from contracts.bundle import Bundle
 from contracts.errors import ErrorInfo
 from contracts.histogram import Histogram
 from contracts.manifest import Baseline
-from contracts.messages import BundleRef, Reported, Sample, SlotReport, Telemetry, UpdateEvent
+from contracts.messages import (
+    Acknowledged,
+    BundleRef,
+    Reported,
+    Sample,
+    SlotReport,
+    Telemetry,
+    UpdateEvent,
+)
 from contracts.topics import Topics
 from tests.support.controller import TINY
 from tests.support.engine import FakeClock
@@ -133,7 +141,7 @@ def test_the_oldest_telemetry_goes_first_and_update_events_last(tmp_path: Path) 
         one.put("t", bytes([number]) * 100)
     left = [r.payload[:1] for r in one.after(0, 100)]
     assert left == [b"e", b"\6", b"\7", b"\x08", b"\x09"]
-    assert (one.take_dropped(), one.take_dropped()) == (6, 0)
+    assert one.untold == {"spool-full": 6}
 
 
 def test_a_spool_full_of_events_takes_what_comes(tmp_path: Path) -> None:
@@ -147,7 +155,7 @@ def test_a_spool_full_of_events_takes_what_comes(tmp_path: Path) -> None:
     assert one.put("event", b"e5" * 50, precious=True)
     left = [r.payload[:2] for r in one.after(0, 9)]
     assert left == [b"e1", b"e2", b"e3", b"e4", b"e5"]
-    assert (one.payload_bytes, one.take_dropped()) == (500, 4)
+    assert (one.payload_bytes, one.untold) == (500, {"spool-full": 4})
 
 
 def test_a_message_larger_than_the_spool_is_refused_and_drops_no_other(tmp_path: Path) -> None:
@@ -156,10 +164,10 @@ def test_a_message_larger_than_the_spool_is_refused_and_drops_no_other(tmp_path:
     one.put("t", b"x" * 400)
     assert not one.put("t", b"y" * 501, precious=True)
     assert [r.payload[:1] for r in one.after(0, 9)] == [b"x"]
-    there = reporter(one, wire, threading.Event(), "b")
+    there = reporter(one, wire, "b")
     there._gauges = lambda: {"x" * 600: 1.0}
     there.sample()
-    assert one.take_dropped() == 2
+    assert one.untold == {"spool-large": 2}
 
 
 def event(state: str, code: str | None = None, revision: int = 2, **fields: Any) -> UpdateEvent:
@@ -204,7 +212,7 @@ def test_old_messages_are_dropped_by_age(tmp_path: Path) -> None:
     now[0] += 150.0
     one.put("t", b"new")
     assert [r.payload for r in one.after(0, 9)] == [b"new"]
-    assert one.take_dropped() == 1
+    assert one.untold == {"spool-old": 1}
 
 
 @pytest.mark.parametrize("step", [1.0, -1.0])
@@ -224,7 +232,7 @@ def test_age_counts_over_restarts_and_set_clocks(tmp_path: Path, step: float) ->
         again.put("t", b"new", precious=True)
         found = [r.payload for r in again.after(0, 9)]
         assert len([p for p in found if len(p) == 1]) == left
-    assert again.take_dropped() == 3
+    assert again.untold == {"spool-old": 3}
 
 
 class Board:
@@ -277,7 +285,7 @@ def test_setting_the_clock_drops_nothing_and_makes_nothing_younger(
     board.restart()
     board.put(b"last", 90)
     assert board.left() == [b"later", b"last"]
-    assert board.spool.take_dropped() == 5
+    assert board.spool.untold == {"spool-old": 5}
 
 
 def test_what_was_put_before_the_clock_was_ever_set_ages_from_then_on(tmp_path: Path) -> None:
@@ -455,7 +463,7 @@ def test_memory_and_file_together_keep_the_bound_and_the_count_of_what_was_dropp
     one.remove([one.newest])
     assert one.settle() is not None
     assert [r.payload[:2] for r in one.after(0, 9)] == [b"f3", b"m2", b"m3", b"m4"]
-    assert (one.payload_bytes, one.take_dropped(), one.take_dropped()) == (400, 5, 0)
+    assert (one.payload_bytes, one.untold) == (400, {"spool-full": 5})
 
 
 class Wire:
@@ -476,43 +484,46 @@ class Wire:
         """All that came."""
         waiting, self.waiting = self.waiting, []
         for done in waiting:
-            done(True)
+            done(0)
+
+
+TOPIC_OF: dict[Acknowledged, str] = {"telemetry": "t", "update": "u", "result": "r"}
 
 
 def reporter(
-    one: Spool, wire: Wire, connected: threading.Event, boot: str, **options: Any
+    one: Spool, wire: Wire, boot: str, *, online: bool = False, **options: Any
 ) -> Reporter:
     """A reporter that is stepped by hand."""
     defaults: dict[str, Any] = {"clock": SystemClock(), "stop": threading.Event()}
-    return Reporter(
+    made = Reporter(
         one,
         Recorder(lambda: 0),
         lambda: {"x": 1.0},
         wire.publish,
-        connected=connected,
-        topic="t",
+        topics=TOPIC_OF,
         boot=boot,
         every_s=1.0,
         **(defaults | options),
     )
+    if online:
+        made.link_changed(True)
+    return made
 
 
 def test_ten_thousand_offline_samples_arrive_each_once_over_two_kills(tmp_path: Path) -> None:
     """Spooled offline in three boots; sent with losses of acknowledgements; counted once."""
     wire = Wire()
-    connected = threading.Event()
     total = 0
     for boot, count in (("b1", 4000), ("b2", 3000), ("b3", 3000)):
         one = Spool(tmp_path / "spool.db", 1 << 26, 1e6, lambda: 1.0)
-        there = reporter(one, wire, connected, boot)
+        there = reporter(one, wire, boot)
         for _ in range(count):
             there.sample()
         total += count
         one.close()  # as a kill leaves it: nothing is flushed by us
-    connected.set()
     for attempt in range(3):  # the agent dies twice while it sends
         one = Spool(tmp_path / "spool.db", 1 << 26, 1e6, lambda: 1.0)
-        there = reporter(one, wire, connected, f"s{attempt}")
+        there = reporter(one, wire, f"s{attempt}", online=True)
         rounds = 60 if attempt < 2 else 10_000
         for _ in range(rounds):
             there.pump()
@@ -531,20 +542,20 @@ def test_ten_thousand_offline_samples_arrive_each_once_over_two_kills(tmp_path: 
 
 def test_what_was_sent_from_memory_is_not_sent_again_out_of_the_file(tmp_path: Path) -> None:
     """The file's messages, then those of memory; each once, and none forgotten too early."""
-    wire, connected = Wire(), threading.Event()
+    wire = Wire()
     first = spool(tmp_path)
-    earlier = reporter(first, wire, connected, "b0")
+    earlier = reporter(first, wire, "b0")
     for _ in range(2):
         earlier.sample()
     first.close()
     one = filled(tmp_path)
-    there = reporter(one, wire, connected, "b1")
+    there = reporter(one, wire, "b1")
     for _ in range(3):
         there.sample()
-    connected.set()
+    there.link_changed(True)
     there.pump()
     assert [(t.boot, t.seq) for t in wire.sent] == [("b1", 0), ("b1", 1), ("b1", 2)]
-    wire.waiting.pop(0)(True)
+    wire.waiting.pop(0)(0)
     there.sample()
     there.settle()
     assert one.depth == 6, "a kill now would lose what is on its way"
@@ -566,7 +577,7 @@ def test_a_spool_in_memory_tries_its_file_once_a_minute(tmp_path: Path) -> None:
         tries.append(end - clock.now)
 
     one.settle = settle  # type: ignore[method-assign]
-    there = reporter(one, Wire(), threading.Event(), "b", clock=clock, stop=stop)
+    there = reporter(one, Wire(), "b", clock=clock, stop=stop)
     there._beat = lambda: stop.set() if clock.now >= end else None
     there.run()
     assert tries == pytest.approx([140, 80, 20, 0], abs=1.5)
@@ -575,9 +586,8 @@ def test_a_spool_in_memory_tries_its_file_once_a_minute(tmp_path: Path) -> None:
 @pytest.fixture
 def online(tmp_path: Path) -> tuple[Spool, Wire, Reporter]:
     """A reporter with a connection."""
-    one, wire, connected = spool(tmp_path), Wire(), threading.Event()
-    connected.set()
-    return one, wire, reporter(one, wire, connected, "b")
+    one, wire = spool(tmp_path), Wire()
+    return one, wire, reporter(one, wire, "b", online=True)
 
 
 def test_each_message_is_sent_when_it_is_there(online: tuple[Spool, Wire, Reporter]) -> None:
@@ -601,8 +611,9 @@ def test_half_a_window_that_arrived_wakes_the_reporter(
         there.sample()
     there.pump()
     assert len(wire.sent) == 32
+    there._wake.clear()
     for number, done in enumerate(wire.waiting[:16], start=1):
-        done(True)
+        done(0)
         assert there._wake.is_set() == (number == 16)
     there.pump()
     assert len(wire.sent) == 48
@@ -610,16 +621,16 @@ def test_half_a_window_that_arrived_wakes_the_reporter(
 
 def test_a_batch_never_exceeds_the_cap_of_a_message(tmp_path: Path) -> None:
     """Thousands of long labels: split, and if need be without label counts."""
-    wire = Wire()
-    connected = threading.Event()
-    connected.set()
     one = spool(tmp_path, max_bytes=1 << 24)
-    there = reporter(one, wire, connected, "b")
+    there = reporter(one, Wire(), "b")
     for slot in range(4):
         for label in range(4096):
             there._recorder.answered(f"s{slot}", REF, 1.0, label=f"{label:0250d}")
     there.sample()
-    assert max(len(r.payload) for r in one.after(0, 100)) <= limits.MAX_MESSAGE_BYTES
+    rows = one.after(0, 100)
+    assert max(len(r.payload) for r in rows) <= limits.MAX_MESSAGE_BYTES
+    told = [codec.decode(r.payload, Telemetry, what="telemetry").drops for r in rows]
+    assert [drops for drops in told if drops] == [{"label-counts": 4 * 4096}]
 
 
 def test_prometheus_reads_what_is_served() -> None:

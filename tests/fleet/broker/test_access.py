@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import paho.mqtt.client as paho
@@ -14,7 +15,7 @@ import pytest
 
 from contracts.config import AgentConfig, MqttConfig
 from contracts.connection import new_client
-from contracts.topics import Topics
+from contracts.topics import DeviceKind, Topics
 from fleet.broker import MosquittoBroker, write_configuration
 from fleet.broker.run import free_port
 from fleet.identity import Enrolment, Identity
@@ -125,12 +126,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 def every_topic(device: str) -> dict[str, str]:
     """One topic of every kind below a device."""
     return {
-        "status": TOPICS.of_device(device, "status"),
-        "reported": TOPICS.of_device(device, "reported"),
-        "desired": TOPICS.of_device(device, "desired"),
-        "update": TOPICS.of_device(device, "update"),
-        "telemetry": TOPICS.of_device(device, "telemetry"),
-        "result": TOPICS.of_device(device, "result"),
+        **{kind: TOPICS.of_device(device, kind) for kind in get_args(DeviceKind)},
         "request": TOPICS.request(device, "classify"),
         "response": TOPICS.response(device, "id1"),
         "blob-get": TOPICS.blob_get(device),
@@ -139,7 +135,7 @@ def every_topic(device: str) -> dict[str, str]:
 
 
 WRITABLE = {"status", "reported", "update", "telemetry", "result", "response", "blob-get"}
-READABLE = {"status", "desired", "request", "blob", "blob-get"}
+READABLE = {"status", "desired", "ack", "request", "blob", "blob-get"}
 """``blob/+`` also matches the device's own ``blob/get``, which it wrote itself."""
 
 

@@ -158,7 +158,7 @@ def test_a_device_cannot_push_another_off(reef: Reef, tmp_path: Path) -> None:
         assert link.connected.wait(WAIT_S)
         thief = Client(reef.evil, "shoal-reef-good")
         taken = threading.Event()
-        link.publish(TOPICS.of_device("good", "update"), b"{}", done=lambda ok: taken.set())
+        link.publish(TOPICS.of_device("good", "update"), b"{}", done=lambda code: taken.set())
         assert taken.wait(WAIT_S)
         thief.close()
         assert (link.connections, link.last_error) == (1, "")

@@ -1,0 +1,106 @@
+"""Messages that a device holds until the controller has them, and what it counts as dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from contracts.messages import Ack
+
+Key = tuple[str, str, int]
+"""What names a message: its topic, its boot, its number."""
+
+UNNUMBERED: Final = -1
+"""The number of a message of an agent before ``ack``: the broker's word is all that it gets."""
+
+FULL: Final = "spool-full"
+OLD: Final = "spool-old"
+REFUSED: Final = "spool-refused"
+LARGE: Final = "spool-large"
+DAMAGED: Final = "spool-damaged"
+"""Places where the spool drops something: out of room, too old, the disk would not take it, larger
+than all may be, the file was damaged (what it held nobody knows: it counts as one)."""
+
+LINE: Final = "source-line"
+"""A line of a source that was not classified: no text, too long, or the agent stopped."""
+
+LABELS: Final = "label-counts"
+"""Counts of labels that made a sample too large for a message."""
+
+QUEUE: Final = "mqtt-queue"
+"""A message that is not spooled and found no room behind those that wait for the connection."""
+
+
+PLACES: Final = frozenset({FULL, OLD, REFUSED, LARGE, DAMAGED, LINE, LABELS, QUEUE})
+"""All of them."""
+
+
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """A message that is held.
+
+    Attributes:
+        id: its place in the order of putting.
+        topic, payload: what goes where.
+        boot, seq: its number; ``UNNUMBERED`` without a boot.
+        before: the next lower number of the same topic and boot that is held; -1: none.
+    """
+
+    id: int
+    topic: str
+    payload: bytes
+    boot: str = ""
+    seq: int = UNNUMBERED
+    before: int = -1
+
+    @property
+    def key(self) -> Key:
+        """What names it; of one without a number, its place."""
+        return (self.topic, self.boot, self.seq if self.boot else -self.id)
+
+
+class Store(Protocol):
+    """Where messages are held: the spool, or a list in memory."""
+
+    @property
+    def newest(self) -> int:
+        """The id of the message that was put last."""
+
+    @property
+    def acknowledged(self) -> bool:
+        """Whether the controller has ever acknowledged; kept over restarts."""
+
+    def set_acknowledged(self, value: bool) -> None:
+        """Notes it. On ``True`` nothing counts as taken any more."""
+
+    def after(self, last_id: int, limit: int, skip: Collection[str] = ()) -> list[Row]:
+        """At most `limit` messages behind an id, in order.
+
+        Without those on topics to skip and those that the broker took.
+        """
+
+    def row(self, key: Key) -> Row | None:
+        """One message; None when it is not held any more."""
+
+    def forget(self, topic: str, ack: Ack) -> None:
+        """Lets go of what an acknowledgement covers."""
+
+    def remove(self, ids: Sequence[int]) -> None:
+        """Lets go of messages by id."""
+
+    def took(self, keys: Sequence[Key]) -> None:
+        """The broker took messages, and nobody acknowledges.
+
+        They are dropped before all others, and are not counted then.
+        """
+
+    def protect(self, ids: Collection[int]) -> None:
+        """Messages that are on their way: they are dropped last, as they may have arrived."""
+
+
+def add(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    """Adds counts by place."""
+    for place, number in more.items():
+        if number:
+            counts[place] = counts.get(place, 0) + number
