@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-arm check format bench soak test-tools clean
+.PHONY: install demo test test-arm check format oracle bench soak test-tools clean
 
 install: $(STAMP)
 
@@ -45,6 +45,12 @@ test: $(STAMP) test-tools .venv-tflite
 test-arm: $(STAMP)
 	$(BIN)/python -m tests.arm.check
 
+# Logits of small random decoders by another library, which the tests compare with.
+oracle:
+	test -x .venv-oracle/bin/python || $(PYTHON) -m venv .venv-oracle
+	.venv-oracle/bin/pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'transformers==5.24.0'
+	.venv-oracle/bin/python tests/model_builder/generate/oracle/make_oracle.py
+
 bench: $(STAMP)
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --quick || exit 1; done
 
@@ -52,4 +58,4 @@ soak: $(STAMP) test-tools
 	$(BIN)/python -m pytest -m soak -s
 
 clean:
-	rm -rf .venv .venv-tflite .arm .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf .venv .venv-tflite .venv-oracle .arm .pytest_cache .mypy_cache .ruff_cache build dist

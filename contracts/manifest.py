@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from contracts import limits
+from contracts.errors import InputError
 from contracts.histogram import Histogram
 from contracts.messages import BundleRef, Count, Label, Name, Sha256, Version
 from contracts.text import NgramConfig
@@ -129,7 +130,10 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         vocabulary, width, layers, kv_heads, head_size: the decoder's shape.
-        rope_base: of the rotary position embedding, which the host computes.
+        rope_base: of the rotary position embedding, which the host computes; 0 where
+            `rope_frequencies` says more, so that an agent that does not know them refuses.
+        rope_frequencies: radians a position for each pair of a head, ``head_size / 2`` of them.
+        rope_scale: of its cosines and sines.
         contexts: context sizes, ascending; the cache grows from one to the next.
         cache: how the host keeps keys and values.
         prompt: token counts T of the signatures for an empty cache, ascending.
@@ -150,13 +154,17 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     layers: Annotated[int, msgspec.Meta(ge=1, le=256)]
     kv_heads: Annotated[int, msgspec.Meta(ge=1, le=512)]
     head_size: Annotated[int, msgspec.Meta(ge=2, le=1024)]
-    rope_base: Annotated[float, msgspec.Meta(gt=1, lt=1e9)]
+    rope_base: Annotated[float, msgspec.Meta(ge=0, lt=1e9)]
     contexts: Annotated[
         list[Annotated[int, msgspec.Meta(ge=8, le=1 << 20)]],
         msgspec.Meta(min_length=1, max_length=16),
     ]
     embedding: Name
     cache: Literal["float32", "int8"] = "float32"
+    rope_frequencies: Annotated[
+        list[Annotated[float, msgspec.Meta(ge=0, lt=1e4)]], msgspec.Meta(max_length=512)
+    ] = []
+    rope_scale: Annotated[float, msgspec.Meta(gt=0, lt=1e4)] = 1.0
     prompt: Annotated[
         list[Annotated[int, msgspec.Meta(ge=2, le=4096)]], msgspec.Meta(max_length=8)
     ] = []
@@ -169,6 +177,23 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_prefix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     prompt_suffix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     grammar: Annotated[str, msgspec.Meta(max_length=64 * 1024)] | None = None
+
+    def turns(self) -> list[float]:
+        """Radians a position for each pair of a head.
+
+        Raises:
+            InputError: ``bad-manifest``.
+        """
+        half = self.head_size // 2
+        found = self.rope_frequencies
+        if not found and self.rope_base > 1:
+            found = [self.rope_base ** (-i / half) for i in range(half)]
+        if len(found) != half:
+            raise InputError(
+                "bad-manifest",
+                f"the generator has {len(found)} rotary frequencies; expected {half}",
+            )
+        return found
 
     def signature(
         self, kind: Literal["decode", "prefill", "prompt", "score"], tokens: int, context: int

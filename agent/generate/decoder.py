@@ -76,8 +76,7 @@ class Decoder:
         self._engine = engine
         self._embedding = embedding
         self._facts = facts
-        half = facts.head_size // 2
-        self._inverse = facts.rope_base ** (-np.arange(half, dtype=np.float64) / half)
+        self._inverse = np.array(facts.turns())
         self._context = 0
         self._cache: KvCache | None = None
         self.ids: list[int] = []
@@ -168,8 +167,9 @@ class Decoder:
         angles = np.arange(start, start + size)[:, None] * self._inverse
         half = angles.shape[1]
         cosines, sines = inputs["cos"][:, 0], inputs["sin"][:, 0]
-        cosines[:, :half] = cosines[:, half:] = np.cos(angles)
-        sines[:, half:] = np.sin(angles)
+        scale = self._facts.rope_scale
+        cosines[:, :half] = cosines[:, half:] = np.cos(angles) * scale
+        sines[:, half:] = np.sin(angles) * scale
         sines[:, :half] = -sines[:, half:]
         if kind != "prompt":
             mask = inputs["mask"].reshape(-1)

@@ -48,6 +48,7 @@ class _Block:
     o: _Site
     gate_up: _Site
     down: _Site
+    gain: Weight | None
 
 
 class DecoderModel:
@@ -71,6 +72,7 @@ class DecoderModel:
                 o=self._site(layer.o),
                 gate_up=self._site(layer.gate_up),
                 down=self._site(layer.down),
+                gain=None if layer.gain is None else self.writer.weight(layer.gain),
             )
             for layer in decoder.layers
         ]
@@ -122,7 +124,8 @@ class _Signature:
         last = c.layers - 1
         for i, block in enumerate(self.model.blocks):
             qkv = self._linear(self._norm(x), block.qkv)
-            q, k, v = self._heads(qkv, cosines, sines)
+            turns = (cosines, sines) if i not in c.unrotated else None
+            q, k, v = self._heads(qkv, turns, block.gain)
             outputs[f"k_new_{i}"], outputs[f"v_new_{i}"] = k, v
             if i == last and not logits:
                 break  # a prefill needs nothing but the cache
@@ -165,16 +168,21 @@ class _Signature:
     def _linear(self, x: Node, site: _Site) -> Node:
         return self.g.linear(x, site.weight, site.bias)
 
-    def _heads(self, qkv: Node, cosines: Node, sines: Node) -> tuple[Node, Node, Node]:
+    def _heads(
+        self, qkv: Node, turns: tuple[Node, Node] | None, gain: Weight | None
+    ) -> tuple[Node, Node, Node]:
         """Queries ``[kv_heads, shared * T, size]``, k and v ``[kv_heads, T, size]``, turned."""
         g, c, t = self.g, self.c, self.tokens
         heads = c.heads + c.kv_heads
         turned_width = heads * c.head_size
         qk = g.reshape(g.slice_axis(qkv, 1, 0, turned_width), (t, heads, c.head_size))
         v = g.slice_axis(qkv, 1, turned_width, c.kv_heads * c.head_size)
-        swapped = g.concat_last(g.halves(qk)[::-1])
-        # The host gives sin as [-s, s], so that this is the rotation.
-        qk = g.binary("ADD", g.binary("MUL", qk, cosines), g.binary("MUL", swapped, sines))
+        if gain is not None:
+            qk = g.binary("MUL", self._norm(qk), g.constant(gain))
+        if turns is not None:
+            swapped = g.concat_last(g.halves(qk)[::-1])
+            # The host gives sin as [-s, s], so that this is the rotation.
+            qk = g.binary("ADD", g.binary("MUL", qk, turns[0]), g.binary("MUL", swapped, turns[1]))
         if self.model.key_turn is not None:
             qk = g.linear(qk, self.model.key_turn)
         if t > 1:
@@ -192,7 +200,7 @@ class _Signature:
     def _attend(
         self, q: Node, k: Node, v: Node, cache: tuple[_Past, _Past] | None, mask: Node | None
     ) -> Node:
-        """``[T, heads * size]``; the scale 1 / sqrt(size) is folded into q's weights."""
+        """``[T, heads * size]``; the scores' scale is folded into q."""
         g, c, t = self.g, self.c, self.tokens
         shared = c.heads // c.kv_heads
         now = g.matmul(q, k, transposed=True)

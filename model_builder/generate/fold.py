@@ -25,7 +25,7 @@ class FoldedDecoder:
     """A decoder whose norms have no gain.
 
     Attributes:
-        weights: q is divided by the square root of the head size; all norm gains are 1.
+        weights: the scale of the scores is in q, or in its norm; the stream's norms have gain 1.
         turn: ``[size, size]``, orthogonal: each run of `size` inputs of `down` is multiplied by
             it first; None: they are used as they are.
     """
@@ -67,21 +67,26 @@ def fold(weights: DecoderWeights, *, rotate: bool = True, seed: int = 0) -> Fold
     layers = []
     for layer in weights.layers:
         turned = _turn_heads(layer, c, head_turn)
-        scale = np.float32(1 / np.sqrt(c.head_size))
+        scale = np.float32(c.score_scale)
         gain = layer.attention_norm
+        # A norm of the queries takes their scale out again; there it goes into the norm's gain.
+        in_weights = scale if layer.q_norm is None else np.float32(1)
         layers.append(
             replace(
                 turned,
                 attention_norm=ones,
-                q=reads(layer.q * scale, gain),
+                q=reads(layer.q * in_weights, gain),
                 k=reads(layer.k, gain),
                 v=reads(turned.v, gain),
-                q_bias=None if layer.q_bias is None else layer.q_bias * scale,
+                q_bias=None if layer.q_bias is None else layer.q_bias * in_weights,
+                q_norm=None if layer.q_norm is None else layer.q_norm * scale,
                 o=writes(turned.o),
+                o_bias=None if layer.o_bias is None else writes(layer.o_bias),
                 ffn_norm=ones,
                 gate=reads(layer.gate, layer.ffn_norm),
                 up=reads(layer.up, layer.ffn_norm),
                 down=writes(turn_runs(layer.down, turn)),
+                down_bias=None if layer.down_bias is None else writes(layer.down_bias),
             )
         )
     folded = DecoderWeights(

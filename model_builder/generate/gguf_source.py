@@ -7,6 +7,7 @@ Format: GGUF specification of the ggml project, version 2 and 3.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,53 @@ import numpy as np
 from gguf import GGUFReader, dequantize
 
 from contracts.errors import InputError
+from model_builder.generate.families import Multipliers, cut, multiplied, spread
 from model_builder.generate.gguf_header import check_header
-from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights, Layer
+from model_builder.generate.rope import Rope, rope
+from model_builder.generate.weights import (
+    MAX_HEAD_SIZE,
+    MAX_LAYERS,
+    Array,
+    DecoderConfig,
+    DecoderWeights,
+    Layer,
+)
 
-ARCHITECTURES = ("llama", "qwen2")
+_SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+_MAX_SHARDS = 64
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What sets an architecture apart from Llama.
+
+    Attributes:
+        interleaved: its rotary pairs are (2i, 2i + 1) in the file.
+        fused: one matrix holds q, k and v, one gate and up.
+        unrotated_every: every so many layers, one has no positions.
+        multipliers: it has factors of embedding, residuals, scores and logits.
+    """
+
+    interleaved: bool = False
+    fused: bool = False
+    unrotated_every: int = 0
+    multipliers: bool = False
+
+
+ARCHITECTURES = {
+    "llama": _Family(interleaved=True),
+    "qwen2": _Family(),
+    "qwen3": _Family(),
+    "smollm3": _Family(interleaved=True, unrotated_every=4),
+    "granite": _Family(interleaved=True, multipliers=True),
+    "phi3": _Family(fused=True),
+}
+
+BEGINS_WITH_BOS = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
+"""Cuts of text whose models begin every text with bos, unless the file says no."""
+
+# Keys below the architecture's name that do not change what is computed.
+_HARMLESS = frozenset({"vocab_size", "attention.layer_norm_epsilon"})
 
 
 @dataclass(frozen=True)
@@ -32,7 +76,7 @@ class GgufTokenizer:
     merges: list[str]
     scores: list[float]
     bos_id: int | None
-    eos_id: int | None
+    end_ids: list[int]
     add_bos: bool
     add_space_prefix: bool
     chat_template: str | None
@@ -50,28 +94,51 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        check_header(path)
-        try:
-            self._reader = GGUFReader(path)
-        except Exception as error:  # noqa: BLE001 - the reader raises anything on broken files
-            raise _broken(path, error) from None
-        self._tensors = {tensor.name: tensor for tensor in self._reader.tensors}
+        self.files = shards(path)
+        readers = []
+        for file in self.files:
+            check_header(file)
+            try:
+                readers.append(GGUFReader(file))
+            except Exception as error:  # noqa: BLE001 - the reader raises anything on broken files
+                raise _broken(file, error) from None
+        self._reader = readers[0]
+        self._asked: set[str] = set()
+        self._taken: set[str] = set()
+        self._tensors: dict[str, Any] = {}
+        for tensor in (tensor for reader in readers for tensor in reader.tensors):
+            if tensor.name in self._tensors:
+                raise InputError("bad-weights", f"{path.name} has {tensor.name[:100]} twice")
+            self._tensors[tensor.name] = tensor
         self.architecture = str(self._field("general.architecture", str))
-        if self.architecture not in ARCHITECTURES:
+        family = ARCHITECTURES.get(self.architecture)
+        if family is None:
             raise InputError(
                 "unknown-architecture",
                 f"{path.name} holds a {self.architecture[:40]!r} model; "
                 f"expected one of {', '.join(ARCHITECTURES)}",
             )
+        self._family = family
+        stated = self._field("split.count", int, 0)
+        if stated > 1 and stated != len(self.files):
+            raise InputError(
+                "no-such-file",
+                f"{path.name} is one of {stated} parts; expected them beside it, under the names "
+                "that they were split to (...-00001-of-00003.gguf)",
+            )
 
     def _field(self, key: str, kind: type, default: Any = None) -> Any:
+        self._asked.add(key)
         entry = self._reader.get_field(key)
         if entry is None:
             if default is None:
                 raise InputError("not-gguf", f"{self.path.name} lacks the key {key}")
             return default
         try:
-            return kind(entry.contents())
+            value = entry.contents()
+            if isinstance(value, list) and kind is int and value and len(set(value)) == 1:
+                value = value[0]  # one for each layer, all the same
+            return kind(value)
         except Exception as error:  # noqa: BLE001 - as above
             raise _broken(self.path, error) from None
 
@@ -79,6 +146,7 @@ class GgufFile:
         return self._field(f"{self.architecture}.{key}", kind, default)
 
     def _matrix(self, name: str, rows: int, columns: int) -> Array:
+        self._taken.add(name)
         tensor = self._tensors.get(name)
         if tensor is None:
             raise InputError("not-gguf", f"{self.path.name} lacks the tensor {name}")
@@ -99,119 +167,272 @@ class GgufFile:
         return self._matrix(name, 0, size) if name in self._tensors else None
 
     def config(self) -> DecoderConfig:
-        """The decoder's shape."""
+        """The decoder's shape. Every key of the architecture is used, or refused.
+
+        Raises:
+            InputError: ``not-gguf``, ``bad-weights``, ``unknown-architecture``.
+        """
+        family = self._family
         heads = self._hyper("attention.head_count", int)
         width = self._hyper("embedding_length", int)
+        layers = self._hyper("block_count", int)
         embedding = self._tensors.get("token_embd.weight")
         if embedding is None or len(embedding.shape) != 2:
             raise InputError("not-gguf", f"{self.path.name} lacks the tensor token_embd.weight")
         if heads < 1:
             raise InputError("bad-weights", f"{self.path.name} says that it has {heads} heads")
         head_size = self._hyper("attention.key_length", int, width // heads)
-        if self._hyper("rope.dimension_count", int, head_size) != head_size:
+        if self._hyper("attention.value_length", int, head_size) != head_size:
             raise InputError(
-                "unknown-architecture", f"{self.path.name} rotates only a part of each head"
-            )
-        if self._reader.get_field(f"{self.architecture}.rope.scaling.type") is not None:
-            scaling = str(self._hyper("rope.scaling.type", str))
-            if scaling != "none":
-                raise InputError(
-                    "unknown-architecture",
-                    f"{self.path.name} scales its positions ({scaling[:40]}); expected none",
-                )
-        if "rope_freqs.weight" in self._tensors:
-            raise InputError(
-                "unknown-architecture", f"{self.path.name} has its own rotary frequencies"
+                "unknown-architecture", f"{self.path.name} has values of another size than keys"
             )
         if self._hyper("expert_count", int, -1) > 0:
             raise InputError("unknown-architecture", f"{self.path.name} is a mixture of experts")
+        if not (2 <= head_size <= MAX_HEAD_SIZE and 1 <= layers <= MAX_LAYERS):
+            raise InputError(
+                "bad-weights",
+                f"{self.path.name} says {layers} layers with heads of {head_size} dimensions",
+            )
+        trained = self._hyper("context_length", int, 2048)
+        rotary = self._hyper("rope.dimension_count", int, head_size)
+        if not 2 <= rotary <= head_size or rotary % 2 or head_size % 2:
+            raise InputError("bad-weights", f"{self.path.name}: {rotary} of {head_size} turn")
+        if family.interleaved and rotary != head_size:
+            raise InputError(
+                "unknown-architecture", f"{self.path.name} rotates only a part of each head"
+            )
+        base = self._hyper("rope.freq_base", float, 10000.0)
+        if not 1 < base < 1e12:
+            raise InputError("bad-weights", f"{self.path.name}: the rotary base is {base}")
+        turn = self._turn(base, rotary, trained)
+        window = self._hyper("attention.sliding_window", int, 0)
+        limits = [trained, *(n for n in (turn.longest, window) if n)]
+        frequencies: tuple[float, ...] = ()
+        if turn.base is None or rotary != head_size:
+            rest = np.zeros((head_size - rotary) // 2)
+            frequencies = tuple(float(f) for f in (*turn.frequencies, *rest))
+        every = family.unrotated_every
+        scale = self._hyper("attention.scale", float, 0.0) if family.multipliers else 0.0
         config = DecoderConfig(
             vocabulary=int(embedding.shape[1]),
-            layers=self._hyper("block_count", int),
+            layers=layers,
             width=width,
             hidden=self._hyper("feed_forward_length", int),
             heads=heads,
             kv_heads=self._hyper("attention.head_count_kv", int, heads),
             head_size=head_size,
-            rope_base=self._hyper("rope.freq_base", float, 10000.0),
+            rope_base=turn.base or 10000.0,
+            frequencies=frequencies,
+            rope_scale=turn.scale,
+            unrotated=frozenset(i for i in range(layers) if every and (i + 1) % every == 0),
+            attention_scale=scale or None,
             norm_epsilon=self._hyper("attention.layer_norm_rms_epsilon", float, 1e-5),
-            trained_context=self._hyper("context_length", int, 2048),
+            trained_context=min(limits),
         )
         config.check()
+        self._multipliers()
+        self._refuse_unread_keys()
         return config
 
+    def _multipliers(self) -> Multipliers:
+        if not self._family.multipliers:
+            return Multipliers()
+        return Multipliers(
+            self._hyper("embedding_scale", float, 1.0),
+            self._hyper("residual_scale", float, 1.0),
+            self._hyper("logit_scale", float, 1.0),
+        )
+
+    def _turn(self, base: float, rotary: int, trained: int) -> Rope:
+        """The rotary embedding: a kind of scaling, or divisors in a tensor."""
+        kind = str(self._hyper("rope.scaling.type", str, ""))
+        factor = self._hyper("rope.scaling.factor", float, 0.0)
+        old = self._hyper("rope.scale_linear", float, 0.0)
+        original = self._hyper("rope.scaling.original_context_length", int, trained)
+        attention = self._hyper("rope.scaling.attn_factor", float, 0.0)
+        self._hyper("rope.scaling.finetuned", bool, False)
+        # Readers of the format take a factor without a kind for linear.
+        kind = kind or ("linear" if factor or old else "none")
+        where = self.path.name
+        stated: dict[str, Any] = {"rope_type": "default"}
+        if kind == "linear" and (factor or old) not in (0.0, 1.0):
+            stated = {"rope_type": "linear", "factor": factor or old}
+        elif kind == "yarn":
+            stated = {"rope_type": "yarn", "factor": factor or 1.0}
+            stated["original_max_position_embeddings"] = original
+            for key, name in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
+                value = self._hyper(f"rope.scaling.{name}", float, 0.0)
+                if value:
+                    stated[key] = value
+            if self._hyper("rope.scaling.yarn_log_multiplier", float, 0.0):
+                raise InputError("unknown-architecture", f"{where}: yarn_log_multiplier")
+        elif kind not in ("none", "linear", "longrope"):
+            raise InputError(
+                "unknown-architecture", f"{where} scales its positions by {kind[:40]!r}"
+            )
+        found = rope(stated, where, base, rotary, trained)
+        divisors = self._divisors(rotary)
+        if divisors is None:
+            if kind == "longrope":
+                raise InputError("bad-weights", f"{where} lacks the tensor rope_factors_short")
+            return found
+        # Factors for short texts, beside others for long ones: contexts end where those begin.
+        longest = original if "rope_factors_short.weight" in self._tensors else None
+        return Rope(found.frequencies / divisors, scale=attention or found.scale, longest=longest)
+
+    def _divisors(self, rotary: int) -> Array | None:
+        for name in ("rope_freqs.weight", "rope_factors_short.weight"):
+            if name in self._tensors:
+                self._taken.add("rope_factors_long.weight")
+                found = self._matrix(name, 0, rotary // 2)
+                if not (np.isfinite(found).all() and (found > 0).all()):
+                    raise InputError("bad-weights", f"{name} holds what is no divisor")
+                return found
+        return None
+
+    def _refuse_unread_keys(self) -> None:
+        for key, entry in self._reader.fields.items():
+            if not key.startswith(f"{self.architecture}.") or key in self._asked:
+                continue
+            if key.removeprefix(f"{self.architecture}.") in _HARMLESS:
+                continue
+            value = entry.contents()
+            if value is None or value is False or value == 0:
+                continue
+            raise InputError(
+                "unknown-architecture",
+                f"{self.path.name} has the key {key[:80]}, which is not known here and may change "
+                "what the model computes",
+            )
+
     def weights(self) -> DecoderWeights:
-        """All weights, dequantised to float32.
+        """All weights, dequantised to float32. Every tensor is used, or refused.
 
         Raises:
-            InputError: ``bad-weights``, ``not-gguf``.
+            InputError: ``bad-weights``, ``not-gguf``, ``unknown-architecture``.
         """
         c = self.config()
-        queries, keys = c.heads * c.head_size, c.kv_heads * c.head_size
-        # GGUF stores Llama's q and k for interleaved pairs; the others keep rotate-half.
-        interleaved = self.architecture == "llama"
-
-        def turned(value: Array | None, heads: int) -> Array | None:
-            if value is None or not interleaved:
-                return value
-            return unpermute(value, heads)
-
-        layers = []
-        for index in range(c.layers):
-            at = f"blk.{index}."
-            q = turned(self._matrix(f"{at}attn_q.weight", queries, c.width), c.heads)
-            k = turned(self._matrix(f"{at}attn_k.weight", keys, c.width), c.kv_heads)
-            assert q is not None
-            assert k is not None
-            layers.append(
-                Layer(
-                    attention_norm=self._matrix(f"{at}attn_norm.weight", 0, c.width),
-                    q=q,
-                    k=k,
-                    v=self._matrix(f"{at}attn_v.weight", keys, c.width),
-                    o=self._matrix(f"{at}attn_output.weight", c.width, queries),
-                    ffn_norm=self._matrix(f"{at}ffn_norm.weight", 0, c.width),
-                    gate=self._matrix(f"{at}ffn_gate.weight", c.hidden, c.width),
-                    up=self._matrix(f"{at}ffn_up.weight", c.hidden, c.width),
-                    down=self._matrix(f"{at}ffn_down.weight", c.width, c.hidden),
-                    q_bias=turned(self._bias(f"{at}attn_q.bias", queries), c.heads),
-                    k_bias=turned(self._bias(f"{at}attn_k.bias", keys), c.kv_heads),
-                    v_bias=self._bias(f"{at}attn_v.bias", keys),
-                )
-            )
-        if f"blk.{c.layers}.attn_norm.weight" in self._tensors:
-            raise InputError("bad-weights", f"{self.path.name} has more than {c.layers} layers")
+        layers = [self._layer(c, index) for index in range(c.layers)]
         embedding = self._matrix("token_embd.weight", c.vocabulary, c.width)
         head = embedding
         if "output.weight" in self._tensors:
             head = self._matrix("output.weight", c.vocabulary, c.width)
-        weights = DecoderWeights(
-            c, embedding, layers, self._matrix("output_norm.weight", 0, c.width), head
+        weights = multiplied(
+            DecoderWeights(
+                c, embedding, layers, self._matrix("output_norm.weight", 0, c.width), head
+            ),
+            self._multipliers(),
         )
+        for name in sorted(self._tensors.keys() - self._taken):
+            raise InputError(
+                "bad-weights",
+                f"{self.path.name} has the tensor {name[:100]}, which nothing of the "
+                f"architecture {self.architecture} uses",
+            )
         weights.check()
         return weights
+
+    def _layer(self, c: DecoderConfig, index: int) -> Layer:
+        family = self._family
+        queries, keys = c.heads * c.head_size, c.kv_heads * c.head_size
+        at = f"blk.{index}."
+
+        def turned(value: Array, heads: int) -> Array:
+            # Pairs are interleaved in files of Llama's kind; the others keep rotate-half.
+            return unpermute(value, heads) if family.interleaved else value
+
+        def turned_bias(name: str, heads: int) -> Array | None:
+            value = self._bias(f"{at}attn_{name}.bias", heads * c.head_size)
+            return None if value is None else turned(value, heads)
+
+        if family.fused:
+            joined = self._matrix(f"{at}attn_qkv.weight", queries + 2 * keys, c.width)
+            q, k, v = cut(joined, (queries, keys, keys))
+            gate, up = cut(
+                self._matrix(f"{at}ffn_up.weight", 2 * c.hidden, c.width), (c.hidden, c.hidden)
+            )
+        else:
+            q = turned(self._matrix(f"{at}attn_q.weight", queries, c.width), c.heads)
+            k = turned(self._matrix(f"{at}attn_k.weight", keys, c.width), c.kv_heads)
+            v = self._matrix(f"{at}attn_v.weight", keys, c.width)
+            gate = self._matrix(f"{at}ffn_gate.weight", c.hidden, c.width)
+            up = self._matrix(f"{at}ffn_up.weight", c.hidden, c.width)
+        gains: list[Array | None] = [None, None]
+        if self.architecture == "qwen3":
+            gains = [self._matrix(f"{at}attn_{n}_norm.weight", 0, c.head_size) for n in "qk"]
+        layer = Layer(
+            attention_norm=self._matrix(f"{at}attn_norm.weight", 0, c.width),
+            q=q,
+            k=k,
+            v=v,
+            o=self._matrix(f"{at}attn_output.weight", c.width, queries),
+            ffn_norm=self._matrix(f"{at}ffn_norm.weight", 0, c.width),
+            gate=gate,
+            up=up,
+            down=self._matrix(f"{at}ffn_down.weight", c.width, c.hidden),
+            q_bias=turned_bias("q", c.heads),
+            k_bias=turned_bias("k", c.kv_heads),
+            v_bias=self._bias(f"{at}attn_v.bias", keys),
+            o_bias=self._bias(f"{at}attn_output.bias", c.width),
+            gate_bias=self._bias(f"{at}ffn_gate.bias", c.hidden),
+            up_bias=self._bias(f"{at}ffn_up.bias", c.hidden),
+            down_bias=self._bias(f"{at}ffn_down.bias", c.width),
+            q_norm=gains[0],
+            k_norm=gains[1],
+        )
+        rotary = self._hyper("rope.dimension_count", int, c.head_size)
+        return spread(layer, c, rotary)
 
     def tokenizer(self) -> GgufTokenizer:
         """What the file says of its tokenizer."""
         at = "tokenizer.ggml."
         optional = self._reader.get_field
+        model = str(self._field(f"{at}model", str))
+        pre = str(self._field(f"{at}pre", str, "default"))
+        # What readers of the format take where the file does not say.
+        begins = model == "llama" or pre in BEGINS_WITH_BOS
         template = optional("tokenizer.chat_template")
         return GgufTokenizer(
-            model=str(self._field(f"{at}model", str)),
-            pre=str(self._field(f"{at}pre", str, "default")),
+            model=model,
+            pre=pre,
             tokens=[str(t) for t in self._field(f"{at}tokens", list)],
             kinds=[int(k) for k in self._field(f"{at}token_type", list, ())],
             merges=[str(m) for m in self._field(f"{at}merges", list, ())],
             scores=[float(s) for s in self._field(f"{at}scores", list, ())],
             bos_id=self._id(f"{at}bos_token_id"),
-            eos_id=self._id(f"{at}eos_token_id"),
-            add_bos=bool(self._field(f"{at}add_bos_token", bool, False)),
+            end_ids=[
+                i
+                for i in (self._id(f"{at}{name}_token_id") for name in ("eos", "eot", "eom"))
+                if i is not None
+            ],
+            add_bos=bool(self._field(f"{at}add_bos_token", bool, begins)),
             add_space_prefix=bool(self._field(f"{at}add_space_prefix", bool, True)),
             chat_template=None if template is None else str(template.contents()),
         )
 
     def _id(self, key: str) -> int | None:
         return int(self._field(key, int)) if self._reader.get_field(key) is not None else None
+
+
+def shards(path: Path) -> list[Path]:
+    """The files of a GGUF that was split, in order; one file: itself.
+
+    Raises:
+        InputError: ``no-such-file``.
+    """
+    match = _SHARD.fullmatch(path.name)
+    if match is None:
+        return [path]
+    stem, _, count = match.groups()
+    if not 1 <= int(count) <= _MAX_SHARDS:
+        raise InputError("too-large", f"{path.name} is one of {count} parts")
+    files = [path.with_name(f"{stem}-{i:05}-of-{count}.gguf") for i in range(1, int(count) + 1)]
+    missing = next((file.name for file in files if not file.is_file()), None)
+    if missing is not None:
+        raise InputError(
+            "no-such-file", f"{path.name} is one of {int(count)} parts; there is no {missing}"
+        )
+    return files
 
 
 def unpermute(value: Array, heads: int) -> Array:

@@ -33,6 +33,7 @@ from model_builder.generate.source import Pretrained, load_pretrained
 from model_builder.teachers.base import Progress, silent
 
 _WINDOW = 256
+_SHORTEST_CONTEXT = 8
 NO_TEMPLATE = "none"
 """``ImportOptions.chat_template`` that leaves out the source's."""
 
@@ -99,6 +100,8 @@ def import_model(
     progress("loading", 0, 1)
     pretrained = load_pretrained(source)
     progress("loading", 1, 1)
+    layout = _within(options.layout, pretrained.weights.config.trained_context)
+    options = msgspec.structs.replace(options, layout=layout)
     name = options.name or bundle_name(source)
     tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
     chat_template = _chat_template(pretrained, tokenizer, options.chat_template)
@@ -141,6 +144,24 @@ def import_model(
     report = out / f"{name}-{options.version}-report.json"
     write_atomically(report, codec.pretty(_report(bundle, pretrained, options, fidelity)))
     return Imported(folder, archive, report, fidelity)
+
+
+def _within(layout: Layout, longest: int) -> Layout:
+    """The layout with contexts that the model holds: its window, or what it was trained on."""
+    contexts = [c for c in layout.contexts if c <= longest]
+    if contexts == layout.contexts:
+        return layout
+    if longest < _SHORTEST_CONTEXT:
+        raise InputError("bad-weights", f"the model's context has {longest} positions")
+    contexts = sorted({*contexts, longest})
+    most = contexts[-1]
+    return msgspec.structs.replace(
+        layout,
+        contexts=contexts,
+        prompt=[t for t in layout.prompt if t <= most],
+        prefill=[t for t in layout.prefill if t <= most],
+        score=[t for t in layout.score if t <= most],
+    )
 
 
 def _check_names(options: ImportOptions) -> None:

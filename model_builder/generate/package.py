@@ -28,8 +28,10 @@ from model_builder.files import write_atomically
 from model_builder.generate.decoder_graph import DecoderModel
 from model_builder.generate.measure import peak_rss
 from model_builder.generate.quantize import QuantizedDecoder
+from model_builder.generate.rope import plain
 from model_builder.generate.runner import Runner
 from model_builder.generate.tokenizer import slim
+from model_builder.generate.weights import DecoderConfig
 
 MODEL_FILE = "model.tflite"
 EMBEDDING_FILE = "embedding.bin"
@@ -121,7 +123,9 @@ def facts_of(decoder: QuantizedDecoder, layout: Layout) -> GeneratorFacts:
         layers=c.layers,
         kv_heads=c.kv_heads,
         head_size=c.head_size,
-        rope_base=c.rope_base,
+        rope_base=0.0 if _other_rope(c) else c.rope_base,
+        rope_frequencies=_frequencies(c) if _other_rope(c) else [],
+        rope_scale=c.rope_scale,
         contexts=layout.contexts,
         embedding=EMBEDDING_FILE,
         cache=layout.cache,
@@ -129,6 +133,14 @@ def facts_of(decoder: QuantizedDecoder, layout: Layout) -> GeneratorFacts:
         prefill=layout.prefill,
         score=layout.score,
     )
+
+
+def _other_rope(c: DecoderConfig) -> bool:
+    return bool(c.frequencies) or c.rope_scale != 1
+
+
+def _frequencies(c: DecoderConfig) -> list[float]:
+    return list(c.frequencies) or [float(f) for f in plain(c.rope_base, c.head_size)]
 
 
 def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:

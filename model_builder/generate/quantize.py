@@ -23,7 +23,7 @@ Grams = dict[str, Array]
 
 _DAMPING = 0.01
 _COLUMNS = 96
-_JOINED = {"q": "qkv", "gate": "gate_up", "o": "o", "down": "down", "head": "head"}
+_MATRICES = {"q": "qkv", "gate": "gate_up", "o": "o", "down": "down", "head": "head"}
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,16 @@ class Quantized:
 
 @dataclass(frozen=True)
 class QuantizedLayer:
-    """A block; matrices that read the same input are joined by rows."""
+    """A block; matrices that read the same input are joined by rows.
+
+    `gain`: ``[heads + kv_heads, head_size]``, of the norms of queries and keys, if it has them.
+    """
 
     qkv: Quantized
     o: Quantized
     gate_up: Quantized
     down: Quantized
+    gain: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def calibrate(
         where, _, name = site.rpartition(".")
         if name == "down":
             x = turn_runs(x, folded.turn)
-        joined = _JOINED.get(name)
+        joined = _MATRICES.get(name)
         if joined is not None:
             key = f"{where}.{joined}" if where else joined
             gram = x.T @ x
@@ -114,22 +118,26 @@ def quantize(
     known = grams or {}
     layers = []
     for index, layer in enumerate(weights.layers):
-        bias = None
-        if layer.q_bias is not None or layer.k_bias is not None or layer.v_bias is not None:
-            pairs = [(layer.q_bias, layer.q), (layer.k_bias, layer.k), (layer.v_bias, layer.v)]
-            bias = np.concatenate(
-                [np.zeros(len(m), np.float32) if b is None else b for b, m in pairs]
-            )
+        bias = _joined((layer.q_bias, layer.q), (layer.k_bias, layer.k), (layer.v_bias, layer.v))
+        gain = None
+        if layer.q_norm is not None and layer.k_norm is not None:
+            c = weights.config
+            gain = np.concatenate(
+                [np.tile(layer.q_norm, (c.heads, 1)), np.tile(layer.k_norm, (c.kv_heads, 1))]
+            ).astype(np.float32)
         layers.append(
             QuantizedLayer(
                 qkv=_matrix(
                     np.concatenate([layer.q, layer.k, layer.v]), known.get(f"{index}.qkv"), bias
                 ),
-                o=_matrix(layer.o, known.get(f"{index}.o")),
+                o=_matrix(layer.o, known.get(f"{index}.o"), layer.o_bias),
                 gate_up=_matrix(
-                    np.concatenate([layer.gate, layer.up]), known.get(f"{index}.gate_up")
+                    np.concatenate([layer.gate, layer.up]),
+                    known.get(f"{index}.gate_up"),
+                    _joined((layer.gate_bias, layer.gate), (layer.up_bias, layer.up)),
                 ),
-                down=_matrix(layer.down, known.get(f"{index}.down")),
+                down=_matrix(layer.down, known.get(f"{index}.down"), layer.down_bias),
+                gain=gain,
             )
         )
         progress("quantising", index + 1, len(weights.layers))
@@ -139,6 +147,15 @@ def quantize(
         layers=layers,
         head=_matrix(weights.head, known.get("head")),
         turn=folded.turn,
+    )
+
+
+def _joined(*parts: tuple[Array | None, Array]) -> Array | None:
+    """Biases of matrices that become one; None where none of them has any."""
+    if all(bias is None for bias, _ in parts):
+        return None
+    return np.concatenate(
+        [np.zeros(len(matrix), np.float32) if bias is None else bias for bias, matrix in parts]
     )
 
 

@@ -34,8 +34,11 @@ def rotary_table(config: DecoderConfig, start: int, count: int) -> tuple[Array, 
     """Cosines and sines, ``[count, head_size / 2]`` each, of positions from `start`."""
     half = config.head_size // 2
     inverse = config.rope_base ** (-np.arange(half, dtype=np.float64) / half)
+    if config.frequencies:
+        inverse = np.array(config.frequencies)
     angles = np.arange(start, start + count, dtype=np.float64)[:, None] * inverse
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    scale = config.rope_scale
+    return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
 
 
 def rotate(x: Array, cosines: Array, sines: Array) -> Array:
@@ -57,7 +60,14 @@ def _plus(x: Array, bias: Array | None) -> Array:
 
 
 def attention(
-    layer: Layer, x: Array, c: DecoderConfig, linear: Linear, site: str, scale: float
+    layer: Layer,
+    x: Array,
+    c: DecoderConfig,
+    linear: Linear,
+    site: str,
+    scale: float,
+    *,
+    rotated: bool = True,
 ) -> Array:
     """Causal self-attention of a whole text; x ``[T, width]``, normalised already."""
     count = x.shape[0]
@@ -65,23 +75,27 @@ def attention(
     q = _plus(linear(x, layer.q, f"{site}.q"), layer.q_bias).reshape(count, c.heads, -1)
     k = _plus(linear(x, layer.k, f"{site}.k"), layer.k_bias).reshape(count, c.kv_heads, -1)
     v = _plus(linear(x, layer.v, f"{site}.v"), layer.v_bias).reshape(count, c.kv_heads, -1)
-    q, k = rotate(q, cosines, sines), rotate(k, cosines, sines)
+    if layer.q_norm is not None and layer.k_norm is not None:
+        q = rms_norm(q, layer.q_norm, c.norm_epsilon)
+        k = rms_norm(k, layer.k_norm, c.norm_epsilon)
+    if rotated:
+        q, k = rotate(q, cosines, sines), rotate(k, cosines, sines)
     future = np.triu(np.full((count, count), -np.inf, np.float32), 1)
     mixed = np.empty((count, c.heads, c.head_size), np.float32)
     shared = c.heads // c.kv_heads
     for head in range(c.heads):
         scores = q[:, head] @ k[:, head // shared].T * np.float32(scale) + future
         mixed[:, head] = softmax(scores) @ v[:, head // shared]
-    return linear(mixed.reshape(count, -1), layer.o, f"{site}.o")
+    return _plus(linear(mixed.reshape(count, -1), layer.o, f"{site}.o"), layer.o_bias)
 
 
 def feed_forward(layer: Layer, x: Array, linear: Linear, site: str) -> Array:
     """SwiGLU; x ``[T, width]``, normalised already."""
-    gate = linear(x, layer.gate, f"{site}.gate")
-    up = linear(x, layer.up, f"{site}.up")
+    gate = _plus(linear(x, layer.gate, f"{site}.gate"), layer.gate_bias)
+    up = _plus(linear(x, layer.up, f"{site}.up"), layer.up_bias)
     with np.errstate(over="ignore"):
         product = gate / (1 + np.exp(-gate)) * up
-    return linear(product, layer.down, f"{site}.down")
+    return _plus(linear(product, layer.down, f"{site}.down"), layer.down_bias)
 
 
 def logits(
@@ -100,11 +114,12 @@ def logits(
         scaled: the queries' scale is folded into the weights already.
     """
     c = weights.config
-    scale = 1.0 if scaled else float(1 / np.sqrt(c.head_size))
+    scale = 1.0 if scaled else c.score_scale
     x = weights.embedding[ids].astype(np.float32)
     for index, layer in enumerate(weights.layers):
         site = str(index)
         normed = rms_norm(x, layer.attention_norm, c.norm_epsilon)
-        x = x + attention(layer, normed, c, linear, site, scale)
+        rotated = index not in c.unrotated
+        x = x + attention(layer, normed, c, linear, site, scale, rotated=rotated)
         x = x + feed_forward(layer, rms_norm(x, layer.ffn_norm, c.norm_epsilon), linear, site)
     return linear(rms_norm(x, weights.final_norm, c.norm_epsilon), weights.head, "head")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,63 +12,35 @@ from safetensors import SafetensorError, safe_open
 
 from contracts import codec, limits
 from contracts.errors import InputError
-from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights, Layer
+from model_builder.generate.families import read_weights, understand
+from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights
 
-ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 _MAX_JSON = 64 * limits.MIB
-
-
-class HfConfig(msgspec.Struct, frozen=True):
-    """What is read of ``config.json``."""
-
-    architectures: Annotated[list[str], msgspec.Meta(min_length=1)]
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: Annotated[int, msgspec.Meta(ge=1)]
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    rope_theta: float = 10000.0
-    rope_scaling: dict[str, Any] | None = None
-    rms_norm_eps: float = 1e-6
-    max_position_embeddings: int = 2048
-    tie_word_embeddings: bool = False
-    hidden_act: str = "silu"
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-
-
-class HfTokenizerConfig(msgspec.Struct, frozen=True):
-    """What is read of ``tokenizer_config.json``."""
-
-    chat_template: str | list[dict[str, str]] | None = None
-    add_bos_token: bool | None = None
+_FLOATS = ("F32", "F16", "BF16")
+# Tensors that hold nothing: tables that are computed again, and a head that is tied.
+_DERIVED = re.compile(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|lm_head\.weight")
 
 
 class HfFolder:
     """An opened folder.
 
+    Attributes:
+        plan: its config.json, understood.
+
     Raises:
-        InputError: ``no-such-file``, ``unknown-architecture``, ``bad-message``.
+        InputError: ``no-such-file``, ``unknown-architecture``, ``bad-weights``, ``bad-message``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_file = codec.decode(
-            self._read("config.json"), HfConfig, what=f"{path.name}/config.json", cap=_MAX_JSON
-        )
-        name = self.config_file.architectures[0]
-        if name not in ARCHITECTURES or self.config_file.hidden_act != "silu":
+        if (path / "adapter_config.json").is_file():
             raise InputError(
                 "unknown-architecture",
-                f"{path.name} holds a {name[:60]!r} model; expected {' or '.join(ARCHITECTURES)}",
+                f"{path} holds an adapter (adapter_config.json); merge it into its base first, "
+                "or take it out to import the base alone",
             )
-        scaling = self.config_file.rope_scaling
-        if scaling and scaling.get("rope_type", scaling.get("type")) not in (None, "default"):
-            raise InputError(
-                "unknown-architecture", f"{path.name} scales its positions; expected none"
-            )
+        self._config = self._json("config.json")
+        self.plan = understand(self._config, f"{path.name}/config.json")
 
     def _read(self, name: str) -> bytes:
         file = self.path / name
@@ -77,23 +50,48 @@ class HfFolder:
             raise InputError("too-large", f"{file} is over {_MAX_JSON} bytes")
         return file.read_bytes()
 
+    def _json(self, name: str) -> dict[str, Any]:
+        return codec.decode(
+            self._read(name), dict[str, Any], what=f"{self.path.name}/{name}", cap=_MAX_JSON
+        )
+
+    def _json_if_there(self, name: str) -> dict[str, Any]:
+        return self._json(name) if (self.path / name).is_file() else {}
+
     def config(self) -> DecoderConfig:
         """The decoder's shape."""
-        f = self.config_file
-        config = DecoderConfig(
-            vocabulary=f.vocab_size,
-            layers=f.num_hidden_layers,
-            width=f.hidden_size,
-            hidden=f.intermediate_size,
-            heads=f.num_attention_heads,
-            kv_heads=f.num_key_value_heads or f.num_attention_heads,
-            head_size=f.head_dim or f.hidden_size // f.num_attention_heads,
-            rope_base=f.rope_theta,
-            norm_epsilon=f.rms_norm_eps,
-            trained_context=f.max_position_embeddings,
+        return self.plan.config
+
+    def end_ids(self) -> list[int]:
+        """Ids that end an answer, by config.json and generation_config.json."""
+        found: set[int] = set()
+        for document in (self._config, self._json_if_there("generation_config.json")):
+            stated = document.get("eos_token_id")
+            for value in stated if isinstance(stated, list) else [stated]:
+                if isinstance(value, int) and not isinstance(value, bool):
+                    if not 0 <= value < self.plan.config.vocabulary:
+                        raise InputError("bad-weights", f"eos_token_id {value} is no token")
+                    found.add(value)
+        return sorted(found)
+
+    def end_texts(self) -> list[str]:
+        """Tokens that end an answer, by the tokenizer's own files."""
+        found = []
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            text = _token_text(self._json_if_there(name).get("eos_token"))
+            found += [text] if text else []
+        return found
+
+    def begins(self) -> tuple[int | None, str | None, bool | None]:
+        """The id of the first token by config.json, its text, and whether texts begin with it."""
+        stated = self._config.get("bos_token_id")
+        settings = self._json_if_there("tokenizer_config.json")
+        rule = settings.get("add_bos_token")
+        return (
+            stated if isinstance(stated, int) else None,
+            _token_text(settings.get("bos_token")),
+            rule if isinstance(rule, bool) else None,
         )
-        config.check()
-        return config
 
     def tokenizer_json(self) -> bytes:
         """``tokenizer.json`` as it is."""
@@ -104,18 +102,14 @@ class HfFolder:
         file = self.path / "chat_template.jinja"
         if file.is_file():
             return self._read(file.name).decode("utf-8", "replace")
-        if not (self.path / "tokenizer_config.json").is_file():
-            return None
-        config = codec.decode(
-            self._read("tokenizer_config.json"),
-            HfTokenizerConfig,
-            what="tokenizer_config.json",
-            cap=_MAX_JSON,
-        )
-        template = config.chat_template
+        file = self.path / "chat_template.json"
+        template = self._json_if_there("tokenizer_config.json").get("chat_template")
+        if template is None and file.is_file():
+            template = self._json(file.name).get("chat_template")
         if isinstance(template, list):
-            return next((t.get("template") for t in template if t.get("name") == "default"), None)
-        return template
+            named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+            template = named[0].get("template") if named else None
+        return template if isinstance(template, str) else None
 
     def weights(self) -> DecoderWeights:
         """All weights as float32.
@@ -123,59 +117,82 @@ class HfFolder:
         Raises:
             InputError: ``bad-weights``.
         """
-        c = self.config()
         where = _index(self.path)
+        read: set[str] = set()
 
         def get(name: str) -> Array:
             if name not in where:
                 raise InputError("bad-weights", f"{self.path.name} lacks the tensor {name}")
+            read.add(name)
             return _load(where[name], name)
 
         def maybe(name: str) -> Array | None:
             return get(name) if name in where else None
 
-        layers = []
-        for i in range(c.layers):
-            at, attention = f"model.layers.{i}.", f"model.layers.{i}.self_attn."
-            layers.append(
-                Layer(
-                    attention_norm=get(f"{at}input_layernorm.weight"),
-                    q=get(f"{attention}q_proj.weight"),
-                    k=get(f"{attention}k_proj.weight"),
-                    v=get(f"{attention}v_proj.weight"),
-                    o=get(f"{attention}o_proj.weight"),
-                    ffn_norm=get(f"{at}post_attention_layernorm.weight"),
-                    gate=get(f"{at}mlp.gate_proj.weight"),
-                    up=get(f"{at}mlp.up_proj.weight"),
-                    down=get(f"{at}mlp.down_proj.weight"),
-                    q_bias=maybe(f"{attention}q_proj.bias"),
-                    k_bias=maybe(f"{attention}k_proj.bias"),
-                    v_bias=maybe(f"{attention}v_proj.bias"),
+        weights = read_weights(self.plan, get, maybe)
+        for name in sorted(where.keys() - read):
+            if not _DERIVED.fullmatch(name):
+                raise InputError(
+                    "bad-weights",
+                    f"{self.path.name} has the tensor {name[:100]}, which nothing of the stated "
+                    "architecture uses",
                 )
-            )
-        if f"model.layers.{c.layers}.input_layernorm.weight" in where:
-            raise InputError("bad-weights", f"{self.path.name} has more than {c.layers} layers")
-        embedding = get("model.embed_tokens.weight")
-        head = maybe("lm_head.weight")
-        weights = DecoderWeights(
-            c, embedding, layers, get("model.norm.weight"), embedding if head is None else head
-        )
-        weights.check()
         return weights
+
+
+def _token_text(stated: Any) -> str | None:
+    """A token in ``tokenizer_config.json``: its text, or an object that has it."""
+    if isinstance(stated, dict):
+        stated = stated.get("content")
+    return stated if isinstance(stated, str) and stated else None
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that hold the weights, as the library that writes them finds them."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file() and index.is_file():
+        raise InputError(
+            "bad-weights",
+            f"{folder} has both {single.name} and {index.name}; one of them is a leftover",
+        )
+    if index.is_file():
+        document = codec.decode(index.read_bytes(), dict[str, Any], what=index.name, cap=_MAX_JSON)
+        shards = document.get("weight_map")
+        if not isinstance(shards, dict) or not all(
+            isinstance(name, str) and Path(name).name == name for name in shards.values()
+        ):
+            raise InputError("bad-weights", f"{index.name} has no list of files")
+        files = [folder / name for name in sorted(set(shards.values()))]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            raise InputError("no-such-file", f"{folder} lacks {', '.join(missing[:3])}")
+        return files
+    if single.is_file():
+        return [single]
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) > 1:
+        raise InputError(
+            "bad-weights", f"{folder} has {len(files)} *.safetensors files and no {index.name}"
+        )
+    return files
 
 
 def _index(folder: Path) -> dict[str, Path]:
     """Tensor name -> the file that holds it."""
     found: dict[str, Path] = {}
-    files = sorted(folder.glob("*.safetensors"))
+    files = _files(folder)
     if not files:
         raise InputError("no-such-file", f"{folder} has no *.safetensors file")
     for file in files:
         try:
             with safe_open(file, framework="numpy") as tensors:
-                found.update(dict.fromkeys(tensors.keys(), file))
+                names = list(tensors.keys())
         except (SafetensorError, OSError) as error:
             raise InputError("bad-weights", f"{file.name} is broken: {error}") from None
+        twice = next((name for name in names if name in found), None)
+        if twice is not None:
+            raise InputError("bad-weights", f"{found[twice].name} and {file.name} hold {twice}")
+        found.update(dict.fromkeys(names, file))
     return found
 
 
@@ -185,6 +202,11 @@ def _load(file: Path, name: str) -> Array:
         with safe_open(file, framework="numpy") as tensors:
             part = tensors.get_slice(name)
             shape, kind = part.get_shape(), part.get_dtype()
+            if kind not in _FLOATS:
+                raise InputError(
+                    "unknown-architecture",
+                    f"{file.name}: {name} is {kind}; expected {', '.join(_FLOATS)}",
+                )
             if kind != "BF16":
                 return np.ascontiguousarray(tensors.get_tensor(name), dtype=np.float32)
         return _bfloat16(file, name, shape)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +74,13 @@ def load_pretrained(source: str) -> Pretrained:
     return _from_gguf(path, path.name)
 
 
-def _end_ids(tokenizer: Tokenizer, stated: list[int]) -> list[int]:
-    """The stated ids and the usual names of the end of a turn, as far as the model has them."""
-    usual = ("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>", "<|end_of_text|>")
+def _end_ids(tokenizer: Tokenizer, stated: list[int], texts: Sequence[str] = ()) -> list[int]:
+    """The stated ids and texts, and the usual names of the end of a turn, if the model has them."""
+    usual = (
+        *("<|im_end|>", "<|eot_id|>", "<|endoftext|>", "</s>", "<|end_of_text|>"),
+        *("<end_of_turn>", "<|end|>", "<|eot|>"),
+        *texts,
+    )
     ids = {i for i in (tokenizer.token_to_id(name) for name in usual) if i is not None}
     return sorted(ids | set(stated))
 
@@ -87,14 +91,17 @@ def _from_gguf(path: Path, origin: str) -> Pretrained:
     tokenizer = build_tokenizer(source)
     weights = file.weights()
     _check_vocabulary(tokenizer, weights)
+    digest = hashlib.sha256()
+    for part in file.files:
+        digest.update(sha256_file(part).encode())
     return Pretrained(
         weights=weights,
         tokenizer_json=tokenizer.to_str(),
         chat_template=source.chat_template,
         bos_id=source.bos_id if source.add_bos else None,
-        eos_ids=_end_ids(tokenizer, [] if source.eos_id is None else [source.eos_id]),
+        eos_ids=_end_ids(tokenizer, source.end_ids),
         origin=origin,
-        sha256=sha256_file(path),
+        sha256=sha256_file(path) if len(file.files) == 1 else digest.hexdigest(),
     )
 
 
@@ -105,26 +112,38 @@ def _from_folder(path: Path) -> Pretrained:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # noqa: BLE001 - the library raises bare Exception
         raise InputError("bad-tokenizer", f"tokenizer.json is broken: {str(error)[:200]}") from None
+    # What a training script set for its batches would cut or lengthen a device's prompts.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     weights = folder.weights()
     _check_vocabulary(tokenizer, weights)
-    stated = folder.config_file.eos_token_id
     digest = hashlib.sha256()
     for file in sorted(path.glob("*.safetensors")):
         digest.update(sha256_file(file).encode())
-    # Whether a text begins with bos is the tokenizer's own rule in these folders.
-    first = tokenizer.encode("a").ids[:1]
-    bos = folder.config_file.bos_token_id
     return Pretrained(
         weights=weights,
-        tokenizer_json=text,
+        tokenizer_json=tokenizer.to_str(),
         chat_template=folder.chat_template(),
-        bos_id=bos if bos is not None and first == [bos] else None,
-        eos_ids=_end_ids(
-            tokenizer, stated if isinstance(stated, list) else [] if stated is None else [stated]
-        ),
+        bos_id=_first_id(tokenizer, *folder.begins()),
+        eos_ids=_end_ids(tokenizer, folder.end_ids(), folder.end_texts()),
         origin=path.name,
         sha256=digest.hexdigest(),
     )
+
+
+def _first_id(
+    tokenizer: Tokenizer, stated: int | None, text: str | None, rule: bool | None
+) -> int | None:
+    """The id that every text begins with: what tokenizer.json puts there, or what is stated.
+
+    `rule` is ``add_bos_token``, which adds the token where tokenizer.json has no such rule.
+    """
+    plain, whole = (tokenizer.encode("a", add_special_tokens=flag).ids for flag in (False, True))
+    named = tokenizer.token_to_id(text) if text else None
+    known = named if named is not None else stated
+    if len(whole) > len(plain) and whole[: -len(plain) or None] and whole[0] != plain[0]:
+        return whole[0]
+    return known if rule else None
 
 
 def _check_vocabulary(tokenizer: Tokenizer, weights: DecoderWeights) -> None:

@@ -18,7 +18,23 @@ _LLAMA3: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_REST: Final = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SHORT: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+_LETTERS: Final = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{{}}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{{}}"
+)
+_TEKKEN: Final = _LETTERS.replace("{}", "") + r"|\p{N}" + _REST
+_GPT4O: Final = _LETTERS.replace("{}", _SHORT) + r"|\p{N}{1,3}" + _REST
 _QWEN2: Final = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_PATTERNS: Final = {
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "smaug-bpe"), _LLAMA3),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _QWEN2),
+    "tekken": _TEKKEN,
+    "gpt-4o": _GPT4O,
+}
+# Their own files take a word that is a token whole, whatever the merges say.
+_WHOLE_WORDS: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
 
 
 def slim(tokenizer_json: str) -> str:
@@ -78,6 +94,8 @@ def build_tokenizer(source: GgufTokenizer) -> Tokenizer:
 
 
 def _byte_level(source: GgufTokenizer) -> Tokenizer:
+    if not source.merges:
+        raise InputError("unknown-tokenizer", "the file lacks the tokenizer's merges")
     merges = []
     for merge in source.merges:
         parts = merge.split(" ")
@@ -85,15 +103,18 @@ def _byte_level(source: GgufTokenizer) -> Tokenizer:
             raise InputError("bad-weights", f"{merge[:40]!r} is not a merge of two tokens")
         merges.append((parts[0], parts[1]))
     tokenizer = Tokenizer(
-        models.BPE(vocab={t: i for i, t in enumerate(source.tokens)}, merges=merges)
+        models.BPE(
+            vocab={t: i for i, t in enumerate(source.tokens)},
+            merges=merges,
+            ignore_merges=source.pre in _WHOLE_WORDS,
+        )
     )
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if source.pre in ("smollm", "codeshell", "refact", "command-r"):
+    if source.pre in ("smollm", "codeshell", "refact", "starcoder", "command-r"):
         cut: Any = [pre_tokenizers.Digits(individual_digits=True), whole]
-    elif source.pre in ("llama-bpe", "llama3", "llama-v3", "qwen2", "deepseek-r1-qwen"):
-        pattern = _QWEN2 if "qwen" in source.pre else _LLAMA3
+    elif source.pre in _PATTERNS:
         cut = [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.Split(Regex(_PATTERNS[source.pre]), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
         if "qwen" in source.pre:

@@ -14,6 +14,7 @@ Array = npt.NDArray[np.float32]
 MAX_LAYERS = 256
 MAX_WIDTH = 16384
 MAX_VOCABULARY = 1 << 20
+MAX_HEAD_SIZE = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,13 @@ class DecoderConfig:
         heads, kv_heads: query heads, and key/value heads that they share.
         head_size: width of one head; even.
         rope_base: of the rotary position embedding.
+        frequencies: of its pairs, in radians a position, where they are no plain powers of the
+            base (scaled positions, heads that turn in part); empty: they are.
+        rope_scale: of its cosines and sines.
+        unrotated: layers without positions.
+        attention_scale: of the scores; None: 1 / sqrt(head_size).
         norm_epsilon: of RMSNorm.
-        trained_context: positions that the model was trained on.
+        trained_context: positions that the model was trained on, and for which its parts hold.
     """
 
     vocabulary: int
@@ -40,6 +46,10 @@ class DecoderConfig:
     kv_heads: int
     head_size: int
     rope_base: float = 10000.0
+    frequencies: tuple[float, ...] = ()
+    rope_scale: float = 1.0
+    unrotated: frozenset[int] = frozenset()
+    attention_scale: float | None = None
     norm_epsilon: float = 1e-5
     trained_context: int = 2048
 
@@ -52,7 +62,7 @@ class DecoderConfig:
             "hidden": (self.hidden, 4 * MAX_WIDTH),
             "heads": (self.heads, 512),
             "kv_heads": (self.kv_heads, 512),
-            "head_size": (self.head_size, 1024),
+            "head_size": (self.head_size, MAX_HEAD_SIZE),
             "trained_context": (self.trained_context, 1 << 24),
         }
         for name, (value, most) in bounds.items():
@@ -70,6 +80,17 @@ class DecoderConfig:
                 f"norm epsilon {self.norm_epsilon} or rotary base {self.rope_base} is absurd",
             )
 
+        scales = [self.rope_scale, self.attention_scale or 1.0, *self.frequencies]
+        if not all(np.isfinite(value) and 0 <= value < 1e4 for value in scales):
+            raise InputError("bad-weights", "a rotary frequency or a scale is absurd")
+        if self.frequencies and len(self.frequencies) != self.head_size // 2:
+            raise InputError("bad-weights", "expected a rotary frequency for each pair of a head")
+
+    @property
+    def score_scale(self) -> float:
+        """Of the attention's scores."""
+        return self.attention_scale or float(1 / np.sqrt(self.head_size))
+
     @property
     def parameters(self) -> int:
         """Weights of the decoder with a tied output head, counted once."""
@@ -84,7 +105,7 @@ class Layer:
     """One block. Matrices are ``[outputs, inputs]``, so that ``y = W @ x``.
 
     `q`, `k`: heads in rotate-half layout (dimension i turns with i + head_size / 2).
-    Biases are None where the family has none (all but Qwen2).
+    Biases and the gains of queries and keys are None where the family has none.
     """
 
     attention_norm: Array
@@ -99,6 +120,12 @@ class Layer:
     q_bias: Array | None = None
     k_bias: Array | None = None
     v_bias: Array | None = None
+    o_bias: Array | None = None
+    gate_bias: Array | None = None
+    up_bias: Array | None = None
+    down_bias: Array | None = None
+    q_norm: Array | None = None
+    k_norm: Array | None = None
 
 
 @dataclass
@@ -137,6 +164,12 @@ class DecoderWeights:
             "q_bias": (queries,),
             "k_bias": (keys,),
             "v_bias": (keys,),
+            "o_bias": (c.width,),
+            "gate_bias": (c.hidden,),
+            "up_bias": (c.hidden,),
+            "down_bias": (c.width,),
+            "q_norm": (c.head_size,),
+            "k_norm": (c.head_size,),
         }
         if len(self.layers) != c.layers:
             raise InputError("bad-weights", f"expected {c.layers} layers, found {len(self.layers)}")

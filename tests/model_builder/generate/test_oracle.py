@@ -1,0 +1,306 @@
+"""Imported decoders against logits that the `transformers` library computed.
+
+The float reference and the device's graph are both of this project, so that they could share a
+fault: the fixtures in ``oracle/`` are an outsider's word. ``make oracle`` makes them again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from agent.runtime.model import Options
+from agent.runtime.model import load as load_model
+from contracts.bundle import Bundle
+from contracts.errors import InputError
+from model_builder.generate import reference
+from model_builder.generate.fold import fold
+from model_builder.generate.importer import ImportOptions, import_model
+from model_builder.generate.package import Layout, build_model, facts_of
+from model_builder.generate.quantize import quantize
+from model_builder.generate.runner import Runner
+from model_builder.generate.safetensors_source import HfFolder
+from model_builder.generate.source import load_pretrained
+
+ORACLE = Path(__file__).parent / "oracle"
+CASES = sorted(folder.name for folder in ORACLE.iterdir() if folder.is_dir())
+IDS = np.load(ORACLE / "ids.npy")
+
+
+def folder(case: str, into: Path, config: str = "config.json", **changes: Any) -> Path:
+    """A copy of a case with one of its two spellings, and keys changed; None takes one out."""
+    target = into / case
+    target.mkdir()
+    shutil.copy(ORACLE / case / "model.safetensors", target)
+    document = json.loads((ORACLE / case / config).read_text())
+    for key, value in changes.items():
+        if value is None:
+            document.pop(key, None)
+        else:
+            document[key] = value
+    (target / "config.json").write_text(json.dumps(document))
+    return target
+
+
+def logits(path: Path) -> np.ndarray:
+    """What this project reads out of a folder."""
+    return reference.logits(HfFolder(path).weights(), IDS)
+
+
+def expected(case: str) -> np.ndarray:
+    """What the library computed."""
+    return np.load(ORACLE / case / "logits.npy")
+
+
+@pytest.mark.parametrize("spelling", ["config.json", "config-v4.json"])
+@pytest.mark.parametrize("case", CASES)
+def test_float_logits_are_the_librarys(case: str, spelling: str, tmp_path: Path) -> None:
+    """Every family and variant, as it is written today and as it was."""
+    found = logits(folder(case, tmp_path, spelling))
+    assert np.abs(found - expected(case)).max() < 1e-3
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_devices_graph_keeps_to_them(case: str, tmp_path: Path) -> None:
+    """Rotated, in int8, through LiteRT: within what eight bits cost on so small a model."""
+    weights = HfFolder(folder(case, tmp_path)).weights()
+    layout = Layout(contexts=[64], prompt=[], prefill=[], score=[16])
+    decoder = quantize(fold(weights))
+    model, _ = build_model(decoder, layout)
+    runner = Runner(model, decoder.embedding.restore(), decoder.config, facts_of(decoder, layout))
+    found, wanted = runner.logits(IDS), expected(case)
+    error = np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean())
+    assert error < 0.12, error
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.99
+
+
+# A key of each case that changes arithmetic, with another value: what is read must show.
+BREAKS: list[tuple[str, str, dict[str, Any]]] = [
+    ("llama", "config.json", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
+    ("llama", "config-v4.json", {"rope_theta": 1e4}),
+    ("llama", "config-v4.json", {"rms_norm_eps": 0.05}),
+    ("llama-llama3", "config-v4.json", {"rope_scaling": None}),
+    ("llama-linear", "config-v4.json", {"rope_scaling": None}),
+    ("llama-yarn", "config-v4.json", {"rope_scaling": None}),
+    ("llama-attention-bias", "config.json", {"attention_bias": False}),
+    ("llama-mlp-bias", "config.json", {"mlp_bias": False}),
+    ("mistral", "config-v4.json", {"rope_theta": 1e4}),
+    ("smollm3", "config.json", {"no_rope_layers": [1, 1, 1, 1]}),
+    ("phi3-partial", "config-v4.json", {"partial_rotary_factor": 1.0}),
+    ("phi3-longrope", "config-v4.json", {"rope_scaling": None}),
+    ("granite", "config.json", {"embedding_multiplier": 1.0}),
+    ("granite", "config.json", {"residual_multiplier": 1.0}),
+    ("granite", "config.json", {"attention_multiplier": 1.0}),
+    ("granite", "config.json", {"logits_scaling": 1.0}),
+    ("qwen3-bias", "config.json", {"attention_bias": False}),
+]
+
+
+@pytest.mark.parametrize(("case", "spelling", "changes"), BREAKS)
+def test_every_key_that_changes_arithmetic_is_read(
+    case: str, spelling: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """A checkpoint that says something else gives something else, or is refused."""
+    try:
+        found = logits(folder(case, tmp_path, spelling, **changes))
+    except InputError:
+        return
+    assert np.abs(found - expected(case)).max() > 0.01
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
+    ("llama", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+    ("llama", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+    ("llama", {"query_pre_attn_scalar": 16}, "query_pre_attn_scalar"),
+    ("llama", {"embedding_multiplier": 12.0}, "embedding_multiplier"),
+    ("llama", {"num_local_experts": 8}, "num_local_experts"),
+    ("llama", {"hidden_act": "gelu"}, "hidden_act"),
+    ("llama", {"rope_interleaved": True}, "rope_interleaved"),
+    ("llama", {"partial_rotary_factor": 0.2}, "turn"),
+    ("llama", {"rope_scaling": {"rope_type": "ntk-of-tomorrow", "factor": 2.0}}, "differ|scaled"),
+    ("llama", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "odd"}}, "scaled by 'odd'"),
+    (
+        "llama",
+        {"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 2, "skew": 3}},
+        "skew",
+    ),
+    ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rotary parameters"),
+    ("llama", {"rope_theta": 1e4}, "two values of rope_theta"),
+    ("llama", {"layer_types": ["full_attention", "linear_attention"]}, "layer_types"),
+    ("llama", {"architectures": ["Gemma3ForCausalLM"]}, "Gemma3ForCausalLM.*expected one of"),
+    ("llama", {"architectures": None}, "expected one of"),
+    ("qwen3", {"rope_parameters": {"rope_type": "default"}}, "rope_theta"),
+    ("llama-tied", {"tie_word_embeddings": False}, "lacks lm_head"),
+    ("llama-attention-bias", {"attention_bias": False}, "tensor .*bias"),
+]
+
+
+@pytest.mark.parametrize(("case", "changes", "message"), REFUSED)
+def test_what_is_not_known_is_refused_by_name(
+    case: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    """No key is passed over in silence."""
+    with pytest.raises(InputError, match=message):
+        HfFolder(folder(case, tmp_path, **changes)).weights()
+
+
+def test_what_only_says_how_it_was_trained_is_let_be(tmp_path: Path) -> None:
+    """Flags that are off, and keys that change no arithmetic."""
+    path = folder(
+        "llama",
+        tmp_path,
+        use_cache=False,
+        attention_dropout=0.1,
+        initializer_range=0.5,
+        unsloth_version="2026.1",
+        use_qk_norm=False,
+        some_new_flag=False,
+    )
+    assert np.abs(logits(path) - expected("llama")).max() < 1e-3
+
+
+def test_a_tensor_that_nothing_uses_is_refused(tmp_path: Path) -> None:
+    """A norm of queries in a family that has none would be left out in silence."""
+    path = folder("llama", tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    tensors["model.layers.0.self_attn.q_norm.weight"] = np.ones(8, np.float16)
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(InputError, match=r"q_norm.weight, which nothing"):
+        HfFolder(path).weights()
+
+
+def test_tied_embeddings_with_another_head_are_refused(tmp_path: Path) -> None:
+    """Releases of the library differ in which of the two they take."""
+    path = folder("llama-tied", tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * 2
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(InputError, match="leftover"):
+        HfFolder(path).weights()
+
+
+def test_shards_are_those_of_the_index(tmp_path: Path) -> None:
+    """A stale file beside them is not read; one that is missing is named."""
+    path = folder("llama", tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    names = sorted(tensors)
+    (path / "model.safetensors").unlink()
+    parts = {"model-00001-of-00002.safetensors": names[:9]}
+    parts["model-00002-of-00002.safetensors"] = names[9:]
+    for file, held in parts.items():
+        save_file({name: tensors[name] for name in held}, path / file)
+    index = {"weight_map": {name: file for file, held in parts.items() for name in held}}
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({name: tensors[name] * 0 for name in names}, path / "old.safetensors")
+    assert np.abs(logits(path) - expected("llama")).max() < 1e-3
+    (path / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(InputError, match="lacks model-00002"):
+        HfFolder(path).weights()
+
+
+def test_an_adapter_beside_its_base_is_refused(tmp_path: Path) -> None:
+    """Its base alone is not the model that was trained."""
+    path = folder("llama", tmp_path)
+    (path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="adapter"):
+        HfFolder(path)
+
+
+def test_a_window_bounds_the_context(tmp_path: Path) -> None:
+    """Within the window, attention to all and attention to the window are the same."""
+    path = folder("mistral", tmp_path, sliding_window=32)
+    assert HfFolder(path).config().trained_context == 32
+    path = folder("llama-dynamic", tmp_path)
+    assert HfFolder(path).config().trained_context == 256
+
+
+def test_int8_weights_in_a_file_are_refused(tmp_path: Path) -> None:
+    """Integers without their scales are no weights."""
+    path = folder("llama", tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    tensors[name] = np.rint(tensors[name] * 20).astype(np.int8)
+    save_file(tensors, path / "model.safetensors")
+    with pytest.raises(InputError, match="I8"):
+        HfFolder(path).weights()
+
+
+def with_tokenizer(path: Path, **settings: Any) -> Path:
+    """The folder with a tokenizer of as many words as the model has rows for."""
+    words = "the of and to a in that it is was I for on you he be with as by at".split()  # noqa: SIM905
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, **{w: i for i, w in enumerate(words, 3)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
+@pytest.mark.parametrize("case", ["llama-llama3", "qwen3", "phi3-partial", "smollm3"])
+def test_an_agent_runs_what_was_imported(case: str, tmp_path: Path) -> None:
+    """Frequencies, norms of queries and layers without positions arrive on the device."""
+    source = with_tokenizer(folder(case, tmp_path), bos_token="<s>", add_bos_token=True)
+    options = ImportOptions(
+        name="oracle",
+        layout=Layout(contexts=[64], prompt=[8], prefill=[8], score=[8]),
+        calibration_tokens=0,
+        check_tokens=256,
+        max_perplexity_change=10.0,
+    )
+    made = import_model(str(source), tmp_path / "out", options)
+    assert made.fidelity.agreement > 0.7
+    bundle = Bundle.open(made.bundle)
+    model = load_model(bundle, Options())
+    try:
+        assert model.selftest(bundle).passed >= 1
+        ids = list(IDS[:30])
+        model.decoder.truncate(0)
+        found = np.stack([model.decoder.step(int(i)).copy() for i in ids])
+    finally:
+        model.close()
+    wanted = expected(case)[:30]
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.99
+
+
+def test_what_a_training_script_left_in_a_tokenizer_is_taken_out(tmp_path: Path) -> None:
+    """Truncation and padding would cut a prompt, or lengthen it."""
+    path = with_tokenizer(folder("llama", tmp_path), bos_token="<s>", eos_token="</s>")
+    found = load_pretrained(str(path))
+    ids = Tokenizer.from_str(found.tokenizer_json).encode("the of and to a in").ids
+    assert len(ids) == 6
+    assert found.bos_id is None
+
+
+def test_where_an_answer_ends_is_said_in_many_places(tmp_path: Path) -> None:
+    """config.json, generation_config.json and the tokenizer's own files."""
+    path = with_tokenizer(
+        folder("llama", tmp_path, eos_token_id=5),
+        bos_token={"content": "<s>"},
+        eos_token={"content": "with"},
+        add_bos_token=True,
+    )
+    (path / "generation_config.json").write_text('{"eos_token_id": [6, 7]}')
+    (path / "special_tokens_map.json").write_text('{"eos_token": "at"}')
+    found = load_pretrained(str(path))
+    tokenizer = Tokenizer.from_str(found.tokenizer_json)
+    assert set(found.eos_ids) >= {
+        5,
+        6,
+        7,
+        tokenizer.token_to_id("with"),
+        tokenizer.token_to_id("at"),
+    }
+    assert found.bos_id == 1
+    (path / "generation_config.json").write_text('{"eos_token_id": 4800}')
+    with pytest.raises(InputError, match="4800 is no token"):
+        load_pretrained(str(path))
