@@ -122,7 +122,7 @@ class Agent:
         serving = config.serving
         self.options = models.Options(threads=serving.threads or self.board.threads)
         self.models = Models(self.options, serving.memory_bytes or self.board.model_ram_bytes)
-        self.recorder = Recorder(installed=self.models.__contains__)
+        self.recorder = Recorder(serving=self.models.ref)
         self.worker = Worker(
             serving.queue, lambda slot, error: self.recorder.failed(slot, error.code)
         )

@@ -44,9 +44,11 @@ def today():
 
 
 class Window:
-    """Counters of one slot between two telemetry samples."""
+    """Counters of one bundle of a slot between two telemetry samples."""
 
-    def __init__(self):
+    def __init__(self, slot, bundle):
+        self.slot = slot
+        self.bundle = bundle
         self.requests = self.errors = self.unknown = self.tokens = 0
         self.latency = {}
         self.latency_total = 0.0
@@ -92,7 +94,7 @@ class Device:
             self.slot(name)
         self.models = {}
         self.busy = 0
-        self._windows = {}
+        self._windows = []
         self._window_since = time.ticks_ms()
         self._samples = []
         self._dropped = 0
@@ -165,16 +167,24 @@ class Device:
 
     # What is counted. -----------------------------------------------------------------------
 
+    def _window(self, slot):
+        bundle = self.models[slot][1] if slot in self.models else None
+        for window in self._windows:
+            if window.slot == slot and window.bundle == bundle:
+                return window
+        self._windows.append(Window(slot, bundle))
+        return self._windows[-1]
+
     def served(self, slot, failed):
         """A request of a slot was answered, or failed."""
-        window = self._windows.setdefault(slot, Window())
+        window = self._window(slot)
         window.requests += 1
         window.errors += bool(failed)
         self.trials.count(slot, failed)
 
     def classified(self, slot, result):
         """Counts a classification."""
-        window = self._windows.setdefault(slot, Window())
+        window = self._window(slot)
         if result["label"] == "unknown":
             window.unknown += 1
         window.labels[result["label"]] = window.labels.get(result["label"], 0) + 1
@@ -188,7 +198,7 @@ class Device:
 
     def generated(self, slot, result):
         """Counts a generation."""
-        self._windows.setdefault(slot, Window()).tokens += result["tokens"]
+        self._window(slot).tokens += result["tokens"]
 
     def _sample(self):
         seconds = time.ticks_diff(time.ticks_ms(), self._window_since) / 1000
@@ -196,12 +206,11 @@ class Device:
         gauges = {"heap_bytes": float(gc.mem_alloc()), "heap_free_bytes": float(gc.mem_free())}
         samples = [{"at": now(), "window_s": seconds, "busy": self.busy, "gauges": gauges}]
         self.busy = 0
-        for name in self._windows:
-            window = self._windows[name]
+        for window in self._windows:
             sample = {
                 "at": now(),
                 "window_s": seconds,
-                "slot": name,
+                "slot": window.slot,
                 "requests": window.requests,
                 "errors": window.errors,
                 "unknown": window.unknown,
@@ -219,10 +228,10 @@ class Device:
                     "counts": window.confidence,
                     "total": window.confidence_total,
                 }
-            if name in self.models:
-                sample["bundle"] = self.models[name][1]
+            if window.bundle:
+                sample["bundle"] = window.bundle
             samples.append(sample)
-        self._windows = {}
+        self._windows = []
         self._samples.extend(samples)
         while len(self._samples) > MAX_SAMPLES:
             self._samples.pop(0)

@@ -79,16 +79,17 @@ class Answering:
     def shadow(self, slot: str, text: str, shown: Classified) -> None:
         """Lets a shadow model answer the same text; only the disagreement is counted."""
         name = f"{slot}/shadow"
-        if name not in self._models.slots:
+        bundle = self._models.ref(name)
+        if bundle is None:
             return
         try:
             with self._models.use(name) as model:
                 hidden: Classified = model.classify(text, 1)
         except ShoalError as error:
             log.warning("shadow failed", slot=slot, code=error.code)
-            self._recorder.shadowed(slot, disagrees=True)
+            self._recorder.shadowed(slot, bundle, disagrees=True)
             return
-        self._recorder.shadowed(slot, disagrees=hidden.label != shown.label)
+        self._recorder.shadowed(slot, hidden.bundle, disagrees=hidden.label != shown.label)
 
     def classify(self, request: ClassifyRequest, reply: Reply) -> None:
         """``req/classify``."""

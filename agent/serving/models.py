@@ -15,6 +15,7 @@ from agent.system.log import logger
 from contracts.bundle import Bundle
 from contracts.errors import RefusedError, UnavailableError
 from contracts.manifest import Manifest
+from contracts.messages import BundleRef
 
 log = logger(__name__)
 
@@ -38,9 +39,9 @@ class _Loaded(msgspec.Struct):
 class Models:
     """Loaded models by slot (and ``slot/shadow``).
 
-    A slot knows the folder of its bundle. The model is loaded at first use, or by
-    :meth:`activate`; when the budget is full, the one used longest ago that nobody uses is
-    dropped and comes back at its next use.
+    A slot knows the folder of its bundle. The model is loaded by :meth:`activate`; when the
+    budget is full, the one used longest ago that nobody uses is dropped and comes back at its
+    next use.
 
     Args:
         options: how models are loaded.
@@ -51,6 +52,7 @@ class Models:
         self._options = options
         self._budget = budget_bytes
         self._folders: dict[str, Path] = {}
+        self._refs: dict[str, BundleRef] = {}
         self._loaded: dict[str, _Loaded] = {}
         self._uses = 0
         self._lock = threading.RLock()
@@ -61,9 +63,9 @@ class Models:
         with self._lock:
             return sorted(self._folders)
 
-    def __contains__(self, slot: str) -> bool:
-        """Whether a slot has a bundle. Never waits for a model that is being loaded."""
-        return slot in self._folders
+    def ref(self, slot: str) -> BundleRef | None:
+        """The bundle that serves a slot. Never waits for a model that is being loaded."""
+        return self._refs.get(slot)
 
     def activate(self, slot: str, folder: Path | None) -> None:
         """Serves the bundle in `folder` from now on; None: the slot is empty.
@@ -77,6 +79,7 @@ class Models:
         if folder is None:
             with self._lock:
                 self._folders.pop(slot, None)
+                self._refs.pop(slot, None)
                 self._retire(slot)
             return
         bundle = Bundle.open(folder)
@@ -89,13 +92,8 @@ class Models:
         with self._lock:
             self._retire(slot)
             self._folders[slot] = folder
+            self._refs[slot] = bundle.ref
             self._loaded[slot] = loaded
-
-    def assign(self, slot: str, folder: Path) -> None:
-        """Gives a slot its bundle without loading it yet."""
-        with self._lock:
-            self._folders[slot] = folder
-            self._retire(slot)
 
     @contextmanager
     def use(self, slot: str) -> Iterator[Any]:

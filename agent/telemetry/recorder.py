@@ -1,4 +1,7 @@
-"""Counts of one window of time for each slot, and of a trial."""
+"""Counts of one window of time for each bundle of each slot, and of a trial.
+
+What a bundle did counts under that bundle: who judges a version reads its figures alone.
+"""
 
 from __future__ import annotations
 
@@ -56,28 +59,26 @@ class Recorder:
 
     Args:
         rss: resident bytes of the agent now.
-        installed: whether a slot has a bundle.
+        serving: the bundle that serves a slot; None when it has none.
     """
 
     def __init__(
         self,
         rss: Callable[[], int] = lambda: psutil.Process().memory_info().rss,
-        installed: Callable[[str], bool] = lambda slot: False,
+        serving: Callable[[str], BundleRef | None] = lambda slot: None,
     ) -> None:
         self._rss = rss
-        self._installed = installed
+        self._serving = serving
         self._lock = threading.Lock()
-        self._windows: dict[str, Sample] = {}
+        self._windows: dict[tuple[str, BundleRef | None], Sample] = {}
         self._trials: dict[str, _Trial] = {}
         self.totals: dict[str, Totals] = {}
         self._baselines: dict[BundleRef, Baseline | None] = {}
 
     def _window(self, slot: str, bundle: BundleRef | None) -> Sample:
-        window = self._windows.get(slot)
+        window = self._windows.get((slot, bundle))
         if window is None:
-            window = self._windows[slot] = Sample(0.0, 0.0, slot, bundle)
-        elif bundle is not None:
-            window.bundle = bundle
+            window = self._windows[slot, bundle] = Sample(0.0, 0.0, slot, bundle)
         return window
 
     def answered(
@@ -91,60 +92,62 @@ class Recorder:
         unknown: bool = False,
         tokens: int = 0,
         baseline: Baseline | None = None,
+        times: int = 1,
     ) -> None:
-        """Counts one answer."""
+        """Counts an answer, or `times` answers that were all the same."""
         with self._lock:
             window = self._window(slot, bundle)
             totals = self.totals.setdefault(slot, Totals())
             if window.latency_us is None:
                 window.latency_us = Histogram("log8")
             for counted in (window, totals):
-                counted.requests += 1
-                counted.unknown += unknown
-                counted.tokens += tokens
+                counted.requests += times
+                counted.unknown += unknown * times
+                counted.tokens += tokens * times
                 if label is not None:
-                    counted.labels[label] = counted.labels.get(label, 0) + 1
-            window.latency_us.add(latency_us)
-            totals.latency_us.add(latency_us)
+                    counted.labels[label] = counted.labels.get(label, 0) + times
+            window.latency_us.add(latency_us, times)
+            totals.latency_us.add(latency_us, times)
             if confidence is not None:
                 if window.confidence is None:
                     window.confidence = Histogram("unit20")
-                window.confidence.add(confidence)
+                window.confidence.add(confidence, times)
             self._baselines = {bundle: baseline, **dict(list(self._baselines.items())[-15:])}
             trial = self._trials.get(slot)
             if trial is not None:
-                trial.requests += 1
-                trial.latency_us.add(latency_us)
+                trial.requests += times
+                trial.latency_us.add(latency_us, times)
 
-    def failed(self, slot: str, code: str) -> None:
-        """Counts one request that was not answered: an error, or ``busy``.
+    def failed(self, slot: str, code: str, *, times: int = 1) -> None:
+        """Counts requests that were not answered: errors, or ``busy``.
 
+        They count under the bundle that serves: it may be one that answers nothing at all.
         A requester may ask for any slot: only one that is installed, or that has answered and
         is gone, has figures of its own. The others are the device's.
         """
-        installed = self._installed(slot)
+        bundle = self._serving(slot)
         with self._lock:
-            if not installed and slot not in self.totals and slot not in self._trials:
+            if bundle is None and slot not in self.totals and slot not in self._trials:
                 slot = DEVICE
-            window = self._window(slot, None)
+            window = self._window(slot, bundle)
             totals = self.totals.setdefault(slot, Totals())
             for counted in (window, totals):
                 if code == "busy":
-                    counted.busy += 1
+                    counted.busy += times
                 else:
-                    counted.requests += 1
-                    counted.errors += 1
+                    counted.requests += times
+                    counted.errors += times
             trial = self._trials.get(slot)
             if trial is not None and code != "busy":
-                trial.requests += 1
-                trial.errors += 1
+                trial.requests += times
+                trial.errors += times
 
-    def shadowed(self, slot: str, *, disagrees: bool) -> None:
-        """Counts one answer of a shadow model beside the active one."""
+    def shadowed(self, slot: str, bundle: BundleRef, *, disagrees: bool, times: int = 1) -> None:
+        """Counts answers of a shadow model beside the active one, under the shadow's bundle."""
         with self._lock:
-            window = self._window(slot, None)
-            window.shadow_requests += 1
-            window.shadow_disagreements += disagrees
+            window = self._window(slot, bundle)
+            window.shadow_requests += times
+            window.shadow_disagreements += disagrees * times
 
     def begin_trial(self, slot: str) -> None:
         """Starts counting a trial from zero."""

@@ -152,7 +152,7 @@ def test_every_golden_vector_of_a_self_test_is_a_sign_of_life(
 ) -> None:
     """Many vectors take minutes, and a cancel ends them."""
     pool = Models(models.Options())
-    pool.assign("slot", make(tmp_path))
+    pool.activate("slot", make(tmp_path))
     answering = Answering(pool, Recorder(lambda: 0), worker, lambda: None)  # type: ignore[arg-type,return-value]
     reply = Reply("r", "d", lambda answer: None, monotonic=clock.monotonic)
     clock.now += 2 * STALL_S

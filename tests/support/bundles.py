@@ -6,6 +6,7 @@ For a bundle that runs use ``tests/data/tiny-classifier-1.0.0``.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -75,3 +76,28 @@ def rewrite(bundle: Bundle, **changes: object) -> Bundle:
     changed = msgspec.structs.replace(bundle.manifest, **changes)
     (bundle.path / MANIFEST).write_bytes(codec.pretty(changed))
     return Bundle.open(bundle.path)
+
+
+def relabelled(
+    folder: Path, source: Path, version: str, labels: Mapping[str, str] | None = None
+) -> Bundle:
+    """A copy of a classifier in `folder`, as another version, its labels renamed.
+
+    It runs, and its self-test holds: with other names it contradicts the original on every text.
+    """
+    names = labels or {}
+    Bundle.open(source).extract(folder)
+    bundle = Bundle.open(folder)
+    manifest = bundle.manifest
+    assert manifest.classifier is not None
+    vectors = [
+        msgspec.structs.replace(vector, label=names.get(vector.label or "", vector.label))
+        for vector in bundle.golden()
+    ]
+    (folder / manifest.golden.file).write_bytes(codec.encode(vectors))
+    classifier = msgspec.structs.replace(
+        manifest.classifier,
+        labels=[names.get(label, label) for label in manifest.classifier.labels],
+    )
+    files = file_entries(p for p in folder.iterdir() if p.name != MANIFEST)
+    return rewrite(bundle, version=version, classifier=classifier, files=files, baseline=None)

@@ -43,6 +43,8 @@ from tests.support.engine import FakeClock
 from tests.support.full_disk import full_disk
 
 REF = Bundle.open(TINY).ref
+NEXT = BundleRef(REF.name, "1.1.0", "1" * 64)
+SHADOW = BundleRef(REF.name, "2.0.0", "2" * 64)
 
 
 def spool(path: Path, **limits_: Any) -> Spool:
@@ -72,8 +74,8 @@ def test_windows_add_up_and_merge() -> None:
 
 def test_a_requester_who_makes_slots_up_makes_no_figures() -> None:
     """What fails for a slot that is not there is the device's; memory stays."""
-    slots = {"a", "b"}
-    recorder = Recorder(lambda: 0, slots.__contains__)
+    slots = {"a": REF, "b": REF}
+    recorder = Recorder(lambda: 0, slots.get)
     recorder.answered("a", REF, 1.0)
     for number in range(1000):
         recorder.failed(f"s{number}", "no-model")
@@ -84,13 +86,46 @@ def test_a_requester_who_makes_slots_up_makes_no_figures() -> None:
     recorder.failed("b", "busy")
     figures = {slot: (t.requests, t.errors, t.busy) for slot, t in recorder.totals.items()}
     assert figures == {"a": (2, 1, 0), "b": (1, 1, 1), "device": (1000, 1000, 1000)}
-    assert {s.slot: s.requests for s in recorder.take(1.0, 10.0)} == {
-        "a": 2,
-        "b": 1,
-        "device": 1000,
-    }
+    assert [(s.slot, s.bundle, s.requests) for s in recorder.take(1.0, 10.0)] == [
+        ("a", REF, 1),
+        ("device", None, 1000),
+        ("b", REF, 1),
+        ("a", None, 1),
+        ("b", None, 0),
+    ]
     recorder.failed("s1", "no-model")
     assert [s.slot for s in recorder.take(1.0, 10.0)] == ["device"]
+
+
+def test_what_a_bundle_did_counts_under_that_bundle_alone() -> None:
+    """Who judges a version reads its figures: not those of the one before, in the same window."""
+    active = {"a": REF}
+    recorder = Recorder(lambda: 0, active.get)
+    recorder.answered("a", REF, 1.0, label="x", times=3)
+    active["a"] = NEXT
+    recorder.answered("a", NEXT, 1.0, label="y")
+    recorder.failed("a", "model-failed")
+    recorder.shadowed("a", SHADOW, disagrees=True, times=2)
+    recorder.shadowed("a", SHADOW, disagrees=False)
+    found = {s.bundle: s for s in recorder.take(1.0, 10.0)}
+    assert {b: (s.requests, s.errors, s.labels) for b, s in found.items()} == {
+        REF: (3, 0, {"x": 3}),
+        NEXT: (2, 1, {"y": 1}),
+        SHADOW: (0, 0, {}),
+    }
+    assert {b: (s.shadow_requests, s.shadow_disagreements) for b, s in found.items()} == {
+        REF: (0, 0),
+        NEXT: (0, 0),
+        SHADOW: (3, 2),
+    }
+
+
+def test_a_bundle_that_answers_nothing_has_its_errors_counted() -> None:
+    """Nothing else would tell a gate that it never works."""
+    recorder = Recorder(lambda: 0, {"a": REF}.get)
+    recorder.failed("a", "model-failed", times=5)
+    (sample,) = recorder.take(1.0, 10.0)
+    assert (sample.bundle, sample.requests, sample.errors) == (REF, 5, 5)
 
 
 def test_errors_count_in_the_trial_of_a_slot_that_has_not_answered() -> None:
