@@ -62,6 +62,15 @@ class SlotModel(Answer):
     desired_mode: str | None = None
 
 
+class WaitModel(Answer):
+    """What a device waits for, or does without."""
+
+    code: str = Field(examples=["disk-full"])
+    message: str = Field(examples=["the disk is full: needs 135 MB, 21.0 MB are free"])
+    slot: str = Field("", description="whose update waits; empty: the whole device")
+    since: float | None = Field(None, description="null: nobody knows")
+
+
 class DeviceModel(Answer):
     """A device."""
 
@@ -80,7 +89,7 @@ class DeviceModel(Answer):
     own_groups: list[str] = Field([], description="that the device reports")
     state: Literal["online", "offline", "unknown", "revoked"]
     state_at: float | None = None
-    seen_at: float | None = None
+    seen_at: float | None = Field(None, description="when the device last spoke")
     enrolled_at: float | None = None
     revoked_at: float | None = None
     agent_version: str = ""
@@ -88,6 +97,10 @@ class DeviceModel(Answer):
     free_bytes: int = 0
     memory_bytes: int = 0
     clock: str = ""
+    clock_offset_s: float | None = Field(
+        None, description="seconds that its clock is ahead of the controller's, by its own word"
+    )
+    waits: list[WaitModel] = Field([], description="why it does not get on; empty: it does")
     platform: dict[str, str] = {}
     slots: dict[str, SlotModel] = {}
     desired_revision: int = 0
@@ -244,6 +257,7 @@ class MemberModel(Answer):
     previous_ref: dict[str, Any] | None = None
     reason: dict[str, Any] | None = None
     golden_accuracy: float | None = None
+    waits: list[WaitModel] = Field([], description="why it does not get on, while it is under way")
 
 
 class MemberPage(Answer):

@@ -13,7 +13,8 @@ from fleet.api import models, paging, views
 from fleet.api.auth import Operator, TheController, Viewer
 from fleet.conductor.runner import Command
 from fleet.rollout.spec import NAME_PATTERN, VERSION_PATTERN, RolloutSpec
-from fleet.store import audit, bundles, rollouts
+from fleet.rollout.state import IN_FLIGHT
+from fleet.store import audit, bundles, devices, rollouts
 from fleet.store.rollouts import Stored
 
 ROUTER = APIRouter(prefix="/v1")
@@ -103,8 +104,9 @@ def list_members(
     with controller.store.read() as connection:
         rollouts.get(connection, rollout, members=False)
         found, following = rollouts.members_page(connection, rollout, phase, after, limit)
+        under_way = devices.some(connection, [m.device for m in found if m.phase in IN_FLIGHT])
     return models.MemberPage(
-        items=[models.MemberModel.model_validate(msgspec.to_builtins(one)) for one in found],
+        items=[views.member(one, under_way.get(one.device)) for one in found],
         next=paging.encode_cursor(following),
     )
 

@@ -9,6 +9,8 @@ import msgspec
 from contracts.messages import Answer, BundleRef
 from fleet.api import models
 from fleet.figures import Figures
+from fleet.rollout.state import Member
+from fleet.store import waits
 from fleet.store.bundles import Published
 from fleet.store.devices import Device
 from fleet.store.rollouts import Stored
@@ -60,6 +62,8 @@ def device(one: Device) -> models.DeviceModel:
         free_bytes=reported.free_bytes if reported else 0,
         memory_bytes=reported.memory_bytes if reported else 0,
         clock=reported.clock if reported else "",
+        clock_offset_s=reported.clock_offset_s if reported else None,
+        waits=waiting(one),
         platform=reported.platform if reported else {},
         slots=slots,
         desired_revision=one.desired_revision,
@@ -68,6 +72,19 @@ def device(one: Device) -> models.DeviceModel:
         last_update=_plain(one.update),
         version=one.version,
     )
+
+
+def waiting(one: Device) -> list[models.WaitModel]:
+    """What a device waits for."""
+    return [models.WaitModel.model_validate(_plain(wait)) for wait in waits.of(one)]
+
+
+def member(one: Member, device: Device | None) -> models.MemberModel:
+    """A device of a rollout; `device`: where what it waits for is to be told."""
+    found = models.MemberModel.model_validate(_plain(one))
+    if device is not None:
+        found.waits = waiting(device)
+    return found
 
 
 def point(one: Point) -> models.PointModel:

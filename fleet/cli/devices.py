@@ -39,7 +39,17 @@ def devices(
             emit_json(found)
             return
         table(
-            ("device", "board", "state", "seen", "models", "update", "labels", "says of itself"),
+            (
+                "device",
+                "board",
+                "state",
+                "seen",
+                "models",
+                "update",
+                "waits for",
+                "labels",
+                "says of itself",
+            ),
             [
                 (
                     one.id,
@@ -48,6 +58,7 @@ def devices(
                     ago(one.seen_at),
                     _models(one),
                     one.last_update["state"] if one.last_update else "",
+                    "; ".join(wait.message for wait in one.waits),
                     _labels(one.labels, one.groups),
                     _labels(one.own_labels, one.own_groups, "own:"),
                 )

@@ -16,11 +16,12 @@ from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, 
 from fleet.cli.output import ago, emit_json, reported, safe, table
 from fleet.client import Client
 from fleet.rollout.spec import RolloutSpec, describe, load, parse_waves
-from fleet.rollout.state import ENDED
+from fleet.rollout.state import ENDED, IN_FLIGHT
 
 app = typer.Typer(no_args_is_help=True, help="Move devices to a version, in waves behind gates.")
 
 _POLL_S = 0.5
+_SHOWN = 20
 Bundle = Annotated[str | None, typer.Argument(help="The bundle's name.")]
 Version = Annotated[str | None, typer.Argument(help="Its version.")]
 SpecFile = Annotated[Path | None, typer.Option("--file", "-f", help="YAML or JSON.")]
@@ -192,19 +193,35 @@ def show(
     with reported(as_json), connect(folder, url, token_file, token) as client:
         found = _watch(client, rollout, quiet=as_json) if watch else client.rollout(rollout)
         failed = list(client.members(rollout, "failed"))
+        waiting = _waiting(client, found)
         events = client.events(rollout).items
         if as_json:
             document = found.model_dump(mode="json")
             document["failed"] = [one.model_dump(mode="json") for one in failed]
+            document["waiting"] = [one.model_dump(mode="json") for one in waiting]
             document["events"] = [one.model_dump(mode="json") for one in events]
             emit_json(document)
             return
         _show(found)
-        for member in failed[:20]:
+        for member in waiting[:_SHOWN]:
+            for wait in member.waits:
+                since = f", {ago(wait.since)}" if wait.since else ""
+                typer.echo(
+                    f"waits: {safe(member.device)} ({member.phase}{since}): {safe(wait.message)}"
+                )
+        if len(waiting) > _SHOWN:
+            typer.echo(f"waits: {len(waiting) - _SHOWN} more devices")
+        for member in failed[:_SHOWN]:
             why = (member.reason or {}).get("message", "no reason given")
             typer.echo(f"failed: {safe(member.device)}: {safe(str(why))}")
         for event in events[-15:]:
             typer.echo(f"{ago(event.at):>10}  {safe(event.message)}")
+
+
+def _waiting(client: Client, one: models.RolloutModel) -> list[models.MemberModel]:
+    """Devices that are under way and say what they wait for."""
+    phases = [phase for phase in sorted(IN_FLIGHT) if one.phases.get(phase)]
+    return [m for phase in phases for m in client.members(one.id, phase) if m.waits]
 
 
 def _command(name: Literal["approve", "pause", "resume", "abort"], text: str) -> None:

@@ -23,14 +23,15 @@ from fleet.dashboard.views import Alert, DevicePage, DeviceView, Overview, Rollo
 from fleet.rollout import selector
 from fleet.rollout.plan import Plan
 from fleet.rollout.spec import RolloutSpec
-from fleet.rollout.state import ACTIVE, Member
-from fleet.store import audit, bundles, devices, history, rollouts, telemetry
+from fleet.rollout.state import ACTIVE, IN_FLIGHT, Member
+from fleet.store import audit, bundles, devices, history, rollouts, telemetry, waits
 from fleet.store.audit import Entry
 from fleet.store.bundles import Published
 from fleet.store.rollouts import Event
 from fleet.store.schema import DEVICE, ROLLUP, UPDATE_EVENT
 from fleet.store.telemetry import Point
 from fleet.store.tokens import Token
+from fleet.store.waits import Waiting
 
 T = TypeVar("T")
 PAGE: Final = 50
@@ -38,6 +39,9 @@ PAGE: Final = 50
 
 _CACHE_S: Final = 1.0
 _RECENT_S: Final = 24 * 3600.0
+_MAX_CODES: Final = 5
+"""Reasons for which devices wait that one alert names: devices make them up."""
+
 QUERY_TIMEOUT_S: Final = 60.0
 
 
@@ -89,6 +93,7 @@ class Data:
             recent, _ = rollouts.page(connection, None, 20)
             waves = rollouts.phase_counts(connection, [one.state.id for one in recent])
             versions = _versions(connection)
+            waiting = waits.counts(connection)
             failures = self._failures(connection)
             published = len(bundles.every(connection))
         views = [RolloutView.of(one, waves[one.state.id]) for one in recent]
@@ -99,7 +104,7 @@ class Data:
             recent=[view for view in views if view.status not in ACTIVE][:3],
             versions=versions,
             published=published,
-            alerts=_alerts(counts, views, failures, self._controller.ready, self.now),
+            alerts=_alerts(counts, views, failures, waiting, self._controller.ready, self.now),
         )
 
     def _traffic(self, connection: sa.Connection) -> list[tuple[int, int, int]]:
@@ -203,6 +208,20 @@ class Data:
             for phase in ("failed", "undo-failed"):
                 failed += rollouts.members_page(connection, name, phase, "", PAGE)[0]
         return RolloutView.of(stored, waves), events[::-1], failed
+
+    def waiting(self, name: str) -> list[tuple[Member, Waiting]]:
+        """Devices of a rollout that are under way and wait, each with what for; the first ones."""
+        found: list[Member] = []
+        with self._controller.store.read() as connection:
+            for phase in sorted(IN_FLIGHT):
+                found += rollouts.members_page(connection, name, phase, "", PAGE)[0]
+            known = devices.some(connection, [member.device for member in found])
+        return [
+            (member, wait)
+            for member in found
+            if member.device in known
+            for wait in waits.of(known[member.device])
+        ]
 
     def plan(self, spec: RolloutSpec) -> Plan:
         """What a rollout would do."""
@@ -308,10 +327,17 @@ class _Slots(msgspec.Struct):
 _SLOTS: Final = msgspec.json.Decoder(_Slots)
 
 
+def _listed(waiting: list[tuple[str, int]]) -> str:
+    more = len(waiting) - _MAX_CODES
+    text = ", ".join(f"{code} ({count})" for code, count in waiting[:_MAX_CODES])
+    return f"{text} and {more} other reasons" if more > 0 else text
+
+
 def _alerts(
     counts: dict[str, int],
     views: list[RolloutView],
     failures: list[tuple[str, int]],
+    waiting: list[tuple[str, int]],
     ready: dict[str, bool],
     now: float,
 ) -> list[Alert]:
@@ -336,6 +362,8 @@ def _alerts(
         what = "refused an update" if state == "refused" else "rolled an update back"
         plural = "device" if count == 1 else "devices"
         found.append(Alert("warn", f"{count} {plural} {what} in the last 24 hours.", ""))
+    if waiting:
+        found.append(Alert("warn", f"Devices wait: {_listed(waiting)}.", "/devices"))
     offline = counts.get("offline", 0)
     if offline and offline * 10 >= sum(counts.values()):
         found.append(

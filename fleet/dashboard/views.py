@@ -6,11 +6,14 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from contracts.messages import BundleRef
+from contracts.clock import TOLERANCE_S, span
+from contracts.messages import BundleRef, Reported
 from fleet.rollout.gates import MAX_BLAMED
 from fleet.rollout.state import ACTIVE, Reading
+from fleet.store import waits
 from fleet.store.devices import Device
 from fleet.store.rollouts import Stored
+from fleet.store.waits import Waiting
 
 DONE: Final = frozenset({"confirmed", "undone"})
 BAD: Final = frozenset({"failed", "undo-failed"})
@@ -80,6 +83,7 @@ class DeviceView(msgspec.Struct, frozen=True):
     update_state: str
     update_bundle: str
     update_reason: str
+    waits: list[Waiting]
 
     @classmethod
     def of(cls, device: Device) -> Self:
@@ -121,6 +125,7 @@ class DeviceView(msgspec.Struct, frozen=True):
             update_state=event.state if event else "",
             update_bundle=str(event.bundle) if event else "",
             update_reason=event.reason.message if event and event.reason else "",
+            waits=waits.of(device),
         )
 
 
@@ -137,10 +142,19 @@ def _facts(device: Device) -> list[tuple[str, str]]:
             ("Runtime", reported.runtime),
             ("Memory", f"{reported.memory_bytes / 1e6:,.0f} MB"),
             ("Free storage", f"{reported.free_bytes / 1e6:,.0f} MB"),
-            ("Clock", reported.clock),
+            ("Clock", _clock(reported)),
         ]
         found += [(name[:40], value[:200]) for name, value in sorted(reported.platform.items())]
     return found[:24]
+
+
+def _clock(reported: Reported) -> str:
+    offset = reported.clock_offset_s
+    if reported.clock == "unsynced":
+        return "never set"
+    if offset is None or abs(offset) <= TOLERANCE_S:
+        return "set"
+    return f"{span(offset)} {'ahead of' if offset > 0 else 'behind'} the controller's"
 
 
 class DevicePage(msgspec.Struct, frozen=True):

@@ -35,7 +35,8 @@ def register(site: Site) -> None:
 
         def body() -> str:
             view, events, failed = site.data.rollout(name)
-            return render("rollout.html", r=view, events=events, failed=failed)
+            waiting = site.data.waiting(name)
+            return render("rollout.html", r=view, events=events, failed=failed, waiting=waiting)
 
         with frame(visit, f"Rollout {name[:64]}", "/rollouts"):
             try:
