@@ -17,8 +17,13 @@ def fill() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, NO_ROOM)
 
 
+def take_room(pid: int) -> None:
+    """As :func:`fill`, for a program that runs."""
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, NO_ROOM)
+
+
 def make_room(pid: int) -> None:
-    """Ends what :func:`fill` began."""
+    """Ends what :func:`fill` or :func:`take_room` began."""
     resource.prlimit(pid, resource.RLIMIT_FSIZE, ROOM)
 
 

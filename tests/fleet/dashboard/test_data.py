@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.errors import InputError, RefusedError
-from contracts.messages import BundleRef, ErrorInfo, Reported, SlotReport, UpdateEvent
+from contracts.messages import BundleRef, ErrorInfo, Reported, SlotReport, Status, UpdateEvent, Wait
 from fleet.controller import Controller
 from fleet.dashboard import charts
 from fleet.dashboard.data import PAGE, Data
@@ -207,3 +207,36 @@ def test_models_are_plotted_by_size_and_measured_accuracy(controller: Controller
     assert series["data"] == [{"name": "1.0.0", "value": [kilobytes, 91.5]}]
     html = render("models.html", models=[(measured, 3, charts.accuracy_of(measured))])
     assert "91.5 %" in html
+
+
+def test_what_devices_wait_for_is_on_every_page_that_shows_them(controller: Controller) -> None:
+    """In the list, at the device, at the rollout, and as an alert; as text, never as markup."""
+    full = ErrorInfo("disk-full", "needs 135 MB, 21 MB <b>free</b>")
+    reported = Reported(
+        device="d0000", boot="b", agent_version="1", board="raspberry-pi-5", runtime="litert",
+        at=time.time(), waits=[Wait(full, time.time() - 300, "classify")],
+        clock_offset_s=30 * 86400.0,
+    )  # fmt: skip
+    said = [
+        Message("d0000", Status("online", "b", 1, time.time()), b""),
+        Message("d0000", reported, codec.encode(reported)),
+    ]
+    Writer(controller.store, admit_unknown=True).write(said, time.time())
+    spec = RolloutSpec.model_validate({"bundle": "tiny-classifier", "version": "1.0.0"})
+    rollout = controller.runner.create(spec, "me").state.id
+    controller.runner.tick()
+    controller.runner.tick()
+    data = Data(controller)
+    shown = "needs 135 MB, 21 MB &lt;b&gt;free&lt;/b&gt;"
+    device = render("device.html", d=data.device("d0000"))
+    assert shown in device and "classify:" in device
+    assert "30 days ahead of the controller&#39;s" in device
+    assert shown in render("devices.html", page=data.device_page("", ""), filtered=False)
+    view, events, failed = data.rollout(rollout)
+    page = render(
+        "rollout.html", r=view, events=events, failed=failed, waiting=data.waiting(rollout)
+    )
+    assert "Devices that wait" in page and page.count(shown) == 2
+    assert [a.text for a in data.overview().alerts if "wait" in a.text] == [
+        "Devices wait: disk-full (1)."
+    ]
