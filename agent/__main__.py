@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _generate(arguments: list[str]) -> int:
     """``generate`` brings its own options, and is only imported when it is asked for."""
-    module = importlib.import_module("agent.generate.cli")
+    module = importlib.import_module("agent.cli.generate")
     code: int = module.main(arguments)
     return code
 

@@ -321,8 +321,8 @@ def teacher(system: str, job: dict[str, Any]) -> Any:
     import numpy as np
     import tensorflow as tf
 
+    from model_builder.encoders.weights import fetch
     from model_builder.teachers.sentence import load_tokenizer
-    from model_builder.teachers.weights import fetch
 
     del system
     tf.config.threading.set_intra_op_parallelism_threads(1)

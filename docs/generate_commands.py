@@ -59,7 +59,7 @@ def _walk(path: str, command: Any) -> list[str]:
 def render() -> str:
     """The whole document."""
     from agent.__main__ import _parser as build_parser
-    from agent.generate.cli import parser as generate_parser
+    from agent.cli.generate import parser as generate_parser
     from fleet.cli.app import HANDED_OVER, app
     from fleet.demo.cli import demo
     from model_builder.cli import app as builder

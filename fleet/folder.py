@@ -39,11 +39,11 @@ from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.messages import BundleRef, DeviceLabels, Name
 from contracts.topics import Topics, check_name
 from fleet import durable
+from fleet import enforcement as access
 from fleet.broker import write_configuration
 from fleet.broker.reload import write_units
 from fleet.broker.sessions import find_plugin
 from fleet.identity import Enrolment, Identity, provisioning
-from fleet.membership import access
 from fleet.repository import Repository
 from fleet.store import Store, bundles, departures, devices, tokens
 from fleet.store.telemetry import Retention

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import psutil
 
-from agent.update.health import Observed
+from agent.telemetry.observed import Observed
 from contracts.histogram import Histogram
 from contracts.manifest import Baseline
 from contracts.messages import BundleRef, Sample

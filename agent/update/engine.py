@@ -19,10 +19,11 @@ from agent.serving.worker import STALL_S
 from agent.system.clock import Clock
 from agent.system.filesystem import FileSystem, is_full
 from agent.system.log import logger
+from agent.telemetry.observed import Observed
 from agent.update import fit, leftovers, machine
 from agent.update.download import Downloader, Progress
 from agent.update.fetch import NO_SUCH_FILE, Fetcher
-from agent.update.health import Observed, verdict
+from agent.update.health import verdict
 from agent.update.journal import Journal, JournalFiles
 from agent.update.loading import CRASHED, Loader, LoadingMarks, fault, insist, refusal
 from agent.update.machine import Settled, Update

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from agent.serving.worker import STALL_S, Job, Worker
+from agent.telemetry.observed import Observed
 from contracts.errors import ErrorInfo
-from contracts.histogram import Histogram
 from contracts.messages import TrialRules
 
 if TYPE_CHECKING:
@@ -16,24 +16,6 @@ if TYPE_CHECKING:
 
 LEAST_STALL_S: Final = 5.0
 """Seconds without a sign of life that the shortest trial allows a request."""
-
-
-class Observed(msgspec.Struct, frozen=True):
-    """What was seen of a slot since its trial began.
-
-    Attributes:
-        requests, errors: counts; requests include those that failed.
-        latency_us: of the answers.
-        rss_bytes: resident memory now.
-        silent_s: seconds since the last sign of life of the request that runs; it is in no
-            count before it ends.
-    """
-
-    requests: int
-    errors: int
-    latency_us: Histogram
-    rss_bytes: int
-    silent_s: float = 0.0
 
 
 class Trials:

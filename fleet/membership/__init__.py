@@ -1,6 +1,6 @@
 """Who is of the fleet, towards all that has to know: broker, database, identity, the device.
 
-:mod:`~fleet.membership.access` (what the broker enforces), :mod:`~fleet.membership.leaving`
+:mod:`~fleet.enforcement` (what the broker enforces), :mod:`~fleet.membership.leaving`
 (revoked, retired, renamed), :mod:`~fleet.membership.watch` (what the broker has not read yet).
 Certificates themselves are in :mod:`fleet.identity`, rows in :mod:`fleet.store`.
 """

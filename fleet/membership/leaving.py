@@ -25,9 +25,9 @@ from contracts.errors import InputError, UnavailableError
 from contracts.messages import Leave, LeaveReason
 from contracts.topics import check_name
 from fleet import durable
+from fleet import enforcement as access
 from fleet.folder import Fleet
 from fleet.identity import Identity, provisioning
-from fleet.membership import access
 from fleet.mqtt.farewell import Visit
 from fleet.store import Store, audit, departures, devices
 

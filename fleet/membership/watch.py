@@ -13,10 +13,10 @@ import structlog
 
 from contracts.config import MqttConfig
 from contracts.errors import ShoalError, UnavailableError
+from fleet import enforcement as access
 from fleet.broker import reload
 from fleet.folder import Fleet
 from fleet.identity.registry import Registry
-from fleet.membership import access
 from fleet.mqtt.farewell import Visit
 from fleet.store import Store, departures
 

@@ -9,36 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Final
+from typing import Final
 
-import msgspec
 import numpy as np
+
+from model_builder.recipes.students import AugmentConfig
 
 _WORD: Final = re.compile(r"[\w']+", re.UNICODE)
 _TRIES: Final = 20
-Count = Annotated[float, msgspec.Meta(ge=0, le=100)]
-
-
-class AugmentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many new texts of each kind, as a multiple of the training rows.
-
-    Attributes:
-        dropout: words left out.
-        swap: neighbouring words swapped and some left out.
-        substitute: words replaced by neighbours in the teacher's embedding table.
-        mixed: replaced and left out.
-        recombine: the head of one text and the tail of another.
-        limit: at most so many in all.
-        rate: share of the words that a change touches.
-    """
-
-    dropout: Count = 0.0
-    swap: Count = 0.0
-    substitute: Count = 0.0
-    mixed: Count = 0.0
-    recombine: Count = 0.0
-    limit: Annotated[int, msgspec.Meta(ge=0)] = 200_000
-    rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.25
 
 
 def augment(

@@ -12,11 +12,12 @@ from tokenizers import Tokenizer
 
 from contracts.errors import RefusedError
 from contracts.manifest import Golden, GoldenVector, NgramFrontEnd, TokenizerFrontEnd
-from contracts.text import NgramConfig, ngram_ids
+from contracts.text import NgramConfig
 from model_builder import tflm
 from model_builder.classify import footprint
 from model_builder.convert import Runner, Runtime, runs_on_tflite_runtime
 from model_builder.students.encoder import SIGNATURE_PREFIX, EncoderRunner
+from model_builder.students.ids import encode
 
 MODEL_FILE = "model.tflite"
 GOLDEN_FILE = "golden.json"
@@ -68,13 +69,6 @@ class Candidate(Protocol):
 
     def runtimes(self) -> list[Runtime]:
         """The runtimes that run it."""
-
-
-def encode(texts: Sequence[str], features: NgramConfig) -> NDArray[np.int32]:
-    """Ids int32 [N, L] of texts."""
-    return np.array([ngram_ids(text, features)[0] for text in texts], np.int32).reshape(
-        len(texts), features.length
-    )
 
 
 class NgramCandidate:

@@ -10,23 +10,23 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from contracts.errors import InputError
 from model_builder.checkpoint import Checkpoint
 from model_builder.classify import metrics
 from model_builder.classify.augment import augment
-from model_builder.classify.candidate import Candidate, EncoderCandidate, NgramCandidate, encode
-from model_builder.classify.fit import Matching, fit
+from model_builder.classify.candidate import Candidate, EncoderCandidate, NgramCandidate
 from model_builder.classify.quantisation import layer_errors
+from model_builder.classify.transformer import train_transformer
 from model_builder.convert import shuffled, to_int8
 from model_builder.data.dataset import Dataset
 from model_builder.recipes.classify import Recipe
 from model_builder.seeds import derive
 from model_builder.students.encoder import EncoderStudent
+from model_builder.students.fit import Matching, fit
+from model_builder.students.ids import encode, predict
 from model_builder.students.ngram import NgramStudent
-from model_builder.students.transformer import train_transformer
 from model_builder.teachers.base import Progress, Teacher
 from model_builder.teachers.sentence import SentenceTeacher
 
@@ -249,15 +249,6 @@ class TrainedEncoder:
         error = float(np.sqrt(((candidate.logits(texts) - wanted) ** 2).mean()))
         norm = float(np.sqrt((wanted**2).mean())) or 1.0
         return [{"layer": "logits", "error": round(error / norm, 5)}]
-
-
-def predict(
-    student: NgramStudent, ids: NDArray[np.int32], quantise: bool = False
-) -> NDArray[np.float32]:
-    """Logits float32 [N, C] of ids int32 [N, L]."""
-    call = student.compiled
-    parts = [call(tf.constant(ids[i : i + 512]), quantise).numpy() for i in range(0, len(ids), 512)]
-    return np.asarray(np.concatenate(parts), np.float32)
 
 
 def _score(student: NgramStudent, ids: NDArray[np.int32], targets: NDArray[np.int64]) -> float:

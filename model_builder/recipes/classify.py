@@ -13,9 +13,13 @@ import msgspec
 
 from contracts import limits
 from contracts.messages import Name, Version
-from model_builder.classify.augment import AugmentConfig
 from model_builder.recipes import file as recipe_file
-from model_builder.recipes.students import FitConfig, NgramStudentConfig, TransformerConfig
+from model_builder.recipes.students import (
+    AugmentConfig,
+    FitConfig,
+    NgramStudentConfig,
+    TransformerConfig,
+)
 from model_builder.recipes.teachers import TeacherConfig
 
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]

@@ -10,6 +10,7 @@ from contracts.text import NgramConfig
 
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Size = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+Times = Annotated[float, msgspec.Meta(ge=0, le=100)]
 
 
 class NgramStudentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,3 +78,25 @@ class FitConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     feature_dropout: Share = 0.1
     quantise_from: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.5
     patience: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class AugmentConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many new texts of each kind, as a multiple of the training rows.
+
+    Attributes:
+        dropout: words left out.
+        swap: neighbouring words swapped and some left out.
+        substitute: words replaced by neighbours in the teacher's embedding table.
+        mixed: replaced and left out.
+        recombine: the head of one text and the tail of another.
+        limit: at most so many in all.
+        rate: share of the words that a change touches.
+    """
+
+    dropout: Times = 0.0
+    swap: Times = 0.0
+    substitute: Times = 0.0
+    mixed: Times = 0.0
+    recombine: Times = 0.0
+    limit: Annotated[int, msgspec.Meta(ge=0)] = 200_000
+    rate: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.25

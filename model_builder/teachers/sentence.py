@@ -18,13 +18,13 @@ from tokenizers import Tokenizer
 from contracts.errors import InputError
 from model_builder.cache import RowCache
 from model_builder.checkpoint import Checkpoint
+from model_builder.encoders.encoder import Encoder, pad_batch
+from model_builder.encoders.finetune import finetune, length_batches
+from model_builder.encoders.weights import EncoderFiles
 from model_builder.recipes.teachers import TeacherConfig
 from model_builder.seeds import derive
 from model_builder.teachers.base import Progress
-from model_builder.teachers.encoder import Encoder, pad_batch
-from model_builder.teachers.finetune import finetune, length_batches
 from model_builder.teachers.probe import fit_probe
-from model_builder.teachers.weights import EncoderFiles
 
 _BATCH: Final = 128
 _WORD: Final = re.compile(r"[\w']+", re.UNICODE)

@@ -25,8 +25,9 @@ from agent.serving.reply import Reply
 from agent.serving.worker import STALL_S, Job, Worker
 from agent.sources.feed import Feed
 from agent.system.filesystem import Disk
+from agent.telemetry.observed import Observed
 from agent.telemetry.recorder import Recorder
-from agent.update.health import LEAST_STALL_S, Observed, Trials, verdict
+from agent.update.health import LEAST_STALL_S, Trials, verdict
 from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, SourceConfig

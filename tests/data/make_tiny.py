@@ -15,11 +15,11 @@ import numpy as np
 
 from contracts.text import NgramConfig, ngram_ids
 from model_builder.classify.candidate import NgramCandidate
-from model_builder.classify.fit import fit
 from model_builder.classify.package import ClassifierParts, write_classifier
 from model_builder.convert import Runner, to_int8
 from model_builder.recipes.students import FitConfig, NgramStudentConfig
 from model_builder.seeds import make_deterministic
+from model_builder.students.fit import fit
 from model_builder.students.ngram import NgramStudent
 
 ROOMS = ["kitchen", "living room", "bedroom", "garage", "hall", "office", "bathroom", "attic"]

@@ -10,12 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from contracts.config import MqttConfig
+from fleet import enforcement as access
 from fleet.broker import MosquittoBroker
 from fleet.broker.run import free_port
 from fleet.controller import Controller
 from fleet.folder import Fleet, FleetConfig
 from fleet.identity import Identity
-from fleet.membership import access
 from fleet.mqtt.link import Link
 from tests.fleet.broker.test_access import WAIT_S, connects
 from tests.support.tools import need_tool

@@ -13,9 +13,9 @@ from agent.runtime.classifier import Classifier
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError, ShoalError
 from model_builder.classify.build import BuildResult, build
-from model_builder.classify.candidate import encode
 from model_builder.convert import Runner, to_int8
 from model_builder.recipes import classify as recipes
+from model_builder.students.ids import encode
 from tests.model_builder.support import sentences, write_encoder, write_recipe, write_rows
 
 

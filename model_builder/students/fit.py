@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from model_builder.checkpoint import Checkpoint, Saved
 from model_builder.dropout import Dropout
 from model_builder.recipes.students import FitConfig
+from model_builder.schedule import schedule
 from model_builder.students.ngram import NgramStudent
 
 
@@ -30,14 +31,6 @@ class Matching(msgspec.Struct):
 
     embeddings: NDArray[np.float32]
     weight: float
-
-
-def schedule(step: int, steps: int, peak: float) -> float:
-    """Learning rate of a step: 5 % linear warm-up, then cosine to zero."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return peak * (step + 1) / warm
-    return float(peak * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))))
 
 
 def fit(

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from contracts import limits
 from contracts.bundle import sha256_file
 from contracts.errors import InputError, RefusedError, UnavailableError
-from model_builder.teachers.encoder import Encoder, EncoderConfig
+from model_builder.encoders.encoder import Encoder, EncoderConfig
 
 _FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
 _MAX_FILE_BYTES: Final = 4 * 1024 * limits.MIB

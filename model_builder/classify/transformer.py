@@ -18,11 +18,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model_builder.checkpoint import Checkpoint
+from model_builder.encoders.encoder import Encoder
+from model_builder.encoders.finetune import finetune
 from model_builder.recipes.teachers import TeacherConfig
 from model_builder.seeds import derive
 from model_builder.teachers.base import Progress
-from model_builder.teachers.encoder import Encoder
-from model_builder.teachers.finetune import finetune
 from model_builder.teachers.sentence import SentenceTeacher
 
 if TYPE_CHECKING:

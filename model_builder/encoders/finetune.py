@@ -10,10 +10,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model_builder.checkpoint import Checkpoint, Saved
-from model_builder.classify.fit import schedule
 from model_builder.dropout import Dropout
+from model_builder.encoders.encoder import Encoder, pad_batch
 from model_builder.recipes.teachers import TeacherConfig
-from model_builder.teachers.encoder import Encoder, pad_batch
+from model_builder.schedule import schedule
 
 
 def length_batches(
