@@ -381,7 +381,10 @@ class MetricsModel(Answer):
 
 
 class AuditModel(Answer):
-    """One change, and who made it."""
+    """One change, and who made it; or what was refused or failed: `outcome` is its error's code.
+
+    Failures of a kind within a minute are one entry: `times`, up to `until`.
+    """
 
     id: int
     at: float
@@ -390,6 +393,9 @@ class AuditModel(Answer):
     action: str
     target: str
     detail: dict[str, Any] = {}
+    outcome: str = "done"
+    times: int = 1
+    until: float | None = None
 
 
 class AuditPage(Answer):

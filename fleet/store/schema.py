@@ -254,6 +254,11 @@ AUDIT: Final = sa.Table(
     sa.Column("action", sa.String(64), nullable=False),
     sa.Column("target", sa.String(256), nullable=False),
     sa.Column("detail", _JSON, nullable=False, server_default="{}"),
+    # `done`, `begun`, or an error's code; see :mod:`fleet.store.audit`.
+    sa.Column("outcome", sa.String(64), nullable=False, server_default="done"),
+    # Failures of a kind share an entry: how often, and when last.
+    sa.Column("times", sa.BigInteger, nullable=False, server_default="1"),
+    sa.Column("until", _TIME),
     sa.Index("ix_audit_at", "at"),
 )
 
