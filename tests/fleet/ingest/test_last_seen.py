@@ -98,7 +98,9 @@ def test_a_device_that_was_off_for_a_year_was_seen_a_year_ago(
         assert event.received_at == pytest.approx(long_ago), "it is no failure of today"
 
 
-@pytest.mark.parametrize("at", [3.0, NOW + 30 * DAY_S, 1e300, -1.0])
+@pytest.mark.parametrize(
+    "at", [3.0, NOW + 30 * DAY_S, 1e300, -1.0], ids=["1970", "ahead", "absurd", "before"]
+)
 def test_a_kept_document_of_a_wrong_clock_says_nothing(
     mosquitto_broker: MqttConfig, fleet_name: str, store: Store, at: float
 ) -> None:
