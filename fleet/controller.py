@@ -141,6 +141,7 @@ class Controller:
             secret=self._secret,
             shared=self.fleet.config.shared_ingest,
             on_changes=self._on_changes,
+            quota=self.fleet.config.quota,
             clock=self.clock,
         )
 

@@ -44,6 +44,7 @@ from fleet.broker import write_configuration
 from fleet.broker.reload import write_units
 from fleet.broker.sessions import find_plugin
 from fleet.identity import Enrolment, Identity, provisioning
+from fleet.ingest.quota import Quota
 from fleet.repository import Repository
 from fleet.store import Store, bundles, departures, devices, tokens
 from fleet.store.telemetry import Retention
@@ -99,6 +100,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         admit_unknown: list devices that were never enrolled (rehearsals without certificates).
         shared_ingest: several processes share the ingest by shared subscriptions (see
             `shoal fleet ingest`); not with the embedded broker.
+        quota: what one device may store on a day.
         engine_s: most seconds between two steps of the rollouts.
     """
 
@@ -114,6 +116,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     admit_unknown: bool = False
     shared_ingest: bool = False
     retention: Retention = Retention()
+    quota: Quota = Quota()
     engine_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
 
 

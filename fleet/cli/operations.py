@@ -86,6 +86,7 @@ def ingest(
             secret=fleet.session_secret(),
             primary=False,
             shared=True,
+            quota=fleet.config.quota,
         )
         stopped = threading.Event()
 

@@ -3,7 +3,7 @@
 paho's network thread only queues. A worker takes what has queued up, decodes it, commits it
 in one transaction, and then acknowledges every message of the batch. A crash at any point
 leaves messages unacknowledged, and the broker sends them again; rows that are there already
-are recognised by their key.
+are recognised by their key. To the devices it acknowledges a little later, many at once.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ import paho.mqtt.client as paho
 import structlog
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from contracts import limits
+from contracts import codec, limits
 from contracts.config import MqttConfig
 from contracts.connection import connect_properties
-from contracts.errors import InputError, UnavailableError
+from contracts.errors import InputError, ShoalError, UnavailableError
+from contracts.messages import Result
 from contracts.topics import DeviceKind, Topics
-from fleet.ingest.decode import Message, decode
+from fleet.ingest.decode import Batch, Message, decode, number_of_refused, sender
 from fleet.ingest.heard import CatchUp
+from fleet.ingest.quota import Accounts, Quota, cost
+from fleet.ingest.receipts import EVERY_S, Receipts
 from fleet.ingest.session import IngestClient
 from fleet.ingest.writer import Change, Writer
 
@@ -64,6 +67,8 @@ class Counters:
         self.rejected = 0
         self.unknown = 0
         self.retries = 0
+        self.over_quota = 0
+        self.acknowledged = 0
         self.lag_s = 0.0
 
 
@@ -82,6 +87,8 @@ class Consumer:
         shared: several processes share the other topics. Not with the embedded broker, which
             fails at it (ADR 31).
         on_changes: called after a commit with what changed.
+        quota: of each device and day.
+        ack_s: seconds after which a device is told at the latest what is committed.
         clock: seconds since the epoch.
     """
 
@@ -96,6 +103,8 @@ class Consumer:
         primary: bool = True,
         shared: bool = False,
         on_changes: Callable[[Sequence[Change]], None] = lambda changes: None,
+        quota: Quota | None = None,
+        ack_s: float = EVERY_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._topics = topics
@@ -110,6 +119,8 @@ class Consumer:
         self._connection = 0
         self._catch_up = CatchUp(clock, time.monotonic)
         self._stopping = threading.Event()
+        self._accounts = Accounts(quota or Quota())
+        self._receipts = Receipts(writer.store, self._accounts, every_s=ack_s)
         self._warned = 0.0
         self.counters = Counters()
         self.connected = threading.Event()
@@ -139,7 +150,7 @@ class Consumer:
         self._client.loop_start()
 
     def stop(self) -> None:
-        """Stops taking messages, commits and acknowledges what has queued up, disconnects."""
+        """Commits and acknowledges what has queued up, to broker and devices; disconnects."""
         self._stopping.set()
         self._queue.put(None)
         if self._worker.is_alive():
@@ -163,12 +174,14 @@ class Consumer:
         self._connection += 1
         self._catch_up.connected(session_present=flags.session_present)
         once = SubscribeOptions(qos=1)
+        # As published: a retained message on a topic where nothing may be retained is seen as one.
+        event = SubscribeOptions(qos=1, retainAsPublished=True)
         wanted = []
         for kind in _EVENTS:
             pattern = self._topics.every_device(kind)
             if self._shared:
                 pattern = self._topics.shared(self._group, pattern)
-            wanted.append((pattern, once))
+            wanted.append((pattern, event))
         if self._primary:
             wanted += [(self._topics.every_device(kind), once) for kind in _RETAINED]
         client.subscribe(wanted)
@@ -200,9 +213,12 @@ class Consumer:
     # The worker ---------------------------------------------------------------------------
 
     def _take(self) -> tuple[list[Arrived], bool]:
-        """What has queued up, at least one message; and whether to stop after it."""
+        """What has queued up, or nothing when devices are to be told; and whether to stop."""
         batch: list[Arrived] = []
-        item = self._queue.get()
+        try:
+            item = self._queue.get(timeout=self._receipts.due(time.monotonic()))
+        except queue.Empty:
+            return batch, False
         while item is not None:
             batch.append(item)
             if len(batch) == MAX_BATCH:
@@ -218,6 +234,7 @@ class Consumer:
         while not last:
             arrived, last = self._take()
             if not arrived:
+                self._settle(everything=last)
                 continue
             messages = self._decode(arrived)
             while not self._commit(messages):
@@ -229,35 +246,83 @@ class Consumer:
             except Exception:  # noqa: BLE001
                 # The broker sends it again; what is there already is recognised.
                 _LOG.exception("batch not acknowledged")
+            self._settle(everything=last)
+
+    def _settle(self, *, everything: bool) -> None:
+        """Tells devices what is committed, when it is time."""
+        running = time.monotonic()
+        due = self._receipts.due(running)
+        if due is None or (due > 0 and not everything):
+            return
+        try:
+            acks = self._receipts.settle(self._clock(), running, everything=everything)
+            if self.connected.is_set():
+                self._client.send(
+                    [(self._topics.of_device(d, "ack"), codec.encode(ack)) for d, ack in acks]
+                )
+            self.counters.acknowledged += len(acks)
+        except ShoalError as error:
+            self._warn("devices not told what is committed, trying again", reason=str(error)[:300])
+        except Exception:  # noqa: BLE001
+            # A defect: devices send again what they are not told of.
+            _LOG.exception("devices not told what is committed")
 
     def _decode(self, arrived: Sequence[Arrived]) -> list[Message]:
         found: list[Message] = []
-        fleet = self._topics.fleet
+        fleet, now = self._topics.fleet, self._clock()
         for item in arrived:
-            if not item.payload and item.topic.endswith(_CLEARED):
-                continue  # a retained document of a device that left was removed
+            if not item.payload and (item.retained or item.topic.endswith(_CLEARED)):
+                continue  # a retained document was removed
             try:
+                if item.retained and not item.topic.endswith(_CLEARED):
+                    self._clear(item)
                 message = decode(fleet, item.topic, item.payload)
                 heard = "retained" if item.retained else self._catch_up.heard(message.at)
                 if heard != "live":
                     message = msgspec.structs.replace(message, heard=heard)
+                if self._accounts.is_over(message.device, now):
+                    message = self._over(message, now)
                 found.append(message)
             except InputError as error:
-                # Acknowledged all the same: sent again it would be as wrong.
-                self.counters.rejected += 1
+                self._refuse(item)
                 self._warn("message refused", topic=item.topic[:200], reason=str(error)[:300])
             except Exception:  # noqa: BLE001
                 # A defect: one message must not end the thread that serves all devices.
-                self.counters.rejected += 1
+                self._refuse(item)
                 _LOG.exception("message cannot be decoded", topic=item.topic[:200])
         return found
+
+    def _refuse(self, item: Arrived) -> None:
+        """Acknowledged all the same, to broker and device: sent again it would be as wrong."""
+        self.counters.rejected += 1
+        known = sender(self._topics.fleet, item.topic)
+        if known is not None:
+            kind, device = known
+            number = number_of_refused(kind, item.payload)
+            self._receipts.refused(device, number, "ingest-refused", time.monotonic())
+
+    def _over(self, message: Message, now: float) -> Message:
+        """Marks a message of a device that has stored all that it may today."""
+        if isinstance(message.body, Batch | Result):
+            self._accounts.refuse(message.device, now)
+            self.counters.over_quota += 1
+            self._warn("device over its quota: refused until tomorrow", device=message.device)
+        return msgspec.structs.replace(message, over=True)
+
+    def _clear(self, item: Arrived) -> None:
+        """Removes a retained message from a topic where nothing may be retained."""
+        known = sender(self._topics.fleet, item.topic)
+        if known is None:
+            return
+        self._receipts.refused(known[1], None, "retained", time.monotonic())
+        self._client.send([(item.topic, b"")], retain=True)
 
     def _commit(self, messages: Sequence[Message]) -> bool:
         if not messages:
             return True
         began = time.monotonic()
         try:
-            changes, unknown = self._writer.write(messages, self._clock())
+            changes, unknown, admitted = self._writer.write(messages, self._clock())
         except (UnavailableError, OSError, MemoryError) as error:
             self.counters.retries += 1
             self._warn("batch not committed, trying again", reason=str(error)[:300])
@@ -271,9 +336,19 @@ class Consumer:
         self.counters.lag_s = time.monotonic() - began
         if unknown:
             self._warn("messages of devices that are not enrolled, or revoked", count=unknown)
+        self._book([message for message in messages if message.device in admitted])
         if changes:
             self._tell(changes)
         return True
+
+    def _book(self, messages: Sequence[Message]) -> None:
+        """Notes what was committed, for the quotas and for the devices."""
+        now = self._clock()
+        for message in messages:
+            if message.number is not None and not message.over:
+                size = cost(message.number.kind, len(message.payload))
+                self._accounts.spend(message.device, size, now)
+        self._receipts.committed(messages, time.monotonic())
 
     def _tell(self, changes: Sequence[Change]) -> None:
         try:
@@ -290,8 +365,10 @@ class Consumer:
         """
         if len(messages) > 1:
             return all(self._commit([message]) for message in messages)
+        message = messages[0]
         self.counters.rejected += 1
-        _LOG.error("message cannot be stored", device=messages[0].device, reason=str(error)[:300])
+        self._receipts.refused(message.device, message.number, "ingest-refused", time.monotonic())
+        _LOG.error("message cannot be stored", device=message.device, reason=str(error)[:300])
         return True
 
     def _acknowledge(self, arrived: Sequence[Arrived]) -> None:

@@ -10,7 +10,18 @@ import msgspec
 from contracts import codec, limits, topics
 from contracts.errors import ErrorInfo, InputError
 from contracts.histogram import Histogram, Scale
-from contracts.messages import Reported, Result, Sample, Status, Telemetry, UpdateEvent
+from contracts.messages import (
+    Acknowledged,
+    Before,
+    Count,
+    Name,
+    Reported,
+    Result,
+    Sample,
+    Status,
+    Telemetry,
+    UpdateEvent,
+)
 from fleet.figures import MAX_GAUGE_CHARS, MAX_GAUGES
 from fleet.ingest.heard import Heard
 
@@ -48,6 +59,15 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
     seq: int
 
 
+class Number(msgspec.Struct, frozen=True, gc=False):
+    """What a message is numbered by; `after` is None where it does not say."""
+
+    kind: Acknowledged
+    boot: str
+    seq: int
+    after: int | None = None
+
+
 Body = Status | Reported | UpdateEvent | Batch | Result
 
 
@@ -60,6 +80,8 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         payload: as it came.
         at: when it was said, by the device's clock; 0: it does not say.
         heard: how it came.
+        number: by which it is acknowledged; None: it is not.
+        over: the device has stored all that it may today.
     """
 
     device: str
@@ -67,6 +89,23 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
     at: float = 0.0
     heard: Heard = "live"
+    number: Number | None = None
+    over: bool = False
+
+    @property
+    def greets(self) -> str:
+        """The boot of a device that has just connected; empty: it is no such message."""
+        body = self.body
+        live = isinstance(body, Status) and body.state == "online" and self.heard == "live"
+        return body.boot if isinstance(body, Status) and live else ""
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    """As much of a message that is refused as it takes to say so."""
+
+    boot: Name
+    seq: Count
+    after: Before | None = None
 
 
 # Devices send on few topics, many times: parsing each topic once is a third of the work.
@@ -90,15 +129,53 @@ def decode(fleet: str, topic: str, payload: bytes) -> Message:
         batch = codec.decode(payload, Telemetry, what=f"{kind} of {device}")
         _check_telemetry(batch)
         at = max([sample.at for sample in batch.samples], default=0.0)
-        return Message(device, Batch(batch.boot, batch.seq), payload, at)
+        number = Number("telemetry", batch.boot, batch.seq, batch.after)
+        return Message(device, Batch(batch.boot, batch.seq), payload, at, number=number)
     body: Body = codec.decode(payload, wanted, what=f"{kind} of {device}")
     _check(body, device)
     at = body.since if isinstance(body, Status) else getattr(body, "at", 0.0)
-    return Message(device, body, payload, at)
+    return Message(device, body, payload, at, number=_number(body))
+
+
+def _number(body: Body) -> Number | None:
+    match body:
+        case UpdateEvent():
+            return Number("update", body.boot, body.seq, body.after)
+        case Result() if body.boot is not None and body.seq is not None:
+            return Number("result", body.boot, body.seq, body.after)
+    return None
+
+
+def sender(fleet: str, topic: str) -> tuple[str, str] | None:
+    """The kind of topic and the device behind a message; None: it is no device's of this fleet."""
+    try:
+        of_fleet, kind, device = _address(topic)
+    except InputError:
+        return None
+    return (kind, device) if of_fleet == fleet and kind in _KINDS else None
+
+
+def number_of_refused(kind: str, payload: bytes) -> Number | None:
+    """The number of a message that cannot be read whole; None: not even that can be."""
+    if kind not in ("telemetry", "update", "result"):
+        return None
+    try:
+        found = codec.decode(payload, _Envelope, what=kind, cap=limits.MIB)
+        _small(found.seq)
+        _check_after(found.seq, found.after)
+    except InputError:
+        return None
+    return Number(kind, found.boot, found.seq, found.after)  # type: ignore[arg-type]
+
+
+def _check_after(seq: int | None, after: int | None) -> None:
+    if after is not None and (seq is None or after >= seq):
+        raise InputError("bad-message", f"a message with the number {seq} cannot be after {after}")
 
 
 def _check_telemetry(batch: Telemetry) -> None:
-    _small(batch.seq, batch.dropped)
+    _small(batch.seq, batch.dropped, *batch.drops.values())
+    _check_after(batch.seq, batch.after)
     for sample in batch.samples:
         _check_sample(sample)
 
@@ -110,6 +187,7 @@ def _check(body: Body, device: str) -> None:
                 topics.check_name(body.rollout, "rollout")
             _small(body.seq, body.revision, body.done_bytes, body.total_bytes)
             _values(body.bytes_per_s)
+            _check_after(body.seq, body.after)
             _check_reason(body.reason)
         case Reported():
             if body.device != device:
@@ -125,6 +203,8 @@ def _check(body: Body, device: str) -> None:
         case Status():
             _small(body.session, body.takeovers)
         case Result():
+            _small(body.seq or 0)
+            _check_after(body.seq, body.after)
             # What the database keeps as text of its own; documents escape it.
             if "\0" in body.label or "\0" in (body.text or ""):
                 raise InputError("bad-message", "a text holds a zero byte")

@@ -4,7 +4,7 @@ paho asks the socket for one byte, then for the length, then for the rest, selec
 packet, and wakes its own thread and writes once for every acknowledgement: some nine system
 calls a message, each of which gives the interpreter lock away while ingest's worker waits for
 it. Here one read brings what the socket holds, paho's parser is run over all of it, and the
-acknowledgements of a batch are one write.
+acknowledgements of a batch, to the broker and to devices, are one write each.
 """
 
 from __future__ import annotations
@@ -23,8 +23,21 @@ _READ_BYTES: Final = 256 * 1024
 _PACKETS: Final = 500
 """Packets read between two looks at what is to be written."""
 
+_WRITE_BYTES: Final = 64 * 1024
+"""Bytes that are written at once, or one message more."""
+
 _PUBACK: Final = struct.Struct("!BBH")
 """MQTT 5, section 3.4: without reason code and properties it means success."""
+
+
+def _variable(number: int) -> bytes:
+    """A variable byte integer (section 1.5.5)."""
+    found = bytearray()
+    while number > 127:
+        found.append(number & 127 | 128)
+        number >>= 7
+    found.append(number)
+    return bytes(found)
 
 
 class ReadAhead:
@@ -80,6 +93,26 @@ class IngestClient(paho.Client):
                 break
             result = super().loop_read(max_packets)
         return result
+
+    def send(self, messages: Sequence[tuple[str, bytes]], *, retain: bool = False) -> None:
+        """Publishes messages at QoS 0, many in one write."""
+        packets = bytearray()
+        for topic, payload in messages:
+            if len(packets) > _WRITE_BYTES:
+                self._write(packets)
+                packets = bytearray()
+            name = topic.encode()
+            packets.append(paho.PUBLISH | retain)
+            packets += _variable(2 + len(name) + 1 + len(payload))
+            packets += len(name).to_bytes(2, "big") + name
+            packets.append(0)  # bytes of properties
+            packets += payload
+        if packets:
+            self._write(packets)
+
+    def _write(self, packets: bytearray) -> None:
+        # As QoS 1, though it is 0: of its own QoS 0 messages paho tells that they are written.
+        self._packet_queue(paho.PUBLISH, bytes(packets), 0, 1)
 
     def acknowledge(self, mids: Sequence[int]) -> None:
         """Sends PUBACK for QoS 1 messages of the present connection, as one write."""

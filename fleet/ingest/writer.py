@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -37,6 +37,20 @@ class Change(msgspec.Struct, frozen=True):
     detail: dict[str, Any]
 
 
+class Written(NamedTuple):
+    """What a batch brought.
+
+    Attributes:
+        changes: what changed.
+        unknown: how many messages were of unknown or revoked devices.
+        admitted: the devices whose messages were taken.
+    """
+
+    changes: list[Change]
+    unknown: int
+    admitted: set[str]
+
+
 class Writer:
     """Writes batches.
 
@@ -46,20 +60,20 @@ class Writer:
     """
 
     def __init__(self, store: Store, *, admit_unknown: bool = False) -> None:
-        self._store = store
+        self.store = self._store = store
         self._admit_unknown = admit_unknown
         self._known: set[str] = set()
         self._seen: dict[str, float] = {}
 
-    def write(self, batch: Sequence[Message], now: float) -> tuple[list[Change], int]:
+    def write(self, batch: Sequence[Message], now: float) -> Written:
         """Commits a batch.
+
+        Of a device that is over its quota, telemetry and results are left out, and update events
+        change what is known of it without a line of its history.
 
         Args:
             batch: checked messages, in the order of arrival.
             now: seconds since the epoch.
-
-        Returns:
-            What changed, and how many messages were of unknown or revoked devices.
         """
         changes: list[Change] = []
         telemetry: list[tuple[Any, ...]] = []
@@ -76,6 +90,8 @@ class Writer:
                 if said is not None and not _is_goodbye(message):
                     spoke[message.device] = max(said, spoke.get(message.device, 0.0))
                 match message.body:
+                    case Batch() | Result() if message.over:
+                        pass
                     case Batch() as body:
                         telemetry.append(
                             (message.device, body.boot, body.seq, now, message.payload)
@@ -87,7 +103,7 @@ class Writer:
                     case Reported() as body:
                         changes += self._write_reported(connection, message, body, said, now)
                     case UpdateEvent() as body:
-                        changes += self._write_update(connection, message.device, body, said or now)
+                        changes += self._write_update(connection, message, body, said or now)
             self._insert_telemetry(connection, telemetry)
             if results:
                 insert = self._store.insert(RESULT).on_conflict_do_nothing()
@@ -96,7 +112,7 @@ class Writer:
         # Remembered only once it is committed.
         self._known |= admitted
         self._seen |= seen
-        return changes, dropped
+        return Written(changes, dropped, admitted)
 
     def _admit(self, connection: sa.Connection, devices: set[str], now: float) -> set[str]:
         """Which of the devices may speak. Revocation is looked up each time, in one query."""
@@ -142,28 +158,30 @@ class Writer:
         if event is not None:
             # It is told again with every report: also of an update that was long ago.
             when = event.at if can_be_right(event.at, now) else said or now
-            yield from self._write_update(connection, message.device, event, when)
+            yield from self._write_update(connection, message, event, when)
 
     def _write_update(
-        self, connection: sa.Connection, device: str, event: UpdateEvent, now: float
+        self, connection: sa.Connection, message: Message, event: UpdateEvent, now: float
     ) -> Iterable[Change]:
-        text = dump(event)
-        inserted = connection.execute(
-            self._store.insert(UPDATE_EVENT)
-            .values(
-                device=device,
-                boot=event.boot,
-                seq=event.seq,
-                received_at=now,
-                rollout=event.rollout,
-                state=event.state,
-                event=text,
+        device = message.device
+        text = dump(msgspec.structs.replace(event, after=None))
+        if not message.over:
+            inserted = connection.execute(
+                self._store.insert(UPDATE_EVENT)
+                .values(
+                    device=device,
+                    boot=event.boot,
+                    seq=event.seq,
+                    received_at=now,
+                    rollout=event.rollout,
+                    state=event.state,
+                    event=text,
+                )
+                .on_conflict_do_nothing()
+                .returning(UPDATE_EVENT.c.id)
             )
-            .on_conflict_do_nothing()
-            .returning(UPDATE_EVENT.c.id)
-        )
-        if inserted.first() is None:
-            return
+            if inserted.first() is None:
+                return
         before = connection.scalar(sa.select(DEVICE.c.update).where(DEVICE.c.id == device))
         if before is not None and not _is_newer(event, load(before, UpdateEvent)):
             return

@@ -19,15 +19,18 @@ from fleet.store.documents import dump, load
 from fleet.store.schema import (
     DEPARTURE,
     DEVICE,
+    LOSS,
+    MARK,
     RESULT,
     ROLLUP,
     TELEMETRY,
     TRAIT,
     UPDATE_EVENT,
+    USAGE,
 )
 
 Why = Literal["retired", "renamed"]
-_HISTORY: Final = (UPDATE_EVENT, TELEMETRY, ROLLUP, RESULT)
+_HISTORY: Final = (UPDATE_EVENT, TELEMETRY, ROLLUP, RESULT, MARK, USAGE, LOSS)
 _NAME_CHARS: Final = 40
 """Characters of a name in an archive's id, which is at most 64 long."""
 

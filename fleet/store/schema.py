@@ -139,6 +139,43 @@ TELEMETRY: Final = sa.Table(
     sa.Index("ix_telemetry_received_at", "received_at"),
 )
 
+# How far numbered messages are there; see :class:`fleet.store.marks.Mark`.
+MARK: Final = sa.Table(
+    "delivery_mark",
+    METADATA,
+    sa.Column("device", _NAME, primary_key=True),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("boot", _NAME, primary_key=True),
+    sa.Column("upto", sa.BigInteger, nullable=False),
+    sa.Column("ahead", _JSON, nullable=False, server_default="[]"),
+    sa.Column("at", _TIME, nullable=False),
+    sa.Index("ix_delivery_mark_at", "at"),
+)
+
+# What a device stored on a day (since the epoch), and what was over its quota.
+USAGE: Final = sa.Table(
+    "device_usage",
+    METADATA,
+    sa.Column("device", _NAME, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("messages", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("refused", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Index("ix_device_usage_day", "day"),
+)
+
+# What was dropped of a device's, by place, on a day (since the epoch).
+LOSS: Final = sa.Table(
+    "device_loss",
+    METADATA,
+    sa.Column("device", _NAME, primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("place", _NAME, primary_key=True),
+    sa.Column("count", sa.BigInteger, nullable=False),
+    sa.Column("at", _TIME, nullable=False),
+    sa.Index("ix_device_loss_at", "at"),
+)
+
 ROLLUP: Final = sa.Table(
     "telemetry_rollup",
     METADATA,

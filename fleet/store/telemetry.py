@@ -19,7 +19,7 @@ from contracts import codec, limits
 from contracts.errors import UnavailableError
 from contracts.messages import Sample, Telemetry
 from fleet.figures import Figures, read
-from fleet.store import Store
+from fleet.store import Store, delivery
 from fleet.store.documents import dump
 from fleet.store.schema import RESULT, ROLLUP, TELEMETRY, UPDATE_EVENT
 
@@ -48,7 +48,7 @@ class Retention(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
         seen_s: that a batch was seen; must be longer than a device's spool keeps it.
         minute_s: roll-ups of a minute.
         hour_s: roll-ups of an hour.
-        event_s: events of updates.
+        event_s: events of updates, and counts of a day.
         result_s: results of local sources.
     """
 
@@ -373,4 +373,6 @@ def expire(store: Store, rules: Retention, now: float) -> dict[str, int]:
         # One transaction each: ingest must not wait for all of them.
         with store.write() as connection:
             done[name] = connection.execute(statement).rowcount
+    with store.write() as connection:
+        done["books"] = delivery.expire(connection, rules.seen_s, rules.event_s, now)
     return done

@@ -23,7 +23,7 @@ from agent.telemetry.memory import MemorySpool
 from agent.telemetry.spool import Spool
 from contracts import codec
 from contracts.messages import Ack, Acknowledged, Telemetry
-from fleet.ingest.marks import Mark, advance
+from fleet.store.marks import Mark, advance
 
 TOPICS: dict[Acknowledged, str] = {"telemetry": "t", "update": "u", "result": "r"}
 AnySpool = Spool | MemorySpool

@@ -17,7 +17,7 @@ from contracts.topics import Topics
 from fleet.figures import Figures
 from fleet.ingest.consumer import Arrived, Consumer
 from fleet.ingest.decode import Batch, Message, decode
-from fleet.ingest.writer import Change, Writer
+from fleet.ingest.writer import Writer, Written
 from fleet.store import Store, devices, telemetry
 from fleet.store.documents import dump, load
 from fleet.store.schema import ROLLUP
@@ -306,7 +306,7 @@ class Sink:
 class Brittle(Writer):
     """A writer with a defect: it cannot store what one device sends."""
 
-    def write(self, batch: Any, now: float) -> tuple[list[Change], int]:
+    def write(self, batch: Any, now: float) -> Written:
         """Fails for the whole batch when device `evil` is in it."""
         if any(message.device == "evil" for message in batch):
             raise ValueError("a value that the database does not take")

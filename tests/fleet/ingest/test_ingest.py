@@ -213,7 +213,7 @@ def test_devices_that_were_never_enrolled_or_are_revoked_are_not_heard(store: St
         decode("f", topics.of_device(name, "telemetry"), codec.encode(Telemetry("b", 1, [])))
         for name in ("good", "bad", "unknown")
     ]
-    _, dropped = writer.write(batch, 3.0)
+    dropped = writer.write(batch, 3.0).unknown
     assert dropped == 2
     with store.read() as connection:
         assert list(connection.scalars(sa.select(TELEMETRY.c.device))) == ["good"]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import limits
-from fleet.ingest.marks import NOTHING, Mark, advance
+from fleet.store.marks import NOTHING, Mark, advance
 
 NUMBERS = st.lists(st.integers(0, 40), max_size=60)
 

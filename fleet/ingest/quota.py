@@ -1,0 +1,139 @@
+"""How much a device may store on a day: counted as it comes, whoever the device is.
+
+Of who is over, the rest of the day's telemetry and results are refused, which is counted and
+told. Status, reports and update events still change what is known of the device, in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+import msgspec
+
+from contracts import limits
+from fleet.store.delivery import DAY_S, Spent, day_of
+
+LARGE_BYTES: Final = 4096
+"""Bytes of telemetry above which its labels are what is large: they are stored thrice, raw and in
+the roll-ups of a minute and an hour."""
+
+_FLUSH_S: Final = 600.0
+_FLUSH_SHARE: Final = 64
+"""What is stored of the counts: after so many seconds, or so small a part of a quota."""
+
+
+class Quota(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What one device may store on one day (UTC); 0: no limit.
+
+    Attributes:
+        messages_per_day: telemetry, results and update events.
+        bytes_per_day: of them; telemetry beyond 4 KiB counts thrice, as it is stored.
+    """
+
+    messages_per_day: Annotated[int, msgspec.Meta(ge=0)] = 250_000
+    bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 64 * limits.MIB
+
+
+def cost(kind: str, size: int) -> int:
+    """Bytes that a message counts for.
+
+    Args:
+        kind: of topic.
+        size: bytes of its payload.
+    """
+    if kind == "telemetry" and size > LARGE_BYTES:
+        return 3 * size - 2 * LARGE_BYTES
+    return size
+
+
+class _Account:
+    """One device's day: what is stored, here and by others, and what is yet to be noted."""
+
+    __slots__ = ("fresh", "known", "since")
+
+    def __init__(self, now: float) -> None:
+        self.known = Spent()
+        self.fresh = Spent()
+        self.since = now - _FLUSH_S  # what others have stored is asked for at once
+
+
+class Accounts:
+    """What all devices stored today, as far as this process knows.
+
+    Args:
+        quota: of each.
+    """
+
+    def __init__(self, quota: Quota) -> None:
+        self._quota = quota
+        self._day = 0
+        self._accounts: dict[str, _Account] = {}
+        self.refused = 0
+
+    def is_over(self, device: str, now: float) -> bool:
+        """Whether a device has stored all it may today."""
+        account = self._of(device, now)
+        messages = account.known.messages + account.fresh.messages
+        size = account.known.bytes + account.fresh.bytes
+        return 0 < self._quota.messages_per_day <= messages or 0 < self._quota.bytes_per_day <= size
+
+    def spend(self, device: str, size: int, now: float) -> None:
+        """A message is stored."""
+        fresh = self._of(device, now).fresh
+        fresh.messages += 1
+        fresh.bytes += size
+
+    def refuse(self, device: str, now: float) -> None:
+        """A message is not, as the device is over."""
+        self.refused += 1
+        account = self._of(device, now)
+        account.fresh.refused += 1
+        account.since = min(account.since, now - _FLUSH_S)
+
+    def _of(self, device: str, now: float) -> _Account:
+        day = day_of(now)
+        if day != self._day:
+            # What was not noted of yesterday is less than a hundredth of a quota.
+            self._day, self._accounts = day, {}
+        account = self._accounts.get(device)
+        if account is None:
+            account = self._accounts[device] = _Account(now)
+        return account
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until the next day begins."""
+        return DAY_S - now % DAY_S
+
+    def take_due(self, now: float, *, everything: bool = False) -> tuple[int, dict[str, Spent]]:
+        """The day, and what is to be added to what is stored of its counts."""
+        due: dict[str, Spent] = {}
+        for device, account in self._accounts.items():
+            fresh = account.fresh
+            if not (fresh.messages or fresh.refused):
+                continue
+            if (
+                everything
+                or now - account.since >= _FLUSH_S
+                or fresh.messages * _FLUSH_SHARE > self._quota.messages_per_day > 0
+                or fresh.bytes * _FLUSH_SHARE > self._quota.bytes_per_day > 0
+            ):
+                due[device] = msgspec.structs.replace(fresh)
+        return self._day, due
+
+    def noted(
+        self, day: int, added: Mapping[str, Spent], sums: Mapping[str, Spent], now: float
+    ) -> None:
+        """What was to be added is stored, and what all processes stored is known."""
+        if day != self._day:
+            return
+        for device, total in sums.items():
+            account = self._of(device, now)
+            account.known = total
+            account.since = now
+            fresh, stored = account.fresh, added[device]
+            account.fresh = Spent(
+                fresh.messages - stored.messages,
+                fresh.bytes - stored.bytes,
+                fresh.refused - stored.refused,
+            )
