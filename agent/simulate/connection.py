@@ -41,7 +41,7 @@ class Connection:
 
     __slots__ = (
         "_churn", "_client", "_closed", "_counters", "_delay", "_downloads", "_groups", "_loop",
-        "_mqtt", "_names", "_wanted", "device", "up",
+        "_mqtt", "_names", "_tracked", "_wanted", "device", "up",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +66,7 @@ class Connection:
         self._wanted = False
         self._delay = RECONNECT_S
         self.up = False
+        self._tracked: dict[int, Callable[[int], None]] = {}
         churn = fates.scenario.churn
         self._churn = churn if index in fates.chosen("churn", churn.share) else None
         self._client = self._new_client(name, folder)
@@ -80,6 +81,7 @@ class Connection:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_publish = self._on_publish
         return client
 
     # The device's host --------------------------------------------------------------------
@@ -96,9 +98,20 @@ class Connection:
         """Calls `call` in `seconds`."""
         return self._loop.call_later(seconds, call)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Publishes at QoS 1; paho keeps it while the connection is away."""
-        self._client.publish(topic, payload, qos=1, retain=retain)
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        done: Callable[[int], None] | None = None,
+    ) -> None:
+        """Publishes at QoS 1, and counts; paho keeps it while the connection is away."""
+        self._counters.published += 1
+        self._counters.published_bytes += len(payload)
+        info = self._client.publish(topic, payload, qos=1, retain=retain)
+        if done is not None:
+            self._tracked[info.mid] = done
 
     def fetch(self, wanted: Fetch, done: Callable[[Fetched], None]) -> None:
         """Downloads in the background."""
@@ -191,6 +204,7 @@ class Connection:
         self._counters.online += 1
         name, once = self.device.name, SubscribeOptions(qos=1)
         wanted = [(self._names.of_device(name, "desired"), once),
+                  (self._names.of_device(name, "ack"), once),
                   (self._names.requests_of(name), once)]  # fmt: skip
         wanted += [(self._names.group_requests(group), once) for group in self._groups]
         client.subscribe(wanted)
@@ -203,8 +217,16 @@ class Connection:
         if self.up:
             self.up = False
             self._counters.online -= 1
+            self.device.disconnected()
         if self._wanted:
             self._again()
+
+    def _on_publish(
+        self, _client: paho.Client, _userdata: Any, mid: int, reason: Any, _properties: Any
+    ) -> None:
+        done = self._tracked.pop(mid, None)
+        if done is not None:
+            done(int(reason.value))
 
     def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
         self.device.message(message.topic, bytes(message.payload), _properties(message.properties))

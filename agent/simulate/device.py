@@ -10,18 +10,19 @@ from agent.simulate.answers import Answers
 from agent.simulate.fate import Fates
 from agent.simulate.host import Fetch, Fetched, Host, Running
 from agent.simulate.model import FakeModel, requests_in
+from agent.simulate.sending import Sending
 from agent.simulate.state import Counters, Slot
 from agent.simulate.update import apply
 from contracts import __version__, codec, topics
 from contracts.errors import InputError
 from contracts.manifest import Baseline
 from contracts.messages import (
+    Ack,
     BundleRef,
     Desired,
     Reported,
     Sample,
     Status,
-    Telemetry,
     UpdateEvent,
 )
 
@@ -45,7 +46,6 @@ class Device:
         "_boots",
         "_known_good",
         "_online_before",
-        "_telemetry_seq",
         "_updating",
         "_window_began",
         "answers",
@@ -61,6 +61,7 @@ class Device:
         "names",
         "reached",
         "revision",
+        "sending",
         "seq",
         "session",
         "slots",
@@ -92,7 +93,7 @@ class Device:
         self.answers = Answers(self)
         self._boots = 0
         self.boot = ""
-        self._telemetry_seq = 0
+        self.sending = Sending(host, names, name, self.chance)
         self._updating: Running | None = None
         self._online_before = False
         self._window_began = host.monotonic()
@@ -119,7 +120,7 @@ class Device:
         """A new boot: telemetry numbers start anew."""
         self._boots += 1
         self.boot = f"sim{self.session:x}-{self._boots}"
-        self._telemetry_seq = 0
+        self.sending.rebooted()
 
     def is_known_good(self, ref: BundleRef) -> bool:
         """Whether the device ran it before: what held then holds now."""
@@ -146,16 +147,19 @@ class Device:
         topic = self.names.of_device(self.name, "status")
         self.publish(topic, self.status("online"), retain=True)
         self.report()
+        self.sending.link_changed(True)
         if not self._online_before:
             self._online_before = True
             every = self.fates.scenario.traffic.telemetry_s
             self._window_began = self.host.monotonic()
             self.host.later(every * self.chance.random(), self._telemetry)
 
+    def disconnected(self) -> None:
+        """The connection is gone."""
+        self.sending.link_changed(False)
+
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Publishes and counts."""
-        self.counters.published += 1
-        self.counters.published_bytes += len(payload)
+        """Publishes."""
         self.host.publish(topic, payload, retain=retain)
 
     def message(self, topic: str, payload: bytes, properties: dict[str, Any]) -> None:
@@ -168,6 +172,8 @@ class Device:
                 self.desire(codec.decode(payload, Desired, what="desired"))
             elif address.kind in ("request", "group-request"):
                 self.answers.request(address.name, payload, properties)
+            elif address.kind == "ack":
+                self.sending.heard(codec.decode(payload, Ack, what="an ack"))
         except InputError:
             return
 
@@ -219,9 +225,7 @@ class Device:
         self.host.later(every, self._telemetry)
         now = self.host.monotonic()
         window, self._window_began = now - self._window_began, now
-        batch = Telemetry(self.boot, self._telemetry_seq, self.samples(window))
-        self._telemetry_seq += 1
-        self.publish(self.names.of_device(self.name, "telemetry"), codec.encode(batch))
+        self.sending.telemetry(self.boot, self.samples(window))
 
     def samples(self, window_s: float) -> list[Sample]:
         """What was done in a window: one sample for each model, one for the process."""

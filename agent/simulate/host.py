@@ -46,8 +46,22 @@ class Host(Protocol):
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Calls `call` in `seconds`."""
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Publishes at QoS 1; while the connection is away, after it is back."""
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        done: Callable[[int], None] | None = None,
+    ) -> None:
+        """Publishes at QoS 1; while the connection is away, after it is back.
+
+        Args:
+            topic: where to.
+            payload: what.
+            retain: the broker keeps it.
+            done: told the reason code of the broker's acknowledgement.
+        """
 
     def fetch(self, wanted: Fetch, done: Callable[[Fetched], None]) -> None:
         """Downloads, checks every digest, and calls `done`, once."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from agent.simulate.fate import Outcome
 from agent.simulate.host import Fetch, Fetched, Script
 from agent.simulate.state import Slot
-from contracts import codec
 from contracts.errors import ErrorInfo
 from contracts.messages import (
     FINAL_UPDATE_STATES,
@@ -147,7 +146,7 @@ class _Update:
         if state in FINAL_UPDATE_STATES:
             count = state.replace("-", "_")
             setattr(device.counters, count, getattr(device.counters, count) + 1)
-        device.publish(device.names.of_device(device.name, "update"), codec.encode(event))
+        device.sending.update(event)
 
 
 def _breaks(rules: TrialRules, p95_us: float, error_rate: float, rss: int) -> ErrorInfo | None:

@@ -61,8 +61,17 @@ class VirtualHost:
         heapq.heappush(self._queue, (self.now + seconds, next(self._order), timer, call))
         return timer
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        retain: bool = False,
+        done: Callable[[int], None] | None = None,
+    ) -> None:
         self.sent.append((topic, payload, retain))
+        if done is not None:
+            done(0)
 
     def fetch(self, wanted: Fetch, done: Callable[[Fetched], None]) -> None:
         self.later(0, lambda: done(Fetched()))
