@@ -134,6 +134,11 @@ class Client(paho.Client):
             self.failure = error
             raise
 
+    def forget(self, mid: int) -> None:
+        """Sends a message no more that is not acknowledged; called between two connections."""
+        with self._out_message_mutex:
+            self._out_messages.pop(mid, None)
+
     def _sock_recv(self, bufsize: int) -> bytes:
         # With TLS 1.3 a broker refuses a certificate after the handshake: in the first read.
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -67,7 +68,7 @@ from contracts.messages import (
     UpdateEvent,
     Wait,
 )
-from contracts.topics import LEAVE, Topics, parse
+from contracts.topics import LEAVE, Topics, home_assistant_discovery, parse
 
 if TYPE_CHECKING:
     import ssl
@@ -142,6 +143,7 @@ class Agent:
             on_message=self._message,
             on_change=self._link_changed,
             client_id=client_id,
+            on_refusal=self._changed,
         )
         self.dispatcher = Dispatcher(
             self.registry,
@@ -353,7 +355,7 @@ class Agent:
         """Tells Home Assistant what this device has; again whenever its slots change."""
         slots = [slot for slot in self.models.slots if "/" not in slot]
         document = homeassistant.document(self.topics, self.config.device, self.board.title, slots)
-        topic = homeassistant.topic(self.config.fleet, self.config.device)
+        topic = home_assistant_discovery(self.config.fleet, self.config.device)
         self.link.publish(topic, codec.encode(document), retain=True)
 
     def _render_metrics(self) -> str:
@@ -393,6 +395,7 @@ class Agent:
         clock = self.controller_clock.wait()
         if clock is not None and all(wait.reason.code != clock.reason.code for wait in waits):
             waits.append(clock)
+        waits += self.link.refusals.waits()
         return waits[: limits.MAX_WAITS]
 
     def _clock_changed(self) -> None:
@@ -409,7 +412,8 @@ class Agent:
             self._told = self.reported()
             self.link.publish(topic, codec.encode(self._told), retain=True)
             if self.config.home_assistant:
-                self._discover()
+                with contextlib.suppress(UnavailableError):  # told by what refused it
+                    self._discover()
         except (ShoalError, OSError) as error:
             log.warning("reported not sent", reason=str(error))
         self._status_due = min(self._status_due, self.clock.monotonic() + STATUS_S)
@@ -446,6 +450,7 @@ class Agent:
         gauges["spool_bytes"] = float(self.spool.payload_bytes)
         gauges["spool_in_memory"] = float(self.spool.in_memory)
         gauges["connections"] = float(self.link.connections)
+        gauges["refused_by_broker"] = float(self.link.refusals.count)
         return gauges
 
     def _selftest(self, folder: Path) -> Selftested:
@@ -520,9 +525,12 @@ class Agent:
         if not self.link.connected.is_set():
             return self.link.last_error or "the first connection to the broker"
         update, event = self.engine.journal.update, self.engine.journal.last_event
-        waits = "; ".join(wait.reason.message for wait in self._waits())
+        found = self._waits()
+        waits = "; ".join(wait.reason.message for wait in found)
         if update is not None and not update.final:
-            how = waits or (progress.download(event) if event else "")
+            how = "; ".join(wait.reason.message for wait in found if wait.blocks) or (
+                progress.download(event) if event else ""
+            )
             return f"update to {update.bundle}: {update.state}" + (f" ({how})" if how else "")
         if waits:
             return waits

@@ -18,6 +18,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.connection import TAKEN_OVER, Backoff, Client, fingerprint, kind, why
+from agent.refusals import FAILURE, NOT_AUTHORIZED, Refusals
 from agent.system.clock import Clock
 from agent.system.log import logger
 from contracts import codec
@@ -90,6 +91,7 @@ class Link:
         on_message: takes every message; runs on the network thread.
         on_change: told after each connect and disconnect.
         client_id: under which the broker keeps the session; None: made from `config`.
+        on_refusal: told when the broker refuses a topic, or does not any more.
 
     Raises:
         InputError: the TLS settings cannot be used.
@@ -109,6 +111,7 @@ class Link:
         on_message: Callable[[Inbound], None],
         on_change: Callable[[bool], None],
         client_id: str | None = None,
+        on_refusal: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._topics = Topics(fleet)
@@ -123,9 +126,11 @@ class Link:
         self._since = clock.time()
         self._up_at = clock.monotonic()
         self._told = False
-        self._tracked: dict[int, Callable[[int], None]] = {}
+        self._tracked: dict[int, tuple[str, Callable[[int], None]]] = {}
         self._early: dict[int, int] = {}
         self._lock = threading.Lock()
+        own = self._topics.of_device(device, "status").removesuffix("status")
+        self.refusals = Refusals(own, clock, lambda: self._safely(on_refusal))
         self._status_topic = self._topics.of_device(device, "status")
         self._filters = [
             self._topics.of_device(device, "desired"),
@@ -157,6 +162,7 @@ class Link:
         client.on_disconnect = self._guarded(self._disconnected)
         client.on_message = self._guarded(self._message)
         client.on_publish = self._guarded(self._published)
+        client.on_subscribe = self._guarded(self._subscribed)
 
     # Life. ------------------------------------------------------------------------------
 
@@ -233,8 +239,10 @@ class Link:
                 network thread.
 
         Raises:
-            UnavailableError: ``offline``; too much waits already.
+            UnavailableError: ``offline``; too much waits already. ``not-allowed``; the broker
+                refused the topic a while ago.
         """
+        self.refusals.check(topic)
         info = self._client.publish(topic, payload, qos=qos, retain=retain)
         if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
             raise UnavailableError("offline", "too many messages wait for the connection")
@@ -242,8 +250,9 @@ class Link:
         with self._lock:  # the acknowledgement may have been faster
             early = self._early.pop(info.mid, None)
             if early is None:
-                self._tracked[info.mid] = done
+                self._tracked[info.mid] = topic, done
         if early is not None:
+            self.refusals.answered("publish to", topic, allowed=early < FAILURE)
             done(early)
 
     def _status(self, state: str) -> bytes:
@@ -281,6 +290,7 @@ class Link:
         self._since = self._clock.time()
         self._up_at = self._clock.monotonic()
         self.connections += 1
+        self.refusals.connected()
         # Always: a broker that lost our session would otherwise send nothing, for ever.
         client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in self._filters])
         self.last_error = ""
@@ -305,11 +315,27 @@ class Link:
             cause = why(self._client.failure, reason)
             self._say(f"connection lost: {cause}")
             log.warning("connection lost", reason=cause)
+            self._blame(lasted, reason.value)
         elif not self._told:
             self._not_connected()
         if was:
             self._told = True
             self._safely(self._on_change, False)
+
+    def _blame(self, lasted: float, code: int) -> None:
+        """Gives up the message at which the broker ended the connection, if it was one."""
+        with self._lock:
+            oldest = next(iter(self._tracked.values()), ("", _nothing))[0]
+        blamed = self.refusals.cut(oldest or None, lasted, code)
+        if blamed is None:
+            return
+        with self._lock:
+            gone = [m for m, (t, _) in self._tracked.items() if self.refusals.blamed(t, blamed)]
+            dropped = [self._tracked.pop(mid)[1] for mid in gone]
+        for mid in gone:
+            self._client.forget(mid)
+        for done in dropped:
+            self._safely(done, NOT_AUTHORIZED)
 
     def _taken_over(self, wait: float) -> None:
         """Two devices with one key: each takes the session that the other has."""
@@ -388,11 +414,20 @@ class Link:
         if reason.is_failure:
             log.warning("the broker refused a message", reason=str(reason))
         with self._lock:
-            done = self._tracked.pop(mid, None)
-            if done is None:
+            known = self._tracked.pop(mid, None)
+            if known is None:
                 self._early[mid] = code
-        if done is not None:
+        if known is not None:
+            topic, done = known
+            self.refusals.answered("publish to", topic, allowed=code < FAILURE)
             self._safely(done, code)
+
+    def _subscribed(
+        self, client: paho.Client, userdata: Any, mid: int, reasons: Any, properties: Any
+    ) -> None:
+        del client, userdata, mid, properties
+        for topic, reason in zip(self._filters, reasons, strict=False):
+            self.refusals.answered("subscribe to", topic, allowed=not reason.is_failure)
 
     def _guarded(self, callback: Callable[..., object]) -> Callable[..., None]:
         return lambda *args: self._safely(callback, *args)

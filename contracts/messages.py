@@ -144,14 +144,17 @@ class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         reason: why: ``disk-full``, ``clock-wrong``, ``repository-unreachable``, ``freeze`` and
-            ``expired`` (signatures), ``telemetry-in-memory``, or another code.
+            ``expired`` (signatures), ``telemetry-in-memory``, ``not-allowed`` (by the broker), or
+            another code.
         since: since when, by the device's clock.
         slot: whose update waits; empty: the whole device.
+        blocks: nothing gets on meanwhile; false: the device does without, and all else goes on.
     """
 
     reason: ErrorInfo
     since: float
     slot: Annotated[str, msgspec.Meta(max_length=limits.MAX_ID_CHARS)] = ""
+    blocks: bool = True
 
 
 class Reported(msgspec.Struct, frozen=True, omit_defaults=True):

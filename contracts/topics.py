@@ -10,6 +10,7 @@ MQTT separator nor a wildcard, and can be a file name and a certificate's common
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Final, Literal, get_args
 
@@ -18,6 +19,9 @@ import msgspec
 from contracts.errors import InputError
 
 ROOT: Final = "shoal/v1"
+
+HOME_ASSISTANT: Final = "homeassistant"
+"""What the topics of Home Assistant's discovery begin with."""
 
 LEAVE: Final = "leave"
 """The request to a device that is not answered: the controller's last word."""
@@ -40,6 +44,7 @@ Kind = Literal[
 ]
 
 _DEVICE_KINDS: Final = frozenset(get_args(DeviceKind))
+_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9_-]")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -172,6 +177,23 @@ class Topics:
     def shared(self, group: str, topic_filter: str) -> str:
         """`topic_filter` as a shared subscription: ``$share/{group}/...``."""
         return f"$share/{check_name(group, 'share group')}/{topic_filter}"
+
+
+def home_assistant_id(fleet: str, device: str) -> str:
+    """The device's id for Home Assistant: letters, digits, underscore and hyphen.
+
+    A name with a dot gets a few digits of its hash: no two devices have the same id.
+    """
+    check_name(fleet, "fleet")
+    plain = _NOT_PLAIN.sub("_", check_name(device, "device"))
+    if plain != device:
+        plain += f"-{hashlib.sha256(device.encode()).hexdigest()[:8]}"
+    return f"shoal-{_NOT_PLAIN.sub('_', fleet)}-{plain}"
+
+
+def home_assistant_discovery(fleet: str, device: str) -> str:
+    """Where a device tells Home Assistant what it has (retained); not a topic of the protocol."""
+    return f"{HOME_ASSISTANT}/device/{home_assistant_id(fleet, device)}/config"
 
 
 def parse(topic: str) -> Address:

@@ -100,6 +100,8 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         admit_unknown: list devices that were never enrolled (rehearsals without certificates).
         shared_ingest: several processes share the ingest by shared subscriptions (see
             `shoal fleet ingest`); not with the embedded broker.
+        home_assistant: devices tell Home Assistant what they have, and it may read it; asked for
+            of the devices that are enrolled from then on (`home_assistant` in their agent.yaml).
         quota: what one device may store on a day.
         engine_s: most seconds between two steps of the rollouts.
     """
@@ -115,6 +117,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     database: str = ""
     admit_unknown: bool = False
     shared_ingest: bool = False
+    home_assistant: bool = False
     retention: Retention = Retention()
     quota: Quota = Quota()
     engine_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
@@ -287,6 +290,8 @@ class Fleet:
                 self.folder / "broker", port=self.config.mqtt.port, host="127.0.0.1"
             )
         identity = identity or self.open_identity()
+        if self.config.home_assistant:
+            identity.own.ensure_reader()
         mqtt = self.config.device_mqtt or self.config.mqtt
         named = self.config.broker.plugin
         plugin = find_plugin() if named is None else Path(named) if named else None
@@ -303,6 +308,7 @@ class Fleet:
                 revoked=access.denied,
                 credentials=credentials,
                 plugin=plugin,
+                home_assistant=self.config.home_assistant,
             )
 
     def enrolment(self) -> Enrolment:
@@ -313,6 +319,7 @@ class Fleet:
             repository_url=f"{self.api_url}/repo/" if self.config.http_repository else None,
             renewal_url=f"{self.api_url}/v1/certificates/renew" if self.config.mutual_tls else None,
             mutual_tls=self.config.mutual_tls,
+            home_assistant=self.config.home_assistant,
         )
 
     # Operations on the folder -------------------------------------------------------------

@@ -22,6 +22,7 @@ ROOT = "shoal/v1"
 MAX_SAMPLES = 8  # telemetry samples that wait for a connection; flash is not worn for them
 RETRY_SECONDS = (1, 60)
 MAX_STARVED = 3  # connections in a row that end for lack of memory
+MAX_NOT_ALLOWED = 8  # topics that the broker refuses, of which is reported
 EPOCH_2025 = 1735689600
 
 
@@ -101,6 +102,7 @@ class Device:
         self._telemetry_seq = 0
         self._last_update = files.read_json(base + "/last.json")
         self._pending = []
+        self._not_allowed = {}  # topic -> (what, since when)
         self._desired = None
         self._desired_event = asyncio.Event()
         self._service = Service(self)
@@ -263,6 +265,19 @@ class Device:
         }
         if self._last_update:
             document["last_update"] = self._last_update
+        if self._not_allowed:
+            document["waits"] = [
+                {
+                    "reason": {
+                        "code": "not-allowed",
+                        "message": "the broker does not allow this device to %s %s" % (verb, topic),
+                        "detail": {"topic": topic},
+                    },
+                    "since": since,
+                    "blocks": topic.endswith(("/desired", "/blob/+", "/blob/get")),
+                }
+                for topic, (verb, since) in self._not_allowed.items()
+            ]
         return document
 
     def _report_slots(self):
@@ -318,7 +333,21 @@ class Device:
         """Publishes at QoS 1; raises ``Broken`` while there is no connection."""
         if self._client is None:
             raise Broken("not connected")
-        await self._client.publish(topic, payload, retain, correlation=correlation)
+        code = await self._client.publish(topic, payload, retain, correlation=correlation)
+        if topic.startswith(self.topic + "/res/"):
+            topic = self.topic + "/res/+"
+        self._answered("publish to", topic, code)
+
+    async def _subscribe(self, client, topic):
+        self._answered("subscribe to", topic, await client.subscribe(topic))
+
+    def _answered(self, verb, topic, code):
+        """What the broker does not allow is reported; all else goes on."""
+        if code < 0x80:
+            self._not_allowed.pop(topic, None)
+        elif topic not in self._not_allowed and len(self._not_allowed) < MAX_NOT_ALLOWED:
+            print("not allowed to", verb, topic, "code", code)
+            self._not_allowed[topic] = (verb, now())
 
     def _on_message(self, message):
         if message.topic.startswith(self.topic + "/"):
@@ -385,13 +414,15 @@ class Device:
         self._client = client
         try:
             for rest in ("blob/+", "req/+"):
-                await client.subscribe(self.topic + "/" + rest)
+                await self._subscribe(client, self.topic + "/" + rest)
             for prefix in self._groups:
-                await client.subscribe(prefix + "+")
+                await self._subscribe(client, prefix + "+")
             await client.publish(status, self._status("online", session), True)
             await self._report()
             # Last, so that memory is not needed for an update and for all of this at once.
-            await client.subscribe(self.topic + "/desired")
+            await self._subscribe(client, self.topic + "/desired")
+            if self._not_allowed:
+                await self._report()
             self._desired_event.set()  # a download that broke off goes on
             await client.closed.wait()
         finally:

@@ -9,7 +9,6 @@ that knew of the buffer would drop such a message, and nobody would be told.)
 import asyncio
 import struct
 
-from .errors import Refused
 
 CONNECT_SECONDS = 15
 ACK_SECONDS = 20
@@ -334,15 +333,13 @@ class Client:
         return waiting[1]
 
     async def subscribe(self, topic):
-        """Subscribes at QoS 1."""
-        code = await self._acknowledged(
+        """Subscribes at QoS 1; returns the broker's reason code: 0x80 or more, it refused."""
+        return await self._acknowledged(
             0x82, lambda number: number + b"\0" + _text(topic) + b"\x01"
         )
-        if code > 2:
-            raise Refused("not-authorized", "the broker refused %s with %d" % (topic, code))
 
     async def publish(self, topic, payload, retain=False, quality=1, correlation=None):
-        """Publishes; at QoS 1 it returns once the broker has the message."""
+        """Publishes; at QoS 1 it returns the broker's reason code: 0x80 or more, it refused."""
         properties = b"\x09" + _text(correlation) if correlation else b""
         rest = bytes(_length(len(properties))) + properties
         if quality == 0:
@@ -353,8 +350,8 @@ class Client:
             except OSError as error:
                 self._close(str(error))
                 raise Broken(self.reason)
-            return
-        await self._acknowledged(
+            return 0
+        return await self._acknowledged(
             0x32 | retain, lambda number: _text(topic) + number + rest, payload
         )
 

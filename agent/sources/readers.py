@@ -126,6 +126,10 @@ def read_mqtt(feed: Feed, topic: str, broker: MqttConfig, name: str, folder: Pat
             return
         client.subscribe(topic, 1)
 
+    def subscribed(client: Any, userdata: Any, mid: Any, reasons: Any, properties: Any) -> None:
+        if any(reason.is_failure for reason in reasons):
+            feed.failed(OSError(f"the broker does not allow to subscribe to {topic}"))
+
     def not_connected(*_: object) -> None:
         feed.failed(OSError(f"no connection to {broker.host}:{broker.port}"))
 
@@ -134,6 +138,7 @@ def read_mqtt(feed: Feed, topic: str, broker: MqttConfig, name: str, folder: Pat
 
     client.on_connect = connected
     client.on_connect_fail = not_connected
+    client.on_subscribe = subscribed
     client.on_message = message
     client.connect_async(
         broker.host, broker.port, broker.keepalive_s, properties=connect_properties(broker)

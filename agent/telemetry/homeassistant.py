@@ -2,19 +2,17 @@
 
 Sources: home-assistant.io/integrations/mqtt (device discovery payload, availability),
 /integrations/sensor.mqtt, /integrations/update.mqtt. The entities read the topics of the
-protocol through templates, so nothing is sent twice. A broker with access control must let
-the device write its own ``homeassistant/device/shoal-{fleet}-{device}/config``.
+protocol through templates, so nothing is sent twice. The generated access control lets a device
+write its own :func:`contracts.topics.home_assistant_discovery` where ``fleet.yaml`` has
+``home_assistant: true``.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import contracts
-from contracts.topics import Topics
-
-PREFIX: Final = "homeassistant"
+from contracts.topics import Topics, home_assistant_id
 
 _GAUGE: Final = (
     "{{% set s = value_json.samples | selectattr('gauges', 'defined') | list %}}"
@@ -32,16 +30,6 @@ _UPDATE: Final = (
 )
 
 
-def object_id(fleet: str, device: str) -> str:
-    """The device's id for Home Assistant: letters, digits, underscore and hyphen."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", f"shoal-{fleet}-{device}")
-
-
-def topic(fleet: str, device: str) -> str:
-    """Where the discovery document goes (retained)."""
-    return f"{PREFIX}/device/{object_id(fleet, device)}/config"
-
-
 def document(topics: Topics, device: str, board_title: str, slots: list[str]) -> dict[str, Any]:
     """The discovery document.
 
@@ -51,7 +39,7 @@ def document(topics: Topics, device: str, board_title: str, slots: list[str]) ->
         board_title: of the board profile.
         slots: that get an update entity.
     """
-    unique = object_id(topics.fleet, device)
+    unique = home_assistant_id(topics.fleet, device)
     telemetry = topics.of_device(device, "telemetry")
     reported = topics.of_device(device, "reported")
 

@@ -10,11 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from contracts.topics import ROOT, check_name
+from contracts.topics import HOME_ASSISTANT, ROOT, check_name, home_assistant_discovery
 from fleet.broker.sessions import CONTROL, RESPONSE
 
 CONTROLLER = "shoal-controller"
 """The common name of the controller's certificate; no device may be enrolled under it."""
+
+READER = "home-assistant"
+"""The common name of Home Assistant's certificate; no device may be enrolled under it."""
+
+SHOWN = ("status", "reported", "telemetry", "result")
+"""What Home Assistant reads of every device: what discovery documents name."""
 
 WRITES = ("status", "reported", "update", "telemetry", "result", "res/+", "blob/get")
 """What a device may write below ``d/{device}``."""
@@ -29,6 +35,7 @@ def acl_file(
     *,
     revoked: Iterable[str] = (),
     controllers: Iterable[str] = (CONTROLLER,),
+    home_assistant: bool = False,
 ) -> str:
     """The ACL of one fleet.
 
@@ -37,6 +44,8 @@ def acl_file(
         groups: for each device, the groups whose requests it may read.
         revoked: devices whose open connections lose everything when the broker reads this.
         controllers: certificate names with full access below the fleet's prefix.
+        home_assistant: each device may write its own discovery document, and the certificate
+            :data:`READER` reads what that names.
 
     Raises:
         InputError: ``bad-name``.
@@ -47,11 +56,17 @@ def acl_file(
         lines += [f"user {check_name(name, 'controller')}", f"topic readwrite {prefix}/#"]
         # It may end sessions of devices that were revoked.
         lines += [f"topic write {CONTROL}", f"topic read {RESPONSE}"]
+    if home_assistant:
+        lines += [f"user {READER}", f"topic read {HOME_ASSISTANT}/#"]
+        lines += [f"topic readwrite {HOME_ASSISTANT}/status"]
+        lines += [f"topic read {prefix}/d/+/{topic}" for topic in SHOWN]
     for device in sorted(groups):
         mine = sorted({check_name(group, "group") for group in groups[device]})
-        if mine:
-            lines.append(f"user {check_name(device, 'device')}")
-            lines += [f"topic read {prefix}/g/{group}/req/+" for group in mine]
+        rules = [f"topic read {prefix}/g/{group}/req/+" for group in mine]
+        if home_assistant:
+            rules.append(f"topic write {home_assistant_discovery(fleet, device)}")
+        if rules:
+            lines += [f"user {check_name(device, 'device')}", *rules]
     for device in sorted(revoked):
         lines += [f"user {check_name(device, 'device')}", f"topic deny {prefix}/#"]
     lines += [f"pattern write {prefix}/d/%u/{topic}" for topic in WRITES]

@@ -59,6 +59,7 @@ def write_configuration(
     persistence: bool = True,
     user: str | None = None,
     plugin: Path | None = None,
+    home_assistant: bool = False,
 ) -> Path:
     """Writes ``mosquitto.conf`` and, with credentials, ``acl``.
 
@@ -73,6 +74,7 @@ def write_configuration(
         persistence: keep retained messages and sessions on disk (in `folder`).
         user: whom a broker started as root becomes; None: who owns these files, us. Another
             user must be given the files.
+        home_assistant: see :func:`fleet.broker.acl.acl_file`.
         plugin: mosquitto's dynamic security plugin, to end sessions (with credentials).
 
     Returns:
@@ -95,7 +97,9 @@ def write_configuration(
         _line("listener", f"{port} {host}"),
         "set_tcp_nodelay true",
         # A device that is away keeps what was sent at QoS 1, within a bound in bytes.
-        "max_queued_messages 0",
+        # Not 0, which is no bound either: mosquitto 2.0 then ends the connection of who writes
+        # what it must not, instead of refusing the one message.
+        f"max_queued_messages {10 * limits.MIB}",
         f"max_queued_bytes {64 * limits.MIB}",
         # The controller's ingest commits thousands at once; each client sets its own, lower bound.
         f"max_inflight_messages {limits.MAX_IN_FLIGHT_INGEST}",
@@ -119,7 +123,8 @@ def write_configuration(
     else:
         assert fleet is not None
         acl = folder / "acl"
-        durable.write(acl, acl_file(fleet, groups or {}, revoked=revoked).encode(), mode=0o600)
+        rules = acl_file(fleet, groups or {}, revoked=revoked, home_assistant=home_assistant)
+        durable.write(acl, rules.encode(), mode=0o600)
         lines += [
             "allow_anonymous false",
             "tls_version tlsv1.2",

@@ -12,10 +12,10 @@ from contracts.config import AgentConfig, MqttConfig, TlsConfig
 from contracts.errors import InputError
 from contracts.messages import DeviceLabels
 from contracts.topics import check_name
-from fleet.broker.acl import CONTROLLER
+from fleet.broker.acl import CONTROLLER, READER
 from fleet.identity.registry import Profile
 
-_RESERVED: Final = frozenset({CONTROLLER, "shoal-broker"})
+_RESERVED: Final = frozenset({CONTROLLER, READER, "shoal-broker"})
 
 
 class Enrolment(msgspec.Struct, frozen=True):
@@ -27,6 +27,7 @@ class Enrolment(msgspec.Struct, frozen=True):
         repository_url: base URL of the repository; None: blocks over MQTT.
         renewal_url: where a device asks for its next certificate; None: it cannot.
         mutual_tls: devices get certificates. False only for brokers on loopback.
+        home_assistant: devices tell Home Assistant what they have.
     """
 
     mqtt: MqttConfig
@@ -34,6 +35,7 @@ class Enrolment(msgspec.Struct, frozen=True):
     repository_url: str | None = None
     renewal_url: str | None = None
     mutual_tls: bool = True
+    home_assistant: bool = False
 
 
 def make_profile(device: str, board: str, labels: DeviceLabels, groups: Sequence[str]) -> Profile:
@@ -66,4 +68,5 @@ def make_config(
         renewal_url=where.renewal_url,
         labels=profile.labels,
         groups=profile.groups,
+        home_assistant=where.home_assistant,
     )

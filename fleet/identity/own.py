@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from contracts.config import TlsConfig
 from fleet import durable
-from fleet.broker.acl import CONTROLLER
+from fleet.broker.acl import CONTROLLER, READER
 from fleet.broker.mosquitto import Credentials
 from fleet.identity import authority as ca
 from fleet.identity.authority import Authority
@@ -109,11 +109,20 @@ class Own:
 
     def renew_controller(self) -> None:
         """Writes a new key and certificate for the controller."""
+        self._renew_client("controller", CONTROLLER)
+
+    def ensure_reader(self) -> None:
+        """Makes Home Assistant's key and certificate where they are missing, or old."""
+        there = self._fits(READER) and not _old(self._certificate(READER), self._now())
+        if not there:
+            self._renew_client(READER, READER)
+
+    def _renew_client(self, file: str, name: str) -> None:
         key = ca.new_key()
         certificate = self._authority.issue_client(
-            CONTROLLER, key.public_key(), self._now(), ca.SERVER_DAYS
+            name, key.public_key(), self._now(), ca.SERVER_DAYS
         )
-        self._write_pair("controller", key, certificate)
+        self._write_pair(file, key, certificate)
 
     def _write_pair(
         self, name: str, key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
@@ -148,9 +157,10 @@ class Own:
         try:
             data = (self._folder / f"{name}.key.pem").read_bytes()
             key = serialization.load_pem_private_key(data, None)
+            certificate = self._certificate(name)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
             return False
-        return key.public_key() == self._certificate(name).public_key()
+        return key.public_key() == certificate.public_key()
 
     def maintain(self) -> list[str]:
         """Renews what the broker and the controller hold, while it is valid; call it daily.

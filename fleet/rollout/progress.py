@@ -67,7 +67,7 @@ def reason(fact: DeviceFact, slot: str) -> ErrorInfo | None:
     A download that runs is one: that its link is slow is all that is to be known.
     """
     for wait in fact.waits:
-        if wait.slot in ("", slot):
+        if wait.blocks and wait.slot in ("", slot):
             return wait.reason
     event = fact.event
     if event is None or event.slot != slot or event.state in FINAL_UPDATE_STATES:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import threading
+import time
 
 import msgspec
 import pytest
 
-from contracts import blocks
+from contracts import blocks, codec
 from contracts.blocks import Block
 from contracts.bundle import Bundle
+from contracts.config import MqttConfig
 from contracts.messages import (
     ClassifyRequest,
     Desired,
     DesiredBundle,
     GenerateRequest,
+    Reported,
     SelftestRequest,
     StatusRequest,
     TrialRules,
@@ -23,6 +28,8 @@ from contracts.messages import (
 from fleet.repository.repository import Repository
 from tests.micro import bundles, device
 from tests.micro.conftest import DATA
+from tests.micro.controller import enrol
+from tests.support.refusing import Broker
 
 
 def _ref(version: str):
@@ -359,3 +366,37 @@ def test_the_broker_says_offline_when_a_device_vanishes(controller, devices):
     process.kill()
     will = controller.wait("offline", lambda _, k, m: k == "status" and m.state == "offline")
     assert will.session == 1
+
+
+def test_a_group_that_the_broker_refuses_costs_the_group_alone(tmp_path):
+    """The device is online, goes on sending, and reports what it may not."""
+    refused = {"shoal/v1/f/g/attic/req/+": 0x87}
+    broker = Broker(
+        lambda topic: 0x87 if topic.endswith("/telemetry") else 0,
+        lambda topic: refused.get(topic, 1),
+    )
+    folder = enrol(tmp_path / "chip", "chip", "f", MqttConfig(port=broker.port), b"{}")
+    path = folder / "shoal.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "groups": ["attic"], "telemetry_s": 0.2}))
+    process = subprocess.Popen(
+        device.command("device.py", str(folder)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=device.environment(),
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while sum(topic.endswith("/telemetry") for topic, _ in broker.heard) < 3:
+            assert time.monotonic() < deadline, broker.heard
+            threading.Event().wait(0.05)
+        documents = [data for topic, data in broker.heard if topic.endswith("/reported")]
+        found = codec.decode(documents[-1], Reported, what="reported")
+        assert [wait.reason.code for wait in found.waits] == ["not-allowed"]
+        assert "subscribe to shoal/v1/f/g/attic/req/+" in found.waits[0].reason.message
+        assert not found.waits[0].blocks
+        assert broker.connections == 1
+    finally:
+        process.kill()
+        process.wait(10)
+        broker.close()

@@ -37,7 +37,7 @@ from contracts.messages import (
     Telemetry,
     UpdateEvent,
 )
-from contracts.topics import Topics
+from contracts.topics import Topics, home_assistant_discovery
 from tests.support.controller import TINY
 from tests.support.engine import FakeClock
 from tests.support.full_disk import full_disk
@@ -759,8 +759,8 @@ def test_home_assistant_discovery_is_what_its_documentation_says() -> None:
     topics = Topics("home.fleet")
     raw = codec.encode(homeassistant.document(topics, "pi.kitchen", "A board", ["classify"]))
     found = msgspec.json.decode(raw, type=HaDocument)
-    assert homeassistant.topic("home.fleet", "pi.kitchen") == (
-        "homeassistant/device/shoal-home_fleet-pi_kitchen/config"
+    assert home_assistant_discovery("home.fleet", "pi.kitchen") == (
+        "homeassistant/device/shoal-home_fleet-pi_kitchen-8bc938d4/config"
     )
     assert len({part.unique_id for part in found.cmps.values()}) == len(found.cmps)
 
