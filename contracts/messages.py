@@ -217,12 +217,14 @@ class DesiredBundle(msgspec.Struct, frozen=True, omit_defaults=True):
         mode: ``active``: it answers; ``shadow``: it answers beside the active one, unseen.
         trial: when the device keeps it.
         beside: with ``shadow``: the bundle that has to be active; none: whatever is stays.
+        kept: nobody gave it: the device said that it has it, and may keep it.
     """
 
     bundle: BundleRef
     mode: Literal["active", "shadow"] = "active"
     trial: TrialRules = TrialRules()
     beside: BundleRef | None = None
+    kept: bool = False
 
     @property
     def active(self) -> BundleRef | None:

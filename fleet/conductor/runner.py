@@ -1,34 +1,43 @@
-"""Runs the engine: reads facts, steps every rollout, and stores what changed, again and again.
+"""Runs the engine: one look after the other, each stored in one transaction; and commands.
 
 Reading and stepping happen outside the write lock; the generation of the lease ``rollouts``
-makes sure that nothing changed in between (see :mod:`fleet.store.leases`).
+makes sure that nothing changed in between (see :mod:`fleet.store.leases`). A look without changed
+devices and without a rollout that is due reads two indexes and writes nothing, however many
+devices and rollouts there are.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Literal
 
-import msgspec
 import sqlalchemy as sa
 
 from contracts.errors import InputError, RefusedError, UnavailableError
-from fleet.conductor.world import World, device_fact, figures_of, slot_of
+from fleet.conductor.look import Change, Look
+from fleet.conductor.world import World, device_fact, sharing, slot_of
 from fleet.rollout import commands, selector
-from fleet.rollout.engine import step
-from fleet.rollout.facts import Action, Facts, Note, Release, SetDesired
+from fleet.rollout.facts import Action, Note, Release, SetDesired
 from fleet.rollout.plan import Plan, plan
 from fleet.rollout.spec import RolloutSpec
-from fleet.rollout.state import ENDED, Header, RolloutState
-from fleet.store import Store, bundles, desired, devices, leases, rollouts, selection, webhooks
-from fleet.store.bundles import Published
+from fleet.rollout.state import ENDED, Header
+from fleet.store import (
+    Store,
+    desired,
+    devices,
+    leases,
+    rollouts,
+    selection,
+    webhooks,
+)
 from fleet.store.rollouts import Stored
 
 LEASE: Final = "rollouts"
 _TRIES: Final = 20
-_FOLLOW_S: Final = 366 * 24 * 3600.0
+_DEVICES: Final = 2000
+"""Changed devices of one look: it must end, as a person's command waits behind it."""
 
 Command = Literal["approve", "pause", "resume", "abort"]
 _PAST: Final[dict[Command, str]] = {
@@ -41,14 +50,6 @@ _PAST: Final[dict[Command, str]] = {
 
 class _Conflict(Exception):  # noqa: N818  (not an error of a caller: the work is done again)
     """Somebody else changed rollouts between our reading and our writing."""
-
-
-class _Change(msgspec.Struct):
-    """A rollout before and after, and what belongs to the change."""
-
-    before: RolloutState
-    after: RolloutState
-    actions: list[Action]
 
 
 class Runner:
@@ -71,81 +72,15 @@ class Runner:
         self._clock = clock
         self._on_desired = on_desired
         self._lock = threading.Lock()
-
-    # Reading ------------------------------------------------------------------------------
-
-    def _world(self, connection: sa.Connection, live: Sequence[str]) -> World:
-        """All devices; only rollouts that are still stepped hold any.
-
-        A rollout that nobody follows any more may have ended its days with a device on its way:
-        it never lets go of it, and must not keep it from the others.
-        """
-        found = devices.every(connection)
-        holding = {None, *live}
-        return World(
-            device if device.rollout in holding else msgspec.structs.replace(device, rollout=None)
-            for device in found
-        )
-
-    def _live(self, connection: sa.Connection, now: float) -> list[str]:
-        """The rollouts that a tick steps, in its order."""
-        return rollouts.active(connection) + self._followed(connection, now)
-
-    def _published(self, connection: sa.Connection, spec: RolloutSpec) -> Published:
-        return bundles.find(connection, spec.bundle, spec.version)
-
-    def _facts(
-        self,
-        connection: sa.Connection,
-        world: World,
-        stored: Stored,
-        newest: Mapping[str, int],
-    ) -> Facts:
-        state = stored.state
-        published = self._published(connection, stored.spec)
-        blockers: list[str] = []
-        if state.header.status == "queued":
-            blockers = self._sharing(connection, world, stored.spec, published, state.number)
-        # Nobody reads the gates of a rollout that has ended.
-        ended = state.header.status in ENDED
-        return world.facts(
-            stored.spec,
-            state,
-            published,
-            figures={} if ended else figures_of(connection, stored.spec, state),
-            newest=newest,
-            blockers=blockers,
-        )
-
-    def _sharing(
-        self,
-        connection: sa.Connection,
-        world: World,
-        spec: RolloutSpec,
-        published: Published,
-        before: int,
-    ) -> list[str]:
-        """Active rollouts older than number `before` that may touch the same devices."""
-        mine = {device.id for device in world.pool(spec, published)[0]}
-        found: list[str] = []
-        for rollout in rollouts.active(connection):
-            other = rollouts.get(connection, rollout)
-            if other.state.number >= before:
-                continue
-            theirs = {
-                d.id for d in world.pool(other.spec, self._published(connection, other.spec))[0]
-            }
-            if mine & (theirs | other.state.members.keys()):
-                found.append(rollout)
-        return found
+        self._after = ""
 
     # Steps --------------------------------------------------------------------------------
 
     def tick(self) -> bool:
-        """One step of every rollout.
+        """One look at what changed and what is due.
 
         Returns:
-            Whether anything changed.
+            Whether there may be more to do at once.
         """
         with self._lock:
             try:
@@ -155,99 +90,72 @@ class Runner:
 
     def _tick(self) -> bool:
         now = self._clock()
-        changes: list[_Change] = []
         with self._store.read() as connection:
-            seen = leases.generation(connection, LEASE)
-            ids = self._live(connection, now)
-            if not ids:
+            changed = devices.unseen(connection, self._after, _DEVICES)
+            due = rollouts.due(connection, now)
+            if not changed and not due:
                 return False
-            world = self._world(connection, ids)
-            newest: dict[str, dict[str, int]] = {}
-            served: dict[str, set[str]] = {}
-            for rollout in ids:
-                stored = rollouts.get(connection, rollout)
-                before = stored.state
-                slot = before.header.slot
-                if slot not in newest:
-                    newest[slot] = rollouts.newest_of_slot(connection, slot)
-                facts = self._facts(connection, world, stored, newest[slot])
-                if before.header.status == "succeeded":
-                    facts = _unserved(stored, facts, served.setdefault(slot, set()))
-                after, actions = step(stored.spec, before, facts, now)
-                if actions or after != before:
-                    self._imagine(world, after, actions, now)
-                    changes.append(_Change(before, after, actions))
-                for device in after.members.keys() - before.members.keys():
-                    newest[slot][device] = max(newest[slot].get(device, 0), after.number)
-        if changes:
-            self._commit(seen, world, changes, now)
-        return bool(changes)
-
-    def _followed(self, connection: sa.Connection, now: float) -> list[str]:
-        """Ended rollouts that still have something to do: returning devices, late joiners.
-
-        The newest first, so that a late joiner gets its version and no older one; those in shadow
-        mode after the others, because a device needs an answer before one to compare with.
-        """
-        found: list[tuple[bool, int, str]] = []
-        for rollout in rollouts.ended_since(connection, now - _FOLLOW_S):
-            stored = rollouts.get(connection, rollout, members=False)
-            ended = stored.state.header.ended or 0.0
-            if now <= ended + stored.spec.follow_s:
-                found.append((stored.spec.mode == "shadow", -stored.state.number, rollout))
-        return [rollout for _, _, rollout in sorted(found)]
-
-    def _imagine(
-        self, world: World, state: RolloutState, actions: Sequence[Action], now: float
-    ) -> None:
-        """Changes the world as the actions will, for the rollouts that are stepped after."""
-        for action in actions:
-            if isinstance(action, SetDesired):
-                device = world.devices[action.device]
-                document = desired.with_slot(
-                    device, action.revision, action.slot, action.bundle, state.id, now
-                )
-                holder = None if state.header.status in ("stopped", "aborted") else state.id
-                world.devices[action.device] = msgspec.structs.replace(
-                    device, desired=document, desired_revision=action.revision, rollout=holder
-                )
-            elif isinstance(action, Release):
-                device = world.devices[action.device]
-                world.devices[action.device] = msgspec.structs.replace(device, rollout=None)
+            seen = leases.generation(connection, LEASE)
+            look = Look(connection, now, changed, due)
+            look.run()
+        self._commit(seen, look.world, look.changes, now, look=look)
+        # In turn: devices that change all the time must not hide the others.
+        more = len(changed) == _DEVICES
+        self._after = list(changed)[-1] if more else ""
+        return more or bool(look.changes)
 
     def _commit(
         self,
         seen: int,
         world: World,
-        changes: Sequence[_Change],
+        changes: Sequence[Change],
         now: float,
+        *,
+        look: Look | None = None,
         extra: Callable[[sa.Connection], None] | None = None,
     ) -> None:
+        """Stores all that belongs together, if nobody else changed rollouts since `seen`."""
         sent = False
+        moments: dict[str, float | None] = {c.after.id: now for c in changes}
         with self._store.write() as connection:
             if not leases.advance(connection, self._store, LEASE, seen):
                 raise _Conflict
+            if look is not None:
+                # First: what is written below changes the devices anew.
+                devices.looked_at(connection, look.changed)
+                for rollout in look.forgotten:
+                    desired.release_all(connection, rollout)
+                moments = look.moments
             for change in changes:
-                rollouts.save(self._store, connection, change.before, change.after, now)
-                touched = {a.device for a in change.actions if isinstance(a, SetDesired)}
-                released = [a.device for a in change.actions if isinstance(a, Release)]
-                documents = []
-                for name in sorted(touched):
-                    device = world.devices[name]
-                    assert device.desired is not None
-                    documents.append((name, device.desired, device.rollout))
-                desired.write(self._store, connection, documents)
-                desired.release(connection, change.after.id, released)
-                notes = [a for a in change.actions if isinstance(a, Note)]
-                rollouts.add_events(connection, change.after.id, notes, now)
-                for note in notes:
-                    facts = {"rollout": change.after.id, "message": note.message, **note.detail}
-                    webhooks.enqueue(connection, note.kind, facts, now)
-                sent = sent or bool(documents)
+                sent |= self._store_change(connection, world, change, now)
+            rollouts.look_at(connection, moments)
+            if any(c.after.header.status in ENDED for c in changes):
+                rollouts.look_at_queued(connection, now)
             if extra is not None:
                 extra(connection)
         if sent:
             self._on_desired()
+
+    def _store_change(
+        self, connection: sa.Connection, world: World, change: Change, now: float
+    ) -> bool:
+        """Stores a step; returns whether there is something to send."""
+        rollout = change.after.id
+        rollouts.save(self._store, connection, change.before, change.after, change.stored.spec, now)
+        documents = []
+        for name in sorted({a.device for a in change.actions if isinstance(a, SetDesired)}):
+            device = world.devices[name]
+            assert device.desired is not None
+            documents.append((name, device.desired, device.rollout))
+        desired.write(self._store, connection, documents)
+        released = [a.device for a in change.actions if isinstance(a, Release)]
+        desired.release(connection, rollout, released)
+        notes = [a for a in change.actions if isinstance(a, Note)]
+        rollouts.add_events(connection, rollout, notes, now)
+        for note in notes:
+            facts = {"rollout": rollout, "message": note.message, **note.detail}
+            webhooks.enqueue(connection, note.kind, facts, now)
+        return bool(documents)
 
     # What people ask ----------------------------------------------------------------------
 
@@ -258,17 +166,19 @@ class Runner:
             InputError: ``no-such-bundle``.
         """
         with self._store.read() as connection:
-            published = self._published(connection, spec)
-            world = self._world(connection, self._live(connection, self._clock()))
-            fit, left_out = world.pool(spec, published)
+            world = World(connection, self._clock())
+            fit, left_out = world.pool(spec)
+            world.load(fit)
+            published = world.published(spec)
             slot = slot_of(spec, published.manifest)
             moving = []
-            for device in fit:
+            for name in sorted(fit):
+                device = world.devices[name]
                 fact = device_fact(device, slot, spec.mode, eligible=True)
                 if device.rollout is not None:
-                    left_out[device.id] = f"held by rollout {device.rollout}"
+                    left_out[name] = f"held by rollout {device.rollout}"
                 elif fact.active == published.ref and not fact.trial:
-                    left_out[device.id] = "has it already"
+                    left_out[name] = "has it already"
                 else:
                     moving.append(fact)
             return plan(rollouts.next_id(connection), spec, moving, left_out)
@@ -292,9 +202,9 @@ class Runner:
             now = self._clock()
             with self._store.read() as connection:
                 seen = leases.generation(connection, LEASE)
-                published = self._published(connection, spec)
-                world = World(devices.every(connection))
-                fit, left_out = world.pool(spec, published)
+                world = World(connection, now)
+                fit, left_out = world.pool(spec)
+                published = world.published(spec)
                 if not fit:
                     hint = selection.hint(connection, selector.parse(spec.selector))
                     raise InputError(
@@ -303,16 +213,16 @@ class Runner:
                         + (f"; left out: {_some(left_out)}" if left_out else hint),
                         left_out=dict(list(left_out.items())[:20]),
                     )
-                sharing = self._sharing(connection, world, spec, published, 2**62)
-            if sharing and spec.if_busy == "refuse":
+                busy = sharing(connection, world, spec)
+            if busy and spec.if_busy == "refuse":
                 raise RefusedError(
                     "devices-busy",
-                    f"rollout {sharing[0]} is under way on some of the same devices: wait for it, "
+                    f"rollout {busy[0]} is under way on some of the same devices: wait for it, "
                     "abort it, or create this one with if_busy=queue",
-                    rollouts=sharing,
+                    rollouts=busy,
                 )
             header = Header(
-                "queued" if sharing else "running", published.ref, slot_of(spec, published.manifest)
+                "queued" if busy else "running", published.ref, slot_of(spec, published.manifest)
             )
             with self._store.write() as connection:
                 if not leases.advance(connection, self._store, LEASE, seen):
@@ -363,7 +273,7 @@ class Runner:
                         "changed-meanwhile",
                         f"rollout {rollout} has changed since it was read: look at it again",
                     )
-                world = World(devices.every(connection) if what == "abort" else ())
+                world = World(connection, now)
                 before = stored.state
                 actions: list[Action] = []
                 match what:
@@ -374,13 +284,16 @@ class Runner:
                     case "resume":
                         after = commands.resume(before)
                     case "abort":
-                        newest = rollouts.newest_of_slot(connection, before.header.slot)
-                        facts = self._facts(connection, world, stored, newest)
+                        world.load(before.members)
+                        slot = before.header.slot
+                        newest = rollouts.taken_over(connection, slot, before.number)
+                        facts = world.facts(stored.spec, before, set(), newest, {}, [])
                         after, actions = commands.abort(stored.spec, before, facts, now, who)
             past = _PAST[what]
             note = Note(f"{past}-by-person", f"{past} by {who}", {"by": who})
-            self._imagine(world, after, actions, now)
-            self._commit(seen, world, [_Change(before, after, [note, *actions])], now, extra)
+            world.change(after, actions, now)
+            change = Change(stored, before, after, [note, *actions])
+            self._commit(seen, world, [change], now, extra=extra)
             return rollout
 
         self._retried(work)
@@ -395,27 +308,6 @@ class Runner:
                 except _Conflict:
                     continue
         raise UnavailableError("busy", "rollouts change too fast now: try again")
-
-
-def _unserved(stored: Stored, facts: Facts, served: set[str]) -> Facts:
-    """The facts of a rollout that succeeded, without late joiners of a newer one that did.
-
-    The newer one may not serve them at once (outside its windows); an older version is still
-    the wrong one.
-
-    Args:
-        stored: the rollout.
-        facts: as it would see them.
-        served: devices that newer rollouts of the slot serve; this one's are added.
-    """
-    mine = {d for d, fact in facts.devices.items() if fact.eligible}
-    others = mine & served - stored.state.members.keys()
-    if stored.spec.mode == "active" and stored.spec.waves[-1].percent == 100:
-        served |= mine
-    if not others:
-        return facts
-    changed = {d: msgspec.structs.replace(facts.devices[d], eligible=False) for d in others}
-    return msgspec.structs.replace(facts, devices=facts.devices | changed)
 
 
 def _some(left_out: dict[str, str]) -> str:

@@ -188,7 +188,7 @@ class Writer:
         connection.execute(
             DEVICE.update()
             .where(DEVICE.c.id == device)
-            .values(update=text, update_boot=event.boot, update_seq=event.seq)
+            .values(update=text, update_boot=event.boot, update_seq=event.seq, **devices.CHANGED)
         )
         yield Change("update", device, {"state": event.state, "bundle": str(event.bundle)})
 
@@ -252,6 +252,7 @@ def _write_status(
         values |= {"session": status.session, "boot": status.boot}
         if status.state != before.state:
             values |= {"state": status.state, "state_at": _since(message, before.seen_at, now)}
+            values |= devices.CHANGED
             changes.append(Change(f"device-{status.state}", device, {"boot": status.boot}))
     if values:
         connection.execute(DEVICE.update().where(DEVICE.c.id == device).values(**values))

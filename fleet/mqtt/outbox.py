@@ -13,7 +13,7 @@ from contracts.config import MqttConfig
 from contracts.errors import ShoalError
 from contracts.topics import Topics
 from fleet.mqtt.link import Link
-from fleet.store import Store, desired, devices
+from fleet.store import Store, desired
 
 _LOG: Final = structlog.get_logger("outbox")
 _BATCH: Final = 500
@@ -124,13 +124,7 @@ class Outbox:
 
     def _mark_unreached(self, now: float, *, everything: bool) -> None:
         with self._store.read() as connection:
-            behind = [
-                d.id
-                for d in devices.every(connection)
-                if d.desired is not None
-                and (d.reported is None or d.reported.desired_revision < d.desired_revision)
-                and (everything or (d.online and now - d.desired.at > _SWEEP_S))
-            ]
+            behind = desired.unreached(connection, None if everything else now - _SWEEP_S)
         if behind:
             with self._store.write() as connection:
                 desired.resend(connection, behind)

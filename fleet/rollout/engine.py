@@ -66,6 +66,7 @@ class Step:
         self.facts = facts
         self.now = now
         self.actions: list[Action] = []
+        self.copied = False
         self.revisions = {d: _newest_revision(f) for d, f in facts.devices.items()}
 
     @property
@@ -82,14 +83,22 @@ class Step:
         if "phase" in changes and changes["phase"] != member.phase:
             changes["changed"] = self.now
         member = msgspec.structs.replace(member, **changes)
-        self.state = self.state.replace(member)
+        self.put(member)
         return member
 
-    def desire(self, device: str, bundle: DesiredBundle | None) -> int:
+    def put(self, *members: Member) -> None:
+        """Puts members into the state; into a copy that is the step's own, made once."""
+        if not self.copied:
+            self.state = msgspec.structs.replace(self.state, members=dict(self.state.members))
+            self.copied = True
+        for member in members:
+            self.state.members[member.device] = member
+
+    def desire(self, device: str, bundle: DesiredBundle | None, *, hold: bool = True) -> int:
         """Asks for a new desired document; returns its revision."""
         self.revisions[device] += 1
         revision = self.revisions[device]
-        self.actions.append(SetDesired(device, revision, self.header.slot, bundle))
+        self.actions.append(SetDesired(device, revision, self.header.slot, bundle, hold))
         return revision
 
     def members(self, *phases: str) -> list[Member]:
@@ -127,7 +136,7 @@ class Step:
             if verdict is not member:
                 changed.append(verdict)
         if changed:
-            self.state = self.state.replace(*changed)
+            self.put(*changed)
 
     def give_back(self, member: Member, **changes: object) -> Member:
         """Tells a device to go back to what it had before the rollout.
@@ -136,7 +145,7 @@ class Step:
         """
         bundle = member.previous
         if bundle is None and member.previous_ref is not None:
-            bundle = DesiredBundle(member.previous_ref)
+            bundle = DesiredBundle(member.previous_ref, kept=True)
         if bundle is not None:
             bundle = msgspec.structs.replace(bundle, trial=TrialRules(seconds=0))
         return self.set_member(member, revision=self.desire(member.device, bundle), **changes)
@@ -242,15 +251,18 @@ class Step:
         ]
         return order(self.state.id, found)
 
+    def wish(self, before: DesiredBundle | None) -> DesiredBundle:
+        """What the rollout wants in the slot, of a device of which `before` was wanted."""
+        beside = before.active if before and self.spec.mode == "shadow" else None
+        return DesiredBundle(
+            self.header.target, self.spec.mode, self.spec.trial.rules(), beside=beside
+        )
+
     def assign(self, fact: DeviceFact, again: Member | None = None) -> None:
         """Gives a device the rollout's version, for the first time or once more."""
         shadow = self.spec.mode == "shadow"
         before = _desired(fact)
-        bundle = DesiredBundle(
-            self.header.target, self.spec.mode, self.spec.trial.rules(),
-            beside=before.active if before and shadow else None,
-        )  # fmt: skip
-        revision = self.desire(fact.device, bundle)
+        revision = self.desire(fact.device, self.wish(before))
         if again is not None:
             self.set_member(
                 again, phase="assigned", revision=revision, since=self.now,
@@ -266,7 +278,7 @@ class Step:
             fact.device, self.header.wave, "assigned", revision, self.now, self.now,
             previous=previous, previous_ref=serves, told=fact.online,
         )  # fmt: skip
-        self.state = self.state.replace(member)
+        self.put(member)
 
     def fill_wave(self) -> bool:
         """Assigns devices to the current wave; True when it has all that it should have."""
@@ -397,6 +409,24 @@ class Step:
             lost=sum(m.lost for m in self.state.members.values()),
         )  # fmt: skip
         self.release_all()
+        if self.spec.waves[-1].percent == 100:
+            self.give_what_they_have()
+
+    def give_what_they_have(self) -> None:
+        """Devices that say that they run the version, and were never asked for it, are now.
+
+        Nothing moves on them; they are no members. But a slot is theirs only once it was given.
+        """
+        for fact in self.facts.devices.values():
+            if (
+                fact.eligible
+                and (fact.desired is None or fact.desired.kept)
+                and fact.device not in self.state.members
+                and fact.holder is None
+                and fact.newest <= self.state.number
+                and _has(fact, self.header.target, self.spec.mode)
+            ):
+                self.desire(fact.device, self.wish(_desired(fact)), hold=False)
 
     # After the end ------------------------------------------------------------------------
 
@@ -407,6 +437,8 @@ class Step:
         if self.header.status != "succeeded" or self.now > ended + self.spec.follow_s:
             return
         everyone = self.spec.waves[last].percent == 100
+        if everyone:
+            self.give_what_they_have()
         if everyone and windows.is_open(self.spec.windows, self.now):
             for fact in self.candidates():
                 if fact.online:
@@ -437,7 +469,7 @@ def _desired(fact: DeviceFact) -> DesiredBundle | None:
     """What is wanted in the slot; what has to be active beside a shadow is named."""
     wish = fact.desired
     if wish is None:
-        return DesiredBundle(fact.serving) if fact.serving else None
+        return DesiredBundle(fact.serving, kept=True) if fact.serving else None
     if wish.active is None and fact.serving != wish.bundle:
         return msgspec.structs.replace(wish, beside=fact.serving)
     return wish

@@ -66,12 +66,16 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class SetDesired(msgspec.Struct, frozen=True):
-    """Give a device a new desired document. `bundle` None empties the slot."""
+    """Give a device a new desired document. `bundle` None empties the slot.
+
+    With `hold` no other rollout may touch the device until this one lets go of it.
+    """
 
     device: str
     revision: int
     slot: str
     bundle: DesiredBundle | None
+    hold: bool = True
 
 
 class Release(msgspec.Struct, frozen=True):

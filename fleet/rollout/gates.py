@@ -18,6 +18,11 @@ MAX_BLAMED: Final = 20
 
 _Figure = Callable[[Figures], float | None]
 
+_COUNTED: Final = (
+    "max_error_rate", "max_latency_p95_us", "max_rss_bytes", "max_label_drift",
+    "max_confidence_drift", "max_unknown_rate", "max_shadow_disagreement",
+)  # fmt: skip
+
 _TITLES: Final[Mapping[str, str]] = {
     "max_failure_rate": "failure rate",
     "max_error_rate": "error rate",
@@ -29,6 +34,11 @@ _TITLES: Final[Mapping[str, str]] = {
     "max_unknown_rate": "rate of 'unknown'",
     "max_shadow_disagreement": "disagreement in shadow mode",
 }
+
+
+def counts(gates: Gates) -> bool:
+    """Whether some gate looks at what devices measure."""
+    return any(getattr(gates, name) is not None for name in _COUNTED)
 
 
 def _ratio(part: int, whole: int) -> float | None:

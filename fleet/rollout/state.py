@@ -155,13 +155,6 @@ class RolloutState(msgspec.Struct, frozen=True):
     header: Header
     members: dict[str, Member] = {}
 
-    def replace(self, *changed: Member, **header: object) -> RolloutState:
-        """This state with members and fields of the header replaced."""
-        members = self.members
-        if changed:
-            members = {**members, **{m.device: m for m in changed}}
-        return msgspec.structs.replace(
-            self,
-            header=msgspec.structs.replace(self.header, **header) if header else self.header,
-            members=members,
-        )
+    def replace(self, **header: object) -> RolloutState:
+        """This state with fields of the header replaced."""
+        return msgspec.structs.replace(self, header=msgspec.structs.replace(self.header, **header))

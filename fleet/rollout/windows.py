@@ -52,6 +52,26 @@ class Window(BaseModel):
             yesterday in self.days and clock < self.end
         )
 
+    def next_start(self, now: float) -> float:
+        """The next moment at which it begins, after `now`."""
+        zone = ZoneInfo(self.timezone)
+        today = dt.datetime.fromtimestamp(now, zone).date()
+        at = dt.time.fromisoformat(self.start)
+        starts = (
+            dt.datetime.combine(today + dt.timedelta(days), at, zone)
+            for days in range(9)
+            if _DAYS[(today + dt.timedelta(days)).weekday()] in self.days
+        )
+        return next(s for start in starts if (s := start.timestamp()) > now)
+
+
+def next_open(windows: Sequence[Window], now: float) -> float:
+    """When to look whether a window has opened: the next start, in an hour at the latest.
+
+    Where clocks are put forward over a start, the window opens before it.
+    """
+    return min(now + 3600.0, *(window.next_start(now) for window in windows))
+
 
 def is_open(windows: Sequence[Window], now: float) -> bool:
     """Whether any window holds; no windows mean always."""

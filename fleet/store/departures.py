@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from contracts.errors import InputError, RefusedError
-from fleet.store import Store, devices
+from fleet.store import Store, devices, rollouts
 from fleet.store.documents import dump, load
 from fleet.store.schema import (
     DEPARTURE,
@@ -69,6 +69,7 @@ def retire(store: Store, connection: sa.Connection, device: str, by: str, now: f
     day = time.strftime("%Y%m%d", time.gmtime(now))
     archive = f"{device[:_NAME_CHARS]}.retired.{day}-{secrets.token_hex(2)}"
     _note(store, connection, archive, one, "retired", by, now)
+    rollouts.look_at_those_of(connection, device, now)
     _move_history(connection, device, archive)
     connection.execute(DEVICE.delete().where(DEVICE.c.id == device))
     connection.execute(TRAIT.delete().where(TRAIT.c.device == device))
@@ -87,6 +88,7 @@ def rename(
     one = devices.get(connection, device)
     if connection.scalar(sa.select(DEVICE.c.id).where(DEVICE.c.id == name)) is not None:
         raise RefusedError("name-taken", f"{name} is a device already: choose another name")
+    rollouts.look_at_those_of(connection, device, now)
     _note(store, connection, name, one, "renamed", by, now)
     _move_history(connection, device, name)
     connection.execute(TRAIT.update().where(TRAIT.c.device == device).values(device=name))
@@ -108,6 +110,7 @@ def rename(
             # A rollout knows it under the old name; it takes it in again under the new one.
             rollout=None,
             version=DEVICE.c.version + 1,
+            **devices.CHANGED,
         )
     )
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from contracts.messages import Desired, DesiredBundle
 from fleet.store import Store, traits
-from fleet.store.devices import Device
+from fleet.store.devices import CHANGED, Device
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE
 
@@ -25,7 +25,7 @@ def with_slot(
     """The device's desired document with one slot changed.
 
     A device of which nothing was desired yet is asked to keep what its other slots have: what
-    a document does not name, it empties.
+    a document does not name, it empties. That it has them is its own word: they are not given.
     """
     slots = dict(device.desired.slots) if device.desired else _as_reported(device)
     slots.pop(slot, None)
@@ -39,9 +39,9 @@ def _as_reported(device: Device) -> dict[str, DesiredBundle]:
     found: dict[str, DesiredBundle] = {}
     for slot, report in device.reported.slots.items() if device.reported else ():
         if report.shadow is not None:
-            found[slot] = DesiredBundle(report.shadow, "shadow", beside=report.active)
+            found[slot] = DesiredBundle(report.shadow, "shadow", beside=report.active, kept=True)
         elif report.active is not None:
-            found[slot] = DesiredBundle(report.active)
+            found[slot] = DesiredBundle(report.active, kept=True)
     return found
 
 
@@ -58,14 +58,17 @@ def write(
             .values(
                 desired=sa.bindparam("b_desired"),
                 desired_revision=sa.bindparam("b_revision"),
+                desired_at=sa.bindparam("b_at"),
                 rollout=sa.bindparam("b_rollout"),
                 version=DEVICE.c.version + 1,
+                **CHANGED,
             ),
             [
                 {
                     "b_id": device,
                     "b_desired": dump(desired),
                     "b_revision": desired.revision,
+                    "b_at": desired.at,
                     "b_rollout": rollout,
                 }
                 for device, desired, rollout in changes
@@ -79,8 +82,14 @@ def release(connection: sa.Connection, rollout: str, ids: Sequence[str]) -> None
         connection.execute(
             DEVICE.update()
             .where(DEVICE.c.rollout == rollout, DEVICE.c.id.in_(ids[start : start + _CHUNK]))
-            .values(rollout=None)
+            .values(rollout=None, **CHANGED)
         )
+
+
+def release_all(connection: sa.Connection, rollout: str) -> None:
+    """Lets all go that a rollout still holds: nobody follows it any more."""
+    held = DEVICE.update().where(DEVICE.c.rollout == rollout)
+    connection.execute(held.values(rollout=None, **CHANGED))
 
 
 def unsent(connection: sa.Connection, limit: int) -> list[tuple[str, int, str]]:
@@ -106,6 +115,20 @@ def mark_sent(connection: sa.Connection, sent: Sequence[tuple[str, int]]) -> Non
             .values(sent_revision=sa.bindparam("b_revision")),
             [{"b_id": device, "b_revision": revision} for device, revision in sent],
         )
+
+
+def unreached(connection: sa.Connection, online_before: float | None) -> list[str]:
+    """Devices that have not reached what is desired of them.
+
+    Args:
+        connection: to the database.
+        online_before: only those that are online, and were asked before this moment; None: all.
+    """
+    late = (DEVICE.c.desired_revision > DEVICE.c.reached_revision) & DEVICE.c.desired.is_not(None)
+    if online_before is not None:
+        online = (DEVICE.c.state == "online") & DEVICE.c.revoked_at.is_(None)
+        late &= online & (DEVICE.c.desired_at < online_before)
+    return list(connection.scalars(sa.select(DEVICE.c.id).where(late).order_by(DEVICE.c.id)))
 
 
 def resend(connection: sa.Connection, ids: Sequence[str]) -> None:
@@ -143,6 +166,6 @@ def reissue(connection: sa.Connection, now: float) -> int:
         connection.execute(
             DEVICE.update()
             .where(DEVICE.c.id == row.id)
-            .values(desired_revision=revision, version=DEVICE.c.version + 1, **values)
+            .values(desired_revision=revision, version=DEVICE.c.version + 1, **CHANGED, **values)
         )
     return documents

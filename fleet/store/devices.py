@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -13,9 +13,12 @@ from contracts.messages import Desired, DeviceLabels, Reported, UpdateEvent
 from fleet.rollout.selector import Selector
 from fleet.store import Store, selection, traits
 from fleet.store.documents import dump, load
-from fleet.store.schema import DEVICE
+from fleet.store.schema import DEVICE, TRAIT
 
 _CHUNK = 500
+
+CHANGED: Final = {"unseen": DEVICE.c.unseen + 1}
+"""What is written along with a change that the rollout engine goes by: it looks at nothing else."""
 
 
 class Device(msgspec.Struct, frozen=True):
@@ -149,6 +152,24 @@ def contacts(
     }
 
 
+def boards(
+    connection: sa.Connection, *conditions: sa.ColumnElement[bool]
+) -> list[tuple[str, str, bool]]:
+    """By id, the board that a bundle must fit (:attr:`Device.hardware`), and whether revoked."""
+    says = TRAIT.alias()
+    own = (says.c.device == DEVICE.c.id) & (says.c.key == "own:board")
+    query = (
+        sa.select(DEVICE.c.id, DEVICE.c.board, says.c.value, DEVICE.c.revoked_at)
+        .outerjoin(says, own)
+        .where(*conditions)
+        .order_by(DEVICE.c.id)
+    )
+    return [
+        (row.id, row.board or row.value or "", row.revoked_at is not None)
+        for row in connection.execute(query)
+    ]
+
+
 def some(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Device]:
     """Devices by id; those that are not known are missing."""
     wanted = list(ids)
@@ -218,8 +239,8 @@ def enroll(
         "recent": None,
         "clone": None,
     }
-    insert = store.insert(DEVICE).values(id=device, **values)
-    changed = values | {"version": DEVICE.c.version + 1}
+    insert = store.insert(DEVICE).values(id=device, unseen=1, **values)
+    changed = values | {"version": DEVICE.c.version + 1} | CHANGED
     connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=changed))
     traits.replace(store, connection, "given", {device: traits.given(labels, groups)})
 
@@ -234,6 +255,7 @@ def revoke(connection: sa.Connection, device: str, now: float) -> bool:
             recent=None,
             clone=None,
             version=DEVICE.c.version + 1,
+            **CHANGED,
         )
     )
     return changed.rowcount == 1
@@ -260,7 +282,12 @@ def relabel(
     connection.execute(
         DEVICE.update()
         .where(DEVICE.c.id == device)
-        .values(labels=dump(now_labels), groups=dump(now_groups), version=DEVICE.c.version + 1)
+        .values(
+            labels=dump(now_labels),
+            groups=dump(now_groups),
+            version=DEVICE.c.version + 1,
+            **CHANGED,
+        )
     )
     traits.replace(store, connection, "given", {device: traits.given(now_labels, now_groups)})
 
@@ -272,7 +299,46 @@ def report(
     store: Store, connection: sa.Connection, device: str, reported: Reported, at: float | None
 ) -> None:
     """Stores what a device says of itself; `at`: when it said so, None: nobody knows."""
-    connection.execute(
-        DEVICE.update().where(DEVICE.c.id == device).values(reported=dump(reported), reported_at=at)
+    query = sa.select(DEVICE.c.reported).where(DEVICE.c.id == device)
+    text = connection.scalar(store.lock_row(query))
+    values: dict[str, Any] = {
+        "reported": dump(reported),
+        "reported_at": at,
+        "reached_revision": reported.desired_revision,
+    }
+    changed = text is None or _standing(load(text, Reported)) != _standing(reported)
+    if changed:
+        values |= CHANGED
+    connection.execute(DEVICE.update().where(DEVICE.c.id == device).values(**values))
+    if changed:
+        traits.replace(store, connection, "own", {device: traits.own(reported)})
+
+
+def _standing(reported: Reported) -> Reported:
+    """A report without what says nothing of where the device stands: updates are told apart."""
+    return msgspec.structs.replace(reported, at=0.0, free_bytes=0, last_update=None)
+
+
+# What the engine has not looked at ------------------------------------------------------------
+
+
+def unseen(connection: sa.Connection, after: str, limit: int) -> dict[str, int]:
+    """Devices that changed since :func:`looked_at`, with how often; those after an id first."""
+    query = (
+        sa.select(DEVICE.c.id, DEVICE.c.unseen)
+        .where(DEVICE.c.unseen > sa.literal_column("0"))
+        .order_by(DEVICE.c.id <= after, DEVICE.c.id)
+        .limit(limit)
     )
-    traits.replace(store, connection, "own", {device: traits.own(reported)})
+    return {row.id: row.unseen for row in connection.execute(query)}
+
+
+def looked_at(connection: sa.Connection, seen: Mapping[str, int]) -> None:
+    """Takes the marks away from devices that did not change again since they were read."""
+    if seen:
+        connection.execute(
+            DEVICE.update()
+            .where(DEVICE.c.id == sa.bindparam("b_id"), DEVICE.c.unseen == sa.bindparam("b_seen"))
+            .values(unseen=0),
+            [{"b_id": device, "b_seen": count} for device, count in sorted(seen.items())],
+        )

@@ -25,6 +25,13 @@ _JSON = sa.Text()
 # SQLite gives automatic ids to INTEGER alone.
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
+
+def _few(name: str, column: str, condition: str) -> sa.Index:
+    """An index of the few rows for which a condition holds."""
+    where = sa.text(condition)
+    return sa.Index(name, column, sqlite_where=where, postgresql_where=where)
+
+
 DEVICE: Final = sa.Table(
     "device",
     METADATA,
@@ -58,13 +65,18 @@ DEVICE: Final = sa.Table(
     # :mod:`fleet.store.clones`.
     sa.Column("recent", _JSON),
     sa.Column("clone", _JSON),
+    # Changes of what the engine goes by that it has not looked at.
+    sa.Column("unseen", sa.BigInteger, nullable=False, server_default="0"),
+    # What of the documents is asked for without reading them.
+    sa.Column("desired_at", _TIME),
+    sa.Column("reached_revision", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ix_device_rollout", "rollout"),
-    sa.Index(
-        "ix_device_clone",
-        "id",
-        sqlite_where=sa.text("clone IS NOT NULL"),
-        postgresql_where=sa.text("clone IS NOT NULL"),
-    ),
+    sa.Index("ix_device_state", "state", "revoked_at"),
+    _few("ix_device_unseen", "id", "unseen > 0"),
+    _few("ix_device_unsent", "id", "desired_revision > sent_revision"),
+    _few("ix_device_behind", "id", "desired_revision > reached_revision"),
+    _few("ix_device_revoked", "id", "revoked_at IS NOT NULL"),
+    _few("ix_device_clone", "id", "clone IS NOT NULL"),
 )
 
 DEPARTURE: Final = sa.Table(
@@ -226,6 +238,11 @@ ROLLOUT: Final = sa.Table(
     sa.Column("id", _NAME, primary_key=True),
     sa.Column("number", sa.BigInteger, nullable=False, unique=True),
     sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("slot", _NAME, nullable=False, server_default=""),
+    # When the engine looks again though nothing changes; null: never.
+    sa.Column("due", _TIME),
+    # Until when late joiners and returning devices are served; null: it has not ended.
+    sa.Column("follow_until", _TIME),
     sa.Column("spec", _JSON, nullable=False),
     # :class:`fleet.rollout.state.Header`; the members are rows of their own.
     sa.Column("header", _JSON, nullable=False),
@@ -233,7 +250,12 @@ ROLLOUT: Final = sa.Table(
     sa.Column("created_by", sa.String(128), nullable=False),
     sa.Column("updated_at", _TIME, nullable=False),
     sa.Column("version", sa.BigInteger, nullable=False, server_default="1"),
+    # Members by wave and phase.
+    sa.Column("counts", _JSON, nullable=False, server_default="{}"),
     sa.Index("ix_rollout_status", "status"),
+    sa.Index("ix_rollout_due", "due"),
+    sa.Index("ix_rollout_follow_until", "follow_until"),
+    sa.Index("ix_rollout_slot", "slot", "number"),
 )
 
 MEMBER: Final = sa.Table(
@@ -245,6 +267,7 @@ MEMBER: Final = sa.Table(
     sa.Column("phase", sa.String(16), nullable=False),
     sa.Column("content", _JSON, nullable=False),
     sa.Index("ix_rollout_member_device", "device"),
+    sa.Index("ix_rollout_member_phase", "rollout", "phase"),
 )
 
 ROLLOUT_EVENT: Final = sa.Table(

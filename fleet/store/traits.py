@@ -5,7 +5,7 @@ key              whose word                value
 ================ ========================= ====================================================
 a label          the operator's            its value
 ``group``        the operator's            a group
-``task``         the operator's            a slot of the desired document
+``task``         the operator's            a slot of the desired document that was given
 ``own:`` label   the device's              its value
 ``own:board``    the device's              its board profile
 ``own:group``    the device's              a group
@@ -44,8 +44,10 @@ def given(labels: Mapping[str, str], groups: Sequence[str]) -> set[Trait]:
 
 
 def wanted(desired: Desired | None) -> set[Trait]:
-    """Traits from what is desired of a device."""
-    return {("task", slot) for slot in desired.slots} if desired else set()
+    """Traits from what is desired of a device: not from what it merely may keep."""
+    if desired is None:
+        return set()
+    return {("task", slot) for slot, wish in desired.slots.items() if not wish.kept}
 
 
 def own(reported: Reported | None) -> set[Trait]:

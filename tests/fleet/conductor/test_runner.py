@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from contracts.messages import BundleRef, Reported, SlotReport
-from fleet.conductor import runner
+from contracts.messages import BundleRef, Reported, SlotReport, Status, UpdateEvent
 from fleet.conductor.runner import Runner
 from fleet.folder import Fleet, FleetConfig
+from fleet.ingest.decode import Message
+from fleet.ingest.writer import Writer
+from fleet.rollout.selector import parse
 from fleet.rollout.spec import RolloutSpec
-from fleet.store import Store, devices, rollouts
-from fleet.store.documents import dump
-from fleet.store.schema import DEVICE
+from fleet.store import Store, departures, devices, rollouts, selection
 from tests.support.bundles import noise_bundle
 
 VERSIONS = ("1.0.0", "2.0.0")
@@ -32,6 +32,8 @@ class Small:
         self.store: Store = self.fleet.open_store()
         self.now = 1_000_000.0
         self.runner = Runner(self.store, clock=lambda: self.now)
+        self.writer = Writer(self.store)
+        self.session = 0
 
     def publish(self, version: str) -> None:
         """Publishes a version."""
@@ -49,10 +51,7 @@ class Small:
             name, "b", "1.0.0", "raspberry-pi-5", "tflite", self.now,
             slots=slots, desired_revision=revision,
         )  # fmt: skip
-        with self.store.write() as connection:
-            connection.execute(
-                DEVICE.update().where(DEVICE.c.id == name).values(reported=dump(report))
-            )
+        self.hear(name, report)
 
     def add(self, *names: str) -> None:
         """Devices that are online and have no model."""
@@ -65,11 +64,9 @@ class Small:
 
     def online(self, name: str, *, online: bool) -> None:
         """A device comes or goes."""
+        self.session += 1
         state = "online" if online else "offline"
-        with self.store.write() as connection:
-            connection.execute(
-                DEVICE.update().where(DEVICE.c.id == name).values(state=state, state_at=self.now)
-            )
+        self.hear(name, Status(state, "b", self.session, self.now))
 
     def device(self, name: str) -> devices.Device:
         """What the store knows of a device."""
@@ -88,6 +85,10 @@ class Small:
             for slot, asked in slots.items()
         }
         self.report(name, **reports)
+
+    def hear(self, name: str, said: Reported | Status | UpdateEvent) -> None:
+        """What a device says, as ingest stores it."""
+        self.writer.write([Message(name, said, b"")], self.now)
 
     def active(self, name: str) -> str | None:
         """The version that a device says it runs."""
@@ -148,34 +149,6 @@ def test_a_late_joiner_of_a_rollout_that_nobody_follows_any_more_is_free(small: 
     assert small.status(second) == "succeeded"
     assert small.active("late") == "2.0.0"
     assert small.device("late").rollout is None
-
-
-def test_ended_rollouts_cost_a_tick_no_figures_and_one_look_at_who_is_newest(
-    small: Small, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many are followed: a person's command waits behind the tick."""
-    small.add("a")
-    gates = {"max_error_rate": 0.1, "no_evidence": "pass"}
-    for version in ("1.0.0", "2.0.0", "1.0.0"):
-        assert small.status(small.create(version, gates=gates)) == "running"
-        small.settle("a")
-    looks: list[str] = []
-
-    def counting(name: str, real: Callable[..., object]) -> Callable[..., object]:
-        def look(*arguments: object) -> object:
-            looks.append(name)
-            return real(*arguments)
-
-        return look
-
-    for module, name in ((runner, "figures_of"), (rollouts, "newest_of_slot")):
-        monkeypatch.setattr(module, name, counting(name, getattr(module, name)))
-    small.runner.tick()
-    assert looks == ["newest_of_slot"]
-    small.create("2.0.0", gates=gates)
-    looks.clear()
-    small.runner.tick()
-    assert sorted(looks) == ["figures_of", "newest_of_slot"]
 
 
 def test_a_late_joiner_gets_the_newest_version_first(small: Small) -> None:
@@ -270,3 +243,82 @@ def test_the_first_document_of_a_device_keeps_what_its_other_slots_have(small: S
     assert desired is not None
     assert set(desired.slots) == {"classify", "generate"}
     assert desired.slots["generate"].bundle == other
+
+
+def _selected(small: Small, text: str) -> list[str]:
+    with small.store.read() as connection:
+        return devices.ids(connection, selection.means(parse(text)))
+
+
+def test_a_slot_that_a_device_says_it_has_is_kept_but_not_given(small: Small) -> None:
+    """Its first document names the slot, so that nothing is emptied: it is selected by none."""
+    small.add("liar")
+    claimed = BundleRef("stories", "1.0.0", "5" * 64)
+    small.report("liar", generate=SlotReport(active=claimed))
+    small.create("1.0.0")
+    small.settle("liar")
+    desired = small.device("liar").desired
+    assert desired is not None
+    assert desired.slots["generate"].kept and not desired.slots["classify"].kept
+    assert _selected(small, "task=classify") == ["liar"]
+    assert _selected(small, "task=generate") == []
+    assert not small.device("liar").matches(parse("task=generate"))
+
+
+def test_what_a_device_gets_back_by_its_own_word_is_not_given_either(small: Small) -> None:
+    """An aborted rollout leaves the slot as the device said it was."""
+    small.add("liar")
+    claimed = BundleRef("stories", "1.0.0", "5" * 64)
+    small.report("liar", classify=SlotReport(active=claimed))
+    rollout = small.create("1.0.0")
+    small.runner.tick()
+    assert _selected(small, "task=classify") == ["liar"]
+    small.abort(rollout)
+    small.settle("liar")
+    desired = small.device("liar").desired
+    assert desired is not None
+    assert desired.slots["classify"].bundle == claimed
+    assert _selected(small, "task=classify") == []
+
+
+def test_a_device_that_runs_the_version_already_is_given_it_without_an_update(
+    small: Small,
+) -> None:
+    """A new database has not asked for it; the rollout does, also when the device comes later."""
+    active = SlotReport(active=small.refs["1.0.0"])
+    for name in ("early", "late", "other"):
+        small.add(name)
+    small.report("early", classify=active)
+    small.report("late", classify=active)
+    small.online("late", online=False)
+    rollout = small.create("1.0.0", selector="early,late")
+    small.settle("early")
+    assert small.status(rollout) == "succeeded"
+    assert _selected(small, "task=classify") == ["early", "late"]
+    with small.store.read() as connection:
+        assert rollouts.members_of(connection, rollout) == {}, "nothing moved"
+    small.add("new")
+    rollout = small.create("1.0.0", selector="device!=other")
+    small.settle("new")
+    small.add("later")
+    small.report("later", classify=active)
+    small.settle("later")
+    assert _selected(small, "task=classify") == ["early", "late", "later", "new"]
+    device = small.device("later")
+    assert device.desired is not None and device.desired.slots["classify"].bundle == active.active
+    assert device.rollout is None
+
+
+def test_a_member_that_leaves_the_fleet_is_missed_at_once(small: Small) -> None:
+    """It leaves no row that could change: the rollout does not wait for its deadline."""
+    small.add("a", "b")
+    rollout = small.create("1.0.0", deadline_s=5000)
+    small.runner.tick()
+    small.obey("a")
+    while small.runner.tick():
+        pass
+    assert small.status(rollout) == "running"
+    with small.store.write() as connection:
+        departures.retire(small.store, connection, "b", "ann", small.now)
+    small.settle("a", ticks=3)
+    assert small.status(rollout) == "succeeded"

@@ -78,8 +78,7 @@ def _want(store: Store, revision: int) -> None:
 
 def _failing(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> queue.SimpleQueue[None]:
     """Lets a function of the store fail at first; each failure is told."""
-    module = devices if hasattr(devices, name) else desired
-    whole, failed = getattr(module, name), queue.SimpleQueue[None]()
+    whole, failed = getattr(desired, name), queue.SimpleQueue[None]()
     left = [None] * times
 
     def brittle(*arguments: Any) -> Any:
@@ -89,7 +88,7 @@ def _failing(monkeypatch: pytest.MonkeyPatch, name: str, times: int) -> queue.Si
             raise ZeroDivisionError
         return whole(*arguments)
 
-    monkeypatch.setattr(module, name, brittle)
+    monkeypatch.setattr(desired, name, brittle)
     return failed
 
 
@@ -110,7 +109,7 @@ def test_documents_go_out_after_the_database_was_read_only(
         pass
 
 
-@pytest.mark.parametrize("name", ["unsent", "mark_sent", "every"])
+@pytest.mark.parametrize("name", ["unsent", "mark_sent", "unreached"])
 def test_documents_go_out_after_a_defect(
     outbox: Outbox, device: _Device, store: Store, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -134,7 +133,7 @@ def test_what_a_broker_may_have_lost_is_sent_again_although_the_first_look_fails
         connection.execute(DEVICE.update().values(sent_revision=1))
         unsent = sa.select(DEVICE.c.desired_revision - DEVICE.c.sent_revision)
         assert connection.scalar(unsent) == 0
-    failed = _failing(monkeypatch, "every", 1)
+    failed = _failing(monkeypatch, "unreached", 1)
     outbox.start()
     failed.get(timeout=10)
     assert device.arrived.get(timeout=10) == 1

@@ -108,7 +108,7 @@ class FakeFleet:
                         action.device,
                         revision=action.revision,
                         desired=action.bundle,
-                        holder=None if ended else name,
+                        holder=name if action.hold and not ended else None,
                     )
                 case Release():
                     assert action.device in held, "only its own devices are let go, and once"

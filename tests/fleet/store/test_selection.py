@@ -160,6 +160,7 @@ def test_an_upgrade_finds_what_was_there_before(database_url: str) -> None:
     migrated = rows()
     with store.write() as connection:
         connection.execute(TRAIT.delete())
+        connection.execute(DEVICE.update().values(reported=None))
         for name in ("d1", "d3"):
             labels = json.loads(old["labels"])
             devices.enroll(store, connection, name, "pi", labels, ["g", "h"], NOW)
