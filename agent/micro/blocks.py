@@ -101,7 +101,7 @@ class Blocks:
             target: on flash.
             cap: bytes that are accepted.
             size, sha256: that it must have, where known.
-            progress: called with the number of new bytes.
+            progress: coroutine function, called with the number of new bytes.
 
         Raises:
             Refused: ``too-large``, ``wrong-size``, ``wrong-hash``, ``bad-block``, or the
@@ -115,7 +115,7 @@ class Blocks:
         else:
             offset = _resume(target, digest, size)
         if progress and offset:
-            progress(offset)
+            await progress(offset)
         wrong = None
         with open(target, "ab") as stream:
             count = 0
@@ -132,7 +132,7 @@ class Blocks:
                 digest.update(data)
                 offset += len(data)
                 if progress:
-                    progress(len(data))
+                    await progress(len(data))
                 count += 1
                 if count % SYNC_EVERY == 0:
                     stream.flush()

@@ -11,9 +11,9 @@ import time
 from . import VERSION, files
 from . import bundle as bundles
 from .blocks import Blocks
-from .errors import Refused
+from .errors import Refused, Waits
 from .loan import give_back
-from .mqtt import Broken, Client
+from .mqtt import Broken, Client, Message
 from .service import Service
 from .store import Counters, Slot, free_bytes, reference
 from .trials import Trials
@@ -24,12 +24,19 @@ RETRY_SECONDS = (1, 60)
 MAX_STARVED = 3  # connections in a row that end for lack of memory
 MAX_NOT_ALLOWED = 8  # topics that the broker refuses, of which is reported
 EPOCH_2025 = 1735689600
+WAIT_SECONDS = 30  # before what waits is tried again
+TOLERANCE_SECONDS = 120  # by which the clocks of the device and the controller may differ
+
+
+def seconds():
+    """Whole seconds since the Unix epoch; boards whose epoch is 2000 are put right."""
+    moment = int(time.time())
+    return moment + 946684800 if time.gmtime(0)[0] == 2000 else moment
 
 
 def now():
-    """Seconds since the Unix epoch; boards whose epoch is 2000 are put right."""
-    moment = time.time()
-    return float(moment + 946684800 if time.gmtime(0)[0] == 2000 else moment)
+    """Seconds since the Unix epoch, as the wire has them."""
+    return float(seconds())
 
 
 def clock_set():
@@ -105,6 +112,8 @@ class Device:
         self._not_allowed = {}  # topic -> (what, since when)
         self._desired = None
         self._desired_event = asyncio.Event()
+        self._wait = None
+        self._offset = None
         self._service = Service(self)
         self.trials = Trials(self)
 
@@ -263,6 +272,14 @@ class Device:
             "memory_bytes": gc.mem_free() + gc.mem_alloc(),
             "clock": "synced" if clock_set() else "unsynced",
         }
+        if self._offset is not None:
+            document["clock_offset_s"] = self._offset
+        waits = [self._wait] if self._wait else []
+        fault = self.clock_fault()
+        if fault and not (waits and waits[0]["reason"]["code"] == fault["code"]):
+            waits.append({"reason": fault, "since": now()})
+        if waits:
+            document["waits"] = waits
         if self._last_update:
             document["last_update"] = self._last_update
         if self._not_allowed:
@@ -284,6 +301,38 @@ class Device:
         found = {name: slot.report() for name, slot in self._slots.items()}
         return {name: slot for name, slot in found.items() if slot}
 
+    def clock_fault(self):
+        """Why the clock is wrong, as an error's inside; None: it is not known to be."""
+        if not clock_set():
+            return {"code": "clock-wrong", "message": "this device's clock is not set"}
+        if self._offset is None or abs(self._offset) <= TOLERANCE_SECONDS:
+            return None
+        side = "ahead of" if self._offset > 0 else "behind"
+        return {
+            "code": "clock-wrong",
+            "message": "this device's clock is %d s %s the controller's: set it"
+            % (abs(self._offset), side),
+        }
+
+    def heard(self, told):
+        """The controller's time, which came with a block: an answer to what was asked just now."""
+        try:
+            whole = told.split(b".")[0]
+            if 0 < len(whole) <= 11:
+                self._offset = seconds() - int(whole)
+        except ValueError:
+            pass
+
+    def wait(self, reason, slot):
+        """An update waits, or (no reason) gets on; True when that is news."""
+        before = self._wait and (self._wait["reason"]["code"], self._wait["slot"])
+        news = before != (reason and (reason["code"], slot))
+        if reason is None:
+            self._wait = None
+        elif news:
+            self._wait = {"reason": reason, "since": now(), "slot": slot}
+        return news
+
     async def event(self, slot, bundle, revision, rollout, state, **extra):
         """Reports one state of an update; a final one is also kept in the reported document."""
         event = {
@@ -302,14 +351,17 @@ class Device:
                 event[key] = value
         self._last_update = event
         if state in ("trial", "committed", "rolled-back", "refused"):
-            files.write_json(self.base + "/last.json", event)
+            try:
+                files.write_json(self.base + "/last.json", event)
+            except OSError as error:
+                print("event not kept:", error)
         if state in ("committed", "rolled-back", "refused"):
             self._reached(revision)
         try:
             await self.publish(self.topic + "/update", json.dumps(event).encode())
         except Broken:
             pass  # the reported document carries the last one
-        if state in ("trial", "committed", "rolled-back", "refused"):
+        if state in ("trial", "committed", "rolled-back", "refused") or "reason" in extra:
             await self._report()
 
     def _reached(self, revision):
@@ -362,6 +414,8 @@ class Device:
         if message.payload is None and parts[0] != "req":
             print("message dropped: it does not fit:", message.topic[:100])
         elif parts[0] == "blob" and len(parts) == 2:
+            if Message.AT in message.properties:
+                self.heard(message.properties[Message.AT])
             self.blocks.on_message(parts[1], message.payload)
         elif parts[0] == "req" and len(parts) == 2 and not message.retained:
             answer = self._service.on_request(parts[1], message)
@@ -469,6 +523,13 @@ class Device:
             try:
                 await self.apply(desired)
                 applied = desired["revision"]
+            except Waits as error:
+                print("update waits:", error)
+                try:
+                    await asyncio.wait_for(self._desired_event.wait(), WAIT_SECONDS)
+                except asyncio.TimeoutError:
+                    pass
+                self._desired_event.set()
             except (Broken, MemoryError) as error:
                 print("update:", error)  # goes on with the next connection
                 gc.collect()
@@ -477,7 +538,10 @@ class Device:
                     self._desired_event.set()
 
     async def apply(self, desired):
-        """Brings the slots to what is desired; raises ``Broken`` without a connection."""
+        """Brings the slots to what is desired.
+
+        Raises ``Broken`` without a connection, and ``Waits`` for what may be there later.
+        """
         updater = None
         try:
             from .update import Updater

@@ -1,4 +1,4 @@
-"""The one exception of this package: a stable code and one sentence for people."""
+"""The exceptions of this package: a stable code and one sentence for people."""
 
 
 class Refused(Exception):
@@ -12,3 +12,7 @@ class Refused(Exception):
     def info(self):
         """The inside of the wire's error shape."""
         return {"code": self.code, "message": self.message[:300]}
+
+
+class Waits(Refused):
+    """Something that cannot be done now and may be done later: ``disk-full``, ``clock-wrong``."""

@@ -54,6 +54,7 @@ class Message:
     RESPONSE_TOPIC = 0x08
     CORRELATION = 0x09
     EXPIRY = 0x02
+    AT = 0x26  # of the user properties the one that tells the sender's time
 
     def __init__(self, topic, payload, properties, retained):
         self.topic = topic
@@ -102,8 +103,10 @@ class _Scan:
             elif size == -1:
                 found[kind] = bytes(self.take(self.number(2)))
             elif size == -2:
-                self.take(self.number(2))
-                self.take(self.number(2))
+                name = self.take(self.number(2))
+                value = self.take(self.number(2))
+                if name == b"at" and len(value) <= 32:
+                    found[kind] = bytes(value)
             elif size == -3:
                 self.variable()
             else:

@@ -158,7 +158,7 @@ class Counters:
     def next(self, name):
         """The next number."""
         self._values[name] = self._values.get(name, 0) + 1
-        files.write_json(self._path, self._values)
+        self._keep()
         return self._values[name]
 
     def get(self, name):
@@ -169,7 +169,14 @@ class Counters:
         """Keeps a number."""
         if self._values.get(name) != value:
             self._values[name] = value
+            self._keep()
+
+    def _keep(self):
+        # A flash without room must not keep the device from saying so.
+        try:
             files.write_json(self._path, self._values)
+        except OSError as error:
+            print("counters not written:", error)
 
 
 def checked_reference(bundle):

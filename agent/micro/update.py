@@ -6,10 +6,11 @@ before it leaves the state before, and the retained desired document starts it a
 
 import gc
 import sys
+import time
 
 from . import bundle as bundles
 from . import files
-from .errors import Refused
+from .errors import Refused, Waits
 from .loan import give_back
 from .mqtt import Broken
 from .store import checked_reference, free_bytes
@@ -19,6 +20,8 @@ MAX_HINT_BYTES = 16 * 1024
 MAX_ROOTS = 16
 MAX_TRIAL_S = 7 * 24 * 3600
 SPARE_BYTES = 16 * 1024  # of flash, for journals and the file system itself
+NO_SPACE = 28  # ENOSPC, which not every port has by its name
+PROGRESS_MS = 5000  # between two events of one download
 
 
 class Updater:
@@ -41,8 +44,10 @@ class Updater:
 
         Raises:
             Broken: the connection is gone; apply it again later.
+            Waits: something is not there now; apply it again later.
         """
         done = True
+        waits = None
         slots = desired.get("slots", {})
         self._device.empty_all_but(slots)
         for name, entry, key in _wishes(slots):
@@ -56,7 +61,7 @@ class Updater:
                 if not await update.run():
                     done = False
             except Refused as error:
-                await update.say("refused", reason=error.info())
+                waits = await update.refuse(error) or waits
             except MemoryError as error:
                 sys.print_exception(error)
                 reason = {"code": "out-of-memory", "message": "the board has too little memory"}
@@ -66,8 +71,14 @@ class Updater:
             except Exception as error:  # flash, or a fault of ours: the next one must still come
                 sys.print_exception(error)
                 code = "disk-error" if isinstance(error, OSError) else "internal"
-                await update.say("refused", reason={"code": code, "message": repr(error)[:200]})
+                failure = Refused(code, repr(error)[:200])
+                if code == "disk-error" and error.errno == NO_SPACE:
+                    free = free_bytes(self._device.base)
+                    failure = Waits("disk-full", "the flash is full: %d bytes are free" % free)
+                waits = await update.refuse(failure) or waits
             gc.collect()
+        if waits:
+            raise waits
         return done
 
 
@@ -83,9 +94,29 @@ class Update:
         self._revision = desired["revision"]
         self._rollout = desired.get("rollout")
         self._done = self._total = 0
+        self._told = time.ticks_ms()
+        self._told_bytes = 0
+
+    async def refuse(self, error):
+        """Reports why it goes no further; returns what it waits for, where that may come."""
+        fault = self._device.clock_fault()
+        if error.code == "expired":
+            # The clock may be set, or the fleet sign anew: neither ends the update.
+            error = Waits(
+                fault["code"] if fault else error.code,
+                fault["message"] + ". By it, " + error.message if fault else error.message,
+            )
+        if not isinstance(error, Waits):
+            await self.say("refused", reason=error.info())
+            return None
+        if self._device.wait(error.info(), self._slot.name):
+            await self.say("downloading", reason=error.info())
+        return error
 
     async def say(self, state, **extra):
         """Reports a state of this update."""
+        if "reason" not in extra and state != "downloading":
+            self._device.wait(None, None)
         await self._device.event(
             self._slot.name,
             self._wanted,
@@ -175,8 +206,14 @@ class Update:
         await self.say("fits")
         return release
 
-    def _progress(self, count):
+    async def _progress(self, count):
         self._done += count
+        ms = time.ticks_diff(time.ticks_ms(), self._told)
+        if ms >= PROGRESS_MS:
+            rate = (self._done - self._told_bytes) * 1000 // ms
+            self._told, self._told_bytes = time.ticks_ms(), self._done
+            self._device.wait(None, None)
+            await self.say("downloading", bytes_per_s=float(rate))
 
     def _fit(self, folder, manifest):
         """Before a byte of the model is fetched: does it fit at all?"""
@@ -186,10 +223,9 @@ class Update:
         here = sum([max(0, files.size(folder + "/" + entry[0])) for entry in manifest.files])
         free = free_bytes(self._device.base)
         if manifest.total_bytes - here + SPARE_BYTES > free:
-            raise Refused(
-                "does-not-fit",
-                "storage: needs %d bytes more, %d are free" % (manifest.total_bytes - here, free),
-            )
+            needs = manifest.total_bytes - here + SPARE_BYTES
+            message = "the flash is full: the bundle needs %d bytes, %d are free" % (needs, free)
+            raise Waits("disk-full", message)
 
     async def _trusted(self):
         """Fetches metadata and checks the targets role; returns release and length."""

@@ -8,7 +8,6 @@ and decides nothing: who could forge it could not make an expired signature good
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from typing import Final
@@ -27,6 +26,9 @@ WRONG: Final = "clock-wrong"
 _NOT_YET: Final = 9
 _NO_MORE: Final = 10
 """OpenSSL's codes of a certificate out of its time (``X509_V_ERR_CERT_NOT_YET_VALID``)."""
+
+MAX_TIME_S: Final = 1e11
+"""Seconds since the epoch beyond which no clock is believed: the year 5138."""
 
 MAX_ANSWER_S: Final = 300.0
 """Seconds after which an answer says too little of the time."""
@@ -62,7 +64,7 @@ class ControllerClock:
         """
         now = self._clock.time()
         took = self._clock.monotonic() - sent
-        if not math.isfinite(at) or not 0 <= took <= MAX_ANSWER_S:
+        if not 0 <= at <= MAX_TIME_S or not 0 <= took <= MAX_ANSWER_S:
             return
         with self._lock:
             # It was read somewhere between sending and now: the least difference that explains it.

@@ -51,6 +51,8 @@ class Devices:
         self._config = config
         self._controller = controller
         self._processes: list[subprocess.Popen[str]] = []
+        self.environment: dict[str, str] = {}
+        self.around: Callable[[list[str]], list[str]] = lambda command: command
 
     def enrol(self, name: str) -> Path:
         """Writes the folder of a device."""
@@ -62,11 +64,11 @@ class Devices:
         """Starts the agent on a device's folder."""
         log = (folder / "log.txt").open("a")
         process = subprocess.Popen(
-            device.command("device.py", str(folder), heap=heap),
+            self.around(device.command("device.py", str(folder), heap=heap)),
             stdout=log,
             stderr=log,
             text=True,
-            env=device.environment(),
+            env=device.environment(**self.environment),
         )
         log.close()
         self._processes.append(process)

@@ -37,6 +37,7 @@ class Controller:
         heard: ``(device, kind, decoded message)`` in order.
         correlations: MQTT 5 correlation data of the answers, by request id.
         spoil: changes a block's payload before it is sent, for tests.
+        tell_time: what is told as the time with each block.
     """
 
     def __init__(self, config: MqttConfig, fleet: str, repository: Repository) -> None:
@@ -47,6 +48,7 @@ class Controller:
         self.problems: list[str] = []
         self.correlations: dict[str, bytes | None] = {}
         self.spoil: Callable[[BlobGet, bytes], bytes] = lambda _, payload: payload
+        self.tell_time: Callable[[], object] = time.time
         self._changed = threading.Condition()
         self._client = new_client(config, f"controller-{time.monotonic_ns()}")
         self._client.on_message = self._on_message
@@ -91,7 +93,9 @@ class Controller:
         except ShoalError as error:
             reply = blocks.pack_error(request.id, error)
         topic = self.topics.blob(device, request.id)
-        self._client.publish(topic, self.spoil(request, reply), qos=1)
+        carried = Properties(PacketTypes.PUBLISH)
+        carried.UserProperty = [("other", "1"), (blocks.TIME_PROPERTY, str(self.tell_time()))]
+        self._client.publish(topic, self.spoil(request, reply), qos=1, properties=carried)
 
     def wait(self, what: str, wanted: Callable[[str, str, Any], bool], seconds: float = 30) -> Any:
         """The first message, heard already or later, that is wanted."""

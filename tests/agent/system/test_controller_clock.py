@@ -77,13 +77,12 @@ def test_a_slow_way_is_no_wrong_clock(took: float) -> None:
         assert board.heard.fault() is None
 
 
-@pytest.mark.parametrize("at", [float("nan"), float("inf"), -1e300])
+@pytest.mark.parametrize("at", [float("nan"), float("inf"), -1e300, -1.0, 1e15])
 def test_nonsense_is_not_believed(at: float) -> None:
     """Numbers that are none, and answers that took longer than they say anything."""
     board = Board()
     board.heard.heard(at, board.now)
-    assert board.heard.offset_s is None or at == -1e300
-    assert isinstance(board.heard.fault() is None, bool)
+    assert board.heard.offset_s is None and board.heard.fault() is None
     board = Board(30 * DAY_S)
     board.ask(took=MAX_ANSWER_S + 1)
     board.heard.heard(board.now, board.now + 5)  # it came before it was asked
