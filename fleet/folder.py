@@ -24,8 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Final
-from urllib.parse import urlsplit
+from typing import Final
 
 import msgspec
 import sqlalchemy as sa
@@ -36,91 +35,23 @@ from contracts.board import load_for_agent
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, MqttConfig
 from contracts.errors import InputError, RefusedError, UnavailableError
-from contracts.messages import BundleRef, DeviceLabels, Name
+from contracts.messages import BundleRef, DeviceLabels
 from contracts.topics import Topics, check_name
 from fleet import durable
 from fleet import enforcement as access
 from fleet.broker import write_configuration
 from fleet.broker.reload import write_units
 from fleet.broker.sessions import find_plugin
+from fleet.config import CONFIG, ApiConfig, BrokerConfig, FleetConfig, check
 from fleet.identity import Enrolment, Identity, provisioning
-from fleet.ingest.quota import Quota
 from fleet.repository import Repository
 from fleet.store import Store, bundles, departures, devices, tokens
-from fleet.store.telemetry import Retention
 
-CONFIG: Final = "fleet.yaml"
+__all__ = ["CONFIG", "ApiConfig", "BrokerConfig", "Fleet", "FleetConfig"]
+
 SESSION_SECRET: Final = "session.secret"  # noqa: S105  (the name of a file)
 PASSPHRASE: Final = "SHOAL_PASSPHRASE"  # noqa: S105  (the name of a variable)
 _REPORT_CAP: Final = 8 * limits.MIB
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
-
-
-class ApiConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The HTTP side.
-
-    Attributes:
-        host, port: where it listens; beyond loopback only with TLS.
-        certificate, key: PEM files of the server, relative to the folder.
-        url: under which devices and people reach it; None: made from host and port.
-        requests_per_s, burst: of one token.
-    """
-
-    host: str = "127.0.0.1"
-    port: Port = 8080
-    certificate: str | None = None
-    key: str | None = None
-    url: str | None = None
-    requests_per_s: Annotated[float, msgspec.Meta(gt=0)] = 200.0
-    burst: Annotated[int, msgspec.Meta(ge=1)] = 400
-
-
-class BrokerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The generated configuration of mosquitto.
-
-    Attributes:
-        plugin: where the broker finds its dynamic security plugin, with which sessions of
-            devices that left are ended; None: it is looked for here; empty: none.
-    """
-
-    plugin: str | None = None
-
-
-class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """``fleet.yaml``.
-
-    Attributes:
-        fleet: the fleet's name.
-        mqtt: the controller's way to the broker.
-        device_mqtt: the devices' way to it; None: as the controller's.
-        mutual_tls: devices and controller have certificates. False only on loopback.
-        broker: of the generated configuration.
-        http_repository: devices fetch models over HTTP; False: blocks over MQTT.
-        database: a SQLAlchemy URL; empty: SQLite in the folder.
-        admit_unknown: list devices that were never enrolled (rehearsals without certificates).
-        shared_ingest: several processes share the ingest by shared subscriptions (see
-            `shoal fleet ingest`); not with the embedded broker.
-        home_assistant: devices tell Home Assistant what they have, and it may read it; asked for
-            of the devices that are enrolled from then on (`home_assistant` in their agent.yaml).
-        quota: what one device may store on a day.
-        engine_s: most seconds between two steps of the rollouts.
-    """
-
-    fleet: Name
-    schema: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
-    mqtt: MqttConfig = MqttConfig()
-    device_mqtt: MqttConfig | None = None
-    mutual_tls: bool = False
-    http_repository: bool = True
-    api: ApiConfig = ApiConfig()
-    broker: BrokerConfig = BrokerConfig()
-    database: str = ""
-    admit_unknown: bool = False
-    shared_ingest: bool = False
-    home_assistant: bool = False
-    retention: Retention = Retention()
-    quota: Quota = Quota()
-    engine_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
 
 
 class Fleet:
@@ -158,7 +89,7 @@ class Fleet:
             raise InputError(
                 "not-empty", f"{folder} is not an empty folder: name one that is, or a new one"
             )
-        _check(config)
+        check(config)
         durable.make_folder(folder.parent)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         try:
@@ -201,7 +132,7 @@ class Fleet:
             file, code="not-a-fleet", hint=f"make a fleet with `shoal fleet init {folder}`"
         )
         config = codec.convert_yaml(text, FleetConfig, what=str(file))
-        _check(config)
+        check(config)
         return cls(folder.absolute(), config)
 
     # Parts --------------------------------------------------------------------------------
@@ -471,22 +402,6 @@ def passphrase() -> bytes | None:
     """The passphrase of the keys, from the environment."""
     value = os.environ.get(PASSPHRASE)
     return value.encode() if value else None
-
-
-def _check(config: FleetConfig) -> None:
-    """What must hold between the fields of a configuration."""
-    local = {"localhost", "127.0.0.1", "::1"}
-    if config.api.host not in local and not (config.api.certificate and config.api.key):
-        raise InputError(
-            "tls-needed",
-            f"the API on {config.api.host} needs api.certificate and api.key: without TLS it "
-            "listens on loopback alone",
-        )
-    for mqtt in (config.mqtt, config.device_mqtt):
-        if mqtt is not None and mqtt.host not in local and not (config.mutual_tls or mqtt.tls):
-            raise InputError("tls-needed", f"a broker on {mqtt.host} needs mutual_tls: true")
-    if config.api.url is not None and urlsplit(config.api.url).scheme not in ("http", "https"):
-        raise InputError("bad-config", "api.url is not an http or https URL")
 
 
 def _enrolled_since(connection: sa.Connection, device: str, issued: float) -> bool:
