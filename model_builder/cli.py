@@ -17,6 +17,8 @@ from rich.table import Table
 
 from contracts import codec
 from contracts.errors import InputError, ShoalError
+from model_builder.data.tables import is_table
+from model_builder.files import write_atomically
 from model_builder.generate.cli import build_generator, import_command
 from model_builder.recipes import file as recipe_file
 
@@ -30,7 +32,9 @@ def _root() -> None:
 
 @app.command()
 def build(
-    recipe: Annotated[Path, typer.Argument(help="the recipe, a YAML file")],
+    recipe: Annotated[
+        Path, typer.Argument(help="the recipe, a YAML file; or a table of texts with labels")
+    ],
     out: Annotated[Path, typer.Option(help="folder for the bundle and the report")] = Path("out"),
     board: Annotated[
         list[str] | None, typer.Option(help="board profile that the bundle must fit; repeatable")
@@ -59,6 +63,8 @@ def build(
         changes.append(f"budget.boards=[{', '.join(board)}]")
     if floor is not None:
         changes.append(f"budget.floor={floor}")
+    if is_table(recipe):
+        recipe = _recipe_of(recipe, out, quiet=as_json)
     document = recipe_file.read(recipe, changes)  # once: it may come through a pipe
     kind = recipe_file.kind_of(document)
     if kind != "classify":
@@ -108,7 +114,39 @@ def build(
     Console().print(table)
 
 
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="texts with labels: .csv, .xlsx, .tsv, .jsonl ...")],
+    out: Annotated[
+        Path | None, typer.Option(help="the recipe to write; default: the table's name, .yaml")
+    ] = None,
+    text: Annotated[str, typer.Option(help="column of the text; default: by its name")] = "",
+    label: Annotated[str, typer.Option(help="column of the label; default: by its name")] = "",
+) -> None:
+    """Looks at a table and writes a recipe for it, with comments."""
+    from model_builder.classify.initial import recipe_name, write
+
+    recipe = out or Path(f"{recipe_name(data)}.yaml")
+    for note in write(data, recipe, text, label):
+        Console(stderr=True).print(f"note: {note}", markup=False, highlight=False)
+    sys.stdout.write(f"Wrote {recipe}. Next: shoal build {recipe}\n")
+
+
 app.command("import")(import_command)
+
+
+def _recipe_of(data: Path, out: Path, *, quiet: bool) -> Path:
+    """Writes the recipe of a table beside what is built of it."""
+    from model_builder.classify.initial import compose, recipe_name
+
+    recipe = out / f"{recipe_name(data)}.yaml"
+    content, notes = compose(data, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(recipe, content.encode())
+    if not quiet:
+        for note in [*notes, f"the recipe is {recipe}"]:
+            Console(stderr=True).print(f"note: {note}", markup=False, highlight=False)
+    return recipe
 
 
 def _classifiers_only(options: list[str], recipe: Path) -> None:

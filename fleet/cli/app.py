@@ -12,6 +12,7 @@ import typer
 from fleet.cli import boards, devices, folder, keys, members, operations, rollout, serve, simulate
 
 HANDED_OVER: Final = {
+    "init": "model_builder",
     "build": "model_builder",
     "import": "model_builder",
     "classify": "agent",
@@ -22,7 +23,8 @@ HANDED_OVER: Final = {
 """Commands that another program runs, with the same arguments."""
 
 _HELP: Final = {
-    "build": "Build a bundle from a recipe.",
+    "init": "Write a recipe for a table of texts with labels.",
+    "build": "Build a bundle from a recipe or a table.",
     "import": "Import a pretrained Llama-family model as a generative bundle.",
     "classify": "Classify texts with a bundle, here.",
     "generate": "Generate text with a bundle, here.",

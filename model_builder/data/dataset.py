@@ -86,12 +86,18 @@ def prepare(recipe: Recipe) -> Dataset:
     columns = data.columns
 
     def read(path: str) -> list[Row]:
-        return load_rows(Path(path), text=columns.text, label=columns.label, group=columns.group)
+        return load_rows(
+            Path(path),
+            text=columns.text,
+            label=columns.label,
+            group=columns.group,
+            note=report.warnings.append,
+        )
 
     def texts(path: str) -> list[str]:
         if not path:
             return []
-        rows = load_rows(Path(path), text=columns.text, labelled=False)
+        rows = load_rows(Path(path), text=columns.text, labelled=False, note=report.warnings.append)
         return list(dict.fromkeys(row.text for row in rows))
 
     if data.source == "home-intents":

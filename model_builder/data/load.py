@@ -1,69 +1,147 @@
-"""Rows from JSONL, CSV and Parquet files. Every cell is hostile until checked."""
+"""Labelled rows out of tables. Every cell is hostile until checked.
+
+A row that cannot be used is left out and counted, with its place; a file whose rows are mostly
+such is refused, for then the wrong columns were read.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import msgspec
 
 from contracts import limits
 from contracts.errors import InputError
 from model_builder.data.rows import Row
+from model_builder.data.tables import MAX_LINE_BYTES as MAX_LINE_BYTES
+from model_builder.data.tables import Record, records
 
-MAX_FILE_BYTES: Final = 2 * 1024 * limits.MIB
-MAX_LINE_BYTES: Final = 1 * limits.MIB
-"""One line of JSONL or CSV. A text is far smaller; a longer line is a broken file."""
+_TEXTS: Final = (
+    *("text", "sentence", "utterance", "message", "query", "question", "comment", "review"),
+    *("content", "phrase", "body", "input", "title", "sms", "tweet"),
+)
+_LABELS: Final = (
+    *("label", "category", "intent", "class", "target", "tag", "topic", "sentiment", "labels"),
+    *("categories", "type", "output", "y"),
+)
+_TOLD: Final = 5
+"""Places that a summary names; the rest is a count."""
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """Which columns of a table are meant; `group` may be empty."""
+
+    text: str = "text"
+    label: str = "label"
+    group: str = ""
 
 
 def load_rows(
-    path: Path, *, text: str = "text", label: str = "label", group: str = "", labelled: bool = True
+    path: Path,
+    *,
+    text: str = "text",
+    label: str = "label",
+    group: str = "",
+    labelled: bool = True,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
     """Reads a data file by its suffix.
 
     Args:
-        path: ``.jsonl``, ``.csv`` (with a header) or ``.parquet``, UTF-8.
-        text: column of the text.
-        label: column of the label.
+        path: ``.jsonl``, ``.csv``, ``.tsv``, ``.xlsx`` or ``.parquet``, with column names.
+        text: column of the text. The default stands for the usual names too.
+        label: column of the label; likewise.
         group: column of the group; empty: none.
-        labelled: a missing label is an error; otherwise labels are not read.
+        labelled: labels are needed; otherwise they are not read.
+        note: is told in words what was assumed, and what was left out.
 
     Raises:
-        InputError: ``no-such-file``, ``bad-data`` with the line, ``too-large``.
+        InputError: ``no-such-file``, ``bad-data`` with the place, ``too-large``.
     """
-    readers = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(
-            "bad-data", f"{path}: expected a .jsonl, .csv or .parquet file, found {path.suffix!r}"
-        )
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise InputError("no-such-file", f"cannot read {path}: {error.strerror}") from None
-    if size > MAX_FILE_BYTES:
-        raise InputError("too-large", f"{path} has {size} bytes; at most {MAX_FILE_BYTES}")
-    if size == 0:
-        raise InputError("bad-data", f"{path} is empty")
-    rows = []
-    for where, record in reader(path):
-        rows.append(_row(record, f"{path}, {where}", text, label if labelled else "", group))
+    rows: list[Row] = []
+    left_out: list[str] = []
+    columns: Columns | None = None
+    for where, record in records(path, note):
+        if columns is None:
+            names = [str(name) for name in record if name is not None]
+            columns = _columns(names, Columns(text, label, group), f"{path}", labelled, note)
+        try:
+            rows.append(_row((where, record), columns))
+        except InputError as error:
+            left_out.append(str(error))
     if not rows:
-        raise InputError("bad-data", f"{path} has no rows")
+        why = f": {left_out[0]}" if left_out else ""
+        raise InputError("bad-data", f"{path} has no row that can be used{why}")
+    if len(left_out) > len(rows):
+        raise InputError(
+            "bad-data",
+            f"{path}: {len(left_out)} of {len(left_out) + len(rows)} rows cannot be used, "
+            f"for example {'; '.join(left_out[:_TOLD])}; are {columns} its columns?",
+        )
+    if left_out:
+        more = "" if len(left_out) <= _TOLD else f" and {len(left_out) - _TOLD} more"
+        note(
+            f"{len(left_out)} rows of {path.name} were left out: "
+            f"{'; '.join(left_out[:_TOLD])}{more}"
+        )
     return rows
 
 
-def _row(record: dict[str, Any], where: str, text: str, label: str, group: str) -> Row:
+def guess(names: list[str]) -> Columns | None:
+    """The columns of text and label by their usual names, or by being the only two."""
+    folded = {name.casefold().strip(): name for name in names}
+    text = next((folded[name] for name in _TEXTS if name in folded), None)
+    label = next((folded[name] for name in _LABELS if name in folded), None)
+    if len(names) == 2 and (text is None) != (label is None):
+        other = next(name for name in names if name not in (text, label))
+        text, label = (text or other), (label or other)
+    return None if text is None or label is None else Columns(text, label)
+
+
+def _columns(
+    names: list[str],
+    wanted: Columns,
+    where: str,
+    labelled: bool,
+    note: Callable[[str], None],
+) -> Columns:
+    """The columns as the table spells them; the default names stand for the usual ones."""
+    folded = {name.casefold().strip(): name for name in names}
+    guessed = guess(names)
+    found = {}
+    for field, usual in (("text", "text"), ("label", "label"), ("group", "")):
+        asked = getattr(wanted, field)
+        if not asked or (field == "label" and not labelled):
+            found[field] = ""
+            continue
+        name = asked if asked in names else folded.get(asked.casefold().strip())
+        if name is None and asked == usual:
+            name = getattr(guessed, field) if guessed else None
+            if name is None and field == "text" and not labelled:
+                name = next((folded[n] for n in _TEXTS if n in folded), None)
+            if name is not None:
+                note(f"the column {name!r} was taken for the {field}")
+        if name is None:
+            known = ", ".join(name[:40] for name in names)
+            raise InputError("bad-data", f"{where}: no {asked!r}; found {known}")
+        found[field] = name
+    return Columns(**found)
+
+
+def _row(record: Record, columns: Columns) -> Row:
+    where, cells = record
+    if None in cells:
+        raise InputError("bad-data", f"{where}: more cells than the header")
     values = {}
-    for name, column in (("text", text), ("label", label), ("group", group)):
+    for name in ("text", "label", "group"):
+        column = getattr(columns, name)
         if not column:
             continue
-        if column not in record or record[column] is None:
-            known = ", ".join(str(key)[:40] for key in record)
-            raise InputError("bad-data", f"{where}: no {column!r}; found {known}")
-        value = record[column]
+        value = cells.get(column)
+        if value is None:
+            raise InputError("bad-data", f"{where}: no {column!r}")
         if not isinstance(value, str):
             if name == "text" or not isinstance(value, (int, bool)):
                 raise InputError("bad-data", f"{where}: {column!r} is not a string")
@@ -78,66 +156,3 @@ def _row(record: dict[str, Any], where: str, text: str, label: str, group: str) 
     if len(values.get("label", "")) > limits.MAX_LABEL_CHARS:
         raise InputError("bad-data", f"{where}: a label has at most {limits.MAX_LABEL_CHARS} chars")
     return Row(**values)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open("rb") as stream:
-        number = 0
-        while raw := stream.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(raw) > MAX_LINE_BYTES:
-                raise InputError(
-                    "bad-data", f"{path}, line {number}: longer than {MAX_LINE_BYTES} bytes"
-                )
-            try:
-                yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    "bad-data",
-                    f"{path}, line {number}: not UTF-8 at byte {error.start}; "
-                    "convert the file, for example with iconv",
-                ) from None
-
-
-def _jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError("bad-data", f"{path}, line {number}: not JSON: {error}") from None
-        if not isinstance(record, dict):
-            raise InputError("bad-data", f"{path}, line {number}: expected a JSON object")
-        yield f"line {number}", record
-
-
-def _csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    source = "".join(line for _, line in _lines(path))
-    if "\0" in source:
-        raise InputError("bad-data", f"{path}: holds a NUL character; is it UTF-16?")
-    reader = csv.DictReader(io.StringIO(source), strict=True)
-    try:
-        for record in reader:
-            if None in record:
-                raise InputError(
-                    "bad-data", f"{path}, line {reader.line_num}: more cells than the header"
-                )
-            yield f"line {reader.line_num}", record
-    except csv.Error as error:
-        raise InputError("bad-data", f"{path}, line {reader.line_num}: {error}") from None
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    try:
-        table = parquet.ParquetFile(path)
-        number = 0
-        for batch in table.iter_batches(batch_size=4096):
-            for record in batch.to_pylist():
-                number += 1
-                yield f"row {number}", record
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError("bad-data", f"{path} is not Parquet: {str(error)[:200]}") from None

