@@ -53,7 +53,7 @@ from contracts import board as boards
 from contracts import codec, limits, progress
 from contracts.config import AgentConfig, SourceConfig
 from contracts.connection import device_client_id, tls_context
-from contracts.errors import ShoalError, UnavailableError
+from contracts.errors import InputError, ShoalError, UnavailableError
 from contracts.messages import (
     FINAL_UPDATE_STATES,
     Ack,
@@ -312,13 +312,20 @@ class Agent:
                 case "blob":
                     self.blocks.on_block(address.name, inbound.payload, inbound.at)
                 case "desired":
-                    desired = codec.decode(inbound.payload, Desired, what="a desired document")
-                    self.engine.offer(desired)
+                    self._desired(inbound.payload)
                 case "ack":
                     self.reporter.heard(codec.decode(inbound.payload, Ack, what="an ack"))
         except ShoalError as error:
             log.warning("message refused", topic=inbound.topic[:200], reason=str(error))
         inbound.ack()
+
+    def _desired(self, payload: bytes) -> None:
+        if not payload:  # the broker keeps none any more
+            return
+        try:
+            self.engine.offer(codec.decode(payload, Desired, what="a desired document"))
+        except InputError as error:
+            self.engine.refuse(error.info)
 
     def _ask_block(self, request: BlobGet) -> None:
         if not self.link.connected.is_set():
@@ -380,6 +387,7 @@ class Agent:
             groups=self.config.groups,
             slots=self.engine.slots(),
             desired_revision=journal.reached,
+            desired_fence=journal.desired.fence if journal.desired else 0,
             last_update=journal.last_event,
             free_bytes=disk,
             memory_bytes=memory,

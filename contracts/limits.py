@@ -67,6 +67,19 @@ MAX_GENERATE_TOKENS: Final = 8192
 MAX_DEADLINE_MS: Final = 10 * 60 * 1000
 """Milliseconds that a request may wait and run."""
 
+MAX_WHOLE: Final = 2**53 - 1
+"""The highest revision and fence: every JSON reader can hold it."""
+
+MAX_REVISION_STEP: Final = 10_000
+"""Revisions by which a desired document may be above the last one that counts, of one fence."""
+
+MAX_FIRST_REVISION: Final = 2**32
+"""The highest revision that the first document of a fence may have: a restored controller goes on
+from the seconds since the epoch."""
+
+MAX_FENCE_STEP: Final = 2**32
+"""By how much a fence may be above the last one: it is in seconds since the epoch or above."""
+
 MAX_IN_FLIGHT: Final = 200
 """Messages that the broker may send to a client before the first is acknowledged."""
 

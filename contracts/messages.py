@@ -19,6 +19,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+Whole = Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_WHOLE)]
 Before = Annotated[int, msgspec.Meta(ge=-1)]
 """The number of a message before another one; -1: there is none."""
 Text = Annotated[str, msgspec.Meta(max_length=limits.MAX_TEXT_BYTES)]
@@ -164,6 +165,7 @@ class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
         at: when it was said.
         labels, groups: nobody checks them: a selector asks for them as ``own:KEY``.
         desired_revision: the newest revision whose every slot has ended, one way or the other.
+        desired_fence: the fence of the newest document that was accepted.
         last_update: the newest event of an update, also how far a download is.
         clock: ``unsynced``: the device's clock was never set.
         waits: what keeps it from getting on, or what it does without; nothing: it gets on.
@@ -187,6 +189,7 @@ class Reported(msgspec.Struct, frozen=True, omit_defaults=True):
     platform: dict[str, str] = {}
     waits: Annotated[list[Wait], msgspec.Meta(max_length=limits.MAX_WAITS)] = []
     clock_offset_s: float | None = None
+    desired_fence: Whole = 0
 
 
 class TrialRules(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -247,14 +250,19 @@ class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
         fence: grows with every controller that becomes the fleet's owner (:class:`Owner`); a
             device refuses a document with a lower one than it has seen. 0: of a controller that
             has none.
+
+    A device refuses what is above the last that it accepted by more than `MAX_REVISION_STEP`,
+    or `MAX_FENCE_STEP` (``contracts/limits.py``): one document must not shut out all later ones.
+    It says so in its `waits`, by the codes ``old-fence``, ``fence-jump``, ``old-revision``,
+    ``revision-jump`` and ``other-content`` (under a revision that was used).
     """
 
-    revision: Annotated[int, msgspec.Meta(ge=1)]
+    revision: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_WHOLE)]
     slots: dict[Name, DesiredBundle] = {}
     settings: dict[str, Any] = {}
     rollout: str | None = None
     at: float = 0.0
-    fence: Count = 0
+    fence: Whole = 0
 
 
 class Owner(msgspec.Struct, frozen=True, omit_defaults=True):

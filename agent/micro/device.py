@@ -11,6 +11,7 @@ import time
 from . import VERSION, files
 from . import bundle as bundles
 from .blocks import Blocks
+from .desired import Wishes
 from .errors import Refused, Waits
 from .loan import give_back
 from .mqtt import Broken, Client, Message
@@ -110,7 +111,8 @@ class Device:
         self._last_update = files.read_json(base + "/last.json")
         self._pending = []
         self._not_allowed = {}  # topic -> (what, since when)
-        self._desired = None
+        self._wishes = Wishes(self._counters)
+        self._applied = None
         self._desired_event = asyncio.Event()
         self._wait = None
         self._offset = None
@@ -274,16 +276,18 @@ class Device:
         }
         if self._offset is not None:
             document["clock_offset_s"] = self._offset
+        if self._wishes.fence:
+            document["desired_fence"] = self._wishes.fence
+        if self._last_update:
+            document["last_update"] = self._last_update
         waits = [self._wait] if self._wait else []
         fault = self.clock_fault()
         if fault and not (waits and waits[0]["reason"]["code"] == fault["code"]):
             waits.append({"reason": fault, "since": now()})
-        if waits:
-            document["waits"] = waits
-        if self._last_update:
-            document["last_update"] = self._last_update
+        if self._wishes.refused:
+            waits.append({"reason": self._wishes.refused, "since": now()})
         if self._not_allowed:
-            document["waits"] = [
+            waits += [
                 {
                     "reason": {
                         "code": "not-allowed",
@@ -295,6 +299,8 @@ class Device:
                 }
                 for topic, (verb, since) in self._not_allowed.items()
             ]
+        if waits:
+            document["waits"] = waits
         return document
 
     def _report_slots(self):
@@ -356,7 +362,7 @@ class Device:
             except OSError as error:
                 print("event not kept:", error)
         if state in ("committed", "rolled-back", "refused"):
-            self._reached(revision)
+            self._reached(revision)  # what failed is not tried again after a restart
         try:
             await self.publish(self.topic + "/update", json.dumps(event).encode())
         except Broken:
@@ -365,8 +371,19 @@ class Device:
             await self._report()
 
     def _reached(self, revision):
-        if revision > self._counters.get("revision"):
+        """Every slot of a document has ended; what an older one asked for does not count."""
+        if revision == (self._counters.get("desired") or revision):
             self._counters.set("revision", revision)
+
+    async def _settle(self):
+        """The document that was applied has ended when nothing is on trial any more."""
+        newest = self._wishes.newest
+        if newest is None or self._applied != (self._wishes.fence, newest["revision"]):
+            return
+        ended = all([slot.trial is None for slot in self._slots.values()])
+        if ended and newest["revision"] != self._counters.get("revision"):
+            self._reached(newest["revision"])
+            await self._report()
 
     async def _report(self):
         try:
@@ -433,14 +450,16 @@ class Device:
     def _on_desired(self, payload):
         try:
             desired = json.loads(payload)
-            revision = desired["revision"]
-            good = isinstance(revision, int) and revision >= 1
-            good = good and isinstance(desired.get("slots", {}), dict)
-        except (ValueError, KeyError, TypeError):
-            good = False
-        if good and (self._desired is None or revision >= self._desired["revision"]):
-            self._desired = desired
-            self._desired_event.set()
+        except ValueError:
+            desired = None
+        try:
+            news = self._wishes.offer(desired)
+        except OSError as error:  # flash refuses: it comes again with the next connection
+            print("desired document not taken:", error)
+            return
+        if news:
+            asyncio.create_task(self._report())
+        self._desired_event.set()
 
     async def connect(self):
         """One connection: connects, subscribes, reports; returns when it is gone."""
@@ -508,21 +527,19 @@ class Device:
             wait = min(wait * 2, RETRY_SECONDS[1])
 
     async def _stay_current(self):
-        applied = 0
         while True:
             await self._desired_event.wait()
             self._desired_event.clear()
-            desired = self._desired
-            if desired is None or self._client is None or desired["revision"] <= applied:
+            desired = self._wishes.newest
+            if desired is None or self._client is None:
                 continue
-            if desired["revision"] < self._counters.get("revision"):
-                continue  # an old document: revisions only grow
-            if desired["revision"] == self._counters.get("revision"):
-                applied = desired["revision"]
+            which = self._wishes.fence, desired["revision"]
+            if which == self._applied or desired["revision"] == self._counters.get("revision"):
                 continue  # it came to its end before
             try:
                 await self.apply(desired)
-                applied = desired["revision"]
+                self._applied = which
+                await self._settle()
             except Waits as error:
                 print("update waits:", error)
                 try:
@@ -547,21 +564,18 @@ class Device:
             from .update import Updater
 
             updater = Updater(self)
-            ended = await updater.apply(desired)
+            await updater.apply(desired)
         finally:
             updater = Updater = None
             give_back("update")
         gc.collect()
-        if ended:
-            self._reached(desired["revision"])
-            await self._report()
 
     async def _watch_trials(self):
         while True:
             await asyncio.sleep_ms(200)
             for slot in list(self._slots.values()):
-                if slot.trial is not None:
-                    await self.trials.check(slot)
+                if slot.trial is not None and await self.trials.check(slot):
+                    await self._settle()
 
     async def _send_telemetry(self):
         while True:

@@ -167,8 +167,12 @@ class Counters:
 
     def set(self, name, value):
         """Keeps a number."""
-        if self._values.get(name) != value:
-            self._values[name] = value
+        self.update({name: value})
+
+    def update(self, values):
+        """Keeps numbers, all or none."""
+        if any([self._values.get(name) != values[name] for name in values]):
+            self._values.update(values)
             self._keep()
 
     def _keep(self):

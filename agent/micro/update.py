@@ -37,16 +37,12 @@ class Updater:
         self._device = device
 
     async def apply(self, desired):
-        """Applies a desired document, slot by slot.
-
-        Returns:
-            True when every slot has reached its end; False while one is on trial.
+        """Applies a desired document, slot by slot; what was activated is on trial afterwards.
 
         Raises:
             Broken: the connection is gone; apply it again later.
             Waits: something is not there now; apply it again later.
         """
-        done = True
         waits = None
         slots = desired.get("slots", {})
         self._device.empty_all_but(slots)
@@ -58,8 +54,7 @@ class Updater:
                 continue  # nothing that an event could name
             update = Update(self._device, name, wanted, desired, entry, key == "beside")
             try:
-                if not await update.run():
-                    done = False
+                await update.run()
             except Refused as error:
                 waits = await update.refuse(error) or waits
             except MemoryError as error:
@@ -79,7 +74,6 @@ class Updater:
             gc.collect()
         if waits:
             raise waits
-        return done
 
 
 class Update:
@@ -129,13 +123,13 @@ class Update:
         )
 
     async def run(self):
-        """True at the end of the update, False while it is on trial."""
+        """Downloads, checks and activates; nothing when it is active already."""
         slot, wanted = self._slot, self._wanted
         sha = wanted["manifest_sha256"]
         if self._shadow:
             raise Refused("not-supported", "a microcontroller has no memory for a shadow")
         if slot.active and slot.active["manifest_sha256"] == sha:
-            return slot.trial is None
+            return
         if slot.previous and slot.previous["manifest_sha256"] == sha:
             folder = slot.path(slot.previous)
             manifest = bundles.Manifest(folder + "/" + bundles.MANIFEST)
@@ -152,7 +146,6 @@ class Update:
         self._device.load()
         self._device.trials.begin(slot)  # an older one may have been cut short
         await self.say("trial", golden_accuracy=accuracy)
-        return False
 
     def _trial(self, accuracy):
         rules = self._entry.get("trial")

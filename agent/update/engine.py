@@ -24,6 +24,7 @@ from agent.update import fit, leftovers, machine
 from agent.update.download import Downloader, Progress
 from agent.update.fetch import NO_SUCH_FILE, Fetcher
 from agent.update.health import verdict
+from agent.update.inbox import Inbox
 from agent.update.journal import Journal, JournalFiles
 from agent.update.loading import CRASHED, Loader, LoadingMarks, fault, insist, refusal
 from agent.update.machine import Settled, Update
@@ -155,9 +156,8 @@ class Engine:
         self._unserved: set[str] = set()
         self._problems: dict[str, ErrorInfo] = {}
         self._retry_at: dict[str, float] = {}
-        self._offered: Desired | None = None
+        self._inbox = Inbox(lambda: self._journal.desired, clock)
         self._wake = threading.Event()
-        self._lock = threading.Lock()
         self._retry_s = FIRST_RETRY_S
         self._trial_began: float | None = None
         self._next_progress = self._next_report = 0.0
@@ -173,10 +173,13 @@ class Engine:
         return self._journal
 
     def offer(self, desired: Desired) -> None:
-        """Takes a desired document from the broker; older revisions are ignored."""
-        with self._lock:
-            if self._offered is None or desired.revision >= self._offered.revision:
-                self._offered = desired
+        """Takes a desired document from the broker, if it counts."""
+        self._inbox.offer(desired)
+        self._wake.set()
+
+    def refuse(self, reason: ErrorInfo) -> None:
+        """What came from the broker is no desired document: that is told."""
+        self._inbox.refuse(reason)
         self._wake.set()
 
     def slots(self) -> dict[str, SlotReport]:
@@ -196,7 +199,7 @@ class Engine:
 
     def waits(self) -> list[Wait]:
         """Why no update gets on, for the reported document; nothing when one does."""
-        return self._waiting.now()
+        return self._waiting.now() + self._inbox.waits()
 
     # Start. -----------------------------------------------------------------------------
 
@@ -364,6 +367,8 @@ class Engine:
 
     def _advance(self) -> float | None:
         self._accept()
+        if self._inbox.news():
+            self._tell()
         self._empty_unwanted()
         update = self._journal.update
         if update is None or update.final:
@@ -480,14 +485,13 @@ class Engine:
 
         When none runs, its first update begins with it: one write.
         """
-        with self._lock:
-            desired, self._offered = self._offered, None
+        desired = self._inbox.take()
         if desired is None:
             return
         known = self._journal.desired
-        if known is not None and desired.revision <= known.revision:
-            return
-        new = msgspec.structs.replace(self._journal, desired=desired)
+        # A revision that was reached under another fence says nothing under this one.
+        reached = self._journal.reached if known and known.fence == desired.fence else 0
+        new = msgspec.structs.replace(self._journal, desired=desired, reached=reached)
         update = new.update
         try:
             if update is None or update.final:
@@ -502,8 +506,7 @@ class Engine:
                 new = msgspec.structs.replace(new, update=update)
             self._begin(new)
         except OSError:
-            with self._lock:
-                self._offered = self._offered or desired
+            self._inbox.give_back(desired)
             raise
 
     def _with_next(self, new: Journal, desired: Desired) -> Journal:
@@ -647,12 +650,8 @@ class Engine:
         """Between pieces of a download: stop, change of mind, progress event."""
         if self._stop.is_set():
             raise UnavailableError("shutting-down", "the agent is stopping")
-        if self._offered is not None:
-            revision = self._journal.desired.revision if self._journal.desired else 0
-            with self._lock:
-                newer = self._offered is not None and self._offered.revision > revision
-            if newer:
-                raise _Abandoned
+        if self._inbox.waiting:
+            raise _Abandoned
         now = self._clock.monotonic()
         update = self._journal.update
         if now >= self._next_progress and update is not None:

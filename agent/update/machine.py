@@ -345,8 +345,6 @@ def unwanted(update: Update | None, desired: Desired | None, slots: list[str]) -
 def superseded(update: Update, desired: Desired) -> ErrorInfo | None:
     """Why a running update is no longer wanted; None while it is."""
     wish = desired.slots.get(update.slot)
-    if desired.revision <= update.revision:
-        return None
     if wish is not None and wishes(wish).get(update.mode) == update.bundle:
         return None
     what = f"{wish.bundle} in {wish.mode} mode" if wish else "nothing"

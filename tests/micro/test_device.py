@@ -118,6 +118,48 @@ def test_what_is_active_beside_a_shadow_comes_though_the_shadow_cannot(controlle
     assert controller.wait_update("committed", 1).bundle == _ref("1.0.0")
 
 
+def _waits(controller, code):
+    return controller.wait(
+        f"the report of {code}",
+        lambda _, kind, m: kind == "reported" and [w.reason.code for w in m.waits] == [code],
+    )
+
+
+def test_one_document_cannot_shut_out_all_later_ones(controller, devices):
+    """A revision far ahead is refused and told; the next owner's fence begins them anew."""
+    folder = devices.enrol("chip")
+    process = devices.start(folder)
+    wish = {"classify": DesiredBundle(_ref("1.0.0"), trial=TrialRules(seconds=0.2))}
+    next_ = {"classify": DesiredBundle(_ref("1.1.0"), trial=TrialRules(seconds=0.2))}
+    controller.desire_document("chip", Desired(5, wish, fence=7))
+    _reached(controller, 5)
+    controller.desire_document("chip", Desired(2**53 - 1, {}, fence=7))
+    refused = _waits(controller, "revision-jump").waits[0].reason
+    assert (refused.detail["known_fence"], refused.detail["known_revision"]) == (7, 5)
+    controller.desire_document("chip", Desired(6, next_, fence=6))
+    assert _waits(controller, "old-fence").slots["classify"].active == _ref("1.0.0")
+    # Within the step, and retained: whoever wrote it is gone, and the fence with it.
+    controller.desire_document("chip", Desired(9000, {}, fence=7))
+    assert _reached(controller, 9000).slots == {}
+    process.kill()
+    process.wait(10)
+    devices.start(folder)
+    controller.desire_document("chip", Desired(6, next_, fence=8))
+    reported = _reached(controller, 6)
+    assert reported.desired_fence == 8
+    assert reported.waits == []
+    assert reported.slots["classify"].active == _ref("1.1.0")
+
+
+def test_a_second_document_in_a_trial_is_reached_at_its_end(controller, devices):
+    """Also when it asks for the same bundle, whose trial an older one began."""
+    devices.start(devices.enrol("chip"))
+    controller.desire("chip", 1, _ref("1.0.0"), seconds=2)
+    controller.wait_update("trial", 1)
+    controller.desire("chip", 2, _ref("1.0.0"), seconds=2)
+    assert not _reached(controller, 2).slots["classify"].trial
+
+
 def test_a_heap_of_192_kib_is_enough_for_a_model_of_200_kb(controller, devices, tmp_path):
     """A full-size classifier is installed, answers, and gives way to its next version."""
     versions = [
