@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--debug", action="store_true", help="log more")
     configured("selftest", "replay the golden vectors of what is active")
     configured("status", "what runs, what happened last, what it waits for")
+    configured("forget", "forget the fence and revision of desired documents: the next one counts")
     enroll = configured("enroll", "enrol this device with a one-time token")
     enroll.set_defaults(module="agent.cli.enroll")
     enroll.add_argument("--url", required=True, help="of the controller, https://...")

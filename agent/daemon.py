@@ -325,7 +325,8 @@ class Agent:
         try:
             self.engine.offer(codec.decode(payload, Desired, what="a desired document"))
         except InputError as error:
-            self.engine.refuse(error.info)
+            reason = msgspec.structs.replace(error.info, code="bad-desired")
+            self.engine.refuse(reason)
 
     def _ask_block(self, request: BlobGet) -> None:
         if not self.link.connected.is_set():

@@ -240,6 +240,12 @@ class DesiredBundle(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.bundle if self.mode == "shadow" else None
 
 
+DESIRED_REFUSALS: frozenset[str] = frozenset(
+    {"old-fence", "fence-jump", "old-revision", "revision-jump", "other-content", "bad-desired"}
+)
+"""Codes of waits: a desired document was refused."""
+
+
 class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
     """``desired`` (retained): what the controller wants of a device.
 
@@ -254,7 +260,9 @@ class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
     A device refuses what is above the last that it accepted by more than `MAX_REVISION_STEP`,
     or `MAX_FENCE_STEP` (``contracts/limits.py``): one document must not shut out all later ones.
     It says so in its `waits`, by the codes ``old-fence``, ``fence-jump``, ``old-revision``,
-    ``revision-jump`` and ``other-content`` (under a revision that was used).
+    ``revision-jump`` and ``other-content`` (under a revision that was used), with `fence`,
+    `revision`, `known_fence` and `known_revision` in the detail. Then the owner sends its
+    document again, above what the device holds.
     """
 
     revision: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_WHOLE)]

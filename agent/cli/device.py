@@ -1,4 +1,4 @@
-"""Commands at a device: ``run``, ``selftest``, ``status``."""
+"""Commands at a device: ``run``, ``selftest``, ``status``, ``forget``."""
 
 from __future__ import annotations
 
@@ -135,3 +135,35 @@ def status(arguments: argparse.Namespace) -> int:
     rows.append(["waits for", found.waits_for])
     output.table(rows)
     return 0 if running else 1
+
+
+def forget(arguments: argparse.Namespace) -> int:
+    """Forgets which desired document counted last; what is installed stays and serves.
+
+    For a device that was sent a fence so high that no controller gets above it.
+    """
+    import msgspec
+
+    from agent.system.filesystem import Disk
+    from agent.system.state import StateFolder
+    from agent.update.journal import JournalFiles
+
+    config = read_config(arguments.config)
+    folder = StateFolder(arguments.config.resolve().parent / config.state_dir)
+    try:
+        files_ = JournalFiles(Disk(), folder.path)
+        journal = files_.load()
+        files_.save(msgspec.structs.replace(journal, desired=None, reached=0))
+    except OSError as error:
+        raise UnavailableError(
+            "disk-error", f"the journal below {folder.path} cannot be written: {error}"
+        ) from None
+    finally:
+        folder.close()
+    known = journal.desired
+    found = {"fence": known.fence if known else 0, "revision": known.revision if known else 0}
+    if arguments.json:
+        output.document({"forgotten": found})
+    else:
+        output.table([["forgotten", f"fence {found['fence']}, revision {found['revision']}"]])
+    return 0

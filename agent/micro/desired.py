@@ -29,7 +29,7 @@ class Wishes:
         revision = 0
         code = why = None
         if not _well_formed(desired):
-            code, why = "bad-message", "it is not well-formed"
+            code, why = "bad-desired", "it is not well-formed"
         else:
             fence, revision = desired.get("fence", 0), desired["revision"]
             anew = fence > known_fence or known == 0

@@ -12,7 +12,7 @@ from contracts.clock import can_be_right
 from contracts.messages import Reported, Result, Status, UpdateEvent
 from fleet.ingest.decode import Batch, Message
 from fleet.ingest.heard import spoken_at
-from fleet.store import Store, clones, devices
+from fleet.store import Store, clones, desired, devices
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE, RESULT, UPDATE_EVENT
 
@@ -153,6 +153,7 @@ class Writer:
         now: float,
     ) -> Iterable[Change]:
         devices.report(self._store, connection, message.device, body, said)
+        desired.answer(connection, message.device, body, now)
         yield Change("reported", message.device, {"desired_revision": body.desired_revision})
         event = body.last_update
         if event is not None:

@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 
+from contracts import limits
 from contracts.errors import ErrorInfo
 from contracts.messages import BundleRef, DesiredBundle, TrialRules
 from fleet.rollout import gates, progress, windows
@@ -49,7 +50,7 @@ def order(rollout: str, facts: list[DeviceFact]) -> list[DeviceFact]:
     return sorted(facts, key=key)
 
 
-MAX_AHEAD: Final = 10_000
+MAX_AHEAD: Final = limits.MAX_REVISION_STEP
 """Revisions by which a device may be ahead of the controller and be believed.
 
 After a restore the controller's count is behind by the few documents since the backup. The limit

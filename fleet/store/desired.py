@@ -7,13 +7,17 @@ from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
-from contracts.messages import Desired, DesiredBundle
+from contracts import limits
+from contracts.errors import ErrorInfo
+from contracts.messages import DESIRED_REFUSALS, Desired, DesiredBundle, Reported
 from fleet.store import Store, traits
 from fleet.store.devices import CHANGED, Device
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE
 
+_LOG: Final = structlog.get_logger("desired")
 _CHUNK: Final = 500
 _LEAP: Final = 1000
 """Revisions that :func:`reissue` skips at least, whatever the clock says."""
@@ -139,6 +143,47 @@ def resend(connection: sa.Connection, ids: Sequence[str]) -> None:
             .where(DEVICE.c.id.in_(ids[start : start + _CHUNK]), DEVICE.c.desired_revision > 0)
             .values(sent_revision=0)
         )
+
+
+def answer(connection: sa.Connection, device: str, reported: Reported, now: float) -> None:
+    """Sends a device its document again when it holds another, or was sent another.
+
+    Whoever wrote over the retained document, or got one through that devices take for newer than
+    ours: ours stands at the broker again, above theirs. A device that claims to be further ahead
+    than documents can have taken it is not followed: the next owner's fence brings it back.
+    """
+    refused = [wait.reason for wait in reported.waits if wait.reason.code in DESIRED_REFUSALS]
+    row = connection.execute(
+        sa.select(DEVICE.c.desired, DEVICE.c.desired_revision).where(DEVICE.c.id == device)
+    ).one()
+    own = row.desired_revision
+    if row.desired is None:
+        return
+    ahead = max([reported.desired_revision, *map(_known_revision, refused)])
+    other = any(reason.code == "other-content" for reason in refused) and ahead == own
+    if other or own < ahead <= own + limits.MAX_REVISION_STEP:
+        _LOG.warning("a device holds a document that is not ours", device=device, revision=ahead)
+        document = msgspec.structs.replace(load(row.desired, Desired), revision=ahead + 1, at=now)
+        connection.execute(
+            DEVICE.update()
+            .where(DEVICE.c.id == device, DEVICE.c.desired_revision == own)
+            .values(
+                desired=dump(document),
+                desired_revision=ahead + 1,
+                sent_revision=0,
+                version=DEVICE.c.version + 1,
+            )
+        )
+    elif refused:
+        for reason in refused:
+            _LOG.warning("a device refused a document", device=device, reason=reason.message)
+        resend(connection, [device])
+
+
+def _known_revision(reason: ErrorInfo) -> int:
+    """By the device's word, the revision that counts there."""
+    found = reason.detail.get("known_revision")
+    return found if isinstance(found, int) and not isinstance(found, bool) else 0
 
 
 def reissue(connection: sa.Connection, now: float) -> int:

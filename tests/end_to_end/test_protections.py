@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
+from contracts.connection import new_client
+from contracts.messages import Desired
+from contracts.topics import Topics
 from fleet.api.models import Query, RolloutModel
 from fleet.client import Client
 from fleet.rollout.spec import RolloutSpec
 from tests.support.bundles import relabelled
-from tests.support.controller import TINY, AgentProcess
+from tests.support.controller import TINY, TINY_NEXT, AgentProcess
 from tests.support.served import ServedFleet
 
 ENDED = ("succeeded", "stopped", "aborted")
@@ -141,3 +145,43 @@ def test_a_shadow_that_disagrees_is_stopped_by_its_gate_and_one_that_agrees_is_n
         assert home.answers(device) == "1.0.0"
         slot = home.client.device(device).slots["classify"]
         assert slot.shadow is not None and slot.shadow.version == "1.0.1"
+
+
+@pytest.mark.timeout(240)
+def test_one_forged_document_freezes_no_device(
+    home: Home, mosquitto_broker: MqttConfig, fleet_name: str
+) -> None:
+    """Neither one of the highest revision nor one that empties it; both stay at the broker."""
+    assert home.roll_out(home.publish(TINY)).status == "succeeded"
+    client = new_client(mosquitto_broker, f"forger-{fleet_name}")
+    client.connect(mosquitto_broker.host, mosquitto_broker.port)
+    client.loop_start()
+
+    def forge(document: Desired) -> None:
+        for device in home.devices:
+            topic = Topics(fleet_name).of_device(device, "desired")
+            sent = client.publish(topic, codec.encode(document), qos=1, retain=True)
+            sent.wait_for_publish(10)
+
+    try:
+        before = {d: home.client.device(d).desired_revision for d in home.devices}
+        fence = max(_fence(home, device) for device in home.devices)
+        forge(Desired(2**53 - 1, fence=fence))
+        forge(Desired(max(before.values()) + 5000, fence=fence))
+        for device in home.devices:
+            home.until(lambda d=device: home.client.device(d).desired_revision > before[d] + 5000)
+            home.until(lambda d=device: home.active(d) == "1.0.0")
+            assert home.answers(device) == "1.0.0"
+    finally:
+        client.disconnect()
+        client.loop_stop()
+    assert home.roll_out(home.publish(TINY_NEXT)).status == "succeeded"
+    for device in home.devices:
+        assert home.answers(device) == "1.1.0"
+
+
+def _fence(home: Home, device: str) -> int:
+    query = Query(devices=[device], op="status", timeout_s=10)
+    (answer,) = home.client.query(query).answers
+    assert answer.reported is not None
+    return int(answer.reported.get("desired_fence", 0))

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.__main__ import main
 from agent.system.filesystem import Disk
+from agent.system.state import StateFolder
 from agent.update.inbox import judge
 from contracts import limits
 from contracts.bundle import Bundle
+from contracts.config import AgentConfig
 from contracts.errors import ErrorInfo
 from contracts.messages import Desired, DesiredBundle, TrialRules
+from fleet.identity.provisioning import to_yaml
 from tests.support.controller import TINY, TINY_NEXT
 from tests.support.engine import MemoryRepository, Rig
 
@@ -185,6 +190,34 @@ def test_an_update_of_an_older_fence_gives_way_to_a_lower_revision_of_a_newer(ri
 
 def test_what_is_no_document_is_told(rig: Rig) -> None:
     """The broker keeps it, and nobody else would say why nothing happens."""
-    rig.engine.refuse(ErrorInfo("bad-message", "a desired document is not valid", {}))
+    rig.engine.refuse(ErrorInfo("bad-desired", "a desired document is not valid", {}))
     rig.settle()
-    assert codes(rig) == ["bad-message"]
+    assert codes(rig) == ["bad-desired"]
+
+
+def test_a_person_at_the_device_makes_the_next_document_count(
+    rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After so many forged ones that no owner gets above them; what is installed serves on."""
+    journal = rig.engine.journal
+    rig.engine._journal = msgspec.structs.replace(
+        journal, desired=Desired(7, wish(OLD), fence=HIGHEST)
+    )
+    rig.engine._files.save(rig.engine.journal)
+    rig.close()
+    config = AgentConfig(
+        fleet="f", device="d", board="raspberry-pi-5", trust_root="{}", state_dir="state"
+    )
+    path = tmp_path / "agent.yaml"
+    path.write_bytes(to_yaml(config))
+    assert main(["forget", "--config", str(path)]) == 0
+    assert f"fence {HIGHEST}, revision 7" in capsys.readouterr().out
+    again = start(tmp_path)
+    assert again.active() == OLD
+    again.engine.offer(Desired(1, wish(NEW), fence=9))
+    again.settle()
+    assert again.active() == NEW
+    held = StateFolder(tmp_path / "state")
+    assert main(["forget", "--config", str(path)]) == 1
+    assert "another agent runs" in capsys.readouterr().err
+    held.close()
