@@ -285,7 +285,8 @@ class Device:
         if fault and not (waits and waits[0]["reason"]["code"] == fault["code"]):
             waits.append({"reason": fault, "since": now()})
         if self._wishes.refused:
-            waits.append({"reason": self._wishes.refused, "since": now()})
+            outrun = self._wishes.refused["code"] in ("old-fence", "old-revision")
+            waits.append({"reason": self._wishes.refused, "since": now(), "blocks": outrun})
         if self._not_allowed:
             waits += [
                 {

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
+
+import msgspec
 
 from agent.system.clock import Clock
 from agent.system.log import logger
@@ -19,6 +21,9 @@ from contracts.errors import ErrorInfo
 from contracts.messages import Desired, Wait
 
 log = logger(__name__)
+
+OUTRUN: Final = frozenset({"old-fence", "old-revision", "other-content"})
+"""Refusals that the owner's own document may meet, when another's counts: then nothing gets on."""
 
 
 def judge(desired: Desired, known: Desired | None) -> Literal["newer", "same"] | ErrorInfo:
@@ -121,4 +126,7 @@ class Inbox:
 
     def waits(self) -> list[Wait]:
         """What was refused last, until the right document comes."""
-        return self._refused.now()
+        return [
+            msgspec.structs.replace(wait, blocks=wait.reason.code in OUTRUN)
+            for wait in self._refused.now()
+        ]
