@@ -37,7 +37,7 @@ from agent.system.controller_clock import ControllerClock
 from agent.system.filesystem import Disk
 from agent.system.log import logger
 from agent.system.state import StateFolder
-from agent.telemetry import held, homeassistant
+from agent.telemetry import homeassistant
 from agent.telemetry.gauges import Gauges, room
 from agent.telemetry.news import News
 from agent.telemetry.recorder import DEVICE, Recorder
@@ -50,7 +50,7 @@ from agent.update.fetch import Fallback, Fetcher, read_all
 from agent.update.health import Trials
 from agent.update.http import Http
 from contracts import board as boards
-from contracts import codec, limits, progress
+from contracts import codec, drops, limits, progress
 from contracts.config import AgentConfig, SourceConfig
 from contracts.connection import device_client_id, tls_context
 from contracts.errors import InputError, ShoalError, UnavailableError
@@ -223,7 +223,7 @@ class Agent:
             self.stopping,
             # Of the device: no bundle in its trial is to blame.
             lambda code: self.recorder.failed(DEVICE, code),
-            lambda: self.spool.count_dropped(held.LINE),
+            lambda: self.spool.count_dropped(drops.LINE),
         )
 
     def _ways(self, folder: Path) -> list[Fetcher]:
@@ -349,7 +349,7 @@ class Agent:
         try:
             self.link.publish(topic, payload)
         except ShoalError:
-            self.spool.count_dropped(held.QUEUE)
+            self.spool.count_dropped(drops.QUEUE)
             raise
 
     def _send_result(self, result: Result) -> None:

@@ -23,6 +23,7 @@ from fleet.conductor import runner
 from fleet.conductor.runner import Runner
 from fleet.folder import Fleet
 from fleet.ingest import Consumer
+from fleet.ingest.receipts import dropped
 from fleet.ingest.writer import Change, Writer
 from fleet.membership import used
 from fleet.membership.watch import Watch
@@ -43,7 +44,9 @@ _SHARE: Final = 3.0
 _HOUSEKEEPING_S: Final = 300.0
 _DAY_S: Final = 24 * 3600.0
 _ROLL_S: Final = 1.0
-_WEBHOOK_EVENTS: Final = frozenset({"device-online", "device-offline", "device-cloned"})
+_WEBHOOK_EVENTS: Final = frozenset(
+    {"device-online", "device-offline", "device-cloned", "data-dropped", "over-quota"}
+)
 
 
 class Controller:
@@ -232,7 +235,7 @@ class Controller:
         return 0.0 if changed else self.fleet.config.engine_s
 
     def _roller(self) -> float:
-        done = telemetry.roll_up(self.store)
+        done = telemetry.roll_up(self.store, on_dropped=self._on_dropped)
         if done:
             self._wake.set()
         return 0.05 if done else _ROLL_S
@@ -297,6 +300,14 @@ class Controller:
         for change in told:
             if change.kind == "device-cloned":
                 _LOG.error("two devices have one identity", device=change.device, **change.detail)
+            elif change.kind == "data-dropped":
+                _LOG.warning("data dropped", device=change.device, **change.detail)
+            elif change.kind == "over-quota":
+                _LOG.error(
+                    "device over its quota: its telemetry and results are refused until tomorrow",
+                    device=change.device,
+                    **change.detail,
+                )
         if told:
             try:
                 with self.store.write() as connection:
@@ -305,6 +316,10 @@ class Controller:
                         webhooks.enqueue(connection, change.kind, facts, self.clock())
             except ShoalError as error:
                 _LOG.warning("device events not queued for webhooks", reason=str(error))
+
+    def _on_dropped(self, first: dict[str, dict[str, int]]) -> None:
+        """On the thread of the roll-ups."""
+        self._on_changes([dropped(device, places) for device, places in first.items()])
 
     def _note_certificates(self, seen: Sequence[tuple[str, str]]) -> list[Change]:
         registry = self.fleet.folder / "ca" / "identity.db"

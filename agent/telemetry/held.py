@@ -15,27 +15,6 @@ Key = tuple[str, str, int]
 UNNUMBERED: Final = -1
 """The number of a message of an agent before ``ack``: the broker's word is all that it gets."""
 
-FULL: Final = "spool-full"
-OLD: Final = "spool-old"
-REFUSED: Final = "spool-refused"
-LARGE: Final = "spool-large"
-DAMAGED: Final = "spool-damaged"
-"""Places where the spool drops something: out of room, too old, the disk would not take it, larger
-than all may be, the file was damaged (what it held nobody knows: it counts as one)."""
-
-LINE: Final = "source-line"
-"""A line of a source that was not classified: no text, too long, or the agent stopped."""
-
-LABELS: Final = "label-counts"
-"""Counts of labels that made a sample too large for a message."""
-
-QUEUE: Final = "mqtt-queue"
-"""A message that is not spooled and found no room behind those that wait for the connection."""
-
-
-PLACES: Final = frozenset({FULL, OLD, REFUSED, LARGE, DAMAGED, LINE, LABELS, QUEUE})
-"""All of them."""
-
 
 class Row(msgspec.Struct, frozen=True, gc=False):
     """A message that is held.

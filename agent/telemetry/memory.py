@@ -9,6 +9,7 @@ import msgspec
 
 from agent.telemetry import held
 from agent.telemetry.held import Key, Row
+from contracts import drops
 from contracts.messages import Ack
 
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -87,7 +88,7 @@ class MemorySpool:
 
     def _put(self, kept: _Kept) -> bool:
         if len(kept.payload) > self.max_bytes:
-            self.count_dropped(held.LARGE, kept.items)
+            self.count_dropped(drops.LARGE, kept.items)
             return False
         key = (kept.topic, kept.boot, kept.seq)
         if kept.boot and key in self._ids:
@@ -110,7 +111,7 @@ class MemorySpool:
         kept = self._pop(number)
         if not kept.taken:
             held.add(self.untold, kept.told)
-            held.add(self.untold, {held.FULL: kept.items})
+            held.add(self.untold, {drops.FULL: kept.items})
 
     def _pop(self, number: int) -> _Kept:
         kept = self._kept.pop(number)

@@ -10,12 +10,11 @@ import msgspec
 
 from agent.system.clock import Clock
 from agent.system.log import logger
-from agent.telemetry import held
 from agent.telemetry.delivery import WINDOW, Delivery
 from agent.telemetry.held import Key
 from agent.telemetry.recorder import Recorder
 from agent.telemetry.spool import Spool
-from contracts import codec, limits
+from contracts import codec, drops, limits
 from contracts.errors import ShoalError
 from contracts.messages import Ack, Acknowledged, Sample, Telemetry
 
@@ -137,8 +136,8 @@ class Reporter:
     def _spool_batch(self, batch: list[Sample]) -> None:
         seq = self._seq
 
-        def message(drops: dict[str, int]) -> bytes:
-            return codec.encode(Telemetry(self._boot, seq, batch, drops=drops))
+        def message(told: dict[str, int]) -> bytes:
+            return codec.encode(Telemetry(self._boot, seq, batch, drops=told))
 
         kept = self._spool.tell(self._topic, message, boot=self._boot, seq=seq, items=len(batch))
         self._seq += kept
@@ -150,7 +149,7 @@ class Reporter:
         for sample in samples:
             length = len(codec.encode(sample)) + 256
             if length > limits.MAX_MESSAGE_BYTES // 2:
-                self._spool.count_dropped(held.LABELS, sum(sample.labels.values()))
+                self._spool.count_dropped(drops.LABELS, sum(sample.labels.values()))
                 sample = msgspec.structs.replace(sample, labels={}, drift=None)
                 length = len(codec.encode(sample)) + 256
             full = not batches or len(batches[-1]) >= limits.MAX_TELEMETRY_SAMPLES

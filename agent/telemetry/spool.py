@@ -29,6 +29,7 @@ from agent.system.log import logger
 from agent.telemetry import held
 from agent.telemetry.held import Key, Row
 from agent.telemetry.table import UNUSABLE, Entry, Table, is_damage
+from contracts import drops
 from contracts.messages import Ack
 
 log = logger(__name__)
@@ -98,7 +99,7 @@ class Spool:
             file = self._path.with_name(self._path.name + suffix)
             if file.exists():
                 file.replace(file.with_name(file.name + ".bad"))
-        held.add(self._lost, {held.DAMAGED: 1})
+        held.add(self._lost, {drops.DAMAGED: 1})
         return Table(self._path, self._max_bytes, self._max_age_s)
 
     def settle(self) -> dict[int, int] | None:
@@ -216,11 +217,11 @@ class Spool:
                 kept = self._table.put(entry, self._now(), self._lost)
             except UNUSABLE as error:
                 self._table.roll_back()
-                held.add(self._lost, {held.REFUSED: entry.items})
+                held.add(self._lost, {drops.REFUSED: entry.items})
                 log.error("spool refused a message", reason=str(error))
                 return False
             if not kept:
-                held.add(self._lost, {held.LARGE: entry.items})
+                held.add(self._lost, {drops.LARGE: entry.items})
                 log.error("message larger than the spool", topic=entry.topic)
                 return False
             self._lost = {}

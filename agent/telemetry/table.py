@@ -17,7 +17,7 @@ from agent.system.clock import EARLIEST
 from agent.system.log import logger
 from agent.telemetry import held
 from agent.telemetry.held import Key, Row
-from contracts import codec
+from contracts import codec, drops
 from contracts.messages import Ack
 
 log = logger(__name__)
@@ -161,7 +161,7 @@ class Table:
             )
         # What an agent before counted without a place.
         self._db.execute(
-            "UPDATE OR IGNORE fact SET name = ? WHERE name = 'dropped'", (_DROP + held.FULL,)
+            "UPDATE OR IGNORE fact SET name = ? WHERE name = 'dropped'", (_DROP + drops.FULL,)
         )
         self._measure()
         self._of_earlier_runs = self.newest
@@ -181,7 +181,7 @@ class Table:
         self.untold = {
             name.removeprefix(_DROP): value
             for name, value in facts.items()
-            if name.removeprefix(_DROP) in held.PLACES and value > 0
+            if name.removeprefix(_DROP) in drops.ON_DEVICES and value > 0
         }
         self._find_oldest()
 
@@ -280,12 +280,12 @@ class Table:
             if found.rowcount:
                 self._clock_found = now
             self._drop(
-                held.OLD,
+                drops.OLD,
                 f"SELECT {_DROPPED} WHERE created < ? AND precious = 0 AND NOT {on_the_way}",
                 (now - self._max_age_s,),
             )
         while self.bytes > self.max_bytes and self._drop(
-            held.FULL,
+            drops.FULL,
             f"SELECT {_DROPPED} WHERE id != ? "
             f"ORDER BY taken DESC, precious, {on_the_way}, id LIMIT 1",
             (self.newest,),
@@ -433,4 +433,4 @@ def _read(told: str) -> dict[str, int]:
         found = codec.decoder(dict[str, int]).decode(told)
     except msgspec.DecodeError:
         return {}
-    return {place: number for place, number in found.items() if place in held.PLACES}
+    return {place: number for place, number in found.items() if place in drops.ON_DEVICES}

@@ -19,7 +19,7 @@ import paho.mqtt.client as paho
 import structlog
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from contracts import codec, limits
+from contracts import codec, drops, limits
 from contracts.config import MqttConfig
 from contracts.connection import connect_properties
 from contracts.errors import InputError, ShoalError, UnavailableError
@@ -255,12 +255,14 @@ class Consumer:
         if due is None or (due > 0 and not everything):
             return
         try:
-            acks = self._receipts.settle(self._clock(), running, everything=everything)
+            acks, news = self._receipts.settle(self._clock(), running, everything=everything)
             if self.connected.is_set():
                 self._client.send(
                     [(self._topics.of_device(d, "ack"), codec.encode(ack)) for d, ack in acks]
                 )
             self.counters.acknowledged += len(acks)
+            if news:
+                self._tell(news)
         except ShoalError as error:
             self._warn("devices not told what is committed, trying again", reason=str(error)[:300])
         except Exception:  # noqa: BLE001
@@ -299,7 +301,7 @@ class Consumer:
         if known is not None:
             kind, device = known
             number = number_of_refused(kind, item.payload)
-            self._receipts.refused(device, number, "ingest-refused", time.monotonic())
+            self._receipts.refused(device, number, drops.INGEST, time.monotonic())
 
     def _over(self, message: Message, now: float) -> Message:
         """Marks a message of a device that has stored all that it may today."""
@@ -314,7 +316,7 @@ class Consumer:
         known = sender(self._topics.fleet, item.topic)
         if known is None:
             return
-        self._receipts.refused(known[1], None, "retained", time.monotonic())
+        self._receipts.refused(known[1], None, drops.RETAINED, time.monotonic())
         self._client.send([(item.topic, b"")], retain=True)
 
     def _commit(self, messages: Sequence[Message]) -> bool:
@@ -367,7 +369,7 @@ class Consumer:
             return all(self._commit([message]) for message in messages)
         message = messages[0]
         self.counters.rejected += 1
-        self._receipts.refused(message.device, message.number, "ingest-refused", time.monotonic())
+        self._receipts.refused(message.device, message.number, drops.INGEST, time.monotonic())
         _LOG.error("message cannot be stored", device=message.device, reason=str(error)[:300])
         return True
 

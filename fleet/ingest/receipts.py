@@ -9,13 +9,14 @@ the devices send it again.
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from contracts.errors import ErrorInfo
 from contracts.messages import Ack
 from fleet.ingest.decode import Message, Number
 from fleet.ingest.quota import Accounts
+from fleet.ingest.writer import Change
 from fleet.store import Store, delivery
 from fleet.store.delivery import Stream
 from fleet.store.marks import NOTHING, Mark, Span, advance
@@ -32,10 +33,6 @@ SOON_S: Final = 0.5
 _RETRY_S: Final = 2.0
 _MAX_UNNUMBERED: Final = 20_000
 """Streams of agents before ``ack`` that are remembered, not to be asked again."""
-
-Place = Literal["ingest-refused", "retained"]
-"""Where the controller itself drops something of a device: what it cannot read or store; what was
-retained on a topic where nothing may be."""
 
 
 class _Pending:
@@ -77,7 +74,6 @@ class Receipts:
         self._losses: collections.Counter[tuple[str, str]] = collections.Counter()
         self._unnumbered: dict[Stream, None] = {}
         self._due: float | None = None
-        self.acknowledged = 0
 
     def due(self, running: float) -> float | None:
         """Seconds until something is to be settled; None: there is nothing.
@@ -104,8 +100,15 @@ class Receipts:
                 self._greeted.add((message.device, message.greets))
                 self._until(running + SOON_S)
 
-    def refused(self, device: str, number: Number | None, place: Place, running: float) -> None:
-        """A message is refused for good: sent again it would be as wrong."""
+    def refused(self, device: str, number: Number | None, place: str, running: float) -> None:
+        """A message is refused for good: sent again it would be as wrong.
+
+        Args:
+            device: whose it is.
+            number: of the message, if it could be read.
+            place: of :mod:`contracts.drops`.
+            running: seconds that only grow.
+        """
         self._losses[device, place] += 1
         self._until(running + SOON_S)
         if number is not None:
@@ -142,8 +145,8 @@ class Receipts:
 
     def settle(
         self, now: float, running: float, *, everything: bool = False
-    ) -> list[tuple[str, Ack]]:
-        """Stores what is due, and gives what devices are told.
+    ) -> tuple[list[tuple[str, Ack]], list[Change]]:
+        """Stores what is due, and gives what devices are told, and what is news.
 
         Args:
             now: seconds since the epoch.
@@ -167,8 +170,14 @@ class Receipts:
             delivery.save_marks(self._store, connection, changed, new, now)
             greeted = delivery.marks_of_boots(connection, self._greeted)
             sums = delivery.add_usage(self._store, connection, day, spent)
-            delivery.add_losses(self._store, connection, self._losses, now)
+            lost = delivery.add_losses(self._store, connection, self._losses, now)
         self._accounts.noted(day, spent, sums, now)
+        news = [dropped(device, places) for device, places in sorted(lost.items())]
+        news += [
+            Change("over-quota", device, {"messages": one.messages, "bytes": one.bytes})
+            for device, one in sorted(sums.items())
+            if one.refused == spent[device].refused > 0
+        ]
         self._losses.clear()
         self._greeted.clear()
         for stream in due:
@@ -177,8 +186,7 @@ class Receipts:
         found = {**greeted, **marks, **changed}
         acks = [self._ack(stream, found.get(stream), due.get(stream), now)
                 for stream in dict.fromkeys([*due, *greeted])]  # fmt: skip
-        self.acknowledged += len(acks)
-        return acks
+        return acks, news
 
     def _ack(
         self, stream: Stream, mark: Mark | None, pending: _Pending | None, now: float
@@ -197,6 +205,11 @@ class Receipts:
         return stream.device, Ack(
             stream.boot, mark.upto, stream.kind, ahead, wait_s=wait_s, reason=reason
         )
+
+
+def dropped(device: str, places: Mapping[str, int]) -> Change:
+    """The news that something of a device's was dropped, the first of a day."""
+    return Change("data-dropped", device, {"places": dict(places)})
 
 
 def _advanced(

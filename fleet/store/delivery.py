@@ -177,14 +177,14 @@ def over_quota(connection: sa.Connection, since_day: int, limit: int) -> list[tu
 
 def add_losses(
     store: Store, connection: sa.Connection, losses: Mapping[tuple[str, str], int], now: float
-) -> set[str]:
+) -> dict[str, dict[str, int]]:
     """Adds to what was dropped of devices' messages, by ``(device, place)``.
 
     Returns:
-        Devices of which nothing had been dropped on this day.
+        What was dropped of devices of which nothing had been dropped on this day, by place.
     """
     if not losses:
-        return set()
+        return {}
     day = day_of(now)
     devices = sorted({device for device, _ in losses})
     known: set[str] = set()
@@ -219,7 +219,11 @@ def add_losses(
             ),
             rows,
         )
-    return {device for device, _ in losses if device in enrolled} - known
+    first: dict[str, dict[str, int]] = {}
+    for (device, place), count in losses.items():
+        if device in enrolled - known:
+            first.setdefault(device, {})[place] = count
+    return first
 
 
 def losses(

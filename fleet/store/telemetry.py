@@ -8,14 +8,15 @@ that cannot be added is marked without being counted: it must not stop the other
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import collections
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 import structlog
 
-from contracts import codec, limits
+from contracts import codec, drops, limits
 from contracts.errors import UnavailableError
 from contracts.messages import Sample, Telemetry
 from fleet.figures import Figures, read
@@ -87,12 +88,17 @@ class Counters:
 counters: Final = Counters()
 
 
-def roll_up(store: Store, limit: int = 2000) -> int:
-    """Adds raw batches to the roll-ups.
+OnDropped = Callable[[dict[str, dict[str, int]]], None]
+"""Told what devices say they dropped, by place: of those that had dropped nothing on that day."""
+
+
+def roll_up(store: Store, limit: int = 2000, on_dropped: OnDropped = lambda first: None) -> int:
+    """Adds raw batches to the roll-ups, and what devices dropped to what is known of it.
 
     Args:
         store: the database.
         limit: batches in one transaction; fewer when they are large.
+        on_dropped: called after the commit.
 
     Returns:
         How many batches were added or, where one cannot be, skipped; 0 when none is left.
@@ -108,13 +114,13 @@ def roll_up(store: Store, limit: int = 2000) -> int:
                 return 0
     ids: list[int] = []
     try:
-        return _add(store, query, ids)
+        return _add(store, query, ids, on_dropped)
     except UnavailableError:
         raise
     except Exception as error:
         if not ids:
             raise
-        return _add_apart(store, ids, error)
+        return _add_apart(store, ids, error, on_dropped)
 
 
 _Unrolled = sa.Select[tuple[int, str, float, int | None]]
@@ -133,7 +139,7 @@ def _unrolled() -> _Unrolled:
     )
 
 
-def _add(store: Store, query: _Unrolled, ids: list[int]) -> int:
+def _add(store: Store, query: _Unrolled, ids: list[int], on_dropped: OnDropped) -> int:
     """Adds what `query` finds, in one transaction; `ids` are the batches, also on an error."""
     with store.write() as connection:
         rows = connection.execute(
@@ -142,6 +148,7 @@ def _add(store: Store, query: _Unrolled, ids: list[int]) -> int:
         rows = rows[: _fitting([row.size or 0 for row in rows])]
         ids += [row.id for row in rows]
         sums: dict[Key, Figures] = {}
+        lost: collections.Counter[tuple[str, str]] = collections.Counter()
         for start in range(0, len(rows), _CHUNK):
             chunk = TELEMETRY.c.id.in_(ids[start : start + _CHUNK])
             payloads = connection.execute(
@@ -150,10 +157,16 @@ def _add(store: Store, query: _Unrolled, ids: list[int]) -> int:
             found = {row.id: row.payload for row in payloads}
             for row in rows[start : start + _CHUNK]:
                 if found[row.id] is not None:
-                    add_batch(sums, row.device, row.received_at, found[row.id])
+                    batch = codec.decoder(Telemetry).decode(found[row.id])
+                    add_batch(sums, row.device, row.received_at, batch)
+                    _add_drops(lost, row.device, batch)
             connection.execute(TELEMETRY.update().where(chunk).values(rolled=True))
         _merge(store, connection, sums)
-        return len(rows)
+        newest = max([row.received_at for row in rows], default=0.0)
+        first = delivery.add_losses(store, connection, lost, newest)
+    if first:
+        on_dropped(first)
+    return len(rows)
 
 
 def _fitting(sizes: Sequence[int]) -> int:
@@ -166,7 +179,7 @@ def _fitting(sizes: Sequence[int]) -> int:
     return len(sizes)
 
 
-def _add_apart(store: Store, ids: Sequence[int], error: Exception) -> int:
+def _add_apart(store: Store, ids: Sequence[int], error: Exception, on_dropped: OnDropped) -> int:
     """Adds batches that cannot be added together: half by half, down to the one that is bad.
 
     One device must not stop the roll-up of all, and a batch that cannot be added now cannot be
@@ -191,17 +204,24 @@ def _add_apart(store: Store, ids: Sequence[int], error: Exception) -> int:
     for half in (ids[:middle], ids[middle:]):
         query = _unrolled().where(TELEMETRY.c.id.between(half[0], half[-1]))
         try:
-            done += _add(store, query, [])
+            done += _add(store, query, [], on_dropped)
         except UnavailableError:
             raise
         except Exception as reason:  # noqa: BLE001
-            done += _add_apart(store, half, reason)
+            done += _add_apart(store, half, reason, on_dropped)
     return done
 
 
-def add_batch(sums: dict[Key, Figures], device: str, received: float, payload: bytes) -> None:
-    """Adds the samples of one raw batch, which ingest has checked, to both resolutions."""
-    batch = codec.decoder(Telemetry).decode(payload)
+def _add_drops(lost: collections.Counter[tuple[str, str]], device: str, batch: Telemetry) -> None:
+    """Adds what one batch tells that its device dropped."""
+    for place, count in batch.drops.items():
+        lost[device, place if place in drops.ON_DEVICES else drops.OTHER] += count
+    if batch.dropped:  # as agents before `drops` tell it
+        lost[device, drops.FULL] += batch.dropped
+
+
+def add_batch(sums: dict[Key, Figures], device: str, received: float, batch: Telemetry) -> None:
+    """Adds the samples of one batch, which ingest has checked, to both resolutions."""
     for sample in batch.samples:
         at = _time_of(sample, received)
         bundle = sample.bundle.manifest_sha256 if sample.bundle else ""

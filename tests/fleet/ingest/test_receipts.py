@@ -13,6 +13,7 @@ from contracts.topics import Topics
 from fleet.ingest.decode import Message, Number, decode
 from fleet.ingest.quota import Accounts, Quota
 from fleet.ingest.receipts import COUNT, EVERY_S, SOON_S, Receipts
+from fleet.ingest.writer import Change
 from fleet.store import Store, delivery
 from fleet.store.delivery import BOOTS, Spent
 from fleet.store.schema import DEVICE, MARK
@@ -39,6 +40,7 @@ class Process:
 
     def __init__(self, store: Store, quota: Quota | None = None) -> None:
         self.running = 0.0
+        self.news: list[Change] = []
         self.accounts = Accounts(quota or Quota())
         self.receipts = Receipts(store, self.accounts)
 
@@ -52,7 +54,8 @@ class Process:
         due = self.receipts.due(self.running)
         if not more and (due is None or due > 0):
             return {}
-        return dict(self.receipts.settle(NOW + self.running, self.running, **more))
+        acks, self.news = self.receipts.settle(NOW + self.running, self.running, **more)
+        return dict(acks)
 
 
 def test_one_acknowledgement_stands_for_many_messages(store: Store) -> None:
@@ -112,8 +115,12 @@ def test_a_message_that_is_refused_for_good_stands_in_no_way(store: Store) -> No
     process.receipts.refused("d1", Number("telemetry", "b", 1), "ingest-refused", 0.0)
     process.receipts.refused("stranger", None, "ingest-refused", 0.0)
     assert process.tell(SOON_S) == {"d1": Ack("b", 2)}
+    assert process.news == [Change("data-dropped", "d1", {"places": {"ingest-refused": 1}})]
     with store.read() as connection:
         assert delivery.losses(connection, 0) == {"d1": {"ingest-refused": 1}}
+    process.receipts.refused("d1", None, "retained", 0.0)
+    process.tell(SOON_S)
+    assert process.news == [], "once a day"
 
 
 def test_what_could_not_be_settled_is_settled_later(
