@@ -27,10 +27,12 @@ ON_DEVICES: Final = {
 
 INGEST: Final = "ingest-refused"
 RETAINED: Final = "retained"
+OVER: Final = "over-quota"
 
 AT_CONTROLLERS: Final = {
     INGEST: "messages that the controller could not read or store",
     RETAINED: "messages retained where nothing may be, which the controller removed",
+    OVER: "messages refused, as their device had stored all that it may on a day",
 }
 """What the controller counts, in words."""
 

@@ -23,7 +23,7 @@ from fleet.conductor import runner
 from fleet.conductor.runner import Runner
 from fleet.folder import Fleet
 from fleet.ingest import Consumer
-from fleet.ingest.receipts import dropped
+from fleet.ingest.receipts import news
 from fleet.ingest.writer import Change, Writer
 from fleet.membership import used
 from fleet.membership.watch import Watch
@@ -306,7 +306,6 @@ class Controller:
                 _LOG.error(
                     "device over its quota: its telemetry and results are refused until tomorrow",
                     device=change.device,
-                    **change.detail,
                 )
         if told:
             try:
@@ -319,7 +318,9 @@ class Controller:
 
     def _on_dropped(self, first: dict[str, dict[str, int]]) -> None:
         """On the thread of the roll-ups."""
-        self._on_changes([dropped(device, places) for device, places in first.items()])
+        self._on_changes(
+            [change for device, places in first.items() for change in news(device, places)]
+        )
 
     def _note_certificates(self, seen: Sequence[tuple[str, str]]) -> list[Change]:
         registry = self.fleet.folder / "ca" / "identity.db"

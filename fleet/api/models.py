@@ -71,6 +71,13 @@ class WaitModel(Answer):
     since: float | None = Field(None, description="null: nobody knows")
 
 
+class UsageModel(Answer):
+    """What a device stored today (UTC)."""
+
+    messages: int = 0
+    bytes: int = 0
+
+
 class DeviceModel(Answer):
     """A device."""
 
@@ -101,6 +108,12 @@ class DeviceModel(Answer):
         None, description="seconds that its clock is ahead of the controller's, by its own word"
     )
     waits: list[WaitModel] = Field([], description="why it does not get on; empty: it does")
+    dropped: dict[str, int] = Field(
+        {},
+        examples=[{"spool-full": 12}],
+        description="of its data since yesterday (UTC), by place: samples, results, events, lines",
+    )
+    stored_today: UsageModel = UsageModel()
     platform: dict[str, str] = {}
     slots: dict[str, SlotModel] = {}
     desired_revision: int = 0
@@ -378,6 +391,11 @@ class MetricsModel(Answer):
     since: float
     devices: dict[str, int]
     models: list[FiguresModel]
+    dropped: dict[str, int] = Field({}, description="by all devices since yesterday, by place")
+    devices_dropping: int = Field(0, description="of which something was dropped since yesterday")
+    over_quota: dict[str, int] = Field(
+        {}, description="devices over their quota today, and how many messages were refused"
+    )
 
 
 class AuditModel(Answer):

@@ -13,8 +13,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from contracts import drops
 from fleet.controller import Controller
-from fleet.store import bundles, devices, rollouts, telemetry
+from fleet.store import bundles, delivery, devices, rollouts, telemetry
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _SINCE_S: Final = 300.0
@@ -36,6 +37,8 @@ def _process(controller: Controller) -> Iterator[Metric]:
         ("ingest_batches", "transactions of ingest", counters.batches),
         ("ingest_rejected", "messages refused as malformed", counters.rejected),
         ("ingest_unknown", "messages of devices not enrolled, or revoked", counters.unknown),
+        ("ingest_over_quota", "messages refused, of devices over a quota", counters.over_quota),
+        ("acks_sent", "acknowledgements sent to devices", counters.acknowledged),
         ("ingest_retries", "batches that had to be committed again", counters.retries),
         ("desired_sent", "desired documents acknowledged by the broker", controller.outbox.sent),
         ("blocks_served", "repository blocks sent over MQTT", controller.blocks.served),
@@ -65,10 +68,28 @@ def _fleet(controller: Controller) -> Iterator[Metric]:
         names = {p.ref.manifest_sha256: p.ref for p in bundles.every(connection)}
         active = rollouts.active(connection)
         phases = rollouts.phase_counts(connection, active)
+        today = delivery.day_of(controller.clock())
+        lost = delivery.loss_totals(connection, today - delivery.RECENT_DAYS)
+        over = delivery.over_quota(connection, today, 10_000)
     metric = GaugeMetricFamily("shoal_devices", "devices by state", labels=["state"])
     for state in ("online", "offline", "unknown", "revoked"):
         metric.add_metric([state], states.get(state, 0))
     yield metric
+    places = GaugeMetricFamily(
+        "shoal_dropped_recently",
+        "samples, results, events and lines dropped since yesterday, by place",
+        labels=["place"],
+    )
+    for place in drops.WORDS:
+        places.add_metric([place], lost.places.get(place, 0))
+    yield places
+    for name, text, figure in (
+        ("devices_dropping", "devices of which data was dropped since yesterday", lost.devices),
+        ("devices_over_quota", "devices over their quota of today", len(over)),
+    ):
+        gauge = GaugeMetricFamily(f"shoal_{name}", text)
+        gauge.add_metric([], figure)
+        yield gauge
     members = GaugeMetricFamily(
         "shoal_rollout_members", "members of active rollouts", labels=["rollout", "phase"]
     )

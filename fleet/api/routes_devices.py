@@ -12,7 +12,7 @@ from fleet.api import models, paging, views
 from fleet.api.auth import Operator, TheController, Viewer
 from fleet.rollout import selector
 from fleet.rollout.spec import NAME_PATTERN
-from fleet.store import audit, bundles, devices, history, selection, telemetry
+from fleet.store import audit, bundles, delivery, devices, history, selection, telemetry
 
 ROUTER = APIRouter(prefix="/v1", tags=["devices"])
 DeviceId = Annotated[str, Path(pattern=NAME_PATTERN, examples=["kitchen"])]
@@ -35,8 +35,9 @@ def list_devices(
     with controller.store.read() as connection:
         found, following = devices.page(connection, wanted, after, limit)
         counts = devices.counts(connection)
+        books = delivery.books(connection, [one.id for one in found], controller.clock())
     return models.DevicePage(
-        items=[views.device(one) for one in found],
+        items=[views.device(one, books[one.id]) for one in found],
         next=paging.encode_cursor(following),
         counts=counts,
     )
@@ -49,8 +50,9 @@ def get_device(
     """One device."""
     with controller.store.read() as connection:
         found = devices.get(connection, device)
+        books = delivery.books(connection, [device], controller.clock())
     response.headers["ETag"] = paging.etag(found.version)
-    return views.device(found)
+    return views.device(found, books[device])
 
 
 @ROUTER.patch("/devices/{device}")
@@ -80,9 +82,10 @@ def patch_device(
             detail=patch.model_dump(exclude_none=True),
         )
         after = devices.get(connection, device)
+        books = delivery.books(connection, [device], controller.clock())
     controller.wake()
     response.headers["ETag"] = paging.etag(after.version)
-    return views.device(after)
+    return views.device(after, books[device])
 
 
 @ROUTER.get("/devices/{device}/updates")
@@ -156,6 +159,9 @@ def get_metrics(
         names = {p.ref.manifest_sha256: str(p.ref) for p in bundles.every(connection)}
         totals = telemetry.fleet_totals(connection, since, chosen)
         counts = devices.counts(connection)
+        today = delivery.day_of(controller.clock())
+        lost = delivery.loss_totals(connection, today - delivery.RECENT_DAYS)
+        over = delivery.over_quota(connection, today, 100)
     return models.MetricsModel(
         since=since,
         devices=counts,
@@ -163,4 +169,7 @@ def get_metrics(
             views.figures(slot, bundle, names.get(bundle, ""), found)
             for (slot, bundle), found in sorted(totals.items())
         ],
+        dropped=lost.places,
+        devices_dropping=lost.devices,
+        over_quota=over,
     )

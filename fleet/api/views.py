@@ -12,6 +12,7 @@ from fleet.figures import Figures
 from fleet.rollout.state import Member
 from fleet.store import waits
 from fleet.store.bundles import Published
+from fleet.store.delivery import Books
 from fleet.store.devices import Device
 from fleet.store.rollouts import Stored
 from fleet.store.telemetry import Point
@@ -27,8 +28,8 @@ def _ref(ref: BundleRef | None) -> models.Ref | None:
     return models.Ref(name=ref.name, version=ref.version, manifest_sha256=ref.manifest_sha256)
 
 
-def device(one: Device) -> models.DeviceModel:
-    """A device."""
+def device(one: Device, books: Books) -> models.DeviceModel:
+    """A device, with what is known of its data."""
     reported = one.reported
     slots: dict[str, models.SlotModel] = {}
     wanted = one.desired.slots if one.desired else {}
@@ -64,6 +65,8 @@ def device(one: Device) -> models.DeviceModel:
         clock=reported.clock if reported else "",
         clock_offset_s=reported.clock_offset_s if reported else None,
         waits=waiting(one),
+        dropped=books.dropped,
+        stored_today=models.UsageModel.model_validate(_plain(books.today)),
         platform=reported.platform if reported else {},
         slots=slots,
         desired_revision=one.desired_revision,

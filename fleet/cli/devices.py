@@ -47,6 +47,7 @@ def devices(
                 "models",
                 "update",
                 "waits for",
+                "dropped",
                 "labels",
                 "says of itself",
             ),
@@ -59,12 +60,18 @@ def devices(
                     _models(one),
                     one.last_update["state"] if one.last_update else "",
                     "; ".join(wait.message for wait in one.waits),
+                    _dropped(one),
                     _labels(one.labels, one.groups),
                     _labels(one.own_labels, one.own_groups, "own:"),
                 )
                 for one in found
             ],
         )
+
+
+def _dropped(device: models.DeviceModel) -> str:
+    """What was dropped of its data since yesterday, by place."""
+    return ", ".join(f"{count} {place}" for place, count in device.dropped.items())
 
 
 def _labels(labels: dict[str, str], groups: list[str], prefix: str = "") -> str:
@@ -289,6 +296,11 @@ def metrics(
             emit_json(found)
             return
         typer.echo("devices: " + ", ".join(f"{n} {s}" for s, n in sorted(found.devices.items())))
+        if found.dropped:
+            places = ", ".join(f"{count} {place}" for place, count in found.dropped.items())
+            typer.echo(f"dropped since yesterday by {found.devices_dropping} devices: {places}")
+        for device, refused in found.over_quota.items():
+            emit_line(f"over its quota today: {device}, {refused} messages refused")
         table(
             ("slot", "model", "requests", "errors", "unknown", "p50 ms", "p95 ms", "confidence"),
             [

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import sqlalchemy as sa
 
+from contracts import drops
 from contracts.errors import InputError, RefusedError
 from contracts.messages import Answer, ClassifyRequest, GenerateRequest
 from fleet.conductor.runner import Command
@@ -24,7 +25,7 @@ from fleet.rollout import selector
 from fleet.rollout.plan import Plan
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ACTIVE, IN_FLIGHT, Member
-from fleet.store import audit, bundles, devices, history, rollouts, telemetry, waits
+from fleet.store import audit, bundles, delivery, devices, history, rollouts, telemetry, waits
 from fleet.store.audit import Entry
 from fleet.store.bundles import Published
 from fleet.store.rollouts import Event
@@ -95,6 +96,7 @@ class Data:
             versions = _versions(connection)
             waiting = waits.counts(connection)
             failures = self._failures(connection)
+            losses = self._losses(connection)
             published = len(bundles.every(connection))
         views = [RolloutView.of(one, waves[one.state.id]) for one in recent]
         return Overview(
@@ -104,7 +106,12 @@ class Data:
             recent=[view for view in views if view.status not in ACTIVE][:3],
             versions=versions,
             published=published,
-            alerts=_alerts(counts, views, failures, waiting, self._controller.ready, self.now),
+            alerts=_sorted(
+                [
+                    *losses,
+                    *_alerts(counts, views, failures, waiting, self._controller.ready, self.now),
+                ]
+            ),
         )
 
     def _traffic(self, connection: sa.Connection) -> list[tuple[int, int, int]]:
@@ -117,6 +124,17 @@ class Data:
             .order_by(ROLLUP.c.start)
         )
         return [(int(start), int(requests), int(errors)) for start, requests, errors in rows]
+
+    def _losses(self, connection: sa.Connection) -> list[Alert]:
+        """Data that was dropped, and devices over their quota."""
+        since = delivery.day_of(self.now) - delivery.RECENT_DAYS
+        lost = delivery.loss_totals(connection, since)
+        if not lost.places:
+            return []
+        who = f"{lost.one} has" if lost.one else f"{lost.devices} devices have"
+        link = f"/devices/{lost.one}" if lost.one else "/devices"
+        level = "bad" if drops.OVER in lost.places else "warn"
+        return [Alert(level, f"{who} {delivery.describe(lost.places)}.", link)]
 
     def _failures(self, connection: sa.Connection) -> list[tuple[str, int]]:
         """How many updates were refused or rolled back in the last day."""
@@ -142,7 +160,9 @@ class Data:
         with self._controller.store.read() as connection:
             found, following = devices.page(connection, wanted, after, PAGE)
             counts = devices.counts(connection)
-        return DevicePage([DeviceView.of(one) for one in found], following, counts)
+            lost = self._lost(connection, [one.id for one in found])
+        views = [DeviceView.of(one, lost.get(one.id, {})) for one in found]
+        return DevicePage(views, following, counts)
 
     def device(self, name: str) -> DeviceView:
         """One device.
@@ -151,7 +171,12 @@ class Data:
             InputError: ``no-such-device``.
         """
         with self._controller.store.read() as connection:
-            return DeviceView.of(devices.get(connection, name))
+            one = devices.get(connection, name)
+            return DeviceView.of(one, self._lost(connection, [name]).get(name, {}))
+
+    def _lost(self, connection: sa.Connection, names: list[str]) -> dict[str, dict[str, int]]:
+        since = delivery.day_of(self.now) - delivery.RECENT_DAYS
+        return delivery.losses(connection, since, names)
 
     def points(self, name: str, span_s: float) -> list[Point]:
         """Figures of a device in the last while: by minute, or by hour beyond six hours."""
@@ -341,7 +366,7 @@ def _alerts(
     ready: dict[str, bool],
     now: float,
 ) -> list[Alert]:
-    """What a person should look at, worst first."""
+    """What a person should look at of devices and rollouts."""
     found: list[Alert] = []
     if not ready.get("broker", True):
         found.append(Alert("bad", "The controller has no connection to the broker.", ""))
@@ -370,5 +395,10 @@ def _alerts(
             Alert("warn", f"{offline} of {sum(counts.values())} devices are offline.",
                   "/devices?q=state%3Doffline")
         )  # fmt: skip
+    return found
+
+
+def _sorted(found: list[Alert]) -> list[Alert]:
+    """Worst first."""
     order = {"bad": 0, "warn": 1, "info": 2}
     return sorted(found, key=lambda alert: order[alert.level])

@@ -11,6 +11,7 @@ from contracts.messages import BundleRef, Reported
 from fleet.rollout.gates import MAX_BLAMED
 from fleet.rollout.state import ACTIVE, Reading
 from fleet.store import waits
+from fleet.store.delivery import complaints
 from fleet.store.devices import Device
 from fleet.store.rollouts import Stored
 from fleet.store.waits import Waiting
@@ -84,10 +85,11 @@ class DeviceView(msgspec.Struct, frozen=True):
     update_bundle: str
     update_reason: str
     waits: list[Waiting]
+    complaints: list[str]
 
     @classmethod
-    def of(cls, device: Device) -> Self:
-        """From the store's device."""
+    def of(cls, device: Device, dropped: Mapping[str, int]) -> Self:
+        """From the store's device, and what was dropped of its data."""
         reported = device.reported
         reports = reported.slots if reported else {}
         wanted = device.desired.slots if device.desired else {}
@@ -126,6 +128,7 @@ class DeviceView(msgspec.Struct, frozen=True):
             update_bundle=str(event.bundle) if event else "",
             update_reason=event.reason.message if event and event.reason else "",
             waits=waits.of(device),
+            complaints=complaints(dropped),
         )
 
 

@@ -283,7 +283,7 @@ class Consumer:
                 if heard != "live":
                     message = msgspec.structs.replace(message, heard=heard)
                 if self._accounts.is_over(message.device, now):
-                    message = self._over(message, now)
+                    message = self._over(message)
                 found.append(message)
             except InputError as error:
                 self._refuse(item)
@@ -303,10 +303,10 @@ class Consumer:
             number = number_of_refused(kind, item.payload)
             self._receipts.refused(device, number, drops.INGEST, time.monotonic())
 
-    def _over(self, message: Message, now: float) -> Message:
+    def _over(self, message: Message) -> Message:
         """Marks a message of a device that has stored all that it may today."""
         if isinstance(message.body, Batch | Result):
-            self._accounts.refuse(message.device, now)
+            self._receipts.refused(message.device, None, drops.OVER, time.monotonic())
             self.counters.over_quota += 1
             self._warn("device over its quota: refused until tomorrow", device=message.device)
         return msgspec.structs.replace(message, over=True)

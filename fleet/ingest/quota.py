@@ -69,7 +69,6 @@ class Accounts:
         self._quota = quota
         self._day = 0
         self._accounts: dict[str, _Account] = {}
-        self.refused = 0
 
     def is_over(self, device: str, now: float) -> bool:
         """Whether a device has stored all it may today."""
@@ -83,13 +82,6 @@ class Accounts:
         fresh = self._of(device, now).fresh
         fresh.messages += 1
         fresh.bytes += size
-
-    def refuse(self, device: str, now: float) -> None:
-        """A message is not, as the device is over."""
-        self.refused += 1
-        account = self._of(device, now)
-        account.fresh.refused += 1
-        account.since = min(account.since, now - _FLUSH_S)
 
     def _of(self, device: str, now: float) -> _Account:
         day = day_of(now)
@@ -110,7 +102,7 @@ class Accounts:
         due: dict[str, Spent] = {}
         for device, account in self._accounts.items():
             fresh = account.fresh
-            if not (fresh.messages or fresh.refused):
+            if not fresh.messages:
                 continue
             if (
                 everything
@@ -132,8 +124,4 @@ class Accounts:
             account.known = total
             account.since = now
             fresh, stored = account.fresh, added[device]
-            account.fresh = Spent(
-                fresh.messages - stored.messages,
-                fresh.bytes - stored.bytes,
-                fresh.refused - stored.refused,
-            )
+            account.fresh = Spent(fresh.messages - stored.messages, fresh.bytes - stored.bytes)

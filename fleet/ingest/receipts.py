@@ -12,6 +12,7 @@ import collections
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from contracts import drops
 from contracts.errors import ErrorInfo
 from contracts.messages import Ack
 from fleet.ingest.decode import Message, Number
@@ -172,11 +173,8 @@ class Receipts:
             sums = delivery.add_usage(self._store, connection, day, spent)
             lost = delivery.add_losses(self._store, connection, self._losses, now)
         self._accounts.noted(day, spent, sums, now)
-        news = [dropped(device, places) for device, places in sorted(lost.items())]
-        news += [
-            Change("over-quota", device, {"messages": one.messages, "bytes": one.bytes})
-            for device, one in sorted(sums.items())
-            if one.refused == spent[device].refused > 0
+        told = [
+            change for device, places in sorted(lost.items()) for change in news(device, places)
         ]
         self._losses.clear()
         self._greeted.clear()
@@ -186,7 +184,7 @@ class Receipts:
         found = {**greeted, **marks, **changed}
         acks = [self._ack(stream, found.get(stream), due.get(stream), now)
                 for stream in dict.fromkeys([*due, *greeted])]  # fmt: skip
-        return acks, news
+        return acks, told
 
     def _ack(
         self, stream: Stream, mark: Mark | None, pending: _Pending | None, now: float
@@ -207,9 +205,15 @@ class Receipts:
         )
 
 
-def dropped(device: str, places: Mapping[str, int]) -> Change:
-    """The news that something of a device's was dropped, the first of a day."""
-    return Change("data-dropped", device, {"places": dict(places)})
+def news(device: str, places: Mapping[str, int]) -> list[Change]:
+    """What is said of a device of which something was dropped, the first at a place on a day."""
+    told: list[Change] = []
+    if drops.OVER in places:
+        told.append(Change("over-quota", device, {}))
+    lost = {place: count for place, count in places.items() if place != drops.OVER}
+    if lost:
+        told.append(Change("data-dropped", device, {"places": lost}))
+    return told
 
 
 def _advanced(

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
+from contracts import drops
 from contracts.messages import Acknowledged
 from fleet.store import Store
 from fleet.store.documents import dump, load
@@ -38,7 +39,22 @@ class Spent(msgspec.Struct):
 
     messages: int = 0
     bytes: int = 0
-    refused: int = 0
+
+
+RECENT_DAYS: Final = 1
+"""Days before today whose losses are shown and alerted."""
+
+
+class Books(msgspec.Struct, frozen=True):
+    """What is known of a device's data.
+
+    Attributes:
+        dropped: since yesterday (UTC), by place.
+        today: what it stored.
+    """
+
+    dropped: dict[str, int]
+    today: Spent
 
 
 def day_of(now: float) -> int:
@@ -135,7 +151,7 @@ def add_usage(
     if not spent:
         return {}
     insert = store.insert(USAGE)
-    columns = ("messages", "bytes", "refused")
+    columns = ("messages", "bytes")
     rows = connection.execute(
         insert.on_conflict_do_update(
             index_elements=["device", "day"],
@@ -146,7 +162,7 @@ def add_usage(
             for device, one in sorted(spent.items())
         ],
     )
-    return {row.device: Spent(row.messages, row.bytes, row.refused) for row in rows}
+    return {row.device: Spent(row.messages, row.bytes) for row in rows}
 
 
 def usage(connection: sa.Connection, day: int, devices: Iterable[str]) -> dict[str, Spent]:
@@ -155,21 +171,8 @@ def usage(connection: sa.Connection, day: int, devices: Iterable[str]) -> dict[s
     for start in range(0, len(wanted), _CHUNK):
         chunk = USAGE.c.device.in_(wanted[start : start + _CHUNK])
         for row in connection.execute(sa.select(USAGE).where(USAGE.c.day == day, chunk)):
-            found[row.device] = Spent(row.messages, row.bytes, row.refused)
+            found[row.device] = Spent(row.messages, row.bytes)
     return found
-
-
-def over_quota(connection: sa.Connection, since_day: int, limit: int) -> list[tuple[str, int]]:
-    """Devices of which messages were refused for their quota, and how many, most first."""
-    total = sa.func.sum(USAGE.c.refused)
-    rows = connection.execute(
-        sa.select(USAGE.c.device, total)
-        .where(USAGE.c.day >= since_day, USAGE.c.refused > 0)
-        .group_by(USAGE.c.device)
-        .order_by(total.desc(), USAGE.c.device)
-        .limit(limit)
-    )
-    return [(str(device), int(count)) for device, count in rows]
 
 
 # What was dropped -----------------------------------------------------------------------------
@@ -181,32 +184,30 @@ def add_losses(
     """Adds to what was dropped of devices' messages, by ``(device, place)``.
 
     Returns:
-        What was dropped of devices of which nothing had been dropped on this day, by place.
+        Those of them that are the first of the day, by device and place.
     """
     if not losses:
         return {}
     day = day_of(now)
     devices = sorted({device for device, _ in losses})
-    known: set[str] = set()
+    known: set[tuple[str, str]] = set()
     enrolled: set[str] = set()
     for start in range(0, len(devices), _CHUNK):
         some = devices[start : start + _CHUNK]
-        known |= set(
-            connection.scalars(
-                sa.select(LOSS.c.device).where(LOSS.c.day == day, LOSS.c.device.in_(some))
-            )
-        )
+        there = sa.select(LOSS.c.device, LOSS.c.place)
+        rows = connection.execute(there.where(LOSS.c.day == day, LOSS.c.device.in_(some)))
+        known |= {(row.device, row.place) for row in rows}
         enrolled |= set(
             connection.scalars(
                 sa.select(DEVICE.c.id).where(DEVICE.c.id.in_(some), DEVICE.c.revoked_at.is_(None))
             )
         )
-    rows = [
+    added = [
         {"device": device, "day": day, "place": place, "count": min(count, MAX_COUNT), "at": now}
         for (device, place), count in sorted(losses.items())
         if device in enrolled
     ]
-    if rows:
+    if added:
         insert = store.insert(LOSS)
         total = LOSS.c.count + insert.excluded.count
         connection.execute(
@@ -217,11 +218,11 @@ def add_losses(
                     "at": insert.excluded.at,
                 },
             ),
-            rows,
+            added,
         )
     first: dict[str, dict[str, int]] = {}
     for (device, place), count in losses.items():
-        if device in enrolled - known:
+        if device in enrolled and (device, place) not in known:
             first.setdefault(device, {})[place] = count
     return first
 
@@ -250,19 +251,50 @@ def losses(
     return found
 
 
-def loss_totals(connection: sa.Connection, since_day: int) -> tuple[int, dict[str, int]]:
-    """Of how many devices something was dropped since a day, and how much by place."""
+class Totals(msgspec.Struct, frozen=True):
+    """What was dropped of all devices' data.
+
+    Attributes:
+        devices: of how many.
+        one: which, where it is one alone.
+        places: how much, by place.
+    """
+
+    devices: int
+    one: str | None
+    places: dict[str, int]
+
+
+def loss_totals(connection: sa.Connection, since_day: int) -> Totals:
+    """What was dropped since a day."""
+    recent = LOSS.c.day >= since_day
+    devices = sa.select(sa.func.count(sa.distinct(LOSS.c.device))).where(recent).scalar_subquery()
     rows = connection.execute(
-        sa.select(LOSS.c.place, sa.func.sum(LOSS.c.count))
-        .where(LOSS.c.day >= since_day)
+        sa.select(
+            LOSS.c.place,
+            sa.func.sum(LOSS.c.count).label("total"),
+            sa.func.min(LOSS.c.device).label("one"),
+            devices.label("devices"),
+        )
+        .where(recent)
         .group_by(LOSS.c.place)
         .order_by(LOSS.c.place)
+    ).all()
+    count = int(rows[0].devices) if rows else 0
+    return Totals(
+        count, rows[0].one if count == 1 else None, {row.place: int(row.total) for row in rows}
     )
-    totals = {str(place): int(count) for place, count in rows}
-    devices = connection.scalar(
-        sa.select(sa.func.count(sa.distinct(LOSS.c.device))).where(LOSS.c.day >= since_day)
+
+
+def over_quota(connection: sa.Connection, day: int, limit: int) -> dict[str, int]:
+    """Devices over their quota of a day, and how many messages were refused, most first."""
+    rows = connection.execute(
+        sa.select(LOSS.c.device, LOSS.c.count)
+        .where(LOSS.c.day == day, LOSS.c.place == drops.OVER)
+        .order_by(LOSS.c.count.desc(), LOSS.c.device)
+        .limit(limit)
     )
-    return int(devices or 0), totals
+    return {str(device): int(count) for device, count in rows}
 
 
 def expire(connection: sa.Connection, seen_s: float, event_s: float, now: float) -> int:
@@ -275,3 +307,29 @@ def expire(connection: sa.Connection, seen_s: float, event_s: float, now: float)
     ):
         done += connection.execute(statement).rowcount
     return done
+
+
+def complaints(dropped: Mapping[str, int]) -> list[str]:
+    """What a person should know of a device's data, in sentences."""
+    found = [f"Data {describe(dropped)}."] if dropped else []
+    if drops.OVER in dropped:
+        found.append(
+            "It has stored all that it may on a day: raise `quota` in fleet.yaml, or find out why "
+            "it sends so much."
+        )
+    return found
+
+
+def describe(dropped: Mapping[str, int]) -> str:
+    """What was dropped since yesterday, in words, most first."""
+    parts = sorted(dropped.items(), key=lambda pair: (-pair[1], pair[0]))
+    words = [f"{count:,} {drops.WORDS.get(place, place)}" for place, count in parts]
+    return "dropped since yesterday: " + "; ".join(words)
+
+
+def books(connection: sa.Connection, devices: Sequence[str], now: float) -> dict[str, Books]:
+    """What is known of devices' data; of each that is asked for."""
+    today = day_of(now)
+    dropped = losses(connection, today - RECENT_DAYS, devices)
+    stored = usage(connection, today, devices)
+    return {one: Books(dropped.get(one, {}), stored.get(one, Spent())) for one in devices}

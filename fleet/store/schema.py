@@ -164,7 +164,7 @@ MARK: Final = sa.Table(
     sa.Index("ix_delivery_mark_at", "at"),
 )
 
-# What a device stored on a day (since the epoch), and what was over its quota.
+# What a device stored on a day (since the epoch).
 USAGE: Final = sa.Table(
     "device_usage",
     METADATA,
@@ -172,7 +172,6 @@ USAGE: Final = sa.Table(
     sa.Column("day", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("messages", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("bytes", sa.BigInteger, nullable=False, server_default="0"),
-    sa.Column("refused", sa.BigInteger, nullable=False, server_default="0"),
     sa.Index("ix_device_usage_day", "day"),
 )
 

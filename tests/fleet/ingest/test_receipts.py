@@ -118,7 +118,7 @@ def test_a_message_that_is_refused_for_good_stands_in_no_way(store: Store) -> No
     assert process.news == [Change("data-dropped", "d1", {"places": {"ingest-refused": 1}})]
     with store.read() as connection:
         assert delivery.losses(connection, 0) == {"d1": {"ingest-refused": 1}}
-    process.receipts.refused("d1", None, "retained", 0.0)
+    process.receipts.refused("d1", None, "ingest-refused", 0.0)
     process.tell(SOON_S)
     assert process.news == [], "once a day"
 

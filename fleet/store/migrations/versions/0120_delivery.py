@@ -30,7 +30,6 @@ def upgrade() -> None:
         sa.Column("day", sa.Integer(), autoincrement=False, nullable=False),
         sa.Column("messages", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("bytes", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("refused", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("device", "day", name=op.f("pk_device_usage")),
     )
     op.create_index("ix_device_usage_day", "device_usage", ["day"])
