@@ -42,6 +42,7 @@ student:
     hidden: 128
 
 distillation:
+  plain: true
   augment: {{dropout: 1, swap: 1, substitute: 1, mixed: 1, recombine: 1}}
   fit: {{steps: {steps}, batch: 128, rate: 0.003, dropout: 0.1, feature_dropout: 0.1}}
 

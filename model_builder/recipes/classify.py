@@ -118,6 +118,9 @@ class DistillationConfig(Section, frozen=True):
         hard: weight of the true label where there is one.
         embedding: weight of matching the teacher's sentence embedding; 0: off.
         seeds: students trained with different seeds; the best on validation is kept.
+        plain: train one more on the training rows alone, with half the weight on their labels and
+            a twelfth of the steps; the best on validation is kept. Made text helps where words
+            decide, and harms where their order does.
         augment: teacher-labelled text made from the training rows.
         fit: of the training loop.
     """
@@ -126,6 +129,7 @@ class DistillationConfig(Section, frozen=True):
     hard: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     embedding: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     seeds: Annotated[int, msgspec.Meta(ge=1, le=10)] = 1
+    plain: bool = False
     augment: AugmentConfig = AugmentConfig()
     fit: FitConfig = FitConfig()
 

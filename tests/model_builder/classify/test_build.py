@@ -251,6 +251,22 @@ def test_an_encoder_teaches_a_bag(tmp_path: Path) -> None:
     assert result.report["accuracy"]["int8"] >= 0.7
 
 
+def test_where_made_text_harms_the_rows_alone_win(tmp_path: Path) -> None:
+    """Labels that hang on the order of words: swaps and mixtures teach the wrong thing."""
+    teacher = {"source": f"path:{write_encoder(tmp_path / 'encoder')}", "mode": "probe"}
+    distillation = {
+        "plain": True,
+        "augment": {"dropout": 2, "swap": 2, "recombine": 2},
+        "fit": {"steps": 1, "batch": 32, "rate": 0.02},  # as good as untrained; the other has 300
+    }
+    result = run(tmp_path, tmp_path / "out", teacher=teacher, distillation=distillation)
+    made, plain = result.report["students"]
+    assert (made["plan"], plain["plan"]) == ("all text", "the rows alone")
+    assert plain["texts"] < made["texts"] / 3
+    assert plain["validation"] > made["validation"]
+    assert result.report["accuracy"]["int8"] >= 0.7  # the better one is what was built
+
+
 def test_the_float_weights_on_the_grid_are_what_the_model_file_computes(
     built: BuildResult,
 ) -> None:
