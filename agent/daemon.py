@@ -53,7 +53,7 @@ from contracts import board as boards
 from contracts import codec, drops, limits, progress
 from contracts.config import AgentConfig, SourceConfig
 from contracts.connection import device_client_id, tls_context
-from contracts.errors import InputError, ShoalError, UnavailableError
+from contracts.errors import ErrorInfo, InputError, ShoalError, UnavailableError
 from contracts.messages import (
     FINAL_UPDATE_STATES,
     Ack,
@@ -204,6 +204,7 @@ class Agent:
         self._metrics: MetricsServer | None = None
         self._status_due = 0.0
         self._status_refused = False
+        self._told_in_memory = False
         self._told: Reported | None = None
         self._result_seq = 0  # of the worker's thread alone
         self._news = News()
@@ -405,6 +406,14 @@ class Agent:
         if clock is not None and all(wait.reason.code != clock.reason.code for wait in waits):
             waits.append(clock)
         waits += self.link.refusals.waits()
+        lasts = self.spool.in_memory_s
+        if lasts is not None:
+            words = (
+                f"the spool's disk takes nothing: {self.spool.depth} messages wait in memory, "
+                "lost if the power fails: make room on the device"
+            )
+            reason = ErrorInfo("telemetry-in-memory", words)
+            waits.append(Wait(reason, self.clock.time() - lasts, blocks=False))
         return waits[: limits.MAX_WAITS]
 
     def _clock_changed(self) -> None:
@@ -484,6 +493,9 @@ class Agent:
     def _beat(self) -> None:
         now = self.clock.monotonic()
         self.controller_clock.look()
+        if self.spool.in_memory != self._told_in_memory:
+            self._told_in_memory = self.spool.in_memory
+            self._changed()
         if self._ready and self._watchdog_s is not None and now - self._fed >= self._watchdog_s / 3:
             self._fed = now
             if self.healthy():

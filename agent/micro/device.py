@@ -283,7 +283,7 @@ class Device:
         waits = [self._wait] if self._wait else []
         fault = self.clock_fault()
         if fault and not (waits and waits[0]["reason"]["code"] == fault["code"]):
-            waits.append({"reason": fault, "since": now()})
+            waits.append({"reason": fault, "since": now(), "blocks": False})
         if self._wishes.refused:
             outrun = self._wishes.refused["code"] in ("old-fence", "old-revision")
             waits.append({"reason": self._wishes.refused, "since": now(), "blocks": outrun})

@@ -112,11 +112,12 @@ class ControllerClock:
         return "ahead of" if offset > 0 else "behind"
 
     def wait(self) -> Wait | None:
-        """The fault as a reason that is reported."""
+        """The fault as a reason that is reported; what has to wait for it says so itself."""
         fault = self.fault()
         if fault is None:
             return None
-        return Wait(fault, self._clock.time() - (self._clock.monotonic() - self._since))
+        lasts = self._clock.monotonic() - self._since
+        return Wait(fault, self._clock.time() - lasts, blocks=False)
 
     def fault(self) -> ErrorInfo | None:
         """Why this device's clock is wrong; None: it is not known to be."""

@@ -2,7 +2,8 @@
 
 SQLite with a write-ahead log. Bounded by bytes and by age; the oldest telemetry goes first,
 update events last, and what was dropped is counted by place and told. While the file cannot be
-opened (the disk is full or read-only) messages wait in memory; they move to the file once it can.
+opened (the disk is full or read-only), and from when the disk takes no more on, messages wait in
+memory; they move to the file once it can be written.
 
 A board without a clock of its own does not know how old a message is until its clock is set:
 
@@ -22,8 +23,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from agent.system.log import logger
 from agent.telemetry import held
@@ -51,7 +55,7 @@ class Spool:
 
     Args:
         path: of the database. A damaged one is set aside; while the disk does not let it be
-            opened, messages wait in memory, and :meth:`settle` moves them.
+            opened or written, messages wait in memory, and :meth:`settle` moves them.
         max_bytes: of payloads; in memory at most :data:`MAX_MEMORY_BYTES`.
         max_age_s: of a message.
         time: seconds since the epoch.
@@ -75,7 +79,10 @@ class Spool:
         self._move_due = 0.0
         self._lock = threading.Lock()
         self._lost: dict[str, int] = {}
-        self.in_memory = False
+        self._without_file = False
+        self._beside: Table | None = None
+        self._memory_since: float | None = None
+        self._unforgotten: dict[tuple[str, str], Ack] = {}
         try:
             self._table = self._open()
         except (*UNUSABLE, OSError) as error:
@@ -84,8 +91,27 @@ class Spool:
                 file=str(path),
                 reason=str(error),
             )
-            self.in_memory = True
-            self._table = Table(None, min(max_bytes, MAX_MEMORY_BYTES), max_age_s)
+            self._without_file = True
+            self._table = self._new_in_memory()
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether what is put now waits in memory."""
+        return self._without_file or self._beside is not None
+
+    @property
+    def in_memory_s(self) -> float | None:
+        """For how many seconds it does; None: it does not."""
+        since = self._memory_since
+        return self._monotonic() - since if self.in_memory and since is not None else None
+
+    def _new_in_memory(self) -> Table:
+        self._memory_since = self._monotonic()
+        return Table(None, min(self._max_bytes, MAX_MEMORY_BYTES), self._max_age_s)
+
+    def _tables(self) -> list[Table]:
+        """In the order in which they were filled."""
+        return [self._table] if self._beside is None else [self._table, self._beside]
 
     def _open(self) -> Table:
         """The table in the file; raises what the disk, or a database on it, raises."""
@@ -111,18 +137,21 @@ class Spool:
         with self._lock:
             if not self.in_memory:
                 return None
+            waits = self._tables()[-1]
             try:
-                file = self._open()
+                file = self._open() if self._without_file else self._table
             except (*UNUSABLE, OSError):
                 return None
             try:
-                moved = file.take_over(self._table, self._now())
+                moved = file.take_over(waits, self._now())
             except UNUSABLE:
-                file.close()
+                file.close() if self._without_file else file.roll_back()
                 return None
-            self._table.close()
-            self._table = file
-            self.in_memory = False
+            waits.close()
+            self._table, self._beside, self._without_file = file, None, False
+            for (topic, _), ack in self._unforgotten.items():
+                self._try(file, partial(Table.forget, topic=topic, ack=ack))
+            self._unforgotten.clear()
         log.info("spool moved from memory to its file", file=str(self._path), messages=len(moved))
         return moved
 
@@ -136,6 +165,8 @@ class Spool:
             return now - step
         try:
             self._table.clock_moved(step)
+            if self._beside is not None:
+                self._beside.clock_moved(step)
         except UNUSABLE as error:
             self._table.roll_back()
             self._move_due = running + RETRY_S
@@ -148,17 +179,17 @@ class Spool:
     @property
     def depth(self) -> int:
         """Messages that wait."""
-        return int(self._table.count - self._table.taken)
+        return sum(table.count - table.taken for table in self._tables())
 
     @property
     def payload_bytes(self) -> int:
         """Bytes of all payloads that are kept."""
-        return int(self._table.bytes)
+        return sum(table.bytes for table in self._tables())
 
     @property
     def newest(self) -> int:
         """The id of the message that was put last; 0: there was none."""
-        return self._table.newest
+        return max(table.newest for table in self._tables())
 
     # Putting. -------------------------------------------------------------------------------
 
@@ -183,8 +214,8 @@ class Spool:
             items: how much is lost with it.
 
         Returns:
-            Whether it was kept; else it counts as dropped: the disk would not take it, or it is
-            larger than all messages together may be.
+            Whether it was kept; else it counts as dropped: it is larger than all messages together
+            may be.
         """
         return self._put(Entry(topic, lambda _: payload, False, boot, seq, precious, items))
 
@@ -212,20 +243,38 @@ class Spool:
         return self._put(Entry(topic, payload, True, boot, seq, False, items))
 
     def _put(self, entry: Entry) -> bool:
+        kept: bool | None
         with self._lock:
             try:
-                kept = self._table.put(entry, self._now(), self._lost)
+                kept = self._tables()[-1].put(entry, self._now(), self._lost)
             except UNUSABLE as error:
-                self._table.roll_back()
-                held.add(self._lost, {drops.REFUSED: entry.items})
-                log.error("spool refused a message", reason=str(error))
-                return False
+                self._tables()[-1].roll_back()
+                kept = self._put_beside(entry, error)
+                if kept is None:
+                    return False
             if not kept:
                 held.add(self._lost, {drops.LARGE: entry.items})
                 log.error("message larger than the spool", topic=entry.topic)
                 return False
             self._lost = {}
         return True
+
+    def _put_beside(self, entry: Entry, error: Exception) -> bool | None:
+        """The disk takes no more: from now on messages wait in memory; None: not even there."""
+        if not self.in_memory:
+            log.error(
+                "spool goes on in memory, lost if the power fails: its file takes no more",
+                file=str(self._path),
+                reason=str(error),
+            )
+            try:
+                self._beside = self._new_in_memory()
+                return self._beside.put(entry, self._now(), self._lost)
+            except UNUSABLE as failure:
+                error = failure
+        held.add(self._lost, {drops.REFUSED: entry.items})
+        log.error("spool refused a message", reason=str(error))
+        return None
 
     def count_dropped(self, place: str, number: int = 1) -> None:
         """Counts what was dropped elsewhere on the device, to be told."""
@@ -236,8 +285,9 @@ class Spool:
     def untold(self) -> dict[str, int]:
         """What was dropped and no message tells, by place."""
         with self._lock:
-            counts = dict(self._table.untold)
-            held.add(counts, self._lost)
+            counts = dict(self._lost)
+            for table in self._tables():
+                held.add(counts, table.untold)
             return counts
 
     # Sending. -------------------------------------------------------------------------------
@@ -250,12 +300,13 @@ class Spool:
     def set_acknowledged(self, value: bool) -> None:
         """Notes it. On ``True`` nothing counts as taken any more."""
         with self._lock:
-            try:
-                self._table.set_acknowledged(value)
-            except UNUSABLE as error:
-                self._table.roll_back()
-                self._table.acknowledged = value
-                log.error("spool refused a note", reason=str(error))
+            for table in self._tables():
+                try:
+                    table.set_acknowledged(value)
+                except UNUSABLE as error:
+                    table.roll_back()
+                    table.acknowledged = value
+                    log.error("spool refused a note", reason=str(error))
 
     def after(self, last_id: int, limit: int, skip: Collection[str] = ()) -> list[Row]:
         """At most `limit` messages behind `last_id`, in order.
@@ -264,7 +315,11 @@ class Spool:
         """
         with self._lock:
             try:
-                return self._table.after(last_id, limit, skip)
+                rows = self._of_file(last_id, limit, skip)
+                if self._beside is not None and len(rows) < limit:
+                    more = self._beside.after(last_id, limit - len(rows), skip)
+                    rows += [self._follows(row) for row in more]
+                return rows
             except UNUSABLE as error:
                 log.error("spool cannot be read", reason=str(error))
                 return []
@@ -273,14 +328,40 @@ class Spool:
         """One message; None when it is not held any more."""
         with self._lock:
             try:
-                return self._table.row(key)
+                row = self._table.row(key)
+                if row is None and self._beside is not None:
+                    row = self._beside.row(key)
+                    row = row and self._follows(row)
+                return None if row is None or self._is_forgotten(row) else row
             except UNUSABLE as error:
                 log.error("spool cannot be read", reason=str(error))
                 return None
 
+    def _of_file(self, last_id: int, limit: int, skip: Collection[str]) -> list[Row]:
+        """As :meth:`after`, of the file alone, without what it could not forget."""
+        found: list[Row] = []
+        while True:
+            wanted = limit - len(found)
+            rows = self._table.after(last_id, wanted, skip)
+            found += [row for row in rows if not self._is_forgotten(row)]
+            if len(rows) < wanted or len(found) == limit:
+                return found
+            last_id = rows[-1].id
+
+    def _is_forgotten(self, row: Row) -> bool:
+        ack = self._unforgotten.get((row.topic, row.boot))
+        return ack is not None and row.seq >= 0 and ack.covers(row.seq)
+
+    def _follows(self, row: Row) -> Row:
+        """A message in memory, with the one before it that may be in the file."""
+        if row.before >= 0 or not row.boot:
+            return row
+        return msgspec.structs.replace(row, before=self._table.before(row.key))
+
     def protect(self, ids: Collection[int]) -> None:
         """Messages that are on their way: they are dropped after their like."""
-        self._table.protected = frozenset(ids)
+        for table in self._tables():
+            table.protected = frozenset(ids)
 
     def remove(self, ids: Sequence[int]) -> None:
         """Forgets messages."""
@@ -288,8 +369,10 @@ class Spool:
             self._changed(lambda table: table.remove(ids))
 
     def forget(self, topic: str, ack: Ack) -> None:
-        """Forgets what the controller has."""
-        self._changed(lambda table: table.forget(topic, ack))
+        """Forgets what the controller has; what a full disk keeps is not given any more."""
+        if not self._changed(lambda table: table.forget(topic, ack)):
+            with self._lock:
+                self._unforgotten[topic, ack.boot] = ack
 
     def took(self, keys: Sequence[Key]) -> None:
         """The broker took messages, and nobody acknowledges.
@@ -298,17 +381,25 @@ class Spool:
         """
         self._changed(lambda table: table.took(keys))
 
-    def _changed(self, change: Callable[[Table], None]) -> None:
+    def _changed(self, change: Callable[[Table], None]) -> bool:
         with self._lock:
-            try:
-                change(self._table)
-            except UNUSABLE as error:  # they are sent again, and counted once
-                self._table.roll_back()
-                log.error("spool refused to forget", reason=str(error))
+            done = [self._try(table, change) for table in self._tables()]
+            return all(done)
+
+    def _try(self, table: Table, change: Callable[[Table], None]) -> bool:
+        try:
+            change(table)
+        except UNUSABLE as error:  # they are sent again, and counted once
+            table.roll_back()
+            log.error("spool refused to forget", reason=str(error))
+            return False
+        return True
 
     def close(self) -> None:
         """Closes the database."""
         with self._lock:
-            if self.in_memory and self._table.count:
-                log.error("spool lost with the memory that it was in", messages=self._table.count)
-            self._table.close()
+            if self.in_memory and self._tables()[-1].count:
+                lost = self._tables()[-1].count
+                log.error("spool lost with the memory that it was in", messages=lost)
+            for table in self._tables():
+                table.close()

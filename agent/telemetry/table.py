@@ -333,7 +333,8 @@ class Table:
         ):
             if self._insert_row(message):
                 moved[old] = self.newest
-        self.protected = frozenset(moved[old] for old in other.protected if old in moved)
+        on_the_way = self.protected | other.protected
+        self.protected = frozenset(moved.get(old, old) for old in on_the_way)
         self._count_untold(other.untold)
         if other.acknowledged and not self.acknowledged:
             self._set_acknowledged(True)
@@ -376,6 +377,15 @@ class Table:
             key,
         ).fetchone()
         return None if found is None else Row(*found)
+
+    def before(self, key: Key) -> int:
+        """The highest number below a message's, of the same topic and boot; -1: none."""
+        found = self._db.execute(
+            "SELECT coalesce(max(seq), -1) FROM message "
+            "WHERE topic = ? AND boot = ? AND seq >= 0 AND seq < ?",
+            key,
+        ).fetchone()
+        return int(found[0])
 
     def remove(self, ids: Sequence[int]) -> None:
         """Forgets messages by id."""

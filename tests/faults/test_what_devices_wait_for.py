@@ -5,6 +5,7 @@ Real controller, broker and agents; wrong clocks, full disks, slow links.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -19,15 +20,19 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from typer.testing import CliRunner
 
+from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
 from contracts.clock import EARLIEST
 from contracts.config import MqttConfig
+from contracts.messages import Telemetry
 from fleet.api import models
 from fleet.cli.app import app
 from fleet.identity import provisioning
 from fleet.rollout.spec import RolloutSpec
+from fleet.store.schema import TELEMETRY
 from tests.support.broker import mutual_tls
 from tests.support.bundles import rewrite
 from tests.support.controller import TINY, AgentProcess, make_repository
@@ -330,3 +335,27 @@ def test_a_repository_that_is_away_is_told(served: ServedFleet, tmp_path: Path) 
         blobs.with_name("away").rename(blobs)
         _until(served, lambda device: _runs(device) and not device.waits)
         _succeeds(served, rollout)
+
+
+def test_a_disk_that_fills_costs_no_telemetry(served: ServedFleet, tmp_path: Path) -> None:
+    """It waits in memory, which is told; the batches come without a gap; then it ends by itself."""
+    agent = _agent(served, tmp_path / "a", "mqtt")
+    with agent:
+        _until(served, lambda device: device.state == "online")
+        assert agent.process is not None
+        take_room(agent.process.pid)
+        device = _until(served, _waits("telemetry-in-memory"))
+        assert "lost if the power fails" in device.waits[0].message
+        threading.Event().wait(3)
+        make_room(agent.process.pid)
+        _until(served, lambda device: not device.waits, 90)
+        assert "spool moved from memory" in agent.log.read_text()
+        assert agent.terminate() == 0
+    store = served.fleet.open_store()
+    with contextlib.closing(store), store.read() as connection:
+        rows = connection.execute(
+            sa.select(TELEMETRY.c.seq, TELEMETRY.c.payload).order_by(TELEMETRY.c.seq)
+        ).all()
+    assert [row.seq for row in rows] == list(range(len(rows)))
+    batches = [codec.decode(row.payload, Telemetry, what="telemetry") for row in rows]
+    assert [batch.drops for batch in batches if batch.drops] == []
