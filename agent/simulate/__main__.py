@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from agent.simulate import runner, scenario
+from agent.system import log
 from contracts import codec, files
 from contracts.config import MqttConfig
 from contracts.errors import InputError, ShoalError
@@ -90,6 +91,7 @@ async def _main(plan: runner.Plan, chosen: scenario.Scenario) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the simulation; returns the exit code."""
+    log.silence()
     try:
         parsed = parser().parse_args(arguments)
         plan, chosen = read_plan(parsed), read_scenario(parsed.scenario)
