@@ -138,8 +138,8 @@ def align(model: bytes, reference: bytes) -> bytes:
     Raises:
         RefusedError: ``no-common-rounding``; a scale, or an operator, for which there is none.
     """
-    graph = _Graph(model)
-    floats = _Graph(reference)
+    graph = Graph(model)
+    floats = Graph(reference)
     linear = [op for op in graph.operators if op.name in _LINEAR]
     originals = [op for op in floats.operators if op.name in _LINEAR]
     if [op.name for op in linear] != [op.name for op in originals]:
@@ -160,15 +160,21 @@ _LINEAR: Final = {"FULLY_CONNECTED", "CONV_2D"}
 _MOVES: Final = {"GATHER", "RESHAPE", "REDUCE_MAX", "EXPAND_DIMS", "SQUEEZE"}
 
 
-class _Operator:
+class Operator:
+    """An operator: its name, and the tensors that it reads and makes."""
+
     def __init__(self, name: str, inputs: list[int], output: int) -> None:
         self.name = name
         self.inputs = inputs
         self.output = output
 
 
-class _Graph:
-    """A model file whose scales and weights are written in place."""
+class Graph:
+    """A model file whose scales and weights are written in place.
+
+    Args:
+        model: a ``.tflite`` file with one subgraph.
+    """
 
     def __init__(self, model: bytes) -> None:
         from tensorflow.lite.python import schema_py_generated as schema
@@ -187,7 +193,7 @@ class _Graph:
             entry = self._root.OperatorCodes(operator.OpcodeIndex())
             code = max(int(entry.BuiltinCode()), int(entry.DeprecatedBuiltinCode()))
             self.operators.append(
-                _Operator(
+                Operator(
                     names.get(code, str(code)),
                     [int(i) for i in operator.InputsAsNumpy()],
                     int(operator.Outputs(0)),
@@ -212,7 +218,7 @@ class _Graph:
         buffer = self._root.Buffers(self._graph.Tensors(tensor).Buffer())
         return buffer.DataAsNumpy().view(kind).reshape(self.shape(tensor))
 
-    def producer(self, tensor: int) -> _Operator | None:
+    def producer(self, tensor: int) -> Operator | None:
         """What computes a tensor."""
         return next((op for op in self.operators if op.output == tensor), None)
 
@@ -229,7 +235,7 @@ class _Graph:
         self.zero_points(tensor)[0] = max(-128, min(127, moved))
 
 
-def _align_mean(graph: _Graph, op: _Operator) -> None:
+def _align_mean(graph: Graph, op: Operator) -> None:
     source = op.inputs[0]
     count = math.prod(graph.shape(source)) // math.prod(graph.shape(op.output))
     given = float(graph.scales(source)[0])
@@ -237,7 +243,7 @@ def _align_mean(graph: _Graph, op: _Operator) -> None:
     graph.rescale(op.output, given / (count * finer_mean(given / (count * old), count)))
 
 
-def _align_add(graph: _Graph, op: _Operator) -> None:
+def _align_add(graph: Graph, op: Operator) -> None:
     for tensor in op.inputs:
         producer = graph.producer(tensor)
         free = producer is not None and producer.name in _LINEAR and graph.readers(tensor) == 1
@@ -249,7 +255,7 @@ def _align_add(graph: _Graph, op: _Operator) -> None:
         graph.rescale(tensor, common)
 
 
-def _align_linear(graph: _Graph, op: _Operator, floats: _Graph, original: _Operator) -> None:
+def _align_linear(graph: Graph, op: Operator, floats: Graph, original: Operator) -> None:
     source, weights = op.inputs[:2]
     given = np.float64(graph.scales(source)[0])
     wanted = np.float64(graph.scales(op.output)[0])

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from contextlib import suppress
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from contracts.errors import ShoalError
+
+_FRAMES: Final = 20
+"""Innermost places of a traceback that are logged."""
 
 _NO_RICH = "rich"  # structlog imports it when it is there: 5 MB for tracebacks nobody asked for
 
@@ -38,6 +45,31 @@ class _Stream:
             self._stream.flush()
 
 
+def without_texts(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Turns an exception into its type and the places it passed: no locals, no values.
+
+    Locals hold texts of users, and so do messages of libraries ("cannot encode '...'"). What this
+    project and the system say has none.
+    """
+    given = event.pop("exc_info", None)
+    if not given:
+        return event
+    error = given if isinstance(given, BaseException) else None
+    if error is None:
+        error = given[1] if isinstance(given, tuple) else sys.exc_info()[1]
+    if error is None:
+        return event
+    found: dict[str, Any] = {"type": type(error).__qualname__}
+    if isinstance(error, ShoalError | OSError):
+        found["message"] = str(error)[:500]
+    found["frames"] = [
+        f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)[-_FRAMES:]
+    ]
+    event["exception"] = found
+    return event
+
+
 def configure(*, debug: bool = False) -> None:
     """Sets logging up for a program: to stderr, from ``info`` on."""
     structlog = _structlog()
@@ -46,9 +78,9 @@ def configure(*, debug: bool = False) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if sys.stderr.isatty():
-        last: list[Any] = [structlog.dev.ConsoleRenderer()]
+        last: list[Any] = [without_texts, structlog.dev.ConsoleRenderer()]
     else:
-        last = [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer()]
+        last = [without_texts, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(10 if debug else 20),

@@ -17,6 +17,7 @@ from model_builder.classify.candidate import Candidate
 from model_builder.classify.distil import SoftLabels, Student, distil
 from model_builder.classify.package import ClassifierParts, write_classifier
 from model_builder.data.dataset import Dataset
+from model_builder.data.shipped import drawn
 from model_builder.recipes.classify import Recipe
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.seeds import derive
@@ -151,7 +152,7 @@ def _reasons(
                 version=recipe.version,
                 candidate=candidate,
                 labels=dataset.labels,
-                golden_texts=dataset.validation.texts[:8],
+                golden_texts=drawn(8, np.random.default_rng(0)),
                 baseline_logits=logits,
                 peak_rss_bytes=rss,
             ),

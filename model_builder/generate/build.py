@@ -21,7 +21,12 @@ from model_builder.generate.data import load_data
 from model_builder.generate.encoded import Encoded, encode_pairs
 from model_builder.generate.evaluate import Quality, measure
 from model_builder.generate.fold import fold
-from model_builder.generate.package import GeneratorParts, Layout, write_generator
+from model_builder.generate.package import (
+    GeneratorParts,
+    Layout,
+    golden_prompts,
+    write_generator,
+)
 from model_builder.generate.pairs import Pair, Split
 from model_builder.generate.quantize import calibrate, quantize
 from model_builder.generate.value_grammar import answer_phrases, output_grammar
@@ -191,11 +196,18 @@ def make_parts(
             cache="float32",
         ),
         tokenizer_json=tokenizer.to_str(),
-        golden_prompts=[p.prompt for p in split.validation[:_GOLDEN_PAIRS]],
+        golden_prompts=_golden_prompts(recipe, split),
         eos_ids=[end],
         prompt_suffix=recipe.prompt_suffix,
         grammar=grammar,
     )
+
+
+def _golden_prompts(recipe: GenerateRecipe, split: Any) -> list[str]:
+    """Prompts of the product: sampled from its own templates, or general ones; never a user's."""
+    if recipe.data.kind == "home-commands":
+        return [pair.prompt for pair in split.validation[:_GOLDEN_PAIRS]]
+    return golden_prompts()
 
 
 def _config(recipe: GenerateRecipe, tokenizer: Tokenizer) -> DecoderConfig:

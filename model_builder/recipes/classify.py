@@ -172,12 +172,15 @@ class EvaluationConfig(Section, frozen=True):
     Attributes:
         floor: the least int8 accuracy on the test split; below it the build fails.
         golden: golden vectors in the bundle.
+        golden_texts: ``shipped``: their texts come with the product; ``test``: they are texts of
+            the test split, which every device and every mirror of the repository then has.
         reject: share of in-scope validation texts that the threshold may turn into ``unknown``
             when there is no out-of-scope text to balance it against.
     """
 
     floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0
     golden: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_GOLDEN_VECTORS)] = 64
+    golden_texts: Literal["shipped", "test"] = "shipped"
     reject: Share = 0.02
 
 

@@ -15,6 +15,7 @@ from contracts.errors import InputError, RefusedError, ShoalError
 from model_builder.classify.build import BuildResult, build
 from model_builder.convert import Runner, to_int8
 from model_builder.recipes import classify as recipes
+from model_builder.rounding import Graph
 from model_builder.students.ids import encode
 from tests.model_builder.support import sentences, write_encoder, write_recipe, write_rows
 
@@ -303,3 +304,35 @@ def test_a_pinned_digest_that_differs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RefusedError) as caught:
         run(tmp_path, tmp_path / "out", teacher=teacher)
     assert caught.value.code == "wrong-digest"
+
+
+def test_no_file_of_a_bundle_holds_a_text_of_the_user(tmp_path: Path) -> None:
+    """A bundle goes to every device and to whoever mirrors the repository."""
+    result = run(tmp_path, tmp_path / "out")
+    leaving = [*Path(result.bundle).iterdir(), Path(result.archive)]
+    for file in leaving:
+        held = file.read_bytes().lower()
+        for text, _ in sentences():
+            assert text.encode() not in held, f"{text!r} is in {file.name}"
+    vectors = Bundle.open(result.bundle).golden()
+    assert len({tuple(vector.output) for vector in vectors}) > len(vectors) // 2
+    own = run(tmp_path, tmp_path / "own", evaluation={"golden_texts": "test"})
+    assert {v.text for v in Bundle.open(own.bundle).golden()} <= {t for t, _ in sentences()}
+
+
+def test_golden_vectors_of_foreign_texts_notice_a_changed_weight(built: BuildResult) -> None:
+    """Any row of the table, moved by a few steps, shows in some vector."""
+    bundle = Bundle.open(built.bundle)
+    model = bundle.read("model.tflite")
+    front_end: Any = bundle.manifest.front_end
+    ids = encode([vector.text for vector in bundle.golden()], front_end.config)
+    exact = Runner(model).quantised(ids)
+    used = sorted(set(ids.ravel().tolist()) - {0})
+    noticed = 0
+    for row in np.random.default_rng(0).choice(used, 20, replace=False):
+        graph = Graph(model)
+        gather = next(op for op in graph.operators if op.name == "GATHER")
+        graph.values(gather.inputs[0], np.int8)[row] += np.int8(64)
+        noticed += not np.array_equal(Runner(bytes(graph.data)).quantised(ids), exact)
+    assert noticed >= 18
+    assert len(used) > front_end.config.buckets // 2
