@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -31,8 +31,9 @@ from fleet.mqtt.blocks import BlockServer
 from fleet.mqtt.outbox import Outbox
 from fleet.query import Asker
 from fleet.repository import paths
-from fleet.store import bundles, leases, telemetry, webhooks
+from fleet.store import audit, bundles, leases, telemetry, webhooks
 from fleet.store.admission import Admission
+from fleet.store.attempts import Attempts
 from fleet.webhooks import Sender
 
 _LOG: Final = structlog.get_logger("controller")
@@ -84,6 +85,7 @@ class Controller:
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
         self.runner = Runner(self.store, clock=clock, on_desired=self.outbox.wake)
         self.sender = Sender(self.store, clock, ca=fleet.own_ca())
+        self.attempts = Attempts(self.store, clock)
         self.watch = Watch(fleet, mqtt, self.store, clock)
         self.steps = 0
         self.leading = False
@@ -100,6 +102,7 @@ class Controller:
                 (self._engine, "engine"),
                 (self._roller, "roll-up"),
                 (self._housekeeper, "housekeeping"),
+                (self.attempts.write, "audit"),
                 (self.watch.look, "broker-watch"),
             )
         ]
@@ -128,6 +131,7 @@ class Controller:
             part.stop()
         if self.leading:
             self._give_back(runner.LEASE)
+        self.attempts.write()
         self.store.close()
 
     def _give_back(self, lease: str) -> None:
@@ -244,10 +248,12 @@ class Controller:
         telemetry.expire(self.store, self.fleet.config.retention, self.clock())
         with self.store.write() as connection:
             webhooks.forget(connection, self.clock() - 7 * 24 * 3600)
+            audit.forget(connection, self.clock())
         try:
             renewed = self.repository.resign()
             if renewed:
                 _LOG.info("signatures renewed", roles=renewed)
+                self._note("keys.resign", "repository", roles=renewed)
         except ShoalError as error:
             _LOG.error("signatures not renewed: devices will refuse them", reason=str(error))
         self.index_repository()
@@ -266,6 +272,12 @@ class Controller:
             return
         if renewed:
             _LOG.info("certificates renewed", what=renewed)
+            self._note("certificate.renew", "own", what=renewed)
+
+    def _note(self, action: str, target: str, **detail: Any) -> None:
+        """What the controller did by itself, beside the database."""
+        with self.store.write() as connection:
+            audit.note_by(connection, audit.CONTROLLER, action, target, self.clock(), **detail)
 
     def index_repository(self) -> None:
         """Makes the index say what the signed repository says, which is the truth.
@@ -281,12 +293,20 @@ class Controller:
             if release and ref not in signed:
                 with self.store.write() as connection:
                     bundles.withdraw(connection, ref)
+                    audit.note_by(
+                        connection, audit.CONTROLLER, "bundle.withdraw", str(ref), self.clock(),
+                        why="the signed list does not have it",
+                    )  # fmt: skip
         for ref, release in signed.items():
             if known.get(ref) != release:
                 path = paths.manifest(ref)
                 manifest = self.repository.read(path, 0, limits.MAX_MANIFEST_BYTES).data
                 with self.store.write() as connection:
                     bundles.add(self.store, connection, ref, release, manifest, self.clock())
+                    audit.note_by(
+                        connection, audit.CONTROLLER, "bundle.publish", str(ref), self.clock(),
+                        why="the signed list has it",
+                    )  # fmt: skip
 
     # Events -------------------------------------------------------------------------------
 

@@ -44,8 +44,10 @@ from fleet.broker.reload import write_units
 from fleet.broker.sessions import find_plugin
 from fleet.config import CONFIG, ApiConfig, BrokerConfig, FleetConfig, check
 from fleet.identity import Enrolment, Identity, provisioning
+from fleet.identity.authority import common_name, parse_certificate
 from fleet.repository import Repository
-from fleet.store import Store, bundles, departures, devices, tokens
+from fleet.store import Store, audit, bundles, departures, devices, entries, tokens
+from fleet.store.entries import Actor
 
 __all__ = ["CONFIG", "ApiConfig", "BrokerConfig", "Fleet", "FleetConfig"]
 
@@ -114,6 +116,7 @@ class Fleet:
         try:
             with store.write() as connection:
                 token = tokens.create(connection, "admin", "admin", now)
+                audit.note_by(connection, audit.local(), "fleet.init", self.config.fleet, now)
         finally:
             store.close()
         durable.write(self.token_file, (token + "\n").encode(), mode=0o600)
@@ -264,11 +267,12 @@ class Fleet:
         groups: Sequence[str] | None = None,
         out: Path | None = None,
         replace: bool = False,
+        actor: Actor | None = None,
     ) -> tuple[AgentConfig, Path]:
         """Admits a device and writes its ``agent.yaml``.
 
         A device that is enrolled again keeps the labels and groups that are None here: operators
-        gave them.
+        gave them. `actor` is who does it; None: the user of this machine.
 
         Raises:
             InputError: ``unknown-board``, ``wrong-board``, ``file-exists``, and what the
@@ -294,9 +298,14 @@ class Fleet:
                 with identity.enrolling(
                     device, board, where, labels=labels, groups=groups or (), replace=replace
                 ) as config:
+                    now = time.time()
                     devices.enroll(
-                        store, connection, device, board, config.labels, config.groups, time.time()
+                        store, connection, device, board, config.labels, config.groups, now
                     )
+                    audit.note_by(
+                        connection, actor or audit.local(), "device.enroll", device, now,
+                        board=board, labels=config.labels, groups=config.groups, replace=replace,
+                    )  # fmt: skip
                     file.write(provisioning.to_yaml(config))
                 file.swap(overwrite=replace)
         finally:
@@ -341,6 +350,7 @@ class Fleet:
             with store.write() as connection:
                 # What an operator changed since is not undone by a repetition.
                 if not _enrolled_since(connection, config.device, issued):
+                    now = time.time()
                     devices.enroll(
                         store,
                         connection,
@@ -348,54 +358,105 @@ class Fleet:
                         config.board,
                         config.labels,
                         config.groups,
-                        time.time(),
+                        now,
                     )
+                    device = Actor(config.device, "token")
+                    audit.note_by(connection, device, "device.enroll", config.device, now)
         finally:
             store.close()
         access.apply(self, identity)
         return config
 
-    def publish(self, path: Path, report: Path | None = None) -> tuple[BundleRef, int]:
+    def publish(
+        self, path: Path, report: Path | None = None, *, actor: Actor | None = None
+    ) -> tuple[BundleRef, int]:
         """Signs and publishes a bundle; returns its reference and release counter.
+
+        `actor` is who does it; None: the user of this machine.
 
         Raises:
             RefusedError: ``version-taken``; the version was given to other bytes.
             InputError: ``bad-report``, and what the bundle and the repository raise.
         """
-        bundle = Bundle.open(path)
-        text = _read_report(report or _report_beside(path, bundle), needed=report is not None)
-        repository = self.open_repository()
         store = self.open_store()
-        try:
+        with (
+            contextlib.closing(store),
+            audit.acting(store, actor or audit.local(), "bundle.publish", path.name) as act,
+        ):
+            bundle = Bundle.open(path)
+            act.target = str(bundle.ref)
+            text = _read_report(report or _report_beside(path, bundle), needed=report is not None)
+            repository = self.open_repository()
             if bundle.ref not in repository.bundles():
                 # The signed list does not remember what earlier versions of it withdrew.
                 _check_free(store, bundle.ref)
             ref = repository.publish(bundle)
             release = repository.release(ref)
+            act.detail |= {"release": release, "manifest_sha256": ref.manifest_sha256}
             with store.write() as connection:
                 bundles.add(
                     store, connection, ref, release, bundle.manifest_bytes, time.time(), text
                 )
-        finally:
-            store.close()
+                act.done(connection)
         return ref, release
 
-    def withdraw(self, name: str, version: str) -> BundleRef:
+    def withdraw(self, name: str, version: str, *, actor: Actor | None = None) -> BundleRef:
         """Takes a bundle out of the signed list and marks it in the index.
 
         Raises:
             InputError: ``no-such-bundle``, and what the repository raises.
         """
-        repository = self.open_repository()
-        ref = repository.find(name, version)
-        repository.withdraw(ref)
-        store = self.open_store()
-        try:
+        store, target = self.open_store(), f"{name} {version}"
+        with (
+            contextlib.closing(store),
+            audit.acting(store, actor or audit.local(), "bundle.withdraw", target) as act,
+        ):
+            repository = self.open_repository()
+            ref = repository.find(name, version)
+            repository.withdraw(ref)
+            act.detail |= {"manifest_sha256": ref.manifest_sha256}
             with store.write() as connection:
                 bundles.withdraw(connection, ref)
-        finally:
-            store.close()
+                act.done(connection)
         return ref
+
+    def new_token(
+        self,
+        device: str,
+        board: str,
+        *,
+        labels: DeviceLabels,
+        groups: Sequence[str],
+        seconds: float,
+        actor: Actor | None = None,
+    ) -> str:
+        """A one-time token that enrols a device; raises as :meth:`Identity.new_token`."""
+        store = self.open_store()
+        with (
+            contextlib.closing(store),
+            audit.acting(
+                store, actor or audit.local(), "device.token", device,
+                board=board, labels=labels, groups=list(groups), seconds=seconds,
+            ),
+        ):  # fmt: skip
+            return self.open_identity().new_token(
+                device, board, labels=labels, groups=groups, seconds=seconds
+            )
+
+    def renew(self, certificate: bytes, request: bytes, signature: str) -> str:
+        """A device's next certificate; raises as :meth:`Identity.renew`.
+
+        A device whose answer was lost asks again, and gets the same: it is noted then at the
+        latest.
+        """
+        pem = self.open_identity().renew(certificate, request, signature)
+        issued = parse_certificate(pem.encode())
+        device, store = common_name(issued), self.open_store()
+        with contextlib.closing(store):
+            audit.count(
+                store, Actor(device, "device"), "certificate.renew", device, entries.DONE, time.time()
+            )
+        return pem
 
 
 def passphrase() -> bytes | None:

@@ -23,6 +23,7 @@ from fleet.api import (
     routes_rollouts,
 )
 from fleet.api.auth import Gatekeeper
+from fleet.api.refusals import Refusals
 from fleet.controller import Controller
 
 MAX_BODY_BYTES: Final = 1024 * 1024
@@ -135,6 +136,7 @@ def create_app(controller: Controller) -> FastAPI:
     app.middleware("http")(_secure_headers)
     app.add_middleware(_BodyLimit)
     app.add_middleware(_StallLimit)
+    app.add_middleware(Refusals)
     for module in (
         routes_devices,
         routes_rollouts,

@@ -74,8 +74,15 @@ class Gatekeeper:
         Raises:
             ApiError: ``unauthorized``, ``rate-limited``.
         """
+        return self.admit(self.find(secret) if secret else None, peer)
+
+    def admit(self, token: Token | None, peer: str) -> Token:
+        """The token, within its limit of requests; None is nobody's.
+
+        Raises:
+            ApiError: as :meth:`check`.
+        """
         now = self._monotonic()
-        token = self.find(secret) if secret else None
         if token is None:
             self._limit(self._bad, peer, now)
             raise ApiError(
@@ -131,7 +138,10 @@ def _needs(role: Role) -> Callable[..., Token]:
     ) -> Token:
         gatekeeper: Gatekeeper = request.app.state.gatekeeper
         peer = request.client.host if request.client else "?"
-        token = gatekeeper.check(bearer.credentials if bearer else None, peer)
+        found = gatekeeper.find(bearer.credentials) if bearer else None
+        # What is refused from here on is in the audit log under the token's name.
+        request.state.token = found
+        token = gatekeeper.admit(found, peer)
         if not token.may(role):
             raise ApiError("forbidden", f"this needs the role {role}; the token is {token.role}")
         return token

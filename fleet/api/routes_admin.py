@@ -6,7 +6,7 @@ import secrets
 from typing import Annotated
 
 import msgspec
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from contracts.errors import RefusedError
 from fleet.api import models, paging
@@ -16,6 +16,24 @@ from fleet.store import audit, tokens, webhooks
 
 ROUTER = APIRouter(prefix="/v1", tags=["administration"])
 _Id = Annotated[str, Path(pattern=NAME_PATTERN)]
+_Beginning = Annotated[str, Query(max_length=256, description="of the name")]
+_Moment = Annotated[float | None, Query(ge=0, le=1e11, description="seconds since the epoch")]
+
+
+def _filter(
+    actor: _Beginning = "",
+    action: _Beginning = "",
+    target: _Beginning = "",
+    since: _Moment = None,
+    until: _Moment = None,
+    failed: Annotated[
+        bool | None, Query(description="true: only what was refused or failed; false: changes")
+    ] = None,
+) -> audit.Filter:
+    return audit.Filter(actor, action, target, since, until, failed)
+
+
+Wanted = Annotated[audit.Filter, Depends(_filter)]
 
 
 @ROUTER.get("/me")
@@ -28,13 +46,15 @@ def get_me(controller: TheController, token: Viewer) -> models.Me:
 def list_audit(
     controller: TheController,
     _token: Operator,
+    wanted: Wanted,
     cursor: paging.Cursor = None,
     limit: paging.Limit = 100,
 ) -> models.AuditPage:
-    """Every change, newest first."""
+    """Every change, and what was refused, newest first."""
     before = paging.decode_number(cursor)
+    controller.attempts.write()
     with controller.store.read() as connection:
-        found, following = audit.page(connection, before, limit)
+        found, following = audit.page(connection, before, limit, wanted)
     return models.AuditPage(
         items=[models.AuditModel(**msgspec.structs.asdict(one)) for one in found],
         next=paging.encode_cursor(following),
@@ -161,15 +181,6 @@ def enroll_by_token(
     configuration.
     """
     config = controller.fleet.redeem(body.token, body.request.encode("utf-8", "surrogatepass"))
-    with controller.store.write() as connection:
-        audit.note(
-            connection,
-            at=controller.clock(),
-            actor=config.device,
-            role="token",
-            action="device.enroll",
-            target=config.device,
-        )
     return models.EnrolledDevice.model_validate(msgspec.to_builtins(config))
 
 
@@ -178,7 +189,7 @@ def renew_certificate(
     controller: TheController, _limited: Anybody, body: models.RenewalBody
 ) -> models.RenewedCertificate:
     """A device's next certificate. The current certificate's key signs the request: no token."""
-    pem = controller.fleet.open_identity().renew(
+    pem = controller.fleet.renew(
         body.certificate.encode("utf-8", "surrogatepass"),
         body.request.encode("utf-8", "surrogatepass"),
         body.signature,

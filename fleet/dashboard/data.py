@@ -292,7 +292,8 @@ class Data:
         return write
 
     def audit_page(self, before: int | None) -> tuple[list[Entry], int | None]:
-        """Changes, newest first."""
+        """Changes and what was refused, newest first."""
+        self._controller.attempts.write()
         with self._controller.store.read() as connection:
             return audit.page(connection, before, PAGE)
 

@@ -21,16 +21,12 @@ import sqlalchemy as sa
 
 from contracts.errors import ShoalError
 from fleet.store.database import Store
-from fleet.store.documents import dump, load
+from fleet.store.documents import load
+from fleet.store.entries import BEGUN, DONE, Actor, cut, detail_text, failed, insert, said
 from fleet.store.schema import AUDIT
 
-DONE: Final = "done"
-BEGUN: Final = "begun"
 DEFECT: Final = "defect"
 """Outcome of what ended with an error that is not one of ours."""
-
-NOBODY: Final = "nobody"
-"""The role of who has no valid token."""
 
 OTHERS: Final = "others"
 """The actor of failures beyond the bounds: how many there were is known, not whose."""
@@ -47,25 +43,9 @@ MAX_A_DAY: Final = 1000
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _DAY: Final = 24 * _HOUR
-_MAX_TEXT: Final = {"actor": 128, "role": 16, "action": 64, "target": 256, "outcome": 64}
-_MAX_DETAIL: Final = 8192
-"""Characters of the JSON of an entry's detail; what is longer is left out, and said to be."""
 
-
-class Actor(msgspec.Struct, frozen=True):
-    """Who does it.
-
-    Attributes:
-        name: a token's name, ``cli:USER@HOST``, a device's name, ``controller``, or an address.
-        role: a token's role; ``folder``: who has the fleet's folder; ``device``;
-            ``controller``; ``nobody``: without a valid token.
-        by: the way: ``api``, ``dashboard``, ``command line``, ``controller``.
-    """
-
-    name: str
-    role: str
-    by: str = "api"
-
+NOBODY: Final = "nobody"
+"""The role of who has no valid token."""
 
 CONTROLLER: Final = Actor("controller", "controller", "controller")
 
@@ -134,14 +114,14 @@ def note(
     detail: dict[str, Any] | None = None,
 ) -> None:
     """Notes a change, in the transaction that makes it."""
-    _insert(connection, Actor(actor, role, ""), action, target, detail or {}, at, DONE)
+    insert(connection, Actor(actor, role, ""), action, target, detail or {}, at, DONE)
 
 
 def note_by(
     connection: sa.Connection, actor: Actor, action: str, target: str, at: float, **detail: Any
 ) -> None:
     """As :func:`note`, by an :class:`Actor`."""
-    _insert(connection, actor, action, target, detail, at, DONE)
+    insert(connection, actor, action, target, detail, at, DONE)
 
 
 class Act:
@@ -156,23 +136,16 @@ class Act:
         self._id = identifier
         self.target = target
         self.detail = detail
-        self.ended = False
 
     def done(self, connection: sa.Connection) -> None:
         """Notes that it is done, in a transaction of the caller's, with what belongs to it."""
-        self._end(connection, DONE)
-
-    def _end(self, connection: sa.Connection, outcome: str) -> None:
         connection.execute(
             AUDIT.update()
             .where(AUDIT.c.id == self._id)
             .values(
-                target=_cut("target", self.target),
-                detail=_detail(self.detail),
-                outcome=_cut("outcome", outcome),
+                target=cut("target", self.target), detail=detail_text(self.detail), outcome=DONE
             )
         )
-        self.ended = True
 
 
 @contextmanager
@@ -195,8 +168,8 @@ def acting(
     """
     at = clock()
     with _checked(store), store.write() as connection:
-        identifier = _insert(connection, actor, action, target, detail, at, BEGUN)
-    act = Act(identifier, target, dict(_said(actor, detail)))
+        identifier = insert(connection, actor, action, target, detail, at, BEGUN)
+    act = Act(identifier, target, dict(said(actor, detail)))
     try:
         yield act
     except BaseException as error:
@@ -206,9 +179,8 @@ def acting(
             if connection.execute(begun).rowcount:
                 _count(connection, actor, action, act.target, act.detail, at, outcome_of(error))
         raise
-    if not act.ended:
-        with store.write() as connection:
-            act.done(connection)
+    with store.write() as connection:
+        act.done(connection)
 
 
 @contextmanager
@@ -242,12 +214,14 @@ def count(
     """Counts what was refused or failed, in a transaction of its own.
 
     Entries are bounded (:data:`MAX_A_MINUTE`, :data:`MAX_A_DAY`), however many actors there are.
+    What is repeated and harmless, as signing in, may be counted too, as ``done``: one entry an
+    actor and minute.
 
     Raises:
         UnavailableError: the database cannot be written now.
     """
     with _checked(store), store.write() as connection:
-        _count(connection, actor, action, target, _said(actor, {}), at, outcome, times)
+        _count(connection, actor, action, target, said(actor, {}), at, outcome, times)
 
 
 def outcome_of(error: BaseException) -> str:
@@ -261,7 +235,7 @@ def outcome_of(error: BaseException) -> str:
 
 def forget(connection: sa.Connection, now: float) -> int:
     """Removes old entries of failures; returns how many. What was changed is never removed."""
-    gone = connection.execute(AUDIT.delete().where(_failed(), AUDIT.c.at < now - KEEP_FAILURES_S))
+    gone = connection.execute(AUDIT.delete().where(failed(), AUDIT.c.at < now - KEEP_FAILURES_S))
     return gone.rowcount
 
 
@@ -284,7 +258,7 @@ def page(
     if wanted.until is not None:
         query = query.where(AUDIT.c.at < wanted.until)
     if wanted.failed is not None:
-        query = query.where(_failed() if wanted.failed else sa.not_(_failed()))
+        query = query.where(failed() if wanted.failed else sa.not_(failed()))
     rows = connection.execute(query).all()
     found = [
         Entry(
@@ -299,33 +273,6 @@ def page(
 # Parts. -------------------------------------------------------------------------------------
 
 
-def _insert(
-    connection: sa.Connection,
-    actor: Actor,
-    action: str,
-    target: str,
-    detail: dict[str, Any],
-    at: float,
-    outcome: str,
-    times: int = 1,
-) -> int:
-    result = connection.execute(
-        AUDIT.insert()
-        .values(
-            at=at,
-            actor=_cut("actor", actor.name),
-            role=_cut("role", actor.role),
-            action=_cut("action", action),
-            target=_cut("target", target),
-            detail=_detail(_said(actor, detail)),
-            outcome=_cut("outcome", outcome),
-            times=times,
-        )
-        .returning(AUDIT.c.id)
-    )
-    return int(result.scalar_one())
-
-
 def _count(
     connection: sa.Connection,
     actor: Actor,
@@ -336,35 +283,38 @@ def _count(
     outcome: str,
     times: int = 1,
 ) -> None:
-    if _add(connection, actor.name, action, target, outcome, at, times, span=_MINUTE):
+    if _add(connection, actor, action, target, at, outcome, times, span=_MINUTE):
+        return
+    if outcome == DONE:
+        insert(connection, actor, action, target, detail, at, outcome, times)
         return
     minute, day = (_failures(connection, actor.role, at, span) for span in (_MINUTE, _DAY))
     if minute < MAX_A_MINUTE and day < MAX_A_DAY:
-        _insert(connection, actor, action, target, detail, at, outcome, times)
+        insert(connection, actor, action, target, detail, at, outcome, times)
         return
-    span = _MINUTE if day < MAX_A_DAY else _HOUR
-    if not _add(connection, OTHERS, action, "", outcome, at, times, span=span):
-        others = Actor(OTHERS, actor.role, actor.by)
-        _insert(connection, others, action, "", {}, at, outcome, times)
+    others, span = Actor(OTHERS, actor.role, actor.by), _MINUTE if day < MAX_A_DAY else _HOUR
+    if not _add(connection, others, action, "", at, outcome, times, span=span):
+        insert(connection, others, action, "", {}, at, outcome, times)
 
 
 def _add(
     connection: sa.Connection,
-    actor: str,
+    actor: Actor,
     action: str,
     target: str,
-    outcome: str,
     at: float,
+    outcome: str,
     times: int,
     *,
     span: int,
 ) -> bool:
     """Adds to the entry of the same kind of this minute or hour, if there is one."""
-    same = {"actor": actor, "action": action, "target": target, "outcome": outcome}
+    same = {"actor": actor.name, "role": actor.role, "action": action, "target": target}
+    same["outcome"] = outcome
     found = connection.scalar(
         sa.select(sa.func.max(AUDIT.c.id)).where(
             AUDIT.c.at >= at // span * span,
-            *(AUDIT.c[name] == _cut(name, text) for name, text in same.items()),
+            *(AUDIT.c[name] == cut(name, text) for name, text in same.items()),
         )
     )
     if found is None:
@@ -383,35 +333,11 @@ def _failures(connection: sa.Connection, role: str, at: float, span: int) -> int
     nobody = AUDIT.c.role == NOBODY
     query = sa.select(sa.func.count()).where(
         AUDIT.c.at >= at // span * span,
-        _failed(),
+        failed(),
         AUDIT.c.actor != OTHERS,
         nobody if role == NOBODY else sa.not_(nobody),
     )
     return int(connection.scalar(query) or 0)
-
-
-def _failed() -> sa.ColumnElement[bool]:
-    return AUDIT.c.outcome.not_in((DONE, BEGUN))
-
-
-def _said(actor: Actor, detail: dict[str, Any]) -> dict[str, Any]:
-    return detail | {"by": actor.by} if actor.by else detail
-
-
-def _cut(name: str, text: str) -> str:
-    # PostgreSQL keeps no NUL; a lone surrogate is no text.
-    text = text.replace("\0", " ").encode("utf-8", "replace").decode()
-    return text[: _MAX_TEXT[name]]
-
-
-def _detail(detail: dict[str, Any]) -> str:
-    try:
-        text = dump(detail)
-    except (TypeError, UnicodeEncodeError):
-        return dump({"left_out": "what is no JSON"})
-    if len(text) > _MAX_DETAIL:
-        return dump({"left_out": f"{len(text)} characters", "fields": sorted(detail)[:20]})
-    return text
 
 
 @contextmanager
