@@ -28,7 +28,7 @@ from contracts import limits
 from contracts.errors import InputError, UnavailableError
 from fleet import durable
 from fleet.folder import CONFIG, Fleet
-from fleet.store import Store, desired
+from fleet.store import Store, audit, desired
 
 _PARTS: Final = (CONFIG, "keys", "ca", "repository", "tokens")
 _SQLITE: Final = "state.db"
@@ -197,6 +197,10 @@ def restore(
         try:
             with store.write() as connection:
                 desired.reissue(connection, clock())
+                audit.note_by(
+                    connection, audit.local(), "fleet.restore", fleet.config.fleet, clock(),
+                    source=str(source.absolute()),
+                )  # fmt: skip
         finally:
             store.close()
         for name in ("devices", "broker"):

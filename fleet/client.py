@@ -7,14 +7,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
+import msgspec
 from pydantic import BaseModel, ValidationError
 
 from contracts import authorities, files
 from contracts.errors import ErrorInfo, ShoalError, UnavailableError, from_info
 from fleet.api import models
 from fleet.rollout.spec import RolloutSpec
+from fleet.store import audit
+from fleet.store.audit import Entry, Filter
+from fleet.store.entries import CLIENT_HEADER
 
 M = TypeVar("M", bound=BaseModel)
 _TIMEOUT_S = 30.0
@@ -37,7 +42,10 @@ class Client:
         self.url = url
         self._http = httpx.Client(
             base_url=url,
-            headers={"Authorization": f"Bearer {token}"},
+            headers={
+                "Authorization": f"Bearer {token}",
+                CLIENT_HEADER: quote(audit.local().name, safe="@:. "),
+            },
             timeout=_TIMEOUT_S,
             verify=_context(ca),
             trust_env=False,
@@ -243,6 +251,18 @@ class Client:
     def audit(self, limit: int = 100) -> list[models.AuditModel]:
         """The newest changes."""
         return self._get(models.AuditPage, "/v1/audit", limit=limit).items
+
+    def audit_entries(self, wanted: Filter) -> Iterator[Entry]:
+        """All entries that are wanted, newest first."""
+        given = {k: v for k, v in msgspec.structs.asdict(wanted).items() if v not in ("", None)}
+        cursor: str | None = None
+        while True:
+            page = self._get(models.AuditPage, "/v1/audit", limit=1000, cursor=cursor, **given)
+            for one in page.items:
+                yield msgspec.convert(one.model_dump(), Entry)
+            cursor = page.next
+            if cursor is None:
+                return
 
     def create_token(self, name: str, role: str, seconds: float | None = None) -> str:
         """Makes a token."""

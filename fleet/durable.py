@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,10 +39,15 @@ class Staged:
 
     def write(self, data: bytes) -> None:
         """Writes all of it, durably."""
+        self.write_all([data])
+
+    def write_all(self, parts: Iterable[bytes]) -> None:
+        """Writes one part after another, durably."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with os.fdopen(os.open(self._temporary, flags, self._mode), "wb") as stream:
             os.fchmod(stream.fileno(), self._mode)
-            stream.write(data)
+            for part in parts:
+                stream.write(part)
             stream.flush()
             os.fsync(stream.fileno())
 

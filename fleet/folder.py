@@ -360,8 +360,8 @@ class Fleet:
                         config.groups,
                         now,
                     )
-                    device = Actor(config.device, "token")
-                    audit.note_by(connection, device, "device.enroll", config.device, now)
+                    actor = Actor(config.device, "token")
+                    audit.note_by(connection, actor, "device.enroll", config.device, now)
         finally:
             store.close()
         access.apply(self, identity)
@@ -430,7 +430,11 @@ class Fleet:
         seconds: float,
         actor: Actor | None = None,
     ) -> str:
-        """A one-time token that enrols a device; raises as :meth:`Identity.new_token`."""
+        """A one-time token that enrols a device.
+
+        Raises:
+            InputError: ``unknown-board``, ``wrong-board``, and as :meth:`Identity.new_token`.
+        """
         store = self.open_store()
         with (
             contextlib.closing(store),
@@ -439,6 +443,7 @@ class Fleet:
                 board=board, labels=labels, groups=list(groups), seconds=seconds,
             ),
         ):  # fmt: skip
+            load_for_agent(board)
             return self.open_identity().new_token(
                 device, board, labels=labels, groups=groups, seconds=seconds
             )
@@ -453,9 +458,8 @@ class Fleet:
         issued = parse_certificate(pem.encode())
         device, store = common_name(issued), self.open_store()
         with contextlib.closing(store):
-            audit.count(
-                store, Actor(device, "device"), "certificate.renew", device, entries.DONE, time.time()
-            )
+            who = Actor(device, "device")
+            audit.count(store, who, "certificate.renew", device, entries.DONE, time.time())
         return pem
 
 

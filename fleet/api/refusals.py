@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from typing import Any, Final
+from urllib.parse import unquote
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleet.controller import Controller
 from fleet.store import audit
-from fleet.store.entries import Actor
+from fleet.store.entries import CLIENT, CLIENT_HEADER, Actor
 from fleet.store.tokens import Token
 
 CHANGES: Final = {
@@ -53,10 +54,12 @@ class Refusals:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         scope.setdefault("state", {})
+        CLIENT.set(_client(scope))
         controller: Controller = scope["app"].state.controller
         held: Message | None = None
         body = b""
@@ -132,6 +135,15 @@ def address(scope: Scope) -> str:
         if not (found.is_loopback or found.is_link_local):
             return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
     return str(found)
+
+
+def _client(scope: Scope) -> str:
+    """What the program says of itself; its word alone, so beside the actor, never as it."""
+    for name, value in scope["headers"]:
+        if name == CLIENT_HEADER.lower().encode():
+            text = unquote(value[:600].decode("latin-1"))[:128]
+            return "".join(c if c.isprintable() else "?" for c in text)
+    return ""
 
 
 class _Info(msgspec.Struct):

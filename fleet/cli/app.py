@@ -9,7 +9,18 @@ from typing import Final
 
 import typer
 
-from fleet.cli import boards, devices, folder, keys, members, operations, rollout, serve, simulate
+from fleet.cli import (
+    audit,
+    boards,
+    devices,
+    folder,
+    keys,
+    members,
+    operations,
+    rollout,
+    serve,
+    simulate,
+)
 
 HANDED_OVER: Final = {
     "init": "model_builder",
@@ -46,6 +57,7 @@ folder.register(fleet_app)
 members.register(fleet_app)
 serve.register(fleet_app)
 operations.register(fleet_app)
+audit.register(fleet_app)
 devices.register(fleet_app)
 simulate.register(fleet_app)
 fleet_app.add_typer(rollout.app, name="rollout")

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from contracts.board import load as load_board
-from contracts.board import load_for_agent
 from contracts.config import MqttConfig
 from contracts.errors import InputError
 from fleet.boards.compiler import compiler
 from fleet.boards.folder import load_config, write_folder
+from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
 from fleet.folder import ApiConfig, Fleet, FleetConfig
@@ -97,18 +97,19 @@ def enroll(
     """Admits a device and writes its agent.yaml."""
     with reported(as_json):
         fleet = Fleet.open(folder)
-        on_board = load_board(board).kind == "micropython"
-        if on_board:
-            compiler()  # missed before anything changes
-        leaving.free(fleet, device)
-        _, path = fleet.enroll(
-            device,
-            board,
-            labels=None if label is None else _pairs(label),
-            groups=group,
-            out=out,
-            replace=replace,
-        )
+        with noted.trying(fleet, "device.enroll", device):
+            on_board = load_board(board).kind == "micropython"
+            if on_board:
+                compiler()  # missed before anything changes
+            leaving.free(fleet, device)
+            _, path = fleet.enroll(
+                device,
+                board,
+                labels=None if label is None else _pairs(label),
+                groups=group,
+                out=out,
+                replace=replace,
+            )
         files = None
         if on_board:
             files = path.parent / f"{device}-board"
@@ -135,10 +136,9 @@ def token(
 ) -> None:
     """Makes a one-time token: the device makes its own key and enrols itself with it."""
     with reported(as_json):
-        load_for_agent(board)
-        fleet = Fleet.open(folder)
-        secret = fleet.open_identity().new_token(
-            device, board, labels=_pairs(label or []), groups=group or [], seconds=hours * 3600
+        labels, fleet = _pairs(label or []), Fleet.open(folder)
+        secret = fleet.new_token(
+            device, board, labels=labels, groups=group or [], seconds=hours * 3600
         )
         if as_json:
             emit_json({"device": device, "token": secret, "url": fleet.api_url})

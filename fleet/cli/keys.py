@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from contracts.errors import InputError
+from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported, table
 from fleet.folder import Fleet, passphrase
@@ -33,8 +34,7 @@ Keep = Annotated[bool, typer.Option("--keep", help="Take no old key away.")]
 Threshold = Annotated[int | None, typer.Option(min=1, max=16, help="How many keys must sign.")]
 
 
-def _open(folder: Path, keys_folder: Path | None) -> Repository:
-    fleet = Fleet.open(folder)
+def _open(fleet: Fleet, keys_folder: Path | None) -> Repository:
     return Repository.open(
         fleet.folder / "repository", keys_folder or fleet.keys_folder, passphrase=passphrase()
     )
@@ -52,7 +52,7 @@ def list_keys(
 ) -> None:
     """Shows each role's keys, how many must sign, and when its signature expires."""
     with reported(as_json):
-        roles = rotation.describe(_open(folder, keys_folder))
+        roles = rotation.describe(_open(Fleet.open(folder), keys_folder))
         if as_json:
             emit_json(roles)
             return
@@ -105,14 +105,17 @@ def rotate(
 ) -> None:
     """Gives a role new keys at once, when all keys that must sign are here."""
     with reported(as_json):
-        version = rotation.rotate(
-            _open(folder, keys_folder),
-            role,
-            add=add,
-            public=[keys.load_public(path) for path in public or []],
-            remove=_removed(remove, keep),
-            threshold=threshold,
-        )
+        fleet = Fleet.open(folder)
+        with noted.acting(fleet, "keys.rotate", role) as act:
+            version = rotation.rotate(
+                _open(fleet, keys_folder),
+                role,
+                add=add,
+                public=[keys.load_public(path) for path in public or []],
+                remove=_removed(remove, keep),
+                threshold=threshold,
+            )
+            act.detail["root_version"] = version
         _published(version, as_json)
 
 
@@ -131,15 +134,17 @@ def propose(
 ) -> None:
     """Writes a draft of a new root for others to sign."""
     with reported(as_json):
-        rotation.propose(
-            _open(folder, keys_folder),
-            draft,
-            role,
-            add=add,
-            public=[keys.load_public(path) for path in public or []],
-            remove=_removed(remove, keep),
-            threshold=threshold,
-        )
+        fleet = Fleet.open(folder)
+        with noted.acting(fleet, "keys.propose", role, draft=str(draft.absolute())):
+            rotation.propose(
+                _open(fleet, keys_folder),
+                draft,
+                role,
+                add=add,
+                public=[keys.load_public(path) for path in public or []],
+                remove=_removed(remove, keep),
+                threshold=threshold,
+            )
         if as_json:
             emit_json({"draft": str(draft)})
             return
@@ -157,7 +162,9 @@ def sign(
     with reported(as_json):
         fleet = Fleet.open(folder)
         holder = KeyFolder(keys_folder or fleet.keys_folder, passphrase())
-        signed = rotation.sign_draft(_open(folder, None), draft, holder)
+        with noted.acting(fleet, "keys.sign", str(draft.absolute())) as act:
+            signed = rotation.sign_draft(_open(fleet, None), draft, holder)
+            act.detail["signed_by"] = signed
         if as_json:
             emit_json({"draft": str(draft), "signed_by": signed})
             return
@@ -173,7 +180,11 @@ def apply(
 ) -> None:
     """Publishes a draft once the thresholds of the old and the new root are met."""
     with reported(as_json):
-        _published(rotation.apply(_open(folder, keys_folder), draft), as_json)
+        fleet = Fleet.open(folder)
+        with noted.acting(fleet, "keys.apply", str(draft.absolute())) as act:
+            version = rotation.apply(_open(fleet, keys_folder), draft)
+            act.detail["root_version"] = version
+        _published(version, as_json)
 
 
 @app.command("resign")
@@ -187,12 +198,15 @@ def resign(
 ) -> None:
     """Renews signatures now; a running controller renews the online ones by itself."""
     with reported(as_json):
-        repository = _open(folder, keys_folder)
-        if targets:
-            repository.resign_targets()
-            signed = ["targets", "snapshot", "timestamp"]
-        else:
-            signed = repository.resign(force=True)
+        fleet = Fleet.open(folder)
+        with noted.acting(fleet, "keys.resign", "repository") as act:
+            repository = _open(fleet, keys_folder)
+            if targets:
+                repository.resign_targets()
+                signed = ["targets", "snapshot", "timestamp"]
+            else:
+                signed = repository.resign(force=True)
+            act.detail["roles"] = signed
         if as_json:
             emit_json({"signed": signed})
             return

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -12,22 +10,15 @@ import typer
 from contracts.board import load as load_board
 from fleet.boards.compiler import compiler
 from fleet.boards.folder import load_config, write_folder
+from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
 from fleet.folder import Fleet
 from fleet.membership import leaving
-from fleet.membership.leaving import Actor, Departure
+from fleet.membership.leaving import Departure
+from fleet.store.audit import local
 
 Device = Annotated[str, typer.Argument(help="The device's name.")]
-
-
-def _actor() -> Actor:
-    """Who has the folder at hand: the user of this machine."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "?"
-    return Actor(f"{user}@{socket.gethostname()}"[:128], "folder", by="command line")
 
 
 def _show(found: Departure, said: str) -> None:
@@ -50,7 +41,9 @@ def _show(found: Departure, said: str) -> None:
 def revoke(device: Device, folder: Folder = HERE, as_json: AsJson = False) -> None:
     """Revokes a device: its certificates, and everything it may do. It stays in the list."""
     with reported(as_json):
-        found = leaving.revoke(Fleet.open(folder), device, _actor())
+        fleet = Fleet.open(folder)
+        with noted.trying(fleet, "device.revoke", device):
+            found = leaving.revoke(fleet, device, local())
         if as_json:
             emit_json(found)
             return
@@ -60,7 +53,9 @@ def revoke(device: Device, folder: Folder = HERE, as_json: AsJson = False) -> No
 def retire(device: Device, folder: Folder = HERE, as_json: AsJson = False) -> None:
     """Takes a device out of the fleet: its history stays, its name is free."""
     with reported(as_json):
-        found = leaving.retire(Fleet.open(folder), device, _actor())
+        fleet = Fleet.open(folder)
+        with noted.trying(fleet, "device.retire", device):
+            found = leaving.retire(fleet, device, local())
         if as_json:
             emit_json(found)
             return
@@ -77,10 +72,11 @@ def rename(
     """Gives a device another name, by a new certificate; its history goes with it."""
     with reported(as_json):
         fleet = Fleet.open(folder)
-        on_board = load_board(fleet.open_identity().profile(device).board).kind == "micropython"
-        if on_board:
-            compiler()  # missed before anything changes
-        config, path, found = leaving.rename(fleet, device, name, _actor(), out=out)
+        with noted.trying(fleet, "device.rename", device):
+            on_board = load_board(fleet.open_identity().profile(device).board).kind == "micropython"
+            if on_board:
+                compiler()  # missed before anything changes
+            config, path, found = leaving.rename(fleet, device, name, local(), out=out)
         files = path.parent / f"{name}-board" if on_board else None
         if files is not None:
             write_folder(load_config(path), files)

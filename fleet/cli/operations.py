@@ -14,6 +14,7 @@ import typer
 
 from contracts.errors import InputError
 from contracts.topics import check_name
+from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
 from fleet.cli.serve import configure_logs
@@ -29,7 +30,10 @@ def backup(
     from fleet import backup as backups
 
     with reported(as_json):
-        size = backups.backup(Fleet.open(folder), target)
+        fleet = Fleet.open(folder)
+        with noted.acting(fleet, "fleet.backup", str(target.absolute())) as act:
+            size = backups.backup(fleet, target)
+            act.detail["bytes"] = size
         if as_json:
             emit_json({"file": str(target), "bytes": size})
         else:

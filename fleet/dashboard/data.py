@@ -7,10 +7,11 @@ of devices. Methods block: pages call them on a thread.
 from __future__ import annotations
 
 import collections
+import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -25,9 +26,20 @@ from fleet.rollout import selector
 from fleet.rollout.plan import Plan
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ACTIVE, IN_FLIGHT, Member
-from fleet.store import audit, bundles, delivery, devices, history, rollouts, telemetry, waits
+from fleet.store import (
+    audit,
+    bundles,
+    delivery,
+    devices,
+    entries,
+    history,
+    rollouts,
+    telemetry,
+    waits,
+)
 from fleet.store.audit import Entry
 from fleet.store.bundles import Published
+from fleet.store.entries import Actor
 from fleet.store.rollouts import Event
 from fleet.store.schema import DEVICE, ROLLUP, UPDATE_EVENT
 from fleet.store.telemetry import Point
@@ -255,8 +267,8 @@ class Data:
     def create_rollout(self, spec: RolloutSpec, token: Token) -> str:
         """Creates a rollout; returns its id."""
         detail = {"selector": spec.selector, "waves": [str(wave) for wave in spec.waves]}
-        note = self._note(token, "rollout.create", f"{spec.bundle} {spec.version}", detail)
-        stored = self._controller.runner.create(spec, token.name, note)
+        with self._noted(token, "rollout.create", f"{spec.bundle} {spec.version}", detail) as note:
+            stored = self._controller.runner.create(spec, token.name, note)
         self._controller.wake()
         return stored.state.id
 
@@ -266,30 +278,32 @@ class Data:
         Raises:
             RefusedError: ``forbidden``, ``wrong-state``.
         """
-        if not token.may("operator"):
-            raise RefusedError("forbidden", "this needs the role operator")
-        note = self._note(token, f"rollout.{what}", rollout, {})
-        self._controller.runner.command(rollout, what, token.name, extra=note)
+        with self._noted(token, f"rollout.{what}", rollout, {}) as note:
+            self._controller.runner.command(rollout, what, token.name, extra=note)
         self._controller.wake()
 
-    def _note(
+    @contextlib.contextmanager
+    def _noted(
         self, token: Token, action: str, target: str, detail: dict[str, Any]
-    ) -> Callable[[sa.Connection], None]:
-        if not token.may("operator"):
-            raise RefusedError("forbidden", "this needs the role operator")
+    ) -> Iterator[Callable[[sa.Connection], None]]:
+        """What notes a change in its transaction; a change that is refused is counted."""
+        actor = Actor(token.name, token.role, "dashboard")
 
         def write(connection: sa.Connection) -> None:
-            audit.note(
-                connection,
-                at=self.now,
-                actor=token.name,
-                role=token.role,
-                action=action,
-                target=target,
-                detail=detail | {"by": "dashboard"},
-            )
+            audit.note_by(connection, actor, action, target, self.now, **detail)
 
-        return write
+        try:
+            if not token.may("operator"):
+                raise RefusedError("forbidden", "this needs the role operator")
+            yield write
+        except Exception as error:
+            self._controller.attempts.count(actor, action, target, audit.outcome_of(error))
+            raise
+
+    def signed(self, token: Token, what: Literal["session.begin", "session.end"]) -> None:
+        """Notes that somebody signed in or out: an entry a minute at most."""
+        actor = Actor(token.name, token.role, "dashboard")
+        audit.count(self._controller.store, actor, what, "dashboard", entries.DONE, self.now)
 
     def audit_page(self, before: int | None) -> tuple[list[Entry], int | None]:
         """Changes and what was refused, newest first."""

@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from nicegui import ui
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -50,7 +51,7 @@ def mount(app: FastAPI, controller: Controller) -> None:
     gatekeeper: Gatekeeper = app.state.gatekeeper
     sessions = Sessions(gatekeeper.find)
     site = Site(Data(controller), sessions)
-    _add_sign_in(app, gatekeeper, sessions, controller.fleet.config.fleet)
+    _add_sign_in(app, gatekeeper, site)
     pages.register(site)
     ui.run_with(
         app,
@@ -65,7 +66,9 @@ def mount(app: FastAPI, controller: Controller) -> None:
     app.add_middleware(_Gate, sessions=sessions)
 
 
-def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, sessions: Sessions, fleet: str) -> None:
+def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, site: Site) -> None:
+    sessions, fleet = site.sessions, site.data.fleet
+
     def page(status: int = 200, problem: str = "", following: str = "") -> HTMLResponse:
         html = render("login.html", fleet=fleet, problem=problem, next=following)
         return HTMLResponse(html, status)
@@ -89,11 +92,12 @@ def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, sessions: Sessions, fleet
         secret, following = form.get("token", [""])[0].strip(), form.get("next", [""])[0]
         peer = request.client.host if request.client else "?"
         try:
-            gatekeeper.check(secret, peer)
+            token = gatekeeper.check(secret, peer)
         except ApiError as error:
             if error.code == "rate-limited":
                 return page(429, "Too many tries. Wait a moment.", following)
             return page(401, "This token is not valid. Check that all of it was pasted.", following)
+        await run_in_threadpool(site.data.signed, token, "session.begin")
         response = RedirectResponse(_inside(following), 303)
         response.set_cookie(
             COOKIE,
@@ -108,7 +112,11 @@ def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, sessions: Sessions, fleet
 
     @app.post(f"{PREFIX}/logout", include_in_schema=False)
     async def sign_out(request: Request) -> RedirectResponse:
-        sessions.end(request.cookies.get(COOKIE))
+        cookie = request.cookies.get(COOKIE)
+        token = sessions.token(cookie)
+        sessions.end(cookie)
+        if token is not None:
+            await run_in_threadpool(site.data.signed, token, "session.end")
         response = RedirectResponse(f"{PREFIX}/login", 303)
         response.delete_cookie(COOKIE, path=PREFIX)
         return response

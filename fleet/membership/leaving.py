@@ -30,6 +30,7 @@ from fleet.folder import Fleet
 from fleet.identity import Identity, provisioning
 from fleet.mqtt.farewell import Visit
 from fleet.store import Store, audit, departures, devices
+from fleet.store.entries import Actor
 
 _LOG: Final = structlog.get_logger("leaving")
 _MESSAGES: Final[dict[LeaveReason, str]] = {
@@ -37,14 +38,6 @@ _MESSAGES: Final[dict[LeaveReason, str]] = {
     "retired": "its name is free for another device; enrol it again to bring it back",
     "renamed": "it needs its new agent.yaml",
 }
-
-
-class Actor(msgspec.Struct, frozen=True):
-    """Who does it, for the audit log."""
-
-    name: str
-    role: str
-    by: str = "api"
 
 
 class Departure(msgspec.Struct, frozen=True):
@@ -199,15 +192,7 @@ def _forget_files(fleet: Fleet, device: str) -> None:
 def _note(
     connection: sa.Connection, actor: Actor, action: str, device: str, now: float, **detail: Any
 ) -> None:
-    audit.note(
-        connection,
-        at=now,
-        actor=actor.name,
-        role=actor.role,
-        action=action,
-        target=device,
-        detail=detail | {"by": actor.by},
-    )
+    audit.note_by(connection, actor, action, device, now, **detail)
 
 
 def _say_goodbye(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +16,13 @@ BEGUN: Final = "begun"
 _MAX_TEXT: Final = {"actor": 128, "role": 16, "action": 64, "target": 256, "outcome": 64}
 _MAX_DETAIL: Final = 8192
 """Characters of the JSON of an entry's detail; what is longer is left out, and said to be."""
+
+
+CLIENT_HEADER: Final = "Shoal-Client"
+"""A header in which a program says who uses it, percent-encoded: ``cli:USER@HOST``."""
+
+CLIENT: Final[ContextVar[str]] = ContextVar("client", default="")
+"""What the program says of itself whose request is served: who sits at the command line."""
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -67,7 +75,10 @@ def failed() -> sa.ColumnElement[bool]:
 
 def said(actor: Actor, detail: dict[str, Any]) -> dict[str, Any]:
     """A detail that also tells the way."""
-    return detail | {"by": actor.by} if actor.by else detail
+    if actor.by:
+        detail = detail | {"by": actor.by}
+    client = CLIENT.get()
+    return detail | {"client": client} if client else detail
 
 
 def cut(column: str, text: str) -> str:
