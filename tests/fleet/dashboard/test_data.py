@@ -157,11 +157,16 @@ def test_commands_are_in_the_audit_log(controller: Controller) -> None:
     spec = RolloutSpec.model_validate({"bundle": "tiny-classifier", "version": "1.0.0"})
     rollout = data.create_rollout(spec, operator)
     data.command(rollout, "abort", operator)
+    for _ in range(2):
+        with pytest.raises(RefusedError):
+            data.command(rollout, "abort", operator)
     entries, _ = data.audit_page(None)
-    assert [(e.actor, e.action) for e in entries] == [
-        ("olga", "rollout.abort"),
-        ("olga", "rollout.create"),
+    assert [(e.actor, e.action, e.outcome, e.times) for e in entries if e.actor == "olga"] == [
+        ("olga", "rollout.abort", "wrong-state", 2),
+        ("olga", "rollout.abort", "done", 1),
+        ("olga", "rollout.create", "done", 1),
     ]
+    assert all(e.detail["by"] == "dashboard" for e in entries if e.actor == "olga")
 
 
 def test_a_session_lives_as_long_as_its_token_and_no_longer_than_its_lifetime() -> None:
