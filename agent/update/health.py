@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -11,11 +11,18 @@ from agent.telemetry.observed import Observed
 from contracts.errors import ErrorInfo
 from contracts.messages import TrialRules
 
-if TYPE_CHECKING:
-    from agent.update.engine import Health
-
 LEAST_STALL_S: Final = 5.0
 """Seconds without a sign of life that the shortest trial allows a request."""
+
+
+class Health(Protocol):
+    """Where a trial's observations come from."""
+
+    def begin_trial(self, slot: str) -> None:
+        """Starts counting from zero."""
+
+    def trial(self, slot: str) -> Observed:
+        """What was seen since."""
 
 
 class Trials:

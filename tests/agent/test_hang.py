@@ -176,7 +176,7 @@ def test_the_watchdog_is_fed_only_while_the_worker_gets_on(
     agent = make_agent(tmp_path, clock)
     agent._ready = True
     agent.worker.start()
-    agent.engine._health.begin_trial("classify")
+    agent.engine._slots.health.begin_trial("classify")
     job = Slow(clock, agent.worker)
     job.begins()
     for passed, fed in ((30, True), (31, False), (100, False)):
@@ -188,7 +188,7 @@ def test_the_watchdog_is_fed_only_while_the_worker_gets_on(
     clock.now += 30
     agent._beat()
     assert told == ["WATCHDOG=1"]
-    assert agent.engine._health.trial("classify").silent_s == 30
+    assert agent.engine._slots.health.trial("classify").silent_s == 30
     job.end()
     agent.worker.drain(PATIENCE_S)
 
@@ -211,7 +211,7 @@ class Trial:
         self.clock: FakeClock = rig.clock
         self.worker = Worker(8, lambda slot, error: rig.recorder.failed(slot, error.code))
         self.worker.start()
-        rig.engine._health = Trials(rig.recorder, self.worker)
+        rig.engine._slots.health = Trials(rig.recorder, self.worker)
         rig.engine.recover()
         rig.want(OLD, 1)
         rig.settle()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.system.filesystem import Disk
-from agent.update.engine import PROBLEM_S, UNSERVED_S
 from agent.update.loading import MAX_LOADS, PATIENCE_S, LoadingMarks
+from agent.update.slots import PROBLEM_S, UNSERVED_S
 from contracts.bundle import MANIFEST, Bundle
 from contracts.errors import RefusedError, UnavailableError
 from contracts.messages import BundleRef, Desired, DesiredBundle, TrialRules

@@ -618,7 +618,7 @@ def test_a_slot_that_was_being_emptied_when_the_power_went_is_not_loaded_again(
 
 def test_what_an_agent_was_never_told_about_stays(rig: Rig) -> None:
     """Without any document nothing is emptied: a lost journal costs no model."""
-    rig.engine._journal = msgspec.structs.replace(rig.engine.journal, desired=None)
+    rig.engine._ledger.journal = msgspec.structs.replace(rig.engine.journal, desired=None)
     rig.settle()
     assert rig.active() == OLD
 

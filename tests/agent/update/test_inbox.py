@@ -136,7 +136,7 @@ def test_a_refused_document_does_not_hide_one_that_came_just_before(rig: Rig) ->
 def test_the_right_document_at_the_broker_again_ends_the_complaint(rig: Rig) -> None:
     """The controller writes over what stood there, and says nothing new."""
     told: list[list[str]] = []
-    rig.engine._changed = lambda: told.append(codes(rig))
+    rig.engine._ledger._changed = lambda: told.append(codes(rig))
     rig.engine.offer(Desired(HIGHEST, fence=7))
     rig.settle()
     rig.engine.offer(Desired(HIGHEST, fence=7))  # again with the next connection
@@ -169,7 +169,7 @@ def test_a_newer_fence_undoes_what_a_revision_did_also_after_a_restart(
 def test_a_newer_fence_says_nothing_as_reached_before_it_is(rig: Rig) -> None:
     """A revision of an older fence may be higher: whoever waits for 4 must not read 5."""
     reached: list[int] = []
-    rig.engine._changed = lambda: reached.append(rig.engine.journal.reached)
+    rig.engine._ledger._changed = lambda: reached.append(rig.engine.journal.reached)
     rig.engine.offer(Desired(4, wish(NEW), fence=8))
     rig.settle()
     assert set(reached) == {0, 4}
@@ -200,10 +200,10 @@ def test_a_person_at_the_device_makes_the_next_document_count(
 ) -> None:
     """After so many forged ones that no owner gets above them; what is installed serves on."""
     journal = rig.engine.journal
-    rig.engine._journal = msgspec.structs.replace(
+    rig.engine._ledger.journal = msgspec.structs.replace(
         journal, desired=Desired(7, wish(OLD), fence=HIGHEST)
     )
-    rig.engine._files.save(rig.engine.journal)
+    rig.engine._ledger.save(rig.engine.journal)
     rig.close()
     config = AgentConfig(
         fleet="f", device="d", board="raspberry-pi-5", trust_root="{}", state_dir="state"
