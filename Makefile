@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-arm check format oracle bench soak test-tools clean
+.PHONY: install demo test test-fast coverage test-arm check format oracle bench soak test-tools clean
 
 install: $(STAMP)
 
@@ -38,8 +38,22 @@ test-tools:
 	  'tflite-runtime==2.14.0' 'numpy<2' 'msgspec>=0.19,<1' 'pyyaml>=6' 'tokenizers>=0.20,<1'
 	touch .venv-tflite
 
+# More workers than cores, since half of a test's time is waiting.
+WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
 test: $(STAMP) test-tools .venv-tflite
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# No services, no training: for work.
+FAST := tests/contracts tests/docs tests/fleet/rollout tests/agent/trust tests/agent/system \
+  tests/agent/update/test_machine.py tests/agent/update/test_journal.py \
+  tests/model_builder/recipes tests/model_builder/generate/test_gguf_oracle.py
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -q -x -m 'not soak and not slow' $(FAST)
+
+coverage: $(STAMP) test-tools .venv-tflite
+	$(PYTEST) --cov=agent --cov=contracts --cov=fleet --cov=model_builder --cov-report=term:skip-covered
 
 # The agent on 64- and 32-bit ARM: Debian roots in .arm, under user-mode emulation. Needs root.
 test-arm: $(STAMP)

@@ -1,0 +1,41 @@
+"""The tour and the contributor's checklists name files that are there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAMED = re.compile(
+    r"`((?:agent|contracts|fleet|model_builder|tests|docs|firmware_configs|benchmarks)/[\w/.*-]+)`"
+)
+PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/security.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_is_there(page: str) -> None:
+    """Moving a file means to say so where people read."""
+    gone = [
+        name
+        for name in NAMED.findall((ROOT / page).read_text())
+        if "NAME" not in name and not list(ROOT.glob(name.rstrip("/")))
+    ]
+    assert not gone
+
+
+def test_the_tour_names_a_file_at_every_step() -> None:
+    """One request, one update, one row, one sample."""
+    tour = (ROOT / "docs/architecture.md").read_text().split("## A tour of ten minutes")[1]
+    steps = [line for line in tour.splitlines() if re.match(r"\d\.", line)]
+    assert len(steps) >= 16
+    assert all(NAMED.search(line) for line in steps)
+
+
+@pytest.mark.parametrize("package", ["agent", "contracts", "fleet", "model_builder"])
+def test_every_module_says_what_it_is_for(package: str) -> None:
+    """In its first sentence, before anything else."""
+    for file in (ROOT / package).rglob("*.py"):
+        text = file.read_text("utf-8")
+        assert text.startswith(('"""', 'r"""')), f"{file} has no docstring"
