@@ -19,6 +19,7 @@ import structlog
 
 from contracts import limits
 from contracts.errors import ShoalError
+from fleet import durable
 from fleet.conductor import runner
 from fleet.conductor.runner import Runner
 from fleet.folder import Fleet
@@ -165,7 +166,11 @@ class Controller:
         except ShoalError:
             database = False
         ingest = self.consumer.connected.is_set() or not self.ingesting
-        return {"database": database, "broker": ingest and self.outbox.link.connected.is_set()}
+        return {
+            "database": database,
+            "broker": ingest and self.outbox.link.connected.is_set(),
+            "disk": durable.takes_writes(self.fleet.folder),
+        }
 
     # Threads ------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,3 +102,14 @@ def write(path: Path, data: bytes, *, mode: int = 0o644, overwrite: bool = True)
     with staged(path, mode=mode) as file:
         file.write(data)
         file.swap(overwrite=overwrite)
+
+
+def takes_writes(folder: Path) -> bool:
+    """Whether the disk of a folder takes a few bytes now: it may be full, or read-only."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+    except OSError:
+        return False
+    return True

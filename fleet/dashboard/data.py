@@ -385,6 +385,8 @@ def _alerts(
     found: list[Alert] = []
     if not ready.get("broker", True):
         found.append(Alert("bad", "The controller has no connection to the broker.", ""))
+    if not ready.get("disk", True):
+        found.append(Alert("bad", "The controller's disk takes nothing: make room on it.", ""))
     for view in views:
         link = f"/rollouts/{view.id}"
         match view.status:

@@ -21,6 +21,7 @@ from fleet.controller import Controller
 from fleet.folder import Fleet, FleetConfig
 from fleet.store import leases
 from fleet.store.schema import TELEMETRY
+from tests.support.full_disk import full_disk
 
 WAIT_S = 20.0
 LEASE_S = 1.0
@@ -171,3 +172,15 @@ def test_a_controller_without_its_database_stands_back(
     assert until(lambda: not controller.ingesting)
     monkeypatch.setattr(leases, "acquire", acquire)
     assert until(controller.consumer.connected.is_set)
+
+
+def test_a_controller_on_a_full_disk_is_not_ready(tmp_path: Path) -> None:
+    """It could commit nothing: who balances or watches has to know."""
+    controller = Controller(Fleet.init(tmp_path / "fleet", FleetConfig("f")))
+    try:
+        assert controller.ready["disk"]
+        with full_disk():
+            assert not controller.ready["disk"]
+        assert controller.ready["disk"]
+    finally:
+        controller.store.close()

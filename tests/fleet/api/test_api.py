@@ -403,7 +403,8 @@ def test_health_is_about_the_process_and_readiness_about_its_needs(signed: Signe
     assert client.get("/healthz").json() == {"status": "ok"}
     answer = client.get("/readyz")
     assert answer.status_code == 503
-    assert answer.json() == {"ready": False, "parts": {"database": True, "broker": False}}
+    parts = {"database": True, "broker": False, "disk": True}
+    assert answer.json() == {"ready": False, "parts": parts}
 
 
 def test_prometheus_reads_the_metrics(signed: Signed) -> None:
