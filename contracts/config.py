@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from contracts import limits
 from contracts.messages import DeviceLabels, Name
 
 
@@ -42,7 +43,7 @@ class MqttConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=1, le=65535)] = 1883
     tls: TlsConfig | None = None
-    keepalive_s: Annotated[int, msgspec.Meta(ge=5, le=3600)] = 30
+    keepalive_s: Annotated[int, msgspec.Meta(ge=5, le=limits.MAX_KEEPALIVE_S)] = 30
     session_expiry_s: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 24 * 3600
     username: str | None = None
     password: str | None = None

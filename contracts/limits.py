@@ -58,6 +58,9 @@ MAX_CONFIG_BYTES: Final = 1 * MIB
 MAX_REASON_CHARS: Final = 2000
 """Characters of the message of an error on the wire."""
 
+MAX_KEEPALIVE_S: Final = 3600
+"""Seconds between two signs of life of a connection."""
+
 MAX_WAITS: Final = 16
 """Reasons for which one device may say that it waits."""
 
