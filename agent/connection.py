@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -133,6 +135,12 @@ class Client(paho.Client):
         except OSError as error:
             self.failure = error
             raise
+
+    def drop(self) -> None:
+        """Ends the connection as a network would: the next try follows."""
+        sock: Any = self.socket()
+        with contextlib.suppress(OSError, AttributeError):
+            sock.shutdown(socket.SHUT_RDWR)
 
     def forget(self, mid: int) -> None:
         """Sends a message no more that is not acknowledged; called between two connections."""

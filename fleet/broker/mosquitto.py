@@ -1,4 +1,4 @@
-"""The configuration of mosquitto: mutual TLS, names from certificates, ACL, revocation list, limits.
+"""The configuration of mosquitto: mutual TLS, names from certificates, access control, limits.
 
 Source: mosquitto.conf(5), mosquitto 2.0.
 """

@@ -140,9 +140,10 @@ def reef(tmp_path: Path) -> Iterator[Reef]:
 def test_one_certificate_holds_one_connection_whatever_client_ids_it_names(reef: Reef) -> None:
     """Each new one ends the one before: no device takes the places of others."""
     with contextlib.ExitStack() as stack:
-        held = []
-        for number in range(SMALL.connections + 10):
-            held.append(stack.enter_context(reef.raw("mallory", f"m{number}")))
+        held = [
+            stack.enter_context(reef.raw("mallory", f"m{number}"))
+            for number in range(SMALL.connections + 10)
+        ]
         for one in held[:-1]:
             one.settimeout(PATIENCE_S)
             with contextlib.suppress(ConnectionResetError):
