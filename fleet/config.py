@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from contracts.config import MqttConfig
+from contracts.connection import is_loopback
 from contracts.errors import InputError
 from contracts.messages import Name
+from fleet.broker.mosquitto import DEVICES
 from fleet.ingest.quota import Quota
 from fleet.store.telemetry import Retention
 
@@ -21,13 +23,16 @@ class ApiConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     """The HTTP side.
 
     Attributes:
-        host, port: where it listens; beyond loopback only with TLS.
-        certificate, key: PEM files of the server, relative to the folder.
-        url: under which devices and people reach it; None: made from host and port.
+        host: where it listens, beyond loopback only with TLS; None: everywhere, where the fleet
+            has an address, else on loopback; empty: everywhere.
+        port: where it listens.
+        certificate, key: PEM files of the server, relative to the folder; None: of the fleet's
+            authority, where the fleet has an address.
+        url: under which devices and people reach it; None: made from the address.
         requests_per_s, burst: of one token.
     """
 
-    host: str = "127.0.0.1"
+    host: str | None = None
     port: Port = 8080
     certificate: str | None = None
     key: str | None = None
@@ -40,10 +45,13 @@ class BrokerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     """The generated configuration of mosquitto.
 
     Attributes:
+        port: for devices, where controllers on this machine have another (`mqtt`); None: they
+            share it.
         plugin: where the broker finds its dynamic security plugin, with which sessions of
             devices that left are ended; None: it is looked for here; empty: none.
     """
 
+    port: Port | None = None
     plugin: str | None = None
 
 
@@ -52,8 +60,13 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
 
     Attributes:
         fleet: the fleet's name.
+        host: the one address, a name or a number, under which devices and people reach the
+            fleet; empty: this machine alone. Broker, repository, API and the names in their
+            certificates follow from it (:mod:`fleet.address`).
+        names: more names for the certificates of broker and API.
+        devices: how many the broker is made for.
         mqtt: the controller's way to the broker.
-        device_mqtt: the devices' way to it; None: as the controller's.
+        device_mqtt: the devices' way to it; None: by `host`, or as the controller's.
         mutual_tls: devices and controller have certificates. False only on loopback.
         broker: of the generated configuration.
         http_repository: devices fetch models over HTTP; False: blocks over MQTT.
@@ -69,6 +82,9 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
 
     fleet: Name
     schema: Annotated[int, msgspec.Meta(ge=1, le=1)] = 1
+    host: Annotated[str, msgspec.Meta(max_length=253)] = ""
+    names: Annotated[list[str], msgspec.Meta(max_length=100)] = []
+    devices: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = DEVICES
     mqtt: MqttConfig = MqttConfig()
     device_mqtt: MqttConfig | None = None
     mutual_tls: bool = False
@@ -85,16 +101,35 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
 
 
 def check(config: FleetConfig) -> None:
-    """What must hold between the fields of a configuration."""
-    local = {"localhost", "127.0.0.1", "::1"}
-    if config.api.host not in local and not (config.api.certificate and config.api.key):
+    """What must hold between the fields of a configuration.
+
+    Raises:
+        InputError: ``tls-needed``, ``bad-config``.
+    """
+    api = config.api
+    public = bool(config.host) and not is_loopback(config.host)
+    if public and not config.mutual_tls:
         raise InputError(
             "tls-needed",
-            f"the API on {config.api.host} needs api.certificate and api.key: without TLS it "
-            "listens on loopback alone",
+            f"a fleet on {config.host} needs mutual_tls: true: without certificates it is for "
+            "this machine alone",
+        )
+    if bool(api.certificate) != bool(api.key):
+        raise InputError("bad-config", "api.certificate and api.key go together: set both")
+    if api.host is not None and not is_loopback(api.host) and not (api.certificate or public):
+        raise InputError(
+            "tls-needed",
+            f"the API on {api.host or 'all addresses'} needs api.certificate and api.key, or host: "
+            "without TLS it listens on loopback alone",
         )
     for mqtt in (config.mqtt, config.device_mqtt):
-        if mqtt is not None and mqtt.host not in local and not (config.mutual_tls or mqtt.tls):
+        if mqtt is not None and not (is_loopback(mqtt.host) or config.mutual_tls or mqtt.tls):
             raise InputError("tls-needed", f"a broker on {mqtt.host} needs mutual_tls: true")
-    if config.api.url is not None and urlsplit(config.api.url).scheme not in ("http", "https"):
+    if api.url is not None and urlsplit(api.url).scheme not in ("http", "https"):
         raise InputError("bad-config", "api.url is not an http or https URL")
+    if config.broker.port == config.mqtt.port:
+        raise InputError(
+            "bad-config",
+            f"broker.port and mqtt.port are both {config.mqtt.port}: devices and controllers have "
+            "a port each",
+        )

@@ -88,6 +88,7 @@ class Controller:
         self.sender = Sender(self.store, clock, ca=fleet.own_ca())
         self.attempts = Attempts(self.store, clock)
         self.watch = Watch(fleet, mqtt, self.store, clock)
+        self.on_api_renewed: Callable[[], None] = lambda: None
         self.steps = 0
         self.leading = False
         self.ingesting = False
@@ -278,6 +279,8 @@ class Controller:
         if renewed:
             _LOG.info("certificates renewed", what=renewed)
             self._note("certificate.renew", "own", what=renewed)
+        if "api" in renewed:
+            self.on_api_renewed()
 
     def _note(self, action: str, target: str, **detail: Any) -> None:
         """What the controller did by itself, beside the database."""

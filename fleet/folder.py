@@ -37,9 +37,10 @@ from contracts.config import AgentConfig, MqttConfig
 from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.messages import BundleRef, DeviceLabels
 from contracts.topics import Topics, check_name
-from fleet import durable
+from fleet import address, durable
 from fleet import enforcement as access
 from fleet.broker import write_configuration
+from fleet.broker.mosquitto import Size
 from fleet.broker.reload import write_units
 from fleet.broker.sessions import find_plugin
 from fleet.config import CONFIG, ApiConfig, BrokerConfig, FleetConfig, check
@@ -70,7 +71,7 @@ class Fleet:
         folder: Path,
         config: FleetConfig,
         *,
-        hosts: Sequence[str] = ("localhost", "127.0.0.1"),
+        hosts: Sequence[str] = (),
         now: float | None = None,
     ) -> Fleet:
         """Makes a fleet: all of the folder, or nothing of it.
@@ -78,7 +79,8 @@ class Fleet:
         Args:
             folder: must not exist, or be empty.
             config: what goes into ``fleet.yaml``.
-            hosts: names and addresses under which devices reach the broker.
+            hosts: names for the certificates of broker and API, beside those that follow from
+                `config`.
             now: seconds since the epoch.
 
         Raises:
@@ -110,7 +112,11 @@ class Fleet:
         for name in ("tokens", "devices"):
             durable.make_folder(self.folder / name, 0o700)
         Repository.create(self.folder / "repository", self.keys_folder, passphrase=passphrase())
-        Identity.create(self.folder / "ca", self.config.fleet, hosts=hosts, passphrase=passphrase())
+        names = list(dict.fromkeys([*hosts, *address.names(self.config)]))
+        identity = Identity.create(
+            self.folder / "ca", self.config.fleet, hosts=names, passphrase=passphrase()
+        )
+        identity.own.cover(names, api=address.has_own_certificate(self.config))
         self.session_secret()
         store = self.open_store(migrate=True)
         try:
@@ -153,11 +159,17 @@ class Fleet:
     @property
     def api_url(self) -> str:
         """Where the controller's HTTP side is reached."""
+        return address.api_url(self.config)
+
+    @property
+    def api_files(self) -> tuple[Path, Path] | None:
+        """The certificate and the key of the API; None: it has none."""
         api = self.config.api
-        if api.url:
-            return api.url.rstrip("/")
-        host = f"[{api.host}]" if ":" in api.host else api.host
-        return f"{'https' if api.certificate else 'http'}://{host}:{api.port}"
+        if api.certificate and api.key:
+            return self.folder / api.certificate, self.folder / api.key
+        if address.has_own_certificate(self.config):
+            return self.folder / "ca" / "api.pem", self.folder / "ca" / "api.key.pem"
+        return None
 
     @property
     def database_url(self) -> str:
@@ -219,14 +231,14 @@ class Fleet:
 
     def write_broker_configuration(self, identity: Identity | None = None) -> Path:
         """Writes mosquitto's configuration and access control anew."""
+        where = address.listener(self.config)
         if not self.config.mutual_tls:
             return write_configuration(
-                self.folder / "broker", port=self.config.mqtt.port, host="127.0.0.1"
+                self.folder / "broker", port=where.port, host=where.host, size=self.broker_size()
             )
         identity = identity or self.open_identity()
         if self.config.home_assistant:
             identity.own.ensure_reader()
-        mqtt = self.config.device_mqtt or self.config.mqtt
         named = self.config.broker.plugin
         plugin = find_plugin() if named is None else Path(named) if named else None
         credentials = identity.own.broker_credentials
@@ -235,20 +247,50 @@ class Fleet:
         with identity.own.access() as access:
             return write_configuration(
                 self.folder / "broker",
-                port=mqtt.port,
-                host="127.0.0.1" if mqtt.host in ("localhost", "127.0.0.1") else "0.0.0.0",  # noqa: S104
+                port=where.port,
+                host=where.host,
+                controllers_port=where.controllers_port,
                 fleet=self.config.fleet,
                 groups=access.groups,
                 revoked=access.denied,
                 credentials=credentials,
                 plugin=plugin,
                 home_assistant=self.config.home_assistant,
+                size=self.broker_size(len(access.groups)),
             )
+
+    def broker_size(self, enrolled: int = 0) -> Size:
+        """What the broker may use: for as many devices as are set, or enrolled."""
+        return Size.of(max(self.config.devices, enrolled))
+
+    def prepare(self) -> list[str]:
+        """Makes what is generated fit the folder's place and its settings; call it at each start.
+
+        A folder may have been moved or restored elsewhere, its address changed, a key and its
+        certificate parted by a power cut.
+
+        Returns:
+            What a person must do so that a broker that runs already uses it.
+        """
+        path = self.folder / "broker" / "mosquitto.conf"
+        before = path.read_bytes() if path.exists() else b""
+        todo = []
+        if not self.config.mutual_tls:
+            self.write_broker_configuration()
+        else:
+            identity = self.open_identity()
+            own = address.has_own_certificate(self.config)
+            made = identity.own.cover(address.names(self.config), api=own)
+            found = access.apply(self, identity, revoked="broker" in made)
+            todo += [found.todo] if found.todo else []
+        if before != path.read_bytes():
+            todo.append("a broker that runs already must be restarted: its configuration changed")
+        return todo
 
     def enrolment(self) -> Enrolment:
         """What every device of the fleet is told."""
         return Enrolment(
-            mqtt=self.config.device_mqtt or msgspec.structs.replace(self.config.mqtt, tls=None),
+            mqtt=address.device_mqtt(self.config),
             trust_root=self.open_repository().root.decode(),
             repository_url=f"{self.api_url}/repo/" if self.config.http_repository else None,
             renewal_url=f"{self.api_url}/v1/certificates/renew" if self.config.mutual_tls else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import errno
 import shutil
 import signal
 import socket
@@ -56,6 +57,21 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def is_taken(port: int) -> bool:
+    """Whether a program of this machine listens on a TCP port, on any address."""
+    for family, everywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104
+        try:
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind((everywhere, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return True
+    return False
 
 
 def wait_until_connectable(config: MqttConfig, timeout_s: float = _START_S) -> None:
@@ -156,12 +172,20 @@ class MosquittoBroker(_Broker):
             self._configuration = write_configuration(
                 folder, port=self.config.port, host=self.config.host, persistence=False
             )
-        self._process = subprocess.Popen([program, "-c", str(self._configuration)])
+        # In a session of its own: Ctrl-C ends the controller first, which then ends it.
+        self._process = subprocess.Popen(
+            [program, "-c", str(self._configuration)], start_new_session=True
+        )
         try:
             _wait_until_listening(self._process, self.config.host, self.config.port)
         except UnavailableError:
             self.stop()
             raise
+
+    @property
+    def ended(self) -> int | None:
+        """The exit code of a process that ended by itself; None: it runs."""
+        return None if self._process is None else self._process.poll()
 
     def reload(self) -> None:
         """Makes the broker read its ACL, certificate and revocation list again."""

@@ -14,12 +14,14 @@ from fleet.cli import (
     boards,
     devices,
     folder,
+    init,
     keys,
     members,
     operations,
     rollout,
     serve,
     simulate,
+    up,
 )
 
 HANDED_OVER: Final = {
@@ -53,8 +55,10 @@ app = typer.Typer(
 fleet_app = typer.Typer(no_args_is_help=True, help="The fleet: devices, models, rollouts.")
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(boards.app, name="boards")
+init.register(fleet_app)
 folder.register(fleet_app)
 members.register(fleet_app)
+up.register(fleet_app)
 serve.register(fleet_app)
 operations.register(fleet_app)
 audit.register(fleet_app)

@@ -1,4 +1,4 @@
-"""Commands on the fleet's folder itself: init, enroll, token, publish, withdraw."""
+"""Commands on the fleet's folder itself: enroll, token, publish, withdraw."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Annotated
 import typer
 
 from contracts.board import load as load_board
-from contracts.config import MqttConfig
 from contracts.errors import InputError
 from fleet.boards.compiler import compiler
 from fleet.boards.folder import load_config, write_folder
 from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
-from fleet.folder import ApiConfig, Fleet, FleetConfig
+from fleet.folder import Fleet
 from fleet.membership import leaving
 
 
@@ -27,58 +26,6 @@ def _pairs(values: list[str]) -> dict[str, str]:
             raise InputError("bad-label", f"label {value[:80]!r} is not key=value")
         found[key] = text
     return found
-
-
-def init(
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
-    name: Annotated[str, typer.Option(help="The fleet's name.")] = "home",
-    mqtt_host: Annotated[str, typer.Option(help="The broker.")] = "127.0.0.1",
-    mqtt_port: Annotated[int, typer.Option(min=1, max=65535)] = 1883,
-    api_host: Annotated[str, typer.Option(help="Where the controller listens.")] = "127.0.0.1",
-    api_port: Annotated[int, typer.Option(min=1, max=65535)] = 8080,
-    api_certificate: Annotated[str | None, typer.Option(help="PEM file, for TLS.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="PEM file, for TLS.")] = None,
-    api_url: Annotated[str | None, typer.Option(help="Under which devices reach it.")] = None,
-    tls: Annotated[bool, typer.Option(help="Certificates for every device.")] = False,
-    host: Annotated[
-        list[str] | None, typer.Option(help="Name or address of the broker; may be repeated.")
-    ] = None,
-    database: Annotated[str, typer.Option(help="SQLAlchemy URL; else SQLite inside.")] = "",
-    http_repository: Annotated[
-        bool, typer.Option(help="Devices fetch models over HTTP, not MQTT.")
-    ] = True,
-    admit_unknown: Annotated[
-        bool, typer.Option(help="List devices that were never enrolled.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Makes a fleet: keys, certificates, repository, database, an admin token."""
-    with reported(as_json):
-        config = FleetConfig(
-            fleet=name,
-            mqtt=MqttConfig(host=mqtt_host, port=mqtt_port),
-            mutual_tls=tls,
-            http_repository=http_repository,
-            api=ApiConfig(
-                host=api_host, port=api_port, certificate=api_certificate, key=api_key, url=api_url
-            ),
-            database=database,
-            admit_unknown=admit_unknown,
-        )
-        fleet = Fleet.init(folder, config, hosts=host or ["localhost", "127.0.0.1"])
-        facts = {
-            "dir": str(fleet.folder),
-            "fleet": name,
-            "url": fleet.api_url,
-            "token_file": str(fleet.token_file),
-            "broker_configuration": str(fleet.folder / "broker" / "mosquitto.conf"),
-        }
-        if as_json:
-            emit_json(facts)
-            return
-        typer.echo(f"Made fleet {name} in {fleet.folder}")
-        typer.echo(f"Keep {fleet.keys_folder} safe: who has it signs for every device.")
-        typer.echo(f"Next: shoal fleet serve --dir {folder} --embedded-broker")
 
 
 def enroll(
@@ -191,5 +138,5 @@ def withdraw(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (init, enroll, token, publish, withdraw):
+    for command in (enroll, token, publish, withdraw):
         app.command(command.__name__)(command)

@@ -8,8 +8,9 @@ import importlib
 import importlib.util
 import logging
 import signal
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Annotated
 
@@ -18,9 +19,11 @@ import typer
 import uvicorn
 
 from contracts.errors import InputError, UnavailableError
+from fleet import address
 from fleet.broker.run import EmbeddedBroker, wait_until_connectable
 from fleet.cli.options import HERE, Folder
 from fleet.cli.output import reported
+from fleet.config import CONFIG
 from fleet.folder import Fleet
 
 
@@ -44,6 +47,12 @@ def configure_logs(level: str) -> None:
     )
 
 
+def check_level(log_level: str) -> None:
+    """Refuses what is not a level."""
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise typer.BadParameter("one of debug, info, warning, error")
+
+
 def serve(
     folder: Folder = HERE,
     embedded_broker: Annotated[
@@ -53,8 +62,7 @@ def serve(
 ) -> None:
     """Runs the controller: ingest, rollouts, repository, API. SIGTERM stops it in order."""
     with reported(as_json=False):
-        if log_level not in ("debug", "info", "warning", "error"):
-            raise typer.BadParameter("one of debug, info, warning, error")
+        check_level(log_level)
         configure_logs(log_level)
         fleet = Fleet.open(folder)
         if embedded_broker and fleet.config.shared_ingest:
@@ -67,7 +75,9 @@ def serve(
         with contextlib.ExitStack() as stack:
             if embedded_broker:
                 _start_broker(fleet, stack)
-            _serve(fleet)
+            for todo in fleet.prepare():
+                structlog.get_logger("serve").warning("to be done at the broker", todo=todo)
+            run(fleet)
 
 
 def _start_broker(fleet: Fleet, stack: contextlib.ExitStack) -> None:
@@ -81,6 +91,16 @@ def _start_broker(fleet: Fleet, stack: contextlib.ExitStack) -> None:
 
 class _Server(uvicorn.Server):
     """uvicorn's own handler raises the signal again at the end: it would cut our stop short."""
+
+    def __init__(self, config: uvicorn.Config, told: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._told = told
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's; then tells that it listens."""
+        await super().startup(sockets)
+        if self.started:
+            self._told()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -104,7 +124,16 @@ def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _serve(fleet: Fleet) -> None:
+def run(fleet: Fleet, started: Callable[[], None] = lambda: None) -> None:
+    """Runs the controller and the API until a signal comes.
+
+    Args:
+        fleet: whose.
+        started: called once the API listens.
+
+    Raises:
+        UnavailableError: ``port-taken``.
+    """
     # Loading the web framework takes a while: only when it is needed.
     from fleet.api.app import create_app
     from fleet.controller import Controller
@@ -113,13 +142,13 @@ def _serve(fleet: Fleet) -> None:
     app = create_app(controller)
     if importlib.util.find_spec("fleet.dashboard") is not None:
         importlib.import_module("fleet.dashboard").mount(app, controller)
-    api = fleet.config.api
+    host, port, files = address.api_host(fleet.config), fleet.config.api.port, fleet.api_files
     config = uvicorn.Config(
         app,
-        host=api.host,
-        port=api.port,
-        ssl_certfile=str(fleet.folder / api.certificate) if api.certificate else None,
-        ssl_keyfile=str(fleet.folder / api.key) if api.key else None,
+        host=host,
+        port=port,
+        ssl_certfile=files[0] if files else None,
+        ssl_keyfile=files[1] if files else None,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=10,
@@ -131,15 +160,25 @@ def _serve(fleet: Fleet) -> None:
     # thread for some 60 ms.
     gc.collect()
     gc.freeze()
+    config.load()
+
+    def read_again() -> None:
+        """New connections get the certificate that was renewed."""
+        if config.ssl is not None and files is not None:
+            config.ssl.load_cert_chain(*files)
+
+    controller.on_api_renewed = read_again
     controller.start()
     try:
         log.info("controller started", url=fleet.api_url, fleet=fleet.config.fleet)
-        server = _Server(config)
+        server = _Server(config, started)
         with _stopped_by_signals(server):
             server.run()
         if not server.started:
             raise UnavailableError(
-                "port-taken", f"cannot listen on {api.host}:{api.port}: is the port taken?"
+                "port-taken",
+                f"cannot listen on {host or 'all addresses'}, port {port}: end the program that "
+                f"does, or set api.port in {fleet.folder / CONFIG}",
             )
     finally:
         controller.stop()

@@ -110,7 +110,11 @@ class Authority:
         return self._issue(name, public_key, now, days, ExtendedKeyUsageOID.CLIENT_AUTH, [])
 
     def issue_server(
-        self, hosts: Sequence[str], public_key: CertificatePublicKeyTypes, now: datetime
+        self,
+        hosts: Sequence[str],
+        public_key: CertificatePublicKeyTypes,
+        now: datetime,
+        name: str = "shoal-broker",
     ) -> x509.Certificate:
         """A certificate for a TLS server that is reached under `hosts` (names, addresses).
 
@@ -121,7 +125,7 @@ class Authority:
             raise InputError("bad-host", "a server certificate needs at least one host")
         names = [general_name(host) for host in hosts]
         return self._issue(
-            "shoal-broker", public_key, now, SERVER_DAYS, ExtendedKeyUsageOID.SERVER_AUTH, names
+            name, public_key, now, SERVER_DAYS, ExtendedKeyUsageOID.SERVER_AUTH, names
         )
 
     def _issue(

@@ -15,7 +15,7 @@ from contracts.topics import check_name
 from fleet.broker.acl import CONTROLLER, READER
 from fleet.identity.registry import Profile
 
-_RESERVED: Final = frozenset({CONTROLLER, READER, "shoal-broker"})
+_RESERVED: Final = frozenset({CONTROLLER, READER, "shoal-broker", "shoal-api"})
 
 
 class Enrolment(msgspec.Struct, frozen=True):

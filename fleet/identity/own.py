@@ -107,6 +107,42 @@ class Own:
         certificate = self._authority.issue_server(hosts, key.public_key(), self._now())
         self._write_pair("broker", key, certificate)
 
+    def renew_api(self, hosts: Sequence[str] | None = None) -> None:
+        """Writes a new key and certificate for the API; `hosts` as for the broker."""
+        if hosts is None:
+            hosts = ca.hosts_of(self._certificate("api"))
+        key = ca.new_key()
+        certificate = self._authority.issue_server(
+            hosts, key.public_key(), self._now(), name="shoal-api"
+        )
+        self._write_pair("api", key, certificate)
+
+    def cover(self, hosts: Sequence[str], *, api: bool) -> list[str]:
+        """Makes certificates of servers anew that lack a name, or the key that belongs to them.
+
+        Args:
+            hosts: the names and addresses.
+            api: the API has a certificate of this authority, too.
+
+        Returns:
+            What was made, of ``broker`` and ``api``.
+        """
+        made = []
+        if not self._covers("broker", hosts):
+            self.write_revocations()  # before the certificate, which tells that it was read
+            self.renew_broker(hosts)
+            made.append("broker")
+        if api and not self._covers("api", hosts):
+            self.renew_api(hosts)
+            made.append("api")
+        return made
+
+    def _covers(self, name: str, hosts: Sequence[str]) -> bool:
+        if not self._fits(name):
+            return False
+        wanted = {ca.general_name(host) for host in hosts}
+        return wanted <= {ca.general_name(host) for host in ca.hosts_of(self._certificate(name))}
+
     def renew_controller(self) -> None:
         """Writes a new key and certificate for the controller."""
         self._renew_client("controller", CONTROLLER)
@@ -166,9 +202,9 @@ class Own:
         """Renews what the broker and the controller hold, while it is valid; call it daily.
 
         Returns:
-            What was renewed, of ``crl``, ``broker`` and ``controller``. A broker reads its
-            files when it starts and reloads (:mod:`fleet.identity.applied`), a controller when
-            it connects.
+            What was renewed, of ``crl``, ``broker``, ``controller`` and ``api``. A broker reads
+            its files when it starts and reloads (:mod:`fleet.identity.applied`), a controller
+            when it connects, and its API when it is told.
         """
         now = self._now()
         made = self.mend()
@@ -191,7 +227,14 @@ class Own:
         if _old(self._certificate("controller"), now):
             self.renew_controller()
             renewed.append("controller")
+        if self._has_api and (not self._fits("api") or _old(self._certificate("api"), now)):
+            self.renew_api()
+            renewed.append("api")
         return list(dict.fromkeys([*renewed, *made]))
+
+    @property
+    def _has_api(self) -> bool:
+        return (self._folder / "api.pem").exists()
 
     def _lists_all(self, crl: x509.CertificateRevocationList) -> bool:
         """Whether the list has what is revoked: a revocation may have broken off before it."""
@@ -207,6 +250,7 @@ class Own:
             "broker": self._certificate("broker").not_valid_after_utc,
             "controller": self._certificate("controller").not_valid_after_utc,
             "crl": listed or self._now(),
+            **({"api": self._certificate("api").not_valid_after_utc} if self._has_api else {}),
         }
 
     # Access -------------------------------------------------------------------------------
