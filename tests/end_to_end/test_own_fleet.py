@@ -1,0 +1,149 @@
+"""The README's own fleet, word for word, on hosts of its own: a controller and a board."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from contracts.bundle import MANIFEST, Bundle
+from tests.support.hosts import Host, wire
+from tests.support.tools import need_tool
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests/data/tiny-classifier-1.0.0"
+PATIENCE_S = 120.0
+V4 = {"controller": ["192.0.2.1/24"], "board": ["192.0.2.2/24"]}
+V6 = {"controller": ["2001:db8::1/64"], "board": ["2001:db8::2/64"]}
+
+
+def commands() -> list[tuple[str, str]]:
+    """The README's commands, and on which host each is typed."""
+    text = (ROOT / "README.md").read_text()
+    section = text.split("## Your own fleet")[1].split("\n## ")[0]
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", section, re.DOTALL):
+        for line in block.strip().splitlines():
+            prompt, command = line.split("$ ", 1)
+            found.append(("board" if prompt else "controller", command.split("  #")[0].strip()))
+    return found
+
+
+def home_intents(folder: Path) -> None:
+    """A small bundle under the name that the README publishes."""
+    shutil.copytree(TINY, folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "name": "home-intents"}))
+    assert str(Bundle.open(folder).ref) == "home-intents 1.0.0"
+
+
+class Stage:
+    """The two hosts, and what goes on there."""
+
+    def __init__(self, folder: Path, hosts: dict[str, Host], stack: contextlib.ExitStack) -> None:
+        self.folder = folder
+        self.hosts = hosts
+        self._stack = stack
+        self.printed: dict[str, str] = {}
+
+    def log(self, host: str) -> str:
+        """What long programs of a host printed."""
+        path = self.folder / f"{host}.log"
+        return path.read_text() if path.exists() else ""
+
+    def type(self, host: str, command: str) -> None:
+        """Types a command; one that goes on is left running once it is ready."""
+        words = shlex.split(command)
+        ready = {"up": "Dashboard", "run": "ready"}.get(words[1 if words[0] != "shoal" else 2])
+        if ready is None:
+            done = self.hosts[host].run(*words, timeout=300)
+            assert done.returncode == 0, f"{command}: {done.stderr}\n{self.log('controller')}"
+            self.printed[command] = done.stdout
+            return
+        process = self.hosts[host].start(*words, log=self.folder / f"{host}.log")
+        self._stack.callback(self._end, process)
+        deadline = time.monotonic() + PATIENCE_S
+        while ready not in self.log(host):
+            assert time.monotonic() < deadline, self.log(host)
+            assert process.poll() is None, self.log(host)
+            time.sleep(0.1)
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+@contextlib.contextmanager
+def stage(folder: Path, addresses: dict[str, list[str]], names: str = "") -> Iterator[Stage]:
+    """Hosts with the commands on their path, and ``scp`` between them."""
+    need_tool("mosquitto", "/usr/sbin/mosquitto")
+    tools = folder / "bin"
+    tools.mkdir()
+    (tools / "scp").write_text(f'#!/bin/sh\nexec cp "$1" {shlex.quote(str(folder / "board"))}\n')
+    (tools / "scp").chmod(0o755)
+    path = f"{tools}:{Path(sys.executable).parent}:/usr/sbin:/usr/bin:/sbin:/bin"
+    with (
+        wire(folder, addresses, names, {"PATH": path, "PYTHONPATH": str(ROOT)}) as hosts,
+        contextlib.ExitStack() as stack,
+    ):
+        home_intents(folder / "controller/out/home-intents-1.0.0")
+        yield Stage(folder, hosts, stack)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_commands_of_the_readme_make_a_fleet_that_a_board_joins(tmp_path: Path) -> None:
+    """Word for word, with a name: the board's agent updates and answers the last of them."""
+    typed = commands()
+    assert len(typed) <= 12
+    with stage(tmp_path, V4, "192.0.2.1 fleet.example.org") as one:
+        for host, command in typed:
+            one.type(host, command)
+        answer = one.printed[typed[-1][1]]
+        assert "kitchen" in answer and "lights-on" in answer, answer
+        board = one.hosts["board"]
+        url = "https://fleet.example.org:8443"
+        shutil.copy(tmp_path / "controller/home/ca/ca.pem", tmp_path / "board/ca.pem")
+        page = board.run("curl", "--silent", "--cacert", "ca.pem", f"{url}/healthz")
+        if shutil.which("curl"):
+            assert page.returncode == 0, page.stderr
+        # The devices' port alone is open to the board; that of the controllers is not.
+        for port, opens in ((8883, 0), (8443, 0), (8884, 1)):
+            probe = f"import socket; socket.create_connection(('192.0.2.1', {port}), 5)"
+            assert bool(board.run(sys.executable, "-c", probe).returncode) == bool(opens), port
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("addresses", [V4, V6], ids=["IPv4", "IPv6 alone"])
+def test_the_address_can_be_found_by_itself(
+    tmp_path: Path, addresses: dict[str, list[str]]
+) -> None:
+    """``auto``: a board that knows no name of the controller joins all the same."""
+    with stage(tmp_path, addresses) as one:
+        one.type("controller", "shoal fleet init home --host auto")
+        one.type("controller", "shoal fleet up --dir home")
+        one.type("controller", "shoal fleet enroll kitchen --board raspberry-pi-5 --dir home")
+        one.type("controller", "scp home/devices/kitchen/agent.yaml kitchen:")
+        one.type("board", "shoal-agent run --config agent.yaml")
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            done = one.hosts["controller"].run("shoal", "fleet", "devices", "--dir", "home")
+            if "online" in done.stdout:
+                break
+            assert time.monotonic() < deadline, done.stdout + done.stderr + one.log("board")
+            time.sleep(0.5)
