@@ -1,4 +1,4 @@
-"""What one connection is made of: paho's client made to last, when to try again, why it ended."""
+"""What one connection is made of: paho's client made to last, messages, retries, why it ended."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
 from agent.system.controller_clock import certificate_time
 from agent.system.log import logger
+from contracts.blocks import TIME_PROPERTY
 from contracts.config import TlsConfig
 
 log = logger(__name__)
@@ -35,8 +37,15 @@ from one another for ever."""
 DISMISSED_S: Final = 900.0
 """Seconds between two tries of a device that was told that it is not of the fleet any more."""
 
+GOODBYE_S: Final = 5.0
+"""Seconds after which a device that was told to leave ends its connection, where the broker has
+not: the next one shows whether it is meant."""
+
 TAKEN_OVER: Final = 0x8E
 """MQTT 5, section 3.14.2.1: the reason code of a session that another client took."""
+
+MAX_TIME_CHARS: Final = 32
+"""Characters of the time that is told with a message."""
 
 _UNSPECIFIED: Final = "Unspecified error"
 """What paho says of a connection that ended without a word."""
@@ -89,6 +98,37 @@ def fingerprint(tls: TlsConfig | None) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+class Inbound(msgspec.Struct, frozen=True):
+    """A message as it came.
+
+    Attributes:
+        topic: where it was sent.
+        payload: its bytes, any bytes.
+        response_topic, correlation, expiry_s: its MQTT 5 properties, where given.
+        ack: acknowledges it to the broker; until then it comes again after a restart.
+        again: the broker marks it as sent before.
+        at: the sender's time, where it is told with the message.
+    """
+
+    topic: str
+    payload: bytes
+    response_topic: str | None
+    correlation: bytes | None
+    expiry_s: int | None
+    ack: Callable[[], None]
+    again: bool = False
+    at: float | None = None
+
+
+def time_told(properties: list[tuple[str, str]]) -> float | None:
+    """The time in a message's user properties; None where there is none that is a number."""
+    for name, value in properties:
+        if name == TIME_PROPERTY and len(value) <= MAX_TIME_CHARS:
+            with contextlib.suppress(ValueError):
+                return float(value)
+    return None
+
+
 class Client(paho.Client):
     """paho's client, whose network thread ends at no exception: it connects anew instead.
 
@@ -126,6 +166,13 @@ class Client(paho.Client):
             return str(sock.getsockname()[0])[:64]
         except (OSError, AttributeError, IndexError):
             return ""
+
+    def hang_up(self) -> None:
+        """Ends the connection as a loss of it would; from any thread."""
+        # paho's type knows plain sockets only.
+        sock: Any = self.socket()
+        with contextlib.suppress(OSError, AttributeError):
+            sock.shutdown(socket.SHUT_RDWR)
 
     def reconnect(self) -> MQTTErrorCode:
         """As paho's; keeps why it failed."""
@@ -194,3 +241,40 @@ class Backoff:
     def dismissed(self, dismissed: bool) -> None:
         """Whether the device was told that the fleet has no use for it: then there is no hurry."""
         self._least_s = DISMISSED_S if dismissed else 0.0
+
+
+class Rival:
+    """Whether another client has this device's identity, and takes its session.
+
+    A broker may say so when it ends a connection, and many do not. The retained status tells it,
+    too: at a later connection of a boot it is the boot's own, unless another was there.
+
+    Attributes:
+        taken: how often the session was taken.
+    """
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self._seen = False
+        self._told = False
+
+    def ended(self, reason: int) -> bool:
+        """A connection ended; whether it was taken, as far as can be known."""
+        self._told = reason == TAKEN_OVER
+        if self._told:
+            self.taken += 1
+            self._seen = True
+        return self._seen
+
+    def status(self, other: bool) -> bool:
+        """The retained status of a later connection; whether it says that it was taken.
+
+        Args:
+            other: it is of another boot, and online.
+        """
+        self._seen = other
+        news = other and not self._told
+        if news:
+            self.taken += 1
+        self._told = False
+        return news

@@ -16,9 +16,10 @@ import msgspec
 import contracts
 from agent.certificates.child import CertificateApart
 from agent.certificates.renewal import Renewer
+from agent.connection import Inbound
 from agent.generate.handler import Generating
 from agent.generate.memory import give_back
-from agent.link import Inbound, Link
+from agent.link import Link
 from agent.runtime import check
 from agent.runtime import model as models
 from agent.runtime.engine import available, installed_version
@@ -525,6 +526,7 @@ class Agent:
                 spool=self.spool.depth,
                 connections=self.link.connections,
                 reported=self._lately() or self.reported(),
+                takeovers=self.link.takeovers,
             )
             statusfile.write(self.state.path / "status.json", status)
             self._status_refused = False

@@ -6,23 +6,30 @@ still knows of us.
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.connection import TAKEN_OVER, Backoff, Client, fingerprint, kind, why
+from agent.connection import (
+    GOODBYE_S,
+    Backoff,
+    Client,
+    Inbound,
+    Rival,
+    fingerprint,
+    kind,
+    time_told,
+    why,
+)
 from agent.refusals import FAILURE, NOT_AUTHORIZED, Refusals
 from agent.system.clock import Clock
 from agent.system.log import logger
 from contracts import codec
-from contracts.blocks import TIME_PROPERTY
 from contracts.config import MqttConfig, TlsConfig
 from contracts.connection import (
     connect_properties,
@@ -41,37 +48,12 @@ MAX_QUEUED: Final = 1000
 """Messages that may wait for the connection in memory; more are refused, and the spool keeps
 what must not be lost."""
 
-MAX_TIME_CHARS: Final = 32
-"""Characters of the time that is told with a message."""
-
 MAX_INFLIGHT: Final = 64
 """QoS 1 messages on the way to the broker at once."""
 
 
 def _nothing(code: int) -> None:
     """For messages whose fate nobody asks for; so that every message id is accounted for."""
-
-
-class Inbound(msgspec.Struct, frozen=True):
-    """A message as it came.
-
-    Attributes:
-        topic: where it was sent.
-        payload: its bytes, any bytes.
-        response_topic, correlation, expiry_s: its MQTT 5 properties, where given.
-        ack: acknowledges it to the broker; until then it comes again after a restart.
-        again: the broker marks it as sent before.
-        at: the sender's time, where it is told with the message.
-    """
-
-    topic: str
-    payload: bytes
-    response_topic: str | None
-    correlation: bytes | None
-    expiry_s: int | None
-    ack: Callable[[], None]
-    again: bool = False
-    at: float | None = None
 
 
 class Link:
@@ -142,7 +124,8 @@ class Link:
         ]
         self.connected = threading.Event()
         self.connections = 0
-        self.takeovers = 0
+        self._rival = Rival()
+        self._complained = self._looked = False
         self.last_error = ""
         self.farewell = ""
         self._refused = ""
@@ -183,6 +166,11 @@ class Link:
         """Whether the network thread runs, if it should."""
         return self._client.alive or not self._running
 
+    @property
+    def takeovers(self) -> int:
+        """How often another client with the same identity took the session."""
+        return self._rival.taken
+
     def stop(self) -> None:
         """Says goodbye and ends the network thread."""
         self._running = False
@@ -216,6 +204,14 @@ class Link:
         self.farewell = f"the controller says that this device was {request.reason}{said}"
         self._backoff.dismissed(dismissed=True)
         log.error("dismissed by the controller", reason=request.reason, message=request.message)
+        number = self.connections
+        timer = threading.Timer(GOODBYE_S, lambda: self._hang_up(number))
+        timer.daemon = True
+        timer.start()
+
+    def _hang_up(self, number: int) -> None:
+        if self.farewell and self.connections == number:
+            self._client.hang_up()
 
     # Sending. ---------------------------------------------------------------------------
 
@@ -289,6 +285,7 @@ class Link:
             return
         self._since = self._clock.time()
         self._up_at = self._clock.monotonic()
+        self._looked = False
         self.connections += 1
         self.refusals.connected()
         # Always: a broker that lost our session would otherwise send nothing, for ever.
@@ -308,8 +305,9 @@ class Link:
         was = self.connected.is_set()
         self.connected.clear()
         lasted = self._clock.monotonic() - self._up_at
-        if was and reason.value == TAKEN_OVER:
-            self._taken_over(self._backoff.taken(lasted))
+        if was and self._rival.ended(reason.value):
+            self._wait(self._backoff.taken(lasted))
+            self._taken_over()
         elif was:
             self._wait(self._backoff.lost(lasted))
             cause = why(self._client.failure, reason)
@@ -337,20 +335,19 @@ class Link:
         for done in dropped:
             self._safely(done, NOT_AUTHORIZED)
 
-    def _taken_over(self, wait: float) -> None:
+    def _taken_over(self) -> None:
         """Two devices with one key: each takes the session that the other has."""
-        self.takeovers += 1
         self._say(
             "taken over by another client with the same identity: two devices have this "
             "agent.yaml; enrol one of them anew"
         )
-        if self.takeovers == 1:
+        if not self._complained:
+            self._complained = True
             log.error(
                 "taken over by another client with the same identity: waiting longer and longer "
                 "between connections; enrol one of the two devices anew",
                 session=self._session,
             )
-        self._wait(wait)
 
     def _not_connected(self, *_: Any) -> None:
         self._told = True
@@ -389,7 +386,7 @@ class Link:
             getattr(properties, "MessageExpiryInterval", None),
             lambda: self._safely(client.ack, mid, qos),
             bool(message.dup),
-            _time_told(getattr(properties, "UserProperty", [])),
+            time_told(getattr(properties, "UserProperty", [])),
         )
         if inbound.topic == self._status_topic:
             self._own_status(inbound)
@@ -403,6 +400,12 @@ class Link:
             status = codec.decode(inbound.payload, Status, what="a status")
         except ShoalError:
             status = Status("offline", "unknown", 0, 0.0)
+        # Of a first connection it may be of the boot before.
+        if self.connections > 1 and not self._looked:
+            other = status.boot != self._boot and status.state == "online"
+            if self._rival.status(other):
+                self._taken_over()
+        self._looked = True
         if status.session < self._session or status.boot != self._boot:
             self._safely(self.publish, self._status_topic, self._status("online"), retain=True)
 
@@ -441,12 +444,3 @@ class Link:
             log.warning("message handling failed", code=error.code, reason=str(error))
         except Exception:
             log.exception("message handling failed")
-
-
-def _time_told(properties: list[tuple[str, str]]) -> float | None:
-    """The time in a message's user properties; None where there is none that is a number."""
-    for name, value in properties:
-        if name == TIME_PROPERTY and len(value) <= MAX_TIME_CHARS:
-            with contextlib.suppress(ValueError):
-                return float(value)
-    return None

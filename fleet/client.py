@@ -141,6 +141,10 @@ class Client:
             self._request("PATCH", f"/v1/devices/{device}", json=given, headers=headers),
         )
 
+    def clones(self) -> list[models.CloneModel]:
+        """Identities that more than one device has."""
+        return self._get(models.ClonePage, "/v1/clones").items
+
     def updates(self, device: str, limit: int = 100) -> models.UpdatePage:
         """What the device's updates did, newest first."""
         return self._get(models.UpdatePage, f"/v1/devices/{device}/updates", limit=limit)

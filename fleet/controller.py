@@ -19,7 +19,7 @@ import structlog
 
 from contracts import limits
 from contracts.errors import ShoalError
-from fleet import durable
+from fleet import durable, expiry
 from fleet.conductor import runner
 from fleet.conductor.runner import Runner
 from fleet.folder import Fleet
@@ -32,7 +32,7 @@ from fleet.mqtt.blocks import BlockServer
 from fleet.mqtt.outbox import Outbox
 from fleet.query import Asker
 from fleet.repository import paths
-from fleet.store import audit, bundles, leases, telemetry, webhooks
+from fleet.store import audit, bundles, clones, expiries, leases, telemetry, webhooks
 from fleet.store.admission import Admission
 from fleet.store.attempts import Attempts
 from fleet.webhooks import Sender
@@ -89,6 +89,8 @@ class Controller:
         self.attempts = Attempts(self.store, clock)
         self.watch = Watch(fleet, mqtt, self.store, clock)
         self.on_api_renewed: Callable[[], None] = lambda: None
+        self.expiring = expiry.Kept(self._expiring, clock)
+        self.cloned: list[tuple[str, clones.Clone]] = []
         self.steps = 0
         self.leading = False
         self.ingesting = False
@@ -105,7 +107,7 @@ class Controller:
                 (self._roller, "roll-up"),
                 (self._housekeeper, "housekeeping"),
                 (self.attempts.write, "audit"),
-                (self.watch.look, "broker-watch"),
+                (self._look, "broker-watch"),
             )
         ]
 
@@ -264,7 +266,30 @@ class Controller:
             _LOG.error("signatures not renewed: devices will refuse them", reason=str(error))
         self.index_repository()
         self._maintain_certificates()
+        self._warn_of_ends()
         return _HOUSEKEEPING_S
+
+    def _look(self) -> float:
+        """At the broker, and at what a person should see at once."""
+        with self.store.read() as connection:
+            self.cloned = clones.every(connection, self.clock() - clones.QUIET_S)
+        return self.watch.look()
+
+    def _expiring(self) -> list[expiry.Item]:
+        with self.store.read() as connection:
+            return expiry.every(self.fleet, self.repository, connection, self.clock())
+
+    def _warn_of_ends(self) -> None:
+        """Each warning once, whoever of the fleet's controllers gives it."""
+        now = self.clock()
+        due = expiry.due(self.expiring(), now)
+        with self.store.write() as connection:
+            entries = [(item.key, item.expires, days) for item, days in due]
+            new = expiries.news(self.store, connection, entries)
+            fresh = [(item, days) for item, days in due if item.key in new]
+            for days, text, facts in expiry.grouped(fresh, now):
+                webhooks.enqueue(connection, "expiring", {"message": text, **facts}, now)
+                (_LOG.error if days <= 1 else _LOG.warning)(text, **facts)
 
     def _maintain_certificates(self) -> None:
         """Once a day; without the authority's key, which may be kept elsewhere, it says so."""
@@ -325,6 +350,9 @@ class Controller:
         seen = [(c.device, c.detail["sha256"]) for c in changes if c.kind == "certificate"]
         if seen and self.fleet.config.mutual_tls:
             told += self._note_certificates(seen)
+        self._tell(told)
+
+    def _tell(self, told: Sequence[Change]) -> None:
         for change in told:
             if change.kind == "device-cloned":
                 _LOG.error("two devices have one identity", device=change.device, **change.detail)
@@ -349,6 +377,16 @@ class Controller:
         self._on_changes(
             [change for device, places in first.items() for change in news(device, places)]
         )
+
+    def note_copy(self, device: str, address: str) -> None:
+        """An old certificate was to be renewed though a newer one is in use."""
+        now = self.clock()
+        with self.store.write() as connection:
+            first = clones.note(connection, device, "renewal", now, address[:64])
+        if first:
+            self._tell(
+                [Change("device-cloned", device, {"sign": "renewal", "addresses": [address]})]
+            )
 
     def _note_certificates(self, seen: Sequence[tuple[str, str]]) -> list[Change]:
         registry = self.fleet.folder / "ca" / "identity.db"

@@ -15,6 +15,11 @@ from contracts import codec, files
 from contracts.config import AgentConfig
 from contracts.errors import ShoalError, UnavailableError
 
+_TAKEN = (
+    "TAKEN OVER {} times by another client with the same identity: two devices have this "
+    "agent.yaml; enrol one of them anew"
+)
+
 
 def read_config(path: Path) -> AgentConfig:
     """Reads ``agent.yaml``.
@@ -114,6 +119,7 @@ def status(arguments: argparse.Namespace) -> int:
         ["device", f"{config.device} in fleet {config.fleet}, {reported.board}"],
         ["agent", f"{'runs' if running else 'DOES NOT RUN'} (pid {found.pid}, {ago:.0f} s ago)"],
         ["broker", f"{found.broker} ({'connected' if found.connected else 'not connected'})"],
+        *([["identity", _TAKEN.format(found.takeovers)]] if found.takeovers else []),
         ["runtime", reported.runtime],
         ["clock", reported.clock],
     ]

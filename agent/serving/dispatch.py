@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.link import Inbound
+from agent.connection import Inbound
 from agent.serving.inflight import RunningMark
 from agent.serving.limiter import RateLimiter
 from agent.serving.registry import Registry

@@ -24,6 +24,7 @@ class LocalStatus(msgspec.Struct, omit_defaults=True):
         queue: requests that wait.
         spool: messages that wait for the broker.
         connections: to the broker since the start.
+        takeovers: how often another client with the same identity took the session.
         reported: the reported document.
     """
 
@@ -37,6 +38,7 @@ class LocalStatus(msgspec.Struct, omit_defaults=True):
     spool: int
     connections: int
     reported: Reported
+    takeovers: int = 0
 
 
 def write(path: Path, status: LocalStatus) -> None:

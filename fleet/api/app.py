@@ -18,6 +18,7 @@ from fleet.api import (
     openai,
     routes_admin,
     routes_devices,
+    routes_members,
     routes_operations,
     routes_queries,
     routes_rollouts,
@@ -139,6 +140,7 @@ def create_app(controller: Controller) -> FastAPI:
     app.add_middleware(Refusals)
     for module in (
         routes_devices,
+        routes_members,
         routes_rollouts,
         routes_queries,
         openai,

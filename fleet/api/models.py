@@ -531,3 +531,85 @@ class RenewedCertificate(Answer):
     """The next certificate, PEM."""
 
     certificate: str
+
+
+class Departure(Answer):
+    """What was done about a device that leaves, and what is left to do."""
+
+    device: str
+    certificates: int = Field(description="how many were revoked")
+    told: bool = Field(description="the broker took the last word to the device")
+    applied: bool = Field(description="the broker has read who is revoked, or is away")
+    ended: bool = Field(description="its open connections were ended")
+    cleared: bool = Field(False, description="the broker retains nothing of it")
+    todo: str = Field("", description="what a person must do; empty: nothing")
+    history: str = Field("", description="under which id its history is; empty: as before")
+
+
+class NewName(Given):
+    """The new name of a device."""
+
+    name: Name
+
+
+class Renamed(Answer):
+    """A device with another name; the token is shown this once."""
+
+    departure: Departure
+    name: str
+    path: str = ""
+    token: str = ""
+
+
+class Gone(Answer):
+    """A device that was retired or renamed."""
+
+    id: str
+    device: str
+    why: Literal["retired", "renamed"]
+    at: float
+    by: str
+    cleared: bool
+    facts: dict[str, Any] = {}
+
+
+class DeparturePage(Answer):
+    """Devices that left, by id."""
+
+    items: list[Gone]
+    next: str | None = None
+
+
+class CloneModel(Answer):
+    """An identity that more than one device has."""
+
+    device: str
+    message: str
+    sign: Literal["sessions", "renewal", "certificates"]
+    since: float
+    at: float
+    count: int
+    addresses: list[str] = []
+    boots: list[str] = []
+
+
+class ClonePage(Answer):
+    """All of them, by device."""
+
+    items: list[CloneModel]
+
+
+class ExpiryModel(Answer):
+    """Something that runs out."""
+
+    kind: Literal["role", "certificate", "list", "device", "token", "enrolment"]
+    name: str
+    expires: float
+    todo: str
+    warning_days: int | None = Field(None, description="30, 7, 1, or 0 once it has run out")
+
+
+class ExpiryPage(Answer):
+    """All that runs out, the first end first."""
+
+    items: list[ExpiryModel]

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from contracts import drops
 from fleet.controller import Controller
-from fleet.store import bundles, delivery, devices, rollouts, telemetry
+from fleet.store import bundles, clones, delivery, devices, rollouts, telemetry
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _SINCE_S: Final = 300.0
@@ -28,6 +28,7 @@ class _Controller(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _process(self._controller)
         yield from _fleet(self._controller)
+        yield from _ends(self._controller)
 
 
 def _process(controller: Controller) -> Iterator[Metric]:
@@ -42,6 +43,11 @@ def _process(controller: Controller) -> Iterator[Metric]:
         ("ingest_retries", "batches that had to be committed again", counters.retries),
         ("desired_sent", "desired documents acknowledged by the broker", controller.outbox.sent),
         ("blocks_served", "repository blocks sent over MQTT", controller.blocks.served),
+        (
+            "blocks_refused",
+            "requests of devices not enrolled, or revoked",
+            controller.blocks.refused,
+        ),
         ("block_bytes", "bytes of repository blocks sent over MQTT", controller.blocks.bytes),
         ("queries_sent", "requests sent to devices", controller.asker.asked),
         ("query_answers", "answers of devices", controller.asker.answered),
@@ -118,6 +124,31 @@ def _fleet(controller: Controller) -> Iterator[Metric]:
         if p95 is not None:
             latency.add_metric(values, p95)
     yield from (requests, errors, latency)
+
+
+def _ends(controller: Controller) -> Iterator[Metric]:
+    """What runs out; devices by their number alone, as there may be many."""
+    now = controller.clock()
+    left = GaugeMetricFamily(
+        "shoal_expires_seconds", "seconds until something runs out", labels=["kind", "name"]
+    )
+    few = GaugeMetricFamily(
+        "shoal_device_certificates_expiring", "device certificates that are not renewed in time"
+    )
+    items = controller.expiring()
+    for item in items:
+        if item.kind not in ("device", "enrolment"):
+            left.add_metric([item.kind, item.name], item.expires - now)
+    few.add_metric([], sum(i.kind == "device" and i.days(now) is not None for i in items))
+    unread = GaugeMetricFamily(
+        "shoal_broker_files_unread", "1 while the broker has not read who is revoked or renewed"
+    )
+    unread.add_metric([], int(bool(controller.watch.todo)))
+    with controller.store.read() as connection:
+        known = clones.every(connection, now - clones.QUIET_S)
+    cloned = GaugeMetricFamily("shoal_clones", "identities that more than one device has")
+    cloned.add_metric([], len(known))
+    yield from (left, few, unread, cloned)
 
 
 def render(controller: Controller) -> bytes:

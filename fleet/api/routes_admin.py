@@ -186,12 +186,18 @@ def enroll_by_token(
 
 @ROUTER.post("/certificates/renew", tags=["devices"])
 def renew_certificate(
-    controller: TheController, _limited: Anybody, body: models.RenewalBody
+    controller: TheController, _limited: Anybody, request: Request, body: models.RenewalBody
 ) -> models.RenewedCertificate:
     """A device's next certificate. The current certificate's key signs the request: no token."""
-    pem = controller.fleet.renew(
-        body.certificate.encode("utf-8", "surrogatepass"),
-        body.request.encode("utf-8", "surrogatepass"),
-        body.signature,
-    )
+    try:
+        pem = controller.fleet.renew(
+            body.certificate.encode("utf-8", "surrogatepass"),
+            body.request.encode("utf-8", "surrogatepass"),
+            body.signature,
+        )
+    except RefusedError as error:
+        if error.code == "superseded":
+            peer = request.client.host if request.client else ""
+            controller.note_copy(str(error.info.detail.get("device", "")), peer)
+        raise
     return models.RenewedCertificate(certificate=pem)

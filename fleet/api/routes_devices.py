@@ -12,7 +12,7 @@ from fleet.api import models, paging, views
 from fleet.api.auth import Operator, TheController, Viewer
 from fleet.rollout import selector
 from fleet.rollout.spec import NAME_PATTERN
-from fleet.store import audit, bundles, delivery, devices, history, selection, telemetry
+from fleet.store import audit, bundles, delivery, departures, devices, history, selection, telemetry
 
 ROUTER = APIRouter(prefix="/v1", tags=["devices"])
 DeviceId = Annotated[str, Path(pattern=NAME_PATTERN, examples=["kitchen"])]
@@ -99,7 +99,7 @@ def list_updates(
     """What the device's updates did, newest first, with the reasons of refusals."""
     before = paging.decode_number(cursor)
     with controller.store.read() as connection:
-        devices.get(connection, device)
+        departures.check_known(connection, device)
         found, following = history.updates(connection, device, before, limit)
     return models.UpdatePage(
         items=[models.UpdateModel(**msgspec.structs.asdict(one)) for one in found],
@@ -125,7 +125,7 @@ def get_telemetry(
     if (until - since) / step > _MAX_POINTS:
         raise InputError("bad-range", f"the span has over {_MAX_POINTS} points: narrow it")
     with controller.store.read() as connection:
-        devices.get(connection, device)
+        departures.check_known(connection, device)
         found = telemetry.points(connection, device, step, since, until, slot)
     return models.Series(device=device, points=[views.point(one) for one in found])
 
@@ -136,7 +136,7 @@ def list_results(
 ) -> models.ResultPage:
     """The newest outputs of the device's local sources."""
     with controller.store.read() as connection:
-        devices.get(connection, device)
+        departures.check_known(connection, device)
         found = history.results(connection, device, limit)
     return models.ResultPage(
         items=[models.ResultModel(**msgspec.structs.asdict(one)) for one in found]

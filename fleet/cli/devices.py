@@ -25,6 +25,9 @@ def devices(
     selector: Annotated[
         str, typer.Argument(help="Which; for example site=lyon, own:site=lyon.")
     ] = "all",
+    clones: Annotated[
+        bool, typer.Option("--clones", help="Identities that more than one device has.")
+    ] = False,
     folder: Folder = HERE,
     url: Url = None,
     token_file: TokenFile = None,
@@ -34,6 +37,9 @@ def devices(
     """Lists devices with what they run."""
     with reported(as_json), connect(folder, url, token_file, token) as client:
         selectors.parse(selector)
+        if clones:
+            _clones(client.clones(), as_json)
+            return
         found = list(client.devices(selector))
         if as_json:
             emit_json(found)
@@ -134,6 +140,19 @@ def label(
                 )
             ],
         )
+
+
+def _clones(found: list[models.CloneModel], as_json: bool) -> None:
+    if as_json:
+        emit_json(found)
+        return
+    rows = [
+        (one.device, one.count, ago(one.since), ago(one.at), " ".join(one.addresses) or "unknown")
+        for one in found
+    ]
+    table(("device", "signs", "since", "last", "addresses"), rows)
+    for one in found:
+        typer.echo(safe(one.message), err=True)
 
 
 def _models(device: models.DeviceModel) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from nicegui import ui
 
 from contracts.errors import InputError
@@ -33,6 +35,7 @@ def build(visit: Visit, device: str) -> None:
         token = visit.token
         if token is None:
             raise InputError("signed-out", "The session has ended: sign in again.")
+        await asyncio.to_thread(visit.site.data.check_asked, device)
         answers = visit.site.data.ask(device, op, text.value or "", token)
         words.set_text("…")
         facts.set_text("")

@@ -19,9 +19,11 @@ import sqlalchemy as sa
 from contracts import drops
 from contracts.errors import InputError, RefusedError
 from contracts.messages import Answer, ClassifyRequest, GenerateRequest
+from fleet import expiry
 from fleet.conductor.runner import Command
 from fleet.controller import Controller
 from fleet.dashboard.views import Alert, DevicePage, DeviceView, Overview, RolloutView
+from fleet.membership import leaving
 from fleet.rollout import selector
 from fleet.rollout.plan import Plan
 from fleet.rollout.spec import RolloutSpec
@@ -29,6 +31,7 @@ from fleet.rollout.state import ACTIVE, IN_FLIGHT, Member
 from fleet.store import (
     audit,
     bundles,
+    clones,
     delivery,
     devices,
     entries,
@@ -122,9 +125,29 @@ class Data:
                 [
                     *losses,
                     *_alerts(counts, views, failures, waiting, self._controller.ready, self.now),
+                    *self._identity_alerts(),
                 ]
             ),
         )
+
+    def _identity_alerts(self) -> list[Alert]:
+        """What runs out, who is doubled, and what the broker has not read.
+
+        As the controller knows it: it looks every few seconds, and minutes.
+        """
+        now, cloned = self.now, self._controller.cloned
+        found = [
+            Alert("bad", clones.describe(device, clone), f"/devices/{device}")
+            for device, clone in cloned[:20]
+        ]
+        if len(cloned) > len(found):
+            found.append(Alert("bad", f"{len(cloned)} identities are on two devices.", ""))
+        for days, text, _ in expiry.grouped(expiry.due(self._controller.expiring.known, now), now):
+            found.append(Alert("bad" if days <= 1 else "warn", text, ""))
+        if self._controller.watch.todo:
+            text = "The broker has not read who is revoked or what was renewed: "
+            found.append(Alert("bad", text + self._controller.watch.todo, ""))
+        return found
 
     def _traffic(self, connection: sa.Connection) -> list[tuple[int, int, int]]:
         """Minute, requests, errors of the whole fleet, for the last hour; added by the database."""
@@ -311,7 +334,47 @@ class Data:
         with self._controller.store.read() as connection:
             return audit.page(connection, before, PAGE)
 
+    # Members ------------------------------------------------------------------------------
+
+    def leave(self, device: str, what: str, name: str, token: Token) -> str:
+        """Revokes, retires or renames a device; returns what to tell whoever did it.
+
+        Raises:
+            RefusedError: ``forbidden``, and what leaving raises.
+        """
+        if not token.may("admin"):
+            raise RefusedError("forbidden", "this needs the role admin")
+        fleet, actor = self._controller.fleet, Actor(token.name, token.role, by="dashboard")
+        self._controller.wake()
+        said = ""
+        match what:
+            case "revoke":
+                done = leaving.revoke(fleet, device, actor)
+            case "retire":
+                done = leaving.retire(fleet, device, actor)
+                said = f" Its history is kept as {done.history}."
+            case _:
+                renamed = leaving.rename_by_token(fleet, device, name, actor)
+                done = renamed.departure
+                said = (
+                    f" On the device, with this one-time token in a file, run shoal-agent enroll "
+                    f"--url {fleet.api_url} --token-file FILE --config agent.yaml: {renamed.token}"
+                )
+        if done.todo:
+            said += f" The broker does not know yet: {done.todo}."
+        return f"{device} is {'renamed to ' + name if what == 'rename' else what + 'd'}.{said}"
+
     # Queries ------------------------------------------------------------------------------
+
+    def check_asked(self, device: str) -> None:
+        """Whether a device may be asked.
+
+        Raises:
+            RefusedError: ``revoked``.
+            InputError: ``no-such-device``.
+        """
+        if self.device(device).state == "revoked":
+            raise RefusedError("revoked", f"{device} was revoked: it is not asked.")
 
     def ask(self, device: str, op: str, text: str, token: Token) -> AsyncIterator[Answer]:
         """Asks one device; answers come as they are sent.

@@ -250,6 +250,24 @@ class Identity:
             transaction.put_token(_digest(token), profile, now + seconds)
         return token
 
+    def token_instead_of(self, device: str, name: str, seconds: float = TOKEN_SECONDS) -> str:
+        """A token that enrols a device under another name; what it has is revoked at once.
+
+        The caller writes the revocation list.
+
+        Raises:
+            InputError: ``no-such-device``, ``bad-name``, ``reserved-name``, ``already-enrolled``.
+        """
+        token, now = secrets.token_urlsafe(32), self._clock()
+        with self.registry.transaction() as transaction:
+            mine = _enrolled(transaction, device)
+            profile = make_profile(name, mine.board, mine.labels, mine.groups)
+            self._make_room(transaction, name, replace=False)
+            transaction.revoke(device, now)
+            transaction.remove_device(device)
+            transaction.put_token(_digest(token), profile, now + seconds)
+        return token
+
     def device_of(self, token: str) -> str | None:
         """Whom a token would enrol now; None: nobody."""
         with self.registry.transaction() as transaction:

@@ -5,6 +5,7 @@ Nothing of a device is decided here: its certificates are in :mod:`fleet.identit
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from contracts.config import TlsConfig
+from contracts.errors import InputError
 from fleet import durable
 from fleet.broker.acl import CONTROLLER, READER
 from fleet.broker.mosquitto import Credentials
@@ -242,17 +244,6 @@ class Own:
             revoked = transaction.revoked(self._clock())
         return {serial for serial, _ in revoked} <= {entry.serial_number for entry in crl}
 
-    def expiries(self) -> dict[str, datetime]:
-        """When the authority, its own certificates and the list run out, by file."""
-        listed = self._revocation_list().next_update_utc
-        return {
-            "ca": self._authority.certificate.not_valid_after_utc,
-            "broker": self._certificate("broker").not_valid_after_utc,
-            "controller": self._certificate("controller").not_valid_after_utc,
-            "crl": listed or self._now(),
-            **({"api": self._certificate("api").not_valid_after_utc} if self._has_api else {}),
-        }
-
     # Access -------------------------------------------------------------------------------
 
     @contextmanager
@@ -292,3 +283,30 @@ class Own:
 def _old(certificate: x509.Certificate, now: datetime) -> bool:
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return (end - now) < (end - begin) / 3
+
+
+def spans(folder: Path) -> dict[str, tuple[float, float]]:
+    """From when to when the authority, its own certificates and the list count, by file.
+
+    Without the authority's key, which may be elsewhere. What cannot be read is left out.
+    """
+    found = {}
+    for name in ("ca", "broker", "controller", "api"):
+        with contextlib.suppress(OSError, InputError):
+            found[name] = span((folder / f"{name}.pem").read_bytes())
+    with contextlib.suppress(OSError, ValueError):
+        crl = x509.load_pem_x509_crl((folder / "crl.pem").read_bytes())
+        if crl.next_update_utc is not None:
+            found["crl"] = (crl.last_update_utc.timestamp(), crl.next_update_utc.timestamp())
+    return found
+
+
+def span(pem: bytes) -> tuple[float, float]:
+    """From when to when a certificate counts, seconds since the epoch.
+
+    Raises:
+        InputError: ``bad-certificate``.
+    """
+    certificate = ca.parse_certificate(pem)
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return begin.timestamp(), end.timestamp()

@@ -215,14 +215,14 @@ class Transaction:
         )
         return [row[0] for row in rows]
 
-    def newest(self) -> list[tuple[str, float]]:
-        """Each device that is not revoked, with the end of its certificate that lasts longest."""
+    def newest(self) -> list[tuple[Profile, float, float]]:
+        """Devices that are not revoked, with the span of the certificate that lasts longest."""
         rows = self._connection.execute(
-            "SELECT d.device, MAX(c.expires) FROM devices d JOIN certificates c "
-            "ON c.device = d.device AND c.revoked IS NULL WHERE d.revoked IS NULL "
-            "GROUP BY d.device ORDER BY d.device"
+            "SELECT d.device, d.board, d.labels, d.groups, d.revoked, c.issued, MAX(c.expires) "
+            "FROM devices d JOIN certificates c ON c.device = d.device AND c.revoked IS NULL "
+            "WHERE d.revoked IS NULL GROUP BY d.device ORDER BY d.device"
         )
-        return [(device, expires) for device, expires in rows]
+        return [(_entry(row[:5])[0], row[5], row[6]) for row in rows]
 
     def revoke(self, device: str, at: float) -> int:
         """Revokes a device and all its certificates; returns how many were valid."""

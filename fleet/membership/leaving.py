@@ -14,13 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-import sqlalchemy as sa
 import structlog
 
-from contracts.config import AgentConfig
 from contracts.errors import InputError, UnavailableError
 from contracts.messages import Leave, LeaveReason
 from contracts.topics import check_name
@@ -64,6 +62,22 @@ class Departure(msgspec.Struct, frozen=True):
     history: str = ""
 
 
+class Renamed(msgspec.Struct, frozen=True):
+    """A device with another name.
+
+    Attributes:
+        departure: what became of the old name.
+        name: the new one.
+        path: where its new ``agent.yaml`` is; empty: it enrols itself with `token`.
+        token: one-time, for a day.
+    """
+
+    departure: Departure
+    name: str
+    path: str = ""
+    token: str = ""
+
+
 def revoke(fleet: Fleet, device: str, actor: Actor) -> Departure:
     """Revokes a device: its certificates, and everything it may do. It stays in the list.
 
@@ -74,7 +88,7 @@ def revoke(fleet: Fleet, device: str, actor: Actor) -> Departure:
     identity, now = fleet.open_identity(), time.time()
     with _store(fleet) as store, store.write() as connection:
         listed = devices.revoke(connection, device, now)
-        _note(connection, actor, "device.revoke", device, now)
+        audit.note_by(connection, actor, "device.revoke", device, now)
         count = _known(lambda: identity.revoke(device, listed=False), needed=not listed)
     return _say_goodbye(fleet, identity, device, "revoked", Departure(device, count, *_NOT_YET))
 
@@ -89,7 +103,7 @@ def retire(fleet: Fleet, device: str, actor: Actor) -> Departure:
     identity, now = fleet.open_identity(), time.time()
     with _store(fleet) as store, store.write() as connection:
         history = departures.retire(store, connection, device, actor.name, now)
-        _note(connection, actor, "device.retire", device, now, history=history or "")
+        audit.note_by(connection, actor, "device.retire", device, now, history=history or "")
         count = _known(lambda: identity.retire(device), needed=history is None)
     _forget_files(fleet, device)
     departure = Departure(device, count, *_NOT_YET, history=history or "")
@@ -98,41 +112,67 @@ def retire(fleet: Fleet, device: str, actor: Actor) -> Departure:
 
 def rename(
     fleet: Fleet, device: str, name: str, actor: Actor, *, out: Path | None = None
-) -> tuple[AgentConfig, Path, Departure]:
+) -> Renamed:
     """Gives a device another name, by a certificate for it; its history goes with it.
 
-    Returns:
-        The device's new configuration, where it was written, and what became of the old name.
+    Args:
+        fleet: whose.
+        device: its name.
+        name: the new one.
+        actor: who does it.
+        out: where its new ``agent.yaml`` goes; None: into the fleet's folder.
 
     Raises:
         InputError: ``no-such-device``, ``bad-name``, ``reserved-name``, ``already-enrolled``,
             ``file-exists``.
         RefusedError: ``name-taken``.
     """
-    check_name(device, "device")
     path = out or fleet.folder / "devices" / check_name(name, "device") / "agent.yaml"
     if path.exists():
         raise InputError("file-exists", f"{path} exists: name another file with --out")
-    free(fleet, name)
-    identity, now, where = fleet.open_identity(), time.time(), fleet.enrolment()
+    where = fleet.enrolment()
     durable.make_folder(path.parent, 0o700)
-    with (
-        _store(fleet) as store,
-        durable.staged(path, mode=0o600) as file,
-        store.write() as connection,
-    ):
+    with durable.staged(path, mode=0o600) as file:
+
+        def write(identity: Identity) -> None:
+            mine = identity.profile(device)
+            with identity.enrolling(
+                name, mine.board, where, labels=mine.labels, groups=mine.groups, instead_of=device
+            ) as config:
+                file.write(provisioning.to_yaml(config))
+            file.swap(overwrite=False)
+
+        departure = _rename(fleet, device, name, actor, write)
+    return Renamed(departure, name, path=str(path))
+
+
+def rename_by_token(fleet: Fleet, device: str, name: str, actor: Actor) -> Renamed:
+    """As :func:`rename`; the device makes its key and enrols itself with a one-time token."""
+    made: list[str] = []
+    departure = _rename(
+        fleet,
+        device,
+        name,
+        actor,
+        lambda identity: made.append(identity.token_instead_of(device, name)),
+    )
+    return Renamed(departure, name, token=made[0])
+
+
+def _rename(
+    fleet: Fleet, device: str, name: str, actor: Actor, give: Callable[[Identity], None]
+) -> Departure:
+    check_name(device, "device")
+    free(fleet, check_name(name, "device"))
+    identity, now = fleet.open_identity(), time.time()
+    count = sum(one.revoked is None for one in identity.certificates(device))
+    with _store(fleet) as store, store.write() as connection:
         departures.rename(store, connection, device, name, actor.name, now)
-        _note(connection, actor, "device.rename", device, now, name=name)
-        count = sum(one.revoked is None for one in identity.certificates(device))
-        mine = identity.profile(device)
-        with identity.enrolling(
-            name, mine.board, where, labels=mine.labels, groups=mine.groups, instead_of=device
-        ) as config:
-            file.write(provisioning.to_yaml(config))
-        file.swap(overwrite=False)
+        audit.note_by(connection, actor, "device.rename", device, now, name=name)
+        give(identity)
     _forget_files(fleet, device)
     departure = Departure(device, count, *_NOT_YET, history=name)
-    return config, path, _say_goodbye(fleet, identity, device, "renamed", departure)
+    return _say_goodbye(fleet, identity, device, "renamed", departure)
 
 
 def free(fleet: Fleet, name: str) -> None:
@@ -187,12 +227,6 @@ def _store(fleet: Fleet) -> Iterator[Store]:
 def _forget_files(fleet: Fleet, device: str) -> None:
     """What was made for a name that is free: its keys count no more, and no device has them."""
     shutil.rmtree(fleet.folder / "devices" / device, ignore_errors=True)
-
-
-def _note(
-    connection: sa.Connection, actor: Actor, action: str, device: str, now: float, **detail: Any
-) -> None:
-    audit.note_by(connection, actor, action, device, now, **detail)
 
 
 def _say_goodbye(

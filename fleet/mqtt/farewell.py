@@ -7,6 +7,7 @@ message badly then ends nothing that is needed.
 from __future__ import annotations
 
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Sequence
@@ -43,6 +44,7 @@ class Visit:
 
     def __init__(self, topics: Topics, mqtt: MqttConfig) -> None:
         self._topics = topics
+        self._where = mqtt.host, mqtt.port
         self._tls = mqtt.tls is not None
         self._answers: list[bytes] = []
         self._answered = threading.Event()
@@ -53,10 +55,16 @@ class Visit:
         )
 
     def __enter__(self) -> Self:
+        away = UnavailableError("broker-unreachable", "the MQTT broker cannot be reached now")
+        try:
+            # Nobody listens: that is known at once, without the patience of a connection.
+            socket.create_connection(self._where, _CONNECT_S).close()
+        except OSError:
+            raise away from None
         self._link.start()
         if not self._link.connected.wait(_CONNECT_S):
             self._link.stop()
-            raise UnavailableError("broker-unreachable", "the MQTT broker cannot be reached now")
+            raise away
         return self
 
     def __exit__(

@@ -16,21 +16,19 @@ import sqlalchemy as sa
 from contracts.errors import InputError, RefusedError
 from fleet.store import Store, devices, rollouts
 from fleet.store.documents import dump, load
-from fleet.store.schema import (
-    DEPARTURE,
-    DEVICE,
-    LOSS,
-    MARK,
-    RESULT,
-    ROLLUP,
-    TELEMETRY,
-    TRAIT,
-    UPDATE_EVENT,
-    USAGE,
-)
+from fleet.store.schema import DEPARTURE, DEVICE, METADATA, TRAIT
 
 Why = Literal["retired", "renamed"]
-_HISTORY: Final = (UPDATE_EVENT, TELEMETRY, ROLLUP, RESULT, MARK, USAGE, LOSS)
+_KEEPS_NAMES: Final = frozenset({"departure", "rollout_member"})
+"""Tables that tell what was, under the names of then."""
+
+_HISTORY: Final = tuple(
+    table
+    for table in METADATA.sorted_tables
+    if "device" in table.columns and table is not TRAIT and table.name not in _KEEPS_NAMES
+)
+"""Tables of what a device did and measured, and of what of it was counted."""
+
 _NAME_CHARS: Final = 40
 """Characters of a name in an archive's id, which is at most 64 long."""
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent.connection import Inbound
 from agent.daemon import Agent
 from agent.generate.cache_engine import Floats
 from agent.generate.handler import Generating
-from agent.link import Inbound
 from agent.runtime import model as models
 from agent.serving.dispatch import Dispatcher
 from agent.serving.handlers import Answering

@@ -14,8 +14,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent import connection as connections
+from agent.connection import Inbound
 from agent.daemon import Agent
-from agent.link import Inbound, Link
+from agent.link import Link
 from agent.system.clock import SystemClock
 from contracts.config import AgentConfig, MqttConfig
 

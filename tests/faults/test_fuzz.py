@@ -23,8 +23,8 @@ from tuf.ngclient.config import EnvelopeType
 from agent.children import helper
 from agent.cli.device import read_config
 from agent.cli.local import read_examples
+from agent.connection import Inbound
 from agent.daemon import Agent
-from agent.link import Inbound
 from agent.runtime import check
 from agent.runtime.front_end import Tokenizer
 from agent.system.filesystem import Disk

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.link import Inbound
+from agent.connection import Inbound
 from agent.runtime import model as models
 from agent.serving.dispatch import MAX_UNACKNOWLEDGED, Dispatcher
 from agent.serving.handlers import Answering

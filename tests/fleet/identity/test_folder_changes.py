@@ -27,8 +27,8 @@ from fleet.cli.app import app
 from fleet.folder import PASSPHRASE, Fleet, FleetConfig
 from fleet.identity.authority import Authority
 from fleet.membership import leaving
-from fleet.membership.leaving import Actor
 from fleet.store import devices
+from fleet.store.entries import Actor
 
 WAIT_S = 20.0
 

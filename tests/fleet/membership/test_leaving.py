@@ -14,7 +14,9 @@ import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from agent import connection as connections
-from agent.link import Inbound, Link
+from agent import link
+from agent.connection import Inbound
+from agent.link import Link
 from agent.system.clock import SystemClock
 from contracts import codec
 from contracts.config import AgentConfig, MqttConfig
@@ -27,8 +29,8 @@ from fleet.broker.run import free_port
 from fleet.controller import Controller
 from fleet.folder import BrokerConfig, Fleet, FleetConfig
 from fleet.membership import leaving
-from fleet.membership.leaving import Actor
 from fleet.store import audit, departures, desired, devices
+from fleet.store.entries import Actor
 from fleet.store.schema import DEVICE, METADATA, TELEMETRY
 from tests.fleet.broker.test_access import Client
 from tests.support.tools import need_tool
@@ -134,6 +136,7 @@ class Reef:
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that was told to leave tries again at once, and not in a quarter of an hour."""
     monkeypatch.setattr(connections, "DISMISSED_S", 0.2)
+    monkeypatch.setattr(link, "GOODBYE_S", 30.0)
 
 
 @pytest.fixture
@@ -202,8 +205,21 @@ def test_a_revoked_device_is_refused_everywhere_before_the_broker_knows(tmp_path
         assert "pkill -HUP mosquitto" in controller.watch.todo, "shown until it is done"
         reef.broker.reload()
         until(lambda: controller.watch.look() and not controller.watch.todo, "not noticed")
-        with contextlib.suppress(ShoalError):
-            device.send("telemetry", codec.encode(Telemetry("b1", 2, [])))
+        unknown = controller.consumer.counters.unknown
+        device.send("telemetry", codec.encode(Telemetry("b1", 2, [])))
+        until(lambda: device.link.refusals.count, "its open connection is not denied")
+        assert controller.consumer.counters.unknown == unknown
+
+
+def test_a_device_that_was_told_to_leave_hangs_up_where_the_broker_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the plugin: its next connection is refused, and it knows why."""
+    monkeypatch.setattr(link, "GOODBYE_S", 1.0)
+    with Reef(tmp_path, broker=BrokerConfig(plugin="")) as reef:
+        device = reef.device("d1")
+        found = leaving.revoke(reef.fleet, "d1", ME)
+        assert (found.told, found.applied, found.ended) == (True, True, False)
         until(lambda: "it was revoked" in device.link.last_error, device.link.last_error)
 
 
@@ -312,7 +328,9 @@ def test_a_renamed_device_goes_on_under_its_new_name(reef: Reef) -> None:
             return int(connection.scalar(query) or 0)
 
     until(lambda: stored("d1") == 1, "not stored")
-    config, path, found = leaving.rename(reef.fleet, "d1", "kitchen", ME)
+    renamed_to = leaving.rename(reef.fleet, "d1", "kitchen", ME)
+    found, path = renamed_to.departure, Path(renamed_to.path)
+    config = codec.convert_yaml(path.read_bytes(), AgentConfig, what="agent.yaml")
     assert (found.applied, found.ended, found.cleared) == (True, True, True)
     assert (config.device, config.labels, config.groups) == (
         "kitchen", {"site": "graz"}, ["kitchen"],
@@ -398,8 +416,11 @@ def test_a_late_message_of_who_left_is_dropped(reef: Reef) -> None:
 
 
 def test_no_table_keeps_a_name_that_is_free(reef: Reef) -> None:
-    """But for what tells what was: rollouts, the audit log, and who left."""
-    history = {"rollout_member", "departure", "audit"}
+    """But for what tells what was: rollouts, the audit log, who left, and the day's quota.
+
+    (The quota is a sum in memory that is added a little later; it ends with the day.)
+    """
+    history = {"rollout_member", "departure", "audit", "device_usage"}
     for name, leave in (
         ("d1", lambda: leaving.retire(reef.fleet, "d1", ME)),
         ("d2", lambda: leaving.rename(reef.fleet, "d2", "d3", ME)),
