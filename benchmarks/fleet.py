@@ -1,4 +1,4 @@
-"""The controller's claims: ingest, rollout, fan-out, API, dashboard, memory by device count.
+"""The controller's claims: ingest, rollout, fan-out, API, dashboard, memory, what idling costs.
 
 Everything runs on loopback with a real mosquitto. Ingest and a bare paho consumer drain the
 same number of the same messages that wait at the same broker, in turns, so that no publisher
@@ -33,6 +33,7 @@ from _figures import ROOT, Row, machine, row, save, show
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
 
+import _idle
 import httpx
 import msgspec
 import psutil
@@ -490,6 +491,7 @@ CASES: dict[str, Callable[[Size], list[Row]]] = {
     "ingest": measure_ingest,
     "fleet": measure_fleet,
     "memory": measure_memory,
+    "idle": lambda size: _idle.measure(_idle.QUICK if size is QUICK else _idle.FULL),
 }
 
 

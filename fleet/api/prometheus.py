@@ -71,7 +71,7 @@ def _fleet(controller: Controller) -> Iterator[Metric]:
     with controller.store.read() as connection:
         states = devices.counts(connection)
         totals = telemetry.fleet_totals(connection, since)
-        names = {p.ref.manifest_sha256: p.ref for p in bundles.every(connection)}
+        names = bundles.names(connection)
         active = rollouts.active(connection)
         phases = rollouts.phase_counts(connection, active)
         today = delivery.day_of(controller.clock())

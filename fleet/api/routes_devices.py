@@ -153,10 +153,8 @@ def get_metrics(
     """What the fleet, or some of it, measured in the last while."""
     since = controller.clock() - seconds
     with controller.store.read() as connection:
-        chosen = None
-        if selector_ is not None:
-            chosen = devices.ids(connection, selection.means(selector.parse(selector_)))
-        names = {p.ref.manifest_sha256: str(p.ref) for p in bundles.every(connection)}
+        chosen = None if selector_ is None else selection.means(selector.parse(selector_))
+        names = {sha256: str(ref) for sha256, ref in bundles.names(connection).items()}
         totals = telemetry.fleet_totals(connection, since, chosen)
         counts = devices.counts(connection)
         today = delivery.day_of(controller.clock())

@@ -147,7 +147,8 @@ class Runner:
             device = world.devices[name]
             assert device.desired is not None
             documents.append((name, device.desired, device.rollout))
-        desired.write(self._store, connection, documents)
+        if not desired.write(self._store, connection, documents):
+            raise _Conflict
         released = [a.device for a in change.actions if isinstance(a, Release)]
         desired.release(connection, rollout, released)
         notes = [a for a in change.actions if isinstance(a, Note)]

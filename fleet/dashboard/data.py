@@ -6,7 +6,6 @@ of devices. Methods block: pages call them on a thread.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import threading
 import time
@@ -37,6 +36,7 @@ from fleet.store import (
     entries,
     history,
     rollouts,
+    selection,
     telemetry,
     waits,
 )
@@ -44,7 +44,7 @@ from fleet.store.audit import Entry
 from fleet.store.bundles import Published
 from fleet.store.entries import Actor
 from fleet.store.rollouts import Event
-from fleet.store.schema import DEVICE, ROLLUP, UPDATE_EVENT
+from fleet.store.schema import ROLLUP, UPDATE_EVENT, WENT_WRONG
 from fleet.store.telemetry import Point
 from fleet.store.tokens import Token
 from fleet.store.waits import Waiting
@@ -112,7 +112,7 @@ class Data:
             waiting = waits.counts(connection)
             failures = self._failures(connection)
             losses = self._losses(connection)
-            published = len(bundles.every(connection))
+            published = len(bundles.names(connection))
         views = [RolloutView.of(one, waves[one.state.id]) for one in recent]
         return Overview(
             counts=counts,
@@ -154,7 +154,7 @@ class Data:
         now = int(self.now)
         rows = connection.execute(
             sa.select(ROLLUP.c.start, sa.func.sum(ROLLUP.c.requests), sa.func.sum(ROLLUP.c.errors))
-            .where(ROLLUP.c.resolution == telemetry.MINUTE, ROLLUP.c.start >= now - 3600)
+            .where(telemetry.of_fleet(telemetry.MINUTE), ROLLUP.c.start >= now - 3600)
             .group_by(ROLLUP.c.start)
             .order_by(ROLLUP.c.start)
         )
@@ -177,7 +177,7 @@ class Data:
             sa.select(UPDATE_EVENT.c.state, sa.func.count(sa.distinct(UPDATE_EVENT.c.device)))
             .where(
                 UPDATE_EVENT.c.received_at >= self.now - _RECENT_S,
-                UPDATE_EVENT.c.state.in_(("refused", "rolled-back")),
+                WENT_WRONG,
             )
             .group_by(UPDATE_EVENT.c.state)
         )
@@ -401,33 +401,9 @@ class Data:
 
 
 def _versions(connection: sa.Connection) -> list[tuple[str, int]]:
-    """Active bundles with the number of devices that run them, most first."""
-    found: collections.Counter[str] = collections.Counter()
-    query = sa.select(DEVICE.c.reported).where(
-        DEVICE.c.reported.is_not(None), DEVICE.c.revoked_at.is_(None)
-    )
-    for text in connection.scalars(query):
-        active = [slot.active for slot in _SLOTS.decode(text).slots.values()]
-        # A set: a device with one bundle in two slots is one device.
-        found.update({f"{ref.name} {ref.version}" for ref in active if ref is not None})
-    return found.most_common()
-
-
-class _Ref(msgspec.Struct):
-    name: str
-    version: str
-
-
-class _Slot(msgspec.Struct):
-    active: _Ref | None = None
-
-
-class _Slots(msgspec.Struct):
-    slots: dict[str, _Slot] = {}
-
-
-# Only what is counted: a thousand whole documents would take ten times as long.
-_SLOTS: Final = msgspec.json.Decoder(_Slots)
+    """Active bundles with the number of devices that say they run them, most first."""
+    found = selection.shares(connection, f"{selector.OWN}bundle")
+    return [(bundle.replace("/", " "), count) for bundle, count in found]
 
 
 def _listed(waiting: list[tuple[str, int]]) -> str:

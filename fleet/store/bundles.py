@@ -60,6 +60,12 @@ def every(connection: sa.Connection) -> list[Published]:
     return [_published(r) for r in connection.execute(_QUERY.order_by(BUNDLE.c.release.desc()))]
 
 
+def names(connection: sa.Connection) -> dict[str, BundleRef]:
+    """All bundles by the sha256 of their manifests, withdrawn ones too; no manifest is read."""
+    rows = connection.execute(sa.select(BUNDLE.c.name, BUNDLE.c.version, BUNDLE.c.sha256))
+    return {row.sha256: BundleRef(row.name, row.version, row.sha256) for row in rows}
+
+
 def find(connection: sa.Connection, name: str, version: str) -> Published:
     """One published bundle, or a withdrawn one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,10 +88,7 @@ class Store:
         return statement if self.is_sqlite else statement.with_for_update()
 
     def _alembic(self) -> Config:
-        config = Config()
-        folder = resources.files("fleet.store") / "migrations"
-        config.set_main_option("script_location", str(folder))
-        return config
+        return _migrations()
 
     def migrate(self) -> None:
         """Brings the schema to the newest version; does nothing when it is there."""
@@ -106,10 +104,9 @@ class Store:
 
     def revision(self) -> tuple[str | None, str | None]:
         """The schema's version in the database, and the one this program expects."""
-        script = ScriptDirectory.from_config(self._alembic())
         with self.read() as connection:
             current = MigrationContext.configure(connection).get_current_revision()
-        return current, script.get_current_head()
+        return current, _head()
 
     def check(self) -> None:
         """Raises ``UnavailableError`` when the database cannot be used as it is."""
@@ -118,6 +115,19 @@ class Store:
             raise UnavailableError(
                 "old-schema", f"the database has schema {current}, this program needs {head}"
             )
+
+
+def _migrations() -> Config:
+    config = Config()
+    folder = resources.files("fleet.store") / "migrations"
+    config.set_main_option("script_location", str(folder))
+    return config
+
+
+@functools.cache
+def _head() -> str | None:
+    """The schema that this program expects. It is asked for with each look at what is ready."""
+    return ScriptDirectory.from_config(_migrations()).get_current_head()
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -51,14 +51,23 @@ def _as_reported(device: Device) -> dict[str, DesiredBundle]:
 
 def write(
     store: Store, connection: sa.Connection, changes: Sequence[tuple[str, Desired, str | None]]
-) -> None:
-    """Stores desired documents: device, document, and the rollout that now holds the device."""
+) -> bool:
+    """Stores desired documents: device, document, and the rollout that now holds the device.
+
+    Returns:
+        False when a document is not newer than what the database has by now: nothing of this
+        transaction may stand then.
+    """
+    written = 0
     if changes:
         asked = {device: traits.wanted(desired) for device, desired, _ in changes}
         traits.replace(store, connection, "wanted", asked)
-        connection.execute(
+        written = connection.execute(
             DEVICE.update()
-            .where(DEVICE.c.id == sa.bindparam("b_id"))
+            .where(
+                DEVICE.c.id == sa.bindparam("b_id"),
+                DEVICE.c.desired_revision < sa.bindparam("b_revision"),
+            )
             .values(
                 desired=sa.bindparam("b_desired"),
                 desired_revision=sa.bindparam("b_revision"),
@@ -77,7 +86,8 @@ def write(
                 }
                 for device, desired, rollout in changes
             ],
-        )
+        ).rowcount
+    return written == len(changes)
 
 
 def release(connection: sa.Connection, rollout: str, ids: Sequence[str]) -> None:
@@ -170,8 +180,10 @@ def answer(connection: sa.Connection, device: str, reported: Reported, now: floa
             .values(
                 desired=dump(document),
                 desired_revision=ahead + 1,
+                desired_at=now,
                 sent_revision=0,
                 version=DEVICE.c.version + 1,
+                **CHANGED,
             )
         )
     elif refused:

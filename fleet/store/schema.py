@@ -115,6 +115,9 @@ TRAIT: Final = sa.Table(
     sqlite_with_rowid=False,
 )
 
+WENT_WRONG: Final = sa.text("state IN ('refused', 'rolled-back')")
+"""Events of updates that went wrong: an index has them alone."""
+
 UPDATE_EVENT: Final = sa.Table(
     "update_event",
     METADATA,
@@ -128,6 +131,7 @@ UPDATE_EVENT: Final = sa.Table(
     sa.Column("event", _JSON, nullable=False),
     sa.UniqueConstraint("device", "boot", "seq"),
     sa.Index("ix_update_event_received_at", "received_at"),
+    _few("ix_update_event_wrong", "received_at", WENT_WRONG.text),
 )
 
 TELEMETRY: Final = sa.Table(
@@ -191,6 +195,7 @@ ROLLUP: Final = sa.Table(
     "telemetry_rollup",
     METADATA,
     sa.Column("resolution", sa.Integer, primary_key=True, autoincrement=False),
+    # Empty: all devices together, in minutes, without gauges.
     sa.Column("device", _NAME, primary_key=True),
     sa.Column("slot", _NAME, primary_key=True),
     # sha256 of the manifest; empty for what is not of a model.
@@ -201,6 +206,7 @@ ROLLUP: Final = sa.Table(
     # The whole of :class:`fleet.store.telemetry.Rollup`.
     sa.Column("content", _JSON, nullable=False),
     sa.Index("ix_telemetry_rollup_start", "resolution", "start"),
+    _few("ix_telemetry_rollup_fleet", "start", "device = ''"),
 )
 
 RESULT: Final = sa.Table(

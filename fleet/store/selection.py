@@ -41,6 +41,18 @@ def _holds(key: str, values: list[str]) -> sa.ColumnElement[bool]:
             return has(key) if wild else has(key, *values)
 
 
+def shares(connection: sa.Connection, key: str) -> list[tuple[str, int]]:
+    """How many devices that are not revoked have each value of a key, most first."""
+    revoked = sa.select(DEVICE.c.id).where(DEVICE.c.revoked_at.is_not(None))
+    query = (
+        sa.select(TRAIT.c.value, sa.func.count())
+        .where(TRAIT.c.key == key, TRAIT.c.device.not_in(revoked))
+        .group_by(TRAIT.c.value)
+    )
+    found = [(str(value), int(count)) for value, count in connection.execute(query)]
+    return sorted(found, key=lambda one: (-one[1], one[0]))
+
+
 def values(connection: sa.Connection, key: str, *conditions: sa.ColumnElement[bool]) -> list[str]:
     """The values of a key among devices for which conditions on the device table hold."""
     query = sa.select(TRAIT.c.value).join(DEVICE, DEVICE.c.id == TRAIT.c.device)

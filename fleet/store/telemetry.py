@@ -9,7 +9,7 @@ that cannot be added is marked without being counted: it must not stop the other
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -22,7 +22,7 @@ from contracts.messages import Sample, Telemetry
 from fleet.figures import Figures, read
 from fleet.store import Store, delivery
 from fleet.store.documents import dump
-from fleet.store.schema import RESULT, ROLLUP, TELEMETRY, UPDATE_EVENT
+from fleet.store.schema import DEVICE, RESULT, ROLLUP, TELEMETRY, UPDATE_EVENT
 
 _LOG: Final = structlog.get_logger("telemetry")
 MINUTE: Final = 60
@@ -36,6 +36,9 @@ _MAX_BYTES: Final = 32 * limits.MIB
 
 _MAX_COLUMN: Final = 2**40
 """Where a row's columns stop: the database itself adds up those of millions of rows."""
+
+FLEET: Final = ""
+"""In the place of a device's name: all of them together."""
 
 Key = tuple[int, str, str, str, int]
 """Resolution in seconds, device, slot, sha256 of the manifest, start in seconds."""
@@ -161,7 +164,10 @@ def _add(store: Store, query: _Unrolled, ids: list[int], on_dropped: OnDropped) 
                     add_batch(sums, row.device, row.received_at, batch)
                     _add_drops(lost, row.device, batch)
             connection.execute(TELEMETRY.update().where(chunk).values(rolled=True))
+        together = _together(sums)
         _merge(store, connection, sums)
+        # Last: these few rows are the same for all processes, who wait for one another here.
+        _merge(store, connection, together)
         newest = max([row.received_at for row in rows], default=0.0)
         first = delivery.add_losses(store, connection, lost, newest)
     if first:
@@ -229,6 +235,18 @@ def add_batch(sums: dict[Key, Figures], device: str, received: float, batch: Tel
             start = int(at // resolution) * resolution
             key = (resolution, device, sample.slot, bundle, start)
             sums.setdefault(key, Figures()).add_sample(sample, at)
+
+
+def _together(sums: dict[Key, Figures]) -> dict[Key, Figures]:
+    """The figures of all devices by the minute: what dashboards ask for again and again."""
+    found: dict[Key, Figures] = {}
+    for (resolution, _, slot, bundle, start), figures in sums.items():
+        if resolution == MINUTE:
+            key = (resolution, FLEET, slot, bundle, start)
+            found.setdefault(key, Figures()).merge(figures)
+    for figures in found.values():
+        figures.gauges, figures.peaks = {}, {}
+    return found
 
 
 def _merge(store: Store, connection: sa.Connection, sums: dict[Key, Figures]) -> None:
@@ -299,17 +317,26 @@ def points(
     ]
 
 
+def of_fleet(resolution: int) -> sa.ColumnElement[bool]:
+    """The condition on roll-ups that they are of all devices together."""
+    return sa.and_(sa.text("device = ''"), ROLLUP.c.resolution == resolution)
+
+
 def fleet_totals(
-    connection: sa.Connection, since: float, devices: Iterable[str] | None = None
+    connection: sa.Connection, since: float, devices: sa.ColumnElement[bool] | None = None
 ) -> dict[tuple[str, str], Figures]:
-    """Figures of all (or some) devices since a moment, by slot and bundle."""
-    wanted = None if devices is None else set(devices)
+    """Figures since a moment by slot and bundle: of all devices, or of those of a condition."""
+    query = sa.select(ROLLUP.c.slot, ROLLUP.c.bundle, ROLLUP.c.content).where(
+        ROLLUP.c.start >= int(since)
+    )
+    if devices is None:
+        query = query.where(of_fleet(MINUTE))
+    else:
+        chosen = sa.select(DEVICE.c.id).where(devices)
+        query = query.where(ROLLUP.c.resolution == MINUTE, ROLLUP.c.device.in_(chosen))
     found: dict[tuple[str, str], Figures] = {}
-    query = sa.select(ROLLUP).where(ROLLUP.c.resolution == MINUTE, ROLLUP.c.start >= int(since))
     for row in connection.execute(query):
-        if wanted is None or row.device in wanted:
-            figures = found.setdefault((row.slot, row.bundle), Figures())
-            figures.merge(read(row.content))
+        found.setdefault((row.slot, row.bundle), Figures()).merge(read(row.content))
     return found
 
 

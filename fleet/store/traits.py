@@ -11,6 +11,7 @@ a label          the operator's            its value
 ``own:group``    the device's              a group
 ``own:task``     the device's              a slot that serves
 ``own:bundle``   the device's              ``NAME/VERSION`` of a bundle that serves
+``own:waits``    the device's              the code of a reason for which it waits
 ================ ========================= ====================================================
 
 A label with the name of a key that is built in is not searched: the built-in one is meant.
@@ -57,6 +58,7 @@ def own(reported: Reported | None) -> set[Trait]:
     found = [(key, value) for key, value in reported.labels.items() if key not in OWN_BUILT_IN]
     found.append(("board", reported.board))
     found += [("group", group) for group in reported.groups]
+    found += [("waits", wait.reason.code[:64]) for wait in reported.waits]
     for slot, report in reported.slots.items():
         if report.active is not None:
             found += [("task", slot), ("bundle", f"{report.active.name}/{report.active.version}")]

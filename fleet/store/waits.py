@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Final
 
 import msgspec
@@ -11,8 +10,9 @@ import sqlalchemy as sa
 from contracts import progress
 from contracts.clock import can_be_right
 from contracts.messages import UpdateEvent
+from fleet.rollout.selector import OWN
 from fleet.store.devices import Device
-from fleet.store.schema import DEVICE
+from fleet.store.schema import DEVICE, TRAIT
 
 MAX_CHARS: Final = 500
 """Characters of a device's own words that are shown."""
@@ -63,30 +63,17 @@ def download(event: UpdateEvent | None) -> Waiting | None:
     return Waiting("slow-link", f"downloads {text}", event.slot) if text else None
 
 
-class _Reason(msgspec.Struct):
-    code: str
-
-
-class _Wait(msgspec.Struct):
-    reason: _Reason
-
-
-class _Waits(msgspec.Struct):
-    waits: list[_Wait] = []
-
-
-# Only what is counted: a thousand whole documents would take ten times as long.
-_WAITS: Final = msgspec.json.Decoder(_Waits)
-
-
 def counts(connection: sa.Connection) -> list[tuple[str, int]]:
     """Devices that are connected and wait, by what they wait for, most first."""
-    found: Counter[str] = Counter()
-    query = sa.select(DEVICE.c.reported).where(
-        DEVICE.c.state == "online",
-        DEVICE.c.revoked_at.is_(None),
-        DEVICE.c.reported.contains('"waits":', autoescape=True),
+    query = (
+        sa.select(TRAIT.c.value, sa.func.count())
+        .join(DEVICE, DEVICE.c.id == TRAIT.c.device)
+        .where(
+            TRAIT.c.key == f"{OWN}waits",
+            DEVICE.c.state == "online",
+            DEVICE.c.revoked_at.is_(None),
+        )
+        .group_by(TRAIT.c.value)
     )
-    for text in connection.scalars(query):
-        found.update({wait.reason.code[:64] for wait in _WAITS.decode(text).waits})
-    return found.most_common()
+    found = [(str(code), int(count)) for code, count in connection.execute(query)]
+    return sorted(found, key=lambda one: (-one[1], one[0]))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
 
 from contracts.messages import BundleRef, Reported, SlotReport, Status, UpdateEvent
+from fleet.conductor.look import Look
 from fleet.conductor.runner import Runner
 from fleet.folder import Fleet, FleetConfig
 from fleet.ingest.decode import Message
 from fleet.ingest.writer import Writer
 from fleet.rollout.selector import parse
 from fleet.rollout.spec import RolloutSpec
-from fleet.store import Store, departures, devices, rollouts, selection
+from fleet.store import Store, departures, desired, devices, rollouts, selection
+from fleet.store.schema import DEVICE, ROLLOUT, TRAIT
 from tests.support.bundles import noise_bundle
 
 VERSIONS = ("1.0.0", "2.0.0")
@@ -322,3 +327,69 @@ def test_a_member_that_leaves_the_fleet_is_missed_at_once(small: Small) -> None:
         departures.retire(small.store, connection, "b", "ann", small.now)
     small.settle("a", ticks=3)
     assert small.status(rollout) == "succeeded"
+
+
+def test_a_document_that_became_newer_meanwhile_is_not_written_over(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ingest raised its revision behind the look: the device would ignore the engine's."""
+    small.add("a")
+    small.create("1.0.0")
+    small.settle("a")
+    second = small.create("2.0.0")
+    whole = Look.run
+    raised: list[int] = []
+
+    def run(look: Look) -> None:
+        whole(look)
+        if not raised:
+            raised.append(small.device("a").desired_revision + 50)
+            claim = Reported("a", "b", "1", "raspberry-pi-5", "x", 0.0, desired_revision=raised[0])
+            with small.store.write() as connection:
+                desired.answer(connection, "a", claim, small.now)
+
+    monkeypatch.setattr(Look, "run", run)
+    while small.runner.tick():
+        pass
+    device = small.device("a")
+    assert raised and device.desired_revision > raised[0] + 1
+    assert device.desired is not None and device.desired.revision == device.desired_revision
+    assert device.desired.slots["classify"].bundle == small.refs["2.0.0"]
+    small.settle("a")
+    assert small.status(second) == "succeeded"
+
+
+def test_an_upgrade_goes_on_where_the_version_before_stood(small: Small) -> None:
+    """Rollouts that were under way, that are followed, that ended: cursors, counts, moments."""
+    small.add("a", "b")
+    old = small.create("1.0.0", follow_s=10)
+    small.settle("a", "b")
+    small.now += 100
+    followed = small.create("2.0.0")
+    small.settle("a", "b")
+    small.add("c")
+    small.online("c", online=False)
+    small.create("1.0.0", waves=[{"count": 1}, {"percent": 100}], offline_s=2)
+    small.runner.tick()
+
+    def known() -> list[list[Any]]:
+        skip = {"due", "unseen", "version"}
+        found = []
+        with small.store.read() as connection:
+            for table in (DEVICE, ROLLOUT, TRAIT):
+                columns = [column for column in table.c if column.name not in skip]
+                query = sa.select(*columns).order_by(*table.primary_key)
+                found.append([tuple(row) for row in connection.execute(query)])
+        return found
+
+    before = known()
+    with small.store.engine.connect() as connection, connection.begin():
+        config = small.store._alembic()
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0120")
+    small.store.migrate()
+    assert known() == before
+    small.settle("a", "b", ticks=10)
+    assert [small.status(r) for r in (old, followed, "r3")] == ["succeeded"] * 3
+    small.online("c", online=True)
+    assert small.settle("c") == ["1.0.0"] * 6

@@ -15,7 +15,18 @@ import sqlalchemy as sa
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.errors import InputError, RefusedError
-from contracts.messages import BundleRef, ErrorInfo, Reported, SlotReport, Status, UpdateEvent, Wait
+from contracts.messages import (
+    BundleRef,
+    ErrorInfo,
+    Reported,
+    Sample,
+    SlotReport,
+    Status,
+    Telemetry,
+    UpdateEvent,
+    Wait,
+)
+from fleet.api import prometheus
 from fleet.controller import Controller
 from fleet.dashboard import charts
 from fleet.dashboard.data import PAGE, Data
@@ -23,11 +34,13 @@ from fleet.dashboard.render import render
 from fleet.dashboard.session import LIFETIME_S, Sessions
 from fleet.figures import Figures
 from fleet.folder import Fleet, FleetConfig
-from fleet.ingest.decode import Message
+from fleet.ingest.decode import Batch, Message
 from fleet.ingest.writer import Writer
 from fleet.rollout.spec import RolloutSpec
+from fleet.store import telemetry
 from fleet.store.telemetry import Point
 from fleet.store.tokens import Token
+from tests.support.counting import cost_of, scans
 
 REF = BundleRef("tiny-classifier", "1.0.0", "0" * 64)
 TINY = Path(__file__).parents[2] / "data" / "tiny-classifier-1.0.0"
@@ -87,6 +100,34 @@ def test_the_number_of_statements_does_not_grow_with_the_fleet(controller: Contr
         counts.append(len(found))
     # The list's last page needs one more, to see that nothing follows.
     assert counts[1] <= counts[0] < 15
+
+
+def test_what_a_page_reads_does_not_grow_with_the_fleet(controller: Controller) -> None:
+    """Nor with what devices measured: the database counts, and pages are read by the page."""
+    read: dict[str, set[int]] = {}
+    for count in (60, 400):
+        _report(controller, count)
+        now = time.time()
+        sample = Sample(now, 10.0, "classify", REF, requests=3)
+        payload = codec.encode(Telemetry("b", count, [sample]))
+        batch = [Message(f"d{n:04}", Batch("b", count), payload) for n in range(count)]
+        Writer(controller.store).write(batch, now)
+        while telemetry.roll_up(controller.store):
+            pass
+        data = Data(controller)
+        for name, look in (
+            ("overview", data.overview),
+            ("devices", lambda data=data: data.device_page("own:site=*", "")),
+            ("models", data.models),
+            ("metrics", lambda: prometheus.render(controller)),
+        ):
+            with cost_of(controller.store) as cost:
+                look()
+            read.setdefault(name, set()).add(cost.rows)
+            if controller.store.is_sqlite:
+                assert scans(controller.store, cost, "device", "telemetry_rollup") == []
+    assert {name: len(rows) for name, rows in read.items()} == dict.fromkeys(read, 1), read
+    assert data.overview().requests == 3 * 460
 
 
 def test_the_device_list_goes_on_page_by_page(controller: Controller) -> None:

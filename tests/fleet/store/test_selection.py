@@ -72,7 +72,8 @@ def _change(store: Store, rng: random.Random, name: str) -> None:
             devices.revoke(connection, name, NOW)
         else:
             slots = {slot: DesiredBundle(REF) for slot in _some(rng, _WORDS[4:6])}
-            desired.write(store, connection, [(name, Desired(1, slots), None)])
+            revision = devices.get(connection, name).desired_revision + 1
+            assert desired.write(store, connection, [(name, Desired(revision, slots), None)])
 
 
 def test_the_database_finds_the_devices_that_the_grammar_means(store: Store) -> None:

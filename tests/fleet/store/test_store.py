@@ -22,7 +22,7 @@ from fleet.figures import Figures
 from fleet.ingest.decode import Batch, Message
 from fleet.ingest.writer import Writer
 from fleet.store import Store, leases, telemetry, tokens
-from fleet.store.schema import METADATA, TELEMETRY, TOKEN
+from fleet.store.schema import DEVICE, METADATA, ROLLUP, TELEMETRY, TOKEN
 from fleet.store.telemetry import HOUR, MINUTE, Retention
 from tests.support.read_only import read_only
 
@@ -280,12 +280,45 @@ def test_retention_forgets_in_steps_and_still_knows_duplicates(store: Store) -> 
         assert len(telemetry.points(connection, "d1", MINUTE, 0, NOW * 2)) == 1
         points = telemetry.points(connection, "d1", HOUR, 0, NOW * 2)
     assert points[0].figures.requests == 1
-    assert telemetry.expire(store, rules, NOW + 700)["minutes"] == 1
+    assert telemetry.expire(store, rules, NOW + 700)["minutes"] == 2, "the device's, the fleet's"
     assert telemetry.expire(store, rules, NOW + 1100)["batches"] == 1
     with store.read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(TELEMETRY)) == 0
         assert len(telemetry.points(connection, "d1", HOUR, 0, NOW * 2)) == 1
     assert telemetry.expire(store, rules, NOW + 20_000)["hours"] == 1
+
+
+def test_the_figures_of_all_devices_together_are_the_sum_of_each(store: Store) -> None:
+    """Added up as they come, in any order, by two processes: nobody adds all devices again."""
+    writer = Writer(store, admit_unknown=True)
+    rng = random.Random(2)
+    batches = [
+        _batch(seq, NOW + rng.choice([0, 30, 90]), *[float(rng.randint(1, 900))] * 3, device=name)
+        for seq in range(12)
+        for name in ("d1", "d2", "d3")
+    ]
+    rng.shuffle(batches)
+    for start in range(0, len(batches), 7):
+        writer.write(batches[start : start + 7], NOW)
+        threads = [threading.Thread(target=_rolled, args=(store,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    _rolled(store)
+    with store.read() as connection:
+        whole = telemetry.fleet_totals(connection, 0)
+        each = telemetry.fleet_totals(connection, 0, DEVICE.c.id != "")
+        some = telemetry.fleet_totals(connection, 0, DEVICE.c.id.in_(["d1", "d3"]))
+    (total,), (sums,), (two,) = whole.values(), each.values(), some.values()
+    assert total.gauges == {} and sums.gauges != {}
+    sums.gauges, sums.peaks = {}, {}
+    assert total == sums
+    assert (total.requests, two.requests) == (108, 72)
+    with store.read() as connection:
+        rows = connection.execute(sa.select(ROLLUP).where(telemetry.of_fleet(MINUTE))).all()
+        assert sum(row.requests for row in rows) == 108
+        assert len(rows) == 2, "one a minute, whatever the number of devices"
 
 
 def test_what_is_not_rolled_up_is_never_forgotten(store: Store) -> None:

@@ -113,7 +113,7 @@ def _fill_rollouts(connection: sa.Connection) -> None:
                 # All that is followed is looked at once: nobody kept marks before.
                 due=0.0,
                 follow_until=None if ended is None else ended + spec["follow_s"],
-                counts=json.dumps(counts.get(row.id, {})),
+                counts=json.dumps(counts.get(row.id, {}), separators=(",", ":"), sort_keys=True),
             )
         )
 
