@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import structlog
 
-from contracts import limits
+from contracts import drops, limits
 from contracts.errors import ShoalError
 from fleet import durable, expiry
 from fleet.conductor import runner
@@ -32,7 +32,7 @@ from fleet.mqtt.blocks import BlockServer
 from fleet.mqtt.outbox import Outbox
 from fleet.query import Asker
 from fleet.repository import paths
-from fleet.store import audit, bundles, clones, expiries, leases, telemetry, webhooks
+from fleet.store import audit, bundles, clones, delivery, expiries, leases, telemetry, webhooks
 from fleet.store.admission import Admission
 from fleet.store.attempts import Attempts
 from fleet.webhooks import Sender
@@ -247,6 +247,7 @@ class Controller:
         return 0.0 if changed else self.fleet.config.engine_s
 
     def _roller(self) -> float:
+        self._note_retained()
         done = telemetry.roll_up(self.store, on_dropped=self._on_dropped)
         if done:
             self._wake.set()
@@ -371,6 +372,16 @@ class Controller:
                         webhooks.enqueue(connection, change.kind, facts, self.clock())
             except ShoalError as error:
                 _LOG.warning("device events not queued for webhooks", reason=str(error))
+
+    def _note_retained(self) -> None:
+        """Answers may not be retained; of several controllers, the one that ingests counts them."""
+        found = self.asker.take_retained()
+        if not found or not self.ingesting:
+            return
+        losses = {(device, drops.RETAINED): count for device, count in found.items()}
+        with self.store.write() as connection:
+            first = delivery.add_losses(self.store, connection, losses, self.clock())
+        self._on_dropped(first)
 
     def _on_dropped(self, first: dict[str, dict[str, int]]) -> None:
         """On the thread of the roll-ups."""

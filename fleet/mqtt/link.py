@@ -10,6 +10,7 @@ import paho.mqtt.client as paho
 import structlog
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from contracts.blocks import TIME_PROPERTY
 from contracts.config import MqttConfig
@@ -20,6 +21,7 @@ _LOG: Final = structlog.get_logger("mqtt")
 _IN_FLIGHT: Final = 200
 
 Handler = Callable[[str, bytes], None]
+_Take = Callable[[paho.MQTTMessage], None]
 
 
 class Link:
@@ -30,6 +32,8 @@ class Link:
         client_id: unique on the broker.
         filters: what it subscribes to, with the handler of each; handlers run on the network
             thread and must not block.
+        on_retained: called with the topic of each message that is retained where nothing may be;
+            it is removed, and no handler gets it. None: what is retained is handled too.
         on_up: called on the network thread after each connect.
         on_acknowledged: called with the id of each message that the broker has acknowledged, on
             the network thread and perhaps before `publish` has returned. What a lost connection
@@ -42,12 +46,14 @@ class Link:
         client_id: str,
         *,
         filters: dict[str, Handler] | None = None,
+        on_retained: Callable[[str], None] | None = None,
         on_up: Callable[[], None] = lambda: None,
         on_acknowledged: Callable[[int], None] | None = None,
     ) -> None:
         self._mqtt = mqtt
         self._filters = filters or {}
         self._on_up = on_up
+        self._on_retained = on_retained
         self.connected = threading.Event()
         self._client = new_client(mqtt, client_id)
         self._client.max_inflight_messages_set(_IN_FLIGHT)
@@ -60,7 +66,7 @@ class Link:
         for pattern, handler in self._filters.items():
             # A shared subscription delivers under the plain topic.
             plain = pattern.split("/", 2)[2] if pattern.startswith("$share/") else pattern
-            self._client.message_callback_add(plain, _guarded(handler))
+            self._client.message_callback_add(plain, _guarded(self._without_retained(handler)))
 
     def start(self) -> None:
         """Connects in the background, and goes on trying while the broker is away."""
@@ -114,6 +120,21 @@ class Link:
             properties.UserProperty = [(TIME_PROPERTY, f"{at:.3f}")]
         return self._client.publish(topic, payload, 1, retain, properties)
 
+    def _without_retained(self, handler: Handler) -> _Take:
+        """What takes the messages of a filter."""
+        told = self._on_retained
+        if told is None:
+            return _plain(handler)
+
+        def take(message: paho.MQTTMessage) -> None:
+            if not message.retain:
+                handler(message.topic, bytes(message.payload))
+            elif message.payload:  # else it was removed, by us or another
+                self._client.publish(message.topic, b"", 1, retain=True)
+                told(message.topic)
+
+        return take
+
     def _on_connect(
         self, client: paho.Client, _userdata: Any, _flags: Any, reason: Any, _properties: Any
     ) -> None:
@@ -121,7 +142,9 @@ class Link:
             _LOG.warning("broker refused the controller", reason=str(reason))
             return
         if self._filters:
-            client.subscribe([(pattern, 1) for pattern in self._filters])
+            # As published: what is retained is seen as that also when it comes live.
+            options = SubscribeOptions(qos=1, retainAsPublished=self._on_retained is not None)
+            client.subscribe([(pattern, options) for pattern in self._filters])
         else:
             self._up()
 
@@ -141,10 +164,14 @@ class Link:
         self.connected.clear()
 
 
-def _guarded(handler: Handler) -> Callable[[paho.Client, Any, paho.MQTTMessage], None]:
+def _plain(handler: Handler) -> _Take:
+    return lambda message: handler(message.topic, bytes(message.payload))
+
+
+def _guarded(take: _Take) -> Callable[[paho.Client, Any, paho.MQTTMessage], None]:
     def call(_client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
         try:
-            handler(message.topic, bytes(message.payload))
+            take(message)
         except Exception:  # noqa: BLE001
             # paho's thread would end, and the connection with it.
             _LOG.exception("message not handled", topic=message.topic[:200])

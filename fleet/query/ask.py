@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import secrets
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Final
@@ -50,7 +52,14 @@ class Asker:
         self._pending: dict[str, _Query] = {}
         self.asked = 0
         self.answered = 0
-        self.link = Link(mqtt, name, filters={topics.every_response(): self._on_answer})
+        self._lock = threading.Lock()
+        self._retained: collections.Counter[str] = collections.Counter()
+        self.link = Link(
+            mqtt,
+            name,
+            filters={topics.every_response(): self._on_answer},
+            on_retained=self._on_retained,
+        )
 
     def start(self) -> None:
         """Connects in the background."""
@@ -145,6 +154,21 @@ class Asker:
                 self.link.publish(self._topics.request(device, "cancel"), payload, expiry_s=60)
             except ShoalError:
                 return
+
+    def take_retained(self) -> dict[str, int]:
+        """Devices that had answers retained since the last call, and how many; they are removed."""
+        with self._lock:
+            found, self._retained = self._retained, collections.Counter()
+        return dict(found)
+
+    def _on_retained(self, topic: str) -> None:
+        """On the network thread."""
+        try:
+            device = parse(topic).target
+        except InputError:
+            return  # a topic that no device of ours would make up
+        with self._lock:
+            self._retained[device] += 1
 
     def _on_answer(self, topic: str, payload: bytes) -> None:
         """On the network thread."""

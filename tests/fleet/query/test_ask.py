@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -135,3 +136,52 @@ def test_without_a_broker_a_query_fails_at_once(fleet_name: str) -> None:
     asker = Asker(Topics(fleet_name), MqttConfig(port=1), "x")
     with pytest.raises(UnavailableError):
         asyncio.run(_collect(asker, ["a"], "classify", ClassifyRequest(text="x"), 60.0))
+
+
+def test_answers_that_a_device_retains_are_removed_and_counted(
+    mosquitto_broker: MqttConfig, fleet_name: str
+) -> None:
+    """Before the controller came, and while it listens; they are no answers."""
+    topics = Topics(fleet_name)
+    device = new_client(mosquitto_broker, f"{fleet_name}-mallory")
+    device.connect(mosquitto_broker.host, mosquitto_broker.port)
+    device.loop_start()
+    asker = Asker(topics, mosquitto_broker, f"{fleet_name}-asker")
+
+    def retain(numbers: range) -> None:
+        for number in numbers:
+            topic = topics.response("mallory", f"{number:06}")
+            device.publish(topic, b"x" * 1000, 1, retain=True).wait_for_publish(10)
+
+    counted = 0
+
+    def until(expected: int) -> None:
+        nonlocal counted
+        deadline = time.monotonic() + 20
+        while counted < expected:
+            assert time.monotonic() < deadline
+            counted += asker.take_retained().get("mallory", 0)
+            time.sleep(0.05)
+
+    retain(range(200))
+    asker.start()
+    until(200)
+    retain(range(200, 300))
+    until(300)
+    assert counted == 300
+    left: list[str] = []
+    fence = threading.Event()
+    look = new_client(mosquitto_broker, f"{fleet_name}-look")
+    look.on_message = lambda _c, _u, m: (
+        fence.set() if m.topic == fleet_name else left.append(m.topic)
+    )
+    look.connect(mosquitto_broker.host, mosquitto_broker.port)
+    look.loop_start()
+    look.subscribe([(topics.every_response(), 1), (fleet_name, 1)])
+    look.publish(fleet_name, b"x", 1)
+    assert fence.wait(10)
+    assert left == []
+    for client in (device, look):
+        client.disconnect()
+        client.loop_stop()
+    asker.stop()
