@@ -28,7 +28,7 @@ from contracts import limits
 from contracts.errors import InputError, UnavailableError
 from fleet import durable
 from fleet.folder import CONFIG, Fleet
-from fleet.store import Store, audit, desired
+from fleet.store import Store, audit, desired, ownership
 
 _PARTS: Final = (CONFIG, "keys", "ca", "repository", "tokens")
 _SQLITE: Final = "state.db"
@@ -193,9 +193,10 @@ def restore(
             config = msgspec.structs.replace(fleet.config, database="")
             text = yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False)
             durable.write(temporary / CONFIG, text.encode(), mode=0o600)
-        store = Fleet.open(temporary).open_store()
+        store = Fleet.open(temporary).open_store(migrate=True)
         try:
             with store.write() as connection:
+                ownership.become_another(connection, clock())
                 desired.reissue(connection, clock())
                 audit.note_by(
                     connection, audit.local(), "fleet.restore", fleet.config.fleet, clock(),

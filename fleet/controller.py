@@ -30,6 +30,7 @@ from fleet.membership import used
 from fleet.membership.watch import Watch
 from fleet.mqtt.blocks import BlockServer
 from fleet.mqtt.outbox import Outbox
+from fleet.ownership import Keeper
 from fleet.query import Asker
 from fleet.repository import paths
 from fleet.store import audit, bundles, clones, delivery, expiries, leases, telemetry, webhooks
@@ -72,7 +73,24 @@ class Controller:
         name = f"shoal-{fleet.config.fleet}-{instance}-{secret}"
         self._writer = Writer(self.store, admit_unknown=fleet.config.admit_unknown)
         self.consumer = self._new_consumer()
-        self.outbox = Outbox(self.store, fleet.topics, mqtt, f"{name}-outbox", clock)
+        self.ownership = Keeper(
+            self.store,
+            fleet.topics,
+            mqtt,
+            name,
+            instance,
+            clock=clock,
+            lease_s=_LEASE_S,
+            on_change=self._on_ownership,
+        )
+        self.outbox = Outbox(
+            self.store,
+            fleet.topics,
+            mqtt,
+            f"{name}-outbox",
+            clock,
+            fence=lambda: self.ownership.fence,
+        )
         self.blocks = BlockServer(
             self.repository,
             fleet.topics,
@@ -96,6 +114,7 @@ class Controller:
         self.ingesting = False
         self._ingest_until = 0.0
         self._ingest_lock = threading.Lock()
+        self._parts_lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._certificates_due = 0.0
@@ -107,16 +126,14 @@ class Controller:
                 (self._roller, "roll-up"),
                 (self._housekeeper, "housekeeping"),
                 (self.attempts.write, "audit"),
-                (self._look, "broker-watch"),
+                (self._look_at_broker, "broker-watch"),
             )
         ]
 
     def start(self) -> None:
-        """Starts all parts; the broker may come later."""
+        """Starts all parts; nothing is sent before the fleet is this controller's."""
         self.index_repository()
-        for part in (self.outbox, self.blocks, self.asker, self.sender):
-            part.start()
-        self._ingest()
+        self.ownership.start()
         for thread in self._threads:
             thread.start()
 
@@ -130,13 +147,35 @@ class Controller:
         if ingested:
             self._give_back(_INGEST)
         for thread in self._threads:
-            thread.join(30)
-        for part in (self.sender, self.asker, self.blocks, self.outbox):
-            part.stop()
+            if thread.is_alive():
+                thread.join(30)
+        with self._parts_lock:
+            for part in reversed(self._parts):
+                part.stop()
+        self.ownership.stop()
         if self.leading:
             self._give_back(runner.LEASE)
         self.attempts.write()
         self.store.close()
+
+    @property
+    def _parts(self) -> tuple[Outbox, BlockServer, Asker, Sender]:
+        """What speaks to devices, and to others of them."""
+        return self.outbox, self.blocks, self.asker, self.sender
+
+    def _on_ownership(self, speaks: bool) -> None:
+        """On the keeper's thread: whether anything may be sent from now on."""
+        with self._parts_lock:
+            if self._stopping.is_set():
+                return
+            for part in self._parts:
+                if speaks:
+                    part.start()
+                else:
+                    part.pause()
+        self._ingest()
+        self.outbox.wake()
+        self.wake()
 
     def _give_back(self, lease: str) -> None:
         try:
@@ -168,12 +207,30 @@ class Controller:
             database = True
         except ShoalError:
             database = False
+        owner = self.ownership.speaks
         ingest = self.consumer.connected.is_set() or not self.ingesting
+        outbox = self.outbox.link.connected.is_set() or not owner
         return {
             "database": database,
-            "broker": ingest and self.outbox.link.connected.is_set(),
+            "broker": self.ownership.connected and ingest and outbox,
             "disk": durable.takes_writes(self.fleet.folder),
+            "owner": owner,
         }
+
+    @property
+    def problems(self) -> list[str]:
+        """What keeps the controller from its work, for people."""
+        ready = self.ready
+        found = []
+        if not ready["database"]:
+            found.append("The controller cannot use its database.")
+        if not ready["broker"]:
+            found.append("The controller has no connection to the broker.")
+        elif not ready["owner"]:
+            found.append(f"The controller sends nothing: {self.ownership.reason}.")
+        if not ready["disk"]:
+            found.append("The controller's disk takes nothing: make room on it.")
+        return found
 
     # Threads ------------------------------------------------------------------------------
 
@@ -197,8 +254,13 @@ class Controller:
     def _ingest(self) -> float:
         """Ingests while this controller holds the lease; another goes on with the session."""
         began = time.monotonic()
+        if not self.ownership.speaks:
+            with self._ingest_lock:
+                self._stop_ingest()
+            return _LEASE_S / 4
         try:
-            mine = leases.acquire(self.store, _INGEST, self.holder, self.clock(), _LEASE_S)
+            now = self.store.now(self.clock)
+            mine = leases.acquire(self.store, _INGEST, self.holder, now, _LEASE_S)
         except ShoalError:
             # Another may have it by now, and nothing could be committed here.
             with self._ingest_lock:
@@ -235,7 +297,10 @@ class Controller:
 
     def _engine(self) -> float:
         """One step of the rollouts, when this controller holds the lease."""
-        self.leading = leases.acquire(self.store, runner.LEASE, self.holder, self.clock(), _LEASE_S)
+        now = self.store.now(self.clock)
+        self.leading = self.ownership.speaks and leases.acquire(
+            self.store, runner.LEASE, self.holder, now, _LEASE_S
+        )
         if not self.leading:
             return _LEASE_S / 4
         began = time.monotonic()
@@ -245,6 +310,9 @@ class Controller:
         took = time.monotonic() - began
         self._stopping.wait(max(0.05, _SHARE * took))
         return 0.0 if changed else self.fleet.config.engine_s
+
+    def _look_at_broker(self) -> float:
+        return self.watch.look() if self.ownership.speaks else _LEASE_S / 4
 
     def _roller(self) -> float:
         self._note_retained()

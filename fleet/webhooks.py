@@ -55,16 +55,24 @@ class Sender:
         self._store = store
         self._clock = clock
         self._stopping = threading.Event()
+        self._paused = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def start(self) -> None:
         """Starts delivering."""
-        self._thread.start()
+        self._paused.clear()
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def pause(self) -> None:
+        """Delivers nothing until it is started again."""
+        self._paused.set()
 
     def stop(self) -> None:
         """Stops; what is not delivered stays in the database."""
         self._stopping.set()
-        self._thread.join(_TIMEOUT_S + 5)
+        if self._thread.is_alive():
+            self._thread.join(_TIMEOUT_S + 5)
 
     def _run(self) -> None:
         # No redirects: a receiver must not send us elsewhere with a signed body.
@@ -75,7 +83,8 @@ class Sender:
         ) as client:
             while not self._stopping.wait(_POLL_S):
                 try:
-                    self.deliver(client)
+                    if not self._paused.is_set():
+                        self.deliver(client)
                 except ShoalError as error:
                     _LOG.warning("webhooks wait", reason=str(error))
                 except Exception:  # noqa: BLE001

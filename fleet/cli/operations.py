@@ -1,10 +1,12 @@
-"""``shoal fleet backup | restore | ingest | token``: running a fleet for a long time."""
+"""``shoal fleet backup | restore | takeover | ingest``: running a fleet for a long time."""
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 import signal
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -19,6 +21,7 @@ from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
 from fleet.cli.serve import configure_logs
 from fleet.folder import Fleet
+from fleet.store import audit, ownership
 
 
 def backup(
@@ -55,8 +58,40 @@ def restore(
             emit_json({"dir": str(fleet.folder), "fleet": fleet.config.fleet, "todo": todo})
             return
         typer.echo(f"Restored fleet {fleet.config.fleet} to {fleet.folder}")
+        todo.append(
+            "If another controller has had this fleet since, at the same broker, this one sends "
+            f"nothing until you run `shoal fleet takeover --dir {folder}`"
+        )
         for sentence in todo:
             typer.echo(sentence, err=True)
+
+
+def takeover(
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Takes the fleet from a controller with another database, for the controller of this folder.
+
+    At once when it runs, else at its next start. The other one sends nothing from then on.
+    """
+    with reported(as_json):
+        fleet = Fleet.open(folder)
+        name, actor = fleet.config.fleet, audit.local()
+        with (
+            noted.trying(fleet, "fleet.takeover", name),
+            contextlib.closing(fleet.open_store()) as store,
+        ):
+            store.check()
+            with store.write() as connection:
+                ownership.grant(connection, actor.name, time.time())
+                audit.note_by(connection, actor, "fleet.takeover", name, time.time())
+        if as_json:
+            emit_json({"fleet": name, "granted": True})
+            return
+        typer.echo(
+            f"The controller of {fleet.folder} takes the fleet {name} from whoever has it: at "
+            "once when it runs, else at its next start."
+        )
 
 
 def ingest(
@@ -67,6 +102,7 @@ def ingest(
     """Runs one more ingest process beside the controller (needs `shared_ingest: true`)."""
     from fleet.ingest import Consumer
     from fleet.ingest.writer import Writer
+    from fleet.ownership import Keeper
 
     with reported(as_json=False), contextlib.ExitStack() as stack:
         configure_logs(log_level)
@@ -82,32 +118,61 @@ def ingest(
         store = fleet.open_store()
         stack.callback(store.close)
         store.check()
-        consumer = Consumer(
-            fleet.topics,
-            fleet.controller_mqtt(),
-            Writer(store, admit_unknown=fleet.config.admit_unknown),
-            name=name,
-            secret=fleet.session_secret(),
-            primary=False,
-            shared=True,
-            quota=fleet.config.quota,
-        )
-        stopped = threading.Event()
+        mqtt, secret = fleet.controller_mqtt(), fleet.session_secret()
+        writer = Writer(store, admit_unknown=fleet.config.admit_unknown)
+
+        def consume() -> Consumer:
+            return Consumer(
+                fleet.topics,
+                mqtt,
+                writer,
+                name=name,
+                secret=secret,
+                primary=False,
+                shared=True,
+                quota=fleet.config.quota,
+            )
+
+        stopped, changed = threading.Event(), threading.Event()
 
         def stop(_number: int, _frame: FrameType | None) -> None:
             stopped.set()
+            changed.set()
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
-        consumer.start()
         log = structlog.get_logger("ingest")
-        log.info("ingest started", process=name)
-        stopped.wait()
-        consumer.stop()
-        log.info("ingest stopped", process=name, messages=consumer.counters.messages)
+        instance = secrets.token_hex(8)
+        keeper = Keeper(
+            store,
+            fleet.topics,
+            mqtt,
+            f"shoal-{fleet.config.fleet}-{instance}-{secret}",
+            instance,
+            candidate=False,
+            on_change=lambda _speaks: changed.set(),
+        )
+        stack.callback(keeper.stop)
+        keeper.start()
+        running: Consumer | None = None
+        messages = 0
+        while not stopped.is_set():
+            changed.wait()
+            changed.clear()
+            # Messages are for the fleet's owner: another database must not have them.
+            wanted = keeper.speaks and not stopped.is_set()
+            if wanted and running is None:
+                running = consume()
+                running.start()
+                log.info("ingest started", process=name)
+            elif not wanted and running is not None:
+                running.stop()
+                messages += running.counters.messages
+                running = None
+                log.info("ingest stopped", process=name, messages=messages)
 
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (backup, restore, ingest):
+    for command in (backup, restore, takeover, ingest):
         app.command(command.__name__)(command)

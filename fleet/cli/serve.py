@@ -20,10 +20,10 @@ import uvicorn
 
 from contracts.errors import InputError, UnavailableError
 from fleet import address
+from fleet.api.listening import listen
 from fleet.broker.run import EmbeddedBroker, wait_until_connectable
 from fleet.cli.options import HERE, Folder
 from fleet.cli.output import reported
-from fleet.config import CONFIG
 from fleet.folder import Fleet
 
 
@@ -73,11 +73,15 @@ def serve(
                 "shared_ingest: false in fleet.yaml",
             )
         with contextlib.ExitStack() as stack:
+            # First the ports: who cannot have them must not touch database or broker.
+            sockets = listen(fleet.config.api.host, fleet.config.api.port)
+            for one in sockets:
+                stack.enter_context(one)
             if embedded_broker:
                 _start_broker(fleet, stack)
             for todo in fleet.prepare():
                 structlog.get_logger("serve").warning("to be done at the broker", todo=todo)
-            run(fleet)
+            run(fleet, sockets)
 
 
 def _start_broker(fleet: Fleet, stack: contextlib.ExitStack) -> None:
@@ -124,15 +128,17 @@ def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN)
 
 
-def run(fleet: Fleet, started: Callable[[], None] = lambda: None) -> None:
+def run(
+    fleet: Fleet,
+    sockets: list[socket.socket],
+    started: Callable[[], None] = lambda: None,
+) -> None:
     """Runs the controller and the API until a signal comes.
 
     Args:
         fleet: whose.
-        started: called once the API listens.
-
-    Raises:
-        UnavailableError: ``port-taken``.
+        sockets: that listen for the API.
+        started: called once the API answers.
     """
     # Loading the web framework takes a while: only when it is needed.
     from fleet.api.app import create_app
@@ -173,13 +179,7 @@ def run(fleet: Fleet, started: Callable[[], None] = lambda: None) -> None:
         log.info("controller started", url=fleet.api_url, fleet=fleet.config.fleet)
         server = _Server(config, started)
         with _stopped_by_signals(server):
-            server.run()
-        if not server.started:
-            raise UnavailableError(
-                "port-taken",
-                f"cannot listen on {host or 'all addresses'}, port {port}: end the program that "
-                f"does, or set api.port in {fleet.folder / CONFIG}",
-            )
+            server.run(sockets)
     finally:
         controller.stop()
         log.info("controller stopped")

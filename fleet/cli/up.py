@@ -11,6 +11,7 @@ import typer
 from contracts.connection import is_loopback
 from contracts.errors import UnavailableError
 from fleet import address, units
+from fleet.api.listening import listen
 from fleet.broker.beside import Beside
 from fleet.broker.run import EmbeddedBroker, find_mosquitto
 from fleet.cli.options import HERE, Folder
@@ -32,12 +33,16 @@ def up(
         check_level(log_level)
         configure_logs(log_level)
         fleet = Fleet.open(folder)
+        # First the ports: who cannot have them must not touch database or broker.
+        sockets = listen(fleet.config.api.host, fleet.config.api.port)
+        for one in sockets:
+            stack.enter_context(one)
         for todo in fleet.prepare():
             typer.echo(todo, err=True)
         _start_broker(fleet, stack)
         files = fleet.broker_size().files
         at_boot = units.write(fleet.folder, broker_files=files, mosquitto=_mosquitto())
-        run(fleet, started=lambda: _tell(fleet, folder, at_boot))
+        run(fleet, sockets, lambda: _tell(fleet, folder, at_boot))
 
 
 def _start_broker(fleet: Fleet, stack: contextlib.ExitStack) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
@@ -124,7 +124,7 @@ class Data:
             alerts=_sorted(
                 [
                     *losses,
-                    *_alerts(counts, views, failures, waiting, self._controller.ready, self.now),
+                    *_alerts(counts, views, failures, waiting, self._controller.problems, self.now),
                     *self._identity_alerts(),
                 ]
             ),
@@ -417,15 +417,11 @@ def _alerts(
     views: list[RolloutView],
     failures: list[tuple[str, int]],
     waiting: list[tuple[str, int]],
-    ready: dict[str, bool],
+    problems: Sequence[str],
     now: float,
 ) -> list[Alert]:
     """What a person should look at of devices and rollouts."""
-    found: list[Alert] = []
-    if not ready.get("broker", True):
-        found.append(Alert("bad", "The controller has no connection to the broker.", ""))
-    if not ready.get("disk", True):
-        found.append(Alert("bad", "The controller's disk takes nothing: make room on it.", ""))
+    found = [Alert("bad", problem, "") for problem in problems]
     for view in views:
         link = f"/rollouts/{view.id}"
         match view.status:

@@ -26,7 +26,7 @@ from fleet import durable
 from fleet import enforcement as access
 from fleet.folder import Fleet
 from fleet.identity import Identity, provisioning
-from fleet.mqtt.farewell import Visit
+from fleet.membership.farewell import Visit
 from fleet.store import Store, audit, departures, devices
 from fleet.store.entries import Actor
 
@@ -186,9 +186,11 @@ def free(fleet: Fleet, name: str) -> None:
             if not departures.uncleared(connection, name):
                 return
         try:
-            with Visit(fleet.topics, fleet.controller_mqtt()) as visit:
+            with Visit(fleet.topics, fleet.controller_mqtt(), store) as visit:
                 cleared = visit.clear(name)
-        except UnavailableError:
+        except UnavailableError as error:
+            if error.code == "not-owner":
+                raise
             cleared = False
         if not cleared:
             raise UnavailableError(
@@ -236,7 +238,7 @@ def _say_goodbye(
     mqtt = fleet.controller_mqtt()
     told = ended = cleared = False
     try:
-        with Visit(fleet.topics, mqtt) as visit:
+        with _store(fleet) as store, Visit(fleet.topics, mqtt, store) as visit:
             told = visit.say(device, Leave(reason, _MESSAGES[reason]))
             reloaded = access.apply(fleet, identity, revoked=True)
             applied = access.wait_until_read(fleet, mqtt)

@@ -17,7 +17,7 @@ from fleet import enforcement as access
 from fleet.broker import reload
 from fleet.folder import Fleet
 from fleet.identity.registry import Registry
-from fleet.mqtt.farewell import Visit
+from fleet.membership.farewell import Visit
 from fleet.store import Store, departures
 
 _LOG: Final = structlog.get_logger("broker")
@@ -110,7 +110,7 @@ class Watch:
         if not denied:
             return
         try:
-            with Visit(self._fleet.topics, self._mqtt) as visit:
+            with Visit(self._fleet.topics, self._mqtt, self._store) as visit:
                 ended = visit.end(denied)
         except UnavailableError:
             return  # the broker is away: there are no connections
@@ -126,7 +126,7 @@ class Watch:
         if not names:
             return
         try:
-            with Visit(self._fleet.topics, self._mqtt) as visit:
+            with Visit(self._fleet.topics, self._mqtt, self._store) as visit:
                 cleared = [name for name in names if visit.clear(name)]
         except UnavailableError:
             return

@@ -80,8 +80,14 @@ class Waiting:
                 self._of[device] = mine
             return device, payload
 
-    def close(self) -> None:
+    def clear(self) -> None:
         """What waits is dropped."""
+        with self._changed:
+            self._of.clear()
+            self._count = 0
+
+    def close(self) -> None:
+        """What waits is dropped, and nothing is taken any more."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -125,6 +131,14 @@ class Unacknowledged:
         with self._changed:
             self._changed.wait_for(lambda: self.bytes < MAX_UNACKNOWLEDGED_BYTES or self._closed)
             return not self._closed
+
+    def clear(self) -> None:
+        """Forgets all: the client that held them is gone."""
+        with self._changed:
+            self._sizes.clear()
+            self._early.clear()
+            self.bytes = 0
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Ends all waiting."""
@@ -176,13 +190,21 @@ class BlockServer:
     def start(self) -> None:
         """Starts serving."""
         self.link.start()
-        self._thread.start()
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def pause(self) -> None:
+        """Serves nobody until it is started again; devices ask again for what waits."""
+        self.link.stop()
+        self.waiting.clear()
+        self.unacknowledged.clear()
 
     def stop(self) -> None:
         """Stops serving; devices ask again for what waits."""
         self.waiting.close()
         self.unacknowledged.close()
-        self._thread.join(30)
+        if self._thread.is_alive():
+            self._thread.join(30)
         self.link.stop()
 
     @property

@@ -35,6 +35,8 @@ class Link:
         on_retained: called with the topic of each message that is retained where nothing may be;
             it is removed, and no handler gets it. None: what is retained is handled too.
         on_up: called on the network thread after each connect.
+        on_down: called on the network thread after each loss of the connection.
+        will: topic and payload of what the broker retains when the connection is lost.
         on_acknowledged: called with the id of each message that the broker has acknowledged, on
             the network thread and perhaps before `publish` has returned. What a lost connection
             left is sent again on the next one, and acknowledged there.
@@ -48,25 +50,37 @@ class Link:
         filters: dict[str, Handler] | None = None,
         on_retained: Callable[[str], None] | None = None,
         on_up: Callable[[], None] = lambda: None,
+        on_down: Callable[[], None] = lambda: None,
+        will: tuple[str, bytes] | None = None,
         on_acknowledged: Callable[[int], None] | None = None,
     ) -> None:
         self._mqtt = mqtt
+        self._client_id = client_id
         self._filters = filters or {}
         self._on_up = on_up
         self._on_retained = on_retained
+        self._on_down = on_down
+        self._will = will
+        self._on_acknowledged = on_acknowledged
         self.connected = threading.Event()
-        self._client = new_client(mqtt, client_id)
-        self._client.max_inflight_messages_set(_IN_FLIGHT)
-        self._client.reconnect_delay_set(1, 10)
-        self._client.on_connect = self._on_connect
-        self._client.on_disconnect = self._on_disconnect
-        self._client.on_subscribe = self._on_subscribe
-        if on_acknowledged is not None:
-            self._client.on_publish = lambda _client, _userdata, mid, *_: on_acknowledged(mid)
+        self._client = self._new_client()
+
+    def _new_client(self) -> paho.Client:
+        client = new_client(self._mqtt, self._client_id)
+        client.max_inflight_messages_set(_IN_FLIGHT)
+        client.reconnect_delay_set(1, 10)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
+        if self._will is not None:
+            client.will_set(*self._will, qos=1, retain=True)
+        if (acknowledged := self._on_acknowledged) is not None:
+            client.on_publish = lambda _client, _userdata, mid, *_: acknowledged(mid)
         for pattern, handler in self._filters.items():
             # A shared subscription delivers under the plain topic.
             plain = pattern.split("/", 2)[2] if pattern.startswith("$share/") else pattern
-            self._client.message_callback_add(plain, _guarded(self._without_retained(handler)))
+            client.message_callback_add(plain, _guarded(self._without_retained(handler)))
+        return client
 
     def start(self) -> None:
         """Connects in the background, and goes on trying while the broker is away."""
@@ -82,9 +96,12 @@ class Link:
         self._client.loop_start()
 
     def stop(self) -> None:
-        """Disconnects."""
+        """Disconnects; what waits to be sent is dropped, and it may be started again."""
         self._client.disconnect()
         self._client.loop_stop()
+        self.connected.clear()
+        # Another client: this one would send again what it has not got rid of.
+        self._client = self._new_client()
 
     def publish(
         self,
@@ -162,6 +179,7 @@ class Link:
 
     def _on_disconnect(self, *_arguments: Any) -> None:
         self.connected.clear()
+        self._on_down()
 
 
 def _plain(handler: Handler) -> _Take:

@@ -7,13 +7,17 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import structlog
 
+from contracts import codec
 from contracts.config import MqttConfig
 from contracts.errors import ShoalError
+from contracts.messages import Desired
 from contracts.topics import Topics
 from fleet.mqtt.link import Link
-from fleet.store import Store, desired
+from fleet.store import Store, desired, ownership
+from fleet.store.documents import load
 
 _LOG: Final = structlog.get_logger("outbox")
 _BATCH: Final = 500
@@ -37,6 +41,7 @@ class Outbox:
         mqtt: the broker.
         name: of the connection.
         clock: seconds since the epoch.
+        fence: with which documents are sent; 0: none may be.
     """
 
     def __init__(
@@ -46,7 +51,10 @@ class Outbox:
         mqtt: MqttConfig,
         name: str,
         clock: Callable[[], float] = time.time,
+        *,
+        fence: Callable[[], int],
     ) -> None:
+        self._fence = fence
         self._store = store
         self._topics = topics
         self._clock = clock
@@ -61,13 +69,19 @@ class Outbox:
     def start(self) -> None:
         """Starts sending."""
         self.link.start()
-        self._thread.start()
+        if not self._thread.is_alive():
+            self._thread.start()
+
+    def pause(self) -> None:
+        """Sends nothing until it is started again."""
+        self.link.stop()
 
     def stop(self) -> None:
         """Stops; what is not sent stays in the database."""
         self._stopping.set()
         self._wake.set()
-        self._thread.join(30)
+        if self._thread.is_alive():
+            self._thread.join(30)
         self.link.stop()
 
     def wake(self) -> None:
@@ -94,7 +108,7 @@ class Outbox:
         while its connection looks well.
         """
         try:
-            if self.link.connected.is_set():
+            if self.link.connected.is_set() and self._fence():
                 work()
         except ShoalError as error:
             _LOG.warning("desired documents wait", reason=str(error))
@@ -130,17 +144,23 @@ class Outbox:
                 desired.resend(connection, behind)
 
     def _send(self) -> bool:
-        """Sends one batch; False when there was nothing."""
+        """Sends one batch; False when there was nothing, or nothing may be sent."""
+        fence = self._fence()
         with self._store.read() as connection:
+            newest = ownership.newest(connection)
             batch = desired.unsent(connection, _BATCH)
-        if not batch:
+        if not batch or fence == 0:
+            return False
+        if fence != newest:
+            # Another became the owner: what it has sent is newer than what we would send.
+            _LOG.info("desired documents wait for the newest owner", fence=fence, newest=newest)
             return False
         flying = [
             (
                 device,
                 revision,
                 self.link.publish(
-                    self._topics.of_device(device, "desired"), text.encode(), retain=True
+                    self._topics.of_device(device, "desired"), _fenced(text, fence), retain=True
                 ),
             )
             for device, revision, text in batch
@@ -158,3 +178,8 @@ class Outbox:
             desired.mark_sent(connection, done)
         self.sent += len(done)
         return len(done) == len(batch)
+
+
+def _fenced(text: str, fence: int) -> bytes:
+    """A stored document with the fence of who sends it."""
+    return codec.encode(msgspec.structs.replace(load(text, Desired), fence=fence))

@@ -65,6 +65,10 @@ class Asker:
         """Connects in the background."""
         self.link.start()
 
+    def pause(self) -> None:
+        """Asks nobody until it is started again."""
+        self.link.stop()
+
     def stop(self) -> None:
         """Disconnects; queries under way run into their time limits."""
         self.link.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from typing import Any
@@ -78,6 +78,18 @@ class Store:
             connection = connection.execution_options(**{_WRITE: True})
             with connection.begin():
                 yield connection
+
+    def now(self, clock: Callable[[], float]) -> float:
+        """Seconds since the epoch, as all processes on this database count them.
+
+        They may run on several machines, whose clocks differ: the server's counts. SQLite has
+        none, and its processes are on one machine.
+        """
+        if self.is_sqlite:
+            return clock()
+        with self.read() as connection:
+            found = connection.scalar(sa.text("SELECT extract(epoch FROM clock_timestamp())"))
+        return float(found)
 
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that has ``on_conflict_do_update`` and ``on_conflict_do_nothing``."""

@@ -37,33 +37,45 @@ def advance(connection: sa.Connection, store: Store, name: str, seen: int) -> bo
     return changed.rowcount == 1
 
 
+def take(
+    connection: sa.Connection, store: Store, name: str, holder: str, now: float, seconds: float
+) -> bool:
+    """Takes or renews a lease in a transaction; False while another holder has it."""
+    connection.execute(
+        store.insert(LEASE).values(name=name, holder="", expires_at=0).on_conflict_do_nothing()
+    )
+    changed = connection.execute(
+        LEASE.update()
+        .where(
+            LEASE.c.name == name,
+            sa.or_(
+                LEASE.c.holder == holder,
+                LEASE.c.holder == "",
+                LEASE.c.expires_at < now,
+                LEASE.c.expires_at > now + _TOO_FAR * seconds,
+            ),
+        )
+        .values(holder=holder, expires_at=now + seconds)
+    )
+    return changed.rowcount == 1
+
+
 def acquire(store: Store, name: str, holder: str, now: float, seconds: float) -> bool:
     """Takes or renews a lease; False while another holder has it."""
     with store.write() as connection:
-        connection.execute(
-            store.insert(LEASE).values(name=name, holder="", expires_at=0).on_conflict_do_nothing()
-        )
-        changed = connection.execute(
-            LEASE.update()
-            .where(
-                LEASE.c.name == name,
-                sa.or_(
-                    LEASE.c.holder == holder,
-                    LEASE.c.holder == "",
-                    LEASE.c.expires_at < now,
-                    LEASE.c.expires_at > now + _TOO_FAR * seconds,
-                ),
-            )
-            .values(holder=holder, expires_at=now + seconds)
-        )
-        return changed.rowcount == 1
+        return take(connection, store, name, holder, now, seconds)
+
+
+def free(connection: sa.Connection, name: str, holder: str) -> None:
+    """Takes a lease from its holder, in a transaction."""
+    connection.execute(
+        LEASE.update()
+        .where(LEASE.c.name == name, LEASE.c.holder == holder)
+        .values(holder="", expires_at=0)
+    )
 
 
 def release(store: Store, name: str, holder: str) -> None:
     """Gives a lease back, so that another holder need not wait for its end."""
     with store.write() as connection:
-        connection.execute(
-            LEASE.update()
-            .where(LEASE.c.name == name, LEASE.c.holder == holder)
-            .values(holder="", expires_at=0)
-        )
+        free(connection, name, holder)

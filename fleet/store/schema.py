@@ -297,6 +297,27 @@ LEASE: Final = sa.Table(
     sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
 )
 
+OWNERSHIP: Final = sa.Table(
+    "ownership",
+    METADATA,
+    # One row.
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    # Which database this is: a restored one is another.
+    sa.Column("database", _NAME, nullable=False),
+    # An owner that lives, but elsewhere (:class:`fleet.store.ownership.Fence`).
+    sa.Column("contested", _JSON),
+    # A person's word that the fleet is to be taken from another owner.
+    sa.Column("takeover", _JSON),
+)
+
+FENCE: Final = sa.Table(
+    "fence",
+    METADATA,
+    sa.Column("fence", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("instance", _NAME, nullable=False),
+    sa.Column("since", _TIME, nullable=False),
+)
+
 TOKEN: Final = sa.Table(
     "api_token",
     METADATA,

@@ -81,6 +81,7 @@ def start(
         def begin(ahead_s: float = 0.0) -> Controller:
             controller = Controller(Fleet.open(folder), lambda: time.time() + ahead_s)
             controller.start()
+            assert until(lambda: controller.ownership.speaks)
             stack.callback(lambda: None if stopped(controller) else controller.stop())
             return controller
 

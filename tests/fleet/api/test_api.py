@@ -403,7 +403,7 @@ def test_health_is_about_the_process_and_readiness_about_its_needs(signed: Signe
     assert client.get("/healthz").json() == {"status": "ok"}
     answer = client.get("/readyz")
     assert answer.status_code == 503
-    parts = {"database": True, "broker": False, "disk": True}
+    parts = {"database": True, "broker": False, "owner": False, "disk": True}
     assert answer.json() == {"ready": False, "parts": parts}
 
 

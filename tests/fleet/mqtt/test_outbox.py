@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from contracts.connection import new_client
 from contracts.messages import Desired
 from contracts.topics import Topics
 from fleet.mqtt.outbox import Outbox
-from fleet.store import Store, desired, devices
+from fleet.store import Store, desired, devices, ownership
 from fleet.store.schema import DEVICE
 from tests.support.read_only import read_only
 
@@ -65,9 +66,17 @@ def outbox(
     """An outbox that does not wait long; not started."""
     monkeypatch.setattr("fleet.mqtt.outbox._IDLE_S", 0.05)
     monkeypatch.setattr("fleet.mqtt.outbox._RETRY_S", 0.05, raising=False)
-    outbox = Outbox(store, topics, mosquitto_broker, f"{topics.fleet}-outbox")
+    fence = take_fence(store, "a")
+    outbox = Outbox(store, topics, mosquitto_broker, f"{topics.fleet}-outbox", fence=lambda: fence)
     yield outbox
     outbox.stop()
+
+
+def take_fence(store: Store, instance: str) -> int:
+    """Makes a process the owner; returns its fence."""
+    assert ownership.take(store, instance, time.time() + 1000.0 * ord(instance), 10.0)
+    with store.read() as connection:
+        return ownership.newest(connection)
 
 
 def _want(store: Store, revision: int) -> None:

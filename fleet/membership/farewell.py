@@ -23,6 +23,8 @@ from contracts.messages import Leave
 from contracts.topics import LEAVE, DeviceKind, Topics
 from fleet.broker import sessions
 from fleet.mqtt.link import Link
+from fleet.ownership.glance import Glance
+from fleet.store import Store
 
 _LOG: Final = structlog.get_logger("farewell")
 _CONNECT_S: Final = 5.0
@@ -37,12 +39,15 @@ class Visit:
     Args:
         topics: of the fleet.
         mqtt: the broker, with the controller's certificate.
+        store: the database, which must be the one that has the fleet.
 
     Raises:
-        UnavailableError: ``broker-unreachable``, when it is entered.
+        UnavailableError: ``broker-unreachable``, ``not-owner``, when it is entered.
     """
 
-    def __init__(self, topics: Topics, mqtt: MqttConfig) -> None:
+    def __init__(self, topics: Topics, mqtt: MqttConfig, store: Store) -> None:
+        self._store = store
+        self._glance = Glance(topics)
         self._topics = topics
         self._where = mqtt.host, mqtt.port
         self._tls = mqtt.tls is not None
@@ -51,7 +56,8 @@ class Visit:
         self._link = Link(
             mqtt,
             f"shoal-{topics.fleet}-farewell-{secrets.token_hex(16)}",
-            filters={sessions.RESPONSE: self._on_answer} if self._tls else None,
+            filters=self._glance.filters
+            | ({sessions.RESPONSE: self._on_answer} if self._tls else {}),
         )
 
     def __enter__(self) -> Self:
@@ -65,6 +71,11 @@ class Visit:
         if not self._link.connected.wait(_CONNECT_S):
             self._link.stop()
             raise away
+        try:
+            self._glance.check(self._store)
+        except BaseException:
+            self._link.stop()
+            raise
         return self
 
     def __exit__(

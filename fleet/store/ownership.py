@@ -1,0 +1,180 @@
+"""Statements on who has the fleet: which database this is, and the fences it has given.
+
+A fence is a number that grows with every controller that becomes the owner. What a controller
+sends carries it, so that whoever hears two controllers knows which is the newer.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+
+from contracts.clock import EARLIEST
+from contracts.errors import UnavailableError
+from fleet.store import Store, desired, leases
+from fleet.store.documents import dump, load
+from fleet.store.schema import FENCE, LEASE, OWNERSHIP
+
+LEASE_NAME: Final = "owner"
+_HIGHEST: Final = 2**53 - 1
+_LEAP: Final = 1000
+"""Fences that a restore skips at least, whatever the clock says."""
+
+_KEEP: Final = 1000
+"""Fences that are remembered."""
+
+
+class Fence(msgspec.Struct, frozen=True):
+    """A fence, and whom it was given to."""
+
+    fence: int
+    instance: str
+
+
+class _Grant(msgspec.Struct, frozen=True):
+    by: str
+    at: float
+    fence: int = 0
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What the database knows of owners.
+
+    Attributes:
+        database: which database it is.
+        fences: of the fences that it gave, the newest and those that were asked for, each with
+            whom it was given to.
+        holder: who has the lease, by its own word; empty: nobody.
+        renewed: changes with every renewal of the lease.
+        contested: an owner that lives, but does not use this database.
+        granted: a person has said that the fleet is to be taken from another owner.
+        outran: the fence that was given for that; 0: none yet.
+    """
+
+    database: str
+    fences: dict[int, str]
+    holder: str
+    renewed: float
+    contested: Fence | None
+    granted: bool = False
+    outran: int = 0
+
+    @property
+    def newest(self) -> Fence | None:
+        """The fence that counts; None before the first."""
+        if not self.fences:
+            return None
+        fence = max(self.fences)
+        return Fence(fence, self.fences[fence])
+
+
+def known(connection: sa.Connection, asked: Sequence[int] = ()) -> Known:
+    """What the database knows, of the newest fence and of those that are asked for."""
+    row = connection.execute(sa.select(OWNERSHIP)).one()
+    lease = connection.execute(sa.select(LEASE).where(LEASE.c.name == LEASE_NAME)).first()
+    fences = connection.execute(
+        sa.select(FENCE.c.fence, FENCE.c.instance).where(
+            FENCE.c.fence.in_([newest(connection), *asked])
+        )
+    )
+    grant = load(row.takeover, _Grant) if row.takeover else None
+    return Known(
+        database=row.database,
+        fences={one.fence: one.instance for one in fences},
+        holder=lease.holder if lease else "",
+        renewed=lease.expires_at if lease else 0.0,
+        contested=load(row.contested, Fence) if row.contested else None,
+        granted=grant is not None,
+        outran=grant.fence if grant else 0,
+    )
+
+
+def newest(connection: sa.Connection) -> int:
+    """The fence that counts; 0 before the first."""
+    return int(connection.scalar(sa.select(sa.func.max(FENCE.c.fence))) or 0)
+
+
+def take(
+    store: Store, instance: str, now: float, seconds: float, *, gone: str | None = None
+) -> bool:
+    """Takes or renews the lease of the owner, and gives a new owner its fence.
+
+    Args:
+        store: the database.
+        instance: which process.
+        now: seconds since the epoch.
+        seconds: how long the lease lasts.
+        gone: a process whose lease need not be waited for: the broker says that it is gone.
+
+    Returns:
+        Whether `instance` has the lease.
+    """
+    with store.write() as connection:
+        if gone is not None:
+            leases.free(connection, LEASE_NAME, gone)
+        if not leases.take(connection, store, LEASE_NAME, instance, now, seconds):
+            return False
+        last = connection.execute(sa.select(FENCE).order_by(FENCE.c.fence.desc()).limit(1)).first()
+        if last is None or last.instance != instance:
+            _give(connection, instance, above=0, now=now)
+    return True
+
+
+def _give(connection: sa.Connection, instance: str, *, above: int, now: float) -> int:
+    """A new fence: the seconds since the epoch, or higher where they were.
+
+    So it is above those that another copy of this database gave meanwhile, which this one does
+    not know of. A clock that was never set counts for nothing.
+    """
+    before = max(newest(connection), above)
+    fence = max(before + 1, int(now) if now >= EARLIEST else 0)
+    if fence > _HIGHEST:
+        raise UnavailableError("no-fence", f"the fence {before} cannot grow: make a new fleet")
+    connection.execute(FENCE.insert().values(fence=fence, instance=instance, since=now))
+    old = sa.select(FENCE.c.fence).order_by(FENCE.c.fence.desc()).offset(_KEEP).limit(1)
+    connection.execute(FENCE.delete().where(FENCE.c.fence <= old.scalar_subquery()))
+    return fence
+
+
+def outrun(store: Store, instance: str, other: int, now: float) -> None:
+    """Gives a fence above another owner's, as a person has said that the fleet is to be taken.
+
+    Devices may hold desired documents that this database never gave: all are sent again.
+    """
+    with store.write() as connection:
+        fence = _give(connection, instance, above=other, now=now)
+        desired.reissue(connection, now)
+        row = connection.execute(sa.select(OWNERSHIP)).one()
+        grant = load(row.takeover, _Grant) if row.takeover else _Grant("", now)
+        noted = msgspec.structs.replace(grant, fence=fence)
+        connection.execute(OWNERSHIP.update().values(takeover=dump(noted), contested=None))
+
+
+def grant(connection: sa.Connection, by: str, now: float) -> None:
+    """Notes a person's word that the fleet is to be taken from another owner."""
+    connection.execute(OWNERSHIP.update().values(takeover=dump(_Grant(by, now))))
+
+
+def settle(connection: sa.Connection) -> None:
+    """Forgets what was noted of other owners."""
+    connection.execute(OWNERSHIP.update().values(takeover=None, contested=None))
+
+
+def contest(connection: sa.Connection, other: Fence) -> None:
+    """Notes an owner that lives but does not use this database."""
+    connection.execute(OWNERSHIP.update().values(contested=dump(other)))
+
+
+def become_another(connection: sa.Connection, now: float) -> None:
+    """Makes this database another one than that which it was copied from."""
+    fence = max(newest(connection) + _LEAP, int(now))
+    connection.execute(FENCE.delete())
+    connection.execute(FENCE.insert().values(fence=fence, instance="restored", since=now))
+    connection.execute(LEASE.update().values(holder="", expires_at=0))
+    connection.execute(
+        OWNERSHIP.update().values(database=secrets.token_hex(16), contested=None, takeover=None)
+    )
