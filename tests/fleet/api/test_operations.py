@@ -54,5 +54,5 @@ def test_the_commands_of_the_compose_file_work(tmp_path: Path) -> None:
     for device in ("kitchen", "garden"):
         assert (folder / "devices" / device / "agent.yaml").is_file()
     conf = (folder / "broker" / "mosquitto.conf").read_text()
-    assert "listener 8883 0.0.0.0" in conf
+    assert "\nlistener 8883\n" in conf  # on all addresses, of IPv4 and IPv6
     assert "require_certificate true" in conf

@@ -67,7 +67,7 @@ def test_a_restored_fleet_sends_nothing_while_another_has_it(sea: Sea) -> None:
     want(other)
     assert not until(lambda: len(sea.witness.sent) > sent, QUIET_S)
     assert len(sea.witness.owners) == owners
-    assert other.ready == {"database": True, "broker": True, "owner": False}
+    assert other.ready == {"database": True, "broker": True, "owner": False, "disk": True}
     assert "shoal fleet takeover" in other.problems[0]
     assert not other.ingesting and not other.leading and other.steps == 0
     assert all(live.ready.values()) and live.steps > steps
