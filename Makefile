@@ -38,8 +38,9 @@ test-tools:
 	  'tflite-runtime==2.14.0' 'numpy<2' 'msgspec>=0.19,<1' 'pyyaml>=6' 'tokenizers>=0.20,<1'
 	touch .venv-tflite
 
-# More workers than cores, since half of a test's time is waiting.
-WORKERS ?= 4
+# One after the other; WORKERS=4 takes half the time on two cores, and some tests that wait for a
+# board or a device then run out of time.
+WORKERS ?= 0
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test: $(STAMP) test-tools .venv-tflite

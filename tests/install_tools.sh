@@ -13,6 +13,8 @@ need gcc gcc
 need g++ g++
 need make make
 need systemd-analyze systemd
+need ip iproute2
+need openssl openssl
 [ -e /usr/lib/arm-none-eabi/newlib/rdimon.specs ] || [ -e /usr/lib/arm-none-eabi/lib/rdimon.specs ] || missing+=(libnewlib-arm-none-eabi)
 [ "${#missing[@]}" -eq 0 ] && exit 0
 echo "test tools missing: ${missing[*]}"

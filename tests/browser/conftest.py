@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,13 +38,14 @@ def site(
 ) -> Iterator[Served]:
     """A controller whose simulated devices are online."""
     folder = tmp_path_factory.mktemp("dashboard")
+    name = f"browser-{uuid.uuid4().hex[:8]}"  # the broker knows the owner of each fleet
     scenario = folder / "scenario.yaml"
     scenario.write_text(_SCENARIO)
     bundles = [DATA / "tiny-classifier-1.0.0", DATA / "tiny-classifier-1.1.0"]
     with (
-        served(folder / "fleet", mosquitto_broker, name="browser", bundles=bundles) as running,
+        served(folder / "fleet", mosquitto_broker, name=name, bundles=bundles) as running,
         Simulation(
-            "browser",
+            name,
             mosquitto_broker,
             DEVICES,
             scenario=scenario,

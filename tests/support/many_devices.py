@@ -158,3 +158,11 @@ class ManyDevices:
     def waiting(self) -> int:
         """Messages that the devices hold."""
         return sum(connection.device.sending.spool.depth for connection in self.connections)
+
+    def __str__(self) -> str:
+        """What there is, for a test that fails."""
+        known = sum(c.device.sending.spool.acknowledged for c in self.connections)
+        return (
+            f"{self.counters.online} online of {len(self.connections)}, {self.waiting} messages "
+            f"held, {known} devices acknowledged"
+        )
