@@ -11,6 +11,9 @@ from pathlib import Path
 from agent.cli import output
 from contracts.errors import ShoalError
 
+_QUIET = ("agent.cli.local", "agent.cli.evaluate")
+"""What loads a model for a person, who does not want the library's lines."""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -55,9 +58,16 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("text", nargs="*", help="texts; none: the lines of standard input")
     classify.add_argument("--top", type=int, default=3, choices=range(1, 21), metavar="K")
     evaluate = local("eval", "evaluate", "task metrics of a bundle on labelled data")
+    evaluate.set_defaults(module="agent.cli.evaluate")
     evaluate.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help=".jsonl, .csv or .parquet"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what `shoal build` reads: .csv, .tsv, .xlsx, .jsonl, .parquet, a folder a label",
     )
+    evaluate.add_argument("--text", default="text", help="its column of texts")
+    evaluate.add_argument("--label", default="label", help="its column of labels")
     local("inspect", "inspect", "manifest, sizes, operators, memory, boards")
     return parser
 
@@ -69,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if given[:1] == ["generate"]:
             return _generate(given[1:])
         options = _parser().parse_args(given)
-        if options.module == "agent.cli.local" and arguments is None:
+        if options.module in _QUIET and arguments is None:
             output.quiet_libraries()
         function = getattr(importlib.import_module(options.module), options.function)
         code: int = function(options)

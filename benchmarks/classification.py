@@ -210,7 +210,7 @@ class Worker:
 
 def work(system: str, job: dict[str, Any]) -> None:
     """The worker's side."""
-    from model_builder.data.load import load_rows
+    from contracts.labelled.load import load_rows
 
     test = load_rows(Path(job["test"]), text=job["text"], label=job["label"])
     bare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -367,7 +367,7 @@ SYSTEMS = {
 
 
 def _train_rows(job: dict[str, Any]) -> list[Any]:
-    from model_builder.data.load import load_rows
+    from contracts.labelled.load import load_rows
 
     return load_rows(Path(job["train"]), text=job["text"], label=job["label"])
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from contracts import codec
 from contracts.errors import InputError, ShoalError
-from model_builder.data.tables import is_table
+from contracts.labelled.tables import is_table
 from model_builder.files import write_atomically
 from model_builder.generate.cli import build_generator, import_command
 from model_builder.recipes import file as recipe_file
@@ -48,6 +48,8 @@ def build(
     export: Annotated[
         str | None, typer.Option(help="also write a pack: c (C sources with two engines)")
     ] = None,
+    text: Annotated[str, typer.Option(help="of a table: its column of texts")] = "",
+    label: Annotated[str, typer.Option(help="of a table: its column of labels")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="one JSON summary on stdout")] = False,
 ) -> None:
     """Builds a bundle and its report from a recipe."""
@@ -64,7 +66,9 @@ def build(
     if floor is not None:
         changes.append(f"budget.floor={floor}")
     if is_table(recipe):
-        recipe = _recipe_of(recipe, out, quiet=as_json)
+        recipe = _recipe_of(recipe, out, text, label, quiet=as_json)
+    elif text or label:
+        raise InputError("bad-option", "--text and --label are for tables; a recipe names columns")
     document = recipe_file.read(recipe, changes)  # once: it may come through a pipe
     kind = recipe_file.kind_of(document)
     if kind != "classify":
@@ -135,12 +139,12 @@ def init(
 app.command("import")(import_command)
 
 
-def _recipe_of(data: Path, out: Path, *, quiet: bool) -> Path:
+def _recipe_of(data: Path, out: Path, text: str, label: str, *, quiet: bool) -> Path:
     """Writes the recipe of a table beside what is built of it."""
     from model_builder.classify.initial import compose, recipe_name
 
     recipe = out / f"{recipe_name(data)}.yaml"
-    content, notes = compose(data, recipe)
+    content, notes = compose(data, recipe, text, label)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(recipe, content.encode())
     if not quiet:

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from contracts.errors import InputError
-from model_builder.data.load import guess, load_rows
-from model_builder.data.tables import records
+from model_builder.data.examine import examine
+
+MOST_TRAINED: Final = 120_000
+"""Rows that a recipe for a table trains on; beyond it, hours buy next to nothing."""
+
+MOST_HELD: Final = 10_000
+"""Rows of its validation and test splits: enough to tell a third of a point apart."""
 
 _RECIPE: Final = """\
 # A classifier of the texts in {file}: {rows} rows, {labels} labels.
@@ -21,10 +26,11 @@ seed: 1
 data:
   train: {train}
   columns: {{text: {text}, label: {label}}}
+{limit}\
 # With a file of your own for the test: test: test.csv. Texts that belong to no label, so that the
 # model learns to say that it does not know: out_of_scope: other.csv.
 
-split: {{validation: {validation}, test: 0.2}}
+split: {{validation: {validation}, test: {test}}}
 
 # A sentence encoder is fine-tuned on the rows, and a small model learns what it answers.
 teacher:
@@ -82,44 +88,30 @@ def write(data: Path, recipe: Path, text: str = "", label: str = "") -> list[str
 
 def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[str, list[str]]:
     """The recipe of a table as YAML, and notes; see :func:`write`."""
-    notes: list[str] = []
-    first = next(iter(records(data, lambda _: None)), ("", {}))[1]
-    names = [str(name) for name in first if name is not None]
-    rows = load_rows(data, text=text or "text", label=label or "label", note=notes.append)
-    found = _spelt(names, text, label)
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row.label] = counts.get(row.label, 0) + 1
-    few = sorted(name for name, count in counts.items() if count < 3)
-    if few:
-        notes.append(f"{len(few)} labels have fewer than 3 rows, for example {', '.join(few[:3])}")
+    found = examine(data, text or "text", label or "label")
+    rows = found.rows
     # Twelve passes over the rows and what is made of them, within bounds that keep it to minutes.
-    steps = max(600, min(18_000, 12 * 6 * len(rows) // 128))
+    steps = max(600, min(18_000, 12 * 6 * rows // 128))
     content = _RECIPE.format(
         file=data.name,
-        rows=len(rows),
-        labels=len(counts),
+        rows=rows,
+        labels=found.labels,
         recipe=recipe.name,
         name=recipe_name(data),
         train=json.dumps(str(data.resolve())),
-        text=json.dumps(found[0]),
-        label=json.dumps(found[1]),
-        validation=0.05 if len(rows) > 5000 else 0.15,
-        epochs=4 if len(rows) > 2000 else 8,
+        text=json.dumps(found.columns.text),
+        label=json.dumps(found.columns.label),
+        limit=f"  limit: {MOST_TRAINED}  # of {rows} rows: more take hours and teach little\n"
+        if rows > MOST_TRAINED
+        else "",
+        validation=_share(0.05 if rows > 5000 else 0.15, rows),
+        test=_share(0.2, rows),
+        epochs=4 if rows > 2000 else 8,
         steps=steps,
     )
-    return content, notes
+    return content, found.notes
 
 
-def _spelt(names: list[str], text: str, label: str) -> tuple[str, str]:
-    """The columns as the table spells them."""
-    guessed = guess(names)
-    folded = {name.casefold().strip(): name for name in names}
-
-    def spelt(asked: str, found: str) -> str:
-        return folded.get(asked.casefold().strip(), asked) if asked else found
-
-    return (
-        spelt(text, guessed.text if guessed else "text"),
-        spelt(label, guessed.label if guessed else "label"),
-    )
+def _share(share: float, rows: int) -> float:
+    """A share of the rows, of at most :data:`MOST_HELD` rows."""
+    return min(share, float(f"{MOST_HELD / rows:.2g}"))

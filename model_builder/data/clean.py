@@ -1,14 +1,18 @@
-"""Cleaning: duplicates, texts with two labels, leaks between splits, likely label noise."""
+"""Cleaning: spellings, duplicates, texts with two labels, leaks between splits."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from typing import Any, Final
 
 import msgspec
 
 from contracts.errors import InputError
+from contracts.labelled.rows import Problem, Row
 from contracts.text import normalize
-from model_builder.data.rows import Row
+
+MOST_LISTED: Final = 1000
+"""Entries of each list in the report; their number is given whole."""
 
 
 class CleanReport(msgspec.Struct):
@@ -17,20 +21,64 @@ class CleanReport(msgspec.Struct):
     Attributes:
         rows: before.
         duplicates: rows dropped because the same normalised text had the same label.
-        conflicts: normalised texts with more than one label, with those labels (at most 50).
+        duplicate_rows: text and places of those.
+        conflicts: normalised texts with more than one label: text, labels, places.
         conflict_rows: rows dropped for that.
         leaked: validation or test rows dropped because training has the text.
+        lonely: rows dropped because their label has no other text: label, text, place.
+        spellings: labels taken for another spelling of one: from, to, rows.
+        left_out: rows of the files that could not be used; at most :data:`MOST_LISTED`.
+        unusable: how many.
         noise: rows whose label a cross-validated classifier doubts: text, label, suggestion.
         warnings: sentences for people.
     """
 
     rows: int = 0
     duplicates: int = 0
-    conflicts: list[tuple[str, list[str]]] = []
+    duplicate_rows: list[dict[str, Any]] = []
+    conflicts: list[dict[str, Any]] = []
     conflict_rows: int = 0
     leaked: int = 0
-    noise: list[dict[str, str]] = []
+    lonely: list[dict[str, Any]] = []
+    spellings: list[dict[str, Any]] = []
+    left_out: list[Problem] = []
+    unusable: int = 0
+    noise: list[dict[str, Any]] = []
     warnings: list[str] = []
+
+
+def _folded(label: str) -> str:
+    """A label without case and without what separates its words."""
+    folded = "".join(c if c.isalnum() else " " for c in label.casefold())
+    return " ".join(folded.split()) or label
+
+
+def spellings(rows: list[Row]) -> dict[str, str]:
+    """By folded label, its most frequent spelling; of equals the first in the alphabet."""
+    counts = Counter(row.label for row in rows)
+    found: dict[str, str] = {}
+    for label in sorted(counts, key=lambda name: (-counts[name], name)):
+        found.setdefault(_folded(label), label)
+    return found
+
+
+def one_spelling(rows: list[Row], known: dict[str, str], report: CleanReport) -> list[Row]:
+    """Rows whose labels differ from a known one in case or separators get that one."""
+    changed: Counter[tuple[str, str]] = Counter()
+    found = []
+    for row in rows:
+        label = known.get(_folded(row.label), row.label)
+        if label != row.label:
+            changed[row.label, label] += 1
+            row = msgspec.structs.replace(row, label=label)
+        found.append(row)
+    if changed:
+        report.spellings += [
+            {"from": old, "to": new, "rows": count} for (old, new), count in changed.items()
+        ]
+        told = ", ".join(f"{old!r} as {new!r} ({n} rows)" for (old, new), n in changed.items())
+        report.warnings.append(f"labels that differ in spelling alone were joined: {told[:400]}")
+    return found
 
 
 def clean(rows: list[Row], report: CleanReport, *, deduplicate: bool, conflicts: str) -> list[Row]:
@@ -46,10 +94,11 @@ def clean(rows: list[Row], report: CleanReport, *, deduplicate: bool, conflicts:
         InputError: ``conflicting-labels``.
     """
     report.rows += len(rows)
+    keys = [normalize(row.text) for row in rows]
     labels: dict[str, set[str]] = {}
-    for row in rows:
-        labels.setdefault(normalize(row.text), set()).add(row.label)
-    torn = {text: sorted(names) for text, names in labels.items() if len(names) > 1}
+    for key, row in zip(keys, rows, strict=True):
+        labels.setdefault(key, set()).add(row.label)
+    torn = {key: sorted(names) for key, names in labels.items() if len(names) > 1}
     if torn and conflicts == "error":
         text, names = next(iter(torn.items()))
         raise InputError(
@@ -57,18 +106,38 @@ def clean(rows: list[Row], report: CleanReport, *, deduplicate: bool, conflicts:
             f"{len(torn)} texts have more than one label, for example {text[:80]!r}: "
             f"{', '.join(names)}; correct them or set clean.conflicts: drop",
         )
-    report.conflicts += list(torn.items())[: 50 - len(report.conflicts)]
     kept: list[Row] = []
-    seen: set[str] = set()
-    for row in rows:
-        key = normalize(row.text)
+    first: dict[str, Row] = {}
+    conflicting: dict[str, list[str]] = defaultdict(list)
+    for key, row in zip(keys, rows, strict=True):
         if key in torn:
             report.conflict_rows += 1
-        elif deduplicate and key in seen:
+            if len(conflicting) < MOST_LISTED or key in conflicting:
+                conflicting[key].append(f"{row.place or '?'}: {row.label}")
+        elif deduplicate and key in first:
             report.duplicates += 1
+            if len(report.duplicate_rows) < MOST_LISTED:
+                report.duplicate_rows.append(
+                    {"text": row.text[:200], "place": row.place, "same_as": first[key].place}
+                )
         else:
-            seen.add(key)
+            first[key] = row
             kept.append(row)
+    report.conflicts += [
+        {"text": key[:200], "labels": torn[key], "places": found}
+        for key, found in conflicting.items()
+    ]
+    if torn:
+        example = next(iter(conflicting.items()))
+        report.warnings.append(
+            f"{sum(key in torn for key in keys)} rows were left out, because the same text has "
+            f"another label elsewhere: {len(torn)} texts, for example {example[0][:60]!r} "
+            f"({'; '.join(example[1])[:200]}); the report lists them"
+        )
+    if report.duplicates:
+        note = "rows are there more than once; each counts once"
+        report.warnings[:] = [w for w in report.warnings if not w.endswith(note)]
+        report.warnings.append(f"{report.duplicates} {note}")
     return kept
 
 
@@ -83,6 +152,50 @@ def drop_leaks(held: list[Row], other: list[Row], report: CleanReport, what: str
     return kept
 
 
+def drop_lonely(rows: list[Row], report: CleanReport) -> list[Row]:
+    """The rows whose label has another text; one text teaches nothing that can be tested.
+
+    Raises:
+        InputError: ``bad-data``, ``too-few-classes``, ``class-too-small``; fewer than two labels
+            are left.
+    """
+    counts = Counter(row.label for row in rows)
+    if len(counts) < 2:
+        found = ", ".join(counts) or "none"
+        raise InputError(
+            "too-few-classes",
+            f"a classifier needs two labels or more; found {found[:80]}{_lost(report)}",
+        )
+    first = normalize(rows[0].text)
+    if all(normalize(row.text) == first for row in rows):
+        raise InputError("bad-data", f"all rows have the same text: {rows[0].text[:80]!r}")
+    lonely = sorted(label for label, count in counts.items() if count == 1)
+    if not lonely:
+        return rows
+    if len(counts) - len(lonely) < 2:
+        raise InputError(
+            "class-too-small",
+            f"{len(lonely)} of {len(counts)} labels have a single text: "
+            f"{', '.join(lonely)[:200]}; add texts, or name the right column of labels",
+        )
+    report.lonely += [
+        {"label": row.label, "text": row.text[:200], "place": row.place}
+        for row in rows
+        if counts[row.label] == 1
+    ][:MOST_LISTED]
+    report.warnings.append(
+        f"{len(lonely)} labels have a single text and were left out: {', '.join(lonely)[:400]}; "
+        "add texts to them"
+    )
+    return [row for row in rows if counts[row.label] > 1]
+
+
+def _lost(report: CleanReport) -> str:
+    if not report.conflict_rows:
+        return ""
+    return f", after {report.conflict_rows} rows whose text has two labels were left out"
+
+
 def check_classes(train: list[Row], report: CleanReport) -> list[str]:
     """The labels, sorted.
 
@@ -93,7 +206,8 @@ def check_classes(train: list[Row], report: CleanReport) -> list[str]:
     if len(counts) < 2:
         found = ", ".join(counts) or "none"
         raise InputError(
-            "too-few-classes", f"a classifier needs two labels or more; found {found[:80]}"
+            "too-few-classes",
+            f"a classifier needs two labels or more; found {found[:80]}{_lost(report)}",
         )
     lonely = sorted(label for label, count in counts.items() if count == 1)
     if lonely:
@@ -107,44 +221,8 @@ def check_classes(train: list[Row], report: CleanReport) -> list[str]:
         report.warnings.append(
             f"{len(small)} labels have fewer than 10 training texts: {', '.join(small)[:200]}"
         )
+    if "unknown" in counts:
+        report.warnings.append(
+            "the label 'unknown' is also what the model answers when it is not sure enough"
+        )
     return sorted(counts)
-
-
-def noise_report(
-    rows: list[Row], labels: list[str], seed: int, most: int = 50
-) -> list[dict[str, str]]:
-    """Rows whose own label a classifier trained on the others finds very unlikely.
-
-    C. Northcutt et al., "Confident Learning" (2021), with TF-IDF and a linear model, which
-    takes seconds. The most doubtful come first.
-    """
-    import numpy as np
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import RidgeClassifier
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
-    counts = Counter(row.label for row in rows)
-    folds = min(3, *counts.values())
-    if folds < 2:
-        return []
-    index = {label: i for i, label in enumerate(labels)}
-    target = np.array([index[row.label] for row in rows])
-    matrix = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=30_000)
-    features = matrix.fit_transform([normalize(row.text) or "-" for row in rows])
-    scores = cross_val_predict(
-        RidgeClassifier(alpha=1.0),
-        features,
-        target,
-        cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
-        method="decision_function",
-    )
-    if scores.ndim == 1:
-        scores = np.stack([-scores, scores], axis=1)
-    own = scores[np.arange(len(rows)), target]
-    best = scores.argmax(axis=1)
-    margin = scores.max(axis=1) - own
-    doubtful = [i for i in np.argsort(-margin) if margin[i] > 0.5][:most]
-    return [
-        {"text": rows[i].text[:200], "label": rows[i].label, "suggestion": labels[int(best[i])]}
-        for i in doubtful
-    ]

@@ -13,9 +13,19 @@ from numpy.typing import NDArray
 
 from contracts import codec
 from contracts.errors import InputError
-from model_builder.data.clean import CleanReport, check_classes, clean, drop_leaks, noise_report
-from model_builder.data.load import load_rows
-from model_builder.data.rows import Row
+from contracts.labelled.load import load_rows
+from contracts.labelled.rows import Log, Row
+from model_builder.data.clean import (
+    MOST_LISTED,
+    CleanReport,
+    check_classes,
+    clean,
+    drop_leaks,
+    drop_lonely,
+    one_spelling,
+    spellings,
+)
+from model_builder.data.noise import noise_report
 from model_builder.data.split import split_off
 from model_builder.recipes.classify import Recipe
 from model_builder.seeds import derive
@@ -67,9 +77,15 @@ class Dataset(msgspec.Struct):
             "characters_longest": lengths[-1],
             "largest_classes": [[self.labels[i], n] for i, n in ordered[:5]],
             "smallest_classes": [[self.labels[i], n] for i, n in ordered[-5:]],
+            "rows_left_out": self.report.unusable,
             "duplicates": self.report.duplicates,
             "conflicting_rows": self.report.conflict_rows,
             "leaked_rows": self.report.leaked,
+            "left_out": msgspec.to_builtins(self.report.left_out),
+            "duplicate_rows": self.report.duplicate_rows,
+            "conflicts": self.report.conflicts,
+            "lonely_labels": self.report.lonely,
+            "label_spellings": self.report.spellings,
             "suspected_label_noise": self.report.noise,
             "warnings": self.report.warnings,
         }
@@ -82,7 +98,7 @@ def prepare(recipe: Recipe) -> Dataset:
         InputError: whatever is wrong with the data; see the functions used.
     """
     data, seed = recipe.data, recipe.seed
-    report = CleanReport()
+    report, log = CleanReport(), Log()
     columns = data.columns
 
     def read(path: str) -> list[Row]:
@@ -91,13 +107,13 @@ def prepare(recipe: Recipe) -> Dataset:
             text=columns.text,
             label=columns.label,
             group=columns.group,
-            note=report.warnings.append,
+            log=log,
         )
 
     def texts(path: str) -> list[str]:
         if not path:
             return []
-        rows = load_rows(Path(path), text=columns.text, labelled=False, note=report.warnings.append)
+        rows = load_rows(Path(path), text=columns.text, labelled=False, log=log)
         return list(dict.fromkeys(row.text for row in rows))
 
     if data.source == "home-intents":
@@ -112,13 +128,14 @@ def prepare(recipe: Recipe) -> Dataset:
         "deduplicate": recipe.clean.deduplicate,
         "conflicts": recipe.clean.conflicts,
     }
-    train = clean(rows, report, **keep)
+    known = spellings(rows)
+    train = drop_lonely(clean(one_spelling(rows, known, report), report, **keep), report)
     if data.test:
-        test = clean(read(data.test), report, **keep)
+        test = clean(one_spelling(read(data.test), known, report), report, **keep)
     else:
         train, test = split_off(train, recipe.split.test, seed, "test")
     if data.validation:
-        validation = clean(read(data.validation), report, **keep)
+        validation = clean(one_spelling(read(data.validation), known, report), report, **keep)
     else:
         train, validation = split_off(train, recipe.split.validation, seed, "validation")
     # Training yields: a benchmark's test split stays whole.
@@ -139,9 +156,13 @@ def prepare(recipe: Recipe) -> Dataset:
         if not rows_of:
             raise InputError("bad-data", f"the {name} split is empty; give more rows or a file")
     if recipe.clean.noise_report:
-        report.noise = noise_report(train, labels, derive(seed, "noise"))
+        report.noise = noise_report(train, derive(seed, "noise"))
         if report.noise:
             report.warnings.append(f"{len(report.noise)} training labels look wrong: see report")
+    outside = [texts(path) for path in (data.out_of_scope, data.out_of_scope_test)]
+    unlabelled = texts(data.unlabelled)
+    report.warnings[:0] = log.notes
+    report.left_out, report.unusable = log.problems[:MOST_LISTED], log.left_out
     index = {label: i for i, label in enumerate(labels)}
 
     def split(rows_of: list[Row]) -> Split:
@@ -150,15 +171,18 @@ def prepare(recipe: Recipe) -> Dataset:
             np.array([index[row.label] for row in rows_of], np.int64),
         )
 
-    found = [train, validation, test]
+    # Of what was learned, not of where it stood.
+    found = [
+        [(row.text, row.label, row.group) for row in part] for part in (train, validation, test)
+    ]
     return Dataset(
         labels=labels,
         train=split(train),
         validation=split(validation),
         test=split(test),
-        outside_validation=texts(data.out_of_scope),
-        outside_test=texts(data.out_of_scope_test),
-        unlabelled=texts(data.unlabelled),
+        outside_validation=outside[0],
+        outside_test=outside[1],
+        unlabelled=unlabelled,
         report=report,
         sha256=hashlib.sha256(codec.encode(found)).hexdigest(),
     )

@@ -29,7 +29,7 @@ from hassil.intents import Intents, RangeSlotList, SlotList, TextSlotList
 from hassil.util import normalize_whitespace
 
 from contracts.errors import InputError
-from model_builder.data.rows import Row
+from contracts.labelled.rows import Row
 
 _TRIES_PER_SENTENCE: Final = 8
 """Walks before a template counts as used up: short ones have few distinct expansions."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 
-from model_builder.data.rows import Row
+from contracts.labelled.rows import Row
 
 
 def split_off(

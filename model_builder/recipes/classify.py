@@ -49,8 +49,8 @@ class DataConfig(Section, frozen=True):
 
     Attributes:
         source: ``files``, or ``home-intents``: sampled from Home Assistant's templates.
-        train, validation, test: files (.jsonl, .csv, .parquet); what is missing is split off
-            `train`.
+        train, validation, test: tables of any kind that `shoal init` reads, or a folder for
+            each label; what is missing is split off `train`.
         out_of_scope: text that belongs to no label, for the threshold.
         out_of_scope_test: the same, only for the report.
         unlabelled: more text for the teacher to label.

@@ -22,7 +22,6 @@ from tuf.ngclient.config import EnvelopeType
 
 from agent.children import helper
 from agent.cli.device import read_config
-from agent.cli.local import read_examples
 from agent.connection import Inbound
 from agent.daemon import Agent
 from agent.runtime import check
@@ -37,6 +36,7 @@ from contracts import blocks, codec
 from contracts.bundle import MANIFEST, Bundle, decode_manifest, file_entries, pack, sha256_of
 from contracts.config import AgentConfig
 from contracts.errors import ShoalError
+from contracts.labelled.load import load_rows
 from contracts.manifest import TokenizerFrontEnd
 from contracts.messages import (
     Answer,
@@ -47,7 +47,6 @@ from contracts.messages import (
 )
 from fleet.identity import provisioning
 from fleet.repository.repository import Repository
-from model_builder.data.load import load_rows
 from tests.support.bundles import rewrite
 from tests.support.controller import TINY, make_repository
 from tests.support.mutate import payloads
@@ -207,7 +206,7 @@ def _config(path: Path, data: bytes) -> None:
 
 def _examples(path: Path, data: bytes) -> None:
     path.write_bytes(data)
-    list(read_examples(path))
+    load_rows(path)
 
 
 def _archive(path: Path, data: bytes) -> None:

@@ -11,11 +11,13 @@ import pyarrow.parquet as parquet
 import pytest
 
 from contracts.errors import InputError
-from model_builder.data.clean import CleanReport, check_classes, clean, drop_leaks, noise_report
+from contracts.labelled.load import load_rows
+from contracts.labelled.rows import Row
+from contracts.labelled.tables import MAX_LINE_BYTES
+from model_builder.data.clean import CleanReport, check_classes, clean, drop_leaks
 from model_builder.data.dataset import prepare
 from model_builder.data.home import languages, sample
-from model_builder.data.load import MAX_LINE_BYTES, load_rows
-from model_builder.data.rows import Row
+from model_builder.data.noise import noise_report
 from model_builder.data.split import split_off
 from model_builder.recipes.classify import DataConfig, Recipe
 
@@ -39,7 +41,8 @@ def write(path: Path, rows: list[Row]) -> Path:
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_the_three_kinds_of_file_give_the_same_rows(tmp_path: Path, suffix: str) -> None:
     """Quotes, commas and other scripts included."""
-    assert load_rows(write(tmp_path / f"rows{suffix}", ROWS)) == ROWS
+    rows = load_rows(write(tmp_path / f"rows{suffix}", ROWS))
+    assert [(row.text, row.label) for row in rows] == [(row.text, row.label) for row in ROWS]
 
 
 @pytest.mark.parametrize(
@@ -61,9 +64,9 @@ def test_the_three_kinds_of_file_give_the_same_rows(tmp_path: Path, suffix: str)
         ("a.csv", b"text,label,text\na,b,c\n", "there twice"),
         ("a.xlsx", b"PK nonsense", "no workbook"),
         ("a.xlsx", b"\xd0\xcf\x11\xe0" + b"x" * 600, "password"),
-        ("a.csv", b'text,label\n"a,b\n', "line"),
         ("a.parquet", b"PAR1 nonsense", "not Parquet"),
-        ("a.txt", b"x", "expected a .jsonl, .csv, .tsv, .xlsx or .parquet"),
+        ("a.doc", b"x", "expected a .csv, .tsv, .*or .parquet"),
+        ("a.xls", b"x", "save it as .xlsx"),
     ],
 )
 def test_a_broken_file_is_one_clear_error(
@@ -91,7 +94,8 @@ def test_cleaning_drops_duplicates_and_texts_with_two_labels() -> None:
     rows = [Row("Hello!", "a"), Row("hello", "a"), Row("bye", "a"), Row("Bye.", "b")]
     assert clean(rows, report, deduplicate=True, conflicts="drop") == [rows[0]]
     assert (report.duplicates, report.conflict_rows) == (1, 2)
-    assert report.conflicts == [("bye", ["a", "b"])]
+    (torn,) = report.conflicts
+    assert (torn["text"], torn["labels"]) == ("bye", ["a", "b"])
     with pytest.raises(InputError, match="more than one label"):
         clean(rows, CleanReport(), deduplicate=True, conflicts="error")
 
@@ -122,8 +126,9 @@ def test_a_wrong_label_is_suspected() -> None:
     rows = [Row(f"turn the light on number {i}", "on") for i in range(20)]
     rows += [Row(f"what is the weather on day {i}", "weather") for i in range(20)]
     rows[3] = Row("turn the light on number 3", "weather")
-    found = noise_report(rows, ["on", "weather"], seed=1)
-    assert found[0] == {"text": rows[3].text, "label": "weather", "suggestion": "on"}
+    found = noise_report(rows, seed=1)[0]
+    assert (found["text"], found["label"]) == (rows[3].text, "weather")
+    assert found["suggestion"] == "on"
 
 
 def test_splits_share_no_group_and_do_not_move_when_data_grows() -> None:

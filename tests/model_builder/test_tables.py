@@ -8,9 +8,10 @@ import openpyxl
 import pytest
 
 from contracts.errors import InputError
+from contracts.labelled.columns import guess
+from contracts.labelled.load import load_rows
+from contracts.labelled.rows import Log, Row
 from model_builder.classify.initial import write
-from model_builder.data.load import guess, load_rows
-from model_builder.data.rows import Row
 from model_builder.recipes.classify import load as load_recipe
 
 EXPORT = (
@@ -24,10 +25,15 @@ EXPORT = (
     "Schöne Grüße;Größe;6.2.\r\n"
 )
 WANTED = [
-    Row("Wo ist mein Paket?", "Lieferung"),
-    Row("Die Rechnung; zweimal", "Größe"),
-    Row("Schöne Grüße", "Größe"),
+    ("Wo ist mein Paket?", "Lieferung"),
+    ("Die Rechnung; zweimal", "Größe"),
+    ("Schöne Grüße", "Größe"),
 ]
+
+
+def pairs(rows: list[Row]) -> list[tuple[str, str]]:
+    """Text and label, without where they stood."""
+    return [(row.text, row.label) for row in rows]
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-8", "utf-8-sig", "utf-16", "utf-16-le"])
@@ -35,9 +41,9 @@ def test_an_export_of_a_spreadsheet_is_read(tmp_path: Path, encoding: str) -> No
     """Semicolons, blanks in the header, empty cells; nothing is left out in silence."""
     path = tmp_path / "export.csv"
     path.write_bytes(EXPORT.encode(encoding))
-    notes: list[str] = []
-    assert load_rows(path, text="nachricht", label="Kategorie", note=notes.append) == WANTED
-    said = "\n".join(notes)
+    log = Log()
+    assert pairs(load_rows(path, text="nachricht", label="Kategorie", log=log)) == WANTED
+    said = "\n".join(log.notes)
     assert "cells apart by ';'" in said
     assert "3 rows of export.csv were left out" in said
     for place in ("line 4", "line 5", "line 7"):
@@ -54,18 +60,18 @@ def test_a_workbook_is_read_as_it_is_shown(tmp_path: Path) -> None:
         sheet.append(cells)
     book.create_sheet("more").append(["nothing"])
     book.save(tmp_path / "a.xlsx")
-    notes: list[str] = []
-    rows = load_rows(tmp_path / "a.xlsx", note=notes.append)
-    assert rows == [Row("hello", "3"), Row("bye", "x")]
-    assert "only 'Daten' was read" in "\n".join(notes)
-    assert "'message' was taken for the text" in "\n".join(notes)
+    log = Log()
+    rows = load_rows(tmp_path / "a.xlsx", log=log)
+    assert pairs(rows) == [("hello", "3"), ("bye", "x")]
+    assert "only 'Daten' was read" in "\n".join(log.notes)
+    assert "'message' was taken for the text" in "\n".join(log.notes)
 
 
 def test_tabs_are_read(tmp_path: Path) -> None:
     """With commas in the text."""
     path = tmp_path / "a.tsv"
     path.write_text("text\tlabel\none, two\ta\n")
-    assert load_rows(path) == [Row("one, two", "a")]
+    assert pairs(load_rows(path)) == [("one, two", "a")]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def test_a_name_that_was_asked_for_is_not_guessed(tmp_path: Path) -> None:
     """A recipe that names a column means it."""
     path = tmp_path / "a.csv"
     path.write_text("sentence,category\na,b\n")
-    assert load_rows(path) == [Row("a", "b")]
+    assert pairs(load_rows(path)) == [("a", "b")]
     with pytest.raises(InputError, match="no 'utterance'; found sentence, category"):
         load_rows(path, text="utterance")
 
@@ -100,7 +106,7 @@ def test_a_file_of_which_most_rows_are_no_good_is_refused(tmp_path: Path) -> Non
     """The wrong columns, most often; the first places are named."""
     path = tmp_path / "a.csv"
     path.write_text("text,label\n" + "x,\n" * 30 + "a,b\n" * 20)
-    with pytest.raises(InputError, match=r"30 of 50 rows cannot be used.*line 2"):
+    with pytest.raises(InputError, match=r"30 of 50 rows cannot be used.*lines 2, 3"):
         load_rows(path)
 
 
@@ -111,7 +117,7 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(
     book = openpyxl.Workbook()
     book.active.append(["text", "label"])
     book.save(tmp_path / "a.xlsx")
-    monkeypatch.setattr("model_builder.data.tables.MAX_SHEET_BYTES", 100)
+    monkeypatch.setattr("contracts.labelled.workbook.MAX_SHEET_BYTES", 100)
     with pytest.raises(InputError, match="unpacks to over"):
         load_rows(tmp_path / "a.xlsx")
 
@@ -119,7 +125,7 @@ def test_a_workbook_that_unpacks_to_too_much_is_refused(
 def test_a_recipe_is_written_for_a_table(tmp_path: Path) -> None:
     """It parses, names the columns as the table spells them, and is never written over."""
     path = tmp_path / "Meine Daten.csv"
-    path.write_bytes((EXPORT + "noch eins;Größe;\r\n" * 3).encode("cp1252"))
+    path.write_bytes((EXPORT + "noch eins;Größe;\r\nund eins;Lieferung;\r\n" * 3).encode("cp1252"))
     recipe = tmp_path / "r.yaml"
     notes = write(path, recipe, "nachricht", "Kategorie")
     loaded = load_recipe(recipe)

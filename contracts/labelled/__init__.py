@@ -1,0 +1,1 @@
+"""Labelled text as people keep it: tables of any usual kind, read the same by every side."""

@@ -1,0 +1,325 @@
+"""Tables that people bring, as records: which cells, under which column names.
+
+What cannot be used is a problem with its place; what makes the whole file useless is one error
+that says what to do.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from contracts import limits
+from contracts.errors import InputError, UnavailableError
+from contracts.labelled import delimited
+from contracts.labelled.rows import Log
+
+Record = tuple[str, dict[str, Any]]
+"""Where a row stands (``line 7``), and its cells by column."""
+
+MAX_FILE_BYTES: Final = 2 * 1024 * limits.MIB
+MAX_LINE_BYTES: Final = 16 * limits.MIB
+"""One line of JSONL. A text is far smaller, a row with other columns may be long."""
+
+MAX_FILES: Final = 1_000_000
+"""Files in a folder with a folder for each label."""
+
+SUFFIXES: Final = (
+    *(".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm"),
+    *(".jsonl", ".ndjson", ".json", ".parquet"),
+)
+_ELSE: Final = {
+    ".xls": "open it in a spreadsheet program and save it as .xlsx",
+    ".ods": "open it in a spreadsheet program and save it as .xlsx",
+    ".numbers": "export it as .csv",
+    ".gz": "unpack it first",
+    ".zip": "unpack it first",
+    ".pdf": "copy its table into a spreadsheet",
+    ".docx": "copy its table into a spreadsheet",
+}
+_MARK: Final = "__label__"
+"""What fastText's files have before a label."""
+
+_USUAL: Final = frozenset(
+    (
+        *("text", "sentence", "utterance", "message", "label", "category", "intent", "class"),
+        *("id", "target", "tag", "topic", "sentiment", "question", "query", "type"),
+    )
+)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a path names data, by its suffix, or by being a folder."""
+    return path.suffix.lower() in SUFFIXES or path.is_dir()
+
+
+def records(path: Path, log: Log) -> Iterator[Record]:
+    """The rows of a file, by its suffix; of a folder, the files in its folders.
+
+    Args:
+        path: one of :data:`SUFFIXES`, or a folder.
+        log: is told what was assumed, and which rows are broken.
+
+    Raises:
+        InputError: ``no-such-file``, ``bad-data``, ``too-large``.
+        UnavailableError: ``no-pyarrow``, ``no-openpyxl``.
+    """
+    if path.is_dir():
+        return _folder(path, log)
+    suffix = path.suffix.lower()
+    readers: dict[str, Callable[[Path, Log], Iterator[Record]]] = {
+        ".json": _json,
+        ".jsonl": _jsonl,
+        ".ndjson": _jsonl,
+        ".parquet": _parquet,
+        ".xlsx": _workbook,
+        ".xlsm": _workbook,
+    }
+    reader = _delimited if suffix in (".csv", ".tsv", ".tab", ".txt") else readers.get(suffix)
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError("no-such-file", f"cannot read {path}: {error.strerror}") from None
+    if reader is None:
+        hint = f"; {_ELSE[suffix]}" if suffix in _ELSE else ""
+        raise InputError(
+            "bad-data",
+            f"{path}: expected a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file or a folder "
+            f"with one folder a label, found {suffix!r}{hint}",
+        )
+    if size > MAX_FILE_BYTES:
+        raise InputError("too-large", f"{path} has {size} bytes; at most {MAX_FILE_BYTES}")
+    if size == 0:
+        raise InputError("bad-data", f"{path} is empty")
+    return reader(path, log)
+
+
+def _jsonl(path: Path, log: Log) -> Iterator[Record]:
+    with path.open("rb") as stream:
+        number = 0
+        while raw := stream.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            place = f"line {number}"
+            if len(raw) > MAX_LINE_BYTES:
+                while raw and not raw.endswith(b"\n"):  # the rest of it
+                    raw = stream.readline(MAX_LINE_BYTES)
+                log.problem(path.name, place, f"longer than {MAX_LINE_BYTES} bytes")
+                continue
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                record = json.loads(line) if line.strip() else None
+            except UnicodeDecodeError:
+                log.problem(path.name, place, "not UTF-8")
+                continue
+            except (ValueError, RecursionError):
+                log.problem(path.name, place, "not JSON")
+                continue
+            if isinstance(record, dict):
+                yield place, record
+            elif record is not None:
+                log.problem(path.name, place, "not a JSON object")
+
+
+def _json(path: Path, log: Log) -> Iterator[Record]:
+    """A list of objects in one document; JSON Lines under this name are read too."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        yield from _jsonl(path, log)
+        return
+    if isinstance(document, dict):
+        lists = [key for key, value in document.items() if isinstance(value, list)]
+        if len(lists) != 1:
+            found = ", ".join(str(key)[:40] for key in list(document)[:8])
+            raise InputError(
+                "bad-data",
+                f"{path}: expected a list of objects, found one object with {found}; "
+                "write one object a line into a .jsonl file",
+            )
+        log.note(f"{path.name}: the list {lists[0][:60]!r} was read")
+        document = document[lists[0]]
+    if not isinstance(document, list):
+        raise InputError("bad-data", f"{path}: expected a list of objects")
+    for number, record in enumerate(document, 1):
+        if isinstance(record, dict):
+            yield f"entry {number}", record
+        else:
+            log.problem(path.name, f"entry {number}", "not a JSON object")
+
+
+def _delimited(path: Path, log: Log) -> Iterator[Record]:
+    text = delimited.decoded(path, log)
+    lines = delimited.lines_of(text)
+    if sum(line.lstrip().startswith(_MARK) for line in lines[:100]) > min(50, len(lines) / 2):
+        yield from _fasttext(path, lines, log)
+        return
+    usual = "," if path.suffix.lower() == ".csv" else "\t"
+    dialect = delimited.sniff(lines, usual)
+    if dialect.delimiter != usual:
+        log.note(f"{path.name} has its cells apart by {dialect.delimiter!r}")
+    if not dialect.quoted and '"' in text:
+        log.note(f"{path.name}: quotes were taken for parts of the texts")
+    names: list[str] = []
+    try:
+        for number, row in enumerate(_past_titles(path, lines, dialect, log)):
+            place = f"line {row.line}"
+            if row.broken:
+                log.problem(path.name, place, row.broken)
+            elif not any(cell.strip() for cell in row.cells):
+                continue
+            elif not names:
+                first = [row.cells, *_sample(lines[row.line :], dialect)]
+                if number or not _headless(first):
+                    names = header(row.cells, f"{path}, {place}")
+                    continue
+                names = [f"column {index}" for index in range(1, len(row.cells) + 1)]
+                log.note(f"{path.name} has no header; its columns are {', '.join(names)}")
+                yield place, by_column(names, row.cells)
+            else:
+                yield place, by_column(names, row.cells)
+    except csv.Error:
+        raise InputError(
+            "bad-data", f"{path}: over {delimited._MOST_BROKEN} rows have quotes that do not pair"
+        ) from None
+
+
+def _sample(lines: list[str], dialect: delimited.Dialect) -> list[list[str]]:
+    rows = delimited.rows_of(lines[:400], dialect)
+    return [row.cells for row in rows if any(cell.strip() for cell in row.cells)][:200]
+
+
+def _past_titles(
+    path: Path, lines: list[str], dialect: delimited.Dialect, log: Log
+) -> Iterator[delimited.Cells]:
+    """The rows without the lines before the header that hold one cell, as a title does."""
+    widths = Counter(len(cells) for cells in _sample(lines, dialect))
+    wide = bool(widths) and widths.most_common(1)[0][0] > 1
+    begun = False
+    for row in delimited.rows_of(lines, dialect):
+        if wide and not begun and not row.broken:
+            filled = sum(bool(cell.strip()) for cell in row.cells)
+            if filled == 1:
+                log.note(f"{path.name}, line {row.line}: taken for a title")
+                continue
+            begun = filled > 1
+        yield row
+
+
+def _headless(rows: list[list[str]]) -> bool:
+    """Whether the first row is data: one of its cells stands again below it in its column.
+
+    A name of a column does not, and what is called ``text`` or ``label`` is a name.
+    """
+    first, rest = rows[0], rows[1:]
+    if any(cell.strip().casefold() in _USUAL for cell in first) or not rest:
+        return False
+    return any(
+        cell.strip() and any(column < len(row) and row[column] == cell for row in rest)
+        for column, cell in enumerate(first)
+    )
+
+
+def _fasttext(path: Path, lines: list[str], log: Log) -> Iterator[Record]:
+    log.note(f"{path.name} was read as fastText's format: {_MARK}LABEL TEXT")
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        labels = [word for word in words if word.startswith(_MARK)]
+        if not words:
+            continue
+        if len(labels) != 1:
+            log.problem(path.name, f"line {number}", f"{len(labels) or 'no'} labels; expected one")
+            continue
+        text = " ".join(word for word in words if word != labels[0])
+        yield f"line {number}", {"text": text, "label": labels[0][len(_MARK) :]}
+
+
+def header(cells: list[Any], where: str) -> list[str]:
+    """Column names without the blanks around them; later ones of one name are no columns.
+
+    Raises:
+        InputError: ``bad-data``; a name stands twice.
+    """
+    names = ["" if cell is None else " ".join(str(cell).split()) for cell in cells]
+    while names and not names[-1]:
+        names.pop()
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError("bad-data", f"{where}: the column {twice[:60]!r} is there twice")
+    return names
+
+
+def by_column(names: list[str], cells: list[Any]) -> dict[str, Any]:
+    """A row by the names of its columns; cells beyond the header are under None."""
+    record: dict[Any, Any] = dict(zip(names, cells, strict=False))
+    record.update(dict.fromkeys(names[len(cells) :]))
+    extra = [cell for cell in cells[len(names) :] if cell not in (None, "")]
+    if extra:
+        record[None] = extra
+    return record
+
+
+def _parquet(path: Path, log: Log) -> Iterator[Record]:
+    del log
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ModuleNotFoundError:
+        raise UnavailableError(
+            "no-pyarrow", "reading Parquet needs pyarrow: pip install 'shoal[builder]'"
+        ) from None
+    try:
+        table = parquet.ParquetFile(path)
+        number = 0
+        for batch in table.iter_batches(batch_size=4096):
+            for record in batch.to_pylist():
+                number += 1
+                yield f"row {number}", record
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError("bad-data", f"{path} is not Parquet: {str(error)[:200]}") from None
+
+
+def _workbook(path: Path, log: Log) -> Iterator[Record]:
+    from contracts.labelled import workbook
+
+    names: list[str] = []
+    for place, cells in workbook.rows_of(path, log):
+        if not names:
+            names = header(cells, f"{path}, {place}")
+        else:
+            yield place, by_column(names, cells)
+
+
+def _folder(path: Path, log: Log) -> Iterator[Record]:
+    """``LABEL/FILE``: a text a file; or ``LABEL.txt``: a text a line."""
+    folders = sorted(item for item in path.iterdir() if item.is_dir() and item.name[0] != ".")
+    files = sorted(item for item in path.iterdir() if item.suffix == ".txt" and item.is_file())
+    if not folders and not files:
+        raise InputError(
+            "bad-data", f"{path}: expected a folder for each label with a file for each text in it"
+        )
+    count = 0
+    for folder in folders:
+        for item in sorted(folder.rglob("*")):
+            if not item.is_file() or item.name.startswith("."):
+                continue
+            count += 1
+            if count > MAX_FILES:
+                raise InputError("too-large", f"{path} has more than {MAX_FILES} files")
+            place = f"file {item.relative_to(path)}"
+            if item.stat().st_size > 16 * limits.MAX_TEXT_BYTES:
+                log.problem(path.name, place, f"longer than {limits.MAX_TEXT_BYTES} bytes")
+                continue
+            try:
+                text = delimited.decoded(item, log)
+            except InputError:
+                log.problem(path.name, place, "no text file")
+                continue
+            yield place, {"text": text, "label": folder.name}
+    for item in [] if folders else files:
+        for number, line in enumerate(delimited.lines_of(delimited.decoded(item, log)), 1):
+            if line.strip():
+                yield f"{item.name} line {number}", {"text": line, "label": item.stem}
