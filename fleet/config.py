@@ -30,6 +30,8 @@ class ApiConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
             authority, where the fleet has an address.
         url: under which devices and people reach it; None: made from the address.
         requests_per_s, burst: of one token.
+        connections: at once, of all; connections_per_address: of one address.
+        trusted_proxies: addresses of reverse proxies, whose word on who asks is taken.
     """
 
     host: str | None = None
@@ -39,6 +41,9 @@ class ApiConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     url: str | None = None
     requests_per_s: Annotated[float, msgspec.Meta(gt=0)] = 200.0
     burst: Annotated[int, msgspec.Meta(ge=1)] = 400
+    connections: Annotated[int, msgspec.Meta(ge=8, le=100_000)] = 600
+    connections_per_address: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
+    trusted_proxies: Annotated[list[str], msgspec.Meta(max_length=100)] = []
 
 
 class BrokerConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -6,8 +6,9 @@ import asyncio
 from typing import Any, Final
 
 import structlog
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts import __version__
@@ -32,6 +33,9 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 
 STALL_S: Final = 60.0
 """Seconds in which a reader must take what is sent, beyond what the system buffers for it."""
+
+HSTS_S: Final = 365 * 24 * 3600
+"""Seconds for which a browser that came by TLS comes by nothing else."""
 
 _LOG: Final = structlog.get_logger("api")
 
@@ -114,6 +118,30 @@ class _StallLimit:
             _LOG.warning("a reader took nothing of its response", path=scope["path"][:200])
 
 
+class _SecureHeaders:
+    """What browsers and caches are told with every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("X-Content-Type-Options", "nosniff")
+                if scope["path"].startswith("/v1/"):
+                    headers.setdefault("Cache-Control", "no-store")
+                if scope["scheme"] == "https":
+                    headers.setdefault("Strict-Transport-Security", f"max-age={HSTS_S}")
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
 def _operation_id(route: APIRoute) -> str:
     return route.name
 
@@ -133,8 +161,8 @@ def create_app(controller: Controller) -> FastAPI:
     app.state.controller = controller
     app.state.gatekeeper = Gatekeeper(controller)
     errors.install(app)
-    app.middleware("http")(idempotency.middleware)
-    app.middleware("http")(_secure_headers)
+    idempotency.install(app)
+    app.add_middleware(_SecureHeaders)
     app.add_middleware(_BodyLimit)
     app.add_middleware(_StallLimit)
     app.add_middleware(Refusals)
@@ -149,11 +177,3 @@ def create_app(controller: Controller) -> FastAPI:
     ):
         app.include_router(module.ROUTER)
     return app
-
-
-async def _secure_headers(request: Request, call_next: Any) -> Response:
-    response: Response = await call_next(request)
-    response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    if request.url.path.startswith("/v1/"):
-        response.headers.setdefault("Cache-Control", "no-store")
-    return response

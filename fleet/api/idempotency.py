@@ -1,25 +1,29 @@
 """``Idempotency-Key``: a POST that is sent again gets the first answer again.
 
-The key belongs to its token. It is taken in the database before the request is handled, so
-that two controllers, or a retry after a crash, cannot both do the work; a key whose request
-died with its process is free again after a minute.
+The key belongs to its token. It is taken in the database once the request was let in, and before
+it is handled, so that two controllers, or a retry after a crash, cannot both do the work. The
+process that handles it says so every few seconds; a key whose process died is free again after a
+minute. An answer goes out as it is made, and is kept when all of it was made.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import re
-from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
+import anyio
 import msgspec
 import sqlalchemy as sa
-from fastapi import Request, Response
+import structlog
+from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts import codec
-from contracts.errors import ErrorBody, ErrorInfo, InputError, RefusedError
-from fleet.api import errors
+from contracts.errors import ErrorBody, ErrorInfo, InputError, RefusedError, ShoalError
 from fleet.controller import Controller
 from fleet.store import Store
 from fleet.store.documents import dump, load
@@ -28,19 +32,29 @@ from fleet.store.schema import IDEMPOTENCY
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,128}")
 _KEEP_S: Final = 24 * 3600.0
 _STUCK_S: Final = 60.0
-_SECRET: Final = frozenset({"/v1/tokens"})
-"""Paths whose answers hold a secret: it is shown once, and never stored."""
+TOUCH_S: Final = 15.0
+"""Seconds between two words of a request that it is still being handled."""
 
-_SHOWN_ONCE: Final = codec.encode(
-    ErrorBody(
-        ErrorInfo(
-            "already-made",
-            "this request was carried out, and its secret was shown then: it is not stored; "
-            "delete what was made and make another when it was lost",
-        )
-    )
-)
 _MAX_BODY: Final = 2 * 1024 * 1024
+_LOG: Final = structlog.get_logger("api")
+
+_NOT_HANDLED: Final = frozenset({401, 403, 413, 422, 429})
+"""Answers to requests that were refused before any work was done."""
+
+
+def _told(code: str, message: str) -> bytes:
+    return codec.encode(ErrorBody(ErrorInfo(code, message)))
+
+
+_SHOWN_ONCE: Final = _told(
+    "already-made",
+    "this request was carried out, and its secret was shown then: it is not stored; "
+    "delete what was made and make another when it was lost",
+)
+_TOO_LONG: Final = _told(
+    "already-made",
+    f"this request was carried out; its answer had over {_MAX_BODY} bytes and was not stored",
+)
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -49,6 +63,14 @@ class Kept(msgspec.Struct, frozen=True):
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+class Replay(Exception):  # noqa: N818
+    """Not an error: the request was handled before, and this was its answer."""
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__("handled before")
+        self.kept = kept
 
 
 def take(store: Store, token: str, key: str, digest: str, now: float) -> Kept | None:
@@ -71,88 +93,185 @@ def take(store: Store, token: str, key: str, digest: str, now: float) -> Kept | 
         )
         if inserted.first() is not None:
             return None
-        row = connection.execute(sa.select(IDEMPOTENCY).where(mine)).one()
-        if row.request_sha256 != digest:
+        row = connection.execute(sa.select(IDEMPOTENCY).where(mine)).first()
+        if row is not None and row.request_sha256 != digest:
             raise RefusedError(
                 "idempotency-mismatch", "this Idempotency-Key was used for another request"
             )
-        if row.status is not None:
+        if row is not None and row.status is not None:
             return Kept(row.status, load(row.headers, dict[str, str]), row.body)
-        if row.at > now - _STUCK_S:
+        # Of two that see a dead request at once, one changes the row.
+        freed = connection.execute(
+            IDEMPOTENCY.update()
+            .where(mine, IDEMPOTENCY.c.status.is_(None), IDEMPOTENCY.c.at <= now - _STUCK_S)
+            .values(at=now)
+        )
+        if freed.rowcount != 1:
             raise RefusedError(
                 "idempotency-running", "the first request with this Idempotency-Key still runs"
             )
-        connection.execute(IDEMPOTENCY.update().where(mine).values(at=now))
         return None
 
 
-def keep(store: Store, token: str, key: str, answer: Kept) -> None:
-    """Stores the answer of a taken key."""
-    with store.write() as connection:
-        connection.execute(
-            IDEMPOTENCY.update()
-            .where(IDEMPOTENCY.c.token == token, IDEMPOTENCY.c.key == key)
-            .values(status=answer.status, headers=dump(answer.headers), body=answer.body)
+class Taken:
+    """A key whose request is being handled, and what was answered so far.
+
+    Args:
+        controller: whose database holds the key.
+        token, key: whose key, and which.
+        at: when it was taken, seconds since the epoch; a later moment means that another took it.
+    """
+
+    def __init__(self, controller: Controller, token: str, key: str, at: float) -> None:
+        self._store = controller.store
+        self._clock = controller.clock
+        self._token, self._key, self._at = token, key, at
+        self._status = 0
+        self._headers: dict[str, str] = {}
+        self._body = bytearray()
+        self._long = False
+        self.shown_once = False
+        self.ended = False
+        self._beat = asyncio.create_task(self._keep_telling())
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await asyncio.sleep(TOUCH_S)
+            try:
+                await run_in_threadpool(self._touch)
+            except ShoalError as error:
+                _LOG.warning("an idempotency key was not renewed", reason=str(error))
+
+    def _mine(self) -> Any:
+        return sa.and_(
+            IDEMPOTENCY.c.token == self._token,
+            IDEMPOTENCY.c.key == self._key,
+            IDEMPOTENCY.c.at == self._at,
         )
 
+    def _touch(self) -> None:
+        now = self._clock()
+        with self._store.write() as connection:
+            found = connection.execute(IDEMPOTENCY.update().where(self._mine()).values(at=now))
+        if found.rowcount == 1:
+            self._at = now
 
-def drop(store: Store, token: str, key: str) -> None:
-    """Frees a taken key: the work failed and may be tried again."""
-    with store.write() as connection:
-        connection.execute(
-            IDEMPOTENCY.delete().where(IDEMPOTENCY.c.token == token, IDEMPOTENCY.c.key == key)
-        )
+    def add(self, message: Message) -> bool:
+        """Notes what is answered; True: it is the last of it."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            self._headers = {
+                name.decode("latin-1").lower(): value.decode("latin-1")
+                for name, value in message["headers"]
+                if name.lower() in (b"content-type", b"etag", b"location")
+            }
+            return False
+        if message["type"] != "http.response.body":
+            return False
+        if len(self._body) + len(message.get("body", b"")) > _MAX_BODY:
+            self._long = True
+            self._body.clear()
+        if not self._long:
+            self._body += message.get("body", b"")
+        return not message.get("more_body", False)
+
+    async def end(self, whole: bool) -> None:
+        """Keeps the answer, or frees the key when nothing was done or the answer broke off."""
+        if self.ended:
+            return
+        self.ended = True
+        with anyio.CancelScope(shield=True):
+            self._beat.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._beat
+            try:
+                await run_in_threadpool(self._end, whole)
+            except ShoalError as error:
+                _LOG.warning("an answer was not kept for its key", reason=str(error))
+
+    def _end(self, whole: bool) -> None:
+        if not whole or self._status >= 500 or self._status in _NOT_HANDLED:
+            with self._store.write() as connection:
+                connection.execute(IDEMPOTENCY.delete().where(self._mine()))
+            return
+        answer = Kept(self._status, self._headers, bytes(self._body))
+        if self.shown_once and self._status < 400:
+            answer = Kept(409, {"content-type": "application/json"}, _SHOWN_ONCE)
+        elif self._long:
+            answer = Kept(409, {"content-type": "application/json"}, _TOO_LONG)
+        with self._store.write() as connection:
+            connection.execute(
+                IDEMPOTENCY.update()
+                .where(self._mine())
+                .values(status=answer.status, headers=dump(answer.headers), body=answer.body)
+            )
 
 
-async def middleware(
-    request: Request, call_next: Callable[[Request], Awaitable[Response]]
-) -> Response:
-    """Handles the header on POSTs of the API."""
+async def begin(request: Request, token: str) -> None:
+    """Takes the key of a request that was let in, when it has one.
+
+    Raises:
+        InputError: ``bad-key``.
+        RefusedError: as :func:`take`.
+        Replay: it was handled before.
+    """
     key = request.headers.get("idempotency-key")
-    if key is None or request.method != "POST" or not request.url.path.startswith("/v1/"):
-        return await call_next(request)
-    try:
-        return await _once(request, call_next, key)
-    except (InputError, RefusedError) as error:
-        info = error.info
-        return errors.body(errors.status_of(error), info.code, info.message, info.detail)
-
-
-async def _once(
-    request: Request, call_next: Callable[[Request], Awaitable[Response]], key: str
-) -> Response:
+    if key is None or request.method != "POST" or not hasattr(request.state, "once"):
+        return
     if not _KEY.fullmatch(key):
         raise InputError("bad-key", "Idempotency-Key is 1 to 128 printable ASCII characters")
     controller: Controller = request.app.state.controller
-    scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-    token = request.app.state.gatekeeper.find(secret) if scheme.lower() == "bearer" else None
-    if token is None:
-        return await call_next(request)
     digest = hashlib.sha256(
         f"{request.method} {request.url.path}?{request.url.query}\n".encode() + await request.body()
     ).hexdigest()
-    kept = await run_in_threadpool(
-        take, controller.store, token.id, key, digest, controller.clock()
-    )
+    now = controller.clock()
+    kept = await run_in_threadpool(take, controller.store, token, key, digest, now)
     if kept is not None:
+        raise Replay(kept)
+    taken = Taken(controller, token, key, now)
+    taken.shown_once = getattr(request.state, "shown_once", False)
+    request.state.once = taken
+
+
+def shown_once(request: Request) -> None:
+    """A dependency of routes whose answers hold a secret: it is shown once, and never stored."""
+    request.state.shown_once = True
+
+
+class Once:
+    """Keeps answers of requests that took a key, as they go by."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request."""
+        if scope["type"] != "http" or not any(n == b"idempotency-key" for n, _ in scope["headers"]):
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state["once"] = None
+
+        async def noted(message: Message) -> None:
+            taken: Taken | None = state["once"]
+            if taken is not None and taken.add(message):
+                # Before its last piece goes out: who has all of it may send the request again.
+                await taken.end(whole=True)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            taken: Taken | None = state["once"]
+            if taken is not None:
+                await taken.end(whole=False)
+
+
+def install(app: FastAPI) -> None:
+    """Answers a request that was handled before as it was answered then."""
+    app.add_middleware(Once)
+
+    @app.exception_handler(Replay)
+    async def _again(_request: Request, again: Replay) -> Response:
+        kept = again.kept
         return Response(kept.body, kept.status, {**kept.headers, "Idempotent-Replayed": "true"})
-    try:
-        response = await call_next(request)
-        chunks = [chunk async for chunk in response.body_iterator]  # type: ignore[attr-defined]
-    except BaseException:
-        await run_in_threadpool(drop, controller.store, token.id, key)
-        raise
-    body = b"".join(chunks)
-    headers = {
-        name: value
-        for name, value in response.headers.items()
-        if name in ("content-type", "etag", "location")
-    }
-    if response.status_code < 500 and response.status_code != 429 and len(body) <= _MAX_BODY:
-        answer = Kept(response.status_code, headers, body)
-        if request.url.path in _SECRET and response.status_code < 400:
-            answer = Kept(409, {"content-type": "application/json"}, _SHOWN_ONCE)
-        await run_in_threadpool(keep, controller.store, token.id, key, answer)
-    else:
-        await run_in_threadpool(drop, controller.store, token.id, key)
-    return Response(body, response.status_code, dict(response.headers))

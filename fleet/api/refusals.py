@@ -122,9 +122,13 @@ def actor_of(scope: Scope, token: Token | None, by: str) -> Actor:
 
 
 def address(scope: Scope) -> str:
-    """Where a request is from; of IPv6 the network, as one machine has all of its addresses."""
+    """Where a request is from, as :func:`network`."""
     client = scope.get("client")
-    host = str(client[0]) if client else "?"
+    return network(str(client[0]) if client else "?")
+
+
+def network(host: str) -> str:
+    """An address; of IPv6 the network, as one machine has all of its addresses."""
     try:
         found = ipaddress.ip_address(host)
     except ValueError:

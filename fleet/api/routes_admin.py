@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from contracts.errors import RefusedError
 from fleet.api import models, paging
-from fleet.api.auth import Admin, Anybody, Operator, TheController, Viewer
+from fleet.api.auth import SHOWN_ONCE, Admin, Anybody, Operator, TheController, Viewer
 from fleet.rollout.spec import NAME_PATTERN
 from fleet.store import audit, tokens, webhooks
 
@@ -71,7 +71,7 @@ def list_tokens(controller: TheController, _token: Admin) -> models.TokenPage:
     )
 
 
-@ROUTER.post("/tokens", status_code=201)
+@ROUTER.post("/tokens", status_code=201, dependencies=[SHOWN_ONCE])
 def create_token(controller: TheController, token: Admin, new: models.NewToken) -> models.MadeToken:
     """Makes a token; its secret is shown this once."""
     now = controller.clock()
@@ -119,7 +119,7 @@ def list_webhooks(controller: TheController, _token: Admin) -> models.WebhookPag
     return models.WebhookPage(items=[_webhook(one) for one in found])
 
 
-@ROUTER.post("/webhooks", status_code=201)
+@ROUTER.post("/webhooks", status_code=201, dependencies=[SHOWN_ONCE])
 def create_webhook(
     controller: TheController, token: Admin, new: models.NewWebhook
 ) -> models.WebhookModel:
@@ -144,7 +144,8 @@ def create_webhook(
             role=token.role,
             action="webhook.create",
             target=hook.id,
-            detail={"url": hook.url, "events": hook.events},
+            # The rest of a URL is often a secret; the log is for operators too.
+            detail={"to": webhooks.origin(hook.url), "events": hook.events},
         )
     return _webhook(hook, secret=hook.secret)
 

@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Query
 
 from fleet.api import models, paging
-from fleet.api.auth import Admin, TheController, Viewer
+from fleet.api.auth import SHOWN_ONCE, Admin, TheController, Viewer
 from fleet.api.routes_devices import DeviceId
 from fleet.membership import leaving
 from fleet.store import clones, departures
@@ -38,7 +38,7 @@ def retire_device(controller: TheController, token: Admin, device: DeviceId) -> 
     return models.Departure.model_validate(msgspec.to_builtins(found))
 
 
-@ROUTER.post("/devices/{device}/rename")
+@ROUTER.post("/devices/{device}/rename", dependencies=[SHOWN_ONCE])
 def rename_device(
     controller: TheController, token: Admin, device: DeviceId, body: models.NewName
 ) -> models.Renamed:

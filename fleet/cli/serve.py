@@ -12,19 +12,20 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
-import uvicorn
 
 from contracts.errors import InputError, UnavailableError
-from fleet import address
 from fleet.api.listening import listen
 from fleet.broker.run import EmbeddedBroker, wait_until_connectable
 from fleet.cli.options import HERE, Folder
 from fleet.cli.output import reported
 from fleet.folder import Fleet
+
+if TYPE_CHECKING:
+    from fleet.api.server import Server
 
 
 def configure_logs(level: str) -> None:
@@ -93,27 +94,8 @@ def _start_broker(fleet: Fleet, stack: contextlib.ExitStack) -> None:
         stack.enter_context(EmbeddedBroker(mqtt.port))
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's own handler raises the signal again at the end: it would cut our stop short."""
-
-    def __init__(self, config: uvicorn.Config, told: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._told = told
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's; then tells that it listens."""
-        await super().startup(sockets)
-        if self.started:
-            self._told()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leaves the signals to us."""
-        yield
-
-
 @contextlib.contextmanager
-def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+def _stopped_by_signals(server: Server) -> Iterator[None]:
     """SIGTERM and SIGINT end the server in order; a second one at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -142,31 +124,20 @@ def run(
     """
     # Loading the web framework takes a while: only when it is needed.
     from fleet.api.app import create_app
+    from fleet.api.server import Limits, Server, configure
     from fleet.controller import Controller
 
     controller = Controller(fleet)
     app = create_app(controller)
     if importlib.util.find_spec("fleet.dashboard") is not None:
         importlib.import_module("fleet.dashboard").mount(app, controller)
-    host, port, files = address.api_host(fleet.config), fleet.config.api.port, fleet.api_files
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        ssl_certfile=files[0] if files else None,
-        ssl_keyfile=files[1] if files else None,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=10,
-        lifespan="on",
-        server_header=False,
-    )
+    api, files = fleet.config.api, fleet.api_files
+    config = configure(app, files=files, proxies=api.trusted_proxies)
     log = structlog.get_logger("serve")
     # What is loaded now stays for good: left out of full collections, which else stop every
     # thread for some 60 ms.
     gc.collect()
     gc.freeze()
-    config.load()
 
     def read_again() -> None:
         """New connections get the certificate that was renewed."""
@@ -177,7 +148,8 @@ def run(
     controller.start()
     try:
         log.info("controller started", url=fleet.api_url, fleet=fleet.config.fleet)
-        server = _Server(config, started)
+        limits = Limits(api.connections, api.connections_per_address)
+        server = Server(config, started, limits, api.trusted_proxies)
         with _stopped_by_signals(server):
             server.run(sockets)
     finally:

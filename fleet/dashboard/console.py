@@ -32,7 +32,7 @@ def build(visit: Visit, device: str) -> None:
             facts = ui.label("").classes("sub")
 
     async def ask(op: str) -> None:
-        token = visit.token
+        token = await visit.token()
         if token is None:
             raise InputError("signed-out", "The session has ended: sign in again.")
         await asyncio.to_thread(visit.site.data.check_asked, device)

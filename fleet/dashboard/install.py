@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fleet.api.auth import Gatekeeper
 from fleet.api.errors import ApiError
+from fleet.api.refusals import address
 from fleet.controller import Controller
 from fleet.dashboard import pages
 from fleet.dashboard.data import Data
@@ -90,9 +91,9 @@ def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, site: Site) -> None:
                 return page(413, "That is too long to be a token.")
         form = parse_qs(body.decode("utf-8", "replace"))
         secret, following = form.get("token", [""])[0].strip(), form.get("next", [""])[0]
-        peer = request.client.host if request.client else "?"
+        peer = address(request.scope)
         try:
-            token = gatekeeper.check(secret, peer)
+            token = await gatekeeper.check(secret, peer)
         except ApiError as error:
             if error.code == "rate-limited":
                 return page(429, "Too many tries. Wait a moment.", following)
@@ -101,7 +102,7 @@ def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, site: Site) -> None:
         response = RedirectResponse(_inside(following), 303)
         response.set_cookie(
             COOKIE,
-            sessions.begin(secret) or "",
+            sessions.begin(secret),
             max_age=int(LIFETIME_S),
             path=PREFIX,
             httponly=True,
@@ -113,7 +114,7 @@ def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, site: Site) -> None:
     @app.post(f"{PREFIX}/logout", include_in_schema=False)
     async def sign_out(request: Request) -> RedirectResponse:
         cookie = request.cookies.get(COOKIE)
-        token = sessions.token(cookie)
+        token = await sessions.token(cookie)
         sessions.end(cookie)
         if token is not None:
             await run_in_threadpool(site.data.signed, token, "session.end")
@@ -142,7 +143,7 @@ class _Gate:
         if scope["type"] not in ("http", "websocket") or not ours:
             await self._app(scope, receive, send)
             return
-        if not path.startswith(_OPEN) and self._sessions.token(_cookie(scope)) is None:
+        if not path.startswith(_OPEN) and await self._sessions.token(_cookie(scope)) is None:
             if scope["type"] == "websocket":
                 await receive()
                 await send({"type": "websocket.close", "code": 4401})

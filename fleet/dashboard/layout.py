@@ -49,7 +49,7 @@ def frame(visit: Visit, title: str, path: str) -> Iterator[None]:
     theme = ui.dark_mode({"dark": True, "light": False}.get(visit.theme))
     # The element sets the theme again whenever it is drawn: it must know of a change.
     ui.on("shoal_theme", lambda event: theme.set_value(event.args is True))
-    token = visit.token
+    token = visit.opened_by
     navigation = [
         (target, text, icon, target == path)
         for target, text, icon in _NAVIGATION
@@ -87,7 +87,7 @@ async def live(make: Callable[[], str], visit: Visit, *, every_s: float = REFRES
 
     async def again() -> None:
         nonlocal last
-        if visit.token is None:
+        if await visit.token() is None:
             ui.navigate.to(f"{PREFIX}/login")
             return
         try:

@@ -57,7 +57,7 @@ def _asker(visit: Visit, device: str, what: str) -> Callable[[], object]:
         ui.button("Close", on_click=lambda: ui.navigate.to("/devices")).props("unelevated")
 
     async def give() -> None:
-        token = visit.token
+        token = await visit.token()
         if token is None:
             raise InputError("signed-out", "The session has ended: sign in again.")
         dialog.close()

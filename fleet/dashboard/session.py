@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -36,7 +36,7 @@ class Sessions:
 
     def __init__(
         self,
-        find: Callable[[str], Token | None],
+        find: Callable[[str], Awaitable[Token | None]],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._find = find
@@ -44,10 +44,8 @@ class Sessions:
         self._lock = threading.Lock()
         self._sessions: dict[str, _Session] = {}
 
-    def begin(self, secret: str) -> str | None:
-        """Signs in with an API token; returns the cookie's value, or None."""
-        if self._find(secret) is None:
-            return None
+    def begin(self, secret: str) -> str:
+        """Signs in with an API token that was just checked; returns the cookie's value."""
         cookie, now = secrets.token_urlsafe(32), self._monotonic()
         with self._lock:
             if len(self._sessions) >= MAX_SESSIONS:
@@ -57,7 +55,7 @@ class Sessions:
             self._sessions[_key(cookie)] = _Session(secret, now + LIFETIME_S)
         return cookie
 
-    def token(self, cookie: str | None) -> Token | None:
+    async def token(self, cookie: str | None) -> Token | None:
         """Who a cookie belongs to; None: nobody, or not any more."""
         if not cookie:
             return None
@@ -65,7 +63,7 @@ class Sessions:
             session = self._sessions.get(_key(cookie))
         if session is None:
             return None
-        token = self._find(session.secret) if session.until > self._monotonic() else None
+        token = await self._find(session.secret) if session.until > self._monotonic() else None
         if token is None:
             self.end(cookie)
         return token

@@ -20,9 +20,11 @@ class Site(msgspec.Struct, frozen=True):
     data: Data
     sessions: Sessions
 
-    def visit(self, request: Request) -> Visit:
+    async def visit(self, request: Request) -> Visit:
         """The visit of a request that the gate let in."""
-        return Visit(self, request.cookies.get(COOKIE), request.cookies.get("shoal_theme", ""))
+        cookie = request.cookies.get(COOKIE)
+        seen = await self.sessions.token(cookie)
+        return Visit(self, cookie, request.cookies.get("shoal_theme", ""), seen)
 
 
 class Visit(msgspec.Struct, frozen=True):
@@ -31,13 +33,12 @@ class Visit(msgspec.Struct, frozen=True):
     site: Site
     cookie: str | None
     theme: str
+    opened_by: Token | None
 
-    @property
-    def token(self) -> Token | None:
-        """Who looks; None once the session or its token has ended."""
-        return self.site.sessions.token(self.cookie)
+    async def token(self) -> Token | None:
+        """Who looks now; None once the session or its token has ended. Before every action."""
+        return await self.site.sessions.token(self.cookie)
 
     def may(self, role: Role) -> bool:
-        """Whether the person has a role now; asked again before every action."""
-        token = self.token
-        return token is not None and token.may(role)
+        """Whether the page was opened by somebody of a role: what it shows goes by that."""
+        return self.opened_by is not None and self.opened_by.may(role)

@@ -51,12 +51,14 @@ class Store:
         self.url = parsed
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            self.engine = sa.create_engine(parsed, connect_args={"timeout": _BUSY_MS / 1000})
+            self.engine = sa.create_engine(
+                parsed, connect_args={"timeout": _BUSY_MS / 1000}, hide_parameters=True
+            )
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
         else:
             self.engine = sa.create_engine(
-                parsed, pool_size=10, max_overflow=20, pool_pre_ping=True
+                parsed, pool_size=10, max_overflow=20, pool_pre_ping=True, hide_parameters=True
             )
 
     def close(self) -> None:

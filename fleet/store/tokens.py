@@ -79,6 +79,35 @@ def check(connection: sa.Connection, token: str, now: float) -> Token | None:
     return None if ended or found.revoked_at is not None else found
 
 
+def valid(connection: sa.Connection, now: float) -> dict[str, tuple[str, Token]]:
+    """All tokens that count now, by id: the hash of the secret, and the token."""
+    rows = connection.execute(
+        sa.select(TOKEN).where(
+            TOKEN.c.revoked_at.is_(None),
+            sa.or_(TOKEN.c.expires_at.is_(None), TOKEN.c.expires_at > now),
+        )
+    )
+    return {row.id: (row.secret_sha256, _token(row)) for row in rows}
+
+
+def find(known: dict[str, tuple[str, Token]], token: str, now: float) -> Token | None:
+    """The token among those that :func:`valid` gave, when it has not expired since."""
+    match = _FORM.fullmatch(token)
+    entry = known.get(match[1]) if match is not None else None
+    if match is None or entry is None:
+        return None
+    digest = hashlib.sha256(match[2].encode()).hexdigest()
+    if not hmac.compare_digest(entry[0], digest):
+        return None
+    ends = entry[1].expires_at
+    return None if ends is not None and ends <= now else entry[1]
+
+
+def formed(token: str) -> bool:
+    """Whether a text looks like a token at all: what does not is looked up nowhere."""
+    return _FORM.fullmatch(token) is not None
+
+
 def _token(row: Any) -> Token:
     return Token(row.id, row.name, row.role, row.created_at, row.expires_at, row.revoked_at)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import msgspec
 import sqlalchemy as sa
@@ -34,6 +35,13 @@ class Delivery(msgspec.Struct, frozen=True):
     event: str
     payload: str
     attempts: int
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of a URL: what may be told of it."""
+    parts = urlsplit(url)
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
 
 
 def every(connection: sa.Connection) -> list[Webhook]:

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from fleet.store import Store
+from tests.support import event_loop
 from tests.support.postgres import Postgres, postgres
+
+
+@pytest.fixture(autouse=True)
+def _no_loop_waits_for_the_database() -> Iterator[None]:
+    """Requests of all tests fail where they ask the database on the event loop's thread."""
+    with event_loop.forbidden():
+        yield
 
 
 @pytest.fixture(scope="session")

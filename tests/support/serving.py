@@ -17,6 +17,7 @@ from contracts.config import MqttConfig
 from fleet.client import Client
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.store import tokens
+from tests.support.event_loop import COMPLAINT
 from tests.support.tools import free_port
 
 
@@ -52,8 +53,8 @@ class Served:
         """Starts the controller; returns once it is ready."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fleet", "fleet", "serve", "--dir", self.fleet.folder,
-                 "--log-level", "warning"],
+                [sys.executable, "-m", "tests.support.event_loop", "fleet", "serve",
+                 "--dir", self.fleet.folder, "--log-level", "warning"],
                 stdout=log, stderr=log,
             )  # fmt: skip
         deadline = time.monotonic() + 60
@@ -123,3 +124,4 @@ def served(
         yield running
     finally:
         running.stop()
+        assert COMPLAINT not in running.log(), running.log()[-3000:]

@@ -16,7 +16,7 @@ def register(site: Site) -> None:
 
     @ui.page("/audit", response_timeout=RESPONSE_S)
     async def audit(request: Request) -> None:
-        visit = site.visit(request)
+        visit = await site.visit(request)
         text = request.query_params.get("after", "")
         before = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 

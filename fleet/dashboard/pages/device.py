@@ -33,7 +33,7 @@ def register(site: Site) -> None:
 
     @ui.page("/devices/{name}", response_timeout=RESPONSE_S)
     async def device(request: Request, name: str) -> None:
-        visit, data = site.visit(request), site.data
+        visit, data = await site.visit(request), site.data
         with frame(visit, name[:64], "/devices"):
             try:
                 await asyncio.to_thread(data.device, name)

@@ -23,7 +23,7 @@ def register(site: Site) -> None:
 
     @ui.page("/devices", response_timeout=RESPONSE_S)
     async def devices(request: Request) -> None:
-        visit = site.visit(request)
+        visit = await site.visit(request)
         query = request.query_params.get("q", "")[:4000]
         after = request.query_params.get("after", "")[:64]
 

@@ -24,7 +24,7 @@ def register(site: Site) -> None:
 
     @ui.page("/models", response_timeout=RESPONSE_S)
     async def models(request: Request) -> None:
-        visit = site.visit(request)
+        visit = await site.visit(request)
         with frame(visit, "Models", "/models"):
             html("<h1>Models</h1>")
             found = await asyncio.to_thread(site.data.models)
@@ -38,7 +38,7 @@ def register(site: Site) -> None:
 
     @ui.page("/models/{name}/{version}", response_timeout=RESPONSE_S)
     async def model(request: Request, name: str, version: str) -> None:
-        visit = site.visit(request)
+        visit = await site.visit(request)
         with frame(visit, f"{name[:64]} {version[:32]}", "/models"):
             try:
                 found, report, running = await asyncio.to_thread(site.data.model, name, version)

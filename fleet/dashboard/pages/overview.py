@@ -20,7 +20,7 @@ def register(site: Site) -> None:
 
     @ui.page("/", response_timeout=RESPONSE_S)
     async def overview(request: Request) -> None:
-        visit = site.visit(request)
+        visit = await site.visit(request)
         with frame(visit, "Overview", "/"):
             html("<h1>Overview</h1>")
             await live(lambda: render("overview.html", o=site.data.overview()), visit)

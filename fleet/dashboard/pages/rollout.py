@@ -31,7 +31,7 @@ def register(site: Site) -> None:
 
     @ui.page("/rollouts/{name}", response_timeout=RESPONSE_S)
     async def rollout(request: Request, name: str) -> None:
-        visit = site.visit(request)
+        visit = await site.visit(request)
 
         def body() -> str:
             view, events, failed = site.data.rollout(name)
@@ -78,7 +78,7 @@ def _confirmer(visit: Visit, name: str, command: str, title: str, consequence: s
             ui.button("No", on_click=dialog.close).props("flat")
 
     async def give() -> None:
-        token = visit.token
+        token = await visit.token()
         if token is None:
             raise InputError("signed-out", "The session has ended: sign in again.")
         dialog.close()

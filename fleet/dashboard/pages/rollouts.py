@@ -20,7 +20,7 @@ def register(site: Site) -> None:
 
     @ui.page("/rollouts", response_timeout=RESPONSE_S)
     async def rollouts(request: Request) -> None:
-        visit = site.visit(request)
+        visit = await site.visit(request)
         text = request.query_params.get("after", "")
         before = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
@@ -84,7 +84,7 @@ async def _starter(visit: Visit) -> None:
         )
 
     async def begin() -> None:
-        token = visit.token
+        token = await visit.token()
         if token is None:
             raise InputError("signed-out", "The session has ended: sign in again.")
         rollout = await asyncio.to_thread(data.create_rollout, spec(), token)

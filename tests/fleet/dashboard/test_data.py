@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -215,20 +216,27 @@ def test_a_session_lives_as_long_as_its_token_and_no_longer_than_its_lifetime() 
     """A revoked token and a session that is too old are worth nothing."""
     token = Token("0" * 12, "v", "viewer", 0.0, None, None)
     valid, now = {"secret": token}, [0.0]
-    sessions = Sessions(lambda secret: valid.get(secret), lambda: now[0])
-    assert sessions.begin("wrong") is None
+
+    async def find(secret: str) -> Token | None:
+        return valid.get(secret)
+
+    sessions = Sessions(find, lambda: now[0])
+
+    def who(cookie: str | None) -> Token | None:
+        return asyncio.run(sessions.token(cookie))
+
     first, second = sessions.begin("secret"), sessions.begin("secret")
     assert first != second
-    assert sessions.token(first) is token
-    assert sessions.token("x" * 43) is None
-    assert sessions.token(None) is None
+    assert who(first) is token
+    assert who("x" * 43) is None
+    assert who(None) is None
     sessions.end(second)
-    assert sessions.token(second) is None
+    assert who(second) is None
     now[0] = LIFETIME_S + 1
-    assert sessions.token(first) is None
+    assert who(first) is None
     third = sessions.begin("secret")
     valid.clear()
-    assert sessions.token(third) is None
+    assert who(third) is None
 
 
 def test_charts_of_nothing_say_so() -> None:
