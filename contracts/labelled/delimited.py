@@ -83,7 +83,7 @@ def decoded(path: Path, log: Log) -> str:
             raise InputError(
                 "bad-data", f"{path} begins as {encoding} and is not at byte {error.start}"
             ) from None
-        return _not_utf8(path, data, error.start, log)
+        encoding, text = "", _not_utf8(path, data, error.start, log)
     if encoding and encoding != "utf-8-sig":
         log.note(f"{path.name} was read as {encoding}")
     if "\0" in text:
