@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-fast coverage test-arm check format oracle bench soak test-tools clean
+.PHONY: install demo test test-fast coverage test-arm test-tuf check format oracle bench soak test-tools clean
 
 install: $(STAMP)
 
@@ -60,6 +60,16 @@ coverage: $(STAMP) test-tools .venv-tflite
 test-arm: $(STAMP)
 	$(BIN)/python -m tests.arm.check
 
+# The public conformance suite for TUF clients, with the library that it is written for.
+TUF_SUITE ?= .tuf-conformance
+test-tuf: $(STAMP) test-tools
+	test -d $(TUF_SUITE) || git clone --quiet https://github.com/theupdateframework/tuf-conformance $(TUF_SUITE) \
+	  || { echo 'no suite: set TUF_SUITE to a checkout of theupdateframework/tuf-conformance'; exit 1; }
+	test -x .venv-tuf/bin/pytest || { $(PYTHON) -m venv .venv-tuf && .venv-tuf/bin/pip install --quiet \
+	  --disable-pip-version-check 'tuf==7.0.0' 'securesystemslib[crypto]' 'pytest>=9'; }
+	cd $(TUF_SUITE) && PYTHONPATH=$(CURDIR) $(CURDIR)/.venv-tuf/bin/python -m pytest tuf_conformance -q \
+	  --entrypoint '$(abspath $(BIN))/python $(CURDIR)/tests/conformance/client.py'
+
 # Logits of small random decoders by another library, which the tests compare with.
 oracle:
 	test -x .venv-oracle/bin/python || $(PYTHON) -m venv .venv-oracle
@@ -73,4 +83,4 @@ soak: $(STAMP) test-tools
 	$(BIN)/python -m pytest -m soak -s
 
 clean:
-	rm -rf .venv .venv-tflite .venv-oracle .arm .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf .venv .venv-tflite .venv-oracle .venv-tuf .tuf-conformance .arm .pytest_cache .mypy_cache .ruff_cache build dist

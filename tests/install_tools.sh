@@ -15,6 +15,7 @@ need make make
 need systemd-analyze systemd
 need ip iproute2
 need openssl openssl
+need faketime faketime
 [ -e /usr/lib/arm-none-eabi/newlib/rdimon.specs ] || [ -e /usr/lib/arm-none-eabi/lib/rdimon.specs ] || missing+=(libnewlib-arm-none-eabi)
 [ "${#missing[@]}" -eq 0 ] && exit 0
 echo "test tools missing: ${missing[*]}"

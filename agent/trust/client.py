@@ -3,7 +3,8 @@
 :class:`Trust` does the input and output: it fetches metadata, hands the bytes to python-tuf's
 ``TrustedMetadataSet`` (which checks and does no I/O), and stores what was accepted. It starts
 from the root of the fleet that enrolment shipped, walks newer roots one by one, and then
-loads timestamp, snapshot and targets (specification 1.0.33, section 5.3).
+loads timestamp, snapshot and targets (specification 1.0.33, section 5.3). Delegated roles are
+loaded when a target is looked for (:mod:`agent.trust.delegations`).
 
 Every refusal is a :class:`contracts.errors.RefusedError` whose code names the attack:
 
@@ -17,6 +18,7 @@ Every refusal is a :class:`contracts.errors.RefusedError` whose code names the a
 ``endless-data``        more bytes than the role, or the signed length, allows
 ``bad-metadata``        not TUF metadata
 ``not-published``       the bundle is not in the signed list
+``too-many-roles``      a search through delegated roles that does not end soon
 ``wrong-manifest``      the bundle asked for is not the signed one, or the bytes are not
 ======================  ==================================================================
 
@@ -25,26 +27,33 @@ python-tuf is imported on first use: a device that does not update does not pay 
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, cast
+from urllib.parse import quote
 
 from agent.system.clock import EARLIEST
 from agent.system.filesystem import Disk, FileSystem, make_folders, write_durably
+from agent.trust.delegations import check_distinct_keys, find, stored_as
+from agent.trust.errors import endless, named
 from contracts import limits
 from contracts.bundle import sha256_of
 from contracts.errors import RefusedError, ShoalError, UnavailableError
 from contracts.messages import BundleRef
 
 if TYPE_CHECKING:
-    from tuf.api.metadata import TargetFile
+    from tuf.api.metadata import Root, TargetFile, Targets
     from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
 
 Fetch = Callable[[str, int], bytes]
 """Reads a whole repository file: ``fetch(path, cap)`` returns at most `cap` bytes.
+
+Names in a path are percent-encoded where they hold anything beyond a bundle's name.
 
 Raises ``ShoalError`` with code ``no-such-path`` when the repository has no such file,
 ``too-large`` (or ``endless-data``) when it is larger than `cap`, and ``UnavailableError`` for
@@ -59,6 +68,9 @@ MAX_TIMESTAMP_BYTES: Final = 16 * limits.KIB
 
 REFRESH_SECONDS: Final = 300.0
 """Seconds that one refresh may take in all, however many small files it is sent."""
+
+_HASHES: Final = ("sha256", "sha512")
+"""Digests of targets that are known, the one that names files first."""
 
 Clock = Callable[[], float]
 
@@ -95,6 +107,7 @@ class Trust:
         self._fs = fs or Disk()
         self._deadline = 0.0
         self._trusted: TrustedMetadataSet | None = None
+        self._roles: dict[tuple[str, str], Targets] = {}
 
     @property
     def clock(self) -> Literal["synced", "unsynced"]:
@@ -106,26 +119,32 @@ class Trust:
     def manifest(self, ref: BundleRef) -> bytes:
         """The bytes of a bundle's manifest, as signed.
 
-        Refreshes when it has to: when nothing is loaded, or the bundle is not known yet.
+        Refreshes when nothing is loaded; see :meth:`newest`.
 
         Raises:
-            RefusedError: ``not-published``, ``wrong-manifest``, or a refusal of :meth:`refresh`.
+            RefusedError: ``not-published``, ``wrong-manifest``, a refusal of :meth:`refresh` or
+                of a delegated role.
             UnavailableError: the repository cannot be reached.
         """
         self._check(ref)
-        return self.download(_target_name(ref), limits.MAX_MANIFEST_BYTES)
+        data = self.download(_target_name(ref), limits.MAX_MANIFEST_BYTES)
+        if sha256_of(data) != ref.manifest_sha256:  # signed by another digest alone
+            raise RefusedError("wrong-manifest", f"{ref} is signed with another manifest")
+        return data
 
     def newest(self, ref: BundleRef) -> bytes:
         """Refreshes, and then as :meth:`manifest`."""
         self.refresh()
         return self.manifest(ref)
 
-    def download(self, name: str, cap: int) -> bytes:
-        """The bytes of a signed target, by its name in the targets role.
+    def download(self, name: str, cap: int, kept: bytes = b"") -> bytes:
+        """The bytes of a signed target, by its name in the targets role or one below it.
 
         Args:
             name: for example ``bundles/NAME/VERSION/manifest.json``.
             cap: the most bytes that are accepted, whatever was signed.
+            kept: bytes of an earlier download: returned when they are the signed ones, without
+                asking the repository for them.
 
         Raises:
             RefusedError: ``not-published``, ``wrong-manifest``, ``endless-data``, or a refusal
@@ -133,18 +152,20 @@ class Trust:
             UnavailableError: the repository cannot be reached.
         """
         target = self._target(name)
-        sha256 = target.hashes.get("sha256", "")
         if target.length > cap:
-            raise _endless(name, cap)
-        folder, _, base = name.rpartition("/")
-        self._deadline = self._monotonic() + REFRESH_SECONDS
-        path = f"targets/{folder}/{sha256}.{base}" if folder else f"targets/{sha256}.{base}"
-        data = self._download(path, target.length)
-        if len(data) != target.length or sha256_of(data) != sha256:
+            raise endless(name, cap)
+        if kept and _is(target, kept):
+            return kept
+        digest = next(
+            (target.hashes[algorithm] for algorithm in _HASHES if algorithm in target.hashes), ""
+        )
+        folder, slash, base = name.rpartition("/")
+        data = self._download(quote(f"targets/{folder}{slash}{digest}.{base}"), target.length)
+        if not _is(target, data):
             raise RefusedError(
                 "wrong-manifest",
-                f"what was sent as {name} is not the signed file: expected {target.length} bytes "
-                f"with sha256 {sha256[:12]}..., found {len(data)} bytes",
+                f"what was sent as {name[:200]} is not the signed file: expected {target.length} "
+                f"bytes with digest {digest[:12]}..., found {len(data)} bytes",
             )
         return data
 
@@ -157,22 +178,23 @@ class Trust:
         return release
 
     def _target(self, name: str) -> TargetFile:
-        if self._trusted is None or name not in self._trusted.targets.targets:
+        if self._trusted is None:
             self.refresh()
         assert self._trusted is not None
-        target = self._trusted.targets.targets.get(name)
+        self._deadline = self._monotonic() + REFRESH_SECONDS
+        target = find(name, partial(self._role, self._trusted))
         if target is None:
             raise RefusedError("not-published", f"{name[:200]} is not in the fleet's signed list")
         return target
 
     def _check(self, ref: BundleRef) -> TargetFile:
         target = self._target(_target_name(ref))
-        if target.hashes.get("sha256") != ref.manifest_sha256:
+        if target.hashes.get("sha256", ref.manifest_sha256) != ref.manifest_sha256:
             raise RefusedError(
                 "wrong-manifest",
                 f"{ref} is signed with another manifest: expected sha256 "
                 f"{ref.manifest_sha256[:12]}..., signed "
-                f"{target.hashes.get('sha256', 'none')[:12]}...",
+                f"{target.hashes['sha256'][:12]}...",
             )
         return target
 
@@ -193,7 +215,7 @@ class Trust:
         self._update_timestamp(trusted)
         self._update_snapshot(trusted)
         self._update_targets(trusted)
-        self._trusted = trusted
+        self._trusted, self._roles = trusted, {}
 
     def _start(self) -> TrustedMetadataSet:
         from tuf.ngclient._internal.trusted_metadata_set import TrustedMetadataSet
@@ -201,7 +223,7 @@ class Trust:
 
         with named("root"):
             trusted = TrustedMetadataSet(self._root, EnvelopeType.METADATA)
-        _check_distinct_keys(trusted)
+        _check_root(trusted.root)
         # The set compares expiries with this time. An unset clock cannot judge them: compare
         # with a time at which nothing has expired, and keep every other check.
         now = datetime.fromtimestamp(max(0.0, self._clock()), UTC)
@@ -228,7 +250,7 @@ class Trust:
                 raise
             with named("root"):
                 trusted.update_root(data)
-            _check_distinct_keys(trusted)
+            _check_root(trusted.root)
             # The chain is walked again at each start, from the root of enrolment: what is on
             # the disk is believed only as far as that root vouches for it.
             self._store(f"root_history/{version}.root", data)
@@ -271,24 +293,46 @@ class Trust:
         self._store("snapshot", data)
 
     def _update_targets(self, trusted: TrustedMetadataSet) -> None:
+        self._load_role(trusted, "targets", "root")
+
+    def _role(self, trusted: TrustedMetadataSet, role: str, delegator: str) -> Targets:
+        """A role below root as `delegator` has it.
+
+        One role under two delegators is checked for each: the keys of one do not vouch for it
+        where the other asks.
+        """
+        if role == "targets":
+            return trusted.targets
+        known = self._roles.get((role, delegator))
+        if known is None:
+            above = cast("Targets", trusted[delegator]).delegations
+            entry = above.roles.get(role) if above is not None and above.roles else None
+            if above is not None and entry is not None:
+                check_distinct_keys(role, entry.keyids, above.keys)
+            known = self._roles[role, delegator] = self._load_role(trusted, role, delegator)
+        return known
+
+    def _load_role(self, trusted: TrustedMetadataSet, role: str, delegator: str) -> Targets:
         from tuf.api.exceptions import RepositoryError
 
-        stored = self._load("targets")
+        delegated, name = delegator != "root", stored_as(role)
+        stored = self._load(name)
         if stored is not None:
             try:
-                trusted.update_targets(stored)
-                return
+                return trusted.update_delegated_targets(stored, role, delegator)
             except RepositoryError:
-                pass  # not the version that the snapshot names
-        with named("targets"):
-            meta = trusted.snapshot.meta.get("targets.json")
+                pass  # not the version that the snapshot names, or not by this delegator's keys
+        with named(role, delegated=delegated):
+            meta = trusted.snapshot.meta.get(f"{role}.json")
         if meta is None:
-            raise RefusedError("mix-and-match", "the signed snapshot names no targets.json")
+            code = "not-published" if delegated else "mix-and-match"
+            raise RefusedError(code, f"the signed snapshot names no {role[:100]}.json")
         cap = min(meta.length or limits.MAX_METADATA_BYTES, limits.MAX_METADATA_BYTES)
-        data = self._download(f"metadata/{meta.version}.targets.json", cap)
-        with named("targets"):
-            trusted.update_targets(data)
-        self._store("targets", data)
+        data = self._download(f"metadata/{meta.version}.{name}.json", cap)
+        with named(role, delegated=delegated):
+            loaded = trusted.update_delegated_targets(data, role, delegator)
+        self._store(name, data)
+        return loaded
 
     def _download(self, path: str, cap: int) -> bytes:
         if self._monotonic() > self._deadline:
@@ -299,10 +343,10 @@ class Trust:
             data = self._fetch(path, cap)
         except ShoalError as error:
             if error.code in ("too-large", "endless-data"):
-                raise _endless(path, cap) from None
+                raise endless(path, cap) from None
             raise
         if len(data) > cap:
-            raise _endless(path, cap)
+            raise endless(path, cap)
         return data
 
     # Stored metadata: a file a role, replaced whole. A missing or damaged one is fetched. ----
@@ -327,40 +371,20 @@ def _target_name(ref: BundleRef) -> str:
     return f"bundles/{ref.name}/{ref.version}/manifest.json"
 
 
-def _check_distinct_keys(trusted: TrustedMetadataSet) -> None:
-    """Refuses a root that lists one key under two ids: its holder would count twice."""
-    for name, role in trusted.root.roles.items():
-        listed = [trusted.root.keys.get(keyid) for keyid in role.keyids]
-        keys = [str(key.keyval.get("public")) for key in listed if key is not None]
-        if len(set(keys)) != len(keys):
-            raise RefusedError("wrong-root", f"root.json lists a key of {name} twice")
+def _is(target: TargetFile, data: bytes) -> bool:
+    """Whether bytes are the signed ones, by every digest that is given, at least one of ours.
+
+    A digest of a kind that is not known here counts neither way, so that a fleet can change to
+    another kind while older devices go on by the one they know.
+    """
+    known = [algorithm for algorithm in _HASHES if algorithm in target.hashes]
+    return (
+        bool(known)
+        and len(data) == target.length
+        and all(hashlib.new(kind, data).hexdigest() == target.hashes[kind] for kind in known)
+    )
 
 
-def _endless(path: str, cap: int) -> RefusedError:
-    return RefusedError("endless-data", f"{path} is larger than the {cap} bytes it may have")
-
-
-@contextmanager
-def named(role: str) -> Iterator[None]:
-    """Turns python-tuf's errors into refusals that name the attack."""
-    from tuf.api import exceptions as tuf
-
-    try:
-        yield
-    except tuf.EqualVersionNumberError:
-        raise
-    except tuf.ExpiredMetadataError as error:
-        code = "freeze" if "timestamp" in str(error) or "snapshot" in str(error) else "expired"
-        raise RefusedError(code, f"{error}: the fleet's controller must sign it anew") from None
-    except tuf.LengthOrHashMismatchError as error:
-        raise RefusedError(
-            "mix-and-match", f"{role}.json does not belong to the signed state: {error}"
-        ) from None
-    except tuf.BadVersionNumberError as error:
-        code = {"root": "wrong-root", "targets": "mix-and-match"}.get(role, "rollback")
-        raise RefusedError(code, f"{role}.json: {error}") from None
-    except tuf.UnsignedMetadataError as error:
-        code = "wrong-root" if role == "root" else "wrong-signature"
-        raise RefusedError(code, f"{role}.json: {error}") from None
-    except tuf.RepositoryError as error:
-        raise RefusedError("bad-metadata", f"{role}.json: {str(error)[:300]}") from None
+def _check_root(root: Root) -> None:
+    for name, role in root.roles.items():
+        check_distinct_keys(name, role.keyids, root.keys)

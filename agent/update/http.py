@@ -211,7 +211,7 @@ class Http:
     def _ask(self, path: str, headers: dict[str, str]) -> HTTPResponse:
         if self._connection is None or self._connection.sock is None:
             self._connection = self._connect()
-        self._connection.request("GET", self._folder + quote(path), headers=headers)
+        self._connection.request("GET", self._folder + quote(path, safe="/%"), headers=headers)
         return self._connection.getresponse()
 
     def _connect(self) -> HTTPConnection:

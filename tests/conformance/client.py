@@ -44,9 +44,12 @@ def fetch_from(metadata_url: str, targets_url: str | None) -> Fetch:
 
 def download(trust: Trust, name: str, folder: Path) -> None:
     """Stores a target under the hash of its name: a name is hostile as a path."""
-    data = trust.download(name, _MAX_TARGET_BYTES)
+    path = folder / sha256_of(name.encode())
+    kept = path.read_bytes() if path.is_file() else b""
+    data = trust.download(name, _MAX_TARGET_BYTES, kept)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / sha256_of(name.encode())).write_bytes(data)
+    if data != kept or not path.exists():
+        path.write_bytes(data)
 
 
 def main() -> int:
@@ -54,7 +57,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--metadata-dir", type=Path, required=True)
     parser.add_argument("--metadata-url")
-    parser.add_argument("--target-name")
+    parser.add_argument("--target-name", action="append", default=[])
     parser.add_argument("--target-base-url")
     parser.add_argument("--target-dir", type=Path)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -73,7 +76,8 @@ def main() -> int:
         )
         trust.refresh()
         if options.command == "download":
-            download(trust, options.target_name, options.target_dir)
+            for name in options.target_name:
+                download(trust, name, options.target_dir)
     except ShoalError as error:
         print(f"{error.code}: {error}", file=sys.stderr)
         return 1

@@ -6,12 +6,15 @@ test edits; what is served is signed when it is published, and any path can be o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
+    DelegatedRole,
+    Delegations,
     Metadata,
     MetaFile,
     Root,
@@ -43,12 +46,14 @@ class Simulator:
         served: what each path gives: bytes, an error, or a function of the cap.
         asked: every path that was asked for, with its cap.
         signers: the keys of each role; the first `threshold` of the role sign.
+        delegated: the roles below the targets role, by name.
     """
 
     def __init__(self) -> None:
         self.served: dict[str, Served] = {}
         self.asked: list[tuple[str, int]] = []
         self.signers: dict[str, list[CryptoSigner]] = {role: [new_signer()] for role in ROLES}
+        self.delegated: dict[str, Targets] = {}
         far = NOW + timedelta(days=30)
         self.root = Root(expires=NOW + timedelta(days=300), consistent_snapshot=True)
         self.targets = Targets(expires=far)
@@ -107,11 +112,44 @@ class Simulator:
 
     def publish_targets(self) -> None:
         """Serves the targets under their version, and puts them into the snapshot."""
+        for role in self.delegated:
+            self.publish_delegated(role)
         data = self.sign(self.targets)
         self.served[f"metadata/{self.targets.version}.targets.json"] = data
         self.snapshot.meta["targets.json"] = MetaFile.from_data(
             self.targets.version, data, ["sha256"]
         )
+
+    def delegate(
+        self,
+        role: str,
+        *paths: str,
+        by: str = "targets",
+        terminating: bool = False,
+        threshold: int = 1,
+    ) -> Targets:
+        """Lets a role sign targets of some names (publish to serve it)."""
+        delegator = self.targets if by == "targets" else self.delegated[by]
+        if delegator.delegations is None:
+            delegator.delegations = Delegations({}, {})
+        assert delegator.delegations.roles is not None
+        entry = DelegatedRole(role, [], threshold, terminating, list(paths))
+        delegator.delegations.roles[role] = entry
+        for signer in self.signers.setdefault(role, [new_signer() for _ in range(threshold)]):
+            delegator.add_key(signer.public_key, role)
+        if role not in self.delegated:
+            self.delegated[role] = Targets(expires=self.targets.expires)
+            self.delegated[role].version = 0  # publishing makes it 1
+        return self.delegated[role]
+
+    def publish_delegated(self, role: str, signers: list[CryptoSigner] | None = None) -> bytes:
+        """Serves the next version of a delegated role, and puts it into the snapshot."""
+        signed = self.delegated[role]
+        signed.version += 1
+        data = self.sign(signed, self.signers[role] if signers is None else signers)
+        self.served[f"metadata/{signed.version}.{quote(role, safe='')}.json"] = data
+        self.snapshot.meta[f"{role}.json"] = MetaFile.from_data(signed.version, data, ["sha256"])
+        return data
 
     def publish_snapshot(self) -> None:
         """Serves the snapshot under its version, and puts it into the timestamp."""
@@ -124,14 +162,23 @@ class Simulator:
         self.served["metadata/timestamp.json"] = self.sign(self.timestamp)
 
     def add_bundle(
-        self, name: str = "noise", version: str = "1.0.0", data: bytes = b"{}"
+        self,
+        name: str = "noise",
+        version: str = "1.0.0",
+        data: bytes = b"{}",
+        *,
+        role: str = "targets",
+        hashes: Sequence[str] = ("sha256",),
     ) -> BundleRef:
-        """Puts a manifest into the targets (publish to serve them)."""
+        """Puts a manifest into the targets or a delegated role (publish to serve them)."""
+        targets = self.targets if role == "targets" else self.delegated[role]
         ref = BundleRef(name, version, sha256_of(data))
-        entry = TargetFile.from_data(f"bundles/{name}/{version}/manifest.json", data, ["sha256"])
-        entry.unrecognized_fields["custom"] = {"release": len(self.targets.targets) + 1}
-        self.targets.targets[entry.path] = entry
-        self.served[f"targets/bundles/{name}/{version}/{ref.manifest_sha256}.manifest.json"] = data
+        path = f"bundles/{name}/{version}/manifest.json"
+        entry = TargetFile.from_data(path, data, list(hashes))
+        entry.unrecognized_fields["custom"] = {"release": len(targets.targets) + 1}
+        targets.targets[entry.path] = entry
+        for digest in entry.hashes.values():
+            self.served[f"targets/bundles/{name}/{version}/{digest}.manifest.json"] = data
         return ref
 
     def rotate(self, role: str, *, count: int = 1, threshold: int = 1) -> list[CryptoSigner]:
