@@ -12,6 +12,7 @@ from contracts.connection import is_loopback
 from contracts.errors import InputError
 from contracts.messages import Name
 from fleet.broker.mosquitto import DEVICES
+from fleet.egress import Allowed
 from fleet.ingest.quota import Quota
 from fleet.store.telemetry import Retention
 
@@ -82,6 +83,8 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         home_assistant: devices tell Home Assistant what they have, and it may read it; asked for
             of the devices that are enrolled from then on (`home_assistant` in their agent.yaml).
         quota: what one device may store on a day.
+        webhook_hosts: names, addresses and networks that are not public, and to which webhooks
+            may be sent.
         engine_s: most seconds between two steps of the rollouts.
     """
 
@@ -102,6 +105,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     home_assistant: bool = False
     retention: Retention = Retention()
     quota: Quota = Quota()
+    webhook_hosts: Annotated[list[str], msgspec.Meta(max_length=100)] = []
     engine_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
 
 
@@ -132,6 +136,7 @@ def check(config: FleetConfig) -> None:
             raise InputError("tls-needed", f"a broker on {mqtt.host} needs mutual_tls: true")
     if api.url is not None and urlsplit(api.url).scheme not in ("http", "https"):
         raise InputError("bad-config", "api.url is not an http or https URL")
+    Allowed(config.webhook_hosts)
     if config.broker.port == config.mqtt.port:
         raise InputError(
             "bad-config",

@@ -22,6 +22,7 @@ from contracts.errors import ShoalError
 from fleet import durable, expiry
 from fleet.conductor import runner
 from fleet.conductor.runner import Runner
+from fleet.egress import Allowed
 from fleet.folder import Fleet
 from fleet.ingest import Consumer
 from fleet.ingest.receipts import news
@@ -103,7 +104,8 @@ class Controller:
         )
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
         self.runner = Runner(self.store, clock=clock, on_desired=self.outbox.wake)
-        self.sender = Sender(self.store, clock, ca=fleet.own_ca())
+        allowed = self.webhook_hosts = Allowed(fleet.config.webhook_hosts)
+        self.sender = Sender(self.store, clock, ca=fleet.own_ca(), allowed=allowed)
         self.attempts = Attempts(self.store, clock)
         self.watch = Watch(fleet, mqtt, self.store, clock)
         self.on_api_renewed: Callable[[], None] = lambda: None

@@ -13,6 +13,7 @@ import hmac
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 import httpx
@@ -20,6 +21,7 @@ import structlog
 
 from contracts import authorities
 from contracts.errors import ShoalError
+from fleet.egress import Allowed, Transport
 from fleet.store import Store, webhooks
 
 _LOG: Final = structlog.get_logger("webhooks")
@@ -36,12 +38,13 @@ def signature(secret: str, timestamp: str, body: bytes) -> str:
 
 
 class Sender:
-    """The thread that delivers.
+    """The thread that delivers, with one more for each webhook that is being told something.
 
     Args:
         store: what is to be delivered.
         clock: seconds since the epoch.
         ca: PEM text of authorities that a receiver may be of, beside the system's.
+        allowed: addresses to which it may deliver beside public ones.
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class Sender:
         clock: Callable[[], float] = time.time,
         *,
         ca: str = "",
+        allowed: Allowed | None = None,
     ) -> None:
+        self._allowed = allowed or Allowed()
         self._ca = ca
         self._store = store
         self._clock = clock
@@ -74,30 +79,59 @@ class Sender:
         if self._thread.is_alive():
             self._thread.join(_TIMEOUT_S + 5)
 
-    def _run(self) -> None:
+    def client(self) -> httpx.Client:
+        """What delivers: to public addresses and to those that are allowed, by no other way."""
+        context = authorities.context(self._ca)
         # No redirects: a receiver must not send us elsewhere with a signed body.
-        with httpx.Client(
-            verify=authorities.context(self._ca),
+        return httpx.Client(
+            transport=Transport(context, self._allowed),
             timeout=_TIMEOUT_S,
             follow_redirects=False,
-        ) as client:
+            trust_env=False,
+        )
+
+    def _run(self) -> None:
+        with (
+            self.client() as client,
+            ThreadPoolExecutor(webhooks.MAX_WEBHOOKS, "webhook") as threads,
+        ):
+            busy: dict[str, Future[None]] = {}
             while not self._stopping.wait(_POLL_S):
                 try:
                     if not self._paused.is_set():
-                        self.deliver(client)
+                        busy = {hook: job for hook, job in busy.items() if not job.done()}
+                        with self._store.read() as connection:
+                            waiting = webhooks.waiting(connection, self._clock())
+                        # One that hangs keeps a thread busy, and nobody else.
+                        for hook in waiting - busy.keys():
+                            busy[hook] = threads.submit(self._serve, client, hook)
                 except ShoalError as error:
                     _LOG.warning("webhooks wait", reason=str(error))
                 except Exception:  # noqa: BLE001
                     _LOG.exception("webhooks wait")
                     self._stopping.wait(_DEFECT_S)
 
+    def _serve(self, client: httpx.Client, hook: str) -> None:
+        try:
+            self._deliver_to(client, hook)
+        except ShoalError as error:
+            _LOG.warning("a webhook waits", webhook=hook, reason=str(error))
+        except Exception:  # noqa: BLE001
+            _LOG.exception("a webhook waits", webhook=hook)
+            self._stopping.wait(_DEFECT_S)
+
     def deliver(self, client: httpx.Client) -> int:
-        """Delivers what is due; returns how many succeeded."""
+        """Delivers what is due, to one after the other; returns how many succeeded."""
         with self._store.read() as connection:
-            due = webhooks.due(connection, self._clock(), _BATCH)
+            waiting = webhooks.waiting(connection, self._clock())
+        return sum(self._deliver_to(client, hook) for hook in sorted(waiting))
+
+    def _deliver_to(self, client: httpx.Client, hook: str) -> int:
+        with self._store.read() as connection:
+            due = webhooks.due(connection, self._clock(), _BATCH, hook)
         done = 0
         for delivery in due:
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self._paused.is_set():
                 break
             error = self._post(client, delivery)
             with self._store.write() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from typing import Annotated
 
@@ -125,6 +126,9 @@ def create_webhook(
 ) -> models.WebhookModel:
     """Adds a webhook; its secret, which signs every delivery, is shown this once."""
     now = controller.clock()
+    host, port = webhooks.endpoint(new.url)
+    with contextlib.suppress(OSError):  # a name that is not known now may be later
+        controller.webhook_hosts.resolve(host, port)
     hook = webhooks.Webhook(
         f"w{secrets.token_hex(6)}",
         new.url,

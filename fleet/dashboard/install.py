@@ -64,7 +64,7 @@ def mount(app: FastAPI, controller: Controller) -> None:
         show_welcome_message=False,
         reconnect_timeout=10.0,
     )
-    app.add_middleware(_Gate, sessions=sessions)
+    app.add_middleware(Gate, sessions=sessions, url=controller.fleet.api_url)
 
 
 def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, site: Site) -> None:
@@ -130,18 +130,36 @@ def _inside(target: str) -> str:
     return target if local and "\\" not in target and "//" not in target else f"{PREFIX}/"
 
 
-class _Gate:
-    """Lets nobody in who is not signed in, and tells browsers to load nothing from elsewhere."""
+class Gate:
+    """Lets nobody in who is not signed in, and tells browsers to load nothing from elsewhere.
 
-    def __init__(self, app: ASGIApp, sessions: Sessions) -> None:
+    What a browser sends for a page of another site is refused, session or not: a websocket, and
+    whatever changes something.
+
+    Args:
+        app: what is behind it.
+        sessions: who is signed in.
+        url: of the fleet, where it has another name than that which a request asks for.
+    """
+
+    def __init__(self, app: ASGIApp, sessions: Sessions, url: str) -> None:
         self._app = app
         self._sessions = sessions
+        self._url = url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request."""
         path = scope.get("path", "")
         ours = path == PREFIX or path.startswith(f"{PREFIX}/")
         if scope["type"] not in ("http", "websocket") or not ours:
             await self._app(scope, receive, send)
+            return
+        if not self._from_here(scope):
+            if scope["type"] == "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": 4403})
+                return
+            await HTMLResponse("This came from a page of another site.", 403)(scope, receive, send)
             return
         if not path.startswith(_OPEN) and await self._sessions.token(_cookie(scope)) is None:
             if scope["type"] == "websocket":
@@ -163,6 +181,29 @@ class _Gate:
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+    def _from_here(self, scope: Scope) -> bool:
+        """Whether a request is of a page of ours; programs other than browsers do not say."""
+        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD"):
+            return True
+        said = [value for name, value in scope["headers"] if name == b"origin"]
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+        secure = scope["scheme"] in ("https", "wss")
+        ours = {
+            _place(f"{'https' if secure else 'http'}://{host.decode('latin-1')}"),
+            _place(self._url),
+        }
+        return all(_place(one.decode("latin-1")) in ours - {None} for one in said)
+
+
+def _place(url: str) -> tuple[str, int] | None:
+    """Host and port of a URL; the scheme may differ behind a proxy."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return None
+    return (parts.hostname, port) if parts.hostname else None
 
 
 def _cookie(scope: Scope) -> str | None:

@@ -37,11 +37,27 @@ class Delivery(msgspec.Struct, frozen=True):
     attempts: int
 
 
+def endpoint(url: str) -> tuple[str, int]:
+    """Host and port of a URL.
+
+    Raises:
+        InputError: ``bad-url``.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as error:
+        raise InputError("bad-url", f"the URL cannot be used: {error}") from None
+    if not parts.hostname:
+        raise InputError("bad-url", "the URL names no host: expected https://HOST/...")
+    return parts.hostname, port
+
+
 def origin(url: str) -> str:
     """Scheme, host and port of a URL: what may be told of it."""
-    parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+    host, port = endpoint(url)
+    shown = f"[{host}]" if ":" in host else host
+    return f"{urlsplit(url).scheme}://{shown}:{port}"
 
 
 def every(connection: sa.Connection) -> list[Webhook]:
@@ -93,18 +109,29 @@ def enqueue(connection: sa.Connection, event: str, facts: dict[str, Any], now: f
         connection.execute(DELIVERY.insert(), rows)
 
 
-def due(connection: sa.Connection, now: float, limit: int) -> list[Delivery]:
-    """Deliveries whose time has come, oldest first."""
+def _is_due(now: float) -> sa.ColumnElement[bool]:
+    return sa.and_(
+        DELIVERY.c.delivered_at.is_(None),
+        DELIVERY.c.next_at <= now,
+        DELIVERY.c.attempts < MAX_ATTEMPTS,
+    )
+
+
+def waiting(connection: sa.Connection, now: float) -> set[str]:
+    """Webhooks for which there is something to deliver."""
+    return set(connection.scalars(sa.select(DELIVERY.c.webhook).distinct().where(_is_due(now))))
+
+
+def due(
+    connection: sa.Connection, now: float, limit: int, webhook: str | None = None
+) -> list[Delivery]:
+    """Deliveries whose time has come, of one webhook or of all, oldest first."""
     hooks = {hook.id: hook for hook in every(connection)}
+    wanted = _is_due(now)
+    if webhook is not None:
+        wanted = sa.and_(wanted, DELIVERY.c.webhook == webhook)
     rows = connection.execute(
-        sa.select(DELIVERY)
-        .where(
-            DELIVERY.c.delivered_at.is_(None),
-            DELIVERY.c.next_at <= now,
-            DELIVERY.c.attempts < MAX_ATTEMPTS,
-        )
-        .order_by(DELIVERY.c.id)
-        .limit(limit)
+        sa.select(DELIVERY).where(wanted).order_by(DELIVERY.c.id).limit(limit)
     )
     return [
         Delivery(row.id, hooks[row.webhook], row.event, row.payload, row.attempts)

@@ -28,6 +28,7 @@ from contracts.errors import InputError, ShoalError, UnavailableError
 from fleet.broker import MosquittoBroker
 from fleet.broker.run import wait_until_connectable
 from fleet.cli.app import app
+from fleet.egress import Allowed
 from fleet.identity.applied import served_certificate
 from fleet.store import Store, webhooks
 from fleet.store.webhooks import Webhook
@@ -121,7 +122,7 @@ def webhook(url: str, own: Pair, folder: Path) -> None:
     with store.write() as connection:
         webhooks.add(connection, Webhook("w", f"{url}/x", "s" * 32, ["*"], 1.0, 1))
         webhooks.enqueue(connection, "device-online", {}, 1.0)
-    sender = Sender(store, lambda: 2.0, ca=own.ca_text)
+    sender = Sender(store, lambda: 2.0, ca=own.ca_text, allowed=Allowed(["127.0.0.1"]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fleet.webhooks._POLL_S", 0.01)
         sender.start()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
 import queue
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
 
-from contracts.errors import InputError
+from contracts.errors import InputError, RefusedError
+from fleet.egress import Allowed
 from fleet.store import Store, webhooks
 from fleet.store.webhooks import Webhook
 from fleet.webhooks import Sender, signature
@@ -109,13 +116,160 @@ def test_the_thread_outlives_whatever_is_raised(
     monkeypatch.setattr("fleet.webhooks._DEFECT_S", 0.01, raising=False)
     tries: queue.SimpleQueue[None] = queue.SimpleQueue()
 
-    def due(*_arguments: object) -> list[webhooks.Delivery]:
+    def waiting(*_arguments: object) -> set[str]:
         tries.put(None)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(webhooks, "due", due)
+    monkeypatch.setattr(webhooks, "waiting", waiting)
     sender = Sender(store, lambda: 11.0)
     sender.start()
     for _ in range(2):
         tries.get(timeout=10)
     sender.stop()
+
+
+@contextlib.contextmanager
+def receiving(status: int = 200, location: str = "") -> Iterator[tuple[int, queue.Queue[str]]]:
+    """A receiver on loopback: its port, and the hosts and paths that it was asked for."""
+    asked: queue.Queue[str] = queue.Queue()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            asked.put(f"{self.headers['Host']}{self.path}")
+            self.send_response(status)
+            if location:
+                self.send_header("Location", location)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield server.server_port, asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def _hook(store: Store, name: str, url: str) -> None:
+    with store.write() as connection:
+        webhooks.add(connection, Webhook(name, url, "s" * 32, ["*"], 1.0, 1))
+
+
+def test_one_that_hangs_delays_no_other(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though more events wait for it than are delivered at once."""
+    monkeypatch.setattr("fleet.webhooks._POLL_S", 0.01)
+    monkeypatch.setattr("fleet.webhooks._TIMEOUT_S", 60.0)
+    monkeypatch.setattr("fleet.webhooks._BATCH", 2)
+    with socket.socket() as hangs, receiving() as (port, asked):
+        hangs.bind(("127.0.0.1", 0))
+        hangs.listen(10)
+        _hook(store, "a-hangs", f"http://127.0.0.1:{hangs.getsockname()[1]}/")
+        for _ in range(5):
+            _enqueue(store, "device-offline", 10.0)
+        _hook(store, "good", f"http://127.0.0.1:{port}/good")
+        sender = Sender(store, lambda: 11.0, allowed=Allowed(["127.0.0.0/8"]))
+        sender.start()
+        try:
+            hanging, _ = hangs.accept()
+            for _ in range(3):
+                _enqueue(store, "device-online", 10.0)
+            for _ in range(3):
+                assert asked.get(timeout=20).endswith("/good")
+        finally:
+            sender._stopping.set()
+            hangs.close()
+            hanging.close()
+            sender.stop()
+
+
+def test_a_private_address_is_not_connected_to_unless_it_is_allowed(store: Store) -> None:
+    """The delivery fails with the reason, and nothing arrives."""
+    with receiving() as (port, asked):
+        _hook(store, "w1", f"http://localhost:{port}/x")
+        _enqueue(store, "device-offline", 10.0)
+        refusing = Sender(store, lambda: 11.0)
+        with refusing.client() as client:
+            with store.read() as connection:
+                (delivery,) = webhooks.due(connection, 11.0, 1)
+            reason = refusing._post(client, delivery)
+        assert reason is not None
+        assert "webhook_hosts" in reason
+        assert asked.empty()
+        allowing = Sender(store, lambda: 11.0, allowed=Allowed(["LOCALHOST"]))
+        with allowing.client() as client:
+            assert allowing.deliver(client) == 1
+        assert asked.get_nowait() == f"localhost:{port}/x"
+
+
+def test_a_name_is_resolved_once_and_what_was_checked_is_connected_to(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that means another address the second time leads nowhere else."""
+    asked_for: list[str] = []
+    real = socket.getaddrinfo
+
+    def rebinding(host: Any, port: Any, *rest: Any, **named: Any) -> Any:
+        if host == "rebind.example":
+            asked_for.append(host)
+            host = "127.0.0.1" if len(asked_for) == 1 else "127.0.0.2"
+        return real(host, port, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    with receiving() as (port, asked):
+        _hook(store, "w1", f"http://rebind.example:{port}/x")
+        _enqueue(store, "device-offline", 10.0)
+        sender = Sender(store, lambda: 11.0, allowed=Allowed(["127.0.0.1"]))
+        with sender.client() as client:
+            assert sender.deliver(client) == 1
+        assert asked_for == ["rebind.example"]
+        assert asked.get_nowait() == f"rebind.example:{port}/x"
+        _enqueue(store, "device-offline", 10.0)
+        with sender.client() as client:
+            assert sender.deliver(client) == 0, "127.0.0.2 is not allowed"
+
+
+def test_a_redirect_leads_nowhere(store: Store) -> None:
+    """Neither within a host nor to another."""
+    with receiving() as (elsewhere, reached):
+        with receiving(307, f"http://127.0.0.1:{elsewhere}/") as (port, asked):
+            _hook(store, "w1", f"http://127.0.0.1:{port}/x")
+            _enqueue(store, "device-offline", 10.0)
+            sender = Sender(store, lambda: 11.0, allowed=Allowed(["127.0.0.1"]))
+            with sender.client() as client:
+                assert sender.deliver(client) == 0
+            assert asked.qsize() == 1
+        assert reached.empty()
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "127.9.9.9", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1",
+        "169.254.169.254", "100.64.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1",
+        "fc00::1", "ff02::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2130706433",
+        "0x7f.1", "localhost",
+    ],
+)  # fmt: skip
+def test_what_is_not_public_is_refused_however_it_is_written(host: str) -> None:
+    """Loopback, private networks, metadata of clouds, all that holds one of these."""
+    with pytest.raises(RefusedError, match="webhook_hosts"):
+        Allowed().resolve(host, 80)
+
+
+def test_public_addresses_and_named_ones_are_resolved() -> None:
+    """A network allows its addresses, a name whatever it is."""
+    assert Allowed().resolve("1.1.1.1", 80) == ["1.1.1.1"]
+    assert Allowed().resolve("2606:4700::1111", 80) == ["2606:4700::1111"]
+    allowed = Allowed(["192.168.7.0/24", "localhost."])
+    assert allowed.resolve("192.168.7.9", 80) == ["192.168.7.9"]
+    assert allowed.resolve("localhost", 80)
+    with pytest.raises(RefusedError):
+        allowed.resolve("192.168.8.1", 80)
+    for wrong in ("", "192.168.7.1/24", "a/b"):
+        with pytest.raises(InputError, match="webhook_hosts"):
+            Allowed([wrong])

@@ -41,6 +41,7 @@ def controller(database_url: str, tmp_path: Path, template: Path) -> Iterator[Co
         "home",
         mqtt=MqttConfig(port=free_port()),
         database=database_url,
+        webhook_hosts=["127.0.0.1", "example.org"],
         api=ApiConfig(requests_per_s=100_000, burst=100_000),
     )
     fleet = Fleet(tmp_path / "fleet", config)

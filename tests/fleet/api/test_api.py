@@ -143,6 +143,18 @@ def test_a_viewer_can_change_nothing(controller: Controller, signed: Signed) -> 
     assert {(one.actor, one.outcome) for one in refused} == {("the viewer", "forbidden")}
 
 
+def test_a_webhook_to_a_private_address_is_refused(signed: Signed) -> None:
+    """Unless the fleet's settings name it; the error says where."""
+    client = signed("admin")
+    for url in ("http://10.0.0.1/", "https://[::1]:8443/x", "http://169.254.169.254/latest/"):
+        answer = client.post("/v1/webhooks", json={"url": url})
+        _error(answer, 409, "private-address")
+        assert "webhook_hosts" in answer.json()["error"]["message"]
+    for url in ("http://127.0.0.1:99999/", "http://[::1/", "http:///x"):
+        _error(client.post("/v1/webhooks", json={"url": url}), 400, "bad-url")
+    assert client.get("/v1/webhooks").json()["items"] == []
+
+
 def test_an_operator_may_steer_but_not_administrate(signed: Signed) -> None:
     """Tokens and webhooks are for admins alone."""
     client = signed("operator")
