@@ -529,6 +529,7 @@ class Classified(msgspec.Struct, frozen=True, omit_defaults=True):
         bundle: the model that answered.
         latency_us: front end and model on the device, microseconds.
         truncated: the text was longer than the model's window.
+        best: the label that won, where `label` is ``unknown`` because it is below the threshold.
     """
 
     label: Label
@@ -537,6 +538,7 @@ class Classified(msgspec.Struct, frozen=True, omit_defaults=True):
     bundle: BundleRef
     latency_us: float
     truncated: bool = False
+    best: Label | None = None
 
 
 FinishReason = Literal["stop", "length", "time", "cancelled"]

@@ -93,6 +93,7 @@ def build(
         "report_html": str(result.report_html),
         "name": loaded.name,
         "version": loaded.version,
+        "headline": result.report["headline"],
         "accuracy": result.report["accuracy"],
         "model_bytes": result.report["size"]["model_bytes"],
         "arena_bytes": result.report["size"]["arena_bytes"],
@@ -180,8 +181,19 @@ def _build_tiny(document: dict[str, Any], path: Path, out: Path, as_json: bool) 
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     accuracy, size, cost = report["accuracy"], report["size"], report["cost"]
+    headline = report["headline"]
+    low, high = headline["interval"]
     rows = [
         ("training texts", f"{report['data']['train']} in {report['data']['labels']} labels"),
+        (
+            "right, as it answers",
+            f"{headline['accuracy']:.1%} ({low:.1%} to {high:.1%}), by {headline['how']}",
+        ),
+        ("right, always answering", f"{headline['without_threshold']:.1%}"),
+        (
+            "threshold",
+            f"{report['out_of_scope']['threshold']}: {report['out_of_scope']['chosen_by']}",
+        ),
         ("accuracy int8", f"{accuracy['int8']:.4f}"),
         ("accuracy float", f"{accuracy['float']:.4f}"),
     ]

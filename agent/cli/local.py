@@ -28,7 +28,8 @@ def classify(arguments: argparse.Namespace) -> int:
             if arguments.json:
                 sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
             else:
-                best = f"{answer.label}  {answer.confidence:.3f}  {answer.latency_us:.0f} us"
+                won = answer.label if answer.best is None else f"{answer.label} ({answer.best}?)"
+                best = f"{won}  {answer.confidence:.3f}  {answer.latency_us:.0f} us"
                 rest = ", ".join(f"{s.label} {s.confidence:.3f}" for s in answer.top[1:])
                 note = "  (text cut to the model's window)" if answer.truncated else ""
                 output.line(f"{best}  {('then ' + rest) if rest else ''}{note}".rstrip())

@@ -189,6 +189,8 @@ class Classifier:
         }
         if over:
             result["truncated"] = True
+        if confidence < manifest.threshold:
+            result["best"] = top[0]["label"]
         return result
 
     def replay(self, vector):

@@ -163,13 +163,15 @@ class Classifier:
         labels = self._facts.labels
         top = [Scored(labels[i], round(float(shares[i]), 6)) for i in order]
         confidence = float(shares[raw.best])
+        sure = confidence >= self._facts.threshold
         return Classified(
-            label=labels[raw.best] if confidence >= self._facts.threshold else UNKNOWN,
+            label=labels[raw.best] if sure else UNKNOWN,
             confidence=round(confidence, 6),
             top=top,
             bundle=self.ref,
             latency_us=round((time.perf_counter() - start) * 1e6, 1),
             truncated=raw.truncated,
+            best=None if sure else labels[raw.best],
         )
 
     def warm_up(self) -> None:

@@ -255,7 +255,7 @@ def _show(result: models.QueryResult) -> None:
             rows.append(
                 (
                     one.device,
-                    c["label"],
+                    c["label"] if c.get("best") is None else f"{c['label']} ({c['best']}?)",
                     f"{c['confidence']:.3f}",
                     f"{c['latency_us'] / 1000:.2f}",
                     bundle,

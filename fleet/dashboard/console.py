@@ -70,9 +70,8 @@ def describe(answer: Answer) -> tuple[str, str]:
         found = answer.classified
         others = ", ".join(f"{s.label} {s.confidence:.0%}" for s in found.top[1:])
         facts = f"{found.bundle}, {found.latency_us / 1000:.2f} ms on the device"
-        return f"{found.label}  {found.confidence:.0%}", facts + (
-            f"; next: {others}" if others else ""
-        )
+        won = found.label if found.best is None else f"{found.label} ({found.best}?)"
+        return f"{won}  {found.confidence:.0%}", facts + (f"; next: {others}" if others else "")
     if answer.generated is not None:
         made = answer.generated
         facts = (

@@ -22,6 +22,7 @@ from contracts.errors import RefusedError
 from contracts.manifest import Provenance
 from model_builder.classify import metrics
 from model_builder.classify.candidate import Candidate
+from model_builder.classify.crossvalidation import Judged, cross_validate, folds_of
 from model_builder.classify.distil import Student, distil, soft_labels, untrained
 from model_builder.classify.package import ClassifierParts, write_classifier
 from model_builder.classify.report import card, html
@@ -79,7 +80,10 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     else:
         student = distil(recipe, dataset, labels, teacher, out / "cache", progress)
     trained = time.monotonic()
-    report, parts = _assess(recipe, dataset, student, teacher, progress)
+    folds = folds_of(recipe, dataset)
+    crossed = cross_validate(recipe, dataset, out / "cache", progress, folds) if folds else None
+    validated = time.monotonic()
+    report, parts = _assess(recipe, dataset, student, teacher, progress, crossed)
     report |= searched
     _check(recipe, report)
     name = f"{recipe.name}-{recipe.version}"
@@ -104,6 +108,7 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
         "teacher": round(learned - started, 1),
         "labels": round(labelled - learned, 1),
         "student": round(trained - labelled, 1),
+        "cross_validation": round(validated - trained, 1),
         "all": round(time.monotonic() - started, 1),
     }
     result = BuildResult(
@@ -164,8 +169,12 @@ def _assess(
     student: Student,
     teacher: Teacher | None,
     progress: Progress,
+    crossed: Judged | None,
 ) -> tuple[dict[str, Any], ClassifierParts]:
-    """Converts the student and measures float, int8 and teacher on the same rows."""
+    """Converts the student and measures float, int8 and teacher on the same rows.
+
+    Headline, labels, confusions and confidences are those of `crossed`, where there is one.
+    """
     labels, test = dataset.labels, dataset.test
     rng = np.random.default_rng(derive(recipe.seed, "representative"))
     progress("converts", 0, 1)
@@ -174,16 +183,27 @@ def _assess(
     int8_validation = candidate.logits(dataset.validation.texts)
     int8_logits = candidate.logits(test.texts)
     float_logits = student.float_logits(test.texts)
-    temperature = metrics.best_temperature(int8_validation, dataset.validation.targets)
-    confidence = metrics.softmax(int8_validation, temperature).max(axis=1)
+    judged = crossed or Judged(
+        test.texts, test.targets, int8_logits, f"the test split of {len(test.texts)} rows"
+    )
+    seen, seen_targets = (
+        (crossed.logits, crossed.targets)
+        if crossed
+        else (int8_validation, dataset.validation.targets)
+    )
+    temperature = metrics.best_temperature(seen, seen_targets)
+    confidence = metrics.softmax(seen, temperature).max(axis=1)
     outside_validation = _confidence(candidate, dataset.outside_validation, temperature)
     outside_test = _confidence(candidate, dataset.outside_test, temperature)
-    threshold, how = metrics.choose_threshold(
-        confidence, outside_validation, recipe.evaluation.reject
+    chosen = metrics.dependable_threshold(
+        confidence, outside_validation, recipe.evaluation.reject, derive(recipe.seed, "threshold")
     )
-    probabilities = metrics.softmax(int8_logits, temperature)
-    predicted = int8_logits.argmax(axis=1)
-    right_int8 = predicted == test.targets
+    threshold = chosen.value
+    probabilities = metrics.softmax(judged.logits, temperature)
+    predicted = judged.logits.argmax(axis=1)
+    right = predicted == judged.targets
+    answered = metrics.as_answered(probabilities.max(axis=1), right, threshold)
+    right_int8 = int8_logits.argmax(axis=1) == test.targets
     right_float = float_logits.argmax(axis=1) == test.targets
     delta, interval = metrics.paired_difference(right_int8, right_float)
     accuracy = {
@@ -199,22 +219,34 @@ def _assess(
     arena = candidate.arena(test.texts[0])
     cost = candidate.cost(test.texts[:500])
     agreement = candidate.agreement(test.texts[:AGREEMENT_TEXTS])
-    wrong = np.nonzero(~right_int8)[0]
+    wrong = np.nonzero(~right)[0]
     named, digest = (teacher.name, teacher.digest) if teacher else ("none", "")
     report: dict[str, Any] = {
         "name": recipe.name,
         "version": recipe.version,
         "data": dataset.summary(),
         "teacher": {"name": named, "sha256": digest, "bytes": teacher.size_bytes if teacher else 0},
+        "headline": {
+            "accuracy": answered["right"],
+            "interval": [round(v, 4) for v in metrics.wilson(answered["right"], len(right))],
+            "wrong": answered["wrong"],
+            "unknown": answered["unknown"],
+            "without_threshold": round(float(right.mean()), 4),
+            "rows": len(right),
+            "folds": judged.folds,
+            "how": judged.how,
+        },
         "accuracy": accuracy,
         "calibration": {
             "temperature": temperature,
-            "ece": round(metrics.ece(probabilities, test.targets), 4),
-            "reliability": _reliability(probabilities, test.targets),
+            "ece": round(metrics.ece(probabilities, judged.targets), 4),
+            "reliability": metrics.reliability(probabilities, judged.targets),
         },
         "out_of_scope": {
             "threshold": threshold,
-            "chosen_by": how,
+            "threshold_interval": chosen.interval,
+            "chosen_by": chosen.how,
+            "chosen_on": chosen.rows,
             "refused_in_scope": round(float((probabilities.max(axis=1) < threshold).mean()), 4),
             "refused_out_of_scope": _share_below(outside_test, threshold),
             "auroc": _rounded(metrics.auroc(probabilities.max(axis=1), outside_test)),
@@ -226,15 +258,15 @@ def _assess(
         },
         "cost": msgspec.to_builtins(cost),
         "runtimes": msgspec.to_builtins(agreement),
-        "per_class": metrics.per_class(predicted, test.targets, labels),
+        "per_class": metrics.per_class(predicted, judged.targets, labels),
         "confusion": {
             "labels": labels,
-            "matrix": metrics.confusion(predicted, test.targets, len(labels)).tolist(),
+            "matrix": metrics.confusion(predicted, judged.targets, len(labels)).tolist(),
         },
         "wrong": [
             {
-                "text": test.texts[i][:200],
-                "label": labels[int(test.targets[i])],
+                "text": judged.texts[i][:200],
+                "label": labels[int(judged.targets[i])],
                 "answer": labels[int(predicted[i])],
                 "confidence": round(float(probabilities[i].max()), 3),
             }
@@ -256,6 +288,8 @@ def _assess(
         threshold=threshold,
         boards=list(recipe.budget.boards),
         metrics={
+            "accuracy": report["headline"]["accuracy"],
+            "accuracy_without_threshold": report["headline"]["without_threshold"],
             "accuracy_int8": accuracy["int8"],
             "accuracy_float": accuracy["float"],
             **({"accuracy_teacher": accuracy["teacher"]} if "teacher" in accuracy else {}),
@@ -338,24 +372,6 @@ def _share_below(values: NDArray[Any], threshold: float) -> float | None:
 
 def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 4)
-
-
-def _reliability(
-    probabilities: NDArray[Any], targets: NDArray[Any], bins: int = 10
-) -> list[list[float]]:
-    """Per confidence bin: mean confidence, accuracy, count; empty bins are left out."""
-    confidence = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == targets
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    return [
-        [
-            round(float(confidence[place == b].mean()), 4),
-            round(float(correct[place == b].mean()), 4),
-            int((place == b).sum()),
-        ]
-        for b in range(bins)
-        if (place == b).any()
-    ]
 
 
 def _versions() -> dict[str, str]:

@@ -8,10 +8,14 @@ approximation of McNemar's table.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+LEAST_OUTSIDE: Final = 20
+"""Out-of-scope texts from which they choose the threshold."""
 
 
 def softmax(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -59,6 +63,24 @@ def ece(probabilities: NDArray[Any], targets: NDArray[Any], bins: int = 15) -> f
     return float(error)
 
 
+def reliability(
+    probabilities: NDArray[Any], targets: NDArray[Any], bins: int = 10
+) -> list[list[float]]:
+    """Per confidence bin: mean confidence, accuracy, count; empty bins are left out."""
+    confidence = probabilities.max(axis=1)
+    correct = probabilities.argmax(axis=1) == targets
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    return [
+        [
+            round(float(confidence[place == b].mean()), 4),
+            round(float(correct[place == b].mean()), 4),
+            int((place == b).sum()),
+        ]
+        for b in range(bins)
+        if (place == b).any()
+    ]
+
+
 def best_temperature(logits: NDArray[Any], targets: NDArray[Any]) -> float:
     """The temperature with the least negative log-likelihood, by golden-section search.
 
@@ -93,6 +115,84 @@ def auroc(inside: NDArray[Any], outside: NDArray[Any]) -> float:
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
+class Threshold(msgspec.Struct, frozen=True):
+    """The confidence below which the answer is ``unknown``.
+
+    Attributes:
+        value: 0: off.
+        how: it was chosen, or why it is off.
+        interval: 95 %, by drawing the confidences again; None: too few for one.
+        rows: confidences of rows that the model was not trained on.
+    """
+
+    value: float
+    how: str
+    interval: tuple[float, float] | None
+    rows: int
+
+
+def dependable_threshold(
+    inside: NDArray[Any], outside: NDArray[Any], reject: float, seed: int = 0
+) -> Threshold:
+    """:func:`choose_threshold` with its interval, and off where the evidence is too thin.
+
+    Evidence is enough without out-of-scope text where, of new in-scope text, the share that the
+    threshold refuses is with 97.5 % certainty below two and a half times `reject` (and 5 %); with
+    out-of-scope text where it refuses, with 97.5 % certainty, more of that than of the rest.
+
+    Args:
+        inside: confidences of in-scope rows that the model was not trained on.
+        outside: the same of out-of-scope text.
+        reject: see :func:`choose_threshold`.
+        seed: of the draws.
+    """
+    from scipy.stats import beta
+
+    rows = len(inside)
+    if not rows:
+        return Threshold(0.0, "off: no confidences of rows outside training", None, 0)
+    value, how = choose_threshold(inside, outside, reject)
+    rng = np.random.default_rng(seed)
+    drawn, gains = [], []
+    for _ in range(200):
+        own = inside[rng.integers(0, rows, rows)]
+        other = outside[rng.integers(0, len(outside), len(outside))] if len(outside) else outside
+        drawn.append(choose_threshold(own, other, reject)[0])
+        if len(other):
+            gains.append(float((other < value).mean() - (own < value).mean()))
+    low, high = (round(float(v), 4) for v in np.quantile(drawn, [0.025, 0.975]))
+    if len(outside) >= LEAST_OUTSIDE:
+        if np.quantile(gains, 0.025) <= 0:
+            how = (
+                f"off: {len(outside)} out-of-scope texts do not show that the confidence tells "
+                "them apart; give more of them"
+            )
+            return Threshold(0.0, how, (low, high), rows)
+        return Threshold(value, how, (low, high), rows)
+    below = max(1, int((inside < value).sum()))
+    bound = float(beta.ppf(0.975, below, rows - below + 1)) if below <= rows else 1.0
+    most = max(0.05, 2.5 * reject)
+    if bound > most:
+        how = (
+            f"off: with {rows} rows it could turn up to {bound:.0%} of good answers into unknown; "
+            "give more rows, or text of no label (data.out_of_scope)"
+        )
+        return Threshold(0.0, how, (low, high), rows)
+    return Threshold(value, how, (low, high), rows)
+
+
+def as_answered(
+    confidence: NDArray[Any], right: NDArray[np.bool_], threshold: float
+) -> dict[str, float]:
+    """How answers turn out where ``unknown`` is one: shares of right, wrong and unknown."""
+    given = confidence >= threshold
+    return {
+        "right": round(float((right & given).mean()), 4),
+        "wrong": round(float((~right & given).mean()), 4),
+        "unknown": round(float((~given).mean()), 4),
+    }
+
+
 def choose_threshold(
     inside: NDArray[Any], outside: NDArray[Any], reject: float
 ) -> tuple[float, str]:
@@ -104,7 +204,7 @@ def choose_threshold(
     Returns:
         the threshold, and how it was chosen.
     """
-    if len(outside) < 20:
+    if len(outside) < LEAST_OUTSIDE:
         threshold = min(0.999, math.floor(float(np.quantile(inside, reject)) * 1e4) / 1e4)
         return threshold, f"refuses {reject:.1%} of validation"
     # Rounded down, and never 1: a confidence of 0.9996 must not fall below its own threshold.

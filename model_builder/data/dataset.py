@@ -25,6 +25,7 @@ from model_builder.data.clean import (
     one_spelling,
     spellings,
 )
+from model_builder.data.language import Language, detect
 from model_builder.data.noise import noise_report
 from model_builder.data.split import split_off
 from model_builder.recipes.classify import Recipe
@@ -32,10 +33,11 @@ from model_builder.seeds import derive
 
 
 class Split(msgspec.Struct):
-    """Texts with the index of their label: int64 [N]."""
+    """Texts with the index of their label, int64 [N], and their groups, which may be empty."""
 
     texts: list[str]
     targets: NDArray[np.int64]
+    groups: list[str] = []
 
 
 class Dataset(msgspec.Struct):
@@ -48,6 +50,7 @@ class Dataset(msgspec.Struct):
         unlabelled: more text for the teacher.
         report: what cleaning found.
         sha256: of all rows.
+        language: that most of the training texts are in.
     """
 
     labels: list[str]
@@ -59,6 +62,7 @@ class Dataset(msgspec.Struct):
     unlabelled: list[str]
     report: CleanReport
     sha256: str
+    language: Language = Language("und", 0.0)
 
     def summary(self) -> dict[str, Any]:
         """For the report: counts, lengths, the largest and the smallest classes."""
@@ -67,6 +71,9 @@ class Dataset(msgspec.Struct):
         ordered = counts.most_common()
         return {
             "labels": len(self.labels),
+            "language": self.language.code,
+            "language_share": self.language.share,
+            "other_languages": self.language.others,
             "train": len(self.train.texts),
             "validation": len(self.validation.texts),
             "test": len(self.test.texts),
@@ -169,6 +176,7 @@ def prepare(recipe: Recipe) -> Dataset:
         return Split(
             [row.text for row in rows_of],
             np.array([index[row.label] for row in rows_of], np.int64),
+            [row.group for row in rows_of],
         )
 
     # Of what was learned, not of where it stood.
@@ -185,4 +193,5 @@ def prepare(recipe: Recipe) -> Dataset:
         unlabelled=unlabelled,
         report=report,
         sha256=hashlib.sha256(codec.encode(found)).hexdigest(),
+        language=detect([row.text for row in train], derive(seed, "language")),
     )

@@ -174,14 +174,17 @@ class EvaluationConfig(Section, frozen=True):
         golden: golden vectors in the bundle.
         golden_texts: ``shipped``: their texts come with the product; ``test``: they are texts of
             the test split, which every device and every mirror of the repository then has.
-        reject: share of in-scope validation texts that the threshold may turn into ``unknown``
-            when there is no out-of-scope text to balance it against.
+        reject: share of in-scope texts that the threshold may turn into ``unknown`` when there is
+            no out-of-scope text to balance it against.
+        folds: with fewer than 1,000 rows the report's figures, the confidences and the threshold
+            are cross-validated in so many folds, each a training; 0: never.
     """
 
     floor: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0
     golden: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_GOLDEN_VECTORS)] = 64
     golden_texts: Literal["shipped", "test"] = "shipped"
     reject: Share = 0.02
+    folds: Annotated[int, msgspec.Meta(ge=0, le=20)] = 5
 
 
 class Recipe(Section, frozen=True):
