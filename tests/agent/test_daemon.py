@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -27,7 +26,6 @@ from contracts.config import AgentConfig, MqttConfig, ServingConfig
 from contracts.errors import ErrorInfo
 from contracts.messages import (
     Answer,
-    Classified,
     Reported,
     Status,
     Telemetry,
@@ -395,27 +393,3 @@ def test_classify_and_eval_print_what_they_found(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     found = msgspec.json.decode(run.stdout)
     assert (found["examples"], found["accuracy"]) == (3, pytest.approx(2 / 3, abs=1e-5))
-
-
-def test_an_answer_below_the_threshold_shows_the_label_that_won(tmp_path: Path) -> None:
-    """For machines and people; `eval` counts it as it is given, and reads any table."""
-    bundle = tmp_path / "unsure"
-    shutil.copytree(TINY, bundle)
-    manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes())
-    manifest["classifier"]["threshold"] = 1.0
-    (bundle / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-    run = _command("classify", str(bundle), "--json", "turn on the light")
-    answer = msgspec.json.decode(run.stdout, type=Classified)
-    assert (answer.label, answer.best) == ("unknown", "lights-on")
-    assert "unknown (lights-on?)" in _command("classify", str(bundle), "turn on the light").stdout
-    data = tmp_path / "data.csv"
-    data.write_bytes("Satz;Art\nturn on the light;Lights-On\n ;timer\n".encode("utf-16"))
-    run = _command(
-        "eval", str(bundle), "--data", str(data), "--json", "--text", "Satz", "--label", "art"
-    )
-    found = msgspec.json.decode(run.stdout)
-    assert (found["accuracy"], found["accuracy_without_threshold"]) == (0.0, 1.0)
-    assert (found["rows_left_out"], found["left_out"][0]["place"]) == (1, "line 3")
-    run = _command("eval", str(TINY), "--data", str(data), "--text", "Satz", "--label", "Art")
-    assert "1 rows of data.csv were left out: 'Satz' is empty (line 3)" in run.stderr
-    assert "accuracy, as it answers     100.00%" in run.stdout

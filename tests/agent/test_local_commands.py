@@ -1,0 +1,49 @@
+"""Commands on a bundle, without a fleet, run as the programs that they are."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from contracts.messages import Classified
+
+TINY = Path(__file__).parents[1] / "data" / "tiny-classifier-1.0.0"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs ``shoal-agent``."""
+    return subprocess.run(
+        [sys.executable, "-m", "agent", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_an_answer_below_the_threshold_shows_the_label_that_won(tmp_path: Path) -> None:
+    """For machines and people; `eval` counts it as it is given, and reads any table."""
+    bundle = tmp_path / "unsure"
+    shutil.copytree(TINY, bundle)
+    manifest = msgspec.json.decode((bundle / "manifest.json").read_bytes())
+    manifest["classifier"]["threshold"] = 1.0
+    (bundle / "manifest.json").write_bytes(msgspec.json.encode(manifest))
+    run = command("classify", str(bundle), "turn on the light", "--json")
+    answer = msgspec.json.decode(run.stdout, type=Classified)
+    assert (answer.label, answer.best) == ("unknown", "lights-on")
+    assert "unknown (lights-on?)" in command("classify", str(bundle), "turn on the light").stdout
+    data = tmp_path / "data.csv"
+    data.write_bytes("Satz;Art\nturn on the light;Lights-On\n ;timer\n".encode("utf-16"))
+    run = command(
+        "eval", str(bundle), "--data", str(data), "--json", "--text", "Satz", "--label", "art"
+    )
+    found = msgspec.json.decode(run.stdout)
+    assert (found["accuracy"], found["accuracy_without_threshold"]) == (0.0, 1.0)
+    assert (found["rows_left_out"], found["left_out"][0]["place"]) == (1, "line 3")
+    run = command("eval", str(TINY), "--data", str(data), "--text", "Satz", "--label", "Art")
+    assert "1 rows of data.csv were left out: 'Satz' is empty (line 3)" in run.stderr
+    assert "accuracy, as it answers     100.00%" in run.stdout
