@@ -32,6 +32,8 @@ class ApiConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
         url: under which devices and people reach it; None: made from the address.
         requests_per_s, burst: of one token.
         connections: at once, of all; connections_per_address: of one address.
+        public_repository: anybody may read the repository, as from a CDN; False: where there is
+            TLS or a proxy, devices with their certificate and people with a token.
         trusted_proxies: addresses of reverse proxies, whose word on who asks is taken.
     """
 
@@ -44,6 +46,7 @@ class ApiConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     burst: Annotated[int, msgspec.Meta(ge=1)] = 400
     connections: Annotated[int, msgspec.Meta(ge=8, le=100_000)] = 600
     connections_per_address: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
+    public_repository: bool = False
     trusted_proxies: Annotated[list[str], msgspec.Meta(max_length=100)] = []
 
 

@@ -327,6 +327,12 @@ def _extent(answer: HTTPResponse, path: str, offset: int) -> tuple[int, int]:
         raise UnavailableError(NO_SUCH_FILE, f"the repository has no {path}")
     if answer.status == 416:
         return offset, 0
+    if answer.status == 401:
+        raise UnavailableError(
+            "repository-unreachable",
+            f"{path}: the repository does not take this device's certificate (401): it was "
+            "revoked, or enrolled by another fleet",
+        )
     if answer.status == 200:
         match = _LENGTH.fullmatch(answer.headers.get("Content-Length", ""))
         if match:

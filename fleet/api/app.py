@@ -25,6 +25,7 @@ from fleet.api import (
     routes_rollouts,
 )
 from fleet.api.auth import Gatekeeper
+from fleet.api.readers import Readers
 from fleet.api.refusals import Refusals
 from fleet.controller import Controller
 
@@ -160,6 +161,7 @@ def create_app(controller: Controller) -> FastAPI:
     )
     app.state.controller = controller
     app.state.gatekeeper = Gatekeeper(controller)
+    app.state.readers = Readers(controller)
     errors.install(app)
     idempotency.install(app)
     app.add_middleware(_SecureHeaders)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Response
 from fastapi.responses import FileResponse
 
 from contracts.errors import InputError
 from fleet.api import models, prometheus
 from fleet.api.auth import TheController, Viewer
+from fleet.api.readers import Reader
 from fleet.repository import paths
 
 ROUTER = APIRouter()
@@ -52,16 +53,17 @@ def metrics(controller: TheController, _token: Viewer) -> Response:
 )
 def repository_file(
     controller: TheController,
-    request: Request,
+    public: Reader,
     path: Annotated[str, Path(max_length=300)],
 ) -> Response:
-    """A file of the signed repository; ranges are served. No token: the files are signed."""
+    """A file of the signed repository, for devices and tokens; ranges are served."""
     file = controller.repository.folder / paths.check(path)
     if file.is_symlink() or not file.is_file():
         raise InputError("no-such-path", f"the repository has no {path}")
     # What is named by its content never changes; the rest must be asked for each time.
     fixed = not path.startswith("metadata/timestamp")
-    cache = "public, max-age=31536000, immutable" if fixed else "no-cache"
+    whose = "public" if public else "private"
+    cache = f"{whose}, max-age=31536000, immutable" if fixed else "no-cache"
     return FileResponse(
         file, media_type="application/octet-stream", headers={"Cache-Control": cache}
     )

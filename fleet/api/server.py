@@ -35,6 +35,9 @@ MAX_MESSAGE_BYTES: Final = 1024 * 1024
 FILES: Final = 4096
 """Open files that a controller asks the system for."""
 
+_NO_CHECK_TIME: Final = 0x200000
+"""Of OpenSSL: `X509_V_FLAG_NO_CHECK_TIME`, which Python has no name for."""
+
 _SPARE_FILES: Final = 256
 _HIGH: Final = 1024
 _REST_S: Final = 0.5
@@ -348,4 +351,6 @@ def configure(
     config.load()
     if config.ssl is not None:
         config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+        # Who shows a certificate that has run out is told so, in words, by who judges it.
+        config.ssl.verify_flags = ssl.VerifyFlags(config.ssl.verify_flags | _NO_CHECK_TIME)
     return config

@@ -132,7 +132,8 @@ def run(
     if importlib.util.find_spec("fleet.dashboard") is not None:
         importlib.import_module("fleet.dashboard").mount(app, controller)
     api, files = fleet.config.api, fleet.api_files
-    config = configure(app, files=files, proxies=api.trusted_proxies)
+    ca = fleet.folder / "ca" / "ca.pem" if fleet.config.mutual_tls else None
+    config = configure(app, files=files, ca=ca, proxies=api.trusted_proxies)
     log = structlog.get_logger("serve")
     # What is loaded now stays for good: left out of full collections, which else stop every
     # thread for some 60 ms.

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from contracts.config import MqttConfig
 from fleet.api.app import create_app
 from fleet.api.auth import Gatekeeper
+from fleet.api.readers import Readers
 from fleet.controller import Controller
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.store import devices, tokens
@@ -67,6 +68,7 @@ def app_of(controller: Controller) -> FastAPI:
     app = _APPS[0]
     app.state.controller = controller
     app.state.gatekeeper = Gatekeeper(controller)
+    app.state.readers = Readers(controller)
     return app
 
 
