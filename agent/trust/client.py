@@ -119,13 +119,18 @@ class Trust:
     def manifest(self, ref: BundleRef) -> bytes:
         """The bytes of a bundle's manifest, as signed.
 
-        Refreshes when nothing is loaded; see :meth:`newest`.
+        Refreshes when it has to: when nothing is loaded, or the bundle is not known yet.
 
         Raises:
             RefusedError: ``not-published``, ``wrong-manifest``, a refusal of :meth:`refresh` or
                 of a delegated role.
             UnavailableError: the repository cannot be reached.
         """
+        if self._trusted is None or self._find(_target_name(ref)) is None:
+            self.refresh()
+        return self._manifest(ref)
+
+    def _manifest(self, ref: BundleRef) -> bytes:
         self._check(ref)
         data = self.download(_target_name(ref), limits.MAX_MANIFEST_BYTES)
         if sha256_of(data) != ref.manifest_sha256:  # signed by another digest alone
@@ -135,7 +140,7 @@ class Trust:
     def newest(self, ref: BundleRef) -> bytes:
         """Refreshes, and then as :meth:`manifest`."""
         self.refresh()
-        return self.manifest(ref)
+        return self._manifest(ref)
 
     def download(self, name: str, cap: int, kept: bytes = b"") -> bytes:
         """The bytes of a signed target, by its name in the targets role or one below it.
@@ -180,12 +185,15 @@ class Trust:
     def _target(self, name: str) -> TargetFile:
         if self._trusted is None:
             self.refresh()
-        assert self._trusted is not None
-        self._deadline = self._monotonic() + REFRESH_SECONDS
-        target = find(name, partial(self._role, self._trusted))
+        target = self._find(name)
         if target is None:
             raise RefusedError("not-published", f"{name[:200]} is not in the fleet's signed list")
         return target
+
+    def _find(self, name: str) -> TargetFile | None:
+        assert self._trusted is not None
+        self._deadline = self._monotonic() + REFRESH_SECONDS
+        return find(name, partial(self._role, self._trusted))
 
     def _check(self, ref: BundleRef) -> TargetFile:
         target = self._target(_target_name(ref))

@@ -12,6 +12,7 @@ import typer
 from fleet.cli import (
     audit,
     boards,
+    delegation,
     devices,
     folder,
     init,
@@ -66,6 +67,7 @@ devices.register(fleet_app)
 simulate.register(fleet_app)
 fleet_app.add_typer(rollout.app, name="rollout")
 fleet_app.add_typer(keys.app, name="keys")
+delegation.register(fleet_app, keys.app)
 
 
 def _handed_over(name: str) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from contracts.board import load as load_board
 from contracts.errors import InputError
+from fleet import publication
 from fleet.boards.compiler import compiler
 from fleet.boards.folder import load_config, write_folder
 from fleet.cli import noted
@@ -99,14 +100,36 @@ def token(
 
 
 def publish(
-    bundle: Annotated[Path, typer.Argument(help="A bundle: a folder or a .shoal file.")],
+    bundle: Annotated[
+        list[Path] | None, typer.Argument(help="A bundle: a folder or a .shoal file.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="The build report (JSON).")] = None,
+    signed: Annotated[
+        Path | None, typer.Option(help="What `shoal fleet sign` wrote, on another machine.")
+    ] = None,
     folder: Folder = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Signs and publishes a bundle. No device changes before a rollout."""
+    """Signs and publishes a bundle. No device changes before a rollout.
+
+    With --signed: publishes what was signed elsewhere, with the bundles that are new in it; the
+    key of the role that signed it is not needed here.
+    """
     with reported(as_json):
-        ref, release = Fleet.open(folder).publish(bundle, report)
+        fleet = Fleet.open(folder)
+        if signed is not None:
+            taken = publication.take_in(fleet, signed, bundle or [])
+            if as_json:
+                emit_json(taken)
+                return
+            for ref in taken.published:
+                typer.echo(f"Published {ref}, signed by {taken.role}")
+            for ref in taken.withdrawn:
+                typer.echo(f"Withdrew {ref}, signed by {taken.role}")
+            return
+        if not bundle or len(bundle) != 1:
+            raise InputError("bad-options", "expected one bundle, or --signed FILE")
+        ref, release = fleet.publish(bundle[0], report)
         if as_json:
             emit_json(
                 {

@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from tuf.api.metadata import Targets
 
 from contracts.errors import InputError
+from fleet import durable, publication
 from fleet.cli import noted
+from fleet.cli.delegation import Yes, confirmed
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported, table
-from fleet.folder import Fleet, passphrase
-from fleet.repository import Repository, keys, rotation
+from fleet.folder import CONFIG, Fleet, passphrase
+from fleet.repository import Repository, delegation, keys, paths, rotation
 from fleet.repository.keys import KeyFolder
 
 app = typer.Typer(no_args_is_help=True, help="Signing keys: list, rotate, sign with others.")
@@ -21,6 +24,9 @@ KeysFolder = Annotated[
     Path | None, typer.Option("--keys", help="Where the private keys are; else the fleet's.")
 ]
 Role = Annotated[str, typer.Argument(help="root, targets, snapshot or timestamp.")]
+NewRole = Annotated[
+    str, typer.Argument(help="root, targets, snapshot or timestamp, or a publisher's name.")
+]
 Add = Annotated[int, typer.Option(min=0, max=16, help="New keys to make here.")]
 Public = Annotated[
     list[Path] | None,
@@ -74,14 +80,17 @@ def list_keys(
 
 @app.command("new")
 def new_key(
-    role: Role,
+    role: NewRole,
     keys_folder: Annotated[Path, typer.Option("--keys", help="Where the new key goes.")],
     as_json: AsJson = False,
 ) -> None:
-    """Makes a key for a role, to hand its public half (.pub) to whoever keeps the fleet."""
+    """Makes a key for a role, to hand its public half (.pub) to whoever keeps the fleet.
+
+    The role is one of the four, or a publisher's.
+    """
     with reported(as_json):
         if role not in keys.ROLES:
-            raise InputError("unknown-role", f"{role[:40]!r} is not one of {', '.join(keys.ROLES)}")
+            paths.check_role(role)
         folder = KeyFolder(keys_folder, passphrase())
         key = folder.generate(role)
         public = folder.path_of(role, key).with_suffix(".pub")
@@ -153,22 +162,66 @@ def propose(
 
 @app.command("sign")
 def sign(
-    draft: Annotated[Path, typer.Argument(help="A draft that was proposed.")],
+    draft: Annotated[Path, typer.Argument(help="A draft that was proposed, or a role's file.")],
+    current: Annotated[
+        Path | None, typer.Option(help="What it follows on; else the fleet's own.")
+    ] = None,
+    yes: Yes = False,
     folder: Folder = HERE,
     keys_folder: KeysFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Adds the signatures of the root keys in a folder to a draft."""
+    """Shows what a draft changes, asks, and adds the signatures of the keys in a folder.
+
+    A draft of root.json, or what a publisher signed and another of its holders must sign too
+    (then no fleet is needed here).
+    """
     with reported(as_json):
-        fleet = Fleet.open(folder)
-        holder = KeyFolder(keys_folder or fleet.keys_folder, passphrase())
-        with noted.acting(fleet, "keys.sign", str(draft.absolute())) as act:
-            signed = rotation.sign_draft(_open(fleet, None), draft, holder)
-            act.detail["signed_by"] = signed
+        signed = (
+            _sign_root(draft, current, yes, folder, keys_folder)
+            if rotation.is_root(draft)
+            else _sign_role(draft, current, yes, folder, keys_folder)
+        )
         if as_json:
             emit_json({"draft": str(draft), "signed_by": signed})
             return
         typer.echo(f"Signed by {', '.join(keyid[:16] for keyid in signed)}")
+
+
+def _sign_root(
+    draft: Path, current: Path | None, yes: bool, folder: Path, keys_folder: Path | None
+) -> list[str]:
+    if current is not None:
+        raise InputError("bad-options", "a draft of root.json follows on the fleet's: give --dir")
+    fleet = Fleet.open(folder)
+    holder = KeyFolder(keys_folder or fleet.keys_folder, passphrase())
+    repository = _open(fleet, None)
+    document = rotation.read_draft(repository, draft)
+    confirmed("root.json", repository.metadata.root().signed, document.signed, yes)
+    with noted.acting(fleet, "keys.sign", str(draft.absolute())) as act:
+        signed = rotation.sign_draft(repository, draft, holder)
+        act.detail["signed_by"] = signed
+    return signed
+
+
+def _sign_role(
+    draft: Path, current: Path | None, yes: bool, folder: Path, keys_folder: Path | None
+) -> list[str]:
+    if keys_folder is None:
+        raise InputError("bad-options", "say where the role's keys are: --keys FOLDER")
+    document = delegation.read(publication.read(draft), str(draft))
+    role = delegation.role_of(document.signed)
+    before: Targets | None = None
+    if current is not None:
+        before = delegation.read(publication.read(current), str(current)).signed
+    elif (folder / CONFIG).is_file():
+        store = _open(Fleet.open(folder), None).metadata
+        targets = store.targets().signed
+        before = targets if role == "targets" else store.delegated(role, targets)
+    confirmed(role, before, document.signed, yes)
+    signed = delegation.sign(document, KeyFolder(keys_folder, passphrase()), role)
+    durable.write(draft, delegation.to_bytes(document))
+    return signed
 
 
 @app.command("apply")

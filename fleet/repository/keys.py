@@ -97,6 +97,15 @@ class KeyFolder:
                 found[signer.public_key.keyid] = signer
         return [found[key.keyid] for key in wanted if key.keyid in found]
 
+    def of(self, role: str) -> list[CryptoSigner]:
+        """The signers of all keys that were made here for a role.
+
+        Raises:
+            InputError: as :meth:`signers`.
+        """
+        files = sorted(self.folder.glob(f"{role}-*.pem")) if self.folder.is_dir() else []
+        return [self._load(file) for file in files if file.stem.rpartition("-")[0] == role]
+
     def _load(self, file: Path) -> CryptoSigner:
         with file.open("rb") as stream:
             if os.fstat(stream.fileno()).st_mode & 0o077:

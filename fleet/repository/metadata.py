@@ -18,6 +18,7 @@ import msgspec
 from securesystemslib.signer import SSlibKey
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import (
+    DelegatedRole,
     Metadata,
     MetaFile,
     Root,
@@ -135,6 +136,28 @@ class MetadataStore:
         version = self.snapshot().signed.meta["targets.json"].version
         return self._parse(self._load("targets", version), Targets, "targets.json")
 
+    def delegated(self, role: str, targets: Targets) -> Targets:
+        """What a role signs that `targets` delegates to; nothing, where devices refuse it.
+
+        That is before it signed anything, and after its keys were replaced.
+        """
+        assert targets.delegations is not None
+        nothing = Targets(expires=targets.expires)
+        meta = self.snapshot().signed.meta.get(f"{role}.json")
+        if meta is None:
+            return nothing
+        document = self._parse(self._load(role, meta.version), Targets, f"{role}.json")
+        try:
+            targets.verify_delegate(role, document.signed_bytes, document.signatures)
+        except RepositoryError:
+            return nothing
+        return document.signed
+
+    def delegated_version(self, role: str) -> int:
+        """The version of a delegated role that the snapshot names; 0: none."""
+        meta = self.snapshot().signed.meta.get(f"{role}.json")
+        return meta.version if meta else 0
+
     def floor(self) -> int:
         """What new versions and release counters stay above after a restore; 0: no bound."""
         return _floor_of(self.snapshot().signed)
@@ -223,6 +246,18 @@ class MetadataStore:
         self._write(paths.metadata("targets", targets.version), data)
         finish()
 
+    def write_signed(self, role: str, version: int, data: bytes) -> None:
+        """Writes targets, or a delegated role, that were signed elsewhere and are checked.
+
+        Then a snapshot and a timestamp that name them: the online keys alone are needed.
+        """
+        snapshot = self._next_snapshot(0)
+        snapshot.meta[f"{role}.json"] = _meta(version, data)
+        stamp = self._next_timestamp(_floor_of(snapshot))
+        finish = self._prepare(snapshot, stamp, self.root().signed, [])
+        self._write(paths.metadata(role, version), data)
+        finish()
+
     def write_snapshot(
         self, *, root: Root | None = None, beside: Root | None = None, floor: int = 0
     ) -> None:
@@ -287,3 +322,9 @@ def _meta(version: int, data: bytes) -> MetaFile:
 def _floor_of(snapshot: Snapshot) -> int:
     floor = snapshot.unrecognized_fields.get(_FLOOR, 0)
     return floor if isinstance(floor, int) else 0
+
+
+def delegated_roles(targets: Targets) -> list[DelegatedRole]:
+    """The roles that the targets role delegates to, the first to be asked first."""
+    roles = targets.delegations.roles if targets.delegations is not None else None
+    return list(roles.values()) if roles else []

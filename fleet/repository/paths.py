@@ -3,6 +3,7 @@
 ::
 
     metadata/timestamp.json  metadata/{N}.root.json  metadata/{N}.snapshot.json  ...targets.json
+    metadata/{N}.{delegated role}.json
     targets/bundles/{name}/{version}/{sha256}.manifest.json
     blobs/{sha256}
     deltas/{from sha256}-{to sha256}.zst
@@ -18,15 +19,32 @@ from contracts.messages import BundleRef
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _VERSION = r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}"
+_ROLE = r"[a-z0-9][a-z0-9-]{0,31}"
 _SHA256 = r"[0-9a-f]{64}"
+_TOP: Final = ("root", "targets", "snapshot", "timestamp")
 _PUBLIC: Final = re.compile(
     rf"metadata/timestamp\.json"
-    rf"|metadata/[1-9][0-9]{{0,9}}\.(?:root|snapshot|targets)\.json"
+    rf"|metadata/[1-9][0-9]{{0,9}}\.{_ROLE}\.json"
     rf"|targets/bundles/{_NAME}/{_VERSION}/{_SHA256}\.manifest\.json"
     rf"|blobs/{_SHA256}"
     rf"|deltas/{_SHA256}-{_SHA256}\.zst",
     re.ASCII,
 )
+
+
+def check_role(name: str) -> str:
+    """Returns `name` when a delegated role may have it.
+
+    Raises:
+        InputError: ``bad-role``.
+    """
+    if name in _TOP or not re.fullmatch(_ROLE, name, re.ASCII):
+        raise InputError(
+            "bad-role",
+            f"{name[:40]!r} is no name of a delegated role: up to 32 of a-z, 0-9 and -, "
+            f"and none of {', '.join(_TOP)}",
+        )
+    return name
 
 
 def check(path: str) -> str:

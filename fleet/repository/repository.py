@@ -9,11 +9,11 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tuf.api.metadata import Root, TargetFile, Targets
 
@@ -22,15 +22,9 @@ from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.messages import BundleRef
 from fleet import durable
-from fleet.repository import delta, paths
+from fleet.repository import delta, listing, paths
 from fleet.repository.keys import ROLES, KeyFolder
-from fleet.repository.metadata import Clock, Expiry, MetadataStore, expires
-
-_LAST_RELEASE: Final = "x-shoal-last-release"
-"""Field of the targets role: the highest release counter ever given, also to what is gone."""
-
-_WITHDRAWN: Final = "x-shoal-withdrawn"
-"""Field of the targets role: the manifest's sha256 of what was withdrawn, by NAME/VERSION."""
+from fleet.repository.metadata import Clock, Expiry, MetadataStore, delegated_roles, expires
 
 _EXPIRY: Final = Expiry()
 _FOLDERS: Final = ("metadata", "targets", "blobs", "deltas")
@@ -102,7 +96,7 @@ class Repository:
             store = repository.metadata
             store.write_root_bytes(1, store.sign(root, required=[root]))
             targets = Targets(version=1, expires=expires(clock(), expiry.targets))
-            targets.unrecognized_fields[_LAST_RELEASE] = 0
+            targets.unrecognized_fields[listing.LAST_RELEASE] = 0
             store.write_first(targets)
         return repository
 
@@ -144,14 +138,28 @@ class Repository:
         return self.metadata.root_bytes()
 
     def bundles(self) -> dict[BundleRef, int]:
-        """Every published bundle with its release counter, oldest first."""
+        """Every published bundle with its release counter, oldest first.
+
+        Those of delegated roles too, as devices see them.
+        """
         found = {}
-        for target in self.metadata.targets().signed.targets.values():
-            match target.path.split("/"):
-                case ["bundles", name, version, "manifest.json"]:
-                    ref = BundleRef(name, version, target.hashes["sha256"])
-                    found[ref] = _release_of(target)
+        for _, target in self.signed().values():
+            ref = listing.ref_of(target)
+            if ref is not None:
+                found[ref] = listing.release_of(target)
         return dict(sorted(found.items(), key=lambda item: item[1]))
+
+    def signed(self) -> dict[str, tuple[str, TargetFile]]:
+        """Every signed target with the role that signs it, by its name."""
+        targets = self.metadata.targets().signed
+        found = {name: ("targets", target) for name, target in targets.targets.items()}
+        roles = delegated_roles(targets)
+        for role in roles:
+            for name, target in self.metadata.delegated(role.name, targets).targets.items():
+                first = next((one for one in roles if one.is_delegated_path(name)), None)
+                if first is role:
+                    found.setdefault(name, (role.name, target))
+        return found
 
     def find(self, name: str, version: str) -> BundleRef:
         """A published bundle.
@@ -210,35 +218,17 @@ class Repository:
         ref = bundle.ref
         with self.locked():
             targets = self.metadata.targets().signed
-            name = paths.target(ref.name, ref.version)
-            known = targets.targets.get(name)
-            if known is not None and known.hashes.get("sha256") != ref.manifest_sha256:
+            listing.check_free(targets, ref)
+            before = self.signed()
+            role, known = before.get(paths.target(ref.name, ref.version), ("", None))
+            if known is not None and listing.ref_of(known) != ref:
                 raise RefusedError(
-                    "version-taken",
-                    f"{ref} is published with other bytes: a version never changes; "
-                    "give the bundle a new version",
+                    "version-taken", f"{ref} is published with other bytes by {role}"
                 )
-            withdrawn = _withdrawn(targets)
-            gone = withdrawn.pop(f"{ref.name}/{ref.version}", ref.manifest_sha256)
-            if gone != ref.manifest_sha256:
-                raise RefusedError(
-                    "version-taken",
-                    f"{ref} was published with other bytes and withdrawn: a version is never "
-                    "given again; give the bundle a new version",
-                )
-            previous = _newest(targets, ref.name)
-            self._write_content(bundle)
+            self.write_content(bundle, before)
             if known is not None:
                 return ref
-            if previous is not None:
-                self._write_deltas(bundle, previous)
-            last = int(targets.unrecognized_fields.get(_LAST_RELEASE, 0))
-            release = max(last, self.metadata.floor()) + 1
-            entry = TargetFile.from_data(name, bundle.manifest_bytes, ["sha256"])
-            entry.unrecognized_fields["custom"] = {"release": release}
-            targets.targets[name] = entry
-            targets.unrecognized_fields[_LAST_RELEASE] = release
-            targets.unrecognized_fields[_WITHDRAWN] = withdrawn
+            listing.add(targets, bundle, self.metadata.floor())
             targets.version += 1
             self.metadata.write_targets(targets)
         return ref
@@ -254,13 +244,15 @@ class Repository:
         """
         with self.locked():
             targets = self.metadata.targets().signed
-            name = paths.target(ref.name, ref.version)
-            known = targets.targets.get(name)
-            if known is None or known.hashes.get("sha256") != ref.manifest_sha256:
-                raise InputError("no-such-bundle", f"{ref} is not published with this manifest")
-            del targets.targets[name]
-            withdrawn = _withdrawn(targets) | {f"{ref.name}/{ref.version}": ref.manifest_sha256}
-            targets.unrecognized_fields[_WITHDRAWN] = withdrawn
+            role, known = self.signed().get(paths.target(ref.name, ref.version), ("targets", None))
+            if role != "targets" and known is not None and listing.ref_of(known) == ref:
+                raise InputError(
+                    "signed-elsewhere",
+                    f"{ref} is signed by {role}: its publisher runs `shoal fleet sign --role "
+                    f"{role} --withdraw {ref.name}:{ref.version}`, and you take that in with "
+                    "`shoal fleet publish --signed FILE`",
+                )
+            listing.remove(targets, ref)
             targets.version += 1
             self.metadata.write_targets(targets)
 
@@ -323,12 +315,18 @@ class Repository:
     def expiries(self) -> dict[str, datetime]:
         """When each role's signature expires, for warnings."""
         store = self.metadata
-        return {
+        targets = store.targets().signed
+        ends = {
             "root": store.root().signed.expires,
-            "targets": store.targets().signed.expires,
+            "targets": targets.expires,
             "snapshot": store.snapshot().signed.expires,
             "timestamp": store.timestamp().signed.expires,
         }
+        for role in delegated_roles(targets):
+            signed = store.delegated(role.name, targets)
+            if signed.targets:
+                ends[role.name] = signed.expires
+        return ends
 
     # Parts of publishing. -----------------------------------------------------------------
 
@@ -336,7 +334,8 @@ class Repository:
         left = expiry - datetime.fromtimestamp(self.metadata.clock(), UTC)
         return left.total_seconds() < days * 86400 / 2
 
-    def _write_content(self, bundle: Bundle) -> None:
+    def write_content(self, bundle: Bundle, signed: Mapping[str, tuple[str, TargetFile]]) -> None:
+        """Writes a bundle's files, and patches from the newest version among what is signed."""
         for entry in bundle.manifest.files:
             data = bundle.read(entry.path)
             path = self.folder / paths.blob(entry.sha256)
@@ -347,6 +346,9 @@ class Repository:
         durable.make_folder(path.parent)
         if not path.is_file() or path.read_bytes() != bundle.manifest_bytes:
             durable.write(path, bundle.manifest_bytes)
+        previous = _newest((target for _, target in signed.values()), bundle.ref)
+        if previous is not None:
+            self._write_deltas(bundle, previous)
 
     def _write_deltas(self, bundle: Bundle, previous: BundleRef) -> None:
         """Patches from the files of the newest version before, where they are smaller."""
@@ -369,23 +371,9 @@ class Repository:
                 durable.write(path, patch)
 
 
-def _release_of(target: TargetFile) -> int:
-    custom: Any = target.custom or {}
-    release = custom.get("release", 0)
-    return release if isinstance(release, int) else 0
-
-
-def _withdrawn(targets: Targets) -> dict[str, str]:
-    found = targets.unrecognized_fields.get(_WITHDRAWN, {})
-    return dict(found) if isinstance(found, dict) else {}
-
-
-def _newest(targets: Targets, name: str) -> BundleRef | None:
-    best: tuple[int, BundleRef] | None = None
-    for target in targets.targets.values():
-        match target.path.split("/"):
-            case ["bundles", found, version, "manifest.json"] if found == name:
-                ref = BundleRef(name, version, target.hashes["sha256"])
-                if best is None or _release_of(target) > best[0]:
-                    best = (_release_of(target), ref)
-    return best[1] if best else None
+def _newest(targets: Iterable[TargetFile], than: BundleRef) -> BundleRef | None:
+    refs = [(listing.release_of(target), listing.ref_of(target)) for target in targets]
+    same = [
+        (release, ref) for release, ref in refs if ref and ref.name == than.name and ref != than
+    ]
+    return max(same, key=lambda one: one[0])[1] if same else None

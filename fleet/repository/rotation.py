@@ -166,6 +166,15 @@ def apply(repository: Repository, draft: Path) -> int:
         return _publish(repository, document.signed, document)
 
 
+def is_root(draft: Path) -> bool:
+    """Whether a file is, or claims to be, metadata of root; a file that is none counts as it."""
+    try:
+        data = draft.read_bytes() if draft.stat().st_size <= limits.MAX_METADATA_BYTES else b""
+        return bool(Metadata.from_bytes(data).signed.type == "root")
+    except (OSError, RepositoryError):
+        return True
+
+
 def read_draft(repository: Repository, draft: Path) -> Metadata[Root]:
     """A draft that follows on the repository's root.
 

@@ -137,7 +137,7 @@ def test_rollback_of_a_delegated_role_is_refused(
     repository.publish_snapshot()
     repository.timestamp.version += 1
     repository.publish_timestamp()
-    assert code_of(trust, kitchen) == "rollback"
+    assert code_of(trust, kitchen) == "bad-metadata"
 
 
 def test_mix_and_match_of_a_delegated_role_is_refused(

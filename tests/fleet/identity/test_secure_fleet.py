@@ -277,7 +277,7 @@ def test_keys_are_listed_rotated_and_signed_by_command(running: Running, tmp_pat
         "keys", "propose", "root", draft, "--add", 0, "--public", new["public"], "--keep",
         "--threshold", 2, "--dir", folder,
     )  # fmt: skip
-    signed = shoal("keys", "sign", draft, "--keys", tmp_path / "stick", "--dir", folder)
+    signed = shoal("keys", "sign", draft, "--yes", "--keys", tmp_path / "stick", "--dir", folder)
     assert len(signed["signed_by"]) == 2
     assert shoal("keys", "apply", draft, "--dir", folder) == {"root_version": 3}
     assert shoal("keys", "resign", "--dir", folder) == {"signed": ["snapshot", "timestamp"]}
