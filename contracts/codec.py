@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from contracts import limits
+from contracts import __version__, limits
 from contracts.errors import InputError
 
 T = TypeVar("T")
@@ -66,6 +66,48 @@ def pretty(value: Any) -> bytes:
     return msgspec.json.format(encode(value), indent=2) + b"\n"
 
 
+def newer(value: Any, kind: Any, what: str) -> InputError | None:
+    """The error for a document of a later version, whose other fields may mean anything.
+
+    Args:
+        value: the document, plain values.
+        kind: the msgspec type that it should have; its field ``schema`` says what is known.
+        what: its name in the error.
+
+    Returns:
+        The error (``newer-format``); None: it is of no later version.
+    """
+    found = value.get("schema") if isinstance(value, dict) else None
+    if not isinstance(found, int) or isinstance(found, bool):
+        return None
+    types = getattr(kind, "__args__", None) or [kind]
+    known = [
+        field.type.le
+        for one in map(msgspec.inspect.type_info, types)
+        for field in getattr(one, "fields", ())
+        if getattr(field, "encode_name", "") == "schema"
+        and isinstance(field.type, msgspec.inspect.IntType)
+        and field.type.le is not None
+    ]
+    if not known or found <= max(known):
+        return None
+    return InputError(
+        "newer-format",
+        f"{what} has schema {found}, written for a newer version of Shoal; this is Shoal "
+        f"{__version__}, which knows schemas up to {max(known)}: install a newer version",
+    )
+
+
+def _newer_json(payload: bytes, kind: Any, what: str) -> InputError | None:
+    if b'"schema"' not in payload:
+        return None
+    try:
+        value = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return newer(value, kind, what)
+
+
 def _reject(what: str, error: Exception) -> InputError:
     return InputError("bad-message", f"{what} is not valid: {str(error)[:500]}")
 
@@ -89,7 +131,7 @@ def decode(payload: bytes, kind: type[T], *, what: str, cap: int = limits.MAX_ME
     try:
         return decoder(kind).decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _reject(what, error) from None
+        raise _newer_json(payload, kind, what) or _reject(what, error) from None
 
 
 def convert_yaml(text: bytes, kind: type[T], *, what: str, cap: int = limits.MAX_CONFIG_BYTES) -> T:
@@ -100,10 +142,11 @@ def convert_yaml(text: bytes, kind: type[T], *, what: str, cap: int = limits.MAX
     """
     if len(text) > cap:
         raise InputError("too-large", f"{what} has {len(text)} bytes; at most {cap} are accepted")
+    value = load_yaml(text, what=what)
     try:
-        return convert(load_yaml(text, what=what), kind)
+        return convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise _reject(what, error) from None
+        raise newer(value, kind, what) or _reject(what, error) from None
 
 
 def convert(value: Any, kind: type[T], *, from_attributes: bool = False) -> T:

@@ -179,8 +179,18 @@ class Fleet:
     def open_store(self, *, migrate: bool = False) -> Store:
         """The database, with its schema checked, or brought up to date."""
         store = Store(self.database_url)
-        if migrate:
-            store.migrate()
+        try:
+            if migrate:
+                store.migrate()
+            else:
+                store.refuse_newer()
+        except UnavailableError:
+            if migrate:
+                store.close()
+                raise
+        except BaseException:
+            store.close()
+            raise
         return store
 
     def open_repository(self) -> Repository:

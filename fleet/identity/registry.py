@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
-from contracts import codec
+from contracts import __version__, codec
+from contracts.errors import RefusedError, UnavailableError
 from contracts.messages import DeviceLabels, Name
 
 _SCHEMA = """
@@ -38,6 +39,10 @@ CREATE TABLE IF NOT EXISTS tokens (
 
 _ADDED: Final = (("parent", "TEXT"), ("sha256", "TEXT"), ("used", "REAL"))
 """Columns of `certificates` that a registry of an earlier version lacks."""
+
+
+_VERSION: Final = 1
+"""Of the tables: a later version that changes what they mean counts on."""
 
 
 class Profile(msgspec.Struct, frozen=True):
@@ -83,9 +88,24 @@ class Registry:
         self._path = path
         if not path.exists():
             path.touch(mode=0o600)
-        with closing(self._connect()) as connection:
-            connection.executescript(_SCHEMA)
-            _upgrade(connection)
+        try:
+            with closing(self._connect()) as connection:
+                (version,) = connection.execute("PRAGMA user_version").fetchone()
+                if version > _VERSION:
+                    raise RefusedError(
+                        "newer-database",
+                        f"{path} has schema {version}, written by a newer version of Shoal; this "
+                        f"is Shoal {__version__}, which knows {_VERSION}: install the newer one, "
+                        "or restore the backup from before it",
+                    )
+                connection.executescript(_SCHEMA)
+                _upgrade(connection)
+                if version < _VERSION:
+                    connection.execute(f"PRAGMA user_version = {_VERSION}")
+        except sqlite3.Error as error:
+            raise UnavailableError(
+                "database", f"{path} cannot be used: {error}; restore it from a backup if it stays"
+            ) from error
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, timeout=30, isolation_level=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -16,7 +17,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
+from contracts import __version__
 from contracts.errors import InputError, RefusedError, UnavailableError
+from fleet.store.schema import WRITTEN_BY
 
 _WRITE = "shoal_write"
 _BUSY_MS = 15_000
@@ -105,16 +108,31 @@ class Store:
         return _migrations()
 
     def migrate(self) -> None:
-        """Brings the schema to the newest version; does nothing when it is there."""
+        """Brings the schema to the newest version; does nothing when it is there.
+
+        Raises:
+            RefusedError: ``newer-database``; a later version of the program wrote it.
+        """
         with _translated(), self.engine.connect() as connection:
             connection = connection.execution_options(**{_WRITE: True})
             with connection.begin():
                 if not self.is_sqlite:
                     # Two controllers that start together must not both migrate.
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(7460631)"))
+                refuse_newer(connection)
                 config = self._alembic()
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
+                connection.execute(
+                    self.insert(WRITTEN_BY)
+                    .values(schema=_head(), program=__version__, at=time.time())
+                    .on_conflict_do_nothing()
+                )
+
+    def refuse_newer(self) -> None:
+        """Raises as :func:`refuse_newer`."""
+        with self.read() as connection:
+            refuse_newer(connection)
 
     def revision(self) -> tuple[str | None, str | None]:
         """The schema's version in the database, and the one this program expects."""
@@ -123,12 +141,36 @@ class Store:
         return current, _head()
 
     def check(self) -> None:
-        """Raises ``UnavailableError`` when the database cannot be used as it is."""
+        """Raises ``UnavailableError`` or ``RefusedError`` when it cannot be used as it is."""
+        self.refuse_newer()
         current, head = self.revision()
         if current != head:
             raise UnavailableError(
                 "old-schema", f"the database has schema {current}, this program needs {head}"
             )
+
+
+def refuse_newer(connection: sa.Connection) -> None:
+    """Refuses a database that a later version of the program wrote.
+
+    Raises:
+        RefusedError: ``newer-database``.
+    """
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is None or current in _known():
+        return
+    writer = "a newer version of Shoal"
+    if sa.inspect(connection).has_table(WRITTEN_BY.name):
+        found = connection.scalar(
+            sa.select(WRITTEN_BY.c.program).where(WRITTEN_BY.c.schema == current)
+        )
+        writer = f"Shoal {found}" if found else writer
+    raise RefusedError(
+        "newer-database",
+        f"the database has schema {current}, written by {writer}; this is Shoal {__version__}, "
+        f"which knows schemas up to {_head()}: install that version, or restore the backup from "
+        "before it",
+    )
 
 
 def _migrations() -> Config:
@@ -142,6 +184,13 @@ def _migrations() -> Config:
 def _head() -> str | None:
     """The schema that this program expects. It is asked for with each look at what is ready."""
     return ScriptDirectory.from_config(_migrations()).get_current_head()
+
+
+@functools.cache
+def _known() -> frozenset[str]:
+    """All schemas that this program can read or bring up to date."""
+    script = ScriptDirectory.from_config(_migrations())
+    return frozenset(one.revision for one in script.walk_revisions())
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -172,10 +221,21 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except sa.exc.IntegrityError as error:
-        raise RefusedError("conflict", f"the change conflicts with another: {error.orig}") from None
+        raise RefusedError(
+            "conflict", f"the change conflicts with another: {_first_line(error)}"
+        ) from None
     except sa.exc.DataError as error:
-        raise RefusedError("database", f"the database refused a value: {error.orig}") from error
+        raise RefusedError(
+            "database", f"the database refused a value: {_first_line(error)}"
+        ) from error
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-        lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-        reason = lines[0] if lines else type(error).__name__
+        reason = _first_line(error)
+        if reason == "file is not a database":
+            reason += ": restore it from a backup"
         raise UnavailableError("database", f"the database cannot be used now: {reason}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong; further lines of a server hold values of rows."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

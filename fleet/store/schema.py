@@ -348,6 +348,15 @@ AUDIT: Final = sa.Table(
     sa.Index("ix_audit_at", "at"),
 )
 
+WRITTEN_BY: Final = sa.Table(
+    "written_by",
+    METADATA,
+    sa.Column("schema", sa.String(64), primary_key=True),
+    sa.Column("program", sa.String(64), nullable=False),
+    sa.Column("at", _TIME, nullable=False),
+)
+"""Which version of the program brought the database to a schema: a later one keeps this table."""
+
 IDEMPOTENCY: Final = sa.Table(
     "idempotency",
     METADATA,

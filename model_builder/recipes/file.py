@@ -58,6 +58,9 @@ def convert(document: dict[str, Any], kind: type[T], what: str) -> T:
     Raises:
         InputError: ``unknown-key`` with the nearest known one, if any is near; ``bad-recipe``.
     """
+    later = codec.newer(document, kind, what)
+    if later is not None:
+        raise later
     _check_keys(document, kind, "")
     try:
         return msgspec.convert(document, type=kind)
