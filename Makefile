@@ -38,10 +38,10 @@ test-tools:
 	  'tflite-runtime==2.14.0' 'numpy<2' 'msgspec>=0.19,<1' 'pyyaml>=6' 'tokenizers>=0.20,<1'
 	touch .venv-tflite
 
-# One after the other; WORKERS=4 takes half the time on two cores, and some tests that wait for a
-# board or a device then run out of time.
-WORKERS ?= 0
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# Half of the time of many tests is waiting: four workers keep two cores busy. WORKERS=0 runs one
+# test after the other. The workers share what Python compiled.
+WORKERS ?= 4
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test: $(STAMP) test-tools .venv-tflite
 	$(PYTEST)

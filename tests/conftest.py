@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import uuid
 from collections.abc import Iterator
 
@@ -10,6 +12,45 @@ import structlog
 
 from contracts.config import MqttConfig
 from tests.support.broker import BROKERS, mosquitto
+
+
+# Where the longest tests are, the longest first: each worker begins with some of them, so that
+# none is left alone with one at the end.
+LONG = (
+    "end_to_end/test_own_fleet", "faults/test_what_devices_wait_for", "classify/test_build",
+    "end_to_end/test_demo", "faults/test_sigkill", "faults/test_fuzz.", "faults/test_ownership",
+    "rollout/test_simulated", "micro/test_device", "faults/test_network", "generate/test_build",
+    "ownership/test_owners", "faults/test_fuzz_answers", "micro/test_waiting", "browser/",
+    "ingest/test_shared", "model_builder/test_cli", "faults/test_every_file_operation",
+)  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers: puts long modules where the share of a worker begins.
+
+    Workers get shares of equal numbers of tests, in order, and steal from the end of others'.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = _dealt(items, workers)
+
+
+def _dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    long: dict[str, list[pytest.Item]] = {part: [] for part in LONG}
+    short: list[pytest.Item] = []
+    for item in items:
+        path = item.path.as_posix()
+        long.get(next((part for part in LONG if part in path), ""), short).append(item)
+    shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for number, module in enumerate(long.values()):
+        lap, at = divmod(number, workers)
+        shares[workers - 1 - at if lap % 2 else at] += module
+    size = len(items) // workers
+    rest = iter(short)
+    for share in shares:
+        share += itertools.islice(rest, max(0, size - len(share)))
+    return [*itertools.chain.from_iterable(shares), *rest]
 
 
 @pytest.fixture(scope="session", params=sorted(BROKERS))

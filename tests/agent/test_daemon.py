@@ -208,7 +208,7 @@ def test_metrics_discovery_and_status_are_there_on_request(
             metrics = answer.read().decode()
         assert 'shoal_errors_total{slot="device"} 1' in metrics
         assert "nowhere" not in metrics
-        assert discovered.wait(10)
+        assert discovered.wait(60)
         status = _command("status", "--config", str(agent.path), "--json")
         assert status.returncode == 0, status.stderr
         found = msgspec.json.decode(status.stdout)
@@ -238,7 +238,7 @@ def test_an_unreachable_broker_keeps_the_agent_alive_and_says_so(
         tmp_path / "a", MqttConfig(port=free_port()), "f", repository, telemetry_s=0.1
     )
     with agent:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         text = ""
         while "no connection to" not in text and time.monotonic() < deadline:
             text = _command("status", "--config", str(agent.path)).stdout

@@ -20,7 +20,7 @@ from agent.link import Link
 from agent.system.clock import SystemClock
 from contracts.config import AgentConfig, MqttConfig
 
-PATIENCE_S = 10.0
+PATIENCE_S = 90.0
 CONNACK = b"\x20\x03\x00\x00\x00"
 GOOD = b"\x32\x07\x00\x01a\x00\x05\x00x"  # topic a, message id 5
 GOOD_ACK = b"\x40\x02\x00\x05"

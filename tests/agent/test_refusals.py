@@ -19,7 +19,7 @@ from contracts.errors import UnavailableError
 from contracts.topics import home_assistant_discovery
 from tests.support.refusing import Broker
 
-PATIENCE_S = 10.0
+PATIENCE_S = 90.0
 OWN = "shoal/v1/f/d/d/"
 ELSEWHERE = home_assistant_discovery("f", "d")
 

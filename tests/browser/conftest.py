@@ -52,7 +52,7 @@ def site(
             repository_url=f"{running.url}/repo/",
         ) as simulation,
     ):
-        simulation.wait_connected(60)
+        simulation.wait_connected(180)
         yield running
 
 
@@ -71,7 +71,7 @@ def chromium() -> Iterator[Browser]:
 def window(chromium: Browser) -> Iterator[BrowserContext]:
     """A window of its own, at a desk's size."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     yield context
     context.close()
 

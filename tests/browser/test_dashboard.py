@@ -14,7 +14,7 @@ from fleet.store import tokens
 from tests.browser.conftest import DEVICES, HOSTILE, keep, sign_in
 from tests.support.serving import Served
 
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)
 
 
 def _spec(version: str, **more: object) -> RolloutSpec:
@@ -23,7 +23,7 @@ def _spec(version: str, **more: object) -> RolloutSpec:
     return RolloutSpec.model_validate(document)
 
 
-def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -131,7 +131,7 @@ def test_a_rollout_is_started_by_keyboard_and_watched_until_it_succeeds(
     page.wait_for_url(re.compile(r"/ui/rollouts/r\d+$"))
     expect(page.get_by_role("heading", name="tiny-classifier 1.1.0")).to_be_visible()
     keep(page, "rollout-running")
-    expect(page.get_by_text("succeeded", exact=True)).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("succeeded", exact=True)).to_be_visible(timeout=180_000)
     expect(page.get_by_text(f"{DEVICES} confirmed").first).to_be_visible()
     keep(page, "rollout-succeeded")
 

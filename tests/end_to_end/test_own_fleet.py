@@ -21,7 +21,7 @@ from tests.support.tools import need_tool
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests/data/tiny-classifier-1.0.0"
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 V4 = {"controller": ["192.0.2.1/24"], "board": ["192.0.2.2/24"]}
 V6 = {"controller": ["2001:db8::1/64"], "board": ["2001:db8::2/64"]}
 

@@ -34,7 +34,7 @@ class Home:
         self.client = client
         self.devices = devices
 
-    def until(self, holds: Callable[[], object], seconds: float = 60) -> None:
+    def until(self, holds: Callable[[], object], seconds: float = 180) -> None:
         """Waits for what other processes bring about."""
         self.served.until(holds, seconds)
 

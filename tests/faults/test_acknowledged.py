@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def until(
-    holds: Callable[[], bool], seconds: float = 60.0, said: Callable[[], object] = str
+    holds: Callable[[], bool], seconds: float = 180.0, said: Callable[[], object] = str
 ) -> None:
     """Asks again until it holds; else it fails with what is said."""
     deadline = time.monotonic() + seconds
@@ -65,7 +65,7 @@ class Ingest:
         """It is there."""
         self._consumer = self._make()
         self._consumer.start()
-        assert self._consumer.connected.wait(20)
+        assert self._consumer.connected.wait(60)
 
     def stop(self) -> None:
         """It is not."""
@@ -244,7 +244,7 @@ def _retained(config: MqttConfig, topic: str, name: str) -> bool:
     client.loop_start()
     client.subscribe([(topic, 1), (name, 1)])
     client.publish(name, b"x", 1)
-    assert fence.wait(10)
+    assert fence.wait(60)
     client.disconnect()
     client.loop_stop()
     return bool(found)

@@ -61,7 +61,7 @@ def behind_proxy(
 def check_no_gap(controller: Controller) -> None:
     """Every sequence number up to the highest came, of each boot."""
     last = max((t.seq for t in controller.of(Telemetry)), default=0)
-    controller.wait_for(Telemetry, lambda t: t.seq > last + 3, 30)
+    controller.wait_for(Telemetry, lambda t: t.seq > last + 3)
     by_boot: dict[str, set[int]] = {}
     for batch in controller.of(Telemetry):
         by_boot.setdefault(batch.boot, set()).add(batch.seq)
@@ -122,12 +122,12 @@ def test_a_half_open_connection_is_noticed_and_replaced(
         controller.wait_final(controller.want(agent.device, REF))
         before = max(s.session for s in controller.of(Status))
         proxy.silent = True
-        controller.wait_for(Status, lambda s: s.state == "offline", 20)
+        controller.wait_for(Status, lambda s: s.state == "offline")
         request = controller.ask_only(agent.device, "classify", text="turn on the light")
         proxy.silent = False
         proxy.cut()
-        controller.wait_for(Status, lambda s: s.state == "online" and s.session > before, 30)
-        controller.wait_for(Answer, lambda a: a.id == request, 20)
+        controller.wait_for(Status, lambda s: s.state == "online" and s.session > before)
+        controller.wait_for(Answer, lambda a: a.id == request)
         check_no_gap(controller)
 
 
@@ -146,7 +146,7 @@ def test_a_broker_that_restarts_without_its_sessions(
             first.close()
             threading.Event().wait(1.5)  # telemetry gathers in the spool
             with mosquitto(port) as again, Controller(again, fleet_name, repository) as controller:
-                controller.wait_for(Status, lambda s: s.state == "online", 30)
+                controller.wait_for(Status, lambda s: s.state == "online")
                 reported = controller.wait_for(Reported)
                 assert reported.slots["classify"].active == REF
                 answer = controller.ask(agent.device, "classify", text="turn on the light")
@@ -214,12 +214,10 @@ def test_a_retry_goes_on_where_the_attempt_before_ended(
             UpdateEvent, lambda e: e.done_bytes > SIZE // 2 and e.total_bytes > SIZE
         )
         back = controller.want(agent.device, REF)
-        controller.wait_for(Reported, lambda r: r.desired_revision == back, 30)
+        controller.wait_for(Reported, lambda r: r.desired_revision == back)
         agent.kill()
         agent.start()
         link.bytes_per_s = 0
-        assert (
-            controller.wait_final(controller.want(agent.device, big.ref), 60).state == "committed"
-        )
+        assert controller.wait_final(controller.want(agent.device, big.ref)).state == "committed"
         # Signed metadata comes twice, and blocks that were on the way when it was taken back.
         assert link.forwarded - before < SIZE + 90_000

@@ -75,7 +75,7 @@ def _rollout(served: ServedFleet, **fields: Any) -> str:
 
 
 def _until(
-    served: ServedFleet, holds: Callable[[models.DeviceModel], Any], seconds: float = 60.0
+    served: ServedFleet, holds: Callable[[models.DeviceModel], Any], seconds: float = 180.0
 ) -> models.DeviceModel:
     def look() -> models.DeviceModel | None:
         with served.client() as client:
@@ -224,7 +224,7 @@ def _refusals(agent: AgentProcess) -> list[str]:
     return [line for line in lines if '"event": "no connection"' in line]
 
 
-def _wait(holds: Callable[[], Any], seconds: float = 30.0) -> None:
+def _wait(holds: Callable[[], Any], seconds: float = 120.0) -> None:
     """There is no event to wait for across processes."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -23,7 +23,7 @@ from fleet.store import leases
 from fleet.store.schema import TELEMETRY
 from tests.support.full_disk import full_disk
 
-WAIT_S = 20.0
+WAIT_S = 90.0
 LEASE_S = 1.0
 QUIET_S = 2.5
 """Long enough for a client that was pushed off to come back, which takes it a second."""

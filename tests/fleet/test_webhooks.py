@@ -124,7 +124,7 @@ def test_the_thread_outlives_whatever_is_raised(
     sender = Sender(store, lambda: 11.0)
     sender.start()
     for _ in range(2):
-        tries.get(timeout=10)
+        tries.get(timeout=60)
     sender.stop()
 
 

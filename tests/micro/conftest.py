@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -82,10 +83,14 @@ class Devices:
 
 
 @pytest.fixture
-def devices(tmp_path, broker, controller) -> Iterator[Callable[..., Devices]]:
-    """Devices of the controller's fleet."""
-    started = Devices(tmp_path / "devices", broker, controller)
-    try:
-        yield started
-    finally:
-        started.stop()
+def devices(broker, controller) -> Iterator[Callable[..., Devices]]:
+    """Devices of the controller's fleet.
+
+    In a folder whose path is as long in every run: it takes room on heaps that tests make scarce.
+    """
+    with tempfile.TemporaryDirectory(prefix="shoal-micro-") as folder:
+        started = Devices(Path(folder), broker, controller)
+        try:
+            yield started
+        finally:
+            started.stop()

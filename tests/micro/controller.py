@@ -97,7 +97,7 @@ class Controller:
         carried.UserProperty = [("other", "1"), (blocks.TIME_PROPERTY, str(self.tell_time()))]
         self._client.publish(topic, self.spoil(request, reply), qos=1, properties=carried)
 
-    def wait(self, what: str, wanted: Callable[[str, str, Any], bool], seconds: float = 30) -> Any:
+    def wait(self, what: str, wanted: Callable[[str, str, Any], bool], seconds: float = 120) -> Any:
         """The first message, heard already or later, that is wanted."""
         deadline = time.monotonic() + seconds
         with self._changed:
@@ -113,7 +113,7 @@ class Controller:
                         f"last messages: {json.dumps(tail, default=str)[:3000]}"
                     )
 
-    def wait_update(self, state: str, revision: int, seconds: float = 30) -> UpdateEvent:
+    def wait_update(self, state: str, revision: int, seconds: float = 120) -> UpdateEvent:
         """The device's event of this state and revision."""
         return self.wait(
             f"update {revision} {state}",
@@ -149,7 +149,7 @@ class Controller:
             setattr(carried, name, value)
         self._client.publish(topic, body, qos=1, retain=retain, properties=carried)
 
-    def answer(self, name: str, seconds: float = 20) -> Answer:
+    def answer(self, name: str, seconds: float = 120) -> Answer:
         """The last answer to the request with this id."""
         return self.wait(
             f"the answer to {name}",
@@ -157,7 +157,7 @@ class Controller:
             seconds,
         )
 
-    def ask(self, device: str, op: str, request: Any, seconds: float = 20) -> list[Answer]:
+    def ask(self, device: str, op: str, request: Any, seconds: float = 120) -> list[Answer]:
         """Sends a request and returns all its answers."""
         self._ids += 1
         name = f"r{self._ids}"

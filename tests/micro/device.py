@@ -44,7 +44,7 @@ def command(script: str, *words: str, heap: str = HEAP) -> list[str]:
     return [micropython(), "-X", f"heapsize={heap}", str(SCRIPTS / script), *words]
 
 
-def run(script: str, *words: str, heap: str = HEAP, timeout: float = 60) -> Any:
+def run(script: str, *words: str, heap: str = HEAP, timeout: float = 180) -> Any:
     """Runs a script to its end and returns the JSON of its last line."""
     done = subprocess.run(
         command(script, *words, heap=heap),

@@ -56,7 +56,7 @@ def program(command: list[str], log: Path, **variables: str) -> Iterator[None]:
 
 def until(condition: Callable[[], object], what: str, logs: list[Path]) -> None:
     """Waits for what only other processes bring about."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 240
     while not condition():
         if time.monotonic() > deadline:
             tails = "\n".join(f"{log.name}: {log.read_text()[-1500:]}" for log in logs)

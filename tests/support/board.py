@@ -60,6 +60,8 @@ class Board:
         # Not below /dev/pts, which mpremote reads in another way than a board's port.
         Path(self.port).unlink(missing_ok=True)
         Path(self.port).symlink_to(os.ttyname(inside))
+        # Of a board before this one that lost its power in a reset.
+        self._image.with_name(self._image.name + ".reset").unlink(missing_ok=True)
         self._boot()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

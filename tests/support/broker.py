@@ -20,7 +20,7 @@ from tests.support.tools import free_port, need_tool
 def mosquitto(port: int | None = None) -> Iterator[MqttConfig]:
     """A mosquitto process without access control."""
     program = need_tool("mosquitto", "/usr/sbin/mosquitto")
-    with MosquittoBroker(port=port, program=program) as broker:
+    with MosquittoBroker(port=port or free_port(), program=program) as broker:
         wait_until_connectable(broker.config)
         yield broker.config
 
@@ -60,7 +60,7 @@ def mutual_tls(folder: Path) -> Iterator[MqttConfig]:
 @contextmanager
 def embedded(port: int | None = None) -> Iterator[MqttConfig]:
     """The broker that the demo embeds (rumqttd), MQTT 5 on loopback."""
-    with EmbeddedBroker(port) as broker:
+    with EmbeddedBroker(port or free_port()) as broker:
         yield broker.config
 
 

@@ -92,7 +92,7 @@ class Controller:
             properties=connect_properties(self.broker),
         )
         self._client.loop_start()
-        assert self._subscribed.wait(10)
+        assert self._subscribed.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -134,7 +134,10 @@ class Controller:
         return [m for who, m in rows if isinstance(m, kind) and device in (None, who)]
 
     def wait_for(
-        self, kind: type[Any], when: Callable[[Any], bool] = lambda _: True, timeout_s: float = 20.0
+        self,
+        kind: type[Any],
+        when: Callable[[Any], bool] = lambda _: True,
+        timeout_s: float = 120.0,
     ) -> Any:
         """The first message of a type for which `when` holds; fails after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
@@ -175,7 +178,7 @@ class Controller:
         self._client.publish(topic, codec.encode(desired), qos=1, retain=True)
         return self.revision
 
-    def wait_final(self, revision: int, timeout_s: float = 30.0) -> UpdateEvent:
+    def wait_final(self, revision: int, timeout_s: float = 120.0) -> UpdateEvent:
         """The final update event of a revision."""
         return self.wait_for(
             UpdateEvent,
@@ -191,7 +194,7 @@ class Controller:
         self._client.publish(topic, payload, qos=1, properties=options)
 
     def ask(
-        self, device: str, op: str, timeout_s: float = 10.0, group: bool = False, **fields: Any
+        self, device: str, op: str, timeout_s: float = 60.0, group: bool = False, **fields: Any
     ) -> Answer:
         """Sends a request and waits for its final answer."""
         request_id = self.ask_only(device, op, group=group, **fields)
@@ -263,11 +266,11 @@ class AgentProcess:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
         if self.process is not None:
-            self.process.wait(10)
+            self.process.wait(60)
             if self.process.stdin is not None:
                 self.process.stdin.close()
 
-    def terminate(self, timeout_s: float = 20.0) -> int:
+    def terminate(self, timeout_s: float = 60.0) -> int:
         """SIGTERM; returns the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)

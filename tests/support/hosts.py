@@ -37,7 +37,7 @@ class Host:
         """The command line that runs `words` there."""
         return [*self._enter, *words]
 
-    def run(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         """Runs a program there to its end."""
         return subprocess.run(
             self.command(*words),

@@ -25,7 +25,7 @@ from fleet.controller import Controller
 from fleet.folder import Fleet, FleetConfig
 from fleet.store import Store, desired, devices, ownership
 
-WAIT_S: Final = 20.0
+WAIT_S: Final = 90.0
 _REF: Final = BundleRef("m", "1.0.0", "a" * 64)
 
 

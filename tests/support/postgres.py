@@ -49,10 +49,10 @@ class Postgres:
             connection.execute(statement.encode())
 
     @contextlib.contextmanager
-    def database(self) -> Iterator[str]:
-        """An empty database; yields its URL."""
+    def database(self, template: str = "template0") -> Iterator[str]:
+        """A copy of a database that nobody is connected to, or an empty one; yields its URL."""
         name = f"t{uuid.uuid4().hex[:16]}"
-        self._run(f"CREATE DATABASE {name}")
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template}")
         try:
             yield self.url(name)
         finally:
@@ -60,8 +60,13 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres() -> Iterator[Postgres]:
-    """Starts a server, and stops it at the end."""
+def postgres(*, durable: bool = True) -> Iterator[Postgres]:
+    """Starts a server, and stops it at the end.
+
+    Args:
+        durable: False where nothing is measured and only processes are killed: what was written
+            outlives them without fsync.
+    """
     initdb, server = _program("initdb"), _program("postgres")
     account = _account()
     folder = Path(tempfile.mkdtemp(prefix="shoal-postgres-"))
@@ -82,7 +87,7 @@ def postgres() -> Iterator[Postgres]:
         port = free_port()
         with subprocess.Popen(
             [server, "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder,
-             "-c", "max_connections=200", "-c", "fsync=on"],
+             "-c", "max_connections=200", "-c", f"fsync={'on' if durable else 'off'}"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=folder,

@@ -19,6 +19,8 @@ from fleet.client import Client
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from tests.support.tools import free_port
 
+STARTS_S = 180.0  # a safety limit: four workers share two cores
+
 
 class ServedFleet:
     """A fleet's folder with ``shoal fleet serve`` running on it; a context manager."""
@@ -57,7 +59,11 @@ class ServedFleet:
                 stdout=log,
                 stderr=log,
             )  # fmt: skip
-        self.until(self._ready, 60)
+        try:
+            self.until(self._ready, STARTS_S)
+        except BaseException:
+            self.kill()  # nothing of a test that failed may run on beside the next one
+            raise
 
     def _ready(self) -> bool:
         assert self.process is not None
@@ -73,16 +79,16 @@ class ServedFleet:
         """As the out-of-memory killer does."""
         assert self.process is not None
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(60)
 
     def stop(self) -> int:
         """As systemd does; returns the exit code."""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(40)
+        return self.process.wait(120)
 
-    def until(self, holds: Callable[[], Any], seconds: float = 30.0) -> Any:
+    def until(self, holds: Callable[[], Any], seconds: float = 120.0) -> Any:
         """Asks over HTTP until something holds; there is no event to wait for across processes."""
         deadline = time.monotonic() + seconds
         while not (found := holds()):

@@ -20,6 +20,8 @@ from fleet.store import tokens
 from tests.support.event_loop import COMPLAINT
 from tests.support.tools import free_port
 
+STARTS_S = 180.0  # a safety limit: four workers share two cores
+
 
 class Served:
     """A fleet and its controller's process.
@@ -57,9 +59,10 @@ class Served:
                  "--dir", self.fleet.folder, "--log-level", "warning"],
                 stdout=log, stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + STARTS_S
         while not self._ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()  # nothing of a test that failed may run on beside the next one
                 raise RuntimeError(
                     f"the controller did not start:\n{self._log.read_text()[-2000:]}"
                 )
@@ -84,7 +87,7 @@ class Served:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(30)
+                self.process.wait(120)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

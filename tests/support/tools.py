@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import secrets
 import shutil
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,8 +30,34 @@ def need_tool(*candidates: str) -> str:
     pytest.skip(message)
 
 
+_WORKERS = 16
+_FIRST_PORT, _LAST_PORT = 20_000, 32_000
+
+
+def _slice() -> Iterator[int]:
+    """The ports of this worker, again and again, from one of them at random.
+
+    No other worker takes them, and the kernel gives none of them to a client: so a port that
+    was free is free until the program that a test starts listens on it.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    size = (_LAST_PORT - _FIRST_PORT) // _WORKERS
+    first = _FIRST_PORT + int(worker) % _WORKERS * size
+    start = secrets.randbelow(size)
+    for step in itertools.count(start):
+        yield first + step % size
+
+
+_PORTS = _slice()
+_PORTS_LOCK = threading.Lock()
+
+
 def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody listens on, and that nobody else is given in this run."""
+    for _ in range(_LAST_PORT - _FIRST_PORT):
+        with _PORTS_LOCK:
+            port = next(_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("", port))
+            return port
+    raise RuntimeError(f"no free port between {_FIRST_PORT} and {_LAST_PORT}")

@@ -25,7 +25,7 @@ from contracts.bundle import Bundle
 from contracts.errors import RefusedError, ShoalError
 from tests.support.controller import TINY
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 
 
 @pytest.fixture

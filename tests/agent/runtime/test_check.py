@@ -24,7 +24,7 @@ from contracts.messages import Selftested
 from tests.support.controller import TINY
 from tests.support.engine import MemoryRepository, Rig
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from contracts.config import AgentConfig, MqttConfig, SourceConfig
 from tests.agent.sources.test_tail import Taken
 from tests.support.tools import free_port
 
-PATIENCE_S = 10.0
+PATIENCE_S = 90.0
 
 
 class Waited(Taken):

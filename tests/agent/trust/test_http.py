@@ -19,7 +19,7 @@ from agent.update.fetch import read_all
 from agent.update.http import Http
 from contracts.errors import InputError, RefusedError, UnavailableError
 
-PATIENCE_S = 10.0
+PATIENCE_S = 90.0
 
 
 class Handler(BaseHTTPRequestHandler):

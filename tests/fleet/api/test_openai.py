@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -28,10 +29,11 @@ def served(
 ) -> Iterator[ServedFleet]:
     """A controller and two agents of the group ``kitchen`` that both run a tiny generator."""
     folder = tmp_path_factory.mktemp("openai")
+    name_of_fleet = f"openai-{uuid.uuid4().hex[:8]}"  # the broker knows the owner of each fleet
     bundle = tiny_bundle(folder / "bundle")
     with ExitStack() as stack:
         fleet = stack.enter_context(
-            ServedFleet(folder / "fleet", mosquitto_broker, name="openai-test")
+            ServedFleet(folder / "fleet", mosquitto_broker, name=name_of_fleet)
         )
         ref, _ = fleet.fleet.publish(bundle)
         assert ref == Bundle.open(bundle).ref
@@ -39,7 +41,7 @@ def served(
         for name in ("d1", "d2"):
             stack.enter_context(
                 AgentProcess(
-                    folder / name, mosquitto_broker, "openai-test", repository, device=name,
+                    folder / name, mosquitto_broker, name_of_fleet, repository, device=name,
                     repository_url=f"{fleet.fleet.api_url}/repo/",
                 )
             )  # fmt: skip

@@ -55,7 +55,7 @@ def test_every_file_lands_byte_for_byte_and_the_board_restarts(folder, tmp_path)
     with Board(tmp_path) as board:
         done = CliRunner().invoke(app, ["boards", "flash", str(folder), "--port", board.port])
         assert done.exit_code == 0, done.output
-        assert board.restarted.wait(10)
+        assert board.restarted.wait(60)
     assert board.files() == _content(folder)
 
 

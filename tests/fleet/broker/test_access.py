@@ -23,7 +23,7 @@ from tests.support.tools import need_tool
 
 FLEET = "reef"
 TOPICS = Topics(FLEET)
-WAIT_S = 10.0
+WAIT_S = 90.0
 
 
 class Client:

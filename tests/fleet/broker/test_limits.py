@@ -25,7 +25,7 @@ from fleet.identity import Enrolment, Identity
 from tests.support.tools import need_tool
 
 TOPICS = Topics("reef")
-PATIENCE_S = 10.0
+PATIENCE_S = 90.0
 MIB = 1024 * 1024
 SMALL = Size(connections=60, queued_bytes=2 * MIB, memory_bytes=64 * MIB)
 

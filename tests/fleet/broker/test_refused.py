@@ -27,7 +27,7 @@ from fleet.broker.run import free_port
 from fleet.folder import CONFIG, Fleet, FleetConfig
 from tests.support.tools import need_tool
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 
 
 class Reef:

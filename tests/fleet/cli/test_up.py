@@ -22,7 +22,7 @@ from fleet.folder import Fleet
 from tests.support.tools import free_port, need_tool
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from fleet.membership import leaving
 from fleet.store import devices
 from fleet.store.entries import Actor
 
-WAIT_S = 20.0
+WAIT_S = 90.0
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def program(*arguments: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(30)
+                process.wait(120)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
@@ -94,7 +94,7 @@ class Running:
 
     def until(self, condition: Any, what: str) -> None:
         """Waits for what only other processes bring about."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not condition():
             assert time.monotonic() < deadline, what
             threading.Event().wait(0.2)

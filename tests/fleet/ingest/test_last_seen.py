@@ -49,7 +49,7 @@ def _ingest(mqtt: MqttConfig, topics: Topics, store: Store, now: float = NOW) ->
     writer = Writer(store, admit_unknown=True)
     consumer = Consumer(topics, mqtt, writer, clock=lambda: now)
     consumer.start()
-    assert consumer.connected.wait(10)
+    assert consumer.connected.wait(60)
     try:
         yield consumer
     finally:
@@ -149,7 +149,7 @@ def test_a_will_is_the_brokers_word(
         topics, mosquitto_broker, Writer(store, admit_unknown=True), clock=lambda: now[0]
     )
     consumer.start()
-    assert consumer.connected.wait(10)
+    assert consumer.connected.wait(60)
     with _publisher(mosquitto_broker, topics) as send:
         send("status", Status("online", "b", 7, NOW))
         _until(lambda: consumer.counters.messages == 1)

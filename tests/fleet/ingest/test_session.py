@@ -54,7 +54,7 @@ class _Taker:
         properties.ReceiveMaximum = 4000
         self.client.connect(mqtt.host, mqtt.port, clean_start=False, properties=properties)
         self.client.loop_start()
-        assert self.subscribed.wait(10)
+        assert self.subscribed.wait(60)
 
     def _heard(self, *arguments: object) -> None:
         message = arguments[2]
@@ -67,7 +67,7 @@ class _Taker:
         # Its answer tells that the broker has read all that was written before it.
         self.subscribed.clear()
         self.client.subscribe(f"{self._topic}/other", 1)
-        assert self.subscribed.wait(10)
+        assert self.subscribed.wait(60)
         self.client.disconnect()
         self.client.loop_stop()
 
@@ -83,12 +83,12 @@ def test_what_is_acknowledged_in_bulk_does_not_come_again_and_the_rest_does(
     sender.loop_start()
     for payload in sent:
         sender.publish(f"{fleet_name}/x", payload, 1)
-    assert taker.reached.wait(30), "more than the default window is in flight"
+    assert taker.reached.wait(60), "more than the default window is in flight"
     assert taker.payloads == sent
     taker.client.acknowledge(taker.mids[:1490])
     taker.leave()
     again = _Taker(mosquitto_broker, fleet_name, f"{fleet_name}/x", 10)
-    assert again.reached.wait(10)
+    assert again.reached.wait(60)
     sender.publish(f"{fleet_name}/x", b"last", 1).wait_for_publish(10)
     again.client.acknowledge(again.mids)
     assert again.payloads[:10] == sent[1490:]

@@ -43,11 +43,11 @@ class _Process:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait(20)
+        self._process.wait(60)
 
     def stop(self) -> int:
         self._process.terminate()
-        return self._process.wait(40)
+        return self._process.wait(120)
 
     @property
     def stored(self) -> int:

@@ -35,7 +35,7 @@ from fleet.store.schema import DEVICE, METADATA, TELEMETRY
 from tests.fleet.broker.test_access import Client
 from tests.support.tools import need_tool
 
-WAIT_S = 20.0
+WAIT_S = 90.0
 TOPICS = Topics("reef")
 ME = Actor("me", "admin")
 

@@ -30,7 +30,7 @@ from tests.support.broker import mosquitto
 from tests.support.proxy import Proxy
 
 TOPICS = Topics("f")
-WAIT_S = 20.0
+WAIT_S = 90.0
 BLOCK = limits.MAX_BLOCK_BYTES
 
 

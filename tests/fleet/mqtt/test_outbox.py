@@ -34,7 +34,7 @@ class _Device:
         self._client.connect(mqtt.host, mqtt.port)
         self._client.loop_start()
         self._client.subscribe(topics.of_device("d1", "desired"), 1)
-        subscribed.get(timeout=10)
+        subscribed.get(timeout=60)
 
     def _on_message(self, _client: Any, _userdata: Any, message: paho.MQTTMessage) -> None:
         self.arrived.put(codec.decode(message.payload, Desired, what="desired").revision)
@@ -108,13 +108,13 @@ def test_documents_go_out_after_the_database_was_read_only(
     _want(store, 1)
     read_only(store, True)
     outbox.start()
-    assert outbox.link.connected.wait(10)
-    assert device.arrived.get(timeout=10) == 1
-    assert device.arrived.get(timeout=10) == 1, "it tries again"
+    assert outbox.link.connected.wait(60)
+    assert device.arrived.get(timeout=60) == 1
+    assert device.arrived.get(timeout=60) == 1, "it tries again"
     read_only(store, False)
     _want(store, 2)
     outbox.wake()
-    while device.arrived.get(timeout=10) != 2:
+    while device.arrived.get(timeout=60) != 2:
         pass
 
 
@@ -127,9 +127,9 @@ def test_documents_go_out_after_a_defect(
     failed = _failing(monkeypatch, name, 2)
     outbox.start()
     for _ in range(2):
-        failed.get(timeout=10)
+        failed.get(timeout=60)
     _want(store, 2)
-    while device.arrived.get(timeout=10) != 2:
+    while device.arrived.get(timeout=60) != 2:
         pass
 
 
@@ -144,5 +144,5 @@ def test_what_a_broker_may_have_lost_is_sent_again_although_the_first_look_fails
         assert connection.scalar(unsent) == 0
     failed = _failing(monkeypatch, "unreached", 1)
     outbox.start()
-    failed.get(timeout=10)
-    assert device.arrived.get(timeout=10) == 1
+    failed.get(timeout=60)
+    assert device.arrived.get(timeout=60) == 1

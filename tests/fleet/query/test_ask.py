@@ -43,7 +43,7 @@ class _Devices:
         self.client.connect(mqtt.host, mqtt.port)
         self.client.subscribe([(topics.requests_of(name), 1) for name in labels])
         self.client.loop_start()
-        assert self.ready.wait(10)
+        assert self.ready.wait(60)
 
     def _on_message(self, _client: Any, _userdata: Any, message: Any) -> None:
         device, op = message.topic.split("/")[4], message.topic.rsplit("/", 1)[1]
@@ -92,7 +92,7 @@ def test_a_fan_out_gives_every_device_one_answer_or_one_error(
     devices = _Devices(broker, topics, {"a": "on", "b": "on", "c": "off", "mute": ""})
     asker = Asker(topics, broker, f"{fleet_name}-ask")
     asker.start()
-    assert asker.link.connected.wait(10)
+    assert asker.link.connected.wait(60)
     names = ["a", "b", "c", "mute", "away"]
     answers = asyncio.run(
         _collect(asker, names, "classify", ClassifyRequest(text="x"), 3.0,
@@ -119,14 +119,14 @@ def test_a_stream_comes_in_chunks_and_a_silent_one_is_cancelled(
     devices = _Devices(broker, topics, {"a": "ends", "mute": ""})
     asker = Asker(topics, broker, f"{fleet_name}-ask")
     asker.start()
-    assert asker.link.connected.wait(10)
+    assert asker.link.connected.wait(60)
     answers = asyncio.run(_collect(asker, ["a"], "generate", GenerateRequest(prompt="x"), 10.0))
     assert [a.chunk for a in answers] == ["Hel", "lo", None]
     assert answers[-1].generated is not None and answers[-1].done
     assert not devices.cancelled.is_set()
     answers = asyncio.run(_collect(asker, ["mute"], "generate", GenerateRequest(prompt="x"), 1.5))
     assert answers[-1].error is not None and answers[-1].error.code == "no-answer"
-    assert devices.cancelled.wait(10)
+    assert devices.cancelled.wait(60)
     asker.stop()
     devices.close()
 
@@ -157,7 +157,7 @@ def test_answers_that_a_device_retains_are_removed_and_counted(
 
     def until(expected: int) -> None:
         nonlocal counted
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while counted < expected:
             assert time.monotonic() < deadline
             counted += asker.take_retained().get("mallory", 0)
@@ -179,7 +179,7 @@ def test_answers_that_a_device_retains_are_removed_and_counted(
     look.loop_start()
     look.subscribe([(topics.every_response(), 1), (fleet_name, 1)])
     look.publish(fleet_name, b"x", 1)
-    assert fence.wait(10)
+    assert fence.wait(60)
     assert left == []
     for client in (device, look):
         client.disconnect()

@@ -42,7 +42,7 @@ class Watcher:
                 self.reported[address.target] = msgspec.json.decode(message.payload, type=Reported)
             self.changed.notify_all()
 
-    def wait(self, condition: object, seconds: float = 30) -> None:
+    def wait(self, condition: object, seconds: float = 120) -> None:
         with self.changed:
             assert self.changed.wait_for(condition, seconds)  # type: ignore[arg-type]
 

@@ -132,9 +132,9 @@ def test_a_label_that_no_database_can_keep_stops_nothing(store: Store) -> None:
     assert _found(store, "site=*") == []
 
 
-def test_an_upgrade_finds_what_was_there_before(database_url: str) -> None:
+def test_an_upgrade_finds_what_was_there_before(bare_database_url: str) -> None:
     """The rows that the migration writes are those that the code writes."""
-    store = Store(database_url)
+    store = Store(bare_database_url)
     with store.engine.connect() as connection, connection.begin():
         config = store._alembic()
         config.attributes["connection"] = connection

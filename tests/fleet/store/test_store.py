@@ -78,9 +78,9 @@ def test_migrating_twice_changes_nothing_and_check_passes(store: Store) -> None:
     assert store.revision()[0] == store.revision()[1]
 
 
-def test_a_database_without_schema_is_named_as_such(database_url: str) -> None:
+def test_a_database_without_schema_is_named_as_such(bare_database_url: str) -> None:
     """A store that was never migrated is unavailable, not a traceback."""
-    store = Store(database_url)
+    store = Store(bare_database_url)
     with pytest.raises(UnavailableError) as error:
         store.check()
     assert error.value.code == "old-schema"

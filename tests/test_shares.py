@@ -1,0 +1,42 @@
+"""How tests are dealt to workers loses none."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.conftest import LONG, _dealt
+from tests.support.tools import free_port
+
+
+@pytest.mark.parametrize("workers", [2, 3, 4, 8])
+def test_each_test_is_dealt_once_and_each_share_begins_with_long_ones(workers: int) -> None:
+    """Whatever is collected, in whatever order."""
+    chance = random.Random(workers)
+    paths = [f"/x/tests/{part}.py" for part in LONG for _ in range(9)]
+    paths += [f"/x/tests/other/test_{number}.py" for number in range(1000)]
+    chance.shuffle(paths)
+    items = [SimpleNamespace(path=Path(path)) for path in paths]
+    dealt = _dealt(items, workers)  # type: ignore[arg-type]
+    assert sorted(map(id, dealt)) == sorted(map(id, items))
+    for worker in range(workers):
+        first = dealt[worker * (len(items) // workers)]
+        assert any(part in first.path.as_posix() for part in LONG)
+
+
+def test_every_long_module_is_there() -> None:
+    """A module that was moved is still among the first."""
+    here = Path(__file__).parent
+    paths = [path.as_posix() for path in here.rglob("test_*.py")]
+    assert [part for part in LONG if not any(part in path for path in paths)] == []
+
+
+def test_no_port_is_given_twice_nor_one_that_the_kernel_gives_to_clients() -> None:
+    """The kernel's own range begins above."""
+    given = [free_port() for _ in range(300)]
+    assert len(set(given)) == len(given)
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(given) < low
