@@ -13,7 +13,6 @@ import structlog
 from contracts.config import MqttConfig
 from tests.support.broker import BROKERS, mosquitto
 
-
 # Where the longest tests are, the longest first: each worker begins with some of them, so that
 # none is left alone with one at the end.
 LONG = (
