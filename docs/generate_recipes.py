@@ -30,7 +30,8 @@ in `examples/`.
 | recipe | what |
 |---|---|
 | `home-intents.yaml`, `-de`, `-ru` | what somebody says to a house; needs no data of yours |
-| `intents-512k.yaml` | the default for your own labelled text, at most 512 KiB |
+| `text.yaml` | the default for your own labelled text: finds its own student, at most 512 KiB |
+| `intents-512k.yaml` | a fixed student for many labels, at most 512 KiB |
 | `intents-256k.yaml` | the same for microcontrollers: 256 KiB of model, 64 KiB of arena |
 | `sbc-quality.yaml` | the fine-tuned encoder itself, for single-board computers |
 | `sbc-transformer.yaml` | its first two layers |

@@ -1,8 +1,13 @@
-"""The learning rate of a step: warm-up, then cosine decay."""
+"""How long things take, and the learning rate of a step: warm-up, then cosine decay."""
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
+
+_TOKENS_LEARNED: Final = 1000
+"""Tokens that a teacher of the default size learns from in a second of a build's time."""
 
 
 def schedule(step: int, steps: int, peak: float) -> float:
@@ -11,3 +16,19 @@ def schedule(step: int, steps: int, peak: float) -> float:
     if step < warm:
         return peak * (step + 1) / warm
     return float(peak * 0.5 * (1 + np.cos(np.pi * (step - warm) / max(1, steps - warm))))
+
+
+def seconds_for(rows: int) -> float:
+    """What a build may take on two quiet cores: with the root of the rows, a minute at least."""
+    return max(60.0, 110.0 * float(np.sqrt(rows / 300)))
+
+
+def passes(rows: int, tokens: int) -> float:
+    """Passes over the rows that a fine-tuning takes; below 1: over a part of them.
+
+    Args:
+        rows: of the training split.
+        tokens: in all of them.
+    """
+    most = 10.0 if rows <= 1000 else 6.0 if rows <= 3000 else 4.0
+    return min(most, _TOKENS_LEARNED * seconds_for(rows) / max(1, tokens))

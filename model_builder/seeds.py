@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 
 def derive(seed: int, purpose: str) -> int:
@@ -21,3 +22,12 @@ def make_deterministic(seed: int) -> None:
     np.random.seed(seed)  # for libraries that take no generator
     tf.keras.utils.set_random_seed(seed)
     tf.config.experimental.enable_op_determinism()
+
+
+def some_of_each(targets: NDArray[np.int64], most: int, seed: int) -> NDArray[np.int64]:
+    """Indices of about `most` rows, among them one of every target: int64, ascending."""
+    if len(targets) <= most:
+        return np.arange(len(targets))
+    drawn = np.random.default_rng(seed).permutation(len(targets))
+    _, first = np.unique(targets[drawn], return_index=True)
+    return np.asarray(np.union1d(drawn[first], drawn[:most]), np.int64)

@@ -21,6 +21,7 @@ from contracts.bundle import Bundle, pack
 from contracts.errors import RefusedError
 from contracts.manifest import Provenance
 from model_builder.classify import metrics
+from model_builder.classify.auto import find
 from model_builder.classify.candidate import Candidate
 from model_builder.classify.crossvalidation import Judged, cross_validate, folds_of
 from model_builder.classify.distil import Student, distil, soft_labels, untrained
@@ -68,15 +69,24 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     make_deterministic(recipe.seed)
     dataset = prepare(recipe)
     _foresee(recipe, dataset)
-    teacher = make_teacher(recipe, dataset, out / "cache", progress)
-    learned = time.monotonic()
-    labels = soft_labels(recipe, dataset, teacher)
-    labelled = time.monotonic()
     searched: dict[str, Any] = {}
+    if recipe.student.family == "auto":
+        chosen = find(recipe, dataset, out / "cache", progress)
+        recipe, teacher, labels = chosen.recipe, chosen.teacher, chosen.labels
+        learned = labelled = time.monotonic()
+        searched = {"auto": chosen.report}
+    else:
+        teacher = make_teacher(recipe, dataset, out / "cache", progress)
+        learned = time.monotonic()
+        labels = soft_labels(recipe, dataset, teacher)
+        labelled = time.monotonic()
+    student: Student
     if recipe.budget.floor:
         found = search(recipe, dataset, labels, teacher, out / "cache", progress)
         recipe, student = found.recipe, found.student
-        searched = {"search": found.report}
+        searched |= {"search": found.report}
+    elif "auto" in searched:
+        student = chosen.student
     else:
         student = distil(recipe, dataset, labels, teacher, out / "cache", progress)
     trained = time.monotonic()
@@ -180,7 +190,9 @@ def _assess(
     progress("converts", 0, 1)
     candidate = student.convert(recipe, rng)
     progress("converts", 1, 1)
-    int8_validation = candidate.logits(dataset.validation.texts)
+    int8_validation = student.held_out
+    if int8_validation is None:
+        int8_validation = candidate.logits(dataset.validation.texts)
     int8_logits = candidate.logits(test.texts)
     float_logits = student.float_logits(test.texts)
     judged = crossed or Judged(

@@ -38,6 +38,9 @@ class Student(Protocol):
     history: list[dict[str, Any]]
     """One entry a training run."""
 
+    held_out: NDArray[np.float32] | None
+    """Answers to the validation rows before the student learned those too: float32 [N, C]."""
+
     def convert(self, recipe: Recipe, rng: np.random.Generator) -> Candidate:
         """The model file with its front end."""
 
@@ -251,6 +254,7 @@ class TrainedNgram:
         self, student: NgramStudent, ids: NDArray[np.int32], history: list[dict[str, Any]]
     ) -> None:
         self.history = history
+        self.held_out: NDArray[np.float32] | None = None
         self._weights = [v.numpy() for v in student.variables]
         student.freeze()
         self._student = student
@@ -286,6 +290,7 @@ class TrainedEncoder:
 
     def __init__(self, student: EncoderStudent, teacher: SentenceTeacher) -> None:
         self.history: list[dict[str, Any]] = []
+        self.held_out: NDArray[np.float32] | None = None
         self._student = student
         self._teacher = teacher
 

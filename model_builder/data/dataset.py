@@ -156,9 +156,11 @@ def prepare(recipe: Recipe) -> Dataset:
     for name, rows_of in (("validation", validation), ("test", test)):
         strange = sorted({row.label for row in rows_of} - set(labels))
         if strange:
-            raise InputError(
-                "unknown-label",
-                f"the {name} split has labels that training lacks: {', '.join(strange)[:200]}",
+            lost = sum(row.label in strange for row in rows_of)
+            rows_of[:] = [row for row in rows_of if row.label not in strange]
+            report.warnings.append(
+                f"{lost} rows of the {name} split have labels that training lacks, which no "
+                f"model can answer; they are left out: {', '.join(strange)[:200]}"
             )
         if not rows_of:
             raise InputError("bad-data", f"the {name} split is empty; give more rows or a file")

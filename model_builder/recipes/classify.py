@@ -95,16 +95,17 @@ class SplitConfig(Section, frozen=True):
 
 
 class StudentConfig(Section, frozen=True):
-    """The student: ``ngram`` (microcontrollers), ``transformer`` or ``encoder`` (SBCs).
+    """The student: ``auto``, ``ngram`` (microcontrollers), ``transformer`` or ``encoder`` (SBCs).
 
     Attributes:
-        family: which.
-        ngram: shape of the n-gram student.
+        family: which; ``auto`` is an n-gram student whose shape, training and made text are found
+            on the validation split, within ``budget.model_bytes`` or else 512 KiB.
+        ngram: shape of the n-gram student; ``auto`` finds its own.
         transformer: shape of the small transformer; the encoder takes the teacher's shape.
         lengths: token counts that the model has a signature for (SBCs).
     """
 
-    family: Literal["ngram", "transformer", "encoder"] = "ngram"
+    family: Literal["auto", "ngram", "transformer", "encoder"] = "auto"
     ngram: NgramStudentConfig = NgramStudentConfig()
     transformer: TransformerConfig = TransformerConfig()
     lengths: Lengths = (16, 32, 64)

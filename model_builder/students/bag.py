@@ -99,7 +99,7 @@ class Bag:
             found.append(self._top(rows.sum(axis=1), rows.max(axis=1))[-1])
         return np.concatenate(found)
 
-    def _top(self, total: Floats, largest: Floats) -> tuple[Floats, Floats]:
+    def _top(self, total: Floats, largest: Floats) -> tuple[Any, Any]:
         """The first layer's sums, and the logits."""
         own = self.weights
         first = (total * self.share) @ own["from_mean"] + own["first_bias"]
@@ -231,9 +231,7 @@ class _Adam:
         fit, (slow, slower) = self._fit, _BETAS
         warm = min(1.0, (number + 1) / max(1.0, 0.05 * fit.steps))
         rate = fit.rate * warm * 0.5 * (1 + np.cos(np.pi * number / fit.steps))
-        size = np.float32(
-            rate * np.sqrt(1 - slower ** (number + 1)) / (1 - slow ** (number + 1))
-        )
+        size = np.float32(rate * np.sqrt(1 - slower ** (number + 1)) / (1 - slow ** (number + 1)))
         for name, gradient in gradients.items():
             first, second = self._first[name], self._second[name]
             weight = self._weights[name]

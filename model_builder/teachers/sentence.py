@@ -22,7 +22,8 @@ from model_builder.encoders.encoder import Encoder, pad_batch
 from model_builder.encoders.finetune import finetune, length_batches
 from model_builder.encoders.weights import EncoderFiles
 from model_builder.recipes.teachers import TeacherConfig
-from model_builder.seeds import derive
+from model_builder.schedule import passes
+from model_builder.seeds import derive, some_of_each
 from model_builder.teachers.base import Progress
 from model_builder.teachers.probe import fit_probe
 
@@ -144,6 +145,12 @@ class SentenceTeacher:
         """
         config = self._config
         seed = derive(self._seed, "finetune")
+        if not config.epochs:
+            share = passes(len(texts), sum(len(row) for row in self.tokens(texts)))
+            if share < 1:
+                chosen = some_of_each(targets, int(share * len(texts)), seed)
+                texts, targets = [texts[i] for i in chosen], targets[chosen]
+            config = msgspec.structs.replace(config, epochs=max(1, round(share)))
         key = hashlib.sha256(
             msgspec.json.encode([self._state, config, seed, list(texts), targets.tolist()])
         ).hexdigest()

@@ -48,7 +48,10 @@ def write_recipe(folder: Path, **sections: Any) -> Path:
         "data": {"train": str(write_rows(folder / "rows.jsonl"))},
         "split": {"validation": 0.2, "test": 0.25},
         "teacher": {"source": "none"},
-        "student": {"ngram": {"features": {"buckets": 512, "length": 64}, "dim": 16, "hidden": 16}},
+        "student": {
+            "family": "ngram",
+            "ngram": {"features": {"buckets": 512, "length": 64}, "dim": 16, "hidden": 16},
+        },
         "distillation": {"fit": {"epochs": 30, "batch": 16, "rate": 0.02}},
         "quantisation": {"max_loss": 0.2},
         **sections,

@@ -1,0 +1,143 @@
+"""What ``family: auto`` tries, and how long: from what the data looks like.
+
+A text gives a few hundred features; a table of few rows mixes them up, a narrow one cannot tell
+many labels apart. So few labels get many narrow rows, many labels fewer wide ones.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.text import NgramConfig, ngram_ids
+from model_builder.recipes.students import NgramStudentConfig
+from model_builder.rounding import common_length
+from model_builder.students.bag import BagFit
+
+DEFAULT_BYTES: Final = 512 * 1024
+"""Of the model file, where the recipe has no budget."""
+
+_OVERHEAD: Final = 7_000
+"""Bytes of a model file beside its weights, and a little room."""
+
+_LOOKED_AT: Final = 1000
+"""Texts whose features are counted."""
+
+_LONGEST: Final = 1024
+_MOST_BUCKETS: Final = 2**18
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What the search goes by.
+
+    Attributes:
+        rows: of the training split.
+        labels: how many.
+        tokens: of the teacher in a text, on average; 0: not known.
+        seconds: that the build may take on two quiet cores.
+    """
+
+    rows: int
+    labels: int
+    tokens: float
+    seconds: float
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """One way to make the student.
+
+    Attributes:
+        name: for people.
+        shape: of the student.
+        natural: share of the steps' texts that are training rows; 1: no made text is used.
+        fit: of the training.
+    """
+
+    name: str
+    shape: NgramStudentConfig
+    natural: float
+    fit: BagFit
+
+
+def shape(
+    texts: list[str],
+    labels: int,
+    model_bytes: int,
+    dim: int,
+    hidden: int,
+    *,
+    chars: tuple[int, int] = (3, 4),
+    pairs: bool = True,
+    max_pool: bool = False,
+) -> NgramStudentConfig:
+    """A student with as many rows as the budget holds, long enough for nearly every text."""
+    first = hidden or labels
+    pools = 2 if max_pool else 1
+    spent = pools * dim * first + 8 * first + (hidden * labels + 8 * labels if hidden else 0)
+    room = max(64, (model_bytes - _OVERHEAD - spent) // dim)
+    features = NgramConfig(
+        buckets=min(_MOST_BUCKETS, room),
+        length=4096,
+        char_min=chars[0],
+        char_max=chars[1],
+        pairs=pairs,
+    )
+    step = max(1, len(texts) // _LOOKED_AT)
+    counts = [int(np.count_nonzero(ngram_ids(text, features)[0])) for text in texts[::step]]
+    usual = int(np.quantile(counts, 0.98)) if counts else 64
+    length = 64
+    while length < usual and length < _LONGEST:
+        length *= 2
+    features = msgspec.structs.replace(features, length=common_length(length))
+    return NgramStudentConfig(features=features, dim=dim, hidden=hidden, max_pool=max_pool)
+
+
+def plans(texts: list[str], facts: Facts, model_bytes: int, made: int) -> list[Plan]:
+    """What is tried, the likeliest first.
+
+    Args:
+        texts: of the training split.
+        facts: of the data.
+        model_bytes: the budget.
+        made: texts that were made and labelled.
+    """
+    labels = facts.labels
+    steps = int(np.clip(40 * facts.seconds**0.75, 1200, 9000))
+    few = BagFit(steps=max(800, steps // 3), feature_dropout=0.3, dropout=0.2)
+    many = BagFit(steps=steps)
+    if labels <= 8:
+        sizes = [(8, 32, False), (16, 64, False), (4, 16, False), (8, 0, False)]
+    elif labels <= 30:
+        sizes = [(16, 64, False), (24, 96, True), (8, 64, False), (16, 64, True)]
+    else:
+        sizes = [(48, 128, True), (32, 128, True), (24, 128, True), (32, 128, False)]
+    found = []
+    for dim, hidden, largest in sizes:
+        for chars in ((3, 5), (3, 4)) if labels <= 30 else ((3, 4),):
+            own = shape(texts, labels, model_bytes, dim, hidden, chars=chars, max_pool=largest)
+            name = f"{own.features.buckets} x {dim}, characters {chars[0]}-{chars[1]}"
+            name += f", hidden {hidden}" if hidden else ", linear"
+            name += ", maximum" if largest else ""
+            if made:
+                found.append(Plan(name, own, 0.3, many))
+            if not made or (dim, chars) == (sizes[0][0], (3, 5) if labels <= 30 else (3, 4)):
+                found.append(Plan(f"{name}, the rows alone", own, 1.0, few))
+    return found[:8]
+
+
+def temperature_and_surprise(
+    logits: NDArray[np.float32], targets: NDArray[np.int64]
+) -> tuple[float, float]:
+    """The best temperature on these rows, and the mean negative log-likelihood under it."""
+    from model_builder.classify import metrics
+
+    best = (1.0, np.inf)
+    for temperature in np.geomspace(0.25, 8, 21):
+        shares = metrics.softmax(logits, float(temperature))
+        loss = -np.log(np.maximum(shares[np.arange(len(targets)), targets], 1e-9)).mean()
+        if loss < best[1]:
+            best = (float(temperature), float(loss))
+    return best

@@ -1,0 +1,187 @@
+"""``family: auto``: what is tried, what is chosen, and that every small set gives a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from contracts.bundle import Bundle
+from contracts.text import NgramConfig
+from model_builder.classify.build import build
+from model_builder.classify.plans import Facts, plans
+from model_builder.classify.variations import variations
+from model_builder.convert import Runner, to_int8
+from model_builder.recipes.classify import load
+from model_builder.recipes.students import NgramStudentConfig
+from model_builder.schedule import passes, seconds_for
+from model_builder.students.bag import Bag, BagFit, train_bag
+from model_builder.students.ids import encode, predict
+from model_builder.teachers.base import silent
+from model_builder.teachers.counted import CountedTeacher
+from model_builder.tflm import measure
+from tests.model_builder.support import sentences, write_encoder, write_recipe, write_rows
+
+TEXTS = [text for text, _ in sentences()]
+
+
+def test_few_labels_get_more_rows_than_many() -> None:
+    """A sentiment table is narrow and long, one of 150 intents wide and short."""
+    rows = {}
+    for labels in (2, 150):
+        facts = Facts(3000, labels, 20.0, 300.0)
+        tried = plans(TEXTS, facts, 512 * 1024, 10_000)
+        assert 3 <= len(tried) <= 8
+        rows[labels] = tried[0].shape.features.buckets
+    assert rows[2] > 4 * rows[150]
+
+
+def test_a_plan_for_long_text_reads_all_of_it() -> None:
+    """The ids of nearly every text fit the student's length."""
+    long = [" ".join(TEXTS[i : i + 8]) for i in range(60)]
+    plan = plans(long, Facts(60, 2, 60.0, 60.0), 512 * 1024, 100)[0]
+    ids = encode(long, plan.shape.features)
+    assert (ids[:, -1] == 0).mean() > 0.95
+
+
+@pytest.mark.parametrize("size", [64 * 1024, 256 * 1024, 512 * 1024])
+@pytest.mark.parametrize("labels", [2, 20, 150])
+def test_every_plan_keeps_the_budget(size: int, labels: int) -> None:
+    """The file that a plan will give, from what is known before training."""
+    for plan in plans(TEXTS, Facts(3000, labels, 20.0, 300.0), size, 100):
+        own = plan.shape
+        first = own.hidden or labels
+        weights = own.features.buckets * own.dim + own.dim * first * (2 if own.max_pool else 1)
+        weights += own.hidden * labels
+        assert weights < size
+
+
+def test_time_follows_the_data() -> None:
+    """Three minutes for 300 rows, 15 for 15,000, 60 for 120,000."""
+    assert seconds_for(300) <= 180
+    assert seconds_for(15_000) <= 900
+    assert seconds_for(120_000) <= 3600
+    assert passes(300, 6000) == 10
+    assert passes(120_000, 120_000 * 50) < 1
+
+
+@pytest.mark.parametrize(("hidden", "largest"), [(0, False), (16, False), (16, True), (0, True)])
+def test_the_quick_training_makes_the_same_student(hidden: int, largest: bool) -> None:
+    """It learns, TensorFlow gives the same answers, and all runtimes the same integers."""
+    config = NgramStudentConfig(
+        features=NgramConfig(buckets=2048, length=128, char_max=5),
+        dim=8,
+        hidden=hidden,
+        max_pool=largest,
+    )
+    labels = sorted({label for _, label in sentences()})
+    targets = np.eye(3, dtype=np.float32)[[labels.index(label) for _, label in sentences()]]
+    ids = encode(TEXTS, config.features)
+    bag = Bag(config, 3, 1)
+    train_bag(bag, ids, targets, np.ones(len(ids)), BagFit(steps=300, batch=32), 1)
+    logits = bag.logits(ids)
+    assert (logits.argmax(1) == targets.argmax(1)).mean() > 0.95
+    student = bag.student(3)
+    assert np.abs(predict(student, ids, quantise=True) - logits).max() < 0.05 * np.abs(logits).max()
+    student.freeze()
+    model = to_int8(student, student, 128, ids)
+    runner = Runner(model)
+    assert (runner.logits(ids).argmax(1) == logits.argmax(1)).mean() > 0.97
+    _, micro = measure(model, ids)
+    assert np.array_equal(micro, runner.quantised(ids))
+
+
+def test_a_gradient_is_the_slope_of_the_loss() -> None:
+    """One plain step along it lowers the loss of the rows it was taken on."""
+    config = NgramStudentConfig(features=NgramConfig(buckets=512, length=64), dim=4, hidden=8)
+    ids = encode(TEXTS, config.features)
+    targets = np.eye(3, dtype=np.float32)[np.arange(len(ids)) % 3]
+
+    def loss(bag: Bag) -> float:
+        logits = bag.logits(ids)
+        top = logits - logits.max(1, keepdims=True)
+        return float(-(targets * (top - np.log(np.exp(top).sum(1, keepdims=True)))).sum(1).mean())
+
+    bag = Bag(config, 3, 1)
+    before = loss(bag)
+    train_bag(
+        bag, ids, targets, np.ones(len(ids)), BagFit(steps=20, dropout=0, feature_dropout=0), 1
+    )
+    assert loss(bag) < before
+
+
+def test_variations_are_new_and_the_same_for_a_seed() -> None:
+    """Made text repeats no row, and none of itself."""
+    made = variations(TEXTS, {"kitchen": ["pantry"]}, 200, 1)
+    assert made == variations(TEXTS, {"kitchen": ["pantry"]}, 200, 1)
+    assert len(set(made)) == len(made) > 100
+    assert not set(made) & set(TEXTS)
+    assert any("pantry" in text for text in made)
+
+
+@pytest.mark.parametrize("texts", [["..."], [""], ["a"], ["a", "a"]])
+def test_text_that_gives_nothing_to_vary_gives_nothing(texts: list[str]) -> None:
+    """No words, or one: the search ends."""
+    assert len(variations(texts, {}, 10, 1)) <= 1
+
+
+def test_counting_survives_text_without_words() -> None:
+    """Punctuation alone, and an empty text."""
+    teacher = CountedTeacher(2)
+    teacher.train(["!!", "??", "!", "?"], np.array([0, 1, 0, 1]))
+    assert teacher.shares(["!!!", ""]).shape == (2, 2)
+
+
+def _document(tmp_path: Path, **sections: object) -> Path:
+    return write_recipe(
+        tmp_path,
+        **{"student": {"family": "auto"}, "budget": {"model_bytes": 65_536}, **sections},
+    )
+
+
+def test_auto_builds_a_bundle_and_says_why(tmp_path: Path) -> None:
+    """With an encoder: made text, the teacher's share, two rounds, and a model in the budget."""
+    encoder = write_encoder(tmp_path / "encoder")
+    recipe = load(
+        _document(
+            tmp_path,
+            teacher={"source": f"path:{encoder}", "mode": "finetune", "epochs": 0, "batch": 16},
+        )
+    )
+    result = build(recipe, tmp_path / "out", silent)
+    found = result.report["auto"]
+    assert found["made_texts"] > 0
+    assert found["tfidf_share"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert len(found["rounds"]) == 2 and len(found["rounds"][1]) <= 2
+    assert found["chosen"] in found["why"]
+    assert result.report["accuracy"]["int8"] > 0.6
+    assert Bundle.open(result.bundle).verify() is None
+    assert result.report["size"]["model_bytes"] <= 65_536
+
+
+def test_auto_needs_no_teacher(tmp_path: Path) -> None:
+    """The rows alone give a model too."""
+    result = build(load(_document(tmp_path)), tmp_path / "out", silent)
+    assert result.report["accuracy"]["int8"] > 0.6
+
+
+def test_a_second_build_takes_the_trainings_from_the_cache(tmp_path: Path) -> None:
+    """A build that was killed goes on; here, with nothing left to train."""
+    recipe = load(_document(tmp_path))
+    told: list[str] = []
+    first = build(recipe, tmp_path / "out", silent)
+    second = build(recipe, tmp_path / "out", lambda what, done, total: told.append(what))
+    assert first.report["bundle"]["files"] == second.report["bundle"]["files"]
+    assert not [what for what in told if what.startswith(("tries", "student"))]
+
+
+def test_labels_that_only_the_test_has_are_told(tmp_path: Path) -> None:
+    """A model cannot answer them, and there is a model all the same."""
+    rows = [*sentences()[::3], ("open the window", "never seen")]
+    path = write_rows(tmp_path / "test.jsonl", rows)
+    recipe = load(_document(tmp_path))
+    data = msgspec.structs.replace(recipe.data, test=str(path))
+    result = build(msgspec.structs.replace(recipe, data=data), tmp_path / "out", silent)
+    assert any("training lacks" in warning for warning in result.report["data"]["warnings"])
