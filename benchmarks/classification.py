@@ -3,13 +3,17 @@
 ::
 
     python benchmarks/classification.py --data clinc150=train.jsonl:test.jsonl:oos_test.jsonl
+        [--data reviews=train.csv:test.csv ...] [--seeds 3] [--systems shoal,tfidf-lr]
         [--validation clinc150=val.jsonl] [--oos-validation clinc150=oos_val.jsonl]
         [--text-column text] [--label-column label] [--out FOLDER] [--quick] [--json FILE]
 
-Without ``--data``: the home-intents sentences, written to files first. Each tier is built by
-``python -m model_builder build`` with the recipe in ``examples/``; a tier whose bundle is already
-in ``--out`` is not built again. Every system then labels the test split in a process of its own,
-in turns of a few hundred texts, on one thread; memory is the process's peak above a bare one.
+Any number of sets. Without ``--data``: the home-intents sentences, written to files first. Each
+tier is built by ``python -m model_builder build`` with the recipe in ``examples/``; a tier whose
+bundle is already in ``--out`` is not built again. The fixed tiers (``shoal-512k``,
+``shoal-256k``, ``shoal-quality``) are built where ``--systems`` names them. The last table says
+how far ``shoal`` (the default recipe) is on the way from the best peer to the teacher. Every
+system then labels the test split in a process of its own, in turns of a few hundred texts, on
+one thread; memory is the process's peak above a bare one.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -27,19 +32,10 @@ from typing import Any
 from _figures import ROOT, machine, save
 
 sys.path.insert(0, str(ROOT))
+from _systems import PEERS, SYSTEMS, TIERS, tier
 
-TIERS = {
-    "shoal-512k": "intents-512k.yaml",
-    "shoal-256k": "intents-256k.yaml",
-    "shoal-quality": "sbc-quality.yaml",
-}
+DEFAULT = ("shoal", "teacher", "frozen-lr", *PEERS)
 TURN = 250
-QUICK = [
-    "teacher.mode=probe",
-    "distillation.augment={dropout: 1}",
-    "distillation.fit.steps=1500",
-    "quantisation.max_loss=0.05",
-]
 
 
 def main() -> None:
@@ -52,6 +48,7 @@ def main() -> None:
     parser.add_argument("--label-column", default="label")
     parser.add_argument("--out", type=Path, default=Path("out/benchmark"))
     parser.add_argument("--systems", default="")
+    parser.add_argument("--seeds", type=int, default=1, help="builds of shoal, for the spread")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
@@ -81,18 +78,18 @@ def main() -> None:
             "label": args.label_column,
             "out": str((args.out / case).resolve()),
             "quick": args.quick,
+            "seeds": args.seeds,
         }
         rows += measure(job, args.systems.split(",") if args.systems else [])
     print_table(rows)
+    print_way(rows)
     save(args.json, "classification", rows, facts)
 
 
 def measure(job: dict[str, Any], only: list[str]) -> list[dict[str, Any]]:
     """All systems on one data set."""
-    systems = [*TIERS, "teacher", "fasttext", "fasttext-quantised", "tfidf-lr"]
-    if job["quick"]:
-        systems.remove("shoal-quality")
-    systems = [name for name in systems if not only or name in only]
+    known = [*TIERS, "teacher", "frozen-lr", *PEERS]
+    systems = [name for name in known if name in (only or DEFAULT)]
     rows: list[dict[str, Any]] = []
 
     def add(system: str, figure: str, value: float | None, unit: str) -> None:
@@ -118,6 +115,10 @@ def measure(job: dict[str, Any], only: list[str]) -> list[dict[str, Any]]:
             add(system, "oos_auroc", report["out_of_scope"]["auroc"], "ratio")
             add(system, "ece", report["calibration"]["ece"], "ratio")
             add(system, "train_s", report["seconds"]["all"], "s")
+        if system == "shoal" and job["seeds"] > 1:
+            seeds = [tier(job, system, n)["accuracy"]["int8"] for n in range(1, job["seeds"] + 1)]
+            add(system, "seeds_mean", statistics.mean(seeds), "ratio")
+            add(system, "seeds_spread", statistics.stdev(seeds), "ratio")
     workers = {}
     for system in systems:
         worker = Worker(system, job)
@@ -138,30 +139,6 @@ def measure(job: dict[str, Any], only: list[str]) -> list[dict[str, Any]]:
             add(system, "model_bytes", figures["bytes"], "bytes")
             add(system, "train_s", figures["train_s"], "s")
     return rows
-
-
-def tier(job: dict[str, Any], system: str) -> dict[str, Any]:
-    """The report of a tier, which is built when it is not there."""
-    out = Path(job["out"])
-    name = f"{job['case']}-{system}"
-    path = out / f"{name}-1.0.0-report.json"
-    if not path.is_file():
-        changes = [f"name={name}", f"data.train={job['train']}", f"data.test={job['test']}"]
-        changes += [f"data.columns.text={job['text']}", f"data.columns.label={job['label']}"]
-        if job["validation"]:
-            changes.append(f"data.validation={Path(job['validation']).resolve()}")
-        if job["oos"]:
-            changes.append(f"data.out_of_scope_test={job['oos']}")
-        if job["oos_validation"]:
-            changes.append(f"data.out_of_scope={Path(job['oos_validation']).resolve()}")
-        if job["quick"]:
-            changes += QUICK
-        command = [sys.executable, "-m", "model_builder", "build"]
-        command += [str(ROOT / "examples" / TIERS[system]), "--out", str(out), "--json"]
-        for change in changes:
-            command += ["--set", change]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 class Worker:
@@ -246,136 +223,6 @@ def work(system: str, job: dict[str, Any]) -> None:
     print(json.dumps(figures), flush=True)
 
 
-def shoal(system: str, job: dict[str, Any]) -> Any:
-    """A bundle in the device's own runtime: front end and model."""
-    from agent.runtime.classifier import Classifier
-    from contracts.bundle import Bundle
-
-    bundle = Bundle.open(Path(job["out"]) / f"{job['case']}-{system}-1.0.0")
-    classifier = Classifier(bundle, runtime="litert", threads=1)
-    facts = bundle.manifest.classifier
-    assert facts is not None
-    return (lambda text: facts.labels[classifier.run(text).best]), {}
-
-
-def fasttext(system: str, job: dict[str, Any]) -> Any:
-    """FastText with word bigrams and character 2- to 5-grams; trained in a child process."""
-    import fasttext as library
-
-    folder = Path(job["out"])
-    folder.mkdir(parents=True, exist_ok=True)
-    plain, small, timing = (folder / name for name in ("ft.bin", "ft.ftz", "ft.json"))
-    train = folder / "ft.txt"
-    if not timing.is_file():
-        if os.fork() == 0:  # training memory must not count as the model's
-            rows = _train_rows(job)
-            train.write_text(
-                "".join(f"__label__{r.label.replace(' ', '_')} {_flat(r.text)}\n" for r in rows),
-                encoding="utf-8",
-            )
-            start = time.monotonic()
-            options = {"wordNgrams": 2, "minn": 2, "maxn": 5, "verbose": 0, "thread": 2}
-            epochs = 5 if job["quick"] else 25
-            model = library.train_supervised(str(train), lr=0.5, epoch=epochs, **options)
-            seconds = time.monotonic() - start
-            model.save_model(str(plain))
-            model.quantize(str(train), retrain=True, cutoff=100_000, qnorm=True)
-            model.save_model(str(small))
-            timing.write_text(json.dumps([seconds, time.monotonic() - start]))
-            os._exit(0)
-        os.wait()
-    path = small if system.endswith("quantised") else plain
-    model = library.load_model(str(path))
-    seconds = json.loads(timing.read_text())[system.endswith("quantised")]
-    known = {f"__label__{r.label.replace(' ', '_')}": r.label for r in _train_rows(job)}
-    facts = {"bytes": path.stat().st_size, "train_s": seconds}
-    return (lambda text: known[model.predict(_flat(text))[0][0]]), facts
-
-
-def tfidf(system: str, job: dict[str, Any]) -> Any:
-    """TF-IDF of words and of characters, with logistic regression."""
-    import pickle
-
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline, make_union
-
-    del system
-    rows = _train_rows(job)
-    start = time.monotonic()
-    model = make_pipeline(
-        make_union(
-            TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
-            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True),
-        ),
-        LogisticRegression(C=30, max_iter=30 if job["quick"] else 300),
-    )
-    model.fit([row.text for row in rows], [row.label for row in rows])
-    seconds = time.monotonic() - start
-    size = len(pickle.dumps(model))  # its own bytes, never read back
-    return (lambda text: str(model.predict([text])[0])), {"bytes": size, "train_s": seconds}
-
-
-def teacher(system: str, job: dict[str, Any]) -> Any:
-    """The float encoder: accuracy from the build's report, latency of its float graph here."""
-    import numpy as np
-    import tensorflow as tf
-
-    from model_builder.encoders.weights import fetch
-    from model_builder.teachers.sentence import load_tokenizer
-
-    del system
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    out = Path(job["out"])
-    report = tier(job, "shoal-512k")
-    import yaml
-
-    recipe = yaml.safe_load((ROOT / "examples" / TIERS["shoal-512k"]).read_text())
-    files = fetch(recipe["teacher"]["source"], recipe["teacher"]["sha256"], out / "cache")
-    encoder = files.load()
-    tokenizer = load_tokenizer(files.tokenizer, 64)
-    forward = tf.function(
-        lambda ids, mask: encoder(ids, mask),
-        input_signature=[
-            tf.TensorSpec([1, None], tf.int32),
-            tf.TensorSpec([1, None], tf.float32),
-        ],
-    )
-    head = np.zeros((encoder.config.hidden_size, report["data"]["labels"]), np.float32)
-
-    def predict(text: str) -> str:
-        ids = np.array([tokenizer.encode(text).ids], np.int32)
-        hidden = forward(tf.constant(ids), tf.ones(ids.shape)).numpy()
-        return str((hidden @ head).argmax())
-
-    facts = {
-        "accuracy": report["accuracy"]["teacher"],
-        "bytes": report["teacher"]["bytes"],
-        "train_s": report["seconds"]["teacher"],
-    }
-    return predict, facts
-
-
-SYSTEMS = {
-    "shoal": shoal,
-    "fasttext": fasttext,
-    "fasttext-quantised": fasttext,
-    "tfidf-lr": tfidf,
-    "teacher": teacher,
-}
-
-
-def _train_rows(job: dict[str, Any]) -> list[Any]:
-    from contracts.labelled.load import load_rows
-
-    return load_rows(Path(job["train"]), text=job["text"], label=job["label"])
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.lower().split())
-
-
 def home_data(out: Path, quick: bool) -> str:
     """The home-intents sentences as files, split by template."""
     from model_builder.data.home import sample
@@ -391,6 +238,31 @@ def home_data(out: Path, quick: bool) -> str:
         )
         paths.append(str(path))
     return "home=" + ":".join(paths)
+
+
+def print_way(rows: list[dict[str, Any]]) -> None:
+    """How far the default is from the best peer to the teacher, a line a set and one for all."""
+    values = {(r["case"], r["system"], r["figure"]): r["value"] for r in rows}
+    ways = []
+    print("\nset  best peer  shoal  teacher  share of the way  bytes  seconds")
+    for case in dict.fromkeys(row["case"] for row in rows):
+        found = {s: v for s in PEERS if (v := values.get((case, s, "accuracy"))) is not None}
+        own = values.get((case, "shoal", "seeds_mean"), values.get((case, "shoal", "accuracy")))
+        top = values.get((case, "teacher", "accuracy"))
+        if not found or own is None or top is None:
+            continue
+        name = max(found, key=lambda s: found[s])
+        way = "-"
+        if top - found[name] > 0.003:  # nothing lies between otherwise
+            ways.append((own - found[name]) / (top - found[name]))
+            way = f"{ways[-1]:.0%}"
+        size, seconds = (values.get((case, "shoal", f), 0) for f in ("model_bytes", "train_s"))
+        print(
+            f"{case}  {found[name]:.2%} ({name})  {own:.2%}  {top:.2%}  {way}  "
+            f"{size:.0f}  {seconds:.0f}"
+        )
+    if ways:
+        print(f"mean share of the way: {statistics.mean(ways):.0%} on {len(ways)} sets")
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

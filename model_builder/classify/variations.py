@@ -71,6 +71,8 @@ def _drawn(texts: Sequence[str], rng: np.random.Generator) -> list[int]:
 
 def _taken_apart(text: str) -> _Words:
     places = list(_WORD.finditer(text))
+    if not places:
+        return []
     ends = [place.start() for place in places[1:]] + [len(text)]
     return [
         (place.group(), text[place.end() : end]) for place, end in zip(places, ends, strict=True)
