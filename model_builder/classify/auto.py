@@ -51,6 +51,9 @@ _MOST_COUNTED: Final = 30_000
 """Rows that TF-IDF learns from; beyond them it costs minutes."""
 
 _SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+_FOLD_SHARE: Final = 0.3
+"""Made text of a fold of a cross-validation, as a share of the whole build's."""
+
 _FIRST: Final = 0.3
 """Part of its steps that every plan is trained for in the first round."""
 
@@ -63,6 +66,8 @@ class Found(msgspec.Struct):
         student: trained on all rows.
         teacher: the encoder, or whatever the recipe names.
         labels: what the student learned from.
+        plan: the chosen one.
+        tfidf_share: of the teacher's word.
         report: what was tried, what was chosen, and why.
     """
 
@@ -70,6 +75,8 @@ class Found(msgspec.Struct):
     student: TrainedNgram
     teacher: Teacher | None
     labels: SoftLabels
+    plan: Plan
+    tfidf_share: float
     report: dict[str, Any]
 
 
@@ -116,7 +123,7 @@ class _Masters:
 
     def choose(self, split: Split) -> list[dict[str, Any]]:
         """Chooses TF-IDF's share by the likelihood of a split that neither has seen."""
-        if self.teacher is None:
+        if self.teacher is None or not self.teacher.open_ended:
             return []
         parts = self._parts(split.texts)
         rows = []
@@ -195,7 +202,39 @@ def find(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> F
         "why": _why(rounds, best, masters),
     }
     labels = SoftLabels(final[1].texts, final[1].targets)
-    return Found(shaped, student, final[2], labels, report)
+    return Found(shaped, student, final[2], labels, best.plan, masters.share, report)
+
+
+def train_again(
+    recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress, *, found: Found
+) -> TrainedNgram:
+    """What was found, trained on the training and validation rows of another dataset.
+
+    For cross-validation: less text is made, so its figures are a little on the careful side.
+    """
+    every = _with_validation(dataset)
+    masters = _Masters(recipe, every, cache, progress)
+    masters.share = found.tfidf_share
+    lesson = _lesson(recipe, every, masters, _FOLD_SHARE)
+    plan = found.plan
+    word = partial(progress, "student learns")
+    bag = _train(recipe, lesson, plan, plan.fit.steps, cache, word)
+    ids = encode(every.train.texts[:2000], plan.shape.features)
+    return TrainedNgram(bag.student(len(dataset.labels)), ids, [])
+
+
+def _with_validation(dataset: Dataset) -> Dataset:
+    """With the validation rows among the training rows, unless they are the same."""
+    train, validation = dataset.train, dataset.validation
+    known = set(train.texts)
+    fresh = [i for i, text in enumerate(validation.texts) if text not in known]
+    return msgspec.structs.replace(
+        dataset,
+        train=Split(
+            train.texts + [validation.texts[i] for i in fresh],
+            np.concatenate([train.targets, validation.targets[fresh]]).astype(np.int64),
+        ),
+    )
 
 
 def _why(rounds: list[list[dict[str, Any]]], best: _Trial, masters: _Masters) -> str:
@@ -216,7 +255,7 @@ def _facts(dataset: Dataset, teacher: Teacher | None) -> Facts:
     return Facts(len(texts), len(dataset.labels), tokens, seconds_for(len(texts)))
 
 
-def _lesson(recipe: Recipe, dataset: Dataset, masters: _Masters) -> _Lesson:
+def _lesson(recipe: Recipe, dataset: Dataset, masters: _Masters, share: float = 1.0) -> _Lesson:
     """The training rows, half by their labels, and made text, all by the masters."""
     texts = list(dataset.train.texts)
     true = np.eye(masters.classes, dtype=np.float32)[dataset.train.targets]
@@ -229,7 +268,7 @@ def _lesson(recipe: Recipe, dataset: Dataset, masters: _Masters) -> _Lesson:
     if teacher.open_ended and name != "openai":
         facts = _facts(dataset, teacher)
         count = int(_TOKENS_LABELLED * facts.seconds / min(facts.tokens, recipe.teacher.max_tokens))
-        count = min(count, 40 * len(texts), _MOST_MADE)
+        count = int(share * min(count, 20 * len(texts), _MOST_MADE))
         seed = derive(recipe.seed, "variations")
         more = variations(texts, teacher.neighbours(texts), count, seed)
     if teacher.open_ended:
@@ -320,28 +359,23 @@ def _final(
     progress: Progress,
 ) -> tuple[Bag, _Lesson, Teacher | None]:
     """The best plan once more, on the training and the validation rows."""
-    train, validation = dataset.train, dataset.validation
     teacher = masters.teacher
-    every = msgspec.structs.replace(
-        dataset,
-        train=Split(
-            train.texts + validation.texts,
-            np.concatenate([train.targets, validation.targets]),
-        ),
-    )
-    if len(every.train.texts) <= _REFIT_TEACHER:
+    every = _with_validation(dataset)
+    if len(every.train.texts) <= _REFIT_TEACHER and teacher is not None:
         again = _Masters(recipe, every, cache, progress)
         again.share = masters.share
         teacher = again.teacher
         whole = _lesson(recipe, every, again)
     else:
-        true = np.eye(masters.classes, dtype=np.float32)[validation.targets]
-        soft = true if teacher is None else (masters.shares(validation.texts) + true) / 2
         first = lesson.natural
+        texts, targets = every.train.texts[first:], every.train.targets[first:]
+        soft: Any = np.eye(masters.classes, dtype=np.float32)[targets]
+        if teacher is not None and teacher.open_ended and texts:
+            soft = (masters.shares(texts) + soft) / 2
         whole = _Lesson(
-            lesson.texts[:first] + validation.texts + lesson.texts[first:],
+            lesson.texts[:first] + texts + lesson.texts[first:],
             np.concatenate([lesson.targets[:first], soft, lesson.targets[first:]]),
-            first + len(validation.texts),
+            first + len(texts),
         )
     steps = best.plan.fit.steps
     bag = _train(recipe, whole, best.plan, steps, cache, partial(progress, "student learns"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from contracts.bundle import Bundle, pack
 from contracts.errors import RefusedError
 from contracts.manifest import Provenance
 from model_builder.classify import metrics
-from model_builder.classify.auto import find
+from model_builder.classify.auto import find, train_again
 from model_builder.classify.candidate import Candidate
-from model_builder.classify.crossvalidation import Judged, cross_validate, folds_of
+from model_builder.classify.crossvalidation import Judged, cross_validate, folds_of, trained
 from model_builder.classify.distil import Student, distil, soft_labels, untrained
 from model_builder.classify.package import ClassifierParts, write_classifier
 from model_builder.classify.report import card, html
@@ -89,9 +90,12 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
         student = chosen.student
     else:
         student = distil(recipe, dataset, labels, teacher, out / "cache", progress)
-    trained = time.monotonic()
+    finished = time.monotonic()
     folds = folds_of(recipe, dataset)
-    crossed = cross_validate(recipe, dataset, out / "cache", progress, folds) if folds else None
+    again = partial(train_again, found=chosen) if "auto" in searched else trained
+    crossed = (
+        cross_validate(recipe, dataset, out / "cache", progress, folds, again) if folds else None
+    )
     validated = time.monotonic()
     report, parts = _assess(recipe, dataset, student, teacher, progress, crossed)
     report |= searched
@@ -117,8 +121,8 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     report["seconds"] = {
         "teacher": round(learned - started, 1),
         "labels": round(labelled - learned, 1),
-        "student": round(trained - labelled, 1),
-        "cross_validation": round(validated - trained, 1),
+        "student": round(finished - labelled, 1),
+        "cross_validation": round(validated - finished, 1),
         "all": round(time.monotonic() - started, 1),
     }
     result = BuildResult(

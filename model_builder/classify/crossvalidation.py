@@ -7,6 +7,7 @@ every row is judged by a model that never saw it (M. Stone, "Cross-validatory ch
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.labelled.rows import Row
-from model_builder.classify.distil import distil, soft_labels
+from model_builder.classify.distil import Student, distil, soft_labels
 from model_builder.data.dataset import Dataset, Split
 from model_builder.data.split import split_off
 from model_builder.recipes.classify import Recipe
@@ -75,8 +76,24 @@ def assign(rows: list[Row], folds: int, seed: int) -> NDArray[np.int64]:
     return np.array([found[row.group or row.text] for row in rows], np.int64)
 
 
+Train = Callable[[Recipe, Dataset, Path, Progress], Student]
+"""Trains teacher and student of a recipe on a dataset."""
+
+
+def trained(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> Student:
+    """The student of a recipe whose shape is fixed."""
+    teacher = make_teacher(recipe, dataset, cache, progress)
+    labels = soft_labels(recipe, dataset, teacher)
+    return distil(recipe, dataset, labels, teacher, cache, progress)
+
+
 def cross_validate(
-    recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress, folds: int
+    recipe: Recipe,
+    dataset: Dataset,
+    cache: Path,
+    progress: Progress,
+    folds: int,
+    train: Train = trained,
 ) -> Judged:
     """Trains and judges each fold.
 
@@ -86,6 +103,7 @@ def cross_validate(
         cache: folder of the checkpoints.
         progress: is told of long work.
         folds: at least two.
+        train: makes the student of a fold.
     """
     rows = [
         Row(text, dataset.labels[int(target)], group)
@@ -99,17 +117,15 @@ def cross_validate(
         progress("cross-validates", fold, folds)
         held = fold_of == fold
         rest = [row for row, out in zip(rows, held, strict=True) if not out]
-        train, validation = split_off(rest, recipe.split.validation, recipe.seed, f"fold {fold}")
+        learned, held_back = split_off(rest, recipe.split.validation, recipe.seed, f"fold {fold}")
         own = [row for row, out in zip(rows, held, strict=True) if out]
         part = msgspec.structs.replace(
             dataset,
-            train=split_of(train, index),
-            validation=split_of(validation or train, index),
+            train=split_of(learned, index),
+            validation=split_of(held_back or learned, index),
             test=split_of(own, index),
         )
-        teacher = make_teacher(recipe, part, cache, progress)
-        labels = soft_labels(recipe, part, teacher)
-        student = distil(recipe, part, labels, teacher, cache, progress)
+        student = train(recipe, part, cache, progress)
         rng = np.random.default_rng(derive(recipe.seed, f"representative {fold}"))
         logits[held] = student.convert(recipe, rng).logits(part.test.texts)
     progress("cross-validates", folds, folds)
