@@ -24,6 +24,7 @@ from model_builder.classify import metrics
 from model_builder.classify.distil import SoftLabels, TrainedNgram
 from model_builder.classify.plans import (
     DEFAULT_BYTES,
+    MANY,
     Facts,
     Plan,
     plans,
@@ -54,8 +55,12 @@ _SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 _FOLD_SHARE: Final = 0.3
 """Made text of a fold of a cross-validation, as a share of the whole build's."""
 
-_FIRST: Final = 0.3
-"""Part of its steps that every plan is trained for in the first round."""
+_FIRST: Final = (0.3, 0.15)
+"""Part of its steps that every plan is trained for in the first round: few labels, many labels."""
+
+_REFIT: Final = 6000
+"""Rows up to which the student learns again with the validation rows, where those were split off
+the training rows: beyond them a few more teach nothing. A validation file is never learned."""
 
 
 class Found(msgspec.Struct):
@@ -199,7 +204,7 @@ def find(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> F
         "teacher_shares": blend,
         "rounds": rounds,
         "chosen": best.plan.name,
-        "why": _why(rounds, best, masters),
+        "why": _why(rounds, best, masters, final[0] is not best.bag).strip(),
     }
     labels = SoftLabels(final[1].texts, final[1].targets)
     return Found(shaped, student, final[2], labels, best.plan, masters.share, report)
@@ -237,13 +242,13 @@ def _with_validation(dataset: Dataset) -> Dataset:
     )
 
 
-def _why(rounds: list[list[dict[str, Any]]], best: _Trial, masters: _Masters) -> str:
+def _why(rounds: list[list[dict[str, Any]]], best: _Trial, masters: _Masters, again: bool) -> str:
     count = len(rounds[0])
     teacher = f"TF-IDF has {masters.share:.0%} of the teacher's word. " if masters.teacher else ""
     return (
         f"{count} plans were tried. {best.plan.name} has the best answers on validation "
-        f"({best.accuracy:.1%} right). {teacher}It was trained once more with the validation "
-        "rows among the others."
+        f"({best.accuracy:.1%} right). {teacher}"
+        + ("It was trained once more with the validation rows among the others." if again else "")
     )
 
 
@@ -291,11 +296,11 @@ def _halve(
     alive = tried
     rounds = []
     trials: list[_Trial] = []
-    for number, part in enumerate((_FIRST, 1.0)):
+    for number, part in enumerate((_FIRST[len(dataset.labels) > MANY], 1.0)):
         trials = []
         for place, plan in enumerate(alive):
             word = f"tries {place + 1} of {len(alive)}" + (" again" if number else "")
-            steps = max(200, int(plan.fit.steps * part))
+            steps = max(100, int(plan.fit.steps * part))
             bag = _train(recipe, lesson, plan, steps, cache, partial(progress, word))
             trials.append(_measured(_Trial(plan, bag, steps=steps), dataset.validation))
         trials.sort(key=lambda trial: -trial.score)
@@ -358,9 +363,11 @@ def _final(
     cache: Path,
     progress: Progress,
 ) -> tuple[Bag, _Lesson, Teacher | None]:
-    """The best plan once more, on the training and the validation rows."""
+    """The best plan once more, on the training and the validation rows where that is worth it."""
     teacher = masters.teacher
     every = _with_validation(dataset)
+    if recipe.data.validation or len(dataset.train.texts) > _REFIT:
+        return best.bag, lesson, teacher
     if len(every.train.texts) <= _REFIT_TEACHER and teacher is not None:
         again = _Masters(recipe, every, cache, progress)
         again.share = masters.share

@@ -26,6 +26,9 @@ _OVERHEAD: Final = 7_000
 _LOOKED_AT: Final = 1000
 """Texts whose features are counted."""
 
+MANY: Final = 30
+"""Labels beyond which a table is wide, and learns for longer."""
+
 _LONGEST: Final = 1024
 _MOST_BUCKETS: Final = 2**18
 
@@ -105,25 +108,27 @@ def plans(texts: list[str], facts: Facts, model_bytes: int, made: int) -> list[P
         made: texts that were made and labelled.
     """
     labels = facts.labels
-    steps = int(np.clip(40 * facts.seconds**0.75, 1200, 9000))
-    few = BagFit(steps=max(800, steps // 3), feature_dropout=0.3, dropout=0.2)
+    pace = 80 if labels > MANY else 40
+    steps = int(np.clip(pace * facts.seconds**0.75, 1200, 14_000))
+    steps = min(steps, max(300, 8 * facts.rows))  # a handful of rows has little to teach
+    few = BagFit(steps=max(300, steps // 3), feature_dropout=0.3, dropout=0.2)
     many = BagFit(steps=steps)
     if labels <= 8:
         sizes = [(8, 32, False), (16, 64, False), (4, 16, False), (8, 0, False)]
-    elif labels <= 30:
+    elif labels <= MANY:
         sizes = [(16, 64, False), (24, 96, True), (8, 64, False), (16, 64, True)]
     else:
         sizes = [(48, 128, True), (32, 128, True), (24, 128, True), (32, 128, False)]
     found = []
     for dim, hidden, largest in sizes:
-        for chars in ((3, 5), (3, 4)) if labels <= 30 else ((3, 4),):
+        for chars in ((3, 5), (3, 4)) if labels <= MANY else ((3, 4),):
             own = shape(texts, labels, model_bytes, dim, hidden, chars=chars, max_pool=largest)
             name = f"{own.features.buckets} x {dim}, characters {chars[0]}-{chars[1]}"
             name += f", hidden {hidden}" if hidden else ", linear"
             name += ", maximum" if largest else ""
             if made:
                 found.append(Plan(name, own, 0.3, many))
-            if not made or (dim, chars) == (sizes[0][0], (3, 5) if labels <= 30 else (3, 4)):
+            if not made or (dim, chars) == (sizes[0][0], (3, 5) if labels <= MANY else (3, 4)):
                 found.append(Plan(f"{name}, the rows alone", own, 1.0, few))
     return found[:8]
 
