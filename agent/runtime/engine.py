@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -134,3 +135,15 @@ def _opener(name: str) -> Callable[..., Runtime]:
 
     library(name)
     return partial(TfliteRuntime, name=name)
+
+
+def platform_facts() -> dict[str, str]:
+    """Of the machine and what runs here, for the reported document."""
+    found = {
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+    }
+    for name in available():
+        found[{"litert": "ai-edge-litert"}.get(name, name)] = installed_version(name)
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -76,6 +76,55 @@ class Store(Protocol):
 
     def protect(self, ids: Collection[int]) -> None:
         """Messages that are on their way: they are dropped last, as they may have arrived."""
+
+
+class Spooling(Store, Protocol):
+    """A store that a device puts its messages into: the spool, or a list in memory."""
+
+    @property
+    def depth(self) -> int:
+        """Messages that wait."""
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all payloads that are kept."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether what is put now waits in memory, because the disk takes nothing."""
+
+    @property
+    def in_memory_s(self) -> float | None:
+        """For how many seconds it does; None: it does not."""
+
+    def settle(self) -> dict[int, int] | None:
+        """Moves what waits in memory to the disk; the new ids by the old ones, if it was done."""
+
+    def put(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        boot: str = "",
+        seq: int = UNNUMBERED,
+        precious: bool = False,
+        items: int = 1,
+    ) -> bool:
+        """Appends a message; False: it is dropped."""
+
+    def tell(
+        self,
+        topic: str,
+        payload: Callable[[dict[str, int]], bytes],
+        *,
+        boot: str,
+        seq: int,
+        items: int,
+    ) -> bool:
+        """Appends a message that tells what was dropped."""
+
+    def count_dropped(self, place: str, number: int = 1) -> None:
+        """Counts what was dropped elsewhere."""
 
 
 def add(counts: dict[str, int], more: Mapping[str, int]) -> None:

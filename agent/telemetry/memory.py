@@ -49,6 +49,20 @@ class MemorySpool:
         """Messages that wait."""
         return sum(not kept.taken for kept in self._kept.values())
 
+    @property
+    def in_memory(self) -> bool:
+        """Never for want of a disk: there is none."""
+        return False
+
+    @property
+    def in_memory_s(self) -> float | None:
+        """As `in_memory`."""
+        return None
+
+    def settle(self) -> dict[int, int] | None:
+        """There is no disk to move to."""
+        return None
+
     # Putting. -------------------------------------------------------------------------------
 
     def put(

@@ -54,6 +54,11 @@ class Totals(msgspec.Struct):
     labels: dict[str, int] = {}
 
 
+def resident_bytes() -> int:
+    """Resident bytes of this process."""
+    return int(psutil.Process().memory_info().rss)
+
+
 class Recorder:
     """Takes what serving did; gives samples. Safe from any thread.
 
@@ -64,7 +69,7 @@ class Recorder:
 
     def __init__(
         self,
-        rss: Callable[[], int] = lambda: psutil.Process().memory_info().rss,
+        rss: Callable[[], int] = resident_bytes,
         serving: Callable[[str], BundleRef | None] = lambda slot: None,
     ) -> None:
         self._rss = rss

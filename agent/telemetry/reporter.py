@@ -11,9 +11,8 @@ import msgspec
 from agent.system.clock import Clock
 from agent.system.log import logger
 from agent.telemetry.delivery import WINDOW, Delivery
-from agent.telemetry.held import Key
+from agent.telemetry.held import Key, Spooling
 from agent.telemetry.recorder import Recorder
-from agent.telemetry.spool import Spool
 from contracts import codec, drops, limits
 from contracts.errors import ShoalError
 from contracts.messages import Ack, Acknowledged, Sample, Telemetry
@@ -41,11 +40,13 @@ class Reporter:
         clock: the time.
         stop: set when the agent stops.
         beat: called in every turn, for the watchdog and the status file.
+        first_s: seconds before the first sample; None: `every_s`.
+        wake: set when there is something to send; None: of its own.
     """
 
     def __init__(
         self,
-        spool: Spool,
+        spool: Spooling,
         recorder: Recorder,
         gauges: Callable[[], dict[str, float]],
         publish: Publish,
@@ -56,6 +57,8 @@ class Reporter:
         clock: Clock,
         stop: threading.Event,
         beat: Callable[[], None] = lambda: None,
+        first_s: float | None = None,
+        wake: threading.Event | None = None,
     ) -> None:
         self._spool = spool
         self._recorder = recorder
@@ -69,8 +72,9 @@ class Reporter:
         self._beat = beat
         self._seq = 0
         self._landed = 0
-        self._wake = threading.Event()
+        self._wake = wake or threading.Event()
         self._window_began = clock.monotonic()
+        self._due = self._window_began + (every_s if first_s is None else first_s)
         self._settle_due = self._window_began + SETTLE_S
         self.delivery = Delivery(spool, topics, self._window_began)
 
@@ -97,18 +101,27 @@ class Reporter:
 
     def run(self) -> None:
         """Works until the agent stops; then samples once more."""
-        due = self._clock.monotonic() + self._every_s
+        self._due = self._clock.monotonic() + self._every_s
         while not self._stop.is_set():
-            self._beat()
-            if self._clock.monotonic() >= due:
-                self.sample()
-                due = max(due + self._every_s, self._clock.monotonic())
-            if self._spool.in_memory and self._clock.monotonic() >= self._settle_due:
-                self._settle_due = self._clock.monotonic() + SETTLE_S
-                self.settle()
-            self.pump()
-            self._clock.wait(self._wake, min(1.0, max(0.0, due - self._clock.monotonic())))
+            pause = self.turn()
+            self._clock.wait(self._wake, min(1.0, pause))
             self._wake.clear()
+        self.end()
+
+    def turn(self) -> float:
+        """Does what is due; returns the seconds until the next sample."""
+        self._beat()
+        if self._clock.monotonic() >= self._due:
+            self.sample()
+            self._due = max(self._due + self._every_s, self._clock.monotonic())
+        if self._spool.in_memory and self._clock.monotonic() >= self._settle_due:
+            self._settle_due = self._clock.monotonic() + SETTLE_S
+            self.settle()
+        self.pump()
+        return max(0.0, self._due - self._clock.monotonic())
+
+    def end(self) -> None:
+        """Samples once more, and sends."""
         self.sample()
         self.settle()
         self.pump()

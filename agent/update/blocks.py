@@ -69,6 +69,7 @@ class Blocks:
         monotonic: seconds that only grow.
         stop: set when the agent stops.
         heard: takes the controller's time that came with a block, and when it was asked for.
+        arrived: told when a block has come; None: of its own.
     """
 
     def __init__(
@@ -77,12 +78,13 @@ class Blocks:
         monotonic: Callable[[], float],
         stop: threading.Event,
         heard: Callable[[float, float], None] = lambda at, sent: None,
+        arrived: threading.Condition | None = None,
     ) -> None:
         self._heard = heard
         self._ask = ask
         self._monotonic = monotonic
         self._stop = stop
-        self._arrived = threading.Condition()
+        self._arrived = arrived or threading.Condition()
         self._wanted: dict[str, _Wanted] = {}
         # Late blocks for an earlier process must not meet a request of this one.
         self._prefix = secrets.token_hex(4)

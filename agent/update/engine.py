@@ -74,6 +74,7 @@ class Engine:
         changed: told when what the device has or does has changed.
         device: measures the device.
         clock_fault: why the device's clock is wrong, if it is known to be.
+        wake: set when there is something to do; None: of its own.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Engine:
         changed: Callable[[], None] = lambda: None,
         device: Callable[[], fit.Device] = fit.Device.measure,
         clock_fault: Callable[[], ErrorInfo | None] = lambda: None,
+        wake: threading.Event | None = None,
     ) -> None:
         self.store = Store(
             fs,
@@ -123,7 +125,7 @@ class Engine:
         self._stop = stop
         self._device = device
         self._clock_fault = clock_fault
-        self._wake = threading.Event()
+        self._wake = wake or threading.Event()
         self._retry_s = FIRST_RETRY_S
         self._collect_due = 0.0
 

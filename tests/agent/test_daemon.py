@@ -282,14 +282,16 @@ def test_an_update_that_waits_for_weeks_leaves_the_spool_its_room(
     reason = ErrorInfo("repository-unreachable", "connection refused", {})
     failed = UpdateEvent("boot", 1, 2, "classify", REF, "downloading", 1.0, reason=reason)
     try:
-        agent._emit(failed)  # of the last run: it may be in the spool already
+        agent.reporting.emit(failed)  # of the last run: it may be in the spool already
         for seq in range(2, 1000):
-            agent._emit(msgspec.structs.replace(failed, boot=agent.state.boot, seq=seq))
+            agent.reporting.emit(msgspec.structs.replace(failed, boot=agent.state.boot, seq=seq))
         assert agent.spool.depth == 1
-        agent._emit(msgspec.structs.replace(failed, boot=agent.state.boot, state="verified"))
+        agent.reporting.emit(
+            msgspec.structs.replace(failed, boot=agent.state.boot, state="verified")
+        )
         agent.link.connected.set()
         for seq in range(1000, 1010):
-            agent._emit(msgspec.structs.replace(failed, boot=agent.state.boot, seq=seq))
+            agent.reporting.emit(msgspec.structs.replace(failed, boot=agent.state.boot, seq=seq))
         with closing(sqlite3.connect(agent.state.path / "spool.db")) as spooled:
             kept = spooled.execute("SELECT precious, count(*) FROM message GROUP BY 1").fetchall()
         assert kept == [(0, 10), (1, 2)]

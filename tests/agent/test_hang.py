@@ -174,7 +174,7 @@ def test_the_watchdog_is_fed_only_while_the_worker_gets_on(
     monkeypatch.setattr("agent.system.systemd.notify", told.append)
     monkeypatch.setenv("WATCHDOG_USEC", "60000000")
     agent = make_agent(tmp_path, clock)
-    agent._ready = True
+    agent.vitals.ready = True
     agent.worker.start()
     agent.engine._slots.health.begin_trial("classify")
     job = Slow(clock, agent.worker)
@@ -182,11 +182,11 @@ def test_the_watchdog_is_fed_only_while_the_worker_gets_on(
     for passed, fed in ((30, True), (31, False), (100, False)):
         clock.now += passed
         told.clear()
-        agent._beat()
-        assert (agent.healthy(), told) == (fed, ["WATCHDOG=1"] * fed)
+        agent.beat()
+        assert (agent.vitals.healthy(), told) == (fed, ["WATCHDOG=1"] * fed)
     job.step()
     clock.now += 30
-    agent._beat()
+    agent.beat()
     assert told == ["WATCHDOG=1"]
     assert agent.engine._slots.health.trial("classify").silent_s == 30
     job.end()

@@ -232,10 +232,10 @@ def test_an_agent_whose_network_thread_has_died_is_not_healthy(
     config = AgentConfig("f", "d", "raspberry-pi-5", "{}", mqtt=MqttConfig(port=broker.port))
     agent = Agent(config, tmp_path)
     agent.worker.start()
-    assert agent.healthy()
+    assert agent.vitals.healthy()
     agent.link.start()
     assert agent.link.connected.wait(PATIENCE_S)
-    assert agent.healthy()
+    assert agent.vitals.healthy()
 
     def die(*_: object) -> Any:
         raise Panic
@@ -243,8 +243,8 @@ def test_an_agent_whose_network_thread_has_died_is_not_healthy(
     monkeypatch.setattr(agent.link._client, "_loop", die)
     monkeypatch.setattr(agent.link._client, "_loop_rc_handle", die)
     broker.send(GOOD)
-    until(lambda: not agent.healthy())
+    until(lambda: not agent.vitals.healthy())
     agent.link.connected.clear()
     agent.link.stop()
-    assert agent.healthy()
+    assert agent.vitals.healthy()
     agent.worker.drain(1)

@@ -148,7 +148,7 @@ def test_no_payload_on_a_topic_breaks_the_agent(
             if topic.endswith("status"):
                 one.link._own_status(inbound)
             else:
-                one._message(inbound)
+                one.routing.message(inbound)
         assert one.worker.alive
         for answer in list(sent):
             if not topic.endswith("status"):
@@ -172,7 +172,7 @@ def test_no_payload_on_a_topic_breaks_the_agent(
 def test_an_odd_topic_is_refused(topic: str, agent: tuple[Agent, list[bytes]]) -> None:
     """And acknowledged."""
     acked: list[int] = []
-    agent[0]._message(Inbound(topic, b"{}", None, None, None, lambda: acked.append(1)))
+    agent[0].routing.message(Inbound(topic, b"{}", None, None, None, lambda: acked.append(1)))
     assert acked == [1]
 
 

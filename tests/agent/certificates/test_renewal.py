@@ -93,7 +93,7 @@ def test_new_connections_to_the_repository_use_the_renewed_certificate(
         ),
         tmp_path,
     )
-    way = agent._ways(tmp_path)[0]
+    way = agent.fetcher
     assert read_all(way, "last", 100) == before
     monkeypatch.setattr(agent.certificate, "_ask", lambda _: Found(second))
     agent.certificate.renew()

@@ -173,7 +173,7 @@ def test_an_agent_that_may_not_be_discovered_goes_on_and_says_so(
         assert answer.reported.device == "shy"
         assert agent.link.connections == 1
         assert agent.link.refusals.count >= 1
-        assert agent._all_gauges()["refused_by_broker"] >= 1
+        assert agent.gauges_now()["refused_by_broker"] >= 1
     controller.close()
 
 
@@ -194,7 +194,7 @@ def test_a_broker_that_ends_the_connection_at_a_refused_topic_loses_that_topic_a
             waits = controller.wait(topic, lambda payload: reported(payload).waits)
             assert [wait.reason.code for wait in waits] == ["not-allowed"]
             for _ in range(5):  # each would be told to Home Assistant
-                agent._changed()
+                agent.reporting.changed()
             agent.link.publish(topic, b"last", done=(done := queue.Queue[object]()).put)
             assert done.get(timeout=PATIENCE_S) == 0
             assert agent.link.connections == 2
