@@ -201,9 +201,9 @@ class Device:
         """Takes the controller's word on what it has."""
         self.reporter.heard(ack)
 
-    def failed(self, slot: str, error: ShoalError) -> None:
-        """A request failed."""
-        self.recorder.failed(slot, error.code)
+    def failed(self, slot: str, error: ShoalError, times: int = 1) -> None:
+        """A request failed, or `times` of them in the same way."""
+        self.recorder.failed(slot, error.code, times=times)
 
     def wake_reporter(self) -> None:
         """There is something in the spool."""

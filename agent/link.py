@@ -151,6 +151,12 @@ class Link:
 
     def start(self) -> None:
         """Connects in the background, now and after every loss."""
+        self._aim()
+        self._client.loop_start()
+        self._running = True
+
+    def _aim(self) -> None:
+        """Says where the client connects to, whenever it does."""
         self._client.connect_async(
             self._config.host,
             self._config.port,
@@ -158,8 +164,6 @@ class Link:
             clean_start=False,
             properties=connect_properties(self._config),
         )
-        self._client.loop_start()
-        self._running = True
 
     @property
     def alive(self) -> bool:
@@ -205,7 +209,10 @@ class Link:
         self._backoff.dismissed(dismissed=True)
         log.error("dismissed by the controller", reason=request.reason, message=request.message)
         number = self.connections
-        timer = threading.Timer(GOODBYE_S, lambda: self._hang_up(number))
+        self._later(GOODBYE_S, lambda: self._hang_up(number))
+
+    def _later(self, seconds: float, call: Callable[[], None]) -> None:
+        timer = threading.Timer(seconds, call)
         timer.daemon = True
         timer.start()
 

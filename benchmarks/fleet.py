@@ -38,12 +38,11 @@ import httpx
 import msgspec
 import psutil
 
-from agent.simulate.model import FakeModel
-from agent.simulate.scenario import Behaviour
+from agent.telemetry.recorder import Recorder
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.connection import connect_properties, new_client
-from contracts.messages import BundleRef, Telemetry
+from contracts.messages import BundleRef, Sample, Telemetry
 from contracts.topics import Topics
 from fleet.api import models
 from fleet.broker import write_configuration
@@ -100,15 +99,16 @@ def broker() -> Iterator[MqttConfig]:
 
 def telemetry_payload(seq: int, chance: random.Random) -> bytes:
     """A batch as an agent sends it: a model's window, and the process's gauges."""
-    model = FakeModel(BundleRef("intents", "1.0.0", "0" * 64), Behaviour(), None, 1.0)
+    recorder = Recorder()
+    bundle = BundleRef("intents", "1.0.0", "0" * 64)
+    for _ in range(chance.randrange(5, 15)):
+        latency_us = 900 * chance.lognormvariate(0, 0.25)
+        label, confidence = chance.choice(["yes", "no"]), chance.uniform(0.84, 0.96)
+        recorder.answered("classify", bundle, latency_us, label=label, confidence=confidence)
     now = time.time()
-    sample = model.sample("classify", now, 10.0, chance.randrange(5, 15), chance)
     gauges = {"rss_bytes": 61_000_000.0, "cpu_ratio": 0.05, "temperature_c": 51.2}
-    device = msgspec.structs.replace(
-        sample, slot="device", bundle=None, requests=0, labels={}, latency_us=None,
-        confidence=None, gauges=gauges,
-    )  # fmt: skip
-    return codec.encode(Telemetry("boot", seq, [sample, device]))
+    device = Sample(now, 10.0, gauges=gauges)
+    return codec.encode(Telemetry("boot", seq, [*recorder.take(now, 10.0), device]))
 
 
 def fill(config: MqttConfig, topics: Topics, messages: int) -> None:

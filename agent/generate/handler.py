@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from agent.generate.stop import Stop
 from agent.runtime.model import expect_model_task
 from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
@@ -85,13 +86,9 @@ class Generating:
 
     def generate(self, request: GenerateRequest, reply: Reply) -> None:
         """Answers a request; errors are raised to the worker, which sends them."""
-        # An agent that only classifies need not have the generator in memory.
-        from agent.generate.model import GenerativeModel, Stop
-
         started = self._clock()
         with self._models.use(request.slot) as model:
             expect_model_task(model, "generate")
-            assert isinstance(model, GenerativeModel)
             sender = ChunkSender(reply, self._clock)
 
             def checkpoint() -> None:
@@ -101,7 +98,7 @@ class Generating:
                 if reply.expired():
                     raise UnavailableError("deadline", "the deadline passed during the answer")
 
-            result = model.generate(
+            result: Generated = model.generate(
                 request, sender.push if request.stream else lambda piece: None, checkpoint
             )
             sender.flush()

@@ -16,6 +16,7 @@ from agent.generate.decoder import Decoder, Embedding
 from agent.generate.prefix_cache import PrefixCache
 from agent.generate.prompts import Prompts
 from agent.generate.sampling import Sampler, SamplingOptions, top_logprobs
+from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
 from agent.runtime.model import Options
 from contracts.bundle import Bundle
@@ -31,18 +32,6 @@ from contracts.messages import (
 
 _PREFIX = "\x00prefix"
 """Name of the shared beginning of chats; not a legal session name."""
-
-
-class Stop(Exception):  # noqa: N818 - it is no error
-    """Raised by a request's callbacks to end it early.
-
-    Args:
-        reason: the finish reason.
-    """
-
-    def __init__(self, reason: FinishReason) -> None:
-        super().__init__(reason)
-        self.reason: FinishReason = reason
 
 
 class _Totals(msgspec.Struct):

@@ -59,6 +59,9 @@ class Model(Protocol):
         """Frees the model."""
 
 
+Load = Callable[[Bundle, Options], Any]
+"""Loads a bundle; the result is a :class:`Model`."""
+
 LOADERS: Final = {
     "classify": ("agent.runtime.classifier", "load"),
     "generate": ("agent.generate.model", "load"),
@@ -144,10 +147,17 @@ def check_signatures(manifest: Manifest) -> None:
                 )
 
 
-def selftest(bundle: Bundle, options: Options | None = None) -> Selftested:
+def selftest(
+    bundle: Bundle, options: Options | None = None, with_loader: Load | None = None
+) -> Selftested:
     """Checks every file, loads, warms up, replays the golden vectors and judges the result.
 
     All that an agent does before the first request: what passes here loads there.
+
+    Args:
+        bundle: which.
+        options: how it is loaded.
+        with_loader: loads it; None: :func:`load`.
 
     Raises:
         RefusedError: ``golden-mismatch``, ``model-failed``.
@@ -157,7 +167,7 @@ def selftest(bundle: Bundle, options: Options | None = None) -> Selftested:
     from agent.runtime import golden
 
     bundle.verify()
-    model = load(bundle, options)
+    model = (with_loader or load)(bundle, options or Options())
     try:
         with refusing("the self-test"):
             model.warm_up()

@@ -54,8 +54,14 @@ class Answering:
         registry.add(Operation("status", StatusRequest, self.status, queued=False))
         registry.add(Operation("cancel", CancelRequest, self.cancel, queued=False))
 
-    def label(self, slot: str, text: str, top_k: int = 3) -> Classified:
-        """Classifies a text with a slot's model, counts it, and asks the shadow model too.
+    def label(self, slot: str, text: str, top_k: int = 3, *, times: int = 1) -> Classified:
+        """Classifies a text with a slot's model, and counts the answer.
+
+        Args:
+            slot: whose model.
+            text: what.
+            top_k: how many labels to list.
+            times: how often the same was asked.
 
         Raises:
             UnavailableError: ``no-model``.
@@ -73,10 +79,11 @@ class Answering:
                 confidence=answer.confidence,
                 unknown=answer.label == UNKNOWN,
                 baseline=model.manifest.baseline,
+                times=times,
             )
         return answer
 
-    def shadow(self, slot: str, text: str, shown: Classified) -> None:
+    def shadow(self, slot: str, text: str, shown: Classified, *, times: int = 1) -> None:
         """Lets a shadow model answer the same text; only the disagreement is counted."""
         name = f"{slot}/shadow"
         bundle = self._models.ref(name)
@@ -87,9 +94,10 @@ class Answering:
                 hidden: Classified = model.classify(text, 1)
         except ShoalError as error:
             log.warning("shadow failed", slot=slot, code=error.code)
-            self._recorder.shadowed(slot, bundle, disagrees=True)
+            self._recorder.shadowed(slot, bundle, disagrees=True, times=times)
             return
-        self._recorder.shadowed(slot, hidden.bundle, disagrees=hidden.label != shown.label)
+        disagrees = hidden.label != shown.label
+        self._recorder.shadowed(slot, hidden.bundle, disagrees=disagrees, times=times)
 
     def classify(self, request: ClassifyRequest, reply: Reply) -> None:
         """``req/classify``."""

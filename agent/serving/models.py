@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,21 @@ class Models:
     Args:
         options: how models are loaded.
         budget_bytes: that all loaded models may take; 0: no limit.
+        open_bundle: opens a bundle's folder.
+        load: loads a bundle.
     """
 
-    def __init__(self, options: models.Options, budget_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        options: models.Options,
+        budget_bytes: int = 0,
+        *,
+        open_bundle: Callable[[Path], Bundle] = Bundle.open,
+        load: models.Load | None = None,
+    ) -> None:
         self._options = options
+        self._open = open_bundle
+        self._load_model = load
         self._budget = budget_bytes
         self._folders: dict[str, Path] = {}
         self._refs: dict[str, BundleRef] = {}
@@ -82,7 +93,7 @@ class Models:
                 self._refs.pop(slot, None)
                 self._retire(slot)
             return
-        bundle = Bundle.open(folder)
+        bundle = self._open(folder)
         with self._lock:
             old = self._loaded.get(slot)
             need = memory_need(bundle.manifest)
@@ -112,7 +123,7 @@ class Models:
                 )
             loaded = self._loaded.get(slot)
             if loaded is None:
-                loaded = self._loaded[slot] = self._load(Bundle.open(folder), slot)
+                loaded = self._loaded[slot] = self._load(self._open(folder), slot)
             self._uses += 1
             loaded.last_use = self._uses
             loaded.users += 1
@@ -135,7 +146,7 @@ class Models:
             folder = self._folders.get(slot)
         if folder is None:
             raise UnavailableError("no-model", f"no model serves {slot[:64]!r} here")
-        return Bundle.open(folder)
+        return self._open(folder)
 
     def close(self) -> None:
         """Frees every model."""
@@ -150,7 +161,8 @@ class Models:
                 "no-memory",
                 f"{bundle.ref} needs {need} bytes; models may take {self._budget} together",
             )
-        model = models.load(bundle, self._options)
+        load = self._load_model or models.load
+        model = load(bundle, self._options)
         try:
             with models.refusing("warming up"):
                 model.warm_up()

@@ -55,16 +55,17 @@ class Worker:
         self._running: Job | None = None
         self._draining = False
         self._stopped = False
-        self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Starts the thread."""
+        self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
         """Whether the thread runs."""
-        return self._thread.is_alive()
+        return self._thread is not None and self._thread.is_alive()
 
     @property
     def depth(self) -> int:
@@ -145,7 +146,7 @@ class Worker:
             self._condition.notify_all()
         for job in rest:
             job.reply.fail(UnavailableError("shutting-down", "the agent is stopping"))
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join(2)
         return done
 
@@ -155,17 +156,25 @@ class Worker:
                 self._condition.wait_for(lambda: self._heap or self._stopped)
                 if not self._heap:
                     return
-                _, _, job, patient = heapq.heappop(self._heap)
-                self._patient -= patient
-                job.reply.alive()  # how long it waited does not count
-                self._running = job
+            self.turn()
+
+    def turn(self) -> bool:
+        """Runs the next job; False when none waits."""
+        with self._condition:
+            if not self._heap:
+                return False
+            _, _, job, patient = heapq.heappop(self._heap)
+            self._patient -= patient
+            job.reply.alive()  # how long it waited does not count
+            self._running = job
+            self._condition.notify_all()
+        try:
+            self._run(job)
+        finally:
+            with self._condition:
+                self._running = None
                 self._condition.notify_all()
-            try:
-                self._run(job)
-            finally:
-                with self._condition:
-                    self._running = None
-                    self._condition.notify_all()
+        return True
 
     def _run(self, job: Job) -> None:
         try:

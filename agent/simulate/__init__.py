@@ -1,5 +1,6 @@
-"""Many simulated devices in one process: the agent's protocol over a fake runtime.
+"""Many simulated devices in one process: the agent's own parts, driven by one event loop.
 
-Each device has its own MQTT connection and speaks as a real one does; what it would compute
-or keep on disk is made up from a scenario, the same for the same seed.
+Each device has its own connection, and the same engine, recorder, reporter and dispatcher as an
+agent. Its disk is in memory, its runtime answers from a script, and its turns come from the loop
+in place of threads. What it would compute is made up from a scenario, the same for the same seed.
 """

@@ -1,255 +1,487 @@
-"""One simulated device: state, messages and answers; no sockets and no clock of its own."""
+"""One simulated device: what it keeps over restarts, and its runs."""
 
 from __future__ import annotations
 
 import functools
 import random
-from typing import Any
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
 
-from agent.simulate.answers import Answers
-from agent.simulate.fate import Fates
-from agent.simulate.host import Fetch, Fetched, Host, Running
-from agent.simulate.model import FakeModel, requests_in
-from agent.simulate.sending import Sending
-from agent.simulate.state import Counters, Slot
-from agent.simulate.update import apply
-from contracts import __version__, codec, topics
-from contracts.errors import InputError
-from contracts.manifest import Baseline
-from contracts.messages import (
-    Ack,
-    BundleRef,
-    Desired,
-    Reported,
-    Sample,
-    Status,
-    UpdateEvent,
-)
+import msgspec
 
-START_SEQ_PER_S = 10
-"""Update events are numbered from the clock on, so that a new simulation goes on higher."""
+from agent.device import Device, Means
+from agent.link import Link
+from agent.reporting import Facts
+from agent.runtime import model as models
+from agent.runtime.engine import platform_facts
+from agent.serving.models import Models
+from agent.serving.worker import Job, Worker
+from agent.simulate.counters import Counters
+from agent.simulate.disk import Contents, MemoryDisk
+from agent.simulate.fate import Fates, Outcome
+from agent.simulate.host import Alarm, Arrivals, Host, Turns, Waiting
+from agent.simulate.repository import Installed, Reach, Repository, SharedTrust
+from agent.simulate.runtime import ScriptedModel, requests_in
+from agent.system.state import new_boot, next_session
+from agent.telemetry.memory import MemorySpool
+from agent.telemetry.observed import Observed
+from agent.update.fetch import Fetcher
+from agent.update.fit import Device as Measured
+from agent.update.health import Health, Trials
+from agent.update.journal import Journal, JournalFiles
+from agent.update.store import Store
+from contracts import __version__, codec
+from contracts import board as boards
+from contracts.bundle import Bundle
+from contracts.config import AgentConfig, MqttConfig
+from contracts.errors import ShoalError, UnavailableError
+from contracts.messages import Answer, BundleRef, Selftested, UpdateEvent
+
+ROOT: Final = Path("/state")
+"""The state folder on such a device's disk."""
+
+START_SEQ_PER_S: Final = 10
+"""Update events are numbered from the clock on, so that a new simulation goes on higher, as the
+device of a name does that is there for years."""
+
+MAX_GROUPS: Final = 256
+"""Requests of one window that are counted one by one; more come in so many groups of the same."""
+
+MEMORY_BYTES: Final = 4_000_000_000
+RSS_BYTES: Final = 45_000_000
+"""Of a device, and of its agent without a model."""
+
+_OPTIONS: Final = models.Options()
+
+MakeLink = Callable[..., Link]
+"""As :class:`agent.link.Link`, but for what drives it."""
 
 
-class Device:
-    """A simulated device.
+class World(msgspec.Struct, kw_only=True):
+    """What all devices of a process have together.
+
+    Attributes:
+        fleet: its name.
+        mqtt: the broker.
+        folder: what relative PEM paths are relative to.
+        fates: what goes wrong.
+        host: the time.
+        repository, trust, contents: where bundles come from, and where they are.
+        counters: of what all did.
+        make_link: makes a device's connection.
+        start: bundles that devices have from the start.
+        stopping: never set: a device ends with its process.
+    """
+
+    fleet: str
+    mqtt: MqttConfig
+    fates: Fates
+    host: Host
+    repository: Repository
+    counters: Counters
+    make_link: MakeLink
+    folder: Path = Path()
+    start: list[Installed] = []
+    contents: Contents = msgspec.field(default_factory=Contents)
+    stopping: threading.Event = msgspec.field(default_factory=threading.Event)
+    platform: dict[str, str] = msgspec.field(default_factory=platform_facts)
+    _trust: SharedTrust | None = None
+
+    @property
+    def trust(self) -> SharedTrust:
+        """Of all devices."""
+        if self._trust is None:
+            self._trust = SharedTrust(self.contents)
+        return self._trust
+
+
+class SimulatedDevice:
+    """A device. What is here survives its restarts: its disk, its spool, its name.
 
     Args:
         index: which of the simulation's devices it is.
         name: its id.
-        names: topics of the fleet.
-        fates: what goes wrong.
-        host: its world.
-        counters: shared by all devices of the process.
+        world: of the process.
     """
 
-    __slots__ = (
-        "_boots",
-        "_known_good",
-        "_online_before",
-        "_updating",
-        "_window_began",
-        "answers",
-        "boot",
-        "chance",
-        "counters",
-        "fates",
-        "first_session",
-        "host",
-        "index",
-        "last_update",
-        "name",
-        "names",
-        "reached",
-        "revision",
-        "sending",
-        "seq",
-        "session",
-        "slots",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        index: int,
-        name: str,
-        names: topics.Topics,
-        fates: Fates,
-        host: Host,
-        counters: Counters,
-    ) -> None:
+    def __init__(self, index: int, name: str, world: World) -> None:
         self.index = index
         self.name = name
-        self.names = names
-        self.fates = fates
-        self.host = host
-        self.counters = counters
-        self.chance = random.Random(f"{fates.scenario.seed}/device/{index}")
-        self.slots: dict[str, Slot] = {}
-        self.revision = 0
-        self.reached = 0
-        self.seq = int(host.time() * START_SEQ_PER_S)
-        self.session = int(host.time() * 1000)
-        self.first_session = self.session + 1
-        self.last_update: UpdateEvent | None = None
-        self.answers = Answers(self)
-        self._boots = 0
-        self.boot = ""
-        self.sending = Sending(host, names, name, self.chance)
-        self._updating: Running | None = None
-        self._online_before = False
-        self._window_began = host.monotonic()
-        self._known_good: set[BundleRef] = set()
-        for start in fates.scenario.start:
-            ref = BundleRef(start.bundle, start.version, start.manifest_sha256)
-            self._known_good.add(ref)
-            self.slots[start.slot] = Slot(active=self.model(ref, None))
-            host.fetch(Fetch(ref, full=False), functools.partial(self._started, start.slot))
-        self.reboot()
+        self.world = world
+        self.chance = random.Random(f"{world.fates.scenario.seed}/device/{index}")
+        self.slowness = world.fates.slowness(index)
+        self.disk = MemoryDisk(world.contents)
+        self.spool = MemorySpool()
+        self.known_good: set[BundleRef] = {one.ref for one in world.start}
+        self._session = 0
+        self.run: Run | None = None
+        self._prepare()
 
-    def _started(self, slot: str, got: Fetched) -> None:
-        """The baseline of a bundle that the device ran from the start has come."""
-        model = self.slots[slot].active
-        if got.manifest is not None and model is not None:
-            self.slots[slot].active = self.model(model.ref, got.manifest.baseline)
-
-    def model(self, ref: BundleRef, baseline: Baseline | None) -> FakeModel:
-        """A bundle as it runs here."""
-        behaviour = self.fates.behaviour(ref.name, ref.version)
-        return FakeModel(ref, behaviour, baseline, self.fates.slowness(self.index))
-
-    def reboot(self) -> None:
-        """A new boot: telemetry numbers start anew."""
-        self._boots += 1
-        self.boot = f"sim{self.session:x}-{self._boots}"
-        self.sending.rebooted()
-
-    def is_known_good(self, ref: BundleRef) -> bool:
-        """Whether the device ran it before: what held then holds now."""
-        return ref in self._known_good
-
-    def remember_good(self, ref: BundleRef) -> None:
-        """Notes that a bundle was committed."""
-        self._known_good.add(ref)
-
-    # Connection ---------------------------------------------------------------------------
+    def _prepare(self) -> None:
+        """The disk of a device that has been there before."""
+        self.disk.make_folder(ROOT)
+        store = Store(self.disk, ROOT, clock=self.world.host.time)
+        store.prepare()
+        for one in self.world.start:
+            for sha256, data in one.files.items():
+                self.disk.append(ROOT / "blobs" / sha256, data)
+                self.disk.digest(ROOT / "blobs" / sha256)  # one copy for all devices
+            store.build(one.manifest_bytes, one.manifest)
+            store.link(one.slot, "current", one.ref.manifest_sha256)
+        seq = int(self.world.host.time() * START_SEQ_PER_S)
+        JournalFiles(self.disk, ROOT).save(Journal(event_seq=seq))
 
     def next_session(self) -> int:
         """The number of the connection that is about to be made."""
-        self.session += 1
-        return self.session
+        self._session = next_session(self._session, Clock(Waiting(self.world.host)))
+        return self._session
 
-    def status(self, state: str) -> bytes:
-        """The status document; the will is the one for ``offline``."""
-        since = round(self.host.time(), 3)
-        return codec.encode(Status(state, self.boot, self.session, since))  # type: ignore[arg-type]
+    def start(self) -> None:
+        """Starts, or does so again after :meth:`stop`."""
+        self.run = Run(self)
+        self.run.begin()
 
-    def connected(self) -> None:
-        """The connection is up."""
-        topic = self.names.of_device(self.name, "status")
-        self.publish(topic, self.status("online"), retain=True)
-        self.report()
-        self.sending.link_changed(True)
-        if not self._online_before:
-            self._online_before = True
-            every = self.fates.scenario.traffic.telemetry_s
-            self._window_began = self.host.monotonic()
-            self.host.later(every * self.chance.random(), self._telemetry)
+    def stop(self) -> None:
+        """Loses its power."""
+        if self.run is not None:
+            self.run.end()
+            self.run = None
 
-    def disconnected(self) -> None:
-        """The connection is gone."""
-        self.sending.link_changed(False)
+    def shut_down(self) -> None:
+        """Ends well: sends what it has measured, and says goodbye."""
+        if self.run is not None:
+            self.run.shut_down()
+            self.run = None
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Publishes."""
-        self.host.publish(topic, payload, retain=retain)
+    def reboot(self, away_s: float) -> None:
+        """Loses its power, and starts again after a while."""
+        self.stop()
+        self.world.host.later(away_s, self.start)
 
-    def message(self, topic: str, payload: bytes, properties: dict[str, Any]) -> None:
-        """A message came. What is wrong in it is answered, or ignored as a real agent does."""
-        self.counters.received += 1
-        self.counters.received_bytes += len(payload)
+    def outcome(self, ref: BundleRef) -> Outcome:
+        """What becomes of a bundle here; what held before holds now."""
+        if ref in self.known_good:
+            return "commits"
+        return self.world.fates.outcome(self.index, ref.name, ref.version)
+
+
+class Clock:
+    """The agent's clock on a host (:class:`agent.system.clock.Clock`)."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+        self.time = waiting.host.time
+        self.monotonic = waiting.host.monotonic
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Waits at most `seconds`."""
+        if not event.is_set():
+            self._waiting.pause(seconds)
+        return event.is_set()
+
+
+class Run(Device):
+    """One run of a simulated device: the agent's parts, and a turn for each from the loop.
+
+    Args:
+        owner: the device.
+    """
+
+    def __init__(self, owner: SimulatedDevice) -> None:
+        world = owner.world
+        self.owner = owner
+        self.index, self.chance, self.slowness = owner.index, owner.chance, owner.slowness
+        self.flowing = False
+        self.shown: tuple[ScriptedModel, str, str] | None = None
+        self._waiting = Waiting(world.host)
+        self._scenario = scenario = world.fates.scenario
+        self._flowed_at = world.host.monotonic()
+        clock = Clock(self._waiting)
+        config = AgentConfig(
+            fleet=world.fleet,
+            device=owner.name,
+            board=world.fates.board(owner.index),
+            trust_root="",
+            mqtt=world.mqtt,
+            labels=world.fates.labels(owner.index),
+            groups=scenario.groups,
+            telemetry_s=scenario.traffic.telemetry_s,
+        )
+        board = _board(config.board)
+        boot = new_boot()
+        updater, reporter = Alarm(), Alarm()
+        means = Means(
+            clock=clock,
+            facts=Facts(
+                device=owner.name,
+                boot=boot,
+                agent_version=f"{__version__}+simulated",
+                board=config.board,
+                runtime="simulated",
+                labels=config.labels,
+                groups=config.groups,
+                platform=world.platform,
+            ),
+            root=ROOT,
+            fs=owner.disk,
+            spool=owner.spool,
+            models=Models(
+                _OPTIONS, board.model_ram_bytes, open_bundle=owner.disk.bundle, load=self._load
+            ),
+            selftest=self._selftest,
+            link=lambda on_message, on_change, on_refusal: world.make_link(
+                world.mqtt,
+                fleet=world.fleet,
+                device=owner.name,
+                groups=config.groups,
+                folder=world.folder,
+                boot=boot,
+                next_session=owner.next_session,
+                clock=clock,
+                on_message=on_message,
+                on_change=on_change,
+                on_refusal=on_refusal,
+            ),
+            worker=functools.partial(_LoopWorker, self._waiting, config.serving.queue),
+            reach=self._reach,
+            trust=lambda fetch: _Trusted(self, fetch),
+            room=lambda: (MEMORY_BYTES, owner.disk.free),
+            gauges=self._gauges,
+            every_s=config.telemetry_s,
+            first_s=config.telemetry_s * owner.chance.random(),
+            rss=self._rss,
+            measure=self._measure,
+            health=lambda counts, worker: _Health(self, Trials(counts, worker)),
+            updater=updater,
+            reporter=reporter,
+            arrived=Arrivals(self._waiting),
+            stopping=world.stopping,
+        )
+        super().__init__(config, board, means)
+        self._updates = Turns(self._waiting, self.engine.step)
+        self._reports = Turns(self._waiting, self._report)
+        updater.ring, reporter.ring = self._updates.wake, self._reports.wake
+
+    # Life. ------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Recovers, connects, and gets on."""
+        self._waiting.start(self._begin)
+
+    def _begin(self) -> None:
+        self.engine.recover()
+        self._updates.wake()
+        self._reports.wake()
+        self.link.start()
+
+    def shut_down(self) -> None:
+        """Samples once more, and says goodbye."""
+        self._updates.stop()
+        self._reports.stop()
+        self.flow()
+        self.reporter.end()
+        self.link.stop()
+
+    def end(self) -> None:
+        """Ends where it is."""
+        self._updates.stop()
+        self._reports.stop()
+        abandon = getattr(self.link, "abandon", None)
+        if abandon is not None:
+            abandon()
+        self._waiting.kill()
+
+    def _report(self) -> float:
+        if self.clock.monotonic() >= self.reporter.due:
+            self.flow()
+        pause = self.reporter.turn()
+        return min(pause, max(self.reporter.delivery.due(self.clock.monotonic()), 0.05))
+
+    def pause(self, seconds: float) -> None:
+        """Takes so long."""
+        self._waiting.pause(seconds)
+
+    def monotonic(self) -> float:
+        """Seconds that only grow."""
+        return self.clock.monotonic()
+
+    # What is made up. -------------------------------------------------------------------
+
+    def flow(self) -> None:
+        """Counts the local requests that have come since this was called last."""
+        now = self.clock.monotonic()
+        window, self._flowed_at = now - self._flowed_at, now
+        mean = self._scenario.traffic.requests_per_s * window
+        if mean <= 0 or self.flowing:
+            return
+        self.flowing = True
         try:
-            address = topics.parse(topic)
-            if address.kind == "desired":
-                self.desire(codec.decode(payload, Desired, what="desired"))
-            elif address.kind in ("request", "group-request"):
-                self.answers.request(address.name, payload, properties)
-            elif address.kind == "ack":
-                self.sending.heard(codec.decode(payload, Ack, what="an ack"))
-        except InputError:
+            for slot in self.models.slots:
+                if "/" not in slot:
+                    self._ask_locally(slot, requests_in(mean, self.chance))
+        finally:
+            self.flowing = False
+
+    def _ask_locally(self, slot: str, requests: int) -> None:
+        try:
+            with self.models.use(slot) as model:
+                if model.manifest.task != "classify":
+                    return
+        except ShoalError:
             return
+        groups = min(requests, MAX_GROUPS)
+        for number in range(groups):
+            times = requests // groups + (number < requests % groups)
+            self.shown = None
+            try:
+                answer = self.answering.label(slot, "", 1, times=times)
+            except ShoalError as error:
+                self.failed(slot, error, times)
+                continue
+            self.answering.shadow(slot, "", answer, times=times)
 
-    # State --------------------------------------------------------------------------------
+    def fail_requests(self, slot: str) -> None:
+        """So many requests fail on the bundle that serves as a trial needs to see."""
+        update = self.engine.journal.update
+        times = max(1, update.trial.min_requests if update is not None else 1)
+        error = UnavailableError("model-failed", "simulated: no answer in the trial")
+        for _ in range(2):
+            self.failed(slot, error, times)
 
-    def desire(self, desired: Desired) -> None:
-        """Begins to do what the controller wants; an older revision is ignored."""
-        if desired.revision <= self.revision:
-            return
-        self.revision = desired.revision
-        if self._updating is not None:
-            self._updating.stop()
-            self._settle()
-        self._updating = Running(self.host, apply(self, desired))
-
-    def _settle(self) -> None:
-        """An update was cut short by a newer document: what is on trial is not kept."""
-        for slot in self.slots.values():
-            if slot.trial:
-                slot.active, slot.previous, slot.trial = slot.previous, None, False
-
-    def reported(self) -> Reported:
-        """The reported document."""
-        return Reported(
-            device=self.name,
-            boot=self.boot,
-            agent_version=f"{__version__}+simulated",
-            board=self.fates.board(self.index),
-            runtime="simulated",
-            at=round(self.host.time(), 3),
-            labels=self.fates.labels(self.index),
-            groups=self.fates.scenario.groups,
-            slots={name: slot.report() for name, slot in self.slots.items()},
-            desired_revision=self.reached,
-            last_update=self.last_update,
-            free_bytes=8_000_000_000,
-            memory_bytes=4_000_000_000,
+    def _load(self, bundle: Bundle, options: models.Options) -> ScriptedModel:
+        """As a runtime loads a bundle, but for what its model answers."""
+        del options
+        self.flow()  # what came until now met what serves until now
+        self._step()
+        bundle.read(bundle.manifest.model.file)
+        behaviour = self.owner.world.fates.behaviour(bundle.ref.name, bundle.ref.version)
+        fails = self.owner.outcome(bundle.ref) == "fails-selftest"
+        return ScriptedModel(
+            bundle,
+            behaviour,
+            self,
+            holds=0.0 if fails else behaviour.golden_accuracy,
+            tokens_per_s=self._scenario.traffic.tokens_per_s,
         )
 
-    def report(self) -> None:
-        """Publishes the reported document."""
-        topic = self.names.of_device(self.name, "reported")
-        self.publish(topic, codec.encode(self.reported()), retain=True)
+    def _selftest(self, folder: Path) -> Selftested:
+        bundle = self.owner.disk.bundle(folder)
+        return models.selftest(bundle, _OPTIONS, self._load)
 
-    # Telemetry ----------------------------------------------------------------------------
+    def _step(self) -> None:
+        """A step of an update takes its time."""
+        update = self.engine.journal.update
+        if update is not None and not update.final and not self.flowing:
+            pause = self._scenario.updates.step_s * self.slowness
+            self.pause(pause * self.chance.uniform(0.5, 1.5))
 
-    def _telemetry(self) -> None:
-        every = self.fates.scenario.traffic.telemetry_s
-        self.host.later(every, self._telemetry)
-        now = self.host.monotonic()
-        window, self._window_began = now - self._window_began, now
-        self.sending.telemetry(self.boot, self.samples(window))
+    def _reach(self, heard: Callable[[float, float], None]) -> list[Fetcher]:
+        repository = self.owner.world.repository
+        if repository.url is None:
+            return []
+        once = self._scenario.updates.download != "full"
+        return [Reach(repository, self._waiting, heard, once=once)]
 
-    def samples(self, window_s: float) -> list[Sample]:
-        """What was done in a window: one sample for each model, one for the process."""
-        at, traffic = round(self.host.time(), 3), self.fates.scenario.traffic
-        found: list[Sample] = []
-        rss = 45_000_000
-        for name, slot in self.slots.items():
-            if slot.active is None:
-                continue
-            requests = requests_in(traffic, window_s, self.chance)
-            found.append(slot.active.sample(name, at, window_s, requests, self.chance))
-            rss = max(rss, slot.active.behaviour.rss_bytes)
-            if slot.shadow is not None:
-                shadow = slot.shadow.sample(name, at, window_s, requests, self.chance)
-                share = slot.shadow.behaviour.disagreement
-                shadow.shadow_requests, shadow.requests = requests, 0
-                shadow.shadow_disagreements = sum(
-                    self.chance.random() < share for _ in range(min(requests, 1000))
-                )
-                found.append(shadow)
-        gauges = {
-            "rss_bytes": round(rss * self.chance.uniform(0.97, 1.0)),
+    def _measure(self) -> Measured:
+        update = self.engine.journal.update
+        if update is not None and self.owner.outcome(update.bundle) == "does-not-fit":
+            return Measured(list(self.board.runtimes), 0)
+        return Measured(list(self.board.runtimes), MEMORY_BYTES)
+
+    def _rss(self) -> int:
+        found = RSS_BYTES
+        for slot in self.models.slots:
+            ref = self.models.ref(slot)
+            if ref is not None:
+                behaviour = self.owner.world.fates.behaviour(ref.name, ref.version)
+                found = max(found, behaviour.rss_bytes)
+        return found
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "rss_bytes": float(round(self._rss() * self.chance.uniform(0.97, 1.0))),
             "cpu_ratio": round(self.chance.uniform(0.02, 0.2), 3),
+            "threads": 8.0,
+            "memory_available_bytes": float(MEMORY_BYTES),
+            "disk_free_bytes": float(self.owner.disk.free),
             "temperature_c": round(self.chance.gauss(52, 3), 1),
         }
-        found.append(Sample(at=at, window_s=window_s, gauges=gauges))
-        return found
+
+    # What is counted. -------------------------------------------------------------------
+
+    def update_ended(self, event: UpdateEvent) -> None:
+        """For the progress of the simulation, and for what is known to hold."""
+        if event.boot != self.boot:
+            return
+        counters, count = self.owner.world.counters, event.state.replace("-", "_")
+        setattr(counters, count, getattr(counters, count) + 1)
+        if event.state == "committed":
+            self.owner.known_good.add(event.bundle)
+
+    def _send_answer(self, topic: str, payload: bytes) -> None:
+        super()._send_answer(topic, payload)
+        if codec.decode(payload, Answer, what="an answer").done:
+            self.owner.world.counters.answers += 1
+
+
+class _Trusted:
+    """Signed manifests for one device (:class:`agent.update.obtain.Trusted`)."""
+
+    def __init__(self, run: Run, fetch: Callable[[str, int], bytes]) -> None:
+        self._run = run
+        self._fetch = fetch
+
+    def newest(self, ref: BundleRef) -> bytes:
+        """As of the agent's; a step of an update takes its time."""
+        run = self._run
+        run._step()
+        return run.owner.world.trust.newest(run._waiting, self._fetch, ref)
+
+
+class _Health:
+    """What is seen of a trial, up to this moment (:class:`agent.update.health.Health`)."""
+
+    def __init__(self, run: Run, seen: Health) -> None:
+        self._run = run
+        self._seen = seen
+
+    def begin_trial(self, slot: str) -> None:
+        """Starts counting; of a bundle that is to be rolled back, requests fail."""
+        self._seen.begin_trial(slot)
+        ref = self._run.models.ref(slot)
+        if ref is not None and self._run.owner.outcome(ref) == "rolls-back":
+            self._run.fail_requests(slot)
+
+    def trial(self, slot: str) -> Observed:
+        """What was seen since."""
+        self._run.flow()
+        return self._seen.trial(slot)
+
+
+class _LoopWorker(Worker):
+    """Runs requests in turn, on the loop."""
+
+    def __init__(
+        self,
+        waiting: Waiting,
+        capacity: int,
+        on_failure: Callable[[str, ShoalError], None] | None = None,
+    ) -> None:
+        super().__init__(capacity, on_failure)
+        self._turns = Turns(waiting, self._all)
+
+    def submit(self, job: Job, *, wait: threading.Event | None = None) -> None:
+        """As of the agent's."""
+        super().submit(job, wait=wait)
+        self._turns.wake()
+
+    def _all(self) -> None:
+        while self.turn():
+            pass
+
+
+@functools.cache
+def _board(name: str) -> Any:
+    return boards.load(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.simulate.connection import Connection
-from agent.simulate.downloads import Downloads
+from agent.simulate.counters import Counters
+from agent.simulate.device import SimulatedDevice, World
 from agent.simulate.fate import Fates
-from agent.simulate.scenario import Scenario
-from agent.simulate.state import Counters
+from agent.simulate.host import LoopHost
+from agent.simulate.link import LoopLink
+from agent.simulate.repository import Repository, installed
+from agent.simulate.scenario import Churn, Scenario
 from contracts.config import MqttConfig
 from contracts.connection import read_pem
 from contracts.errors import UnavailableError
-from contracts.topics import Topics
+from contracts.messages import BundleRef
 
 _TICK_S: Final = 2.0
 _SPARE_FILES: Final = 64
@@ -87,22 +90,22 @@ async def run(
     counters = Counters()
     tls = plan.mqtt.tls
     ca = read_pem(tls.ca, Path()) if tls is not None and tls.ca else ""
-    downloads = Downloads(plan.repository_url, counters, ca)
-    fates, names = Fates(scenario, plan.devices), Topics(plan.fleet)
+    repository = Repository(plan.repository_url, counters, ca)
+    fates = Fates(scenario, plan.devices)
     away = fates.chosen("offline", scenario.offline.share)
-    devices: list[Connection] = []
-    tasks = [
-        asyncio.create_task(_connect(plan, devices, away, scenario, stop), name="connect"),
-        asyncio.create_task(
-            _progress(plan, devices, away, counters, stop, report), name="progress"
-        ),
-        asyncio.create_task(_keep_alive(devices, stop), name="keep-alive"),
-    ]
+    devices: list[SimulatedDevice] = []
+    tasks = []
     try:
+        world = await _world(plan, scenario, fates, repository, counters)
+        tasks = [
+            asyncio.create_task(_connect(plan, devices, away, scenario, stop), name="connect"),
+            asyncio.create_task(
+                _progress(plan, devices, away, counters, stop, report), name="progress"
+            ),
+            asyncio.create_task(_keep_alive(devices, stop), name="keep-alive"),
+        ]
         for index in range(plan.first, plan.first + plan.count):
-            devices.append(
-                Connection(index, plan.name(index), plan.mqtt, names, fates, downloads, counters)
-            )
+            devices.append(SimulatedDevice(index, plan.name(index), world))
             if index % 50 == 0:
                 await asyncio.sleep(0)
         waiting = asyncio.create_task(stop.wait(), name="stop")
@@ -119,12 +122,33 @@ async def run(
         await asyncio.gather(*tasks, return_exceptions=True)
         report({"event": "summary", **msgspec.to_builtins(counters)})
         await _goodbye(devices)
-        downloads.close()
+        repository.close()
+
+
+async def _world(
+    plan: Plan, scenario: Scenario, fates: Fates, repository: Repository, counters: Counters
+) -> World:
+    """What the devices have together, with what they have from the start."""
+    wanted = [
+        (start.slot, BundleRef(start.bundle, start.version, start.manifest_sha256))
+        for start in scenario.start
+    ]
+    loop = asyncio.get_running_loop()
+    return World(
+        fleet=plan.fleet,
+        mqtt=plan.mqtt,
+        fates=fates,
+        host=LoopHost(loop),
+        repository=repository,
+        counters=counters,
+        make_link=functools.partial(LoopLink, loop=loop, counters=counters),
+        start=await asyncio.to_thread(lambda: list(installed(repository, wanted))),
+    )
 
 
 async def _connect(
     plan: Plan,
-    devices: list[Connection],
+    devices: list[SimulatedDevice],
     away: frozenset[int],
     scenario: Scenario,
     stop: asyncio.Event,
@@ -134,21 +158,51 @@ async def _connect(
     began, position = loop.time(), 0
     while position < plan.count and not stop.is_set():
         due = min(int((loop.time() - began) * plan.connects_per_s) + 1, len(devices))
-        for connection in devices[position:due]:
-            if connection.device.index not in away:
-                connection.open()
+        for device in devices[position:due]:
+            if device.index not in away:
+                _start(device, scenario)
             elif scenario.offline.back_after_s is not None:
-                loop.call_later(scenario.offline.back_after_s, connection.open)
+                loop.call_later(scenario.offline.back_after_s, _start, device, scenario)
         position = max(position, due)
         await asyncio.sleep(0.02)
 
 
-async def _keep_alive(devices: list[Connection], stop: asyncio.Event) -> None:
+def _start(device: SimulatedDevice, scenario: Scenario) -> None:
+    device.start()
+    if device.index in device.world.fates.chosen("churn", scenario.churn.share):
+        _break_later(device, scenario.churn, 0.0)
+
+
+def _break_later(device: SimulatedDevice, churn: Churn, away_s: float) -> None:
+    seconds = away_s + device.chance.expovariate(1 / churn.every_s)
+    asyncio.get_running_loop().call_later(seconds, _break, device, churn)
+
+
+def _break(device: SimulatedDevice, churn: Churn) -> None:
+    """The scenario's churn."""
+    link = link_of(device)
+    if link is not None and link.connected.is_set():
+        if churn.reboot:
+            device.reboot(churn.away_s)
+        else:
+            link.leave_for(churn.away_s)
+    _break_later(device, churn, churn.away_s)
+
+
+def link_of(device: SimulatedDevice) -> LoopLink | None:
+    """The connection of a device that runs."""
+    link = None if device.run is None else device.run.link
+    return link if isinstance(link, LoopLink) else None
+
+
+async def _keep_alive(devices: list[SimulatedDevice], stop: asyncio.Event) -> None:
     """Gives every connection its turn within a tick, a few at a time."""
     while not stop.is_set():
         began = asyncio.get_running_loop().time()
-        for index, connection in enumerate(list(devices)):
-            connection.keep_alive()
+        for index, device in enumerate(list(devices)):
+            link = link_of(device)
+            if link is not None:
+                link.keep_alive()
             if index % 100 == 0:
                 await asyncio.sleep(0)
         took = asyncio.get_running_loop().time() - began
@@ -157,7 +211,7 @@ async def _keep_alive(devices: list[Connection], stop: asyncio.Event) -> None:
 
 async def _progress(
     plan: Plan,
-    devices: list[Connection],
+    devices: list[SimulatedDevice],
     away: frozenset[int],
     counters: Counters,
     stop: asyncio.Event,
@@ -174,11 +228,14 @@ async def _progress(
             report({"event": "progress", **msgspec.to_builtins(counters)})
 
 
-async def _goodbye(devices: list[Connection]) -> None:
-    for index, connection in enumerate(devices):
-        connection.close()
+async def _goodbye(devices: list[SimulatedDevice]) -> None:
+    links = [link for device in devices if (link := link_of(device)) is not None]
+    for index, device in enumerate(devices):
+        device.shut_down()
         if index % 100 == 0:
             await asyncio.sleep(0)
     deadline = asyncio.get_running_loop().time() + 5
-    while any(c.up for c in devices) and asyncio.get_running_loop().time() < deadline:
+    while any(link.connected.is_set() for link in links):
+        if asyncio.get_running_loop().time() >= deadline:
+            return
         await asyncio.sleep(0.02)

@@ -31,9 +31,10 @@ class Behaviour(_Strict, frozen=True):
     Attributes:
         bundle, version: which bundle; ``*`` for any. The first entry that matches counts.
         fail_selftest: share of devices whose golden vectors do not hold: they refuse it.
-        roll_back: share of devices that roll back during the trial.
-        refuse_fit: share of devices that have no room for it.
-        golden_accuracy: that devices report after the self-test.
+        roll_back: share of devices on which requests fail in the trial, which rolls back.
+        refuse_fit: share of devices that have no memory for it.
+        golden_accuracy: share of the golden vectors that hold; below what the manifest demands,
+            devices refuse it.
         labels: distribution of the answers; empty: the baseline of the bundle's manifest.
         confidence: mean confidence of the answers; None: the baseline's distribution.
         latency_us: median time of one inference on a device that is not slow.
@@ -83,15 +84,14 @@ class Updates(_Strict, frozen=True):
     """How updates go.
 
     Attributes:
-        step_s: seconds that each state takes on a device that is not slow.
-        download: ``full`` fetches the manifest and every file and checks each digest;
-            ``manifest`` fetches the manifest alone, once for all devices; ``none`` nothing.
-        trial_factor: the trial of a desired document lasts this many times as long.
+        step_s: seconds that fetching the manifest, the self-test and loading take, each, on a
+            device that is not slow.
+        download: ``full``: each device fetches every file; ``once``: what many devices fetch is
+            fetched once for all of them. Each device checks all digests in both.
     """
 
     step_s: Seconds = 0.2
-    download: Literal["full", "manifest", "none"] = "manifest"
-    trial_factor: Share = 1.0
+    download: Literal["full", "once"] = "once"
 
 
 class Offline(_Strict, frozen=True):

@@ -19,6 +19,28 @@ _LAST_SESSION: Final = (1 << 53) - 1
 """Every JSON reader can hold this number, and the controller takes none above the next."""
 
 
+def new_boot() -> str:
+    """A random name for a run of the agent."""
+    return f"b{secrets.token_hex(6)}"
+
+
+def next_session(last: int, clock: Clock) -> int:
+    """The number of the next connection. It grows over restarts too.
+
+    It is at least the time in milliseconds, so that the controller, which believes no lower
+    session than it has seen, hears a device that lost its count: its disk was wiped, the
+    file is damaged or could not be written. A clock that is not set says nothing; one that
+    is set later is heard at the next connection.
+
+    Args:
+        last: the number of the connection before.
+        clock: the time.
+    """
+    now = int(clock.time() * 1000) if is_set(clock) else 0
+    session = min(last + 1, _LAST_SESSION)
+    return max(session, now) if now <= _LAST_SESSION else session
+
+
 class StateFolder:
     """The folder below which an agent keeps everything, locked for this process.
 
@@ -38,7 +60,7 @@ class StateFolder:
     def __init__(self, path: Path, clock: Clock | None = None) -> None:
         self.path = path
         self._clock = clock or SystemClock()
-        self.boot = f"b{secrets.token_hex(6)}"
+        self.boot = new_boot()
         self._disk = Disk()
         self._counter = path / "session"
         try:
@@ -76,18 +98,11 @@ class StateFolder:
         return found
 
     def next_session(self) -> int:
-        """The number of the next connection. It grows over restarts too.
+        """As :func:`next_session`, and noted on the disk.
 
         A disk that is full must not keep the device from its broker: then it grows in memory.
-        It is at least the time in milliseconds, so that the controller, which believes no lower
-        session than it has seen, hears a device that lost its count: its disk was wiped, the
-        file is damaged or could not be written. A clock that is not set says nothing; one that
-        is set later is heard at the next connection.
         """
-        now = int(self._clock.time() * 1000) if is_set(self._clock) else 0
-        self._session = min(self._session + 1, _LAST_SESSION)
-        if now <= _LAST_SESSION:
-            self._session = max(self._session, now)
+        self._session = next_session(self._session, self._clock)
         try:
             write_durably(self._disk, self._counter, str(self._session).encode())
         except OSError as error:

@@ -74,7 +74,7 @@ class Reporter:
         self._landed = 0
         self._wake = wake or threading.Event()
         self._window_began = clock.monotonic()
-        self._due = self._window_began + (every_s if first_s is None else first_s)
+        self.due = self._window_began + (every_s if first_s is None else first_s)
         self._settle_due = self._window_began + SETTLE_S
         self.delivery = Delivery(spool, topics, self._window_began)
 
@@ -101,7 +101,7 @@ class Reporter:
 
     def run(self) -> None:
         """Works until the agent stops; then samples once more."""
-        self._due = self._clock.monotonic() + self._every_s
+        self.due = self._clock.monotonic() + self._every_s
         while not self._stop.is_set():
             pause = self.turn()
             self._clock.wait(self._wake, min(1.0, pause))
@@ -111,14 +111,14 @@ class Reporter:
     def turn(self) -> float:
         """Does what is due; returns the seconds until the next sample."""
         self._beat()
-        if self._clock.monotonic() >= self._due:
+        if self._clock.monotonic() >= self.due:
             self.sample()
-            self._due = max(self._due + self._every_s, self._clock.monotonic())
+            self.due = max(self.due + self._every_s, self._clock.monotonic())
         if self._spool.in_memory and self._clock.monotonic() >= self._settle_due:
             self._settle_due = self._clock.monotonic() + SETTLE_S
             self.settle()
         self.pump()
-        return max(0.0, self._due - self._clock.monotonic())
+        return max(0.0, self.due - self._clock.monotonic())
 
     def end(self) -> None:
         """Samples once more, and sends."""

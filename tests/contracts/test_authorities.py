@@ -12,13 +12,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
-import urllib3
 from typer.testing import CliRunner
 
 from agent.certificates.device import Certificate
 from agent.cli.enroll import enroll
-from agent.simulate.downloads import Downloads
-from agent.simulate.state import Counters
+from agent.simulate.counters import Counters
+from agent.simulate.repository import Repository
 from agent.update.fetch import read_all
 from agent.update.http import Http
 from contracts import authorities
@@ -138,14 +137,13 @@ def webhook(url: str, own: Pair, folder: Path) -> None:
 def simulated(url: str, own: Pair, folder: Path) -> None:
     """A simulated device fetches a file."""
     del folder
-    downloads = Downloads(f"{url}/repo", Counters(), own.ca_text)
-    downloads._http.connection_pool_kw["retries"] = False
+    repository = Repository(f"{url}/repo", Counters(), own.ca_text)
     try:
-        downloads._file("x", "0" * 64, 100)
-    except urllib3.exceptions.HTTPError as error:
-        raise UnavailableError("download", str(error)) from None
+        got = repository.read("x")
     finally:
-        downloads.close()
+        repository.close()
+    if got.error is not None:
+        raise got.error
 
 
 USES: list[Use] = [

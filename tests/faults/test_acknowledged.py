@@ -109,7 +109,7 @@ def check_all_arrives(store: Store, witness: Witness, devices: ManyDevices) -> N
         lambda: f"{count(store)} of {len(measured)}; {devices}",
     )
     until(lambda: measured <= stored(store), 60, lambda: sorted(measured - stored(store))[:20])
-    until(lambda: devices.waiting <= 4 * len(devices.connections))
+    until(lambda: devices.waiting <= 4 * len(devices.devices))
     devices.__exit__()
     time.sleep(0.5)  # what is on its way at the end may or may not come
     found = stored(store)
@@ -142,7 +142,7 @@ def test_a_controller_is_away_and_the_broker_loses_all_it_has(
     with witness.watching():
         devices = ManyDevices(own_broker.config, fleet_name, number, speed=speed).__enter__()
         until(lambda: count(store) >= 3 * number)
-        until(lambda: all(c.device.sending.spool.acknowledged for c in devices.connections))
+        until(lambda: all(d.spool.acknowledged for d in devices.devices))
         ingest.stop()
         before = devices.counters.published
         time.sleep(hours * 1800 / speed)

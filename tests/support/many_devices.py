@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Self
 
-from agent.simulate.connection import Connection
-from agent.simulate.downloads import Downloads
+from agent.simulate.counters import Counters
+from agent.simulate.device import SimulatedDevice, World
 from agent.simulate.fate import Fates
-from agent.simulate.host import Timer
+from agent.simulate.host import LoopHost
+from agent.simulate.link import LoopLink
+from agent.simulate.repository import Installed, Repository
+from agent.simulate.runner import link_of
 from agent.simulate.scenario import load
-from agent.simulate.state import Counters
 from agent.telemetry.memory import MemorySpool
 from contracts import codec
+from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.messages import Telemetry
-from contracts.topics import Topics
+from tests.support.controller import TINY
 
 Key = tuple[str, str, int]
 """Device, boot, number."""
@@ -26,7 +31,6 @@ Key = tuple[str, str, int]
 SCENARIO = """
 seed: 5
 traffic: {{requests_per_s: 1, telemetry_s: {every}}}
-start: [{{slot: classify, bundle: m, version: 1.0.0, manifest_sha256: "{digest}"}}]
 """
 
 
@@ -68,19 +72,11 @@ class Witness:
             MemorySpool.tell = tell  # type: ignore[method-assign]
 
 
-class FastConnection(Connection):
-    """A device's connection whose clock runs fast. Its MQTT client does not know."""
-
-    __slots__ = ()
-    speed = 1.0
-
-    def monotonic(self) -> float:
-        """Fast seconds."""
-        return self._loop.time() * self.speed
-
-    def later(self, seconds: float, call: Callable[[], None]) -> Timer:
-        """After so many fast seconds."""
-        return self._loop.call_later(seconds / self.speed, call)
+def installed(folder: Path, slot: str = "classify") -> Installed:
+    """A bundle that devices have from the start."""
+    bundle = Bundle.open(folder)
+    files = {entry.sha256: bundle.read(entry.path) for entry in bundle.manifest.files}
+    return Installed(slot, bundle.ref, bundle.manifest_bytes, bundle.manifest, files)
 
 
 class ManyDevices:
@@ -93,6 +89,9 @@ class ManyDevices:
         speed: how many seconds of theirs are one.
         every_s: between two batches of a device, in its seconds.
         prefix: of their names.
+        scenario: YAML text; None: one request a second.
+        start: what they have from the start; None: a classifier.
+        repository_url: where bundles come from; None: blocks over MQTT.
     """
 
     def __init__(
@@ -104,19 +103,27 @@ class ManyDevices:
         speed: float = 1.0,
         every_s: float = 10.0,
         prefix: str = "sim-",
+        scenario: str | None = None,
+        start: list[Installed] | None = None,
+        repository_url: str | None = None,
     ) -> None:
         self.counters = Counters()
-        self.connections: list[FastConnection] = []
-        self._mqtt = mqtt
-        self._names = Topics(fleet)
-        self._prefix = prefix
-        text = SCENARIO.format(every=every_s, digest="0" * 64)
-        self._fates = Fates(load(text.encode()), count)
-        self._count = count
-        self._kind = type("Fast", (FastConnection,), {"speed": speed, "__slots__": ()})
+        self.devices: list[SimulatedDevice] = []
+        self._names = [f"{prefix}{index:04}" for index in range(count)]
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="devices", daemon=True)
-        self._downloads = Downloads(None, self.counters)
+        self._repository = Repository(repository_url, self.counters)
+        text = SCENARIO.format(every=every_s) if scenario is None else scenario
+        self._world = World(
+            fleet=fleet,
+            mqtt=mqtt,
+            fates=Fates(load(text.encode()), count),
+            host=LoopHost(self._loop, speed),
+            repository=self._repository,
+            counters=self.counters,
+            make_link=functools.partial(LoopLink, loop=self._loop, counters=self.counters),
+            start=[installed(TINY)] if start is None else start,
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -128,16 +135,12 @@ class ManyDevices:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(30)
         self._loop.close()
-        self._downloads.close()
+        self._repository.close()
 
     async def _open(self) -> None:
-        for index in range(self._count):
-            connection = self._kind(
-                index, f"{self._prefix}{index:04}", self._mqtt, self._names, self._fates,
-                self._downloads, self.counters,
-            )  # fmt: skip
-            self.connections.append(connection)
-            connection.open()
+        for index, name in enumerate(self._names):
+            self.devices.append(SimulatedDevice(index, name, self._world))
+            self.devices[-1].start()
             if index % 20 == 0:
                 await asyncio.sleep(0.01)
         self._keeper = asyncio.ensure_future(self._keep())
@@ -145,24 +148,33 @@ class ManyDevices:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(1)
-            for connection in self.connections:
-                connection.keep_alive()
+            for link in map(link_of, self.devices):
+                if link is not None:
+                    link.keep_alive()
 
     async def _close(self) -> None:
         self._keeper.cancel()
-        for connection in self.connections:
-            connection.close()
+        for device in self.devices:
+            device.shut_down()
         await asyncio.sleep(0.2)
+
+    def call(self, work: Callable[[], object]) -> None:
+        """Does something in the devices' thread, and waits for it."""
+
+        async def wrapped() -> None:
+            work()
+
+        asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(30)
 
     @property
     def waiting(self) -> int:
         """Messages that the devices hold."""
-        return sum(connection.device.sending.spool.depth for connection in self.connections)
+        return sum(device.spool.depth for device in self.devices)
 
     def __str__(self) -> str:
         """What there is, for a test that fails."""
-        known = sum(c.device.sending.spool.acknowledged for c in self.connections)
+        known = sum(device.spool.acknowledged for device in self.devices)
         return (
-            f"{self.counters.online} online of {len(self.connections)}, {self.waiting} messages "
+            f"{self.counters.online} online of {len(self.devices)}, {self.waiting} messages "
             f"held, {known} devices acknowledged"
         )

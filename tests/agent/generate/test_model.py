@@ -19,7 +19,8 @@ import pytest
 
 from agent.generate.cache_engine import Floats
 from agent.generate.constraint import MAX_MULTIPLE, check_schema
-from agent.generate.model import GenerativeModel, Stop
+from agent.generate.model import GenerativeModel
+from agent.generate.stop import Stop
 from agent.runtime import model as models
 from contracts.bundle import Bundle, pack, sha256_file
 from contracts.errors import InputError, RefusedError, ShoalError

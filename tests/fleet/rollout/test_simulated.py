@@ -37,7 +37,7 @@ def _scenario(
         "seed": 7,
         "start": [{**msgspec.to_builtins(start)} | {"bundle": start.name}],
         "traffic": {"requests_per_s": 20.0, "telemetry_s": 1.0},
-        "updates": {"step_s": 0.05, "download": "manifest"},
+        "updates": {"step_s": 0.05, "download": "once"},
         "bundles": list(behaviours),
     } | more
     for entry in document["start"]:  # type: ignore[attr-defined]

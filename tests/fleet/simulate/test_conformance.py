@@ -1,19 +1,40 @@
-"""A simulated device and the real agent, told the same, say the same."""
+"""A real agent and a simulated device, told the same, say the same: every message, every field.
+
+Both go through one script on one broker. What may differ is listed by name: who they are, when
+something was, what was measured, and what a model that is none makes up.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 import pytest
 
+from agent.runtime.classifier import Classifier
+from agent.simulate.device import ROOT
+from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
-from contracts.messages import Reported, Status, Telemetry, TrialRules, UpdateEvent
+from contracts.messages import (
+    Desired,
+    DesiredBundle,
+    Reported,
+    Status,
+    Telemetry,
+    TrialRules,
+    UpdateEvent,
+)
 from contracts.topics import parse
-from fleet.simulate.launcher import Simulation
+from fleet.repository.repository import Repository
+from tests.support.bundles import rewrite
 from tests.support.controller import (
+    QUICK_TRIAL,
     TINY,
     TINY_NEXT,
     AgentProcess,
@@ -21,48 +42,223 @@ from tests.support.controller import (
     http_server,
     make_repository,
 )
+from tests.support.many_devices import ManyDevices
 
-REAL, SIMULATED = "real-1", "sim-00000"
-_WAYS = {
-    "first": TINY,
-    "next": TINY_NEXT,
-    "back": TINY,
-}
+REAL, SIMULATED = "real-1", "sim-0000"
+BOTH: Final = (REAL, SIMULATED)
+TEXT: Final = "turn on the lights"
+PATIENCE_S: Final = 60.0
+
+WHO: Final = {"device", "boot", "session", "agent_version", "runtime", "platform", "address"}
+"""Fields that say who or what speaks."""
+
+WHEN: Final = {"at", "since", "window_s", "clock_offset_s"}
+"""Times."""
+
+MEASURED: Final = {"free_bytes", "memory_bytes", "latency_us", "first_token_ms", "tokens_per_s"}
+"""What is measured. Histograms have the same number of entries."""
+
+MADE_UP: Final = {"confidence", "top"}
+"""What a model says beside its label."""
+
+ONE_BOARD: Final = {"temperature_c", "throttled"}
+"""Gauges that not every board has."""
 
 
-def _settled(control: Controller, device: str, revision: int) -> Reported:
-    """What it says that it has in the end; events go their own way, through the spool."""
-    control.wait_final(revision, 60)
-    return control.wait_for(
-        Reported, lambda r: r.device == device and r.desired_revision == revision, 60
-    )
+# What is compared. --------------------------------------------------------------------------
 
 
-def _states(control: Controller, device: str, revision: int) -> list[str]:
-    """The states of one update, each once: progress of a download is told many times."""
-    found = [e.state for e in control.of(UpdateEvent, device) if e.revision == revision]
-    return [s for i, s in enumerate(found) if i == 0 or found[i - 1] != s]
+def plain(value: Any, key: str = "") -> Any:
+    """A message without what may differ: a field that may is there in both, or in neither."""
+    if key in WHO | WHEN | MEASURED | MADE_UP:
+        return "..."
+    if isinstance(value, dict):
+        return {name: plain(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if key == "message":
+        value = re.sub(r"/\S+/", "", value)  # a folder
+        value = re.sub(r"litert|simulated", "RUNTIME", value)
+        value = re.sub(r"takes \d+ bytes", "takes N bytes", value)
+    return value
 
 
-def _shapes(control: Controller, device: str) -> dict[str, set[str]]:
-    """For each kind of message, the fields that it ever had."""
-    found: dict[str, set[str]] = {}
-    for topic, payload in control.raw:
+def told(control: Controller, device: str, kind: str) -> list[Any]:
+    """What a device sent of one kind, in order."""
+    found = []
+    for topic, payload in list(control.raw):
         address = parse(topic)
-        if address.target == device:
-            found.setdefault(address.kind, set()).update(json.loads(payload))
+        if (address.target, address.kind) == (device, kind):
+            found.append(plain(json.loads(payload)))
     return found
 
 
-@pytest.mark.slow
-def test_a_simulated_device_says_what_the_real_agent_says(
-    mosquitto_broker: MqttConfig, fleet_name: str, tmp_path: Path
-) -> None:
-    """The same update states in the same order, fields, error codes and status on leaving."""
-    repository = make_repository(tmp_path, TINY, TINY_NEXT)
-    scenario = tmp_path / "scenario.yaml"
-    scenario.write_text("traffic: {telemetry_s: 0.5}\nupdates: {step_s: 0.02, download: full}\n")
-    answers: dict[str, dict[str, Any]] = {REAL: {}, SIMULATED: {}}
+def steps(messages: list[Any]) -> list[Any]:
+    """Without those that say the same as the one before: when it is said again is chance."""
+    return [m for i, m in enumerate(messages) if i == 0 or m != messages[i - 1]]
+
+
+def numbered(messages: list[Any]) -> list[Any]:
+    """With numbers from 0 on: a device that is there for years goes on with its own."""
+    first = messages[0]["seq"] if messages else 0
+    return [{**m, "seq": m["seq"] - first} for m in messages]
+
+
+def reports(control: Controller, device: str) -> list[Any]:
+    """Reported documents; the newest event in them is compared by itself."""
+    found = told(control, device, "reported")
+    events = numbered([d["last_update"] for d in found if "last_update" in d])
+    for document in found:
+        if "last_update" in document:
+            document["last_update"] = events.pop(0)
+    return steps(found)
+
+
+def counted(control: Controller, device: str) -> dict[str, Any]:
+    """Telemetry summed up by slot and bundle: how it falls into windows of time is chance."""
+    batches = control.of(Telemetry, device)
+    of_boot: dict[str, list[int]] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for batch in batches:
+        of_boot.setdefault(batch.boot, []).append(batch.seq)
+        for sample in msgspec.to_builtins(batch.samples):
+            where = f"{sample['slot']} of {(sample.get('bundle') or {}).get('version')}"
+            sums = found.setdefault(where, {})
+            for name, value in sample.items():
+                _add(sums, name, value)
+    for seqs in of_boot.values():
+        assert seqs == list(range(len(seqs))), "each number once, in order"
+    return found
+
+
+def _add(sums: dict[str, Any], name: str, value: Any) -> None:
+    if name in WHEN or name in ("slot", "bundle"):
+        return
+    if name in ("latency_us", "confidence"):
+        sums[name] = sums.get(name, 0) + sum(value["counts"].values())
+    elif name == "labels":
+        of = sums.setdefault(name, {})
+        for label, times in value.items():
+            of[label] = of.get(label, 0) + times
+    elif name == "gauges":
+        sums.setdefault(name, set()).update(value.keys() - ONE_BOARD)
+    else:
+        sums[name] = sums.get(name, 0) + value
+
+
+# The two. -----------------------------------------------------------------------------------
+
+
+def broken(folder: Path) -> Path:
+    """A version whose golden vectors do not hold."""
+    Bundle.open(TINY).extract(folder)
+    bundle = Bundle.open(folder)
+    labels = bundle.manifest.classifier.labels
+    vectors = [
+        msgspec.structs.replace(v, label=labels[(labels.index(v.label) + 1) % len(labels)])
+        for v in bundle.golden()
+    ]
+    (folder / bundle.manifest.golden.file).write_bytes(codec.encode(vectors))
+    files = [
+        msgspec.structs.replace(
+            entry, size=(folder / entry.path).stat().st_size, sha256=_digest(folder / entry.path)
+        )
+        for entry in bundle.manifest.files
+    ]
+    return rewrite(bundle, version="1.2.0", files=files).path
+
+
+def _digest(path: Path) -> str:
+    from contracts.bundle import sha256_file
+
+    return sha256_file(path)
+
+
+def scenario() -> str:
+    """Scripted models that say what the real ones do."""
+    labels = []
+    for folder in (TINY, TINY_NEXT):
+        model = Classifier(Bundle.open(folder))
+        labels.append(model.classify(TEXT).label)
+        model.close()
+    differ = float(labels[0] != labels[1])
+    return (
+        "boards: {raspberry-pi-5: 1}\n"
+        "traffic: {requests_per_s: 0, telemetry_s: 0.5}\n"
+        "updates: {step_s: 0.02, download: full}\n"
+        "bundles:\n"
+        f"  - {{version: 1.0.0, labels: {{{labels[0]}: 1}}, disagreement: {differ}}}\n"
+        f"  - {{version: 1.1.0, labels: {{{labels[1]}: 1}}, disagreement: {differ}}}\n"
+        "  - {version: 1.2.0, golden_accuracy: 0}\n"
+    )
+
+
+class Pair:
+    """A real agent and a simulated device, and what a controller says to both."""
+
+    def __init__(
+        self, control: Controller, agent: AgentProcess, devices: ManyDevices, bad: Path
+    ) -> None:
+        self.control = control
+        self.agent = agent
+        self.devices = devices
+        self.bad = Bundle.open(bad).ref
+        self.revision = 0
+
+    def say(self, kind: str, payload: bytes) -> None:
+        """Sends both the same."""
+        for device in BOTH:
+            self.control.send(self.control.topics.of_device(device, kind), payload)
+
+    def want(self, slots: dict[str, DesiredBundle], jump: int = 1) -> int:
+        """Sends both the same desired document."""
+        revision = self.revision + jump
+        self.say("desired", codec.encode(Desired(revision, slots, rollout="r1", at=1.0)))
+        return revision
+
+    def reach(self, slots: dict[str, DesiredBundle]) -> None:
+        """Wants something, and waits until both have done what they do about it."""
+        self.revision = self.want(slots)
+        self.until(Reported, lambda r: r.desired_revision == self.revision)
+
+    def until(self, kind: type[Any], when: Callable[[Any], bool]) -> None:
+        """Waits for a message of each that came from now on, or last."""
+        for device in BOTH:
+            found = threading.Event()
+
+            def seen(device: str = device) -> bool:
+                last = self.control.of(kind, device)[-1:]
+                return bool(last) and when(last[0])
+
+            if not seen():
+                self.control.wait_for(kind, lambda _, seen=seen: seen(), PATIENCE_S)
+            found.set()
+
+    def ask(self, op: str, **fields: Any) -> None:
+        """Asks both the same, and waits for both answers."""
+        number = len(self.control.of(UpdateEvent)) + len(self.control.raw)
+        for device in BOTH:
+            self.control.ask(device, op, PATIENCE_S, id=f"{op}-{number}", **fields)
+
+    def restart_without(self, *digests: str) -> None:
+        """Both lose their power, and some files."""
+        self.agent.kill()
+        device = self.devices.devices[0]
+        self.devices.call(device.stop)
+        self.until(Status, lambda s: s.state == "offline")
+        for sha256 in digests:
+            (self.agent.state / "blobs" / sha256).unlink()
+            self.devices.call(lambda sha256=sha256: device.disk.remove(ROOT / "blobs" / sha256))
+        self.agent.start()
+        self.devices.call(device.start)
+        self.until(Status, lambda s: s.state == "online")
+
+
+@pytest.fixture
+def pair(mosquitto_broker: MqttConfig, fleet_name: str, tmp_path: Path) -> Iterator[Pair]:
+    """Both, online."""
+    bad = broken(tmp_path / "bad")
+    repository: Repository = make_repository(tmp_path, TINY, TINY_NEXT, bad)
     with (
         Controller(mosquitto_broker, fleet_name, repository) as control,
         http_server(repository.folder) as (url, _),
@@ -70,45 +266,97 @@ def test_a_simulated_device_says_what_the_real_agent_says(
             tmp_path / REAL, mosquitto_broker, fleet_name, repository,
             device=REAL, repository_url=url,
         ) as agent,
-        Simulation(
-            fleet_name, mosquitto_broker, 1, scenario=scenario, repository_url=url
-        ) as simulation,
+        ManyDevices(
+            mosquitto_broker, fleet_name, 1, scenario=scenario(), start=[], repository_url=url
+        ) as devices,
     ):  # fmt: skip
-        for device in (REAL, SIMULATED):
-            simulation.wait_connected(60)
-            control.wait_for(Reported, lambda r, d=device: r.device == d, 60)
-            before = control.ask(device, "classify", text="hello")
-            answers[device]["before"] = before.error.code if before.error else None
-            for step, folder in _WAYS.items():
-                revision = control.want(device, Bundle.open(folder).ref, rollout="r1")
-                reported = _settled(control, device, revision)
-                answers[device][step] = _states(control, device, revision)
-                answers[device][f"{step}-active"] = reported.slots["classify"].active
-            revision = control.want(
-                device, Bundle.open(TINY_NEXT).ref, trial=TrialRules(seconds=0, max_restarts=1)
-            )
-            _settled(control, device, revision)
-            control.wait_for(Telemetry, lambda t: any(s.slot == "device" for s in t.samples), 60)
-            classified = control.ask(device, "classify", text="turn on the lights").classified
-            answers[device]["bundle"] = classified.bundle
-            unknown = control.ask(device, "reboot")
-            answers[device]["unknown"] = unknown.error.code
-            malformed = control.ask(device, "classify", text=7)
-            answers[device]["malformed"] = malformed.error.code
-            status = control.ask(device, "status").reported
-            answers[device]["status"] = status.desired_revision == revision
-            cancel = control.ask(device, "cancel", cancel="nothing")
-            answers[device]["cancel"] = cancel.cancelled
-        agent.terminate()
-        simulation.stop()
-        for device in (REAL, SIMULATED):
+        found = Pair(control, agent, devices, bad)
+        found.until(Reported, lambda r: True)
+        yield found
+        agent.kill()
 
-            def gone(s: Status, who: str = device) -> bool:
-                return control.of(Status, who)[-1].state == "offline"
 
-            control.wait_for(Status, gone)
-        shapes = {device: _shapes(control, device) for device in (REAL, SIMULATED)}
-    assert answers[SIMULATED] == answers[REAL]
-    for kind in ("status", "reported", "update", "telemetry", "response"):
-        missing = shapes[SIMULATED][kind] - shapes[REAL][kind]
-        assert not missing, f"only the simulated device sends {missing} in {kind}"
+def play(pair: Pair) -> None:
+    """The script."""
+    first, second = Bundle.open(TINY).ref, Bundle.open(TINY_NEXT).ref
+    active = lambda ref, **rules: DesiredBundle(  # noqa: E731
+        ref, trial=TrialRules(**{"seconds": 0.2} | rules)
+    )
+    pair.ask("classify", text=TEXT)  # nothing is active yet
+    pair.reach({"classify": active(first)})
+    for _ in range(3):
+        pair.ask("classify", text=TEXT)
+    pair.reach({"classify": active(second)})
+    pair.ask("classify", text=TEXT, top_k=1)
+    pair.reach({"classify": active(first)})  # back
+    shadow = DesiredBundle(second, "shadow", QUICK_TRIAL, beside=first)
+    pair.reach({"classify": shadow})
+    for _ in range(4):
+        pair.ask("classify", text=TEXT)
+    pair.ask("selftest")
+    pair.reach({"classify": active(first)})  # the shadow goes
+    pair.reach({"classify": active(second, seconds=30, max_rss_bytes=1)})  # rolled back
+    pair.reach({"classify": active(pair.bad)})  # its self-test does not hold
+    unknown = msgspec.structs.replace(second, version="9.9.9")
+    pair.reach({"classify": active(unknown)})  # nobody signed it
+    # Documents that are refused, and what follows them.
+    pair.want({"classify": active(first)}, jump=10**9)
+    pair.until(Reported, lambda r: any(w.reason.code == "revision-jump" for w in r.waits))
+    pair.say("desired", b'{"revision": "none"}')
+    pair.until(Reported, lambda r: any(w.reason.code == "bad-desired" for w in r.waits))
+    pair.reach({"classify": active(first)})
+    # Requests that are refused.
+    pair.ask("reboot")
+    pair.ask("classify", text=7)
+    pair.ask("classify", text=TEXT, slot="other")
+    pair.ask("generate", prompt="hello", slot="classify")
+    pair.ask("cancel", cancel="nothing")
+    pair.ask("status")
+    # The model of what serves is lost, and of what served before: nothing loads, it comes anew.
+    gone = {
+        next(e.sha256 for e in Bundle.open(f).manifest.files if e.path.endswith(".tflite"))
+        for f in (TINY, TINY_NEXT)
+    }
+    pair.restart_without(*sorted(gone & kept(pair)))
+    pair.until(
+        Reported,
+        lambda r: r.slots["classify"].active == first and not r.slots["classify"].trial,
+    )
+    pair.until(UpdateEvent, lambda e: e.state == "committed")
+    pair.ask("classify", text=TEXT)
+    pair.reach({})  # the slot is emptied
+    pair.ask("classify", text=TEXT)
+
+
+def kept(pair: Pair) -> set[str]:
+    """The files that the real one has; the other has the same."""
+    names = {path.name for path in (pair.agent.state / "blobs").iterdir()}
+    assert set(pair.devices.devices[0].disk.names(ROOT / "blobs")) == names
+    return names
+
+
+def test_a_simulated_device_says_what_the_real_agent_says(pair: Pair) -> None:
+    """First, next, back, shadow, rolled back, refused, lost, emptied: each message, each field."""
+    play(pair)
+    pair.agent.terminate()
+    pair.devices.call(pair.devices.devices[0].shut_down)
+    pair.until(Status, lambda s: s.state == "offline")
+    said = {
+        device: {
+            "status": told(pair.control, device, "status"),
+            "reported": reports(pair.control, device),
+            "update": numbered(told(pair.control, device, "update")),
+            "response": told(pair.control, device, "response"),
+            "telemetry": counted(pair.control, device),
+        }
+        for device in BOTH
+    }
+    for kind, expected in said[REAL].items():
+        found = said[SIMULATED][kind]
+        if isinstance(expected, list):
+            for number, (one, other) in enumerate(zip(expected, found, strict=False)):
+                assert other == one, f"{kind} {number}"
+        assert found == expected, kind
+    shadow = said[REAL]["telemetry"]["classify of 1.1.0"]
+    assert shadow["shadow_requests"] == 4, "counted under the bundle that is judged by it"
+    assert "shadow_requests" not in said[REAL]["telemetry"]["classify of 1.0.0"]

@@ -10,14 +10,16 @@ import paho.mqtt.client as paho
 import pytest
 
 from contracts import codec
+from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.connection import new_client
 from contracts.errors import InputError
-from contracts.messages import BundleRef, Desired, DesiredBundle, Reported, Status, TrialRules
+from contracts.messages import Desired, DesiredBundle, Reported, Status, TrialRules
 from contracts.topics import Topics, parse
 from fleet.simulate.launcher import Simulation
+from tests.support.controller import TINY, http_server, make_repository
 
-NEW = BundleRef("intents", "1.1.0", "1" * 64)
+NEW = Bundle.open(TINY).ref
 
 
 class Watcher:
@@ -59,8 +61,14 @@ def test_devices_in_two_processes_update_and_say_goodbye(
     file.write_text("seed: 3\nupdates: {step_s: 0.02}\nbundles: [{fail_selftest: 0.1}]\n")
     names = Topics(fleet_name)
     watcher = Watcher(broker, names)
+    repository = make_repository(tmp_path, TINY)
     try:
-        with Simulation(fleet_name, broker, 60, scenario=file, processes=2) as simulation:
+        with (
+            http_server(repository.folder) as (url, _),
+            Simulation(
+                fleet_name, broker, 60, scenario=file, processes=2, repository_url=url
+            ) as simulation,
+        ):
             simulation.wait_connected(30)
             watcher.wait(lambda: len(watcher.status) == 60)
             assert sorted(watcher.status) == simulation.names
