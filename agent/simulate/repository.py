@@ -16,7 +16,7 @@ import msgspec
 from agent.simulate.counters import Counters
 from agent.simulate.disk import Contents, MemoryDisk
 from agent.simulate.host import Waiting
-from agent.trust.client import Trust
+from agent.trust.client import MAX_TIMESTAMP_BYTES, Trust
 from agent.update.fetch import NO_SUCH_FILE, Transfer
 from agent.update.http import Http
 from contracts import authorities, limits
@@ -27,8 +27,11 @@ from contracts.messages import BundleRef
 
 _THREADS: Final = 8
 
-FRESH_S: Final = 1.0
-"""Seconds for which signatures that were checked are not fetched again, for any device."""
+FRESH_S: Final = 60.0
+"""Seconds for which signatures that were checked are good for a device that finds the same."""
+
+_NEWEST: Final = "metadata/timestamp.json"
+"""What every device reads before each update: it says whether there is anything new."""
 
 _NAMED_BY_CONTENT: Final = ("blobs/", "deltas/", "targets/")
 """Files that are always the same."""
@@ -186,6 +189,7 @@ class SharedTrust:
         self._disk = MemoryDisk(contents)
         self._trust: Trust | None = None
         self._fetch: Callable[[str, int], bytes] = _nothing
+        self._checked = b""
         self._fresh_until = 0.0
         self._busy = False
         self._waiting: list[tuple[Waiting, Callable[[None], None]]] = []
@@ -198,15 +202,16 @@ class SharedTrust:
             fetch: how it reads files.
             ref: whose manifest.
         """
+        newest = fetch(_NEWEST, MAX_TIMESTAMP_BYTES)
         while self._busy:
             waiting.on(functools.partial(self._queue, waiting))
         self._busy, self._fetch = True, fetch
         try:
             if self._trust is None:
                 self._trust = first_trust(self._read, self._disk)
-            if time.monotonic() >= self._fresh_until:
+            if newest != self._checked or time.monotonic() >= self._fresh_until:
                 self._trust.refresh()
-                self._fresh_until = time.monotonic() + FRESH_S
+                self._checked, self._fresh_until = newest, time.monotonic() + FRESH_S
             return self._trust.manifest(ref)
         finally:
             self._busy = False

@@ -1,0 +1,119 @@
+"""The simulator has no second device: what an agent defines, it imports."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import msgspec
+import pytest
+
+import agent.simulate
+from contracts import messages
+from contracts.messages import UpdateState
+
+SIMULATOR = Path(agent.simulate.__file__).parent
+AGENT = SIMULATOR.parent
+
+MESSAGES = {
+    name
+    for name, kind in vars(messages).items()
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+}
+"""Every message of the protocol."""
+
+ANSWERED = {"Answer", "Classified", "Generated", "Scored", "Selftested"}
+"""What a model answers is the runtime's: a scripted one makes it up."""
+
+REFERENCES = {"BundleRef"}
+
+STATES = set(get_args(UpdateState)) | {"rolling-back"}
+"""States of an update. ``commits``, ``rolls-back`` and the like are fates."""
+
+
+def sources() -> Iterator[tuple[str, ast.Module]]:
+    """The simulator's files."""
+    for path in sorted(SIMULATOR.glob("*.py")):
+        yield path.name, ast.parse(path.read_text())
+
+
+def called(tree: ast.AST) -> set[str]:
+    """Names that are called: constructors among them."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            name = node.func
+            found.add(name.attr if isinstance(name, ast.Attribute) else getattr(name, "id", ""))
+    return found
+
+
+def defined(tree: ast.Module) -> set[str]:
+    """Classes at the top."""
+    return {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def methods(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Names of functions that overwrite nothing of their own: what a class without a base has."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            for item in node.body:
+                if isinstance(item, ast.FunctionDef):
+                    yield node.name, item.name
+
+
+def compared(tree: ast.AST) -> set[str]:
+    """Texts of the code that are states."""
+    docs = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs
+    } & STATES
+
+
+def test_the_simulator_makes_no_message_of_its_own() -> None:
+    """Reported documents, events, samples, batches, states: the agent's code makes them."""
+    for name, tree in sources():
+        own = called(tree) & MESSAGES - ANSWERED - REFERENCES
+        assert not own, f"{name} makes {own}: let the agent's code do that"
+
+
+def test_the_simulator_knows_no_states_but_the_one_that_it_counts() -> None:
+    """It has no machine of its own."""
+    found = {state: name for name, tree in sources() for state in compared(tree)}
+    assert found == {"committed": "device.py"}
+
+
+@pytest.mark.parametrize(
+    "name", ["Device", "Engine", "Recorder", "Reporter", "Reporting", "Dispatcher", "Slots"]
+)
+def test_no_class_of_the_agent_has_a_namesake_in_the_simulator(name: str) -> None:
+    """And the agent still has it: this list does not outlive what it is about."""
+    theirs = [
+        path
+        for path in AGENT.rglob("*.py")
+        if SIMULATOR not in path.parents
+        and "micro" not in path.parts
+        and name in defined(ast.parse(path.read_text()))
+    ]
+    assert theirs
+    assert not [file for file, tree in sources() if name in defined(tree)]
+
+
+def test_a_simulated_run_is_the_agents_device_with_other_means() -> None:
+    """It adds what drives it; of what a device decides and says it overwrites nothing."""
+    from agent.device import Device
+    from agent.simulate.device import Run
+
+    told = {"update_ended", "_send_answer"}  # counted, and handed on
+    own = {name for name in vars(Run) if callable(getattr(Run, name))} - {"__init__"}
+    assert issubclass(Run, Device)
+    assert own & set(vars(Device)) == told
