@@ -282,6 +282,7 @@ class _RangeHandler(SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     sent = 0
+    away = False
 
     def log_message(self, *_: object) -> None:
         """Silent."""
@@ -289,6 +290,11 @@ class _RangeHandler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         """One file, or the rest of it from an offset."""
         path = Path(self.translate_path(self.path))
+        if type(self).away:
+            self.send_response_only(503)  # without a date
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if not path.is_file():
             self.send_error(404)
             return
@@ -311,10 +317,14 @@ class _RangeHandler(SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def http_server(folder: Path, port: int = 0) -> Iterator[tuple[str, Any]]:
-    """A folder over HTTP on loopback: base URL, and an object whose `sent` counts bytes."""
+    """A folder over HTTP on loopback: base URL, and an object whose `sent` counts bytes.
+
+    While its `away` is set, it answers that it is not available, and does not say the time.
+    """
 
     class Handler(_RangeHandler):
         sent = 0
+        away = False
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, directory=str(folder), **options)
