@@ -14,6 +14,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from contracts import codec
 from contracts.errors import InputError, ShoalError
@@ -137,6 +138,47 @@ def init(
     sys.stdout.write(f"Wrote {recipe}. Next: shoal build {recipe}\n")
 
 
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="a report (.json, .html), a build's folder, a bundle")],
+    b: Annotated[Path, typer.Argument(help="the other")],
+    labels: Annotated[int, typer.Option(help="labels to show, by change; --json has all")] = 15,
+    as_json: Annotated[bool, typer.Option("--json", help="everything as JSON")] = False,
+) -> None:
+    """Compares two builds by every figure and label."""
+    from model_builder.classify.compare import Figure, read
+    from model_builder.classify.compare import compare as run
+
+    found = run(read(a), read(b))
+    if as_json:
+        sys.stdout.write(codec.encode(found).decode() + "\n")
+        return
+
+    def shown(value: float | None, unit: str) -> str:
+        if value is None:
+            return "–"
+        return f"{100 * value:.1f} %" if unit == "ratio" else f"{value:,.6g}"
+
+    def lines(title: str, figures: list[Figure]) -> None:
+        grid = Table("", found.a, found.b, "change", "", title=title, title_justify="left")
+        for row in figures:
+            change = ""
+            if row.a is not None and row.b is not None and row.a != row.b:
+                by = row.b - row.a
+                change = f"{100 * by:+.1f} points" if row.unit == "ratio" else f"{by:+,.6g}"
+            sure = {True: "sure", False: "within chance", None: ""}[row.sure if change else None]
+            unit = row.unit if row.unit in ("bytes", "us", "s") else ""
+            name = f"{row.name}, {unit}" if unit else row.name
+            cells = [name, shown(row.a, row.unit), shown(row.b, row.unit), change, sure]
+            grid.add_row(*(Text(cell) for cell in cells))
+        Console().print(grid)
+
+    lines("figures", found.figures)
+    lines("labels by F1, largest change first", found.labels[: max(0, labels)])
+    for note in found.notes:
+        Console(stderr=True).print(f"note: {note}", markup=False, highlight=False)
+
+
 app.command("import")(import_command)
 
 
@@ -187,7 +229,7 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("training texts", f"{report['data']['train']} in {report['data']['labels']} labels"),
         (
             "right, as it answers",
-            f"{headline['accuracy']:.1%} ({low:.1%} to {high:.1%}), by {headline['how']}",
+            f"{headline['accuracy']:.1%} ({low:.1%} to {high:.1%}), {headline['how']}",
         ),
         ("right, always answering", f"{headline['without_threshold']:.1%}"),
         (

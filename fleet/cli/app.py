@@ -28,6 +28,7 @@ from fleet.cli import (
 HANDED_OVER: Final = {
     "init": "model_builder",
     "build": "model_builder",
+    "compare": "model_builder",
     "import": "model_builder",
     "classify": "agent",
     "generate": "agent",
@@ -39,6 +40,7 @@ HANDED_OVER: Final = {
 _HELP: Final = {
     "init": "Write a recipe for a table of texts with labels.",
     "build": "Build a bundle from a recipe or a table.",
+    "compare": "Compare two builds by every figure and label.",
     "import": "Import a pretrained Llama-family model as a generative bundle.",
     "classify": "Classify texts with a bundle, here.",
     "generate": "Generate text with a bundle, here.",

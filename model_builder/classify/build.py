@@ -24,10 +24,12 @@ from contracts.manifest import Provenance
 from model_builder.classify import metrics
 from model_builder.classify.auto import find, train_again
 from model_builder.classify.candidate import Candidate
+from model_builder.classify.card import card
 from model_builder.classify.crossvalidation import Judged, cross_validate, folds_of, trained
+from model_builder.classify.curve import learning_curve
 from model_builder.classify.distil import Student, distil, soft_labels, untrained
 from model_builder.classify.package import ClassifierParts, write_classifier
-from model_builder.classify.report import card, html
+from model_builder.classify.report import html
 from model_builder.classify.search import search
 from model_builder.convert import shuffled, write_atomically
 from model_builder.data.dataset import Dataset, prepare
@@ -200,7 +202,7 @@ def _assess(
     int8_logits = candidate.logits(test.texts)
     float_logits = student.float_logits(test.texts)
     judged = crossed or Judged(
-        test.texts, test.targets, int8_logits, f"the test split of {len(test.texts)} rows"
+        test.texts, test.targets, int8_logits, f"on the test split of {len(test.texts)} rows"
     )
     seen, seen_targets = (
         (crossed.logits, crossed.targets)
@@ -288,6 +290,7 @@ def _assess(
             }
             for i in wrong[:50]
         ],
+        "learning_curve": learning_curve(dataset, recipe.seed),
         "layers": student.layer_errors(candidate, test.texts[:64]),
         "students": student.history,
         "machine": {"python": platform.python_version(), "machine": platform.machine()},

@@ -130,7 +130,7 @@ def cross_validate(
         logits[held] = student.convert(recipe, rng).logits(part.test.texts)
     progress("cross-validates", folds, folds)
     targets = np.array([index[row.label] for row in rows], np.int64)
-    how = f"cross-validation in {folds} folds over {len(rows)} rows"
+    how = f"by cross-validation in {folds} folds over {len(rows)} rows"
     return Judged([row.text for row in rows], targets, logits, how, folds)
 
 

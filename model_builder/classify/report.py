@@ -1,311 +1,327 @@
-"""The report as one self-contained page, and the model card that travels in the bundle."""
+"""The report as one self-contained page: first for whoever decides, then for whoever builds.
+
+No script and nothing loaded from elsewhere; it follows the reader's light or dark.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
-import math
 from html import escape
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from contracts import codec
+from model_builder.classify import advice
+from model_builder.classify.charts import Point, Series, chart
+from model_builder.classify.details import details, percent, size_of, table
 from model_builder.recipes.classify import Recipe
 
-_STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;
-color:#1b2733}
-h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2.2rem;border-bottom:1px solid #d5dde5}
-table{border-collapse:collapse;margin:.6rem 0}td,th{padding:.2rem .7rem;text-align:left;
-border-bottom:1px solid #e6ebf0}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}
-img{max-width:100%}.tiles{display:flex;gap:1rem;flex-wrap:wrap}.tile{background:#f2f6fa;
-border-radius:8px;padding:.6rem 1rem}.tile b{display:block;font-size:1.5rem}
-.warn{background:#fff4dc;padding:.5rem 1rem;border-radius:8px}
+STYLE: Final = """
+:root{color-scheme:light dark;--bg:#fbfcfd;--card:#fff;--ink:#16202b;--soft:#5b6b7c;--line:#e1e7ee;
+--c1:#2563eb;--c2:#d97706;--c3:#059669;--c4:#dc2626;--note:#fff6e3;--noteline:#f0c36d}
+@media(prefers-color-scheme:dark){:root{--bg:#11161c;--card:#1a212a;--ink:#e6ecf3;--soft:#97a6b6;
+--line:#2c3743;--c1:#6ea0ff;--c2:#f0a84b;--c3:#3ecf9a;--c4:#ff7b72;--note:#2b2416;--noteline:#7a5d20}}
+*{box-sizing:border-box}body{font:16px/1.55 system-ui,-apple-system,"Segoe UI",sans-serif;
+background:var(--bg);color:var(--ink);max-width:60rem;margin:0 auto;padding:1.5rem 1rem 4rem}
+h1{font-size:1.7rem;line-height:1.2;margin:.2rem 0}h2{font-size:1.2rem;margin:2.4rem 0 .6rem}
+h3{font-size:1rem;margin:1.2rem 0 .3rem}p{margin:.5rem 0}.soft{color:var(--soft)}
+.card{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:1rem 1.2rem;
+margin:.8rem 0}.two{display:grid;gap:.8rem;grid-template-columns:repeat(auto-fit,minmax(17rem,1fr))}
+.two>.card{margin:0}.tiles{display:grid;gap:.6rem;
+grid-template-columns:repeat(auto-fit,minmax(8.2rem,1fr));margin:1rem 0}
+.tile{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:.7rem .9rem}
+.tile b{display:block;
+font-size:1.35rem;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:.86rem}
+.big{font-size:2.6rem;font-weight:700;line-height:1.1;letter-spacing:-.02em}
+.parts{display:flex;height:14px;border-radius:7px;overflow:hidden;margin:.8rem 0 .3rem;gap:2px}
+.parts i{display:block;min-width:2px}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}
+.c4{--c:var(--c4)}.parts i,.bar i,.legend i{background:var(--c)}
+.legend{font-size:.86rem;color:var(--soft);display:flex;gap:1rem;flex-wrap:wrap;margin:.2rem 0}
+.legend i{display:inline-block;width:.7rem;height:.7rem;border-radius:3px;margin-right:.35rem}
+.bar{display:inline-block;width:5rem;height:8px;border-radius:4px;background:var(--line);
+vertical-align:middle}.bar i{display:block;height:8px;border-radius:4px}
+.scroll{overflow-x:auto;-webkit-overflow-scrolling:touch}table{border-collapse:collapse;
+font-size:.92rem;width:100%}td,th{padding:.3rem .6rem;text-align:left;vertical-align:top;
+border-bottom:1px solid var(--line)}th{color:var(--soft);font-weight:600;font-size:.84rem}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td{overflow-wrap:anywhere}.warn{background:var(--note);border:1px solid var(--noteline)}
+.warn li{margin:.2rem 0}ul{padding-left:1.2rem;margin:.4rem 0}li{margin:.15rem 0}
+details{border-top:1px solid var(--line);padding:.6rem 0}summary{cursor:pointer;font-weight:600}
+figure{margin:.6rem 0}figcaption{color:var(--soft);font-size:.86rem}svg.chart{width:100%;
+height:auto;display:block}svg .grid{stroke:var(--line)}svg .tick,svg .axis{fill:var(--soft);
+font-size:12px}svg .label{fill:var(--ink);font-size:12.5px}svg .dot{fill:var(--c)}
+svg .line{fill:none;stroke:var(--c);stroke-width:2.5}svg .diagonal{stroke:var(--soft);
+stroke-dasharray:4 5}.matrix{width:auto;font-size:.8rem}.matrix td{border:0;padding:0}
+.matrix td b{display:block;min-width:1.9rem;height:1.9rem;line-height:1.9rem;text-align:center;
+font-weight:500;border-radius:4px;margin:1px;font-variant-numeric:tabular-nums}
+.matrix th{border:0;padding:.1rem .4rem;font-weight:500;white-space:nowrap}
+.matrix thead th{height:9rem;vertical-align:bottom;padding:0}.matrix thead span{display:block;
+writing-mode:vertical-rl;transform:rotate(180deg);max-height:9rem;overflow:hidden;margin:0 auto}
+.matrix tbody th{text-align:right;max-width:11rem;overflow:hidden;text-overflow:ellipsis}
+.matrix .hit{background:color-mix(in srgb,var(--c3) var(--p),var(--card))}
+.matrix .miss{background:color-mix(in srgb,var(--c4) var(--p),var(--card))}
+.chips{display:flex;flex-wrap:wrap;gap:.35rem;margin:.4rem 0}.chips span{border:1px solid
+var(--line);border-radius:99px;padding:.05rem .6rem;font-size:.88rem;overflow-wrap:anywhere}
+@media(max-width:480px){svg .tick,svg .axis,svg .label{font-size:20px}
+body{font-size:15px;padding:1rem .7rem 3rem}.big{font-size:2.1rem}
+.card{padding:.8rem .9rem}td,th{padding:.25rem .4rem}}
+@media print{details>*{display:block}}
 """
 
+_MOST_CELLS: Final = 32
+"""Labels of the confusion table; with more, those that are confused most."""
 
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f} %"
-
-
-def _bytes(value: float | None) -> str:
-    return "–" if value is None else f"{value / 1024:,.1f} KiB"
-
-
-def _table(head: list[str], rows: list[list[Any]]) -> str:
-    """Numbers are right-aligned; everything is escaped."""
-
-    def cell(value: Any, tag: str = "td") -> str:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return f"<{tag}{' class=n' if number else ''}>{escape(str(value))}</{tag}>"
-
-    lines = ["<table><tr>" + "".join(cell(name, "th") for name in head) + "</tr>"]
-    lines += ["<tr>" + "".join(cell(value) for value in row) + "</tr>" for row in rows]
-    return "".join(lines) + "</table>"
-
-
-def _figure(draw: Any, width: float = 7.5, height: float = 4.2) -> str:
-    """A matplotlib figure as an inline PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    draw(figure.add_subplot())
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure)
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="" src="data:image/png;base64,{encoded}">'
-
-
-def _confusion(report: dict[str, Any]) -> str:
-    labels = report["confusion"]["labels"]
-    matrix = np.array(report["confusion"]["matrix"], np.float64)
-    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-
-    def draw(axes: Any) -> None:
-        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        axes.figure.colorbar(image, shrink=0.7, label="share of the true label")
-        axes.set_xlabel("answer")
-        axes.set_ylabel("true label")
-        if len(labels) <= 60:
-            size = 9 if len(labels) <= 20 else 5
-            axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
-            axes.set_yticks(range(len(labels)), labels, fontsize=size)
-
-    side = 7.5 if len(labels) > 12 else 5.0
-    return _figure(draw, side, side)
-
-
-def _size_accuracy(report: dict[str, Any]) -> str:
-    accuracy, size = report["accuracy"], report["size"]["model_bytes"]
-    points = [("int8", size, accuracy["int8"], "o"), ("float", 4 * size, accuracy["float"], "s")]
-    teacher = report["teacher"].get("bytes")
-    if teacher and "teacher" in accuracy:
-        points.append(("teacher", teacher, accuracy["teacher"], "*"))
-
-    def draw(axes: Any) -> None:
-        for row in report.get("search", {}).get("tried", []):
-            axes.plot(row["model_bytes"] / 1024, 100 * row["validation_int8"], ".", color="#9ab")
-        for name, x, y, marker in points:
-            axes.plot(x / 1024, 100 * y, marker, markersize=10, label=f"{name} {100 * y:.1f} %")
-        axes.set_xscale("log")
-        axes.set_xlabel("size, KiB")
-        axes.set_ylabel("accuracy on the test split, %")
-        axes.grid(alpha=0.3)
-        axes.legend()
-
-    return _figure(draw)
-
-
-def _reliability(report: dict[str, Any]) -> str:
-    rows = report["calibration"]["reliability"]
-
-    def draw(axes: Any) -> None:
-        axes.plot([0, 1], [0, 1], "--", color="#999")
-        axes.plot([r[0] for r in rows], [r[1] for r in rows], "o-")
-        axes.set_xlabel("confidence")
-        axes.set_ylabel("accuracy")
-        axes.grid(alpha=0.3)
-
-    return _figure(draw, 4.5, 4)
-
-
-def _pareto(search: dict[str, Any]) -> str:
-    """Accuracy against bytes and against latency, with the choice and the floor."""
-    tried = search["tried"]
-
-    def against(key: str, title: str, scale: float) -> str:
-        def draw(axes: Any) -> None:
-            for row in tried:
-                fits = not row["reasons"]
-                axes.plot(
-                    row[key] / scale,
-                    100 * row["validation_int8"],
-                    "o" if fits else "x",
-                    color="#1565c0" if fits else "#b71c1c",
-                )
-                if row["student"] == search["chosen"]:
-                    axes.annotate(
-                        "chosen",
-                        (row[key] / scale, 100 * row["validation_int8"]),
-                        xytext=(5, -12),
-                        textcoords="offset points",
-                    )
-            axes.axhline(100 * search["floor"], color="#888", linestyle=":")
-            axes.set_xlabel(title)
-            axes.set_ylabel("int8 accuracy on validation, %")
-            axes.grid(alpha=0.3)
-
-        return _figure(draw, 5.5, 3.8)
-
-    return against("model_bytes", "model, KiB", 1024) + against(
-        "latency_p50_us", "latency of one text on this machine, us", 1
-    )
+_LANGUAGES: Final = {
+    "ar": "Arabic",
+    "de": "German",
+    "en": "English",
+    "es": "Spanish",
+    "fr": "French",
+    "hi": "Hindi",
+    "it": "Italian",
+    "ja": "Japanese",
+    "nl": "Dutch",
+    "pl": "Polish",
+    "pt": "Portuguese",
+    "ru": "Russian",
+    "tr": "Turkish",
+    "uk": "Ukrainian",
+    "zh": "Chinese",
+}
+_CHIPS: Final = 24
 
 
 def html(recipe: Recipe, report: dict[str, Any]) -> str:
-    """The whole report as one page; nothing is loaded from elsewhere."""
-    accuracy, data, size = report["accuracy"], report["data"], report["size"]
-    cost, calibration, outside = report["cost"], report["calibration"], report["out_of_scope"]
-    tiles = [
-        ("int8", _percent(accuracy["int8"])),
-        ("float", _percent(accuracy["float"])),
-        ("teacher", _percent(accuracy.get("teacher"))),
-        ("model", _bytes(size["model_bytes"])),
-        ("arena", _bytes(size["arena_bytes"])),
-        ("latency", f"{cost['latency_p50_us']:.0f} us"),
-    ]
-    low, high = accuracy["int8_interval"]
-    delta = accuracy["int8_minus_float_interval"]
+    """The whole page; nothing is loaded from elsewhere."""
+    title = f"{escape(recipe.name)} {recipe.version}"
+    data = report["data"]
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        f"<title>{escape(recipe.name)} {recipe.version}</title><style>{_STYLE}</style>",
-        f"<h1>{escape(recipe.name)} {recipe.version}</h1><div class=tiles>",
-        *(f"<div class=tile><b>{value}</b>{name}</div>" for name, value in tiles),
+        "<!doctype html><html lang=en><head><meta charset=utf-8>",
+        '<meta name=viewport content="width=device-width,initial-scale=1">',
+        f"<title>{title}</title><style>{STYLE}</style></head><body>",
+        f"<p class=soft>Report on a text classifier</p><h1>{title}</h1>",
+        (
+            f"<p class=soft>{data['labels']} labels, {data['train']:,} training texts"
+            f"{escape(_language(data))}. Taught by {escape(report['teacher']['name'])}.</p>"
+        ),
+        _headline(report),
+        _warnings(data["warnings"]),
+        _tiles(report),
+        "<h2>What it is good for</h2><div class=two>",
+        _strong(report),
+        _weak(report),
         "</div>",
-        (
-            f"<p>int8 accuracy on {data['test']} test texts: {_percent(accuracy['int8'])} "
-            f"(95 % interval {_percent(low)} to {_percent(high)}); int8 minus float "
-            f"{100 * accuracy['int8_minus_float']:+.2f} points "
-            f"({100 * delta[0]:+.2f} to {100 * delta[1]:+.2f}).</p>"
-        ),
+        "<h2>What it confuses</h2>",
+        _confusions(report),
+        _matrix(report),
+        "<h2>What to label next</h2>",
+        _next(report),
+        _curve(report),
+        "<h2>How sure it is</h2>",
+        _sureness(report),
+        "<h2>For whoever builds it</h2>",
+        *details(report),
+        _machine_readable(report),
+        "</body></html>",
     ]
-    if data["warnings"]:
-        lines = "<br>".join(escape(line) for line in data["warnings"])
-        parts.append(f"<p class=warn>{lines}</p>")
-    if "search" in report:
-        search = report["search"]
-        parts += [
-            "<h2>Search</h2>",
-            f"<p>{escape(search['why'])}</p>",
-            _pareto(search),
-            _table(
-                ["student", "int8 on validation", "model bytes", "arena", "us", "does not fit"],
-                [
-                    [
-                        row["student"],
-                        _percent(row["validation_int8"]),
-                        row["model_bytes"],
-                        row["arena_bytes"] or "–",
-                        row["latency_p50_us"],
-                        "; ".join(row["reasons"]),
-                    ]
-                    for row in search["tried"]
-                ],
-            ),
-        ]
-    plain = {k: v for k, v in data.items() if not isinstance(v, list)}
-    parts += [
-        "<h2>Size and accuracy</h2>",
-        _size_accuracy(report),
-        "<h2>Data</h2>",
-        _table(["what", "value"], [[k.replace("_", " "), v] for k, v in plain.items()]),
-        "<h2>Confusions</h2>",
-        _confusion(report),
-        _table(["true label", "answer", "times"], _largest_confusions(report)),
-        "<h2>Calibration</h2>",
-        (
-            f"<p>Expected calibration error {calibration['ece']:.4f} at temperature "
-            f"{calibration['temperature']}. Answers below {outside['threshold']} are "
-            f"<i>unknown</i> (chosen by {escape(outside['chosen_by'])}): "
-            f"{_percent(outside['refused_in_scope'])} of in-scope and "
-            f"{_percent(outside['refused_out_of_scope'])} of out-of-scope test text; "
-            f"AUROC {outside['auroc'] if outside['auroc'] is not None else '–'}.</p>"
-        ),
-        _reliability(report),
-        "<h2>Cost</h2>",
-        _table(
-            ["what", "value"],
-            [
-                ["model", _bytes(size["model_bytes"])],
-                ["arena (TensorFlow Lite Micro)", _bytes(size["arena_bytes"])],
-                ["LiteRT against TensorFlow Lite Micro", _agreement(report["runtimes"])],
-                ["memory that loading and running adds", _bytes(cost["rss_bytes"])],
-                ["latency p50 / p95, us", f"{cost['latency_p50_us']} / {cost['latency_p95_us']}"],
-                ["operators", ", ".join(report["bundle"]["operators"])],
-                ["parameters", report["bundle"]["parameters"]],
-            ],
-        ),
-        _table(
-            ["board", "fits"],
-            [[name, "; ".join(why) or "yes"] for name, why in report["boards"].items()],
-        ),
-    ]
-    if report["layers"]:
-        rows = [[row["layer"], round(100 * row["error"], 3)] for row in report["layers"]]
-        parts += ["<h2>Quantisation error by layer, %</h2>", _table(["layer", "error"], rows)]
-    parts += [
-        "<h2>Per label</h2>",
-        _table(
-            ["label", "precision", "recall", "F1", "texts"],
-            [
-                [r["label"], r["precision"], r["recall"], r["f1"], r["support"]]
-                for r in report["per_class"]
-            ],
-        ),
-        "<h2>What it gets wrong</h2>",
-        _table(
-            ["text", "label", "answer", "confidence"],
-            [[r["text"], r["label"], r["answer"], r["confidence"]] for r in report["wrong"]],
-        ),
-    ]
-    if data["suspected_label_noise"]:
-        noise = [[r["text"], r["label"], r["suggestion"]] for r in data["suspected_label_noise"]]
-        parts += ["<h2>Labels to look at</h2>", _table(["text", "label", "suggestion"], noise)]
-    return "\n".join(parts) + "\n"
+    return "\n".join(part for part in parts if part) + "\n"
 
 
-def _agreement(found: dict[str, Any] | None) -> str:
-    if not found:
-        return "–"
+def _language(data: dict[str, Any]) -> str:
+    code = data["language"]
+    return "" if code == "und" else f", mostly {_LANGUAGES.get(code, f'in the language {code}')}"
+
+
+def _headline(report: dict[str, Any]) -> str:
+    found = report["headline"]
+    low, high = found["interval"]
+    right, wrong, unknown = found["accuracy"], found["wrong"], found["unknown"]
+    bits = [("c3", right, "right"), ("c4", wrong, "wrong"), ("c2", unknown, "unknown")]
+    strips = "".join(f'<i class={c} style="flex:{v:.4f}"></i>' for c, v, _ in bits if v)
+    keys = "".join(f"<span><i class={c}></i>{name} {100 * v:.1f} %</span>" for c, v, name in bits)
     return (
-        f"at most {found['steps']} step(s) apart on {found['texts']} texts, "
-        f"{_percent(found['equal'])} of outputs equal, same label on "
-        f"{_percent(found['same_label'])} of texts"
+        f"<div class=card><div class=big>{100 * right:.1f} %</div>"
+        f"<p>of texts get the right label ({100 * low:.1f} to {100 * high:.1f} %, with 95 % "
+        f"certainty), measured {escape(found['how'])}.</p>"
+        f"<div class=parts>{strips}</div><p class=legend>{keys}</p>"
+        f"<p class=soft>{_sentence(report)}</p></div>"
     )
 
 
-def _largest_confusions(report: dict[str, Any], most: int = 15) -> list[list[Any]]:
+def _sentence(report: dict[str, Any]) -> str:
+    found, outside = report["headline"], report["out_of_scope"]
+    if not outside["threshold"]:
+        return f"It answers every text: the threshold is {escape(outside['chosen_by'])}."
+    return (
+        f"Below a confidence of {outside['threshold']:.2f} it answers <i>unknown</i>. Made to "
+        f"answer always, it is right on {100 * found['without_threshold']:.1f} %."
+    )
+
+
+def _warnings(lines: list[str]) -> str:
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<div class="card warn"><b>Look at this first</b><ul>{items}</ul></div>'
+
+
+def _tiles(report: dict[str, Any]) -> str:
+    size, cost, accuracy = report["size"], report["cost"], report["accuracy"]
+    tiles = [
+        (size_of(size["model_bytes"]), "model file"),
+        (f"{cost['latency_p50_us']:.0f} µs", "for one text, on this machine"),
+        (size_of(size["arena_bytes"]), "memory on a microcontroller"),
+        (percent(accuracy["int8"]), "on the test split, as shipped"),
+        (percent(accuracy["float"]), "the same before int8"),
+    ]
+    if "teacher" in accuracy:
+        tiles.append((percent(accuracy["teacher"]), "its teacher"))
+    cells = "".join(
+        f"<div class=tile><b>{value}</b><span>{name}</span></div>" for value, name in tiles
+    )
+    return f"<div class=tiles>{cells}</div>"
+
+
+def _chips(labels: list[str]) -> str:
+    shown = "".join(f"<span>{escape(label)}</span>" for label in labels[:_CHIPS])
+    more = f"<span>and {len(labels) - _CHIPS} more</span>" if len(labels) > _CHIPS else ""
+    return f"<div class=chips>{shown}{more}</div>"
+
+
+def _strong(report: dict[str, Any]) -> str:
+    labels = advice.strong(report)
+    said = f"{len(labels)} of {report['data']['labels']} labels with an F1 of 0.9 or more."
+    return f"<div class=card><b>Knows well</b><p class=soft>{said}</p>{_chips(labels)}</div>"
+
+
+def _weak(report: dict[str, Any]) -> str:
+    labels = advice.weak(report)
+    said = f"{len(labels)} labels with an F1 below 0.75." if labels else "No label is below 0.75."
+    return f"<div class=card><b>Do not rely on</b><p class=soft>{said}</p>{_chips(labels)}</div>"
+
+
+def _confusions(report: dict[str, Any]) -> str:
+    found = advice.confusions(report)
+    if not found:
+        return "<p>Nothing: every text of the measurement got its label.</p>"
+    rows = [[c.label, c.answer, c.times, f"{100 * c.times / max(1, c.of):.0f} %"] for c in found]
+    return (
+        "<div class=card>"
+        + table(["texts of", "are taken for", "times", "of its texts"], rows)
+        + "</div>"
+    )
+
+
+def _matrix(report: dict[str, Any]) -> str:
+    """Counts with the labels that are taken for one another side by side."""
     labels = report["confusion"]["labels"]
     matrix = np.array(report["confusion"]["matrix"])
-    np.fill_diagonal(matrix, 0)
-    order = np.argsort(-matrix, axis=None, kind="stable")[:most]
-    places = [np.unravel_index(i, matrix.shape) for i in order]
-    return [[labels[int(r)], labels[int(c)], int(matrix[r, c])] for r, c in places if matrix[r, c]]
+    order = advice.by_cluster(matrix)
+    note = (
+        "Rows are true labels, columns answers; labels that are taken for one another stand "
+        "together."
+    )
+    if len(labels) > _MOST_CELLS:
+        off = matrix - np.diag(matrix.diagonal())
+        busy = np.argsort(-(off.sum(axis=0) + off.sum(axis=1)), kind="stable")[:_MOST_CELLS]
+        order = np.array([i for i in order if i in set(busy.tolist())])
+        note += f" The {_MOST_CELLS} labels with most confusions of {len(labels)}."
+    head = "".join(f"<th><span>{escape(labels[i])}</span></th>" for i in order)
+    rows = []
+    for i in order:
+        total = max(1, int(matrix[i].sum()))
+        cells = []
+        for j in order:
+            count = int(matrix[i, j])
+            kind = "hit" if i == j else "miss"
+            share = 0 if not count else 12 + 68 * count / total
+            title = f"{labels[i]} answered as {labels[j]}: {count} of {total}"
+            cells.append(
+                f'<td><b class={kind} style="--p:{share:.0f}%" title="{escape(title)}">'
+                f"{count or ''}</b></td>"
+            )
+        rows.append(f"<tr><th>{escape(labels[i])}</th>{''.join(cells)}</tr>")
+    return (
+        f"<div class=card><p class=soft>{note}</p><div class=scroll><table class=matrix>"
+        f"<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></div>"
+    )
 
 
-def card(recipe: Recipe, report: dict[str, Any]) -> str:
-    """The model card, Markdown (M. Mitchell et al., "Model Cards", 2019)."""
-    accuracy, data, outside = report["accuracy"], report["data"], report["out_of_scope"]
-    weakest = sorted(
-        (r for r in report["per_class"] if r["support"]), key=lambda r: (r["f1"], r["label"])
-    )[:5]
-    teacher = accuracy.get("teacher", math.nan)
-    lines = [
-        f"# {recipe.name} {recipe.version}",
-        "",
-        f"Text classifier with {data['labels']} labels, {recipe.student.family} student, int8.",
-        "",
-        (
-            f"- Data: {data['train']} training, {data['validation']} validation, "
-            f"{data['test']} test texts (source: {recipe.data.source}, "
-            f"language {recipe.data.language})."
-        ),
-        f"- Teacher: {report['teacher']['name']}.",
-        (
-            f"- Accuracy on the test split: int8 {accuracy['int8']:.4f}, float "
-            f"{accuracy['float']:.4f}, teacher {teacher:.4f}."
-        ),
-        f"- Expected calibration error: {report['calibration']['ece']:.4f}.",
-        f"- Below confidence {outside['threshold']} the answer is `unknown`.",
-        "- Weakest labels: " + ", ".join(f"{r['label']} (F1 {r['f1']:.2f})" for r in weakest) + ".",
-        "",
-        (
-            "It knows the labels it was trained on, in the language it was trained on; text unlike "
-            "the training data may get a confident wrong answer. Do not use it where a wrong label "
-            "harms somebody."
-        ),
-        "",
+def _next(report: dict[str, Any]) -> str:
+    wishes = advice.label_next(report)
+    parts = []
+    if wishes:
+        parts.append(table(["label", "why"], [[w.label, w.why] for w in wishes]))
+    noise = report["data"]["suspected_label_noise"]
+    if noise:
+        parts.append(
+            f"<h3>Look at these labels</h3><p class=soft>{len(noise)} rows whose label a model "
+            "trained without them finds very unlikely. Some are wrong, and each one that is put "
+            "right helps twice.</p>"
+        )
+        parts.append(
+            table(
+                ["where", "text", "label", "rather"],
+                [[r.get("place", ""), r["text"], r["label"], r["suggestion"]] for r in noise[:10]],
+            )
+        )
+    return f"<div class=card>{''.join(parts)}</div>" if parts else ""
+
+
+def _curve(report: dict[str, Any]) -> str:
+    found = report.get("learning_curve") or {}
+    points = found.get("points") or []
+    if len(points) < 2:
+        return ""
+    gain = found["doubling"]
+    if gain is None:
+        said = "There are too few points to say what more rows would bring."
+    elif gain < 0.003:
+        said = "More rows of the same kind would bring next to nothing."
+    else:
+        said = f"Twice the rows would bring about {100 * gain:.1f} points."
+    line = [Point(p["rows"], p["accuracy"], percent(p["accuracy"])) for p in points]
+    return (
+        f"<div class=card><b>Would more rows help?</b><p>{said} <span class=soft>Judged by the "
+        "slope of a simple model's curve (TF-IDF), not by its height.</span></p>"
+        + chart(
+            [Series(line, "c1", line=True)],
+            "training rows",
+            "accuracy of a simple model",
+            logarithmic=True,
+        )
+        + "</div>"
+    )
+
+
+def _sureness(report: dict[str, Any]) -> str:
+    calibration, outside = report["calibration"], report["out_of_scope"]
+    rows = calibration["reliability"]
+    points = [Point(r[0], r[1], title=f"{r[2]} texts: {r[1]:.0%} right") for r in rows]
+    interval = outside["threshold_interval"]
+    said = f", 95 % interval {interval[0]:.2f} to {interval[1]:.2f}" if interval else ""
+    facts = [
+        ["threshold", f"{outside['threshold']}{said}"],
+        ["chosen by", f"{outside['chosen_by']}, on {outside['chosen_on']} rows"],
+        ["turns into unknown, of good texts", percent(outside["refused_in_scope"])],
+        ["turns into unknown, of other texts", percent(outside["refused_out_of_scope"])],
+        ["error of its confidence (ECE)", f"{calibration['ece']:.3f}"],
     ]
-    return "\n".join(lines)
+    return (
+        "<div class=card><p>When it says 80 %, is it right 8 times of 10? On the dashed line it "
+        "is; above it is better than it says.</p>"
+        + chart(
+            [Series(points, "c1", line=True)],
+            "confidence it gives",
+            "how often it is right",
+            diagonal=True,
+        )
+        + table(["", ""], facts)
+        + "</div>"
+    )
+
+
+def _machine_readable(report: dict[str, Any]) -> str:
+    """The report itself, for ``shoal compare``."""
+    data = codec.encode(report).decode().replace("<", "\\u003c")
+    return f'<script type="application/json" id=report>{data}</script>'

@@ -84,6 +84,7 @@ class Dataset(msgspec.Struct):
             "characters_longest": lengths[-1],
             "largest_classes": [[self.labels[i], n] for i, n in ordered[:5]],
             "smallest_classes": [[self.labels[i], n] for i, n in ordered[-5:]],
+            "rows_by_label": {self.labels[i]: n for i, n in ordered},
             "rows_left_out": self.report.unusable,
             "duplicates": self.report.duplicates,
             "conflicting_rows": self.report.conflict_rows,

@@ -86,7 +86,7 @@ def test_a_small_set_is_cross_validated(tmp_path: Path) -> None:
     rows = len(sentences())
     headline = result.report["headline"]
     assert (headline["rows"], headline["folds"]) == (rows, 2)
-    assert headline["how"] == f"cross-validation in 2 folds over {rows} rows"
+    assert headline["how"] == f"by cross-validation in 2 folds over {rows} rows"
     assert headline["interval"][0] < headline["accuracy"] < headline["interval"][1]
     assert sum(map(sum, result.report["confusion"]["matrix"])) == rows
     assert sum(row["support"] for row in result.report["per_class"]) == rows
