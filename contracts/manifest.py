@@ -132,7 +132,9 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
         vocabulary, width, layers, kv_heads, head_size: the decoder's shape.
         rope_base: of the rotary position embedding, which the host computes; 0 where
             `rope_frequencies` says more, so that an agent that does not know them refuses.
-        rope_frequencies: radians a position for each pair of a head, ``head_size / 2`` of them.
+        rope_frequencies: radians a position for each pair of a head, ``head_size / 2`` of them;
+            twice as many where some layers turn otherwise, theirs last, for the inputs
+            ``cos_local`` and ``sin_local`` that every signature then has.
         rope_scale: of its cosines and sines.
         contexts: context sizes, ascending; the cache grows from one to the next.
         cache: how the host keeps keys and values.
@@ -162,7 +164,7 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     embedding: Name
     cache: Literal["float32", "int8"] = "float32"
     rope_frequencies: Annotated[
-        list[Annotated[float, msgspec.Meta(ge=0, lt=1e4)]], msgspec.Meta(max_length=512)
+        list[Annotated[float, msgspec.Meta(ge=0, lt=1e4)]], msgspec.Meta(max_length=1024)
     ] = []
     rope_scale: Annotated[float, msgspec.Meta(gt=0, lt=1e4)] = 1.0
     prompt: Annotated[
@@ -178,8 +180,8 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_suffix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     grammar: Annotated[str, msgspec.Meta(max_length=64 * 1024)] | None = None
 
-    def turns(self) -> list[float]:
-        """Radians a position for each pair of a head.
+    def turns(self) -> list[list[float]]:
+        """Radians a position for each pair of a head; of local layers too, if they differ.
 
         Raises:
             InputError: ``bad-manifest``.
@@ -188,12 +190,12 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
         found = self.rope_frequencies
         if not found and self.rope_base > 1:
             found = [self.rope_base ** (-i / half) for i in range(half)]
-        if len(found) != half:
+        if len(found) not in (half, 2 * half):
             raise InputError(
                 "bad-manifest",
                 f"the generator has {len(found)} rotary frequencies; expected {half}",
             )
-        return found
+        return [found[at : at + half] for at in range(0, len(found), half)]
 
     def signature(
         self, kind: Literal["decode", "prefill", "prompt", "score"], tokens: int, context: int

@@ -76,7 +76,7 @@ class Decoder:
         self._engine = engine
         self._embedding = embedding
         self._facts = facts
-        self._inverse = np.array(facts.turns())
+        self._turns = [np.array(turns) for turns in facts.turns()]
         self._context = 0
         self._cache: KvCache | None = None
         self.ids: list[int] = []
@@ -164,13 +164,14 @@ class Decoder:
         inputs = self._engine.inputs(name)
         inputs["x"][:count] = self._embedding.rows(ids)
         inputs["x"][count:] = 0
-        angles = np.arange(start, start + size)[:, None] * self._inverse
-        half = angles.shape[1]
-        cosines, sines = inputs["cos"][:, 0], inputs["sin"][:, 0]
-        scale = self._facts.rope_scale
-        cosines[:, :half] = cosines[:, half:] = np.cos(angles) * scale
-        sines[:, half:] = np.sin(angles) * scale
-        sines[:, :half] = -sines[:, half:]
+        scales = (self._facts.rope_scale, 1.0)
+        for end, turns, scale in zip(("", "_local"), self._turns, scales, strict=False):
+            angles = np.arange(start, start + size)[:, None] * turns
+            half = angles.shape[1]
+            cosines, sines = inputs[f"cos{end}"][:, 0], inputs[f"sin{end}"][:, 0]
+            cosines[:, :half] = cosines[:, half:] = np.cos(angles) * scale
+            sines[:, half:] = np.sin(angles) * scale
+            sines[:, :half] = -sines[:, half:]
         if kind != "prompt":
             mask = inputs["mask"].reshape(-1)
             mask[:start] = 0

@@ -3,7 +3,8 @@
 Signatures: ``prompt_T``, ``prefill_T_C``, ``score_T_C`` and ``decode_C``;
 C is the context size, T the number of tokens; ``prompt_T`` is for an empty cache and has none.
 Inputs of every signature: ``x`` ``[T, width]`` (embedded tokens), ``cos`` and ``sin``
-``[T, 1, head_size]`` of their positions, ``mask`` ``[1, 1, C]`` (0 where the cache is filled,
+``[T, 1, head_size]`` of their positions (``cos_local`` and ``sin_local`` too, where some layers
+turn by frequencies of their own), ``mask`` ``[1, 1, C]`` (0 where the cache is filled,
 a large negative number elsewhere), ``k_i`` and ``v_i`` ``[kv_heads, C, head_size]``.
 Where these are int8, also ``k_scale_i`` and ``v_scale_i`` ``[kv_heads, C, 1]``.
 Outputs: ``k_new_i``, ``v_new_i`` ``[kv_heads, T, head_size]``, which the host writes into its
@@ -20,7 +21,7 @@ import numpy as np
 from model_builder.generate.fold import hadamard
 from model_builder.generate.quantize import Quantized, QuantizedDecoder
 from model_builder.generate.tflite_writer import Graph, ModelWriter, Node, Weight
-from model_builder.generate.weights import DecoderConfig
+from model_builder.generate.weights import Array, DecoderConfig
 
 MASKED = -1e9
 """Added to a score that must not count."""
@@ -49,6 +50,8 @@ class _Block:
     gate_up: _Site
     down: _Site
     gain: Weight | None
+    pre_norms: tuple[bool, bool]
+    post_norms: tuple[Weight | None, Weight | None]
 
 
 class DecoderModel:
@@ -72,7 +75,9 @@ class DecoderModel:
                 o=self._site(layer.o),
                 gate_up=self._site(layer.gate_up),
                 down=self._site(layer.down),
-                gain=None if layer.gain is None else self.writer.weight(layer.gain),
+                gain=self._gain(layer.gain),
+                pre_norms=layer.pre_norms,
+                post_norms=(self._gain(layer.post_norms[0]), self._gain(layer.post_norms[1])),
             )
             for layer in decoder.layers
         ]
@@ -84,6 +89,9 @@ class DecoderModel:
         self.key_turn = (
             self.writer.weight(hadamard(size)) if compact and size & (size - 1) == 0 else None
         )
+
+    def _gain(self, values: Array | None) -> Weight | None:
+        return None if values is None else self.writer.weight(values)
 
     def _site(self, q: Quantized) -> _Site:
         bias = None if q.bias is None else self.writer.weight(q.bias)
@@ -118,20 +126,24 @@ class _Signature:
         x = g.input("x", (t, c.width))
         cosines = g.input("cos", (t, 1, c.head_size))
         sines = g.input("sin", (t, 1, c.head_size))
+        turning = {False: (cosines, sines)}
+        if c.local_layers:
+            turning[True] = tuple(g.input(f"{n}_local", cosines.shape) for n in ("cos", "sin"))
         mask = g.input("mask", (1, 1, self.context)) if self.context else None
         caches = [self._cache(i) for i in range(c.layers)] if self.context else []
         outputs: dict[str, Node] = {}
         last = c.layers - 1
         for i, block in enumerate(self.model.blocks):
-            qkv = self._linear(self._norm(x), block.qkv)
-            turns = (cosines, sines) if i not in c.unrotated else None
+            qkv = self._linear(self._norm(x) if block.pre_norms[0] else x, block.qkv)
+            turns = turning[i in c.local_layers] if i not in c.unrotated else None
             q, k, v = self._heads(qkv, turns, block.gain)
             outputs[f"k_new_{i}"], outputs[f"v_new_{i}"] = k, v
             if i == last and not logits:
                 break  # a prefill needs nothing but the cache
             mixed = self._attend(q, k, v, caches[i] if caches else None, mask)
-            x = g.binary("ADD", x, self._linear(mixed, block.o))
-            x = g.binary("ADD", x, self._feed_forward(self._norm(x), block))
+            x = self._joined(x, self._linear(mixed, block.o), block.post_norms[0])
+            fed = self._feed_forward(self._norm(x) if block.pre_norms[1] else x, block)
+            x = self._joined(x, fed, block.post_norms[1])
         if logits:
             outputs["logits"] = self._linear(self._norm(x), self.model.head)
         self.model.writer.add(g, name, outputs)
@@ -165,6 +177,12 @@ class _Signature:
         scale = g.unary("RSQRT", g.binary("ADD", mean, g.scalar(self.c.norm_epsilon)))
         return g.binary("MUL", x, scale)
 
+    def _joined(self, x: Node, part: Node, gain: Weight | None) -> Node:
+        """The stream with a part added, which is normalised first where it has a gain."""
+        if gain is not None:
+            part = self.g.binary("MUL", self._norm(part), self.g.constant(gain))
+        return self.g.binary("ADD", x, part)
+
     def _linear(self, x: Node, site: _Site) -> Node:
         return self.g.linear(x, site.weight, site.bias)
 
@@ -175,9 +193,17 @@ class _Signature:
         g, c, t = self.g, self.c, self.tokens
         heads = c.heads + c.kv_heads
         turned_width = heads * c.head_size
-        qk = g.reshape(g.slice_axis(qkv, 1, 0, turned_width), (t, heads, c.head_size))
+        qk = g.slice_axis(qkv, 1, 0, turned_width)
+        if gain is not None and c.wide_norm:
+            queries = c.heads * c.head_size
+            parts = [
+                self._norm(g.slice_axis(qkv, 1, 0, queries)),
+                self._norm(g.slice_axis(qkv, 1, queries, turned_width - queries)),
+            ]
+            qk = g.binary("MUL", g.concat_last(parts), g.constant(gain))
+        qk = g.reshape(qk, (t, heads, c.head_size))
         v = g.slice_axis(qkv, 1, turned_width, c.kv_heads * c.head_size)
-        if gain is not None:
+        if gain is not None and not c.wide_norm:
             qk = g.binary("MUL", self._norm(qk), g.constant(gain))
         if turns is not None:
             swapped = g.concat_last(g.halves(qk)[::-1])
@@ -227,7 +253,11 @@ class _Signature:
         g = self.g
         both = self._linear(x, block.gate_up)
         gate, up = g.halves(both)
-        product = g.binary("MUL", g.binary("MUL", gate, g.unary("LOGISTIC", gate)), up)
+        if self.c.activation == "silu":
+            gate = g.binary("MUL", gate, g.unary("LOGISTIC", gate))
+        else:
+            gate = g.gelu(gate)
+        product = g.binary("MUL", gate, up)
         if self.model.turn is not None:
             product = self._turned(product)
         return self._linear(product, block.down)

@@ -7,27 +7,15 @@ here is refused: see :mod:`model_builder.generate.keys`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from contracts.errors import InputError
 from model_builder.generate.keys import Keys
-from model_builder.generate.rope import Rope, rope
-from model_builder.generate.weights import (
-    MAX_HEAD_SIZE,
-    MAX_LAYERS,
-    Array,
-    DecoderConfig,
-    DecoderWeights,
-    Layer,
-)
-
-Get = Callable[[str], Array]
-"""A tensor by its name, or ``InputError`` when the files lack it."""
-Maybe = Callable[[str], Array | None]
+from model_builder.generate.rope import Frequencies, Rope, plain, rope
+from model_builder.generate.weights import MAX_HEAD_SIZE, MAX_LAYERS, DecoderConfig
 
 # Keys that say how a checkpoint was trained, saved or is to be run, not what it computes.
 HARMLESS: Final = frozenset(
@@ -78,8 +66,6 @@ HARMLESS: Final = frozenset(
     }
 )
 
-_LAYER: Final = "model.layers.{}."
-
 
 @dataclass(frozen=True)
 class Family:
@@ -91,6 +77,12 @@ class Family:
         qk_norm: queries and keys are normalised in each head.
         fused: one matrix holds q, k and v, one gate and up.
         multipliers: Granite's factors of embedding, residuals, scores and logits.
+        norms: the names of a block's: before and after attention, before and after feed-forward;
+            empty where there is none.
+        wide_norm: queries and keys are normalised over all heads together.
+        added_gain: a norm's gain is what the file has and 1.
+        gemma: two rotary embeddings, GELU, scores scaled by `query_pre_attn_scalar`, embeddings
+            by the root of the width, which are tied unless config.json says no.
     """
 
     norm_epsilon: float | None = 1e-6
@@ -99,6 +91,10 @@ class Family:
     qk_norm: bool = False
     fused: bool = False
     multipliers: bool = False
+    norms: tuple[str, str, str, str] = ("input_layernorm", "", "post_attention_layernorm", "")
+    wide_norm: bool = False
+    added_gain: bool = False
+    gemma: bool = False
 
 
 FAMILIES: Final = {
@@ -109,6 +105,25 @@ FAMILIES: Final = {
     "SmolLM3ForCausalLM": Family(),
     "Phi3ForCausalLM": Family(norm_epsilon=None, fused=True),
     "GraniteForCausalLM": Family(multipliers=True),
+    "Olmo2ForCausalLM": Family(
+        norm_epsilon=1e-5,
+        rope_theta=10000.0,
+        qk_norm=True,
+        wide_norm=True,
+        norms=("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
+    ),
+    "Gemma3ForCausalLM": Family(
+        rope_theta=1e6,
+        qk_norm=True,
+        norms=(
+            "input_layernorm",
+            "post_attention_layernorm",
+            "pre_feedforward_layernorm",
+            "post_feedforward_layernorm",
+        ),
+        added_gain=True,
+        gemma=True,
+    ),
 }
 
 
@@ -151,8 +166,11 @@ def understand(document: dict[str, Any], where: str) -> Plan:
         )
     keys.refuse("quantization_config", "its weights are quantised; expected float weights")
     keys.refuse("use_bidirectional_attention", "expected a causal decoder")
-    for key, neutral in (("hidden_act", "silu"), ("rope_interleaved", False)):
-        keys.neutral(key, neutral)
+    keys.neutral("rope_interleaved", False)
+    if family.gemma:
+        keys.neutral("hidden_activation", "gelu_pytorch_tanh")
+    else:
+        keys.neutral("hidden_act", "silu")
     width, heads = keys.whole("hidden_size"), keys.whole("num_attention_heads")
     if heads < 1:
         raise InputError("bad-weights", f"{where} says that it has {heads} heads")
@@ -165,8 +183,14 @@ def understand(document: dict[str, Any], where: str) -> Plan:
     if document.get("max_position_embeddings", 0) is None:
         raise InputError("bad-weights", f"{where}: max_position_embeddings is null")
     trained = keys.whole("max_position_embeddings", 2048)
-    turn, rotary = _turn(keys, family, head_size, trained)
-    trained = min(trained, turn.longest or trained, _window(keys, layers) or trained)
+    local = _local(keys, layers) if family.gemma else frozenset()
+    near, keys_of_turn = _two_turns(keys, head_size) if family.gemma else (None, keys)
+    turn, rotary = _turn(keys_of_turn, family, head_size, trained)
+    trained = min(
+        trained,
+        turn.longest or trained,
+        _window(keys, layers, 4096 if family.gemma else None) or trained,
+    )
     scale = None
     multipliers = Multipliers()
     if family.multipliers:
@@ -176,6 +200,9 @@ def understand(document: dict[str, Any], where: str) -> Plan:
             keys.number("residual_multiplier", 1.0),
             keys.number("logits_scaling", 1.0),
         )
+    if family.gemma:
+        scale = keys.number("query_pre_attn_scalar", 256.0) ** -0.5
+        multipliers = Multipliers(embedding=float(np.sqrt(width)))
     frequencies: tuple[float, ...] = ()
     if turn.base is None or rotary != head_size:
         rest = np.zeros((head_size - rotary) // 2)
@@ -190,6 +217,10 @@ def understand(document: dict[str, Any], where: str) -> Plan:
         head_size=head_size,
         rope_base=turn.base or 10000.0,
         frequencies=frequencies,
+        local_frequencies=() if near is None else tuple(float(f) for f in near),
+        local_layers=local,
+        activation="gelu_tanh" if family.gemma else "silu",
+        wide_norm=family.wide_norm,
         rope_scale=turn.scale,
         unrotated=_unrotated(keys, layers),
         attention_scale=scale,
@@ -197,11 +228,50 @@ def understand(document: dict[str, Any], where: str) -> Plan:
         trained_context=trained,
     )
     config.check()
-    tied = keys.flag("tie_word_embeddings") if "tie_word_embeddings" in keys else None
+    tied = True if family.gemma else None
+    if "tie_word_embeddings" in keys:
+        tied = keys.flag("tie_word_embeddings")
     keys.get("tie_word_embeddings")
     biases = keys.flag("attention_bias"), keys.flag("mlp_bias")
     keys.finish(HARMLESS)
     return Plan(family, config, rotary, multipliers, tied, biases)
+
+
+def _local(keys: Keys, layers: int) -> frozenset[int]:
+    """Layers that look back only so far: by their kinds, or all but every so many."""
+    kinds = keys.get("layer_types")
+    every = 6
+    for key in ("sliding_window_pattern", "_sliding_window_pattern"):
+        if key in keys:
+            every = keys.whole(key)
+    if kinds is None:
+        return frozenset(i for i in range(layers) if every < 1 or (i + 1) % every)
+    if not isinstance(kinds, list):
+        return frozenset()  # which :func:`_window` refuses
+    return frozenset(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
+
+
+def _two_turns(keys: Keys, head_size: int) -> tuple[Frequencies, Keys]:
+    """Gemma's: frequencies of its local layers, and the keys for those of the others."""
+    both = keys.get("rope_parameters")
+    base = keys.number("rope_local_base_freq", 10000.0)
+    if both is None:
+        return plain(base, head_size), keys
+    names = {"full_attention", "sliding_attention"}
+    if not isinstance(both, dict) or not all(isinstance(both.get(n), dict) for n in names):
+        raise InputError(
+            "unknown-architecture", f"{keys.where}: expected two sets of rotary parameters"
+        )
+    Keys(both, keys.where).finish(names)
+    near = Keys(both["sliding_attention"], f"{keys.where}, sliding_attention")
+    near.neutral("rope_type", "default")
+    base = near.number("rope_theta", base)
+    near.finish()
+    # `rope_theta` and `rope_scaling` may be there too, as earlier releases have them.
+    rest = {k: keys.get(k) for k in ("rope_theta", "rope_scaling")}
+    return plain(base, head_size), Keys(
+        {**rest, "rope_parameters": both["full_attention"]}, keys.where
+    )
 
 
 def _default(value: float | None) -> tuple[float, ...]:
@@ -246,9 +316,9 @@ def _turn(keys: Keys, family: Family, head_size: int, trained: int) -> tuple[Rop
     return rope(rest, keys.where, base, rotary, trained), rotary
 
 
-def _window(keys: Keys, layers: int) -> int | None:
+def _window(keys: Keys, layers: int, default: int | None) -> int | None:
     """The attention window, where a layer has one: contexts end where it begins to matter."""
-    window = keys.get("sliding_window")
+    window = keys.get("sliding_window", default)
     used = keys.flag("use_sliding_window", default=True)
     kinds = keys.get("layer_types")
     if kinds is not None:
@@ -258,7 +328,7 @@ def _window(keys: Keys, layers: int) -> int | None:
         used = "sliding_attention" in kinds
     if window is None or not used:
         return None
-    return keys.whole("sliding_window")
+    return keys.whole("sliding_window", window)
 
 
 def _unrotated(keys: Keys, layers: int) -> frozenset[int]:
@@ -272,136 +342,3 @@ def _unrotated(keys: Keys, layers: int) -> frozenset[int]:
     if not isinstance(flags, list) or len(flags) != layers or not set(flags) <= {0, 1}:
         raise InputError("bad-weights", f"{keys.where}: expected a no_rope_layers for each layer")
     return frozenset(i for i, turns in enumerate(flags) if not turns)
-
-
-def read_weights(plan: Plan, get: Get, maybe: Maybe) -> DecoderWeights:
-    """The tensors of a plan. `get` and `maybe` keep track of what was read.
-
-    Raises:
-        InputError: ``bad-weights``.
-    """
-    c = plan.config
-    layers = [_layer(plan, i, get) for i in range(c.layers)]
-    embedding = get("model.embed_tokens.weight")
-    head = maybe("lm_head.weight")
-    if plan.tied and head is not None and not np.array_equal(head, embedding):
-        raise InputError(
-            "bad-weights",
-            "the model ties its embeddings and has another lm_head.weight: one of them is a "
-            "leftover; take the tensor out, or set tie_word_embeddings to false",
-        )
-    if plan.tied or (plan.tied is None and head is None):
-        head = embedding
-    elif head is None:
-        raise InputError("bad-weights", "the model ties no embeddings and lacks lm_head.weight")
-    weights = multiplied(
-        DecoderWeights(c, embedding, layers, get("model.norm.weight"), head), plan.multipliers
-    )
-    weights.check()
-    return weights
-
-
-def multiplied(weights: DecoderWeights, m: Multipliers) -> DecoderWeights:
-    """The decoder with its factors put into weights; that of the scores is in the config."""
-    if m == Multipliers():
-        return weights
-    residual = np.float32(m.residual)
-    layers = [
-        replace(
-            layer,
-            o=layer.o * residual,
-            o_bias=None if layer.o_bias is None else layer.o_bias * residual,
-            down=layer.down * residual,
-            down_bias=None if layer.down_bias is None else layer.down_bias * residual,
-        )
-        for layer in weights.layers
-    ]
-    return DecoderWeights(
-        weights.config,
-        np.asarray(weights.embedding * np.float32(m.embedding), np.float32),
-        layers,
-        weights.final_norm,
-        np.asarray(weights.head / np.float32(m.logits), np.float32),
-    )
-
-
-def _layer(plan: Plan, index: int, get: Get) -> Layer:
-    c, family = plan.config, plan.family
-    at = _LAYER.format(index)
-    attention, mlp = f"{at}self_attn.", f"{at}mlp."
-    queries, keys = c.heads * c.head_size, c.kv_heads * c.head_size
-    if family.fused:
-        q, k, v = cut(get(f"{attention}qkv_proj.weight"), (queries, keys, keys))
-        gate, up = cut(get(f"{mlp}gate_up_proj.weight"), (c.hidden, c.hidden))
-    else:
-        q, k, v = (get(f"{attention}{name}_proj.weight") for name in "qkv")
-        gate, up = get(f"{mlp}gate_proj.weight"), get(f"{mlp}up_proj.weight")
-    in_attention, in_mlp = plan.biases
-
-    def bias(name: str, there: bool) -> Array | None:
-        return get(f"{name}_proj.bias") if there else None
-
-    in_qkv = family.qkv_bias or in_attention
-    layer = Layer(
-        attention_norm=get(f"{at}input_layernorm.weight"),
-        q=q,
-        k=k,
-        v=v,
-        o=get(f"{attention}o_proj.weight"),
-        ffn_norm=get(f"{at}post_attention_layernorm.weight"),
-        gate=gate,
-        up=up,
-        down=get(f"{mlp}down_proj.weight"),
-        q_bias=bias(f"{attention}q", in_qkv),
-        k_bias=bias(f"{attention}k", in_qkv),
-        v_bias=bias(f"{attention}v", in_qkv),
-        o_bias=bias(f"{attention}o", in_attention),
-        gate_bias=bias(f"{mlp}gate", in_mlp),
-        up_bias=bias(f"{mlp}up", in_mlp),
-        down_bias=bias(f"{mlp}down", in_mlp),
-        q_norm=get(f"{attention}q_norm.weight") if family.qk_norm else None,
-        k_norm=get(f"{attention}k_norm.weight") if family.qk_norm else None,
-    )
-    return spread(layer, c, plan.rotary)
-
-
-def cut(matrix: Array, rows: tuple[int, ...]) -> list[Array]:
-    """A joined matrix in parts of so many rows."""
-    if matrix.ndim != 2 or len(matrix) != sum(rows):
-        raise InputError(
-            "bad-weights", f"a joined matrix is {list(matrix.shape)}; expected {sum(rows)} rows"
-        )
-    return np.split(matrix, np.cumsum(rows)[:-1])
-
-
-def spread(layer: Layer, c: DecoderConfig, rotary: int) -> Layer:
-    """The layer with its heads ordered so that dimension i pairs with i + head_size / 2.
-
-    Where only the first `rotary` dimensions of a head turn, they pair within themselves; the
-    others get pairs with the frequency 0.
-    """
-    if rotary == c.head_size:
-        return layer
-    turning, half = np.arange(rotary), rotary // 2
-    still = np.arange(rotary, c.head_size)
-    middle = len(still) // 2
-    order = np.concatenate([turning[:half], still[:middle], turning[half:], still[middle:]])
-
-    def ordered(value: Array | None) -> Array | None:
-        if value is None:
-            return None
-        parts = value.reshape(-1, c.head_size, *value.shape[1:])
-        return np.ascontiguousarray(parts[:, order].reshape(value.shape))
-
-    q, k = ordered(layer.q), ordered(layer.k)
-    assert q is not None
-    assert k is not None
-    return replace(
-        layer,
-        q=q,
-        k=k,
-        q_bias=ordered(layer.q_bias),
-        k_bias=ordered(layer.k_bias),
-        q_norm=ordered(layer.q_norm),
-        k_norm=ordered(layer.k_norm),
-    )

@@ -49,17 +49,22 @@ def orthogonal(size: int, seed: int) -> Array:
 
 
 def fold(weights: DecoderWeights, *, rotate: bool = True, seed: int = 0) -> FoldedDecoder:
-    """Folds norms and, when `rotate`, turns the stream, the heads and the input of `down`."""
+    """Folds norms and, when `rotate`, turns the stream, the heads and the input of `down`.
+
+    A stream whose parts are normalised before they join it stays as it is: the gains of those
+    norms belong to its channels.
+    """
     c = weights.config
-    basis = orthogonal(c.width, seed) if rotate else None
+    bound = any(norm is not None for norm in _joining(weights))
+    basis = orthogonal(c.width, seed) if rotate and not bound else None
     turn_size = min(c.hidden & -c.hidden, _LARGEST_TURN)
     turn = hadamard(turn_size) if rotate and turn_size >= _SMALLEST_TURN else None
     head_size = c.head_size
     head_turn = hadamard(head_size) if rotate and head_size & (head_size - 1) == 0 else None
     ones = np.ones(c.width, np.float32)
 
-    def reads(matrix: Array, gain: Array) -> Array:
-        return _dot(matrix * gain, basis)
+    def reads(matrix: Array, gain: Array | None) -> Array:
+        return _dot(matrix if gain is None else matrix * gain, basis)
 
     def writes(matrix: Array) -> Array:
         return matrix if basis is None else basis.T @ matrix
@@ -74,7 +79,7 @@ def fold(weights: DecoderWeights, *, rotate: bool = True, seed: int = 0) -> Fold
         layers.append(
             replace(
                 turned,
-                attention_norm=ones,
+                attention_norm=None if gain is None else ones,
                 q=reads(layer.q * in_weights, gain),
                 k=reads(layer.k, gain),
                 v=reads(turned.v, gain),
@@ -82,7 +87,7 @@ def fold(weights: DecoderWeights, *, rotate: bool = True, seed: int = 0) -> Fold
                 q_norm=None if layer.q_norm is None else layer.q_norm * scale,
                 o=writes(turned.o),
                 o_bias=None if layer.o_bias is None else writes(layer.o_bias),
-                ffn_norm=ones,
+                ffn_norm=None if layer.ffn_norm is None else ones,
                 gate=reads(layer.gate, layer.ffn_norm),
                 up=reads(layer.up, layer.ffn_norm),
                 down=writes(turn_runs(layer.down, turn)),
@@ -97,6 +102,11 @@ def fold(weights: DecoderWeights, *, rotate: bool = True, seed: int = 0) -> Fold
         head=reads(weights.head, weights.final_norm),
     )
     return FoldedDecoder(folded, turn)
+
+
+def _joining(weights: DecoderWeights) -> list[Array | None]:
+    pairs = ((layer.post_attention_norm, layer.post_ffn_norm) for layer in weights.layers)
+    return [norm for pair in pairs for norm in pair]
 
 
 def turn_runs(values: Array, turn: Array | None) -> Array:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from gguf import GGUFReader, dequantize
 
 from contracts.errors import InputError
-from model_builder.generate.families import Multipliers, cut, multiplied, spread
+from model_builder.generate.families import Multipliers
 from model_builder.generate.gguf_header import check_header
-from model_builder.generate.rope import Rope, rope
+from model_builder.generate.rope import Rope, plain, rope
+from model_builder.generate.tensors import cut, multiplied, spread
 from model_builder.generate.weights import (
     MAX_HEAD_SIZE,
     MAX_LAYERS,
@@ -41,22 +42,39 @@ class _Family:
         fused: one matrix holds q, k and v, one gate and up.
         unrotated_every: every so many layers, one has no positions.
         multipliers: it has factors of embedding, residuals, scores and logits.
+        qk_norm: queries and keys are normalised, each head, or ``wide``: all together.
+        norms: the names of a block's: before and after attention, before and after feed-forward.
+        gemma: local layers turn by a base of their own; GELU, scaled embeddings.
     """
 
     interleaved: bool = False
     fused: bool = False
     unrotated_every: int = 0
     multipliers: bool = False
+    qk_norm: Literal["", "heads", "wide"] = ""
+    norms: tuple[str, str, str, str] = ("attn_norm", "", "ffn_norm", "")
+    gemma: bool = False
 
 
 ARCHITECTURES = {
     "llama": _Family(interleaved=True),
     "qwen2": _Family(),
-    "qwen3": _Family(),
+    "qwen3": _Family(qk_norm="heads"),
     "smollm3": _Family(interleaved=True, unrotated_every=4),
     "granite": _Family(interleaved=True, multipliers=True),
     "phi3": _Family(fused=True),
+    "olmo2": _Family(qk_norm="wide", norms=("", "post_attention_norm", "", "post_ffw_norm")),
+    "gemma3": _Family(
+        qk_norm="heads",
+        norms=("attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"),
+        gemma=True,
+    ),
 }
+
+_GEMMA_LOCAL = 6
+"""Of so many layers of Gemma 3, the last looks at all; the format does not say it."""
+_GEMMA_27B = 62
+"""Layers of the one size whose scores are scaled by the width, not by the head's size."""
 
 BEGINS_WITH_BOS = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
 """Cuts of text whose models begin every text with bos, unless the file says no."""
@@ -213,6 +231,14 @@ class GgufFile:
             frequencies = tuple(float(f) for f in (*turn.frequencies, *rest))
         every = family.unrotated_every
         scale = self._hyper("attention.scale", float, 0.0) if family.multipliers else 0.0
+        near: tuple[float, ...] = ()
+        local: frozenset[int] = frozenset()
+        if family.gemma:
+            pattern = self._hyper("attention.sliding_window_pattern", int, _GEMMA_LOCAL)
+            local = frozenset(i for i in range(layers) if pattern < 1 or (i + 1) % pattern)
+            own = self._hyper("rope.freq_base_swa", float, 10000.0)
+            near = tuple(float(f) for f in plain(own, head_size))
+            scale = (width / heads if layers == _GEMMA_27B else head_size) ** -0.5
         config = DecoderConfig(
             vocabulary=int(embedding.shape[1]),
             layers=layers,
@@ -223,6 +249,10 @@ class GgufFile:
             head_size=head_size,
             rope_base=turn.base or 10000.0,
             frequencies=frequencies,
+            local_frequencies=near,
+            local_layers=local,
+            activation="gelu_tanh" if family.gemma else "silu",
+            wide_norm=family.qk_norm == "wide",
             rope_scale=turn.scale,
             unrotated=frozenset(i for i in range(layers) if every and (i + 1) % every == 0),
             attention_scale=scale or None,
@@ -235,6 +265,8 @@ class GgufFile:
         return config
 
     def _multipliers(self) -> Multipliers:
+        if self._family.gemma:
+            return Multipliers(embedding=float(np.sqrt(self._hyper("embedding_length", int))))
         if not self._family.multipliers:
             return Multipliers()
         return Multipliers(
@@ -357,16 +389,25 @@ class GgufFile:
             v = self._matrix(f"{at}attn_v.weight", keys, c.width)
             gate = self._matrix(f"{at}ffn_gate.weight", c.hidden, c.width)
             up = self._matrix(f"{at}ffn_up.weight", c.hidden, c.width)
-        gains: list[Array | None] = [None, None]
-        if self.architecture == "qwen3":
-            gains = [self._matrix(f"{at}attn_{n}_norm.weight", 0, c.head_size) for n in "qk"]
+
+        def gain(name: str, size: int = c.width) -> Array | None:
+            return self._matrix(f"{at}{name}.weight", 0, size) if name else None
+
+        norms = [gain(name) for name in family.norms]
+        sizes = (queries, keys) if c.wide_norm else (c.head_size, c.head_size)
+        gains = [
+            gain(f"attn_{n}_norm" if family.qk_norm else "", size)
+            for n, size in zip("qk", sizes, strict=True)
+        ]
         layer = Layer(
-            attention_norm=self._matrix(f"{at}attn_norm.weight", 0, c.width),
+            attention_norm=norms[0],
+            post_attention_norm=norms[1],
+            post_ffn_norm=norms[3],
             q=q,
             k=k,
             v=v,
             o=self._matrix(f"{at}attn_output.weight", c.width, queries),
-            ffn_norm=self._matrix(f"{at}ffn_norm.weight", 0, c.width),
+            ffn_norm=norms[2],
             gate=gate,
             up=up,
             down=self._matrix(f"{at}ffn_down.weight", c.width, c.hidden),

@@ -136,11 +136,12 @@ def facts_of(decoder: QuantizedDecoder, layout: Layout) -> GeneratorFacts:
 
 
 def _other_rope(c: DecoderConfig) -> bool:
-    return bool(c.frequencies) or c.rope_scale != 1
+    return bool(c.frequencies or c.local_frequencies) or c.rope_scale != 1
 
 
 def _frequencies(c: DecoderConfig) -> list[float]:
-    return list(c.frequencies) or [float(f) for f in plain(c.rope_base, c.head_size)]
+    found = list(c.frequencies) or [float(f) for f in plain(c.rope_base, c.head_size)]
+    return found + list(c.local_frequencies)
 
 
 def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
@@ -242,6 +243,8 @@ def _signature(
         TensorSpec("cos", [tokens, 1, facts.head_size], "float32"),
         TensorSpec("sin", [tokens, 1, facts.head_size], "float32"),
     ]
+    if len(facts.turns()) > 1:
+        inputs += [msgspec.structs.replace(spec, name=f"{spec.name}_local") for spec in inputs[1:]]
     if context:
         inputs.append(TensorSpec("mask", [1, 1, context], "float32"))
     outputs = [TensorSpec("logits", [tokens, facts.vocabulary], "float32")] if logits else []

@@ -43,7 +43,9 @@ class Quantized:
 class QuantizedLayer:
     """A block; matrices that read the same input are joined by rows.
 
-    `gain`: ``[heads + kv_heads, head_size]``, of the norms of queries and keys, if it has them.
+    `gain`: of the norms of queries and keys, if it has them: ``[heads + kv_heads, head_size]``,
+    flat where all heads are normalised together. `pre_norms`: whether attention and feed-forward
+    read the stream normalised; `post_norms`: gains of what they give, before it joins the stream.
     """
 
     qkv: Quantized
@@ -51,6 +53,8 @@ class QuantizedLayer:
     gate_up: Quantized
     down: Quantized
     gain: Array | None = None
+    pre_norms: tuple[bool, bool] = (True, True)
+    post_norms: tuple[Array | None, Array | None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,12 @@ def quantize(
         gain = None
         if layer.q_norm is not None and layer.k_norm is not None:
             c = weights.config
-            gain = np.concatenate(
-                [np.tile(layer.q_norm, (c.heads, 1)), np.tile(layer.k_norm, (c.kv_heads, 1))]
+            gain = (
+                np.concatenate([layer.q_norm, layer.k_norm])
+                if c.wide_norm
+                else np.concatenate(
+                    [np.tile(layer.q_norm, (c.heads, 1)), np.tile(layer.k_norm, (c.kv_heads, 1))]
+                )
             ).astype(np.float32)
         layers.append(
             QuantizedLayer(
@@ -138,6 +146,8 @@ def quantize(
                 ),
                 down=_matrix(layer.down, known.get(f"{index}.down"), layer.down_bias),
                 gain=gain,
+                pre_norms=(layer.attention_norm is not None, layer.ffn_norm is not None),
+                post_norms=(layer.post_attention_norm, layer.post_ffn_norm),
             )
         )
         progress("quantising", index + 1, len(weights.layers))

@@ -30,14 +30,18 @@ def rms_norm(x: Array, gain: Array, epsilon: float) -> Array:
     return out
 
 
-def rotary_table(config: DecoderConfig, start: int, count: int) -> tuple[Array, Array]:
+def rotary_table(
+    config: DecoderConfig, start: int, count: int, *, local: bool = False
+) -> tuple[Array, Array]:
     """Cosines and sines, ``[count, head_size / 2]`` each, of positions from `start`."""
     half = config.head_size // 2
     inverse = config.rope_base ** (-np.arange(half, dtype=np.float64) / half)
     if config.frequencies:
         inverse = np.array(config.frequencies)
+    if local:
+        inverse = np.array(config.local_frequencies)
     angles = np.arange(start, start + count, dtype=np.float64)[:, None] * inverse
-    scale = config.rope_scale
+    scale = 1.0 if local else config.rope_scale
     return (np.cos(angles) * scale).astype(np.float32), (np.sin(angles) * scale).astype(np.float32)
 
 
@@ -55,6 +59,10 @@ def softmax(x: Array) -> Array:
     return out
 
 
+def _normed(x: Array, gain: Array | None, c: DecoderConfig) -> Array:
+    return x if gain is None else rms_norm(x, gain, c.norm_epsilon)
+
+
 def _plus(x: Array, bias: Array | None) -> Array:
     return x if bias is None else x + bias
 
@@ -68,16 +76,20 @@ def attention(
     scale: float,
     *,
     rotated: bool = True,
+    local: bool = False,
 ) -> Array:
     """Causal self-attention of a whole text; x ``[T, width]``, normalised already."""
     count = x.shape[0]
-    cosines, sines = rotary_table(c, 0, count)
-    q = _plus(linear(x, layer.q, f"{site}.q"), layer.q_bias).reshape(count, c.heads, -1)
-    k = _plus(linear(x, layer.k, f"{site}.k"), layer.k_bias).reshape(count, c.kv_heads, -1)
+    cosines, sines = rotary_table(c, 0, count, local=local)
+    q = _plus(linear(x, layer.q, f"{site}.q"), layer.q_bias)
+    k = _plus(linear(x, layer.k, f"{site}.k"), layer.k_bias)
+    if c.wide_norm:
+        q, k = _normed(q, layer.q_norm, c), _normed(k, layer.k_norm, c)
+    q = q.reshape(count, c.heads, -1)
+    k = k.reshape(count, c.kv_heads, -1)
     v = _plus(linear(x, layer.v, f"{site}.v"), layer.v_bias).reshape(count, c.kv_heads, -1)
-    if layer.q_norm is not None and layer.k_norm is not None:
-        q = rms_norm(q, layer.q_norm, c.norm_epsilon)
-        k = rms_norm(k, layer.k_norm, c.norm_epsilon)
+    if not c.wide_norm:
+        q, k = _normed(q, layer.q_norm, c), _normed(k, layer.k_norm, c)
     if rotated:
         q, k = rotate(q, cosines, sines), rotate(k, cosines, sines)
     future = np.triu(np.full((count, count), -np.inf, np.float32), 1)
@@ -89,12 +101,21 @@ def attention(
     return _plus(linear(mixed.reshape(count, -1), layer.o, f"{site}.o"), layer.o_bias)
 
 
-def feed_forward(layer: Layer, x: Array, linear: Linear, site: str) -> Array:
-    """SwiGLU; x ``[T, width]``, normalised already."""
+def activated(gate: Array, kind: str) -> Array:
+    """SiLU, or GELU by its tanh formula (Hendrycks and Gimpel, 2016)."""
+    with np.errstate(over="ignore"):
+        if kind == "silu":
+            out: Array = gate / (1 + np.exp(-gate))
+            return out
+        inner = np.float32(np.sqrt(2 / np.pi)) * (gate + np.float32(0.044715) * gate**3)
+        return np.asarray(0.5 * gate * (1 + np.tanh(inner)), np.float32)
+
+
+def feed_forward(layer: Layer, x: Array, linear: Linear, site: str, kind: str = "silu") -> Array:
+    """Gated, by SiLU or another `kind`; x ``[T, width]``, normalised already."""
     gate = _plus(linear(x, layer.gate, f"{site}.gate"), layer.gate_bias)
     up = _plus(linear(x, layer.up, f"{site}.up"), layer.up_bias)
-    with np.errstate(over="ignore"):
-        product = gate / (1 + np.exp(-gate)) * up
+    product = activated(gate, kind) * up
     return _plus(linear(product, layer.down, f"{site}.down"), layer.down_bias)
 
 
@@ -118,8 +139,11 @@ def logits(
     x = weights.embedding[ids].astype(np.float32)
     for index, layer in enumerate(weights.layers):
         site = str(index)
-        normed = rms_norm(x, layer.attention_norm, c.norm_epsilon)
-        rotated = index not in c.unrotated
-        x = x + attention(layer, normed, c, linear, site, scale, rotated=rotated)
-        x = x + feed_forward(layer, rms_norm(x, layer.ffn_norm, c.norm_epsilon), linear, site)
+        turned = {"rotated": index not in c.unrotated, "local": index in c.local_layers}
+        normed = _normed(x, layer.attention_norm, c)
+        mixed = attention(layer, normed, c, linear, site, scale, **turned)
+        x = x + _normed(mixed, layer.post_attention_norm, c)
+        normed = _normed(x, layer.ffn_norm, c)
+        fed = feed_forward(layer, normed, linear, site, c.activation)
+        x = x + _normed(fed, layer.post_ffn_norm, c)
     return linear(rms_norm(x, weights.final_norm, c.norm_epsilon), weights.head, "head")

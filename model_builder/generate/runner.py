@@ -15,6 +15,11 @@ _MASKED = np.float32(-1e9)
 Ids = npt.NDArray[np.int64]
 
 
+def _both(halves: Array, sign: int = 1) -> Array:
+    """``[T, pairs]`` -> ``[T, 1, head_size]``, the first half times `sign`."""
+    return np.concatenate([sign * halves, halves], 1)[:, None]
+
+
 class Runner:
     """A model file in the interpreter.
 
@@ -76,14 +81,19 @@ class Runner:
         x = np.zeros((size, self._config.width), np.float32)
         x[:count] = self._table[ids]
         cosines, sines = rotary_table(self._config, start, size)
+        local: dict[str, Array] = {}
+        if self._config.local_layers:
+            near = rotary_table(self._config, start, size, local=True)
+            local = {"cos_local": _both(near[0]), "sin_local": _both(near[1], sign=-1)}
         context = cache["k_0"].shape[1]
         mask = np.full((1, 1, context), _MASKED, np.float32)
         mask[..., :start] = 0
         out = self._runners[name](
             x=x,
-            cos=np.concatenate([cosines, cosines], 1)[:, None],
-            sin=np.concatenate([-sines, sines], 1)[:, None],
+            cos=_both(cosines),
+            sin=_both(sines, sign=-1),
             mask=mask,
+            **local,
             **cache,
         )
         for i in range(self._config.layers):

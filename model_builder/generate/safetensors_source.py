@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from contracts import codec, limits
 from contracts.errors import InputError
-from model_builder.generate.families import read_weights, understand
+from model_builder.generate.families import understand
+from model_builder.generate.tensors import read_weights
 from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights
 
 _MAX_JSON = 64 * limits.MIB

@@ -237,6 +237,12 @@ class Graph:
         """An elementwise operator without options (RSQRT, LOGISTIC, DEQUANTIZE)."""
         return self._op(name, [x], [x.shape])[0]
 
+    def gelu(self, x: Node) -> Node:
+        """GELU by its tanh formula."""
+        options = schema.GeluOptionsT()
+        options.approximate = True
+        return self._op("GELU", [x], [x.shape], options)[0]
+
     def mean_last(self, x: Node) -> Node:
         """Mean over the last axis, which stays with size 1."""
         options = schema.ReducerOptionsT()

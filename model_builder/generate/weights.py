@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +32,13 @@ class DecoderConfig:
         rope_base: of the rotary position embedding.
         frequencies: of its pairs, in radians a position, where they are no plain powers of the
             base (scaled positions, heads that turn in part); empty: they are.
+        local_frequencies: of the pairs in `local_layers`; empty: all layers turn alike.
+        local_layers: that look back only so far, within which contexts are kept.
         rope_scale: of its cosines and sines.
         unrotated: layers without positions.
         attention_scale: of the scores; None: 1 / sqrt(head_size).
+        activation: of the gate: SiLU, or GELU by its tanh formula.
+        wide_norm: queries and keys are normalised over all heads together.
         norm_epsilon: of RMSNorm.
         trained_context: positions that the model was trained on, and for which its parts hold.
     """
@@ -47,9 +52,13 @@ class DecoderConfig:
     head_size: int
     rope_base: float = 10000.0
     frequencies: tuple[float, ...] = ()
+    local_frequencies: tuple[float, ...] = ()
+    local_layers: frozenset[int] = frozenset()
     rope_scale: float = 1.0
     unrotated: frozenset[int] = frozenset()
     attention_scale: float | None = None
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    wide_norm: bool = False
     norm_epsilon: float = 1e-5
     trained_context: int = 2048
 
@@ -80,10 +89,12 @@ class DecoderConfig:
                 f"norm epsilon {self.norm_epsilon} or rotary base {self.rope_base} is absurd",
             )
 
-        scales = [self.rope_scale, self.attention_scale or 1.0, *self.frequencies]
+        turns = (*self.frequencies, *self.local_frequencies)
+        scales = [self.rope_scale, self.attention_scale or 1.0, *turns]
         if not all(np.isfinite(value) and 0 <= value < 1e4 for value in scales):
             raise InputError("bad-weights", "a rotary frequency or a scale is absurd")
-        if self.frequencies and len(self.frequencies) != self.head_size // 2:
+        pairs = self.head_size // 2
+        if {len(self.frequencies), len(self.local_frequencies)} - {0, pairs}:
             raise InputError("bad-weights", "expected a rotary frequency for each pair of a head")
 
     @property
@@ -105,15 +116,16 @@ class Layer:
     """One block. Matrices are ``[outputs, inputs]``, so that ``y = W @ x``.
 
     `q`, `k`: heads in rotate-half layout (dimension i turns with i + head_size / 2).
-    Biases and the gains of queries and keys are None where the family has none.
+    Biases and norms are None where the family has none. `post_attention_norm` and
+    `post_ffn_norm`: of what attention and feed-forward give, before it joins the stream.
     """
 
-    attention_norm: Array
+    attention_norm: Array | None
     q: Array
     k: Array
     v: Array
     o: Array
-    ffn_norm: Array
+    ffn_norm: Array | None
     gate: Array
     up: Array
     down: Array
@@ -126,6 +138,8 @@ class Layer:
     down_bias: Array | None = None
     q_norm: Array | None = None
     k_norm: Array | None = None
+    post_attention_norm: Array | None = None
+    post_ffn_norm: Array | None = None
 
 
 @dataclass
@@ -168,8 +182,10 @@ class DecoderWeights:
             "gate_bias": (c.hidden,),
             "up_bias": (c.hidden,),
             "down_bias": (c.width,),
-            "q_norm": (c.head_size,),
-            "k_norm": (c.head_size,),
+            "q_norm": (queries,) if c.wide_norm else (c.head_size,),
+            "k_norm": (keys,) if c.wide_norm else (c.head_size,),
+            "post_attention_norm": (c.width,),
+            "post_ffn_norm": (c.width,),
         }
         if len(self.layers) != c.layers:
             raise InputError("bad-weights", f"expected {c.layers} layers, found {len(self.layers)}")

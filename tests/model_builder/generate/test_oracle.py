@@ -100,6 +100,13 @@ BREAKS: list[tuple[str, str, dict[str, Any]]] = [
     ("granite", "config.json", {"attention_multiplier": 1.0}),
     ("granite", "config.json", {"logits_scaling": 1.0}),
     ("qwen3-bias", "config.json", {"attention_bias": False}),
+    ("olmo2", "config-v4.json", {"rope_theta": 1e4}),
+    ("gemma3", "config-v4.json", {"rope_theta": 1e4}),
+    ("gemma3", "config-v4.json", {"rope_scaling": None}),
+    ("gemma3", "config-v4.json", {"rope_local_base_freq": 1e4}),
+    ("gemma3", "config.json", {"query_pre_attn_scalar": 8}),
+    ("gemma3", "config.json", {"layer_types": ["full_attention", "sliding_attention"]}),
+    ("gemma3-plain", "config-v4.json", {"sliding_window_pattern": 3}),
 ]
 
 
@@ -135,10 +142,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rotary parameters"),
     ("llama", {"rope_theta": 1e4}, "two values of rope_theta"),
     ("llama", {"layer_types": ["full_attention", "linear_attention"]}, "layer_types"),
-    ("llama", {"architectures": ["Gemma3ForCausalLM"]}, "Gemma3ForCausalLM.*expected one of"),
+    ("llama", {"architectures": ["Gemma2ForCausalLM"]}, "Gemma2ForCausalLM.*expected one of"),
     ("llama", {"architectures": None}, "expected one of"),
     ("qwen3", {"rope_parameters": {"rope_type": "default"}}, "rope_theta"),
     ("llama-tied", {"tie_word_embeddings": False}, "lacks lm_head"),
+    ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+    ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+    ("gemma3", {"hidden_activation": "silu"}, "hidden_activation"),
+    ("gemma3", {"use_bidirectional_attention": True}, "causal"),
+    ("gemma3", {"rope_parameters": {"rope_theta": 1e6}}, "two sets"),
+    ("gemma3", {"layer_types": ["full_attention", "linear_attention"]}, "layer_types"),
     ("llama-attention-bias", {"attention_bias": False}, "tensor .*bias"),
 ]
 
@@ -246,7 +259,9 @@ def with_tokenizer(path: Path, **settings: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("case", ["llama-llama3", "qwen3", "phi3-partial", "smollm3"])
+@pytest.mark.parametrize(
+    "case", ["llama-llama3", "qwen3", "phi3-partial", "smollm3", "olmo2", "gemma3"]
+)
 def test_an_agent_runs_what_was_imported(case: str, tmp_path: Path) -> None:
     """Frequencies, norms of queries and layers without positions arrive on the device."""
     source = with_tokenizer(folder(case, tmp_path), bos_token="<s>", add_bos_token=True)

@@ -94,6 +94,39 @@ CASES: dict[str, Any] = {
 }
 
 
+NEAR_AND_FAR: dict[str, Any] = {
+    "layer_types": ["sliding_attention", "full_attention"],
+    "sliding_window": 64,
+    "query_pre_attn_scalar": 24,
+    "rope_parameters": {
+        "sliding_attention": {"rope_theta": 100.0, "rope_type": "default"},
+        "full_attention": {"rope_theta": 1e6, "rope_type": "linear", "factor": 8.0},
+    },
+}
+GEMMA: dict[str, Any] = {
+    **SIZES,
+    **NEAR_AND_FAR,
+    "tie_word_embeddings": True,
+}
+CASES |= {
+    "olmo2": lambda: hf.Olmo2Config(**{**SIZES, "hidden_size": 32}, **turn(500000.0)),
+    "gemma3": lambda: hf.Gemma3TextConfig(**GEMMA),
+    "gemma3-plain": lambda: hf.Gemma3TextConfig(
+        **{
+            **GEMMA,
+            "num_hidden_layers": 7,
+            "hidden_size": 8,
+            "layer_types": None,
+            "query_pre_attn_scalar": 8,
+            "rope_parameters": {
+                "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+                "full_attention": {"rope_theta": 1e6, "rope_type": "default"},
+            },
+        }
+    ),
+}
+
+
 def randomise(model: Any, seed: int) -> None:
     """Weights of a size that every part of the model shows in its logits."""
     generator = torch.Generator().manual_seed(seed)
@@ -113,6 +146,13 @@ def as_fourth_release(config: dict[str, Any]) -> dict[str, Any]:
     """The same config.json, spelt as most checkpoints on the web are."""
     config = dict(config)
     rope = dict(config.pop("rope_parameters"))
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = dict(rope["full_attention"])
+        if config["num_hidden_layers"] > config["_sliding_window_pattern"]:
+            # The first releases with this family said only which layers are not local.
+            config["sliding_window_pattern"] = config.pop("_sliding_window_pattern")
+            del config["layer_types"]
     config["rope_theta"] = rope.pop("rope_theta")
     if "partial_rotary_factor" in rope:
         config["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
