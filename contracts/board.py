@@ -48,7 +48,7 @@ class Board(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     model_ram_bytes: Bytes
     model_flash_bytes: Bytes
     runtimes: list[Literal["litert", "tflite-runtime", "tflm", "micropython", "c99"]]
-    quantizations: list[Literal["int8", "dynamic-int8", "float32"]]
+    quantizations: list[Literal["int8", "dynamic-int8", "dynamic-int4", "float32"]]
     flash_bytes: Bytes = 0
     relative_speed: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     notes: str = ""

@@ -52,7 +52,8 @@ class ModelFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         file: its name in the bundle.
-        quantization: ``int8`` (full integer), ``dynamic-int8`` (int8 weights), ``float32``.
+        quantization: ``int8`` (full integer), ``dynamic-int8`` (int8 weights),
+            ``dynamic-int4`` (most weights in half a byte), ``float32``.
         signatures: at least one.
         operators: names of the TFLite operators, sorted.
         parameters: weights, counted once.
@@ -62,7 +63,7 @@ class ModelFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     file: Name
-    quantization: Literal["int8", "dynamic-int8", "float32"]
+    quantization: Literal["int8", "dynamic-int8", "dynamic-int4", "float32"]
     signatures: list[SignatureSpec]
     operators: list[str]
     parameters: Count

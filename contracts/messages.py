@@ -545,7 +545,10 @@ FinishReason = Literal["stop", "length", "time", "cancelled"]
 
 
 class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The final message of ``generate``: totals. `text` is the whole output."""
+    """The final message of ``generate``: totals. `text` is the whole output.
+
+    `tokens_per_step`: of each run of the model; more than 1 where guesses stood.
+    """
 
     text: str
     finish_reason: FinishReason
@@ -554,6 +557,7 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     bundle: BundleRef
     first_token_ms: float = 0.0
     tokens_per_s: float = 0.0
+    tokens_per_step: float = 0.0
     logprobs: list[list[tuple[str, float]]] = []
 
 

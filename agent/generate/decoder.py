@@ -220,6 +220,21 @@ class Decoder:
         logits: Floats = self._run("decode", 1, [token])["logits"][0]
         return logits
 
+    @property
+    def guess_size(self) -> int:
+        """Tokens of a guess that :meth:`verify` takes; 0: the model has no signature for it."""
+        return self._facts.score[0] - 1 if self._facts.score else 0
+
+    def verify(self, ids: list[int]) -> Floats:
+        """Feeds a token and a guess of those after it in one run.
+
+        Returns:
+            Logits ``[len(ids), vocabulary]``, valid until the next run. The tokens of the guess
+            that prove wrong are to be forgotten with :meth:`truncate`.
+        """
+        self._reserve(len(self.ids) + len(ids), shrink=not self.ids)
+        return self._run("score", self._facts.score[0], ids)["logits"][: len(ids)]
+
     def score(self, ids: list[int]) -> Floats:
         """Feeds tokens; logits ``[len(ids), vocabulary]`` after each of them (a copy)."""
         self._reserve(len(self.ids) + len(ids))

@@ -13,6 +13,7 @@ import numpy as np
 from agent.generate.cache_engine import open_engine
 from agent.generate.constraint import Constraint, ConstraintFactory
 from agent.generate.decoder import Decoder, Embedding
+from agent.generate.drafts import Steps
 from agent.generate.prefix_cache import PrefixCache
 from agent.generate.prompts import Prompts
 from agent.generate.sampling import Sampler, SamplingOptions, top_logprobs
@@ -40,6 +41,7 @@ class _Totals(msgspec.Struct):
     started: float
     prompt_tokens: int = 0
     tokens: int = 0
+    runs: int = 0
     first_token: float | None = None
     logprobs: list[list[tuple[str, float]]] = []
 
@@ -231,13 +233,44 @@ class GenerativeModel:
         known = self.prefixes.prepare(self.decoder, ids)
         self.decoder.prefill(ids[known:-1], checkpoint=check)
         self._keep_prefix(request)
-        sampler = Sampler(SamplingOptions.of(request))
+        sampling = SamplingOptions.of(request)
+        sampler = Sampler(sampling)
+        steps = Steps(
+            self.decoder,
+            ids,
+            budget,
+            (list) if constraint is None else constraint.forced,
+            self._clock,
+            guessing=sampling.plain and not request.logprobs,
+        )
+        try:
+            return self._grow(
+                request, ids, budget, constraint, stream, totals, emit, check, sampler, steps
+            )
+        finally:
+            steps.finish()
+            totals.runs = steps.runs
+
+    def _grow(
+        self,
+        request: GenerateRequest,
+        ids: list[int],
+        budget: int,
+        constraint: Constraint | None,
+        stream: TextStream,
+        totals: _Totals,
+        emit: Callable[[str], None],
+        check: Callable[[], None],
+        sampler: Sampler,
+        steps: Steps,
+    ) -> FinishReason:
         token = ids[-1]
         answer: list[int] = []
         while True:
             check()
-            logits = self.decoder.step(token)
+            logits = steps.after(token)
             allowed = None if constraint is None else constraint.allowed()
+            logits = steps.settled(token, logits, allowed)
             token = sampler.pick(logits, ids + answer, allowed)
             if totals.first_token is None:
                 totals.first_token = self._clock()
@@ -282,6 +315,7 @@ class GenerativeModel:
             bundle=self.ref,
             first_token_ms=round((first - totals.started) * 1e3, 3),
             tokens_per_s=round(rate, 3),
+            tokens_per_step=round(totals.tokens / totals.runs, 3) if totals.runs else 0.0,
             logprobs=totals.logprobs,
         )
 

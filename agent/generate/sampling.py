@@ -40,6 +40,11 @@ class SamplingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
     seed: int | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether the token with the highest logit is taken as it is."""
+        return self.temperature == 0 and self.repetition_penalty == 1
+
     @classmethod
     def of(cls, request: GenerateRequest) -> SamplingOptions:
         """The options of a request."""

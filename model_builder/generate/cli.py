@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,14 @@ import typer
 
 from contracts import codec
 from contracts.errors import InputError
+
+
+class Weights(StrEnum):
+    """``--weights``."""
+
+    INT8 = "int8"
+    INT4 = "int4"
+    AUTO = "auto"
 
 
 def _sizes(text: str, what: str) -> list[int]:
@@ -43,6 +52,14 @@ def import_command(
     calibration_tokens: Annotated[
         int, typer.Option(min=0, max=16384, help="tokens that the rounding is fitted to; 0: none")
     ] = 4096,
+    weights: Annotated[
+        Weights,
+        typer.Option(help="bits of the weights; auto: int4 where that costs as little as int8 may"),
+    ] = Weights.INT8,
+    max_perplexity_change: Annotated[
+        float | None,
+        typer.Option(help="most that perplexity may rise, relative; default: 0.05, int4: 0.3"),
+    ] = None,
     rotate: Annotated[bool, typer.Option(help="turn the residual stream first")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON summary on stdout")] = False,
 ) -> None:
@@ -61,6 +78,8 @@ def import_command(
         version=version,
         chat_template=chat_template,
         layout=layout,
+        weights=weights.value,
+        max_perplexity_change=max_perplexity_change,
         rotate=rotate,
         calibration_tokens=calibration_tokens,
         check_tokens=check_tokens,
@@ -77,7 +96,7 @@ def import_command(
         f"bundle      {made.bundle}\n"
         f"archive     {made.archive}\n"
         f"report      {made.report}\n"
-        f"perplexity  {f.perplexity_int8:.3f} int8, {f.perplexity_float:.3f} float "
+        f"perplexity  {f.perplexity_quantised:.3f} {f.weights}, {f.perplexity_float:.3f} float "
         f"({f.perplexity_change:+.2%}) on {f.tokens} tokens\n"
         f"agreement   {f.agreement:.2%} of the most likely tokens\n"
     )

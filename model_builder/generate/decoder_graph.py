@@ -95,7 +95,7 @@ class DecoderModel:
 
     def _site(self, q: Quantized) -> _Site:
         bias = None if q.bias is None else self.writer.weight(q.bias)
-        return _Site(self.writer.weight(q.values, q.scales), bias)
+        return _Site(self.writer.weight(q.values, q.scales, q.bits), bias)
 
     def add(self, name: str, tokens: int, context: int, *, logits: bool) -> None:
         """Adds one signature.
@@ -128,7 +128,8 @@ class _Signature:
         sines = g.input("sin", (t, 1, c.head_size))
         turning = {False: (cosines, sines)}
         if c.local_layers:
-            turning[True] = tuple(g.input(f"{n}_local", cosines.shape) for n in ("cos", "sin"))
+            shape = cosines.shape
+            turning[True] = (g.input("cos_local", shape), g.input("sin_local", shape))
         mask = g.input("mask", (1, 1, self.context)) if self.context else None
         caches = [self._cache(i) for i in range(c.layers)] if self.context else []
         outputs: dict[str, Node] = {}

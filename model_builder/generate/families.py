@@ -183,13 +183,14 @@ def understand(document: dict[str, Any], where: str) -> Plan:
     if document.get("max_position_embeddings", 0) is None:
         raise InputError("bad-weights", f"{where}: max_position_embeddings is null")
     trained = keys.whole("max_position_embeddings", 2048)
+    window = _window(keys, layers, 4096 if family.gemma else None)
     local = _local(keys, layers) if family.gemma else frozenset()
     near, keys_of_turn = _two_turns(keys, head_size) if family.gemma else (None, keys)
     turn, rotary = _turn(keys_of_turn, family, head_size, trained)
     trained = min(
         trained,
         turn.longest or trained,
-        _window(keys, layers, 4096 if family.gemma else None) or trained,
+        window or trained,
     )
     scale = None
     multipliers = Multipliers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import resources
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -23,7 +24,8 @@ class Fidelity(msgspec.Struct, frozen=True):
 
     Attributes:
         tokens: that were compared, teacher-forced.
-        perplexity_float, perplexity_int8: on the same text.
+        weights: ``int8`` or ``int4``.
+        perplexity_float, perplexity_quantised: on the same text.
         perplexity_change: relative, of the second to the first.
         agreement: share of positions with the same most likely token.
         max_difference, mean_difference: of the logits, absolute.
@@ -31,11 +33,12 @@ class Fidelity(msgspec.Struct, frozen=True):
 
     tokens: int
     perplexity_float: float
-    perplexity_int8: float
+    perplexity_quantised: float
     perplexity_change: float
     agreement: float
     max_difference: float
     mean_difference: float
+    weights: Literal["int8", "int4"] = "int8"
 
 
 def shipped_text(name: str) -> str:
@@ -85,7 +88,7 @@ def compare(
     return Fidelity(
         tokens=total,
         perplexity_float=round(exact, 4),
-        perplexity_int8=round(quantised, 4),
+        perplexity_quantised=round(quantised, 4),
         perplexity_change=round(quantised / exact - 1, 5),
         agreement=round(same / total, 5),
         max_difference=round(largest, 4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from tokenizers import Tokenizer
@@ -18,7 +18,7 @@ from contracts.manifest import Provenance
 from contracts.messages import ChatMessage, Name, Version
 from model_builder.files import check_folder, write_atomically
 from model_builder.generate.fidelity import Fidelity, compare, shipped_text, windows
-from model_builder.generate.fold import fold
+from model_builder.generate.fold import FoldedDecoder, fold
 from model_builder.generate.package import (
     GeneratorParts,
     Layout,
@@ -27,13 +27,15 @@ from model_builder.generate.package import (
     golden_prompts,
     write_generator,
 )
-from model_builder.generate.quantize import QuantizedDecoder, calibrate, quantize
+from model_builder.generate.quantize import Grams, QuantizedDecoder, calibrate, quantize
 from model_builder.generate.runner import Runner
 from model_builder.generate.source import Pretrained, load_pretrained
 from model_builder.teachers.base import Progress, silent
 
 _WINDOW = 256
 _SHORTEST_CONTEXT = 8
+_INT8_CHANGE = 0.05
+_INT4_CHANGE = 0.3
 NO_TEMPLATE = "none"
 """``ImportOptions.chat_template`` that leaves out the source's."""
 
@@ -57,10 +59,11 @@ class ImportOptions(msgspec.Struct, frozen=True):
         chat_template: file with a Jinja2 template in place of the source's; ``none``: the bundle
             has none; empty: the source's.
         layout: signatures.
+        weights: ``int8``, ``int4``, or ``auto``: int4 where its perplexity is accepted.
         rotate: turn the residual stream before quantising.
         calibration_tokens: that the rounding is fitted to; 0: round to nearest.
         check_tokens: that are compared with the float reference.
-        max_perplexity_change: relative; more refuses the import.
+        max_perplexity_change: relative; more refuses the import. None: 0.05, and 0.3 for int4.
         seed: of the rotation.
     """
 
@@ -68,10 +71,11 @@ class ImportOptions(msgspec.Struct, frozen=True):
     version: str = "1.0.0"
     chat_template: str = ""
     layout: Layout = Layout()
+    weights: Literal["int8", "int4", "auto"] = "int8"
     rotate: bool = True
     calibration_tokens: int = 4096
     check_tokens: int = 2048
-    max_perplexity_change: float = 0.05
+    max_perplexity_change: float | None = None
     seed: int = 0
 
 
@@ -105,14 +109,7 @@ def import_model(
     name = options.name or bundle_name(source)
     tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
     chat_template = _chat_template(pretrained, tokenizer, options.chat_template)
-    decoder = _quantized(pretrained, tokenizer, options, progress)
-    fidelity = check(pretrained, tokenizer, decoder, options, progress)
-    if fidelity.perplexity_change > options.max_perplexity_change:
-        raise RefusedError(
-            "fidelity",
-            f"the converted model's perplexity is {fidelity.perplexity_change:+.1%} of its "
-            f"source's; at most {options.max_perplexity_change:+.1%} is accepted",
-        )
+    decoder, fidelity = _fitting(pretrained, tokenizer, options, progress)
     progress("writing", 0, 1)
     folder = out / f"{name}-{options.version}"
     bundle = write_generator(
@@ -210,17 +207,45 @@ def _read_template(path: Path) -> str:
         raise InputError("bad-template", f"{path} is not UTF-8: {error}") from None
 
 
-def _quantized(
+def _fitting(
     pretrained: Pretrained, tokenizer: Tokenizer, options: ImportOptions, progress: Progress
-) -> QuantizedDecoder:
+) -> tuple[QuantizedDecoder, Fidelity]:
+    """The decoder in the bits that were asked for, near enough to its source."""
     folded = fold(pretrained.weights, rotate=options.rotate, seed=options.seed)
+    grams = _grams(folded, pretrained, tokenizer, options, progress)
+    tries: tuple[Literal["int8", "int4"], ...] = (
+        ("int4", "int8") if options.weights == "auto" else (options.weights,)
+    )
+    for weights in tries:
+        most = options.max_perplexity_change
+        if most is None:
+            most = _INT4_CHANGE if options.weights == "int4" else _INT8_CHANGE
+        decoder = quantize(folded, grams, progress, bits=4 if weights == "int4" else 8)
+        fidelity = check(pretrained, tokenizer, decoder, options, progress)
+        fidelity = msgspec.structs.replace(fidelity, weights=weights)
+        if fidelity.perplexity_change <= most:
+            return decoder, fidelity
+    better = "; --weights int8 keeps nearer to it" if weights == "int4" else ""
+    raise RefusedError(
+        "fidelity",
+        f"the converted model's perplexity is {fidelity.perplexity_change:+.1%} of its "
+        f"source's; at most {most:+.1%} is accepted{better}",
+    )
+
+
+def _grams(
+    folded: FoldedDecoder,
+    pretrained: Pretrained,
+    tokenizer: Tokenizer,
+    options: ImportOptions,
+    progress: Progress,
+) -> Grams | None:
     if not options.calibration_tokens:
-        return quantize(folded, progress=progress)
+        return None
     ids = tokenizer.encode(shipped_text("calibration"), add_special_tokens=False).ids
     length = min(_WINDOW, pretrained.weights.config.trained_context)
     count = -(-options.calibration_tokens // length)
-    grams = calibrate(folded, windows(ids, length, count, pretrained.bos_id), progress)
-    return quantize(folded, grams, progress)
+    return calibrate(folded, windows(ids, length, count, pretrained.bos_id), progress)
 
 
 def check(

@@ -56,7 +56,7 @@ class Layout(msgspec.Struct, frozen=True):
     contexts: list[int] = msgspec.field(default_factory=lambda: [128, 256, 512])
     prompt: list[int] = msgspec.field(default_factory=lambda: [32, 128])
     prefill: list[int] = msgspec.field(default_factory=lambda: [64])
-    score: list[int] = []
+    score: list[int] = msgspec.field(default_factory=lambda: [8])
     cache: Literal["float32", "int8"] = "int8"
 
 
@@ -95,7 +95,9 @@ def build_model(decoder: QuantizedDecoder, layout: Layout) -> tuple[bytes, list[
     """The model file and its operators."""
     facts = facts_of(decoder, layout)
     model = DecoderModel(
-        decoder, "decoder with dynamic int8 weights", compact=layout.cache == "int8"
+        decoder,
+        f"decoder with dynamic int{decoder.head.bits} weights",
+        compact=layout.cache == "int8",
     )
     for context in layout.contexts:
         model.add(facts.signature("decode", 1, context), 1, context, logits=True)
@@ -174,7 +176,7 @@ def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
             files=file_entries(staging / name for name in files),
             model=ModelFacts(
                 file=MODEL_FILE,
-                quantization="dynamic-int8",
+                quantization="dynamic-int4" if parts.decoder.head.bits == 4 else "dynamic-int8",
                 signatures=_signatures(facts),
                 operators=operators,
                 parameters=parts.decoder.config.parameters,

@@ -1,8 +1,9 @@
-"""Quantises a folded decoder's matrices to int8, one scale an output channel.
+"""Quantises a folded decoder's matrices to int8 or int4, one scale an output channel.
 
 With statistics of the inputs (a Gram matrix a site), the rounding of each column makes up for
 the errors of the columns before it: Frantar et al., "GPTQ" (2022). Without them, values are
-rounded to the nearest.
+rounded to the nearest. In four bits the largest inputs are rounded first, and each row's scale
+is the one that costs least, with some values cut off.
 """
 
 from __future__ import annotations
@@ -23,16 +24,22 @@ Grams = dict[str, Array]
 
 _DAMPING = 0.01
 _COLUMNS = 96
+_SHARES = 26
+"""Scales that are tried for a row of four bits."""
 _MATRICES = {"q": "qkv", "gate": "gate_up", "o": "o", "down": "down", "head": "head"}
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A matrix in int8, ``W = values * scales[:, None]``, and its float bias."""
+    """A matrix in int8, ``W = values * scales[:, None]``, and its float bias.
+
+    `bits`: 4: values are from -8 to 7, to be stored in half a byte each.
+    """
 
     values: Int8
     scales: Array
     bias: Array | None = None
+    bits: int = 8
 
     def restore(self) -> Array:
         """The matrix in float32."""
@@ -110,12 +117,15 @@ def quantize(
     folded: FoldedDecoder,
     grams: Grams | None = None,
     progress: Progress = silent,
+    bits: int = 8,
 ) -> QuantizedDecoder:
     """Quantises every matrix.
 
     Args:
         folded: the decoder.
         grams: of :func:`calibrate`; None: round to nearest.
+        bits: of the matrices, 8 or 4; in four bits, the attention's output keeps 8, and so does
+            the table of embeddings, which lies outside the graph.
         progress: is told of each layer.
     """
     weights = folded.weights
@@ -136,15 +146,19 @@ def quantize(
         layers.append(
             QuantizedLayer(
                 qkv=_matrix(
-                    np.concatenate([layer.q, layer.k, layer.v]), known.get(f"{index}.qkv"), bias
+                    np.concatenate([layer.q, layer.k, layer.v]),
+                    known.get(f"{index}.qkv"),
+                    bias,
+                    bits,
                 ),
                 o=_matrix(layer.o, known.get(f"{index}.o"), layer.o_bias),
                 gate_up=_matrix(
                     np.concatenate([layer.gate, layer.up]),
                     known.get(f"{index}.gate_up"),
                     _joined((layer.gate_bias, layer.gate), (layer.up_bias, layer.up)),
+                    bits,
                 ),
-                down=_matrix(layer.down, known.get(f"{index}.down"), layer.down_bias),
+                down=_matrix(layer.down, known.get(f"{index}.down"), layer.down_bias, bits),
                 gain=gain,
                 pre_norms=(layer.attention_norm is not None, layer.ffn_norm is not None),
                 post_norms=(layer.post_attention_norm, layer.post_ffn_norm),
@@ -155,7 +169,7 @@ def quantize(
         config=weights.config,
         embedding=_matrix(weights.embedding, None),
         layers=layers,
-        head=_matrix(weights.head, known.get("head")),
+        head=_matrix(weights.head, known.get("head"), bits=bits),
         turn=folded.turn,
     )
 
@@ -169,25 +183,63 @@ def _joined(*parts: tuple[Array | None, Array]) -> Array | None:
     )
 
 
-def _matrix(matrix: Array, gram: Array | None, bias: Array | None = None) -> Quantized:
+def _matrix(
+    matrix: Array, gram: Array | None, bias: Array | None = None, bits: int = 8
+) -> Quantized:
+    if bits == 4 and matrix.shape[1] % 2 == 0:
+        weights = np.ones(matrix.shape[1], np.float32) if gram is None else np.diag(gram)
+        scales = least_costly(matrix, weights)
+        if gram is None:
+            values = nearest(matrix, scales, 4)
+        else:
+            order = np.argsort(-np.diag(gram), kind="stable")
+            values = np.empty(matrix.shape, np.int8)
+            sorted_gram = gram[np.ix_(order, order)]
+            values[:, order] = compensated(matrix[:, order], scales, sorted_gram, 4)
+        return Quantized(values, scales, bias, 4)
     scales = np.maximum(np.abs(matrix).max(axis=1), 1e-12).astype(np.float32) / np.float32(127)
     values = nearest(matrix, scales) if gram is None else compensated(matrix, scales, gram)
     return Quantized(values, scales, bias)
 
 
-def nearest(matrix: Array, scales: Array) -> Int8:
+def least_costly(matrix: Array, weights: Array) -> Array:
+    """Scales ``[N]`` of the rows for four bits, by the least weighted square of errors.
+
+    Args:
+        matrix: float32 ``[N, K]``.
+        weights: ``[K]``, of the columns' errors.
+    """
+    largest = np.maximum(np.abs(matrix).max(axis=1), 1e-12)
+    best = np.full(len(matrix), np.inf)
+    scales = np.zeros(len(matrix), np.float32)
+    for share in np.linspace(0.5, 1.0, _SHARES):
+        tried = (largest * share / 7).astype(np.float32)
+        error = nearest(matrix, tried, 4) * tried[:, None] - matrix
+        cost = (error * error) @ weights
+        better = cost < best
+        best[better], scales[better] = cost[better], tried[better]
+    return scales
+
+
+def _range(bits: int) -> tuple[int, int]:
+    return (-127, 127) if bits == 8 else (-8, 7)
+
+
+def nearest(matrix: Array, scales: Array, bits: int = 8) -> Int8:
     """``[N, K]`` rounded to the nearest step of each row."""
-    return np.asarray(np.clip(np.rint(matrix / scales[:, None]), -127, 127), np.int8)
+    return np.asarray(np.clip(np.rint(matrix / scales[:, None]), *_range(bits)), np.int8)
 
 
-def compensated(matrix: Array, scales: Array, gram: Array) -> Int8:
+def compensated(matrix: Array, scales: Array, gram: Array, bits: int = 8) -> Int8:
     """``[N, K]`` rounded column by column; later columns take up the error (GPTQ).
 
     Args:
         matrix: float32 ``[N, K]``.
         scales: of the rows.
         gram: ``[K, K]``, of the inputs.
+        bits: 8 or 4.
     """
+    lowest, highest = _range(bits)
     size = len(gram)
     hessian = gram.astype(np.float64)
     hessian[np.diag_indices(size)] += _DAMPING * np.mean(np.diag(hessian)) + 1e-8
@@ -200,7 +252,7 @@ def compensated(matrix: Array, scales: Array, gram: Array) -> Int8:
         stop = min(start + _COLUMNS, size)
         errors = np.empty((stop - start, steps.shape[1]), np.float32)
         for j in range(start, stop):
-            rounded = np.clip(np.rint(steps[j]), -127, 127)
+            rounded = np.clip(np.rint(steps[j]), lowest, highest)
             values[j] = rounded
             error = (steps[j] - rounded) / factor[j, j]
             errors[j - start] = error

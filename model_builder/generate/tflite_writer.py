@@ -40,12 +40,14 @@ class Weight:
         buffer: index of its bytes in the model.
         shape, dtype: of the values.
         scales: one for each row of a quantised matrix; None for float values.
+        bits: 4: two values lie in a byte, the first in its lower half.
     """
 
     buffer: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     scales: npt.NDArray[np.float32] | None = None
+    bits: int = 8
 
 
 class ModelWriter:
@@ -64,15 +66,23 @@ class ModelWriter:
         self._bytes = 0
 
     def weight(
-        self, values: npt.NDArray[Any], scales: npt.NDArray[np.float32] | None = None
+        self,
+        values: npt.NDArray[Any],
+        scales: npt.NDArray[np.float32] | None = None,
+        bits: int = 8,
     ) -> Weight:
         """Adds a constant; small equal ones are kept once.
 
         Args:
             values: float32, int32 or int8.
             scales: for int8 ``[rows, columns]``: one for each row.
+            bits: 4 packs int8 values from -8 to 7 in pairs; `columns` must be even.
         """
         values = np.ascontiguousarray(values)
+        shape, dtype = values.shape, values.dtype
+        if bits == 4:
+            low, high = values[:, 0::2].astype(np.uint8), values[:, 1::2].astype(np.uint8)
+            values = (low & 15) | (high << 4)
         key = b""
         if values.nbytes <= 1 << 16 and scales is None:
             key = str((values.dtype, values.shape)).encode() + values.tobytes()
@@ -82,7 +92,7 @@ class ModelWriter:
         buffer.data = values.reshape(-1).view(np.uint8)
         self._model.buffers.append(buffer)
         self._bytes += values.nbytes
-        made = Weight(len(self._model.buffers) - 1, values.shape, values.dtype, scales)
+        made = Weight(len(self._model.buffers) - 1, shape, dtype, scales, bits)
         if key:
             self._known[key] = made
         return made
@@ -174,7 +184,8 @@ class Graph:
         """A constant of the model in this graph."""
         if weight.buffer in self._constants:
             return self._constants[weight.buffer]
-        node = self._tensor(f"c{weight.buffer}", weight.shape, _TYPES[weight.dtype], weight.buffer)
+        kind = schema.TensorType.INT4 if weight.bits == 4 else _TYPES[weight.dtype]
+        node = self._tensor(f"c{weight.buffer}", weight.shape, kind, weight.buffer)
         if weight.scales is not None:
             quantization = schema.QuantizationParametersT()
             quantization.scale = weight.scales.astype(np.float32)

@@ -35,6 +35,13 @@ NAMES = {
     "mlp.gate_up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+# Where a block's parts are normalised after them, the same name is another norm's.
+POST_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+AFTER = {"olmo2", "gemma3"}
 WHOLE = {
     "model.embed_tokens.weight": "token_embd.weight",
     "model.norm.weight": "output_norm.weight",
@@ -48,6 +55,8 @@ ARCHITECTURES = {
     "SmolLM3ForCausalLM": "smollm3",
     "GraniteForCausalLM": "granite",
     "Phi3ForCausalLM": "phi3",
+    "Olmo2ForCausalLM": "olmo2",
+    "Gemma3ForCausalLM": "gemma3",
 }
 INTERLEAVED = {"llama", "smollm3", "granite"}
 CASES = [
@@ -67,6 +76,8 @@ CASES = [
     "phi3-partial",
     "phi3-longrope",
     "granite",
+    "olmo2",
+    "gemma3-plain",
 ]
 
 
@@ -100,6 +111,7 @@ def write(case: str, path: Path, extra: dict[str, Any] | None = None, split: int
     config = json.loads((ORACLE / case / "config.json").read_text())
     arch = ARCHITECTURES[config["architectures"][0]]
     rope = config["rope_parameters"]
+    rope = rope.get("full_attention", rope)
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     writer = gguf.GGUFWriter(path, arch, split_max_tensors=split)
     writer.add_context_length(config["max_position_embeddings"])
@@ -141,10 +153,14 @@ def write(case: str, path: Path, extra: dict[str, Any] | None = None, split: int
     for name, stored in load_file(ORACLE / case / "model.safetensors").items():
         value = stored.astype(np.float32)
         if name in WHOLE:
+            if arch == "gemma3" and name == "model.norm.weight":
+                value = value + 1
             writer.add_tensor(WHOLE[name], value)
             continue
         _, _, layer, *middle, kind = name.split(".")
-        target = NAMES[".".join(middle)]
+        target = (NAMES | POST_NORMS if arch in AFTER else NAMES)[".".join(middle)]
+        if arch == "gemma3" and "norm" in target:
+            value = value + 1  # gains are whole in these files
         if arch in INTERLEAVED and target in ("attn_q", "attn_k"):
             heads = "num_attention_heads" if target == "attn_q" else "num_key_value_heads"
             value = interleaved(value, config[heads])

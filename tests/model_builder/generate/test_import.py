@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import gguf
+import msgspec
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
@@ -15,7 +17,8 @@ from typer.testing import CliRunner
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError, ShoalError
 from contracts.manifest import TokenizerFrontEnd
-from model_builder.generate import reference
+from model_builder.generate import importer, reference
+from model_builder.generate.fidelity import Fidelity
 from model_builder.generate.importer import ImportOptions, import_model
 from model_builder.generate.package import Layout
 from model_builder.generate.source import load_pretrained
@@ -82,6 +85,43 @@ def test_the_converted_model_follows_the_reference(
     assert bundle.manifest.generator is not None
     assert bundle.manifest.generator.contexts == [64]
     assert json.loads(made.report.read_text())["fidelity"]["tokens"] == 256
+
+
+def test_four_bits_are_asked_for_and_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """int4 halves the matrices and says what it cost; auto takes it only where it costs little."""
+    file = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
+    whole = import_model(str(file), tmp_path / "int8", quick(name="a"))
+    half = import_model(
+        str(file), tmp_path / "int4", quick(name="a", weights="int4", max_perplexity_change=9.0)
+    )
+    facts = [Bundle.open(made.bundle).manifest for made in (whole, half)]
+    assert [m.model.quantization for m in facts] == ["dynamic-int8", "dynamic-int4"]
+    assert facts[1].metrics["fidelity"]["weights"] == "int4"
+    sizes = [next(f.size for f in m.files if f.path == m.model.file) for m in facts]
+    assert sizes[1] < sizes[0]
+    auto = quick(name="a", weights="auto", max_perplexity_change=9.0)
+    assert import_model(str(file), tmp_path / "auto", auto).fidelity.weights == "int4"
+    costs = {"int4": 0.06, "int8": 0.01}
+
+    def costly(*args: Any) -> Fidelity:
+        bits = args[2].head.bits
+        return msgspec.structs.replace(
+            half.fidelity, perplexity_change=costs["int4" if bits == 4 else "int8"]
+        )
+
+    monkeypatch.setattr(importer, "check", costly)
+    near = quick(name="a", weights="auto")
+    assert import_model(str(file), tmp_path / "near", near).fidelity.weights == "int8"
+    costs["int4"] = 0.04
+    assert import_model(str(file), tmp_path / "near", near).fidelity.weights == "int4"
+    with pytest.raises(RefusedError, match="--weights int8 keeps nearer"):
+        import_model(
+            str(file),
+            tmp_path / "none",
+            quick(name="a", weights="int4", max_perplexity_change=-1.0),
+        )
 
 
 def test_a_wrong_conversion_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ai_edge_litert.interpreter import Interpreter
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -24,10 +25,11 @@ from model_builder.generate import reference
 from model_builder.generate.fold import fold
 from model_builder.generate.importer import ImportOptions, import_model
 from model_builder.generate.package import Layout, build_model, facts_of
-from model_builder.generate.quantize import quantize
+from model_builder.generate.quantize import calibrate, quantize
 from model_builder.generate.runner import Runner
 from model_builder.generate.safetensors_source import HfFolder
 from model_builder.generate.source import load_pretrained
+from model_builder.generate.tflite_writer import Graph, ModelWriter
 
 ORACLE = Path(__file__).parent / "oracle"
 CASES = sorted(folder.name for folder in ORACLE.iterdir() if folder.is_dir())
@@ -79,6 +81,39 @@ def test_the_devices_graph_keeps_to_them(case: str, tmp_path: Path) -> None:
     error = np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean())
     assert error < 0.12, error
     assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_in_four_bits_the_graph_keeps_near(case: str, tmp_path: Path) -> None:
+    """The same graph with half a byte a weight: coarser, and no other model."""
+    weights = HfFolder(folder(case, tmp_path)).weights()
+    layout = Layout(contexts=[64], prompt=[], prefill=[], score=[16])
+    folded = fold(weights)
+    decoder = quantize(folded, calibrate(folded, [IDS[:24], IDS[24:]]), bits=4)
+    model, _ = build_model(decoder, layout)
+    runner = Runner(model, decoder.embedding.restore(), decoder.config, facts_of(decoder, layout))
+    found, wanted = runner.logits(IDS), expected(case)
+    assert decoder.layers[0].down.bits == 4
+    assert np.abs(decoder.layers[0].down.values).max() <= 8
+    assert np.corrcoef(found.ravel(), wanted.ravel())[0, 1] > 0.8
+
+
+def test_four_bits_are_two_values_a_byte(tmp_path: Path) -> None:
+    """The runtime multiplies by the values that were written, signs and order included."""
+    rng = np.random.default_rng(3)
+    values = rng.integers(-8, 8, (24, 32)).astype(np.int8)
+    scales = rng.uniform(0.5, 2.0, 24).astype(np.float32)
+    writer = ModelWriter("one product")
+    weight = writer.weight(values, scales, 4)
+    graph = Graph(writer)
+    x = graph.input("x", (1, 32))
+    writer.add(graph, "product", {"y": graph.linear(x, weight)})
+    path = tmp_path / "model.tflite"
+    path.write_bytes(writer.serialize())
+    runner = Interpreter(str(path)).get_signature_runner("product")
+    one = np.eye(32, dtype=np.float32)
+    found = np.stack([runner(x=one[i : i + 1])["y"][0] for i in range(32)], 1)
+    assert np.abs(found - values * scales[:, None]).max() < 0.1
 
 
 # A key of each case that changes arithmetic, with another value: what is read must show.
