@@ -153,7 +153,8 @@ class Steps:
         self._seconds = self._clock() - started
         self._fed = len(self._decoder.ids) - len(guess)
         self._guess, self._rows, self._right = guess, list(rows[1:]), 0
-        return rows[0]
+        first: Floats = rows[0]
+        return first
 
     def settled(self, token: int, logits: Floats, allowed: Mask | None) -> Floats:
         """The logits, or those of a run of `token` alone where the choice is a close one.
@@ -163,18 +164,16 @@ class Steps:
         """
         if not self._right:
             return logits
-        if allowed is not None:
-            logits = np.where(allowed, logits, -np.inf)
-        if logits.size < 2:
-            return logits
-        second, first = np.partition(logits, -2)[-2:]
+        choices = logits if allowed is None else np.where(allowed, logits, -np.inf)
+        second, first = (float(n) for n in np.partition(choices, -2)[-2:])
         if first - second >= CLOSE:
             return logits
         self._fed -= 1
         self.accepted -= 1
         self.finish()
         self.runs += 1
-        return self._decoder.step(token)
+        alone: Floats = self._decoder.step(token)
+        return alone
 
     def finish(self) -> None:
         """Forgets what was guessed and is not, or not yet, a part of the text."""

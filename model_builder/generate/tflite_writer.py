@@ -50,6 +50,22 @@ class Weight:
     bits: int = 8
 
 
+class _Scales(schema.QuantizationParametersT):  # type: ignore[misc]
+    """Scales of a matrix's rows, written once however many graphs have the matrix."""
+
+    def __init__(self, scales: npt.NDArray[np.float32]) -> None:
+        super().__init__()
+        self.scale = scales.astype(np.float32)
+        self.zeroPoint = np.zeros(len(scales), np.int64)
+        self.quantizedDimension = 0
+        self._written: tuple[Any, Any] | None = None
+
+    def Pack(self, builder: Any) -> Any:  # noqa: N802 - flatbuffers calls it
+        if self._written is None or self._written[0] is not builder:
+            self._written = builder, super().Pack(builder)
+        return self._written[1]
+
+
 class ModelWriter:
     """A model under construction: buffers that graphs share, and a graph for each signature."""
 
@@ -63,6 +79,7 @@ class ModelWriter:
         self._model.signatureDefs = []
         self._codes: dict[int, int] = {}
         self._known: dict[bytes, Weight] = {}
+        self._scales: dict[int, _Scales] = {}
         self._bytes = 0
 
     def weight(
@@ -96,6 +113,11 @@ class ModelWriter:
         if key:
             self._known[key] = made
         return made
+
+    def scales(self, weight: Weight) -> Any:
+        """The scales of a quantised weight, the same object each time."""
+        assert weight.scales is not None
+        return self._scales.setdefault(weight.buffer, _Scales(weight.scales))
 
     def code(self, builtin: int) -> int:
         """The index of an operator's code."""
@@ -187,11 +209,7 @@ class Graph:
         kind = schema.TensorType.INT4 if weight.bits == 4 else _TYPES[weight.dtype]
         node = self._tensor(f"c{weight.buffer}", weight.shape, kind, weight.buffer)
         if weight.scales is not None:
-            quantization = schema.QuantizationParametersT()
-            quantization.scale = weight.scales.astype(np.float32)
-            quantization.zeroPoint = np.zeros(len(weight.scales), np.int64)
-            quantization.quantizedDimension = 0
-            self.subgraph.tensors[node.index].quantization = quantization
+            self.subgraph.tensors[node.index].quantization = self._writer.scales(weight)
         self._constants[weight.buffer] = node
         return node
 

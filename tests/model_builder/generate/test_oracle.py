@@ -116,6 +116,15 @@ def test_four_bits_are_two_values_a_byte(tmp_path: Path) -> None:
     assert np.abs(found - values * scales[:, None]).max() < 0.1
 
 
+def test_scales_are_written_once(tmp_path: Path) -> None:
+    """However many signatures a model has; they would be a quarter of a file in four bits."""
+    decoder = quantize(fold(HfFolder(folder("llama", tmp_path)).weights()), bits=4)
+    layout = Layout(contexts=[16, 32, 64], prompt=[8], prefill=[8], score=[8])
+    model, _ = build_model(decoder, layout)
+    for site in (decoder.head, decoder.layers[1].down):
+        assert model.count(site.scales.astype("<f4").tobytes()) == 1
+
+
 # A key of each case that changes arithmetic, with another value: what is read must show.
 BREAKS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "config.json", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
