@@ -21,6 +21,9 @@ from fleet.store.tokens import Token
 
 CHANGES: Final = {
     ("PATCH", "/v1/devices/{device}"): "device.change",
+    ("POST", "/v1/devices/{device}/revoke"): "device.revoke",
+    ("POST", "/v1/devices/{device}/retire"): "device.retire",
+    ("POST", "/v1/devices/{device}/rename"): "device.rename",
     ("POST", "/v1/rollouts"): "rollout.create",
     ("POST", "/v1/rollouts/{rollout}/{command}"): "rollout.{command}",
     ("POST", "/v1/tokens"): "token.create",

@@ -12,6 +12,7 @@ from contracts.connection import is_loopback
 from contracts.errors import InputError
 from fleet import address
 from fleet.broker.run import is_taken
+from fleet.cli import noted
 from fleet.cli.options import AsJson
 from fleet.cli.output import emit_json, reported
 from fleet.config import ApiConfig, BrokerConfig, FleetConfig
@@ -105,7 +106,9 @@ def init(
             mqtt=mqtt,
             broker=broker,
         )
-        _tell(Fleet.init(folder, config), folder, as_json)
+        with noted.trying_in(folder, "fleet.init"):
+            made = Fleet.init(folder, config)
+        _tell(made, folder, as_json)
 
 
 def _broker(host: str | None, port: int | None, *, public: bool) -> tuple[MqttConfig, BrokerConfig]:

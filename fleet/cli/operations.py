@@ -53,7 +53,8 @@ def restore(
 
     with reported(as_json):
         todo: list[str] = []
-        fleet = backups.restore(source, folder, tell=todo.append)
+        with noted.trying_in(folder, "fleet.restore"):
+            fleet = backups.restore(source, folder, tell=todo.append)
         if as_json:
             emit_json({"dir": str(fleet.folder), "fleet": fleet.config.fleet, "todo": todo})
             return
@@ -107,17 +108,20 @@ def ingest(
     with reported(as_json=False), contextlib.ExitStack() as stack:
         configure_logs(log_level)
         fleet = Fleet.open(folder)
-        if not fleet.config.shared_ingest:
-            raise InputError(
-                "not-shared",
-                "set shared_ingest: true in fleet.yaml, and restart the controller: else every "
-                "process would take every message",
-            )
-        if check_name(name, "process") == "main":
-            raise InputError("bad-name", "'main' is the controller's own: choose another name")
-        store = fleet.open_store()
-        stack.callback(store.close)
-        store.check()
+        with noted.trying(fleet, "ingest.start", name[:64]):
+            if not fleet.config.shared_ingest:
+                raise InputError(
+                    "not-shared",
+                    "set shared_ingest: true in fleet.yaml, and restart the controller: else "
+                    "every process would take every message",
+                )
+            if check_name(name, "process") == "main":
+                raise InputError("bad-name", "'main' is the controller's own: choose another name")
+            store = fleet.open_store()
+            stack.callback(store.close)
+            store.check()
+        noted.begun(store, "ingest.start", name)
+        stack.callback(noted.begun, store, "ingest.stop", name)
         mqtt, secret = fleet.controller_mqtt(), fleet.session_secret()
         writer = Writer(store, admit_unknown=fleet.config.admit_unknown)
 

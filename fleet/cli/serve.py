@@ -20,6 +20,7 @@ import typer
 from contracts.errors import InputError, UnavailableError
 from fleet.api.listening import listen
 from fleet.broker.run import EmbeddedBroker, wait_until_connectable
+from fleet.cli import noted
 from fleet.cli.options import HERE, Folder
 from fleet.cli.output import reported
 from fleet.folder import Fleet
@@ -75,7 +76,8 @@ def serve(
             )
         with contextlib.ExitStack() as stack:
             # First the ports: who cannot have them must not touch database or broker.
-            sockets = listen(fleet.config.api.host, fleet.config.api.port)
+            with noted.trying(fleet, "controller.start", fleet.config.fleet):
+                sockets = listen(fleet.config.api.host, fleet.config.api.port)
             for one in sockets:
                 stack.enter_context(one)
             if embedded_broker:
@@ -147,6 +149,7 @@ def run(
 
     controller.on_api_renewed = read_again
     controller.start()
+    noted.begun(controller.store, "controller.start", fleet.config.fleet)
     try:
         log.info("controller started", url=fleet.api_url, fleet=fleet.config.fleet)
         limits = Limits(api.connections, api.connections_per_address)
@@ -154,6 +157,7 @@ def run(
         with _stopped_by_signals(server):
             server.run(sockets)
     finally:
+        noted.begun(controller.store, "controller.stop", fleet.config.fleet)
         controller.stop()
         log.info("controller stopped")
 

@@ -14,6 +14,7 @@ from fleet import address, units
 from fleet.api.listening import listen
 from fleet.broker.beside import Beside
 from fleet.broker.run import EmbeddedBroker, find_mosquitto
+from fleet.cli import noted
 from fleet.cli.options import HERE, Folder
 from fleet.cli.output import reported
 from fleet.cli.serve import check_level, configure_logs, run
@@ -34,7 +35,8 @@ def up(
         configure_logs(log_level)
         fleet = Fleet.open(folder)
         # First the ports: who cannot have them must not touch database or broker.
-        sockets = listen(fleet.config.api.host, fleet.config.api.port)
+        with noted.trying(fleet, "controller.start", fleet.config.fleet):
+            sockets = listen(fleet.config.api.host, fleet.config.api.port)
         for one in sockets:
             stack.enter_context(one)
         for todo in fleet.prepare():

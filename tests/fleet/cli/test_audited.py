@@ -1,0 +1,367 @@
+"""Every command that changes a fleet leaves an entry in its audit log, done or failed.
+
+The commands are those of the program, so that a new one is either listed here or fails.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from contracts.config import MqttConfig
+from fleet.api.refusals import CHANGES
+from fleet.cli.app import app
+from fleet.folder import ApiConfig, Fleet, FleetConfig
+from fleet.store import audit
+from fleet.store.audit import Entry
+from tests.support.bundles import noise_bundle
+from tests.support.served import ServedFleet
+from tests.support.tools import free_port
+
+RUN = CliRunner()
+
+BY_ROUTE = {
+    "fleet label": ("PATCH", "/v1/devices/{device}"),
+    "fleet rollout create": ("POST", "/v1/rollouts"),
+    "fleet rollout approve": ("POST", "/v1/rollouts/{rollout}/{command}"),
+    "fleet rollout pause": ("POST", "/v1/rollouts/{rollout}/{command}"),
+    "fleet rollout resume": ("POST", "/v1/rollouts/{rollout}/{command}"),
+    "fleet rollout abort": ("POST", "/v1/rollouts/{rollout}/{command}"),
+}
+"""Commands that ask the controller, which notes them: tests/fleet/api/test_audited.py."""
+
+NO_ENTRY = {
+    "init": "writes a recipe; there is no fleet",
+    "build": "builds a bundle; there is no fleet",
+    "import": "builds a bundle; there is no fleet",
+    "classify": "runs a bundle here",
+    "generate": "runs a bundle here",
+    "eval": "runs a bundle here",
+    "inspect": "reads a bundle",
+    "demo": "makes a fleet of its own for a while",
+    "boards list": "reads",
+    "boards check": "reads",
+    "boards files": "writes files of a device; its enrolment is noted",
+    "boards flash": "copies files to a board; its enrolment is noted",
+    "fleet audit": "reads",
+    "fleet devices": "reads",
+    "fleet metrics": "reads",
+    "fleet expiry": "reads",
+    "fleet query": "asks devices; neither question nor answer is kept",
+    "fleet rollout list": "reads",
+    "fleet rollout plan": "says what a rollout would do",
+    "fleet rollout show": "reads",
+    "fleet keys list": "reads",
+    "fleet keys delegated": "reads",
+    "fleet keys new": "makes a key; it counts when a root or a delegation names it, noted then",
+    "fleet sign": "runs where no fleet is; what it signs is noted when it is taken in",
+    "fleet simulate": "connects as devices do; a device is noted when it is enrolled",
+}
+"""Commands that leave no entry, and why."""
+
+
+class Case:
+    """A fleet's folder, and what commands on it need."""
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.fleet = Fleet.open(folder)
+        self.work = work
+
+    def run(self, *arguments: object, ok: bool = True) -> str:
+        """Runs ``shoal fleet``; `ok`: whether it is to succeed."""
+        done = RUN.invoke(app, ["fleet", *map(str, arguments)])
+        assert (done.exit_code == 0) == ok, done.output
+        assert not done.exception or isinstance(done.exception, SystemExit), done.exception
+        return done.output
+
+    def here(self, *arguments: object, ok: bool = True) -> str:
+        """Runs ``shoal fleet`` on the folder."""
+        return self.run(*arguments, "--dir", self.fleet.folder, ok=ok)
+
+    def entries(self) -> list[Entry]:
+        """The audit log, newest first."""
+        store = self.fleet.open_store()
+        with store.read() as connection:
+            found, _ = audit.page(connection, None, 1000)
+        store.close()
+        return found
+
+    def bundle(self, version: str = "1.0.0") -> Path:
+        """A bundle, of other bytes for each version."""
+        folder = self.work / f"bundle-{version}"
+        return noise_bundle(folder, version=version, seed=len(version)).path
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fleet's folder; tests copy it, as making keys takes a while."""
+    folder = tmp_path_factory.mktemp("audited") / "fleet"
+    Fleet.init(
+        folder, FleetConfig("home", mqtt=MqttConfig(port=1), api=ApiConfig(port=free_port()))
+    )
+    return folder
+
+
+@pytest.fixture
+def case(template: Path, tmp_path: Path) -> Case:
+    """A copy of the fleet."""
+    shutil.copytree(template, tmp_path / "fleet")
+    return Case(tmp_path / "fleet", tmp_path)
+
+
+def signed_elsewhere(case: Case) -> tuple[Path, Path]:
+    """A publisher's key folder and public key."""
+    keys = case.work / "kitchen"
+    told = json.loads(case.run("keys", "new", "kitchen", "--keys", keys, "--json"))
+    return keys, Path(told["public"])
+
+
+def delegate(case: Case) -> None:
+    """Lets a publisher sign."""
+    _, public = signed_elsewhere(case)
+    case.here("keys", "delegate", "kitchen", "--pattern", "k-*", "--public", public)
+
+
+def undelegate(case: Case) -> None:
+    """Takes it back."""
+    delegate(case)
+    case.here("keys", "undelegate", "kitchen")
+
+
+def propose(case: Case) -> Path:
+    """A draft of a new root."""
+    draft = case.work / "draft.json"
+    case.here("keys", "propose", "root", draft, "--keep")
+    return draft
+
+
+def sign(case: Case) -> Path:
+    """A draft that another holder signs."""
+    holder = case.work / "holder"
+    told = json.loads(case.run("keys", "new", "root", "--keys", holder, "--json"))
+    draft = case.work / "draft.json"
+    case.here(
+        "keys", "propose", "root", draft, "--keep", "--add", 0, "--public", told["public"],
+        "--threshold", 2,
+    )  # fmt: skip
+    case.here("keys", "sign", draft, "--yes", "--keys", holder)
+    return draft
+
+
+def enroll(case: Case) -> None:
+    """A device."""
+    case.here("enroll", "kitchen", "--board", "raspberry-pi-5")
+
+
+def restore(case: Case) -> None:
+    """From a backup, to another folder, whose log it is in."""
+    case.here("backup", case.work / "b.tar.gz")
+    case.run("restore", case.work / "b.tar.gz", case.work / "again")
+    case.fleet = Fleet.open(case.work / "again")
+
+
+def init(case: Case) -> None:
+    """Another fleet."""
+    case.run("init", case.work / "new", "--name", "new")
+    case.fleet = Fleet.open(case.work / "new")
+
+
+def taken_port(case: Case, *command: object) -> None:
+    """A controller whose port is taken."""
+    with socket.create_server(("127.0.0.1", case.fleet.config.api.port)):
+        case.here(*command, ok=False)
+
+
+Do = Callable[[Case], Any]
+CHANGING: dict[str, tuple[str, Do | None, Do]] = {
+    "fleet init": (
+        "fleet.init",
+        init,
+        lambda c: c.run("init", c.fleet.folder, "--name", "x", ok=False),
+    ),
+    "fleet enroll": (
+        "device.enroll",
+        enroll,
+        lambda c: c.here("enroll", "a/b", "--board", "raspberry-pi-5", ok=False),
+    ),
+    "fleet token": (
+        "device.token",
+        lambda c: c.here("token", "hall", "--board", "raspberry-pi-5"),
+        lambda c: c.here("token", "hall", "--board", "none", ok=False),
+    ),
+    "fleet publish": (
+        "bundle.publish",
+        lambda c: c.here("publish", c.bundle()),
+        lambda c: c.here("publish", c.work / "none", ok=False),
+    ),
+    "fleet withdraw": (
+        "bundle.withdraw",
+        lambda c: (c.here("publish", c.bundle()), c.here("withdraw", "noise", "1.0.0")),
+        lambda c: c.here("withdraw", "noise", "1.0.0", ok=False),
+    ),
+    "fleet revoke": (
+        "device.revoke",
+        lambda c: (enroll(c), c.here("revoke", "kitchen")),
+        lambda c: c.here("revoke", "nobody", ok=False),
+    ),
+    "fleet retire": (
+        "device.retire",
+        lambda c: (enroll(c), c.here("retire", "kitchen")),
+        lambda c: c.here("retire", "nobody", ok=False),
+    ),
+    "fleet rename": (
+        "device.rename",
+        lambda c: (enroll(c), c.here("rename", "kitchen", "hall")),
+        lambda c: c.here("rename", "nobody", "hall", ok=False),
+    ),
+    "fleet backup": (
+        "fleet.backup",
+        lambda c: c.here("backup", c.work / "b.tar.gz"),
+        lambda c: c.here("backup", c.fleet.folder / "fleet.yaml" / "b.tar.gz", ok=False),
+    ),
+    "fleet restore": (
+        "fleet.restore",
+        restore,
+        lambda c: (
+            c.here("backup", c.work / "b.tar.gz"),
+            c.run("restore", c.work / "b.tar.gz", c.fleet.folder, ok=False),
+        ),
+    ),
+    "fleet takeover": ("fleet.takeover", lambda c: c.here("takeover"), lambda c: unwritable(c)),
+    "fleet keys rotate": (
+        "keys.rotate",
+        lambda c: c.here("keys", "rotate", "snapshot"),
+        lambda c: c.here("keys", "rotate", "nothing", ok=False),
+    ),
+    "fleet keys propose": (
+        "keys.propose",
+        propose,
+        lambda c: c.here("keys", "propose", "nothing", c.work / "d", ok=False),
+    ),
+    "fleet keys sign": (
+        "keys.sign",
+        sign,
+        lambda c: c.here("keys", "sign", propose(c), "--yes", "--keys", c.work / "no", ok=False),
+    ),
+    "fleet keys apply": (
+        "keys.apply",
+        lambda c: c.here("keys", "apply", propose(c)),
+        lambda c: c.here("keys", "apply", c.work / "none", ok=False),
+    ),
+    "fleet keys resign": (
+        "keys.resign",
+        lambda c: c.here("keys", "resign"),
+        lambda c: c.here("keys", "resign", "--keys", c.work / "none", ok=False),
+    ),
+    "fleet keys delegate": (
+        "keys.delegate",
+        delegate,
+        lambda c: c.here(
+            "keys", "delegate", "kitchen", "--pattern", "a/b", "--public",
+            signed_elsewhere(c)[1], ok=False,
+        ),
+    ),
+    "fleet keys undelegate": (
+        "keys.undelegate",
+        undelegate,
+        lambda c: c.here("keys", "undelegate", "kitchen", ok=False),
+    ),
+    "fleet serve": ("controller.start", None, lambda c: taken_port(c, "serve")),
+    "fleet up": ("controller.start", None, lambda c: taken_port(c, "up")),
+    "fleet ingest": ("ingest.start", None, lambda c: c.here("ingest", "one", ok=False)),
+}  # fmt: skip
+"""Commands that change something: the entry, what makes it, and what fails.
+
+What runs until it is told to stop has its entry of success in
+:func:`test_a_controller_that_starts_and_stops_says_so`.
+"""
+
+
+def unwritable(case: Case) -> None:
+    """A takeover that the database refuses at the last moment, and then takes entries again."""
+    from fleet.store import ownership
+
+    real = ownership.grant
+
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ownership, "grant", fails)
+        done = RUN.invoke(app, ["fleet", "takeover", "--dir", str(case.fleet.folder)])
+        assert done.exit_code != 0
+    assert ownership.grant is real
+
+
+def commands(group: object, path: str = "") -> Iterator[str]:
+    """Every command of the program, with its groups before it."""
+    inside = getattr(group, "commands", None)
+    if inside is None:
+        yield path
+        return
+    for name, command in inside.items():
+        yield from commands(command, f"{path} {name}".strip())
+
+
+def test_every_command_is_known_here() -> None:
+    """A new one changes something, and is in the audit log, or it is said why it need not be."""
+    found = set(commands(typer.main.get_command(app)))
+    assert len(found) > 40
+    assert found == set(CHANGING) | set(BY_ROUTE) | set(NO_ENTRY)
+    assert len(CHANGING) + len(BY_ROUTE) + len(NO_ENTRY) == len(found)
+    assert set(BY_ROUTE.values()) <= set(CHANGES)
+
+
+@pytest.mark.parametrize("command", [name for name, (_, does, _) in CHANGING.items() if does])
+def test_a_command_that_changes_something_leaves_an_entry(case: Case, command: str) -> None:
+    """As done, by the user of this machine."""
+    action, does, _ = CHANGING[command]
+    assert does is not None
+    does(case)
+    newest = case.entries()[0]
+    assert (newest.action, newest.outcome) == (action, audit.DONE)
+    assert newest.actor.startswith("cli:")
+
+
+@pytest.mark.parametrize("command", CHANGING)
+def test_a_command_that_fails_leaves_an_entry(case: Case, command: str) -> None:
+    """With the reason, once, and bounded: the same again is counted on it."""
+    action, _, fails = CHANGING[command]
+    fails(case)
+    failed = [one for one in case.entries() if one.outcome != audit.DONE]
+    assert [(one.action, one.times) for one in failed] == [(action, 1)]
+    assert failed[0].outcome not in (audit.BEGUN, audit.DEFECT)
+
+
+def test_a_controller_that_starts_and_stops_says_so(
+    tmp_path: Path, mosquitto_broker: MqttConfig, fleet_name: str
+) -> None:
+    """And a process of ingest beside it."""
+    with ServedFleet(
+        tmp_path / "fleet", mosquitto_broker, name=fleet_name, shared_ingest=True
+    ) as served:
+        case = Case(served.fleet.folder, tmp_path)
+
+        def told(action: str) -> bool:
+            return any((one.action, one.outcome) == (action, "done") for one in case.entries())
+
+        served.until(lambda: told("controller.start"))
+        assert not told("controller.stop")
+        command = ["-m", "fleet", "fleet", "ingest", "one", "--dir", str(case.fleet.folder)]
+        with subprocess.Popen([sys.executable, *command], stderr=subprocess.DEVNULL) as ingest:
+            served.until(lambda: told("ingest.start"))
+            ingest.terminate()
+            assert ingest.wait(30) == 0
+        assert told("ingest.stop")
+        assert served.stop() == 0
+        assert told("controller.stop")
