@@ -14,7 +14,7 @@ from typing import Final, Literal
 import msgspec
 
 from agent.certificates.device import STORED, Certificate, Validity, left_of, with_texts
-from agent.children import helper
+from agent.children import helper, wire
 from agent.children.limits import Failure, limit_child, why
 from agent.system.log import configure
 from contracts.config import AgentConfig, TlsConfig
@@ -100,8 +100,8 @@ class CertificateApart:
         question = Question(do, self._config, folder, state)
         with helper.start("certificate", SECONDS) as child:
             try:
-                helper.send(child.line, question)
-                found = helper.receive(child.line, Found)
+                wire.send(child.line, question)
+                found = wire.receive(child.line, Found)
             except (OSError, EOFError) as error:
                 raise UnavailableError(
                     "certificate-failed",
@@ -121,7 +121,7 @@ def main(line: BufferedRWPair) -> int:
     """The child: a question, answered. It logs as the agent does, to standard error."""
     limit_child()
     configure()
-    helper.send(line, answer(helper.receive(line, Question)))
+    wire.send(line, answer(wire.receive(line, Question)))
     return 0
 
 

@@ -19,38 +19,22 @@ killed end too, at their alarm at the latest.
 from __future__ import annotations
 
 import errno
-import gc
-import importlib
 import os
-import select
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from io import BufferedRWPair
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeVar
-
-import msgspec
+from typing import Final, Self, TypeVar
 
 from agent.children.quiet import loud
-from contracts import codec, limits
+from agent.children.wire import MAX_REQUEST_BYTES, Ended, Name, Request
+from contracts import codec
 from contracts.errors import ShoalError
-
-Name = Literal["selftest", "trust", "certificate"]
-
-JOBS: Final[dict[Name, str]] = {
-    "selftest": "agent.runtime.check",
-    "trust": "agent.trust.child",
-    "certificate": "agent.certificates.child",
-}
-"""Job -> module with ``preload()``, for the helper, and ``main(line) -> code``, for the child."""
 
 IDLE_S: Final = 2.0
 """Seconds without a job after which the helper ends."""
@@ -64,17 +48,10 @@ AT_ONCE: Final = 4
 STALL_S: Final = 0.3
 """Seconds in which no child of a work ended a job after which there is one more of them."""
 
-MAX_LINE_BYTES: Final = (
-    2 * max(limits.MAX_METADATA_BYTES, limits.MAX_MANIFEST_BYTES) + 64 * limits.KIB
-)
-"""Bytes of a line: the largest metadata file or manifest in base64, and what is around it."""
-
-MAX_REQUEST_BYTES: Final = 256
-
 PROGRAM: Final = (
     "import sys\n"
     "if sys.argv[1] not in sys.path: sys.path.insert(0, sys.argv[1])\n"
-    "from agent.children.helper import main\n"
+    "from agent.children.forks import main\n"
     "main()\n"
 )
 """What Python runs, with the folder of these packages as its argument.
@@ -84,91 +61,7 @@ installed does not: whoever can write there would run in the helper. The folder 
 already where the packages are installed; it is not where the agent runs from a checkout.
 """
 
-MAX_TRACEBACK_CHARS: Final = 8000
-
-BROKE: Final = b"!"
-"""How a line begins that says what went wrong in a child; all others begin as JSON does."""
-
 T = TypeVar("T")
-
-
-class Request(msgspec.Struct, frozen=True):
-    """To the helper, with the sockets ``line`` and ``end`` of a new child.
-
-    Attributes:
-        job: what it does.
-        seconds: of the wall clock, after which the child dies of ``SIGALRM``; for each job.
-    """
-
-    job: Name
-    seconds: int
-
-
-class Ended(msgspec.Struct, frozen=True):
-    """From the helper: how a child ended.
-
-    Attributes:
-        code: its exit code, or minus the signal that killed it.
-        errno: why there was no child; 0: there was one.
-    """
-
-    code: int
-    errno: int = 0
-
-
-class Broke(msgspec.Struct, frozen=True):
-    """From the child, before its answer or instead of it: an error that nobody expected.
-
-    Attributes:
-        error: class and message.
-        where: the last part of its traceback.
-    """
-
-    error: Annotated[str, msgspec.Meta(max_length=MAX_TRACEBACK_CHARS)]
-    where: Annotated[str, msgspec.Meta(max_length=MAX_TRACEBACK_CHARS)]
-
-
-def send(line: BufferedRWPair, message: Any) -> None:
-    """Writes one message."""
-    line.write(codec.encode(message) + b"\n")
-    line.flush()
-
-
-def tell(line: BufferedRWPair, error: BaseException) -> None:
-    """Writes what went wrong in this child, for the agent's log: a child has none."""
-    texts = f"{type(error).__name__}: {error}"[:300], "".join(traceback.format_exception(error))
-    broke = Broke(*(t[-MAX_TRACEBACK_CHARS:].encode(errors="replace").decode() for t in texts))
-    line.write(BROKE + codec.encode(broke) + b"\n")
-    line.flush()
-
-
-def receive(line: BufferedRWPair, kind: type[T]) -> T:
-    """Reads one message; what went wrong before it in the child, once, goes to the log.
-
-    Raises:
-        EOFError: the other side ended; its text is the error that ended it, where that is known.
-        ShoalError: it wrote something else.
-    """
-    data, error = _line(line), ""
-    if data.startswith(BROKE):
-        broke = codec.decode(data[len(BROKE) :], Broke, what="a line", cap=MAX_LINE_BYTES)
-        from agent.system.log import logger  # which the helper does without
-
-        logger(__name__).error("error in a child", reason=broke.error, traceback=broke.where)
-        data, error = _line(line), broke.error
-    if not data.endswith(b"\n"):
-        raise EOFError(error)
-    return codec.decode(data, kind, what="a line", cap=MAX_LINE_BYTES)
-
-
-def _line(line: BufferedRWPair) -> bytes:
-    try:
-        return line.readline(MAX_LINE_BYTES)
-    except ConnectionError:  # it ended with a message unread
-        return b""
-
-
-# The agent's side. --------------------------------------------------------------------------
 
 
 class Child:
@@ -473,89 +366,3 @@ def ask(job: Name, seconds: int, converse: Callable[[Child], T], *, work: str) -
                 raise
     with start(job, seconds) as child:
         return converse(child)
-
-
-# The helper's side. -------------------------------------------------------------------------
-
-
-def serve(control: socket.socket) -> None:
-    """Forks children until the agent is gone."""
-    running: dict[int, int] = {}  # handle of a child's end -> process id
-    ready: set[Name] = set()
-    poll = select.poll()
-    poll.register(control.fileno(), select.POLLIN)
-    while True:
-        for handle, _ in poll.poll():
-            if handle != control.fileno():
-                poll.unregister(handle)
-                _finish(handle, running.pop(handle))
-                continue
-            data, handles, _, _ = socket.recv_fds(control, MAX_REQUEST_BYTES, 2)
-            if not data:
-                for pid in running.values():
-                    os.kill(pid, signal.SIGKILL)
-                return
-            request = codec.decode(data, Request, what="a job")
-            line, end = handles
-            module = importlib.import_module(JOBS[request.job])
-            if request.job not in ready:
-                ready.add(request.job)
-                with suppress(Exception):  # what is missing, the child says
-                    module.preload()
-                gc.collect()
-                gc.freeze()  # what is loaded stays shared with the children
-            try:
-                pid = os.fork()
-            except OSError as error:
-                _say(end, Ended(0, error.errno or 0))
-            else:
-                if pid == 0:
-                    for other in (end, *running):
-                        os.close(other)
-                    _work(module.main, line, request.seconds)
-                running[end] = pid
-                poll.register(end, select.POLLIN)
-            os.close(line)
-
-
-def _work(main: Callable[[BufferedRWPair], int], line: int, seconds: int) -> None:
-    """The child: a job, and the next one if there is any; each has its own time."""
-    code = 1
-    try:
-        os.dup2(1, 0)  # the helper's connection, by nothing
-        stream = socket.socket(fileno=line).makefile("rwb")
-        while True:
-            code = 1
-            signal.alarm(seconds)
-            code = main(stream)
-            if code:
-                break
-    except (EOFError, ConnectionError):
-        pass  # the agent is done with it
-    except BaseException as error:  # noqa: BLE001  # Rust's panics too
-        with suppress(Exception):
-            tell(stream, error)
-    finally:
-        os._exit(code)  # closes the line: its end means that the child has ended
-
-
-def _finish(end: int, pid: int) -> None:
-    """Kills a child that the agent is done with, if it still runs, and says how it ended."""
-    os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
-    _say(end, Ended(os.waitstatus_to_exitcode(status)))
-
-
-def _say(end: int, ended: Ended) -> None:
-    with suppress(OSError):  # the agent did not wait for it
-        os.write(end, codec.encode(ended))
-    os.close(end)
-
-
-def main() -> None:
-    """The program."""
-    os.nice(5)
-    for ignored in (signal.SIGINT, signal.SIGTERM):  # sent to the agent's whole group: it decides
-        signal.signal(ignored, signal.SIG_IGN)
-    serve(socket.socket(fileno=0))
-    os._exit(0)  # nothing to tidy up, and unloading a runtime takes time

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from agent.children import helper
+from agent.children import helper, wire
 from agent.children.limits import Failure, limit_child, silence
 from contracts import codec
 from contracts.bundle import Bundle
@@ -103,8 +103,8 @@ def run(
 def _converse(child: helper.Child, question: Question) -> Selftested:
     try:
         with suppress(ConnectionError):  # what it said before it ended is read all the same
-            helper.send(child.line, question)
-        answer = helper.receive(child.line, Answer)
+            wire.send(child.line, question)
+        answer = wire.receive(child.line, Answer)
     except EOFError as error:
         raise _without_answer(child, question, str(error)) from None
     except OSError:
@@ -158,7 +158,7 @@ def preload() -> None:
 def main(line: BufferedRWPair) -> int:
     """The child: limits itself, self-tests, answers."""
     silence()
-    asked = helper.receive(line, Question)
+    asked = wire.receive(line, Question)
     limit_child(asked.memory_bytes)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     until = int(time.process_time()) + asked.seconds * 4  # what it did before does not count
@@ -170,14 +170,14 @@ def main(line: BufferedRWPair) -> int:
         answer = Answer(model.selftest(Bundle.open(Path(asked.folder)), options))
     except ShoalError as error:
         if error.__cause__ is not None:  # what a library raised, or a fault of ours
-            helper.tell(line, error)
+            wire.tell(line, error)
         # What is not there counts as a try, too: a device may lack it for good.
         lacking = isinstance(error, UnavailableError)
         answer = Answer(failure=Failure("other", error.info) if lacking else Failure.of(error))
     except (MemoryError, OSError) as error:
-        helper.tell(line, error)
+        wire.tell(line, error)
         answer = Answer(failure=_environment(error, asked.memory_bytes))
-    helper.send(line, answer)
+    wire.send(line, answer)
     return 0
 
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import msgspec
 
-from agent.children import helper
+from agent.children import helper, wire
 from agent.children.limits import Failure, limit_child, silence, why
 from agent.system.filesystem import is_full
 from agent.trust.client import REFRESH_SECONDS, Fetch, Trust
@@ -108,9 +108,9 @@ class TrustApart:
 
     def _converse(self, line: BufferedRWPair, start: Start) -> bytes:
         try:
-            helper.send(line, start)
+            wire.send(line, start)
             while True:
-                said = helper.receive(line, Said)
+                said = wire.receive(line, Said)
                 if said.failure is not None:
                     raise said.failure.raised()
                 if not said.path:
@@ -119,7 +119,7 @@ class TrustApart:
                     answer = File(self._fetch(said.path, said.cap))
                 except ShoalError as error:
                     answer = File(failure=Failure.of(error))
-                helper.send(line, answer)
+                wire.send(line, answer)
         except (OSError, EOFError) as error:
             raise UnavailableError(
                 "trust-failed",
@@ -154,14 +154,14 @@ def main(line: BufferedRWPair) -> int:
     limit_child()
 
     def fetch(path: str, cap: int) -> bytes:
-        helper.send(line, Said(path, cap))
-        answer = helper.receive(line, File)
+        wire.send(line, Said(path, cap))
+        answer = wire.receive(line, File)
         if answer.failure is not None:
             raise answer.failure.raised()
         return answer.data
 
     try:
-        start = helper.receive(line, Start)
+        start = wire.receive(line, Start)
         trust = Trust(Path(start.folder), start.root, fetch, clock=lambda: start.now)
         answer = Said(manifest=trust.newest(start.bundle))
     except ShoalError as error:
@@ -176,5 +176,5 @@ def main(line: BufferedRWPair) -> int:
         code = "disk-full" if full else "disk-error"
         info = ErrorInfo(code, f"signed metadata cannot be stored: {error.strerror or error}")
         answer = Said(failure=Failure("unavailable" if full else "other", info))
-    helper.send(line, answer)
+    wire.send(line, answer)
     return 0

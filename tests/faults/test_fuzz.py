@@ -399,7 +399,7 @@ def damaged(chance: random.Random, model: bytes) -> bytes:
 
 FRAIL = """#!{python}
 import ctypes
-from agent.children import helper
+from agent.children import forks
 from agent.runtime.litert_library import Library
 
 def call(self, function, *arguments):
@@ -407,7 +407,7 @@ def call(self, function, *arguments):
         ctypes.string_at(0)
 
 Library.call = call
-helper.main()
+forks.main()
 """
 """A Python that runs the helper with a runtime that reads from address 0 where LiteRT refuses."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from agent.children import helper
+from agent.children import forks, helper, wire
 from agent.children.helper import Helper
 from agent.runtime import check
 from contracts.bundle import Bundle
@@ -125,7 +125,7 @@ def test_a_child_dies_at_its_time(own: Helper) -> None:
 
 def test_a_self_test_without_end_is_refused(own: Helper, monkeypatch: pytest.MonkeyPatch) -> None:
     """The child waits for a question that never comes: as long as one that hangs."""
-    monkeypatch.setattr(helper, "send", lambda *_: None)
+    monkeypatch.setattr(wire, "send", lambda *_: None)
     with pytest.raises(RefusedError) as caught:
         check.run(TINY, seconds=1)
     assert caught.value.code == "selftest-timeout"
@@ -162,7 +162,7 @@ def test_no_process_for_the_child_is_an_error_of_the_system(
 
     monkeypatch.setattr(os, "fork", refused)
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    serving = threading.Thread(target=helper.serve, args=(there,))
+    serving = threading.Thread(target=forks.serve, args=(there,))
     serving.start()
     own._control, own._process = here, subprocess.Popen(["true"])
     with pytest.raises(ShoalError, match="unavailable") as caught:
@@ -200,8 +200,8 @@ def next_of(one: Helper, work: str, seconds: int = 30) -> Callable[[], helper.Ch
 def asked(child: helper.Child, folder: Path = TINY) -> str:
     """A self-test by this child; ``passed`` or the code of its error."""
     question = check.Question(str(folder), None, 1, 0, 300)
-    helper.send(child.line, question)
-    answer = helper.receive(child.line, check.Answer)
+    wire.send(child.line, question)
+    answer = wire.receive(child.line, check.Answer)
     return answer.failure.info.code if answer.failure else "passed"
 
 
@@ -348,7 +348,7 @@ def test_self_tests_share_a_child_for_the_same_bundle_and_limits_alone(
     works: list[str] = []
     start = own.start
 
-    def spy(job: helper.Name, seconds: int, *, work: str = "") -> helper.Child:
+    def spy(job: wire.Name, seconds: int, *, work: str = "") -> helper.Child:
         works.append(work)
         return start(job, seconds, work=work)
 
@@ -361,9 +361,9 @@ def test_self_tests_share_a_child_for_the_same_bundle_and_limits_alone(
 LOOKED_FOR = """
 import sys
 from pathlib import Path
-from agent.children import helper
+from agent.children import helper, wire
 with helper.start("trust", 30) as child:
-    helper.send(child.line, "no question")
+    wire.send(child.line, "no question")
     child.line.readline()
 print(Path(helper.__file__).parents[2])
 """

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import structlog
 
-from agent.children import helper
+from agent.children import helper, wire
 from agent.children.helper import Helper
 from agent.runtime import check
 from agent.system.filesystem import Disk
@@ -49,17 +49,17 @@ def kill_instead_of_asking(
     own: Helper, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     """Sends a signal to the child of the first self-test; later ones go on."""
-    send = helper.send
+    send = wire.send
 
     def kill(*_: Any) -> None:
-        monkeypatch.setattr(helper, "send", send)
+        monkeypatch.setattr(wire, "send", send)
         assert own._process is not None
         process = psutil.Process(own._process.pid)
         while not process.children():
             pass
         process.children()[0].send_signal(number)
 
-    monkeypatch.setattr(helper, "send", kill)
+    monkeypatch.setattr(wire, "send", kill)
 
 
 def test_the_end_of_the_helper_is_no_verdict(own: Helper, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_the_end_of_the_helper_is_no_verdict(own: Helper, monkeypatch: pytest.Mo
         assert own._process is not None
         process = psutil.Process(own._process.pid)
         process.suspend()
-        monkeypatch.setattr(helper, "send", lambda *_: process.kill())
+        monkeypatch.setattr(wire, "send", lambda *_: process.kill())
         with pytest.raises(ShoalError, match="the helper was killed by signal 9") as caught:
             check.run(TINY)
     assert no_verdict(caught) == "selftest-interrupted"
@@ -107,14 +107,14 @@ def test_an_error_of_the_disk_is_no_verdict(own: Helper, tmp_path: Path) -> None
 
 
 BREAKS = """#!{python}
-from agent.children import helper
+from agent.children import forks
 from agent.runtime import model
 
 def selftest(*_):
     raise {error}
 
 model.selftest = selftest
-helper.main()
+forks.main()
 """
 """A Python that runs the helper with a self-test that raises an error."""
 
@@ -163,7 +163,7 @@ def test_a_child_that_answers_nonsense_is_a_refusal(
 ) -> None:
     """A model that runs wild in its process may write anything."""
     lines = iter(line.splitlines(keepends=True))
-    monkeypatch.setattr(helper, "_line", lambda _: next(lines))
+    monkeypatch.setattr(wire, "_line", lambda _: next(lines))
     with pytest.raises(RefusedError, match=r"no answer|empty answer") as caught:
         check.run(TINY)
     assert caught.value.code == "selftest-crashed"
@@ -175,7 +175,7 @@ def test_any_name_of_a_detail_is_an_error_of_ours(
     """Also one that an argument has; a child that a model ran in may answer it."""
     detail = b'{"code": 1, "self": 2, "": 3}'
     answer = b'{"failure":{"kind":"refused","info":{"code":"a","message":"b","detail":%s}}}\n'
-    monkeypatch.setattr(helper, "_line", lambda _: answer % detail)
+    monkeypatch.setattr(wire, "_line", lambda _: answer % detail)
     with pytest.raises(RefusedError, match="b") as caught:
         check.run(TINY)
     assert caught.value.info.detail == {"code": 1, "self": 2, "": 3}
