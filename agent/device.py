@@ -6,6 +6,7 @@ reaches the repository and who gives its parts their turns is passed in (:class:
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,6 +73,7 @@ class Means(msgspec.Struct, kw_only=True):
         trust: makes what checks signatures, given how it reads files.
         room: free bytes of memory and disk.
         gauges: facts of the process and the board.
+        chance: spreads the devices of a fleet over pauses.
         rss: resident bytes of the agent.
         mark: the request that runs; None: no mark is kept.
         measure: what the device has for a bundle.
@@ -97,6 +99,7 @@ class Means(msgspec.Struct, kw_only=True):
     gauges: Callable[[], dict[str, float]]
     every_s: float
     first_s: float | None = None
+    chance: random.Random | None = None
     rss: Callable[[], int] = resident_bytes
     mark: RunningMark | None = None
     measure: Callable[[], fit.Device] = fit.Device.measure
@@ -189,6 +192,7 @@ class Device:
             stop=self.stopping,
             beat=self.beat,
             wake=means.reporter,
+            chance=means.chance,
         )
 
     # What its parts tell it. ------------------------------------------------------------

@@ -6,6 +6,7 @@ still knows of us.
 
 from __future__ import annotations
 
+import functools
 import ssl
 import threading
 from collections.abc import Callable
@@ -50,6 +51,10 @@ what must not be lost."""
 
 MAX_INFLIGHT: Final = 64
 """QoS 1 messages on the way to the broker at once."""
+
+
+_properties = functools.lru_cache(maxsize=16)(connect_properties)
+"""Thousands of simulated devices have the same, and nobody changes them."""
 
 
 def _nothing(code: int) -> None:
@@ -162,7 +167,7 @@ class Link:
             self._config.port,
             keepalive=self._config.keepalive_s,
             clean_start=False,
-            properties=connect_properties(self._config),
+            properties=_properties(self._config),
         )
 
     @property

@@ -251,6 +251,7 @@ class Run(Device):
             gauges=self._gauges,
             every_s=config.telemetry_s,
             first_s=config.telemetry_s * owner.chance.random(),
+            chance=owner.chance,
             rss=self._rss,
             measure=self._measure,
             health=lambda counts, worker: _Health(self, Trials(counts, worker)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -42,6 +43,7 @@ class Reporter:
         beat: called in every turn, for the watchdog and the status file.
         first_s: seconds before the first sample; None: `every_s`.
         wake: set when there is something to send; None: of its own.
+        chance: spreads the devices of a fleet over the pauses; None: of its own.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Reporter:
         beat: Callable[[], None] = lambda: None,
         first_s: float | None = None,
         wake: threading.Event | None = None,
+        chance: random.Random | None = None,
     ) -> None:
         self._spool = spool
         self._recorder = recorder
@@ -76,7 +79,7 @@ class Reporter:
         self._window_began = clock.monotonic()
         self.due = self._window_began + (every_s if first_s is None else first_s)
         self._settle_due = self._window_began + SETTLE_S
-        self.delivery = Delivery(spool, topics, self._window_began)
+        self.delivery = Delivery(spool, topics, self._window_began, chance)
 
     # From other threads. --------------------------------------------------------------------
 
