@@ -190,6 +190,7 @@ class SharedTrust:
         self._trust: Trust | None = None
         self._fetch: Callable[[str, int], bytes] = _nothing
         self._checked = b""
+        self._manifests: dict[BundleRef, bytes] = {}
         self._fresh_until = 0.0
         self._busy = False
         self._waiting: list[tuple[Waiting, Callable[[None], None]]] = []
@@ -203,21 +204,29 @@ class SharedTrust:
             ref: whose manifest.
         """
         newest = fetch(_NEWEST, MAX_TIMESTAMP_BYTES)
+        if self._is_checked(newest) and ref in self._manifests:
+            return self._manifests[ref]
         while self._busy:
             waiting.on(functools.partial(self._queue, waiting))
         self._busy, self._fetch = True, fetch
         try:
             if self._trust is None:
                 self._trust = first_trust(self._read, self._disk)
-            if newest != self._checked or time.monotonic() >= self._fresh_until:
+            if not self._is_checked(newest):
+                self._manifests.clear()
                 self._trust.refresh()
                 self._checked, self._fresh_until = newest, time.monotonic() + FRESH_S
-            return self._trust.manifest(ref)
+            if ref not in self._manifests:
+                self._manifests[ref] = self._trust.manifest(ref)
+            return self._manifests[ref]
         finally:
             self._busy = False
             if self._waiting:
                 other, go_on = self._waiting.pop(0)
                 other.host.later(0, lambda: go_on(None))
+
+    def _is_checked(self, newest: bytes) -> bool:
+        return newest == self._checked and time.monotonic() < self._fresh_until
 
     def _queue(self, waiting: Waiting, go_on: Callable[[None], None]) -> None:
         self._waiting.append((waiting, go_on))
