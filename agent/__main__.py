@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     classify = local("classify", "classify", "classify texts with a bundle, here and now")
     classify.add_argument("text", nargs="*", help="texts; none: the lines of standard input")
     classify.add_argument("--top", type=int, default=3, choices=range(1, 21), metavar="K")
+    embed = local("embed", "embed", "texts as vectors, by a bundle of an encoder, here and now")
+    embed.add_argument("text", nargs="*", help="texts; none: the lines of standard input")
     evaluate = local("eval", "evaluate", "task metrics of a bundle on labelled data")
     evaluate.set_defaults(module="agent.cli.evaluate")
     evaluate.add_argument(

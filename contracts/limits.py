@@ -34,6 +34,9 @@ MAX_LABELS: Final = 4096
 MAX_LABEL_CHARS: Final = 256
 """Characters of one label."""
 
+MAX_EMBEDDING: Final = 8192
+"""Numbers of one embedding."""
+
 MAX_DEVICE_LABELS: Final = 64
 """Key/value labels on one device, for selectors."""
 

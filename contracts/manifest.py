@@ -6,7 +6,7 @@ needs is listed in the manifest by path, sha256 and size; the manifest itself is
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -18,6 +18,11 @@ from contracts.text import NgramConfig
 
 SCHEMA = 1
 Task = Literal["classify", "generate"]
+
+EMBEDDING: Final = "sentence"
+"""The output of a classifier's signatures, after the logits, that is the text's embedding:
+float32 [1, H] of length 1. Encoders have it."""
+
 Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 

@@ -461,6 +461,13 @@ class ClassifyRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     top_k: Annotated[int, msgspec.Meta(ge=1, le=20)] = 3
 
 
+class EmbedRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
+    """``req/embed``: the text as a vector, by a bundle whose model is a sentence encoder."""
+
+    text: Text
+    slot: Name = "classify"
+
+
 class ChatMessage(msgspec.Struct, frozen=True):
     """One turn of a chat."""
 
@@ -541,6 +548,24 @@ class Classified(msgspec.Struct, frozen=True, omit_defaults=True):
     best: Label | None = None
 
 
+class Embedded(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to ``embed``.
+
+    Attributes:
+        embedding: of length 1: the product of two is their cosine.
+        bundle: the model that answered; vectors of different bundles cannot be compared.
+        tokens: of the text.
+        latency_us: front end and model on the device, microseconds.
+        truncated: the text was longer than the model's window.
+    """
+
+    embedding: Annotated[list[float], msgspec.Meta(max_length=limits.MAX_EMBEDDING)]
+    bundle: BundleRef
+    tokens: Count
+    latency_us: float
+    truncated: bool = False
+
+
 FinishReason = Literal["stop", "length", "time", "cancelled"]
 
 
@@ -584,6 +609,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     chunk: str | None = None
     classified: Classified | None = None
     generated: Generated | None = None
+    embedded: Embedded | None = None
     selftested: Selftested | None = None
     reported: Reported | None = None
     cancelled: bool | None = None

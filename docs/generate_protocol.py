@@ -38,6 +38,7 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 | `d/{device}/result` | device | 1 | `Result` |
 | `d/{device}/ack` | controller | 0 or 1 | `Ack`, of `telemetry`, `update` and `result` |
 | `d/{device}/req/classify` | controller | 1 | `ClassifyRequest` -> `Answer.classified` |
+| `d/{device}/req/embed` | controller | 1 | `EmbedRequest` -> `Answer.embedded`, of encoders |
 | `d/{device}/req/generate` | controller | 1 | `GenerateRequest` -> chunks, `Answer.generated` |
 | `d/{device}/req/cancel` | controller | 1 | `CancelRequest` -> `Answer.cancelled` |
 | `d/{device}/req/selftest` | controller | 1 | `SelftestRequest` -> `Answer.selftested` |

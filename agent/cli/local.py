@@ -38,6 +38,23 @@ def classify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def embed(arguments: argparse.Namespace) -> int:
+    """Texts as vectors, from the command line or the lines of stdin: a JSON document a line."""
+    from agent.runtime.classifier import Classifier
+
+    model = Classifier(
+        Bundle.open(arguments.bundle), runtime=arguments.runtime, threads=arguments.threads
+    )
+    try:
+        for text in arguments.text or _stdin_lines():
+            answer = model.embed(text)
+            found = answer if arguments.json else answer.embedding
+            sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+    finally:
+        model.close()
+    return 0
+
+
 def _stdin_lines() -> Iterator[str]:
     data = sys.stdin.buffer
     while line := data.readline(limits.MAX_TEXT_BYTES + 2):

@@ -13,10 +13,11 @@ from agent.runtime import engine, golden
 from agent.runtime.engine import Runtime, Tensor
 from agent.runtime.front_end import Encoded, open_front_end
 from agent.runtime.model import Options, refusing
+from contracts import limits
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
-from contracts.manifest import SignatureSpec, TensorSpec
-from contracts.messages import BundleRef, Classified, Scored, Selftested
+from contracts.manifest import EMBEDDING, SignatureSpec, TensorSpec
+from contracts.messages import BundleRef, Classified, Embedded, Scored, Selftested
 
 UNKNOWN = "unknown"
 """The label of an answer below the bundle's threshold."""
@@ -107,15 +108,9 @@ class Classifier:
             InputError: ``too-large``, ``bad-text``.
             RefusedError: ``bad-manifest``; ``model-failed``, also where a number is none.
         """
-        encoded = self._front.encode(text)
-        spec = self._by_length.get(encoded.ids.shape[1])
-        if spec is None:
-            raise RefusedError("bad-manifest", f"no signature for {encoded.ids.shape[1]} ids")
-        inputs = {spec.inputs[0].name: _cast(encoded.ids, spec.inputs[0])}
-        for extra in spec.inputs[1:]:  # an attention mask
-            inputs[extra.name] = _mask(encoded, extra)
+        outputs, encoded, spec = self._outputs(text)
         try:
-            output = self._engine.run(spec.name, inputs)[spec.outputs[0].name].reshape(-1)
+            output = outputs[spec.outputs[0].name].reshape(-1)
         except KeyError:
             raise RefusedError(
                 "bad-manifest", f"the model has no output {spec.outputs[0].name!r}"
@@ -127,6 +122,17 @@ class Classifier:
             )
         _expect_finite(output)
         return Raw(output, int(np.argmax(output)), encoded.truncated)
+
+    def _outputs(self, text: str) -> tuple[dict[str, Tensor], Encoded, SignatureSpec]:
+        """All that the model gives for a text, by name."""
+        encoded = self._front.encode(text)
+        spec = self._by_length.get(encoded.ids.shape[1])
+        if spec is None:
+            raise RefusedError("bad-manifest", f"no signature for {encoded.ids.shape[1]} ids")
+        inputs = {spec.inputs[0].name: _cast(encoded.ids, spec.inputs[0])}
+        for extra in spec.inputs[1:]:  # an attention mask
+            inputs[extra.name] = _mask(encoded, extra)
+        return self._engine.run(spec.name, inputs), encoded, spec
 
     def probabilities(self, raw: Raw) -> Tensor:
         """float64[classes]: softmax of the logits over the temperature, as the manifest says.
@@ -172,6 +178,40 @@ class Classifier:
             latency_us=round((time.perf_counter() - start) * 1e6, 1),
             truncated=raw.truncated,
             best=None if sure else labels[raw.best],
+        )
+
+    def embed(self, text: str) -> Embedded:
+        """A text as a vector of length 1.
+
+        Args:
+            text: at most the protocol's cap of bytes.
+
+        Raises:
+            InputError: ``no-embedding``; the model is no encoder. ``too-large``, ``bad-text``.
+            RefusedError: ``model-failed``.
+        """
+        start = time.perf_counter()
+        if not any(
+            output.name == EMBEDDING for s in self.manifest.model.signatures for output in s.outputs
+        ):
+            raise InputError(
+                "no-embedding",
+                f"{self.ref} gives no embeddings; bundles of encoders do (student.family: encoder)",
+            )
+        outputs, encoded, _ = self._outputs(text)
+        try:
+            found = outputs[EMBEDDING].reshape(-1)
+        except KeyError:
+            raise RefusedError("bad-manifest", f"the model has no output {EMBEDDING!r}") from None
+        if found.size > limits.MAX_EMBEDDING:
+            raise RefusedError("bad-manifest", f"an embedding of {found.size} numbers")
+        _expect_finite(found)
+        return Embedded(
+            embedding=[round(float(value), 7) for value in found],
+            bundle=self.ref,
+            tokens=encoded.used,
+            latency_us=round((time.perf_counter() - start) * 1e6, 1),
+            truncated=encoded.truncated,
         )
 
     def warm_up(self) -> None:

@@ -1,4 +1,4 @@
-"""The operations that every device answers: classify, selftest, status, cancel."""
+"""The operations that every device answers: classify, embed, selftest, status, cancel."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from contracts.messages import (
     CancelRequest,
     Classified,
     ClassifyRequest,
+    Embedded,
+    EmbedRequest,
     Reported,
     SelftestRequest,
     StatusRequest,
@@ -50,6 +52,7 @@ class Answering:
     def register(self, registry: Registry) -> None:
         """Adds the operations."""
         registry.add(Operation("classify", ClassifyRequest, self.classify))
+        registry.add(Operation("embed", EmbedRequest, self.embed))
         registry.add(Operation("selftest", SelftestRequest, self.selftest))
         registry.add(Operation("status", StatusRequest, self.status, queued=False))
         registry.add(Operation("cancel", CancelRequest, self.cancel, queued=False))
@@ -104,6 +107,14 @@ class Answering:
         answer = self.label(request.slot, request.text, request.top_k)
         reply.finish(classified=answer)
         self.shadow(request.slot, request.text, answer)
+
+    def embed(self, request: EmbedRequest, reply: Reply) -> None:
+        """``req/embed``; counted as a request without a label."""
+        with self._models.use(request.slot) as model:
+            expect_model_task(model, "classify")
+            answer: Embedded = model.embed(request.text)
+            self._recorder.answered(request.slot, answer.bundle, answer.latency_us)
+        reply.finish(embedded=answer)
 
     def selftest(self, request: SelftestRequest, reply: Reply) -> None:
         """``req/selftest``."""

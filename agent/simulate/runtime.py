@@ -11,11 +11,12 @@ from agent.generate.stop import Stop
 from agent.runtime.classifier import UNKNOWN
 from agent.simulate.scenario import Behaviour
 from contracts.bundle import Bundle
-from contracts.errors import RefusedError
+from contracts.errors import InputError, RefusedError
 from contracts.manifest import Manifest
 from contracts.messages import (
     BundleRef,
     Classified,
+    Embedded,
     Generated,
     GenerateRequest,
     Scored,
@@ -125,6 +126,11 @@ class ScriptedModel:
         label = UNKNOWN if unknown else best
         board.shown = (self, text, label)
         return Classified(label, confidence, top, self.ref, round(latency_us, 1))
+
+    def embed(self, text: str) -> Embedded:
+        """No simulated model is an encoder."""
+        del text
+        raise InputError("no-embedding", "simulated models give no embeddings")
 
     def _best(self, text: str, chance: random.Random) -> str:
         shown = self._board.shown

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts import __version__
 from fleet.api import (
+    embeddings,
     errors,
     idempotency,
     models,
@@ -174,6 +175,7 @@ def create_app(controller: Controller) -> FastAPI:
         routes_rollouts,
         routes_queries,
         openai,
+        embeddings,
         routes_admin,
         routes_operations,
     ):

@@ -324,8 +324,8 @@ class Query(Given):
         None, examples=["board=raspberry-pi-5,site in (lyon,graz)"]
     )
     devices: Annotated[list[Name], Field(min_length=1, max_length=10_000)] | None = None
-    op: Literal["classify", "generate", "selftest", "status"] = "classify"
-    text: Text = Field("", description="to classify, or the prompt to generate from")
+    op: Literal["classify", "embed", "generate", "selftest", "status"] = "classify"
+    text: Text = Field("", description="to classify or embed, or the prompt to generate from")
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 10.0
     stream: bool = Field(False, description="answer as newline-delimited JSON, as answers come")
     options: dict[str, Any] = Field(
@@ -342,6 +342,7 @@ class QueryAnswer(Answer):
     chunk: str | None = None
     classified: dict[str, Any] | None = None
     generated: dict[str, Any] | None = None
+    embedded: dict[str, Any] | None = None
     selftested: dict[str, Any] | None = None
     reported: dict[str, Any] | None = None
     error: ErrorInfo | None = None

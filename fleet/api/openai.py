@@ -41,20 +41,20 @@ _TRIES: Final = 3
 _REASONS: Final = {"stop": "stop", "length": "length", "time": "length", "cancelled": "stop"}
 
 
-class _Loose(BaseModel):
+class Loose(BaseModel):
     """Clients send fields that mean nothing here (``user``, ``store``): they are ignored."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
 
-class Part(_Loose):
+class Part(Loose):
     """A part of a message's content; only text is understood."""
 
     type: Literal["text"]
     text: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
 
 
-class Turn(_Loose):
+class Turn(Loose):
     """A message of a chat."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -69,26 +69,26 @@ class Turn(_Loose):
         return messages.ChatMessage(role, text)
 
 
-class JsonSchema(_Loose):
+class JsonSchema(Loose):
     """The inside of ``response_format``."""
 
     schema_: Annotated[dict[str, Any], Field(alias="schema")]
 
 
-class ResponseFormat(_Loose):
+class ResponseFormat(Loose):
     """How the output must look."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     json_schema: JsonSchema | None = None
 
 
-class StreamOptions(_Loose):
+class StreamOptions(Loose):
     """What a stream ends with."""
 
     include_usage: bool = False
 
 
-class Sampling(_Loose):
+class Sampling(Loose):
     """Fields of both kinds of completion."""
 
     model: Annotated[str, Field(min_length=1, max_length=4000, description="a selector")]

@@ -25,6 +25,7 @@ from fleet.store.schema import DEVICE
 ROUTER = APIRouter(prefix="/v1", tags=["queries"])
 _TYPES: dict[str, type[messages.Request]] = {
     "classify": messages.ClassifyRequest,
+    "embed": messages.EmbedRequest,
     "generate": messages.GenerateRequest,
     "selftest": messages.SelftestRequest,
     "status": messages.StatusRequest,
@@ -40,11 +41,15 @@ def build_request(query: models.Query, requester: str) -> messages.Request:
     """
     fields: dict[str, Any] = {k: v for k, v in query.options.items() if k not in _OURS}
     fields["requester"] = requester[:64]
-    if query.op == "classify":
+    if query.op in ("classify", "embed"):
         fields["text"] = query.text
     elif query.op == "generate" and "messages" not in fields:
         fields["prompt"] = query.text
-    if query.op in ("classify", "generate") and "messages" not in fields and not query.text:
+    if (
+        query.op in ("classify", "embed", "generate")
+        and "messages" not in fields
+        and not query.text
+    ):
         raise InputError("bad-message", f"{query.op} needs a text")
     if len(query.text.encode("utf-8", "surrogatepass")) > 16 * 1024:
         raise InputError("too-large", "the text is over 16384 bytes")

@@ -171,7 +171,7 @@ def _models(device: models.DeviceModel) -> str:
 
 def query(
     selector: Annotated[str, typer.Argument(help="A device, several, or a selector.")],
-    op: Annotated[str, typer.Argument(help="classify, generate, selftest or status.")],
+    op: Annotated[str, typer.Argument(help="classify, embed, generate, selftest or status.")],
     text: Annotated[str | None, typer.Argument(help="The text; - reads stdin.")] = None,
     timeout: Annotated[float, typer.Option(help="Seconds.", min=0.1, max=600)] = 10.0,
     max_tokens: Annotated[int | None, typer.Option(help="For generate.")] = None,
@@ -262,7 +262,7 @@ def _show(result: models.QueryResult) -> None:
                 )
             )
         else:
-            found = one.selftested or one.reported or one.generated or {}
+            found = one.embedded or one.selftested or one.reported or one.generated or {}
             rows.append((one.device, "", "", "", json.dumps(found)[:400]))
     table(("device", "label", "confidence", "ms", "by"), rows)
     if result.votes and result.asked > 1:

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from contracts.manifest import EMBEDDING
 from model_builder.convert import native_output
 from model_builder.encoders.encoder import Encoder, layer_norm, masked_bias, pad_batch, pool
 from model_builder.students.fakequant import LEVELS
@@ -65,15 +66,19 @@ class EncoderStudent(tf.Module):  # type: ignore[misc]
             ],
         )
 
-    def __call__(self, ids: Any) -> Any:
-        """Token ids int32 [N, T], padded with 0, to logits float32 [N, C]."""
+    def __call__(self, ids: Any) -> dict[str, Any]:
+        """Token ids int32 [N, T], padded with 0, to logits float32 [N, C] and embeddings [N, H].
+
+        The embedding is computed for the logits anyway: as an output it costs nothing.
+        """
         words = tf.cast(tf.gather(self.table, ids), tf.float32) * tf.gather(self.scale, ids)
         x = layer_norm(words + self.positions[: ids.shape[1]], self.norm, self.eps)
         mask = tf.cast(tf.not_equal(ids, 0), tf.float32)
         bias = masked_bias(mask)
         for block in self.blocks:
             x = block(x, bias)
-        return tf.matmul(pool(x, mask), self.weight) + self.bias
+        sentence = pool(x, mask)
+        return {"logits": tf.matmul(sentence, self.weight) + self.bias, EMBEDDING: sentence}
 
     def float_logits(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Token ids of each text to float32 [N, C], with the float word embeddings."""
@@ -90,11 +95,12 @@ class EncoderStudent(tf.Module):  # type: ignore[misc]
     def convert(self) -> bytes:
         """The ``.tflite`` file: a signature ``classify_T`` for each length T.
 
-        Input ``ids`` int32 [1, T], output ``logits`` float32 [1, C].
+        Input ``ids`` int32 [1, T], outputs ``logits`` float32 [1, C] and, after it in the
+        alphabet as in the signature, the embedding float32 [1, H].
         """
         functions = {
             f"{SIGNATURE_PREFIX}{length}": tf.function(
-                lambda ids: {"logits": self(ids)},
+                lambda ids: self(ids),
                 input_signature=[tf.TensorSpec([1, length], tf.int32, "ids")],
             ).get_concrete_function()
             for length in self.lengths

@@ -233,8 +233,10 @@ def test_an_encoder_becomes_a_dynamic_int8_bundle(tmp_path: Path, family: str) -
     assert accuracy["int8"] >= 0.8
     assert abs(accuracy["int8_minus_float"]) <= 0.05
     bundle = Bundle.open(result.bundle)
-    replayed = Classifier(bundle).selftest(bundle)
+    model = Classifier(bundle)
+    replayed = model.selftest(bundle)
     assert replayed.passed == replayed.vectors > 0
+    assert sum(v * v for v in model.embed("turn on the hall light").embedding) == pytest.approx(1)
 
 
 def test_an_encoder_teaches_a_bag(tmp_path: Path) -> None:

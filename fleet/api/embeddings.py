@@ -1,0 +1,151 @@
+"""``/v1/embeddings`` as OpenAI's clients know it, answered by devices with an encoder.
+
+The model of a request is a selector, as for completions; the device that gives the first vector
+gives them all, since vectors of two bundles cannot be compared.
+Source: OpenAI API reference, embeddings.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from contextlib import aclosing
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
+
+from contracts import codec, limits
+from contracts.errors import InputError, ShoalError, UnavailableError, from_info
+from contracts.messages import Embedded, EmbedRequest
+from fleet.api.auth import Operator, TheController
+from fleet.api.openai import Loose
+from fleet.controller import Controller
+from fleet.rollout import selector
+from fleet.store import devices, selection
+from fleet.store.schema import DEVICE
+
+ROUTER = APIRouter(prefix="/v1", tags=["openai"])
+MAX_INPUTS: Final = 256
+"""Texts of one request; a device embeds them one after the other."""
+
+TIMEOUT_S: Final = 30.0
+"""Seconds that one text may take."""
+
+_TRIES: Final = 3
+_RETRY: Final = frozenset(
+    {"busy", "device-offline", "no-answer", "no-model", "no-embedding", "shutting-down"}
+    | {"unknown-operation", "wrong-task"}
+)
+_Input = Annotated[str, Field(min_length=1, max_length=limits.MAX_TEXT_BYTES)]
+
+# A slot that it was given: a device that merely says it has one is not sent anybody's text.
+_CLASSIFIES = (
+    DEVICE.c.revoked_at.is_(None),
+    selection.has("task", "classify"),
+    selection.has(f"{selector.OWN}task", "classify"),
+)
+
+
+class Embeddings(Loose):
+    """The body of ``/v1/embeddings``."""
+
+    model: Annotated[str, Field(min_length=1, max_length=4000, description="a selector")]
+    input: _Input | Annotated[list[_Input], Field(min_length=1, max_length=MAX_INPUTS)]
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+def _candidates(controller: Controller, model: str) -> list[str]:
+    """Devices that are online and classify; which of them have an encoder they say themselves.
+
+    Raises:
+        InputError: ``no-such-model``.
+        UnavailableError: ``device-offline``.
+    """
+    wanted = selector.parse(model)
+    with controller.store.read() as connection:
+        able = devices.contacts(connection, selection.means(wanted), *_CLASSIFIES)
+        hint = "" if able else selection.hint(connection, wanted)
+    if not able:
+        raise InputError(
+            "no-such-model", f"{model[:100]!r} means no device with a classifier{hint}"
+        )
+    online = [device for device, up in able.items() if up]
+    if not online:
+        raise UnavailableError("device-offline", f"no device of {model[:100]!r} is online")
+    return online
+
+
+async def _one(controller: Controller, device: str, text: str, requester: str) -> Embedded:
+    """One vector of one device.
+
+    Raises:
+        ShoalError: what the device said.
+    """
+    fields = {"text": text, "requester": requester[:64]}
+    codec.encode_given(fields, what="the request")
+    try:
+        request = codec.convert(fields, EmbedRequest)
+    except msgspec.ValidationError as error:
+        raise InputError("bad-message", f"the request is not valid: {error}") from None
+    asked = controller.asker.ask([device], "embed", request, TIMEOUT_S)
+    async with aclosing(asked):
+        async for answer in asked:
+            if answer.error is not None:
+                raise from_info(answer.error)
+            if answer.embedded is not None:
+                return answer.embedded
+    raise UnavailableError("no-answer", "the device ended its answer without a result")
+
+
+async def _all(
+    controller: Controller, model: str, texts: list[str], requester: str
+) -> list[Embedded]:
+    names = (await run_in_threadpool(_candidates, controller, model))[:_TRIES]
+    for place, name in enumerate(names):
+        try:
+            found = [await _one(controller, name, texts[0], requester)]
+        except ShoalError as error:
+            if place + 1 < len(names) and error.code in _RETRY:
+                continue
+            raise
+        for text in texts[1:]:
+            one = await _one(controller, name, text, requester)
+            if one.bundle != found[0].bundle:
+                raise UnavailableError("no-answer", "the device's bundle changed; ask again")
+            found.append(one)
+        return found
+    raise UnavailableError("device-offline", "no device answered")
+
+
+def _encoded(vector: list[float], kind: str) -> list[float] | str:
+    """The numbers, or little-endian float32 in base64, which clients ask for to save bytes."""
+    if kind == "float":
+        return vector
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+@ROUTER.post("/embeddings", response_model=None)
+async def create_embeddings(
+    controller: TheController, token: Operator, body: Embeddings
+) -> dict[str, Any]:
+    """Texts as vectors of length 1, from one of the devices that `model` (a selector) means."""
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    found = await _all(controller, body.model, texts, token.name)
+    tokens = sum(one.tokens for one in found)
+    rows = [
+        {
+            "object": "embedding",
+            "index": index,
+            "embedding": _encoded(one.embedding, body.encoding_format),
+        }
+        for index, one in enumerate(found)
+    ]
+    return {
+        "object": "list",
+        "data": rows,
+        "model": f"{found[0].bundle.name} {found[0].bundle.version}",
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
