@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 import openai
 import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
 
 from agent.runtime.classifier import Classifier
 from contracts.bundle import Bundle
@@ -20,6 +22,9 @@ from contracts.config import MqttConfig
 from contracts.errors import InputError
 from fleet.api import models
 from fleet.rollout.spec import RolloutSpec
+from model_builder.encoders.encoder import pad_batch
+from model_builder.encoders.weights import fetch
+from model_builder.teachers.sentence import load_tokenizer
 from tests.support.controller import TINY, AgentProcess
 from tests.support.served import ServedFleet
 from tests.support.tiny_encoder import encoder_bundle
@@ -33,18 +38,26 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encoder_bundle(tmp_path_factory.mktemp("encoder"))
 
 
+def float_embeddings(bundle: Path) -> NDArray[np.float32]:
+    """Of the encoder that the bundle was made from, before int8."""
+    files = fetch(f"path:{bundle.parent / 'encoder'}", "", bundle.parent / "cache")
+    tokens = [load_tokenizer(files.tokenizer, 16).encode(text).ids for text in TEXTS]
+    ids, mask = pad_batch(tokens, 4)
+    return np.asarray(files.load()(tf.constant(ids), tf.constant(mask)))
+
+
 def test_a_vector_has_length_one_and_is_that_of_the_text(bundle: Path) -> None:
-    """The same for the same text; a text that shares words is nearer than one that does not."""
+    """The same for the same text, and close to what the encoder gives in float."""
     model = Classifier(Bundle.open(bundle))
     vectors = np.array([model.embed(text).embedding for text in TEXTS])
     assert vectors.shape == (3, 32)
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
     assert model.embed(TEXTS[0]).embedding == vectors[0].tolist()
-    assert vectors[0] @ vectors[2] > vectors[0] @ vectors[1]
+    assert (vectors * float_embeddings(bundle)).sum(axis=1) == pytest.approx(1, abs=0.01)
     assert model.embed(TEXTS[0]).tokens == 7
     assert model.classify(TEXTS[0]).label in {"heat", "off", "on"}
     assert model.embed("hall " * 40).truncated
-    with pytest.raises(InputError, match="tiny-classifier.* gives no embeddings"):
+    with pytest.raises(InputError, match=r"tiny-classifier.* gives no embeddings"):
         Classifier(Bundle.open(TINY)).embed("hello")
 
 
@@ -83,8 +96,10 @@ def served(
         with fleet.client() as people:
             fleet.until(lambda: people.devices_page().counts.get("online") == 2, 60)
             for name, ref in refs.items():
-                wish = {"bundle": ref.name, "version": ref.version, "selector": f"device={name}",
-                        "waves": [{"percent": 100}], "bake_s": 0, "trial": {"seconds": 0}}  # fmt: skip
+                wish = {
+                    "bundle": ref.name, "version": ref.version, "selector": f"device={name}",
+                    "waves": [{"percent": 100}], "bake_s": 0, "trial": {"seconds": 0},
+                }  # fmt: skip
                 rollout = people.create_rollout(RolloutSpec.model_validate(wish)).id
                 fleet.until(lambda r=rollout: people.rollout(r).status == "succeeded", 60)
         yield fleet
