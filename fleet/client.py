@@ -99,10 +99,6 @@ class Client:
 
     # Devices ------------------------------------------------------------------------------
 
-    def me(self) -> models.Me:
-        """Who the token is."""
-        return self._get(models.Me, "/v1/me")
-
     def devices_page(
         self, selector: str = "all", cursor: str | None = None, limit: int = 500
     ) -> models.DevicePage:
@@ -267,11 +263,6 @@ class Client:
             cursor = page.next
             if cursor is None:
                 return
-
-    def create_token(self, name: str, role: str, seconds: float | None = None) -> str:
-        """Makes a token."""
-        document = {"name": name, "role": role, "seconds": seconds}
-        return self._post(models.MadeToken, "/v1/tokens", document).token
 
     def ready(self) -> models.Ready:
         """Whether the controller can do its work."""

@@ -21,8 +21,6 @@ from contracts.manifest import SignatureSpec, TensorSpec
 from model_builder.files import write_atomically as write_atomically
 from model_builder.rounding import align
 
-SIGNATURE = "serving_default"
-
 
 @contextlib.contextmanager
 def native_output() -> Iterator[Callable[[], str]]:

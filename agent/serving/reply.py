@@ -57,10 +57,6 @@ class Reply:
         """Whether the deadline has passed."""
         return self.deadline is not None and self._monotonic() >= self.deadline
 
-    def remaining_s(self) -> float | None:
-        """Seconds until the deadline; None when there is none."""
-        return None if self.deadline is None else self.deadline - self._monotonic()
-
     def alive(self) -> None:
         """A sign of life of the work on this answer."""
         self._sign = self._monotonic()

@@ -39,13 +39,11 @@ class Progress(msgspec.Struct):
     Attributes:
         done_bytes: of the bundle's files on disk; of one that comes as a delta, its share.
         wire_bytes: that were received.
-        deltas: files that came as a delta.
         bytes_per_s: that the link gave in the last seconds; 0: not known yet.
     """
 
     done_bytes: int = 0
     wire_bytes: int = 0
-    deltas: int = 0
     bytes_per_s: float = 0.0
     _marked_bytes: int = 0
     _marked_at: float | None = None
@@ -146,7 +144,6 @@ class Downloader:
         if not self._store.finish(entry):
             log.warning("delta gives another file", file=entry.path)
             return False
-        progress.deltas += 1
         return True
 
     def _whole(self, entry: FileEntry, progress: Progress) -> None:

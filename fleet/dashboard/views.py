@@ -18,7 +18,6 @@ from fleet.store.rollouts import Stored
 from fleet.store.waits import Waiting
 
 DONE: Final = frozenset({"confirmed", "undone"})
-BAD: Final = frozenset({"failed", "undo-failed"})
 PHASE_ORDER: Final = (
     "confirmed", "trial", "updating", "assigned", "undoing", "undone", "deferred", "failed",
     "undo-failed", "removed",

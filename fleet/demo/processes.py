@@ -77,10 +77,6 @@ class Processes:
                     f"{name} ended with code {process.returncode}: {' | '.join(tail)[-800:]}",
                 )
 
-    def pids(self) -> dict[str, int]:
-        """Process ids by name."""
-        return {name: process.pid for name, process in self._running.items()}
-
     def stop_all(self) -> None:
         """SIGTERM to all, last started first; SIGKILL to what does not end in time."""
         for name in reversed(list(self._running)):
