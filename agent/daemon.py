@@ -1,4 +1,7 @@
-"""The agent's parts put together: what ``shoal-agent run`` runs."""
+"""The agent's parts put together: what ``shoal-agent run`` runs.
+
+Over 400 lines: it only puts parts together, and a reader wants to see all of them at once.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 Everything that matters is in the database. A controller may be killed at any time; the next
 one goes on where the last commit was.
+
+Over 400 lines: it only puts parts together, and starts and stops them in an order.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@
     devices/       one agent.yaml for each enrolled device, until it is moved there
     tokens/        API tokens written by `init`, readable by their owner alone
     state.db       the database, unless fleet.yaml names another
+
+Over 400 lines: one folder, and each method is what is done to a part of it.
 """
 
 from __future__ import annotations

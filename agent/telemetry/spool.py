@@ -17,6 +17,8 @@ A board without a clock of its own does not know how old a message is until its 
   was behind, it is dropped early; if it was ahead, late, or when there is no room.
 
 Bytes are bounded all the time.
+
+Over 400 lines: one queue, whose rules hold over the file and the memory together.
 """
 
 from __future__ import annotations

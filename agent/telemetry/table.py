@@ -2,6 +2,8 @@
 
 Whatever is dropped is counted by place, in the same transaction. A message that tells of drops
 and is dropped itself gives back what it told: each drop is told exactly once.
+
+Over 400 lines: the statements on one table, which keep its counts true together.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The documents of the API. The typed client reads the same types."""
+"""The documents of the API. The typed client reads the same types.
+
+Over 400 lines: a list of documents without logic, in the order of the API's pages.
+"""
 
 from __future__ import annotations
 

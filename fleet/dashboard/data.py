@@ -2,6 +2,8 @@
 
 Every method is one short transaction with a fixed number of statements, whatever the number
 of devices. Methods block: pages call them on a thread.
+
+Over 400 lines: the one place where pages touch the store, a short method each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Devices of an authority: enrolment, one-time tokens, renewal, and how they leave."""
+"""Devices of an authority: enrolment, one-time tokens, renewal, and how they leave.
+
+Over 400 lines: what is done to one device's identity from enrolment to its end.
+"""
 
 from __future__ import annotations
 

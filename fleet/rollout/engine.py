@@ -10,6 +10,8 @@ One step, in this order:
 
 The caller stores the new state and does the actions in one transaction, so that a crash
 between two steps loses nothing and does nothing twice.
+
+Over 400 lines: one step in five parts that share the state of that step.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 The file is hostile until checked: the reader of the `gguf` package maps it and may raise
 anything on a broken one, which becomes one clear ``InputError``.
 Format: GGUF specification of the ggml project, version 2 and 3.
+
+Over 400 lines: one format, read from its first byte to its last.
 """
 
 from __future__ import annotations
