@@ -1,6 +1,8 @@
 """A recipe to a bundle and a report: the steps, in order.
 
 Data -> teacher -> soft labels -> student -> int8 -> figures -> bundle -> report.
+
+Over 400 lines: the list of a build's stages, in their order.
 """
 
 from __future__ import annotations

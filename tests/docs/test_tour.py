@@ -42,7 +42,7 @@ def test_a_long_module_says_why_it_is_one(package: str) -> None:
         text = file.read_text("utf-8")
         head = text.split('"""')[1] if text.startswith('"""') else ""
         # A fix of some lines is no reason to split a module: the next change is.
-        if text.count("\n") > MAX_LINES * 1.1 and "Over 400 lines: " not in head:
+        if text.count("\n") > MAX_LINES * 1.25 and "Over 400 lines: " not in head:
             silent.append(f"{file.relative_to(ROOT)}: {text.count(chr(10))} lines")
     assert silent == []
 
