@@ -28,7 +28,7 @@ FROM base AS fleet
 RUN pip install --no-cache-dir "$(ls /wheels/*.whl)[fleet]" && rm -r /wheels
 USER shoal
 VOLUME /var/lib/shoal
-EXPOSE 8080
+EXPOSE 8080 8443
 ENTRYPOINT ["shoal", "fleet"]
 CMD ["serve", "--dir", "/var/lib/shoal/fleet"]
 

@@ -12,6 +12,7 @@ from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts, TokenizerFrontEnd
 from contracts.messages import ChatMessage
+from contracts.tokenizer import check_tokenizer
 
 
 class Prompts:
@@ -56,8 +57,10 @@ class Prompts:
     def _tokenizer(self) -> Any:
         import tokenizers
 
+        text = self.tokenizer_json()
+        check_tokenizer(text.encode(), self._front.file)
         try:
-            loaded = tokenizers.Tokenizer.from_str(self.tokenizer_json())
+            loaded = tokenizers.Tokenizer.from_str(text)
         except InputError:
             raise
         except Exception as error:  # noqa: BLE001 - the library raises bare Exception

@@ -13,6 +13,7 @@ from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import AlphabetFrontEnd, NgramFrontEnd, TokenizerFrontEnd
 from contracts.text import NgramConfig, ngram_ids
+from contracts.tokenizer import check_tokenizer
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -74,12 +75,13 @@ class Tokenizer:
         config: the manifest's front end.
 
     Raises:
-        InputError: ``bad-tokenizer``.
+        InputError, RefusedError: ``bad-tokenizer``.
     """
 
     def __init__(self, data: bytes, config: TokenizerFrontEnd) -> None:
         import tokenizers  # 4 MB that hashed n-grams never need
 
+        check_tokenizer(data, config.file)
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(data.decode())
         except Exception as error:  # noqa: BLE001  # the library raises bare Exception

@@ -20,7 +20,9 @@ from tuf.api.metadata import Root, TargetFile, Targets
 from contracts.blocks import Block
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
+from contracts.manifest import TokenizerFrontEnd
 from contracts.messages import BundleRef
+from contracts.tokenizer import check_tokenizer
 from fleet import durable
 from fleet.repository import delta, listing, paths
 from fleet.repository.keys import ROLES, KeyFolder
@@ -213,9 +215,13 @@ class Repository:
 
         Raises:
             RefusedError: ``version-taken``; this version is published with other bytes, or was.
+                ``bad-tokenizer``; its tokenizer may make a text far too long.
             InputError: the bundle is not whole, or a key is missing.
         """
         ref = bundle.ref
+        front = bundle.manifest.front_end
+        if isinstance(front, TokenizerFrontEnd):
+            check_tokenizer(bundle.read(front.file), f"{ref}: {front.file}")
         with self.locked():
             targets = self.metadata.targets().signed
             listing.check_free(targets, ref)

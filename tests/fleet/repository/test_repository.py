@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from agent.trust.client import Trust
+from contracts import codec
+from contracts.bundle import file_entries
 from contracts.errors import InputError, RefusedError
+from contracts.manifest import TokenizerFrontEnd
 from fleet.repository import Repository
 from fleet.repository import repository as repository_module
 from tests.support.bundles import noise_bundle, rewrite
@@ -106,6 +109,21 @@ def test_a_bundle_that_is_not_whole_is_not_published(
     with pytest.raises(InputError) as caught:
         repository.publish(bundle)
     assert caught.value.code == "bundle-corrupt"
+    assert repository.bundles() == {}
+
+
+def test_a_tokenizer_that_makes_gigabytes_of_a_text_is_not_published(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """Neither is it refused by devices alone, one after the other."""
+    bundle = noise_bundle(tmp_path / "b")
+    step = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100_000}
+    (bundle.path / "t.json").write_bytes(codec.encode({"normalizer": step}))
+    files = file_entries([bundle.path / "t.json"]) + list(bundle.manifest.files)
+    hostile = rewrite(bundle, files=files, front_end=TokenizerFrontEnd("t.json", lengths=[32]))
+    with pytest.raises(RefusedError) as caught:
+        repository.publish(hostile)
+    assert caught.value.code == "bad-tokenizer"
     assert repository.bundles() == {}
 
 
