@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import threading
 import time
 from pathlib import Path
-from types import FrameType
 
 from agent.cli import output
 from contracts import codec, files
 from contracts.config import AgentConfig
 from contracts.errors import ShoalError, UnavailableError
+from contracts.stopping import Stop
 
 _TAKEN = (
     "TAKEN OVER {} times by another client with the same identity: two devices have this "
@@ -40,14 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = read_config(arguments.config)
     log.configure(debug=arguments.debug)
-    stop = threading.Event()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    stop = Stop()
     try:
         agent = Agent(config, arguments.config.resolve().parent)
         agent.start()
@@ -55,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UnavailableError(
             "bad-state-folder", f"the state folder cannot be used: {error}"
         ) from None
-    while not stop.wait(3600):
+    while not stop.wait():
         pass
     agent.stop()
     return 0

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import signal
-import threading
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import structlog
 import typer
 
 from contracts.errors import InputError
+from contracts.stopping import Stop
 from contracts.topics import check_name
 from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
@@ -137,14 +135,7 @@ def ingest(
                 quota=fleet.config.quota,
             )
 
-        stopped, changed = threading.Event(), threading.Event()
-
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            stopped.set()
-            changed.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
+        stop = stack.enter_context(Stop())
         log = structlog.get_logger("ingest")
         instance = secrets.token_hex(8)
         keeper = Keeper(
@@ -154,17 +145,17 @@ def ingest(
             f"shoal-{fleet.config.fleet}-{instance}-{secret}",
             instance,
             candidate=False,
-            on_change=lambda _speaks: changed.set(),
+            on_change=lambda _speaks: stop.wake(),
         )
         stack.callback(keeper.stop)
         keeper.start()
         running: Consumer | None = None
         messages = 0
-        while not stopped.is_set():
-            changed.wait()
-            changed.clear()
+        told = False
+        while not told:
+            told = stop.wait()
             # Messages are for the fleet's owner: another database must not have them.
-            wanted = keeper.speaks and not stopped.is_set()
+            wanted = keeper.speaks and not told
             if wanted and running is None:
                 running = consume()
                 running.start()

@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -19,6 +18,7 @@ from rich.console import Console
 
 from contracts import codec
 from contracts.errors import InputError
+from contracts.stopping import Stop
 from fleet.cli.output import reported
 from fleet.demo.processes import Processes
 from fleet.demo.report import Report, StepFailedError
@@ -100,8 +100,9 @@ def _keep(console: Console, work: Path) -> None:
     ):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
     console.print("Ctrl-C stops everything.")
-    with contextlib.suppress(KeyboardInterrupt):
-        threading.Event().wait()
+    with Stop() as stop:
+        while not stop.wait():
+            pass
 
 
 def _print_logs(console: Console, logs: Path) -> None:
