@@ -219,9 +219,6 @@ class Repository:
             InputError: the bundle is not whole, or a key is missing.
         """
         ref = bundle.ref
-        front = bundle.manifest.front_end
-        if isinstance(front, TokenizerFrontEnd):
-            check_tokenizer(bundle.read(front.file), f"{ref}: {front.file}")
         with self.locked():
             targets = self.metadata.targets().signed
             listing.check_free(targets, ref)
@@ -342,6 +339,9 @@ class Repository:
 
     def write_content(self, bundle: Bundle, signed: Mapping[str, tuple[str, TargetFile]]) -> None:
         """Writes a bundle's files, and patches from the newest version among what is signed."""
+        front = bundle.manifest.front_end
+        if isinstance(front, TokenizerFrontEnd):
+            check_tokenizer(bundle.read(front.file), f"{bundle.ref}: {front.file}")
         for entry in bundle.manifest.files:
             data = bundle.read(entry.path)
             path = self.folder / paths.blob(entry.sha256)
