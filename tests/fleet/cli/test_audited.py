@@ -46,6 +46,8 @@ NO_ENTRY = {
     "import": "builds a bundle; there is no fleet",
     "classify": "runs a bundle here",
     "generate": "runs a bundle here",
+    "compare": "reads two reports",
+    "embed": "runs a bundle here",
     "eval": "runs a bundle here",
     "inspect": "reads a bundle",
     "demo": "makes a fleet of its own for a while",
