@@ -124,8 +124,8 @@ def quantize(
     Args:
         folded: the decoder.
         grams: of :func:`calibrate`; None: round to nearest.
-        bits: of the matrices, 8 or 4; in four bits, the attention's output keeps 8, and so does
-            the table of embeddings, which lies outside the graph.
+        bits: of the matrices, 8 or 4; the table of embeddings, which lies outside the graph,
+            keeps 8.
         progress: is told of each layer.
     """
     weights = folded.weights
@@ -151,7 +151,7 @@ def quantize(
                     bias,
                     bits,
                 ),
-                o=_matrix(layer.o, known.get(f"{index}.o"), layer.o_bias),
+                o=_matrix(layer.o, known.get(f"{index}.o"), layer.o_bias, bits),
                 gate_up=_matrix(
                     np.concatenate([layer.gate, layer.up]),
                     known.get(f"{index}.gate_up"),

@@ -51,19 +51,30 @@ class Weight:
 
 
 class _Scales(schema.QuantizationParametersT):  # type: ignore[misc]
-    """Scales of a matrix's rows, written once however many graphs have the matrix."""
+    """Scales of a matrix's rows, written once however many graphs have the matrix.
 
-    def __init__(self, scales: npt.NDArray[np.float32]) -> None:
+    Args:
+        scales: one a row.
+        zeros: by their number, where vectors of zero points lie that were written.
+    """
+
+    def __init__(self, scales: npt.NDArray[np.float32], zeros: dict[int, Any]) -> None:
         super().__init__()
         self.scale = scales.astype(np.float32)
-        self.zeroPoint = np.zeros(len(scales), np.int64)
-        self.quantizedDimension = 0
-        self._written: tuple[Any, Any] | None = None
+        self._zeros = zeros
+        self._written: Any = None
 
     def Pack(self, builder: Any) -> Any:  # noqa: N802 - flatbuffers calls it
-        if self._written is None or self._written[0] is not builder:
-            self._written = builder, super().Pack(builder)
-        return self._written[1]
+        if self._written is None:
+            count = len(self.scale)
+            scales = builder.CreateNumpyVector(self.scale)
+            if count not in self._zeros:
+                self._zeros[count] = builder.CreateNumpyVector(np.zeros(count, np.int64))
+            schema.QuantizationParametersStart(builder)
+            schema.QuantizationParametersAddScale(builder, scales)
+            schema.QuantizationParametersAddZeroPoint(builder, self._zeros[count])
+            self._written = schema.QuantizationParametersEnd(builder)
+        return self._written
 
 
 class ModelWriter:
@@ -80,6 +91,7 @@ class ModelWriter:
         self._codes: dict[int, int] = {}
         self._known: dict[bytes, Weight] = {}
         self._scales: dict[int, _Scales] = {}
+        self._zeros: dict[int, Any] = {}
         self._bytes = 0
 
     def weight(
@@ -117,7 +129,7 @@ class ModelWriter:
     def scales(self, weight: Weight) -> Any:
         """The scales of a quantised weight, the same object each time."""
         assert weight.scales is not None
-        return self._scales.setdefault(weight.buffer, _Scales(weight.scales))
+        return self._scales.setdefault(weight.buffer, _Scales(weight.scales, self._zeros))
 
     def code(self, builtin: int) -> int:
         """The index of an operator's code."""
@@ -153,7 +165,7 @@ class ModelWriter:
         self._model.signatureDefs.append(entry)
 
     def serialize(self) -> bytes:
-        """The model's bytes."""
+        """The model's bytes. Once: what graphs share is written by the first that has it."""
         builder = flatbuffers.Builder(self._bytes + (4 << 20))
         builder.Finish(self._model.Pack(builder), file_identifier=_IDENTIFIER)
         return bytes(builder.Output())
@@ -177,7 +189,7 @@ class Graph:
         self.inputs: dict[str, Node] = {}
         self._constants: dict[int, Node] = {}
 
-    def _tensor(self, name: str, shape: Sequence[int], kind: int, buffer: int = 0) -> Node:
+    def _tensor(self, name: str | None, shape: Sequence[int], kind: int, buffer: int = 0) -> Node:
         tensor = schema.TensorT()
         tensor.name = name
         tensor.shape = [int(n) for n in shape]
@@ -207,7 +219,7 @@ class Graph:
         if weight.buffer in self._constants:
             return self._constants[weight.buffer]
         kind = schema.TensorType.INT4 if weight.bits == 4 else _TYPES[weight.dtype]
-        node = self._tensor(f"c{weight.buffer}", weight.shape, kind, weight.buffer)
+        node = self._tensor(None, weight.shape, kind, weight.buffer)
         if weight.scales is not None:
             self.subgraph.tensors[node.index].quantization = self._writer.scales(weight)
         self._constants[weight.buffer] = node
@@ -221,10 +233,7 @@ class Graph:
         options: Any = None,
     ) -> list[Node]:
         builtin = getattr(schema.BuiltinOperator, name)
-        outputs = [
-            self._tensor(f"t{len(self.subgraph.tensors)}", s, schema.TensorType.FLOAT32)
-            for s in shapes
-        ]
+        outputs = [self._tensor(None, s, schema.TensorType.FLOAT32) for s in shapes]
         operator = schema.OperatorT()
         operator.opcodeIndex = self._writer.code(builtin)
         operator.inputs = [node.index for node in inputs]
