@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import traceback
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from contracts.errors import ShoalError
+from contracts.log_stream import LogStream
 
 _FRAMES: Final = 20
 """Innermost places of a traceback that are logged."""
@@ -26,23 +26,6 @@ def _structlog() -> Any:
         if absent:
             del sys.modules[_NO_RICH]
     return structlog
-
-
-class _Stream:
-    """A stream that drops what cannot be written: a full disk must not end who says that it is."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> None:
-        """Writes."""
-        with suppress(OSError):
-            self._stream.write(text)
-
-    def flush(self) -> None:
-        """Flushes."""
-        with suppress(OSError):
-            self._stream.flush()
 
 
 def without_texts(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +67,7 @@ def configure(*, debug: bool = False) -> None:
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(10 if debug else 20),
-        logger_factory=structlog.PrintLoggerFactory(_Stream(sys.stderr)),
+        logger_factory=structlog.PrintLoggerFactory(LogStream(sys.stderr)),
     )
 
 

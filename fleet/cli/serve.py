@@ -18,6 +18,7 @@ import structlog
 import typer
 
 from contracts.errors import InputError, UnavailableError
+from contracts.log_stream import LogStream
 from fleet.api.listening import listen
 from fleet.broker.run import EmbeddedBroker, wait_until_connectable
 from fleet.cli import noted
@@ -45,7 +46,7 @@ def configure_logs(level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(LogStream(sys.stderr)),
     )
 
 

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -183,10 +183,13 @@ class Keeper:
             self._document, self._unreadable = document, unreadable
         self._wake.set()
 
-    def _view(self, known: Known) -> View:
+    def _view(self, known: Known, asked: Sequence[int]) -> View | None:
+        """What the broker says; None: it said more since the database was asked of it."""
         now = time.monotonic()
         with self._lock:
             owner, unreadable, held = self._document, self._unreadable, self._held
+            if any(one.fence not in asked for one in (owner, self._lost_to) if one is not None):
+                return None
             settled = now >= self._unsettled_until
             if owner is not None and owner.instance == self.instance and self._lost_to:
                 owner = self._lost_to
@@ -254,7 +257,12 @@ class Keeper:
             return _LOOK_S
         with self._store.read() as connection:
             known = ownership.known(connection, asked)
-        standing = judge(self.instance, known, self._view(known))
+        view = self._view(known, asked)
+        if view is None:
+            # To judge a word without asking the database of it takes a predecessor for a stranger.
+            self._wake.set()
+            return _LOOK_S
+        standing = judge(self.instance, known, view)
         self._do(standing, known)
         return self._lease_s / 4 if standing.do in ("speak", "follow", "stand-back") else _LOOK_S
 
