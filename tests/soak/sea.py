@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -207,7 +207,7 @@ class Sea:
         )
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Sea:
+    def __enter__(self) -> Self:
         self._stack.callback(self.broker.stop)
         self.broker.start()
         self._stack.callback(self.controller.stop)

@@ -128,7 +128,10 @@ class Stored:
             try:
                 with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30) as db:
                     rows = db.execute("SELECT device, boot, seq, payload FROM telemetry").fetchall()
-                    hour = "SELECT coalesce(sum(requests), 0) FROM telemetry_rollup WHERE resolution = 3600"
+                    hour = (
+                        "SELECT coalesce(sum(requests), 0) FROM telemetry_rollup "
+                        "WHERE resolution = 3600"
+                    )
                     self.unrolled = db.execute(
                         "SELECT count(*) FROM telemetry WHERE rolled = 0"
                     ).fetchone()[0]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
 import pytest
+import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from contracts import codec
 from contracts.config import MqttConfig
@@ -304,3 +306,25 @@ def test_a_clock_that_jumps_takes_the_fleet_from_nobody(sea: Sea, jump_s: float)
     sea.stop(controller)
     again = sea.start()
     assert until(lambda: again.ownership.speaks and newest(again) > fence)
+
+
+def test_a_word_between_two_readings_makes_no_predecessor_a_stranger(
+    sea: Sea, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database was asked of the fences that were known before the broker sent its document."""
+    first = sea.start()
+    assert until(lambda: first.ownership.speaks)
+    sea.stop(first)
+    known = ownership.known
+
+    def slowly(connection: sa.Connection, asked: Sequence[int] = ()) -> ownership.Known:
+        found = known(connection, asked)
+        if not asked:
+            until(lambda: sea.running[-1].ownership._document is not None, 5.0)
+        return found
+
+    monkeypatch.setattr(ownership, "known", slowly)
+    with capture_logs() as logs:
+        second = sea.start()
+        assert until(lambda: second.ownership.speaks)
+    assert [log["event"] for log in logs if log["log_level"] == "error"] == []
