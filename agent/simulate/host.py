@@ -49,6 +49,11 @@ class LoopHost:
     def __init__(self, loop: asyncio.AbstractEventLoop, speed: float = 1.0) -> None:
         self._loop = loop
         self._speed = speed
+        self._since = self._passed = 0.0
+
+    def go_at(self, speed: float) -> None:
+        """From now on time goes so fast; what waits comes when it would have come."""
+        self._passed, self._since, self._speed = self.monotonic(), self._loop.time(), speed
 
     def time(self) -> float:
         """Seconds since the Unix epoch."""
@@ -56,7 +61,7 @@ class LoopHost:
 
     def monotonic(self) -> float:
         """Seconds that only grow."""
-        return self._loop.time() * self._speed
+        return self._passed + (self._loop.time() - self._since) * self._speed
 
     def later(self, seconds: float, call: Callable[[], None]) -> Timer:
         """Calls `call` in `seconds`."""

@@ -114,11 +114,12 @@ class ManyDevices:
         self._thread = threading.Thread(target=self._loop.run_forever, name="devices", daemon=True)
         self._repository = Repository(repository_url, self.counters)
         text = SCENARIO.format(every=every_s) if scenario is None else scenario
+        self._host = LoopHost(self._loop, speed)
         self._world = World(
             fleet=fleet,
             mqtt=mqtt,
             fates=Fates(load(text.encode()), count),
-            host=LoopHost(self._loop, speed),
+            host=self._host,
             repository=self._repository,
             counters=self.counters,
             make_link=functools.partial(LoopLink, loop=self._loop, counters=self.counters),
@@ -165,6 +166,10 @@ class ManyDevices:
             work()
 
         asyncio.run_coroutine_threadsafe(wrapped(), self._loop).result(30)
+
+    def go_at(self, speed: float) -> None:
+        """Their time goes so fast from now on."""
+        self.call(lambda: self._host.go_at(speed))
 
     @property
     def waiting(self) -> int:
