@@ -82,5 +82,10 @@ bench: $(STAMP)
 soak: $(STAMP) test-tools
 	$(BIN)/python -m pytest -m soak -s
 
+# Everything goes wrong at once, for half an hour; CHAOS="--minutes 3 --seed 2" for another run.
+CHAOS ?=
+chaos: $(STAMP) test-tools
+	$(BIN)/python -m tests.soak.chaos $(CHAOS)
+
 clean:
 	rm -rf .venv .venv-tflite .venv-oracle .venv-tuf .tuf-conformance .arm .pytest_cache .mypy_cache .ruff_cache build dist

@@ -285,19 +285,26 @@ class Controller:
 
     def _start_ingest(self) -> None:
         if not self.ingesting:
-            self.ingesting = True
+            if self.consumer.used:
+                # Making the next one may have failed when this one was stopped, or its start.
+                self._replace_consumer()
             self.consumer.start()
+            self.ingesting = True
             _LOG.info("this controller ingests")
 
     def _stop_ingest(self) -> None:
         """What is not acknowledged comes again, here or at another controller."""
         if self.ingesting:
             self.ingesting = False
-            self.consumer.stop()
-            counters = self.consumer.counters
-            self.consumer = self._new_consumer()
-            self.consumer.counters = counters
+            self._replace_consumer()
             _LOG.info("this controller does not ingest any more")
+
+    def _replace_consumer(self) -> None:
+        """A consumer runs once."""
+        self.consumer.stop()
+        counters = self.consumer.counters
+        self.consumer = self._new_consumer()
+        self.consumer.counters = counters
 
     def _engine(self) -> float:
         """One step of the rollouts, when this controller holds the lease."""

@@ -159,6 +159,11 @@ class Consumer:
         self._client.loop_stop()
 
     @property
+    def used(self) -> bool:
+        """It was started, and cannot be once more."""
+        return self._worker.ident is not None
+
+    @property
     def backlog(self) -> int:
         """Messages that wait for their batch."""
         return self._queue.qsize()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from contracts.messages import Telemetry
 from fleet import controller as controller_module
 from fleet.controller import Controller
 from fleet.folder import Fleet, FleetConfig
+from fleet.ingest import Consumer
 from fleet.store import leases
 from fleet.store.schema import TELEMETRY
 from tests.support.full_disk import full_disk
@@ -173,6 +175,30 @@ def test_a_controller_without_its_database_stands_back(
     assert until(lambda: not controller.ingesting)
     monkeypatch.setattr(leases, "acquire", acquire)
     assert until(controller.consumer.connected.is_set)
+
+
+def test_a_controller_that_cannot_make_its_next_connection_makes_it_later(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk that kept it from renewing its lease keeps it from that as well."""
+    controller = start()
+    assert until(controller.consumer.connected.is_set)
+
+    def away(*_: object) -> bool:
+        raise UnavailableError("database-unavailable", "away")
+
+    tried = threading.Event()
+
+    def full() -> Consumer:
+        tried.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leases, "acquire", away)
+        patch.setattr(controller, "_new_consumer", full)
+        assert tried.wait(WAIT_S)
+        assert until(lambda: not controller.ingesting)
+    assert until(lambda: controller.ingesting and controller.consumer.connected.is_set())
 
 
 def test_a_controller_on_a_full_disk_is_not_ready(tmp_path: Path) -> None:

@@ -251,25 +251,27 @@ def judge(of: dict[str, Any]) -> Outcome:
         else f"{stored.rolled} rolled up, {sum(stored.requests.values())} stored",
         f"{stored.rolled} requests",
     )
-    steady, asked = of["steady"].device, of["asked"]
+    # Each was asked once more, over the API, which model it serves.
+    steady, asked = of["steady"].device, of["asked"] + 1
     check(
         "what was asked was counted",
         ""
         if stored.of(steady) == asked
         else f"{steady} was asked {asked} times and {stored.of(steady)} are stored",
-        f"{asked} lines asked of {steady}, {asked} stored",
+        f"{asked} questions to {steady}, {asked} stored",
     )
     for agent, asker in zip(sea.agents[1:], of["askers"][1:], strict=True):
         found, drops = stored.of(agent.device), sum(stored.drops.get(agent.device, {}).values())
         may = int(disturbances.killed[agent.device] * RATE_PER_S * (TELEMETRY_S + 8)) + drops
-        holds = asker.sent - may <= found <= asker.sent
+        holds = asker.sent - may <= found <= asker.sent + 1
         check(
             f"{agent.device} lost no more than kills took",
             ""
             if holds
             else f"asked {asker.sent}, stored {found}, {disturbances.killed[agent.device]} kills, "
             f"{drops} told as dropped",
-            f"{found} of {asker.sent}, {disturbances.killed[agent.device]} kills, {drops} told as dropped",
+            f"{found} of {asker.sent}, {disturbances.killed[agent.device]} kills, "
+            f"{drops} told as dropped",
         )
     check(
         "no device is stuck",
