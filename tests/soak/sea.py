@@ -40,7 +40,7 @@ TELEMETRY_S = 2.0
 SCENARIO = f"""
 seed: 7
 traffic: {{requests_per_s: 1, telemetry_s: {TELEMETRY_S}}}
-updates: {{step_s: 0.1, trial_factor: 0.5}}
+updates: {{step_s: 0.1}}
 bundles: [{{bundle: "*", version: {BAD}, fail_selftest: 1}}]
 """
 
