@@ -31,6 +31,7 @@ def play(folder: Path, *arguments: str, timeout_s: float) -> dict[str, object]:
     return outcome
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(240)
 def test_some_seconds_of_it_hold(tmp_path: Path) -> None:
     """So that the program itself cannot rot."""
