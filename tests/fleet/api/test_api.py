@@ -409,6 +409,18 @@ def test_the_repository_is_served_with_ranges_and_without_a_token(
     assert client.get("/repo/metadata/timestamp.json").headers["Cache-Control"] == "no-cache"
 
 
+def test_browsers_that_come_by_tls_are_told_to_stay_there(
+    controller: Controller, signed: Signed
+) -> None:
+    """Errors say so too; without TLS nobody does."""
+    plain = signed("nobody")
+    assert "Strict-Transport-Security" not in plain.get("/healthz").headers
+    secure = TestClient(app_of(controller), base_url="https://fleet.example")
+    for path in ("/healthz", "/v1/me", "/nowhere"):
+        assert secure.get(path).headers["Strict-Transport-Security"] == "max-age=31536000"
+    secure.close()
+
+
 def test_health_is_about_the_process_and_readiness_about_its_needs(signed: Signed) -> None:
     """Without a broker the process lives but is not ready."""
     client = signed("nobody")

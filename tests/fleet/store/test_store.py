@@ -129,6 +129,19 @@ def test_a_file_that_is_no_database_is_one_to_look_at(tmp_path: Path) -> None:
     store.close()
 
 
+def test_no_error_of_the_database_holds_a_value(store: Store) -> None:
+    """They are logged and told; a value may be a secret. Neither does what they come from."""
+    row = {"id": "S3CRET", "name": "n", "role": "viewer", "secret_sha256": "s", "created_at": NOW}
+    with store.write() as connection:
+        connection.execute(TOKEN.insert().values(**row))
+    with pytest.raises(RefusedError) as caught, store.write() as connection:
+        connection.execute(TOKEN.insert().values(**row))
+    assert "S3CRET" not in str(caught.value)
+    with pytest.raises(sa.exc.DBAPIError) as raw, store.engine.connect() as connection:
+        connection.execute(sa.text("SELECT :value FROM nowhere"), {"value": "S3CRET"})
+    assert "S3CRET" not in str(raw.value)
+
+
 def test_a_value_that_the_database_cannot_keep_is_refused(store: Store) -> None:
     """Trying again would not help."""
     one = {"id": "x", "name": "n", "role": "viewer", "secret_sha256": "s", "created_at": NOW}
