@@ -79,6 +79,10 @@ class Constraint:
             bits = np.concatenate([bits, np.zeros(self._vocabulary - bits.size, np.bool_)])
         return bits
 
+    def forced(self) -> list[int]:
+        """Tokens that must follow, as far as that is certain."""
+        return list(self._matcher.compute_ff_tokens())
+
     def accept(self, token: int) -> None:
         """Moves on by a token that was allowed."""
         if not self._matcher.consume_token(token):
