@@ -30,5 +30,5 @@ def passes(rows: int, tokens: int) -> float:
         rows: of the training split.
         tokens: in all of them.
     """
-    most = 10.0 if rows <= 1000 else 6.0 if rows <= 3000 else 4.0
+    most = min(30.0, max(4.0, 10_000 / rows))
     return min(most, _TOKENS_LEARNED * seconds_for(rows) / max(1, tokens))

@@ -23,10 +23,10 @@ from model_builder.checkpoint import Checkpoint, Saved
 from model_builder.classify import metrics
 from model_builder.classify.distil import SoftLabels, TrainedNgram
 from model_builder.classify.plans import (
-    DEFAULT_BYTES,
     MANY,
     Facts,
     Plan,
+    limits,
     plans,
     temperature_and_surprise,
 )
@@ -52,6 +52,9 @@ _MOST_COUNTED: Final = 30_000
 """Rows that TF-IDF learns from; beyond them it costs minutes."""
 
 _SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
+MOST_FOLDS: Final = 3
+"""Of a cross-validation: each is a fine-tuning, and 300 rows shall take minutes."""
+
 _FOLD_SHARE: Final = 0.3
 """Made text of a fold of a cross-validation, as a share of the whole build's."""
 
@@ -169,13 +172,14 @@ def find(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> F
     Raises:
         InputError, RefusedError, UnavailableError: what the teacher raises.
     """
+    bounds = limits(recipe.budget, len(dataset.labels))
+    plans(dataset.train.texts[:100], _facts(dataset, None), bounds, 1)  # refuses before training
     masters = _Masters(recipe, dataset, cache, progress)
     blend = masters.choose(dataset.validation)
     lesson = _lesson(recipe, dataset, masters)
     facts = _facts(dataset, masters.teacher)
-    size = recipe.budget.model_bytes or DEFAULT_BYTES
     made = len(lesson.texts) - lesson.natural
-    tried = plans(dataset.train.texts, facts, size, made)
+    tried = plans(dataset.train.texts, facts, bounds, made)
     trials, rounds = _halve(recipe, dataset, lesson, tried, cache, progress)
     best = trials[0]
     held = best.bag.logits(encode(dataset.validation.texts, best.plan.shape.features))

@@ -24,10 +24,10 @@ from contracts.bundle import Bundle, pack
 from contracts.errors import RefusedError
 from contracts.manifest import Provenance
 from model_builder.classify import metrics
-from model_builder.classify.auto import find, train_again
+from model_builder.classify.auto import MOST_FOLDS, find, train_again
 from model_builder.classify.candidate import Candidate
 from model_builder.classify.card import card
-from model_builder.classify.crossvalidation import Judged, cross_validate, folds_of, trained
+from model_builder.classify.crossvalidation import Judged, Train, cross_validate, folds_of, trained
 from model_builder.classify.curve import learning_curve
 from model_builder.classify.distil import Student, distil, soft_labels, untrained
 from model_builder.classify.package import ClassifierParts, write_classifier
@@ -96,10 +96,12 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
         student = distil(recipe, dataset, labels, teacher, out / "cache", progress)
     finished = time.monotonic()
     folds = folds_of(recipe, dataset)
-    again = partial(train_again, found=chosen) if "auto" in searched else trained
-    crossed = (
-        cross_validate(recipe, dataset, out / "cache", progress, folds, again) if folds else None
-    )
+    again: Train = trained
+    if "auto" in searched and not recipe.budget.floor:
+        folds, again = min(folds, MOST_FOLDS), partial(train_again, found=chosen)
+    crossed = None
+    if folds:
+        crossed = cross_validate(recipe, dataset, out / "cache", progress, folds, again)
     validated = time.monotonic()
     report, parts = _assess(recipe, dataset, student, teacher, progress, crossed)
     report |= searched

@@ -12,7 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts import board
+from contracts.errors import RefusedError
 from contracts.text import NgramConfig, ngram_ids
+from model_builder.recipes.classify import BudgetConfig
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.rounding import common_length
 from model_builder.students.bag import BagFit
@@ -30,7 +33,41 @@ MANY: Final = 30
 """Labels beyond which a table is wide, and learns for longer."""
 
 _LONGEST: Final = 1024
+_FEWEST: Final = 64
+"""Rows of a table that are worth training."""
+
 _MOST_BUCKETS: Final = 2**18
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What a student must fit.
+
+    Attributes:
+        model_bytes: of the model file.
+        arena_bytes: of the microcontroller's memory; 0: no bound.
+    """
+
+    model_bytes: int = DEFAULT_BYTES
+    arena_bytes: int = 0
+
+
+def limits(budget: BudgetConfig, labels: int) -> Limits:
+    """The limits of a recipe and of the boards that it names.
+
+    Args:
+        budget: of the recipe.
+        labels: how many: golden vectors and figures of each are in the bundle too.
+
+    Raises:
+        InputError: ``unknown-board``.
+    """
+    boards = [board.load(name) for name in budget.boards]
+    beside = 24_000 + 450 * labels
+    flash = [found.model_flash_bytes - beside for found in boards]
+    memory = [found.model_ram_bytes for found in boards if found.kind != "linux"]
+    if budget.arena_bytes:
+        memory.append(budget.arena_bytes)
+    return Limits(min([budget.model_bytes or DEFAULT_BYTES, *flash]), min(memory) if memory else 0)
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -68,7 +105,7 @@ class Plan(msgspec.Struct, frozen=True):
 def shape(
     texts: list[str],
     labels: int,
-    model_bytes: int,
+    bounds: Limits,
     dim: int,
     hidden: int,
     *,
@@ -76,11 +113,21 @@ def shape(
     pairs: bool = True,
     max_pool: bool = False,
 ) -> NgramStudentConfig:
-    """A student with as many rows as the budget holds, long enough for nearly every text."""
+    """A student with as many rows as the budget holds, long enough for nearly every text.
+
+    Raises:
+        RefusedError: ``over-budget``; what is beside the table alone is too large.
+    """
     first = hidden or labels
     pools = 2 if max_pool else 1
     spent = pools * dim * first + 8 * first + (hidden * labels + 8 * labels if hidden else 0)
-    room = max(64, (model_bytes - _OVERHEAD - spent) // dim)
+    room = (bounds.model_bytes - _OVERHEAD - spent) // dim
+    if room < _FEWEST:
+        raise RefusedError(
+            "over-budget",
+            f"a student of {labels} labels needs {_OVERHEAD + spent + _FEWEST * dim} bytes; "
+            f"the budget is {bounds.model_bytes}",
+        )
     features = NgramConfig(
         buckets=min(_MOST_BUCKETS, room),
         length=4096,
@@ -94,18 +141,28 @@ def shape(
     length = 64
     while length < usual and length < _LONGEST:
         length *= 2
+    while bounds.arena_bytes and length > 32 and _arena(length, dim) > bounds.arena_bytes:
+        length //= 2
     features = msgspec.structs.replace(features, length=common_length(length))
     return NgramStudentConfig(features=features, dim=dim, hidden=hidden, max_pool=max_pool)
 
 
-def plans(texts: list[str], facts: Facts, model_bytes: int, made: int) -> list[Plan]:
+def _arena(length: int, dim: int) -> int:
+    """About what TensorFlow Lite Micro needs: the gathered rows, the ids, and its own."""
+    return length * (dim + 4) + 6000
+
+
+def plans(texts: list[str], facts: Facts, bounds: Limits, made: int) -> list[Plan]:
     """What is tried, the likeliest first.
 
     Args:
         texts: of the training split.
         facts: of the data.
-        model_bytes: the budget.
+        bounds: what the student must fit.
         made: texts that were made and labelled.
+
+    Raises:
+        RefusedError: ``over-budget``; no student fits.
     """
     labels = facts.labels
     pace = 80 if labels > MANY else 40
@@ -119,17 +176,26 @@ def plans(texts: list[str], facts: Facts, model_bytes: int, made: int) -> list[P
         sizes = [(16, 64, False), (24, 96, True), (8, 64, False), (16, 64, True)]
     else:
         sizes = [(48, 128, True), (32, 128, True), (24, 128, True), (32, 128, False)]
-    found = []
+    found: list[Plan] = []
+    refused: RefusedError | None = None
+    alone = False
     for dim, hidden, largest in sizes:
         for chars in ((3, 5), (3, 4)) if labels <= MANY else ((3, 4),):
-            own = shape(texts, labels, model_bytes, dim, hidden, chars=chars, max_pool=largest)
+            try:
+                own = shape(texts, labels, bounds, dim, hidden, chars=chars, max_pool=largest)
+            except RefusedError as error:
+                refused = error
+                continue
             name = f"{own.features.buckets} x {dim}, characters {chars[0]}-{chars[1]}"
             name += f", hidden {hidden}" if hidden else ", linear"
             name += ", maximum" if largest else ""
             if made:
                 found.append(Plan(name, own, 0.3, many))
-            if not made or (dim, chars) == (sizes[0][0], (3, 5) if labels <= MANY else (3, 4)):
+            if not made or not alone:
+                alone = True
                 found.append(Plan(f"{name}, the rows alone", own, 1.0, few))
+    if not found and refused is not None:
+        raise refused
     return found[:8]
 
 

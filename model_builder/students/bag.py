@@ -23,6 +23,9 @@ from model_builder.students.ngram import NgramStudent
 
 Floats = NDArray[np.float32]
 _BLOCK: Final = 512
+_INITIAL: Final = 0.01
+"""Deviation of the table's first values: a row that training hardly met says next to nothing."""
+
 _BETAS: Final = (0.9, 0.999)
 _NAMES: Final = ("table", "from_mean", "from_max", "first_bias", "out", "out_bias")
 
@@ -68,7 +71,7 @@ class Bag:
         features, hidden = config.features, config.hidden
         self.config = config
         size = (features.buckets, config.dim)
-        table = rng.normal(size=size, scale=NgramStudent.INITIAL).astype(np.float32)
+        table = rng.normal(size=size, scale=_INITIAL).astype(np.float32)
         table[0] = 0
         first = hidden or classes
         self.weights: dict[str, Floats] = {

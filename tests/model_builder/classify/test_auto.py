@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from contracts.bundle import Bundle
+from contracts.errors import RefusedError
 from contracts.text import NgramConfig
 from model_builder.classify.build import build
-from model_builder.classify.plans import Facts, plans
+from model_builder.classify.plans import Facts, Limits, limits, plans
 from model_builder.classify.variations import variations
 from model_builder.convert import Runner, to_int8
-from model_builder.recipes.classify import load
+from model_builder.recipes.classify import BudgetConfig, load
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.schedule import passes, seconds_for
 from model_builder.students.bag import Bag, BagFit, train_bag
@@ -32,7 +33,7 @@ def test_few_labels_get_more_rows_than_many() -> None:
     rows = {}
     for labels in (2, 150):
         facts = Facts(3000, labels, 20.0, 300.0)
-        tried = plans(TEXTS, facts, 512 * 1024, 10_000)
+        tried = plans(TEXTS, facts, Limits(), 10_000)
         assert 3 <= len(tried) <= 8
         rows[labels] = tried[0].shape.features.buckets
     assert rows[2] > 4 * rows[150]
@@ -41,7 +42,7 @@ def test_few_labels_get_more_rows_than_many() -> None:
 def test_a_plan_for_long_text_reads_all_of_it() -> None:
     """The ids of nearly every text fit the student's length."""
     long = [" ".join(TEXTS[i : i + 8]) for i in range(60)]
-    plan = plans(long, Facts(60, 2, 60.0, 60.0), 512 * 1024, 100)[0]
+    plan = plans(long, Facts(60, 2, 60.0, 60.0), Limits(), 100)[0]
     ids = encode(long, plan.shape.features)
     assert (ids[:, -1] == 0).mean() > 0.95
 
@@ -50,7 +51,7 @@ def test_a_plan_for_long_text_reads_all_of_it() -> None:
 @pytest.mark.parametrize("labels", [2, 20, 150])
 def test_every_plan_keeps_the_budget(size: int, labels: int) -> None:
     """The file that a plan will give, from what is known before training."""
-    for plan in plans(TEXTS, Facts(3000, labels, 20.0, 300.0), size, 100):
+    for plan in plans(TEXTS, Facts(3000, labels, 20.0, 300.0), Limits(size), 100):
         own = plan.shape
         first = own.hidden or labels
         weights = own.features.buckets * own.dim + own.dim * first * (2 if own.max_pool else 1)
@@ -58,12 +59,28 @@ def test_every_plan_keeps_the_budget(size: int, labels: int) -> None:
         assert weights < size
 
 
+def test_a_board_bounds_the_plans() -> None:
+    """Its memory shortens what is read of a text, its storage the table."""
+    bounds = limits(BudgetConfig(boards=["nucleo-f446re"]), 150)
+    long = [" ".join(TEXTS[i : i + 30]) for i in range(60)]
+    for plan in plans(long, Facts(60, 150, 60.0, 60.0), bounds, 100):
+        assert plan.shape.features.length * plan.shape.dim < 32_768
+        assert plan.shape.features.buckets * plan.shape.dim < 262_144
+
+
+def test_a_budget_that_holds_no_student_is_refused_before_training() -> None:
+    """The message says how many bytes it takes."""
+    with pytest.raises(RefusedError, match=r"needs \d+ bytes"):
+        plans(TEXTS, Facts(3000, 2000, 20.0, 300.0), Limits(20_000), 100)
+
+
 def test_time_follows_the_data() -> None:
     """Three minutes for 300 rows, 15 for 15,000, 60 for 120,000."""
     assert seconds_for(300) <= 180
     assert seconds_for(15_000) <= 900
     assert seconds_for(120_000) <= 3600
-    assert passes(300, 6000) == 10
+    assert 10 < passes(300, 6000) < 20
+    assert passes(15_000, 165_000) == 4
     assert passes(120_000, 120_000 * 50) < 1
 
 
@@ -158,6 +175,8 @@ def test_auto_builds_a_bundle_and_says_why(tmp_path: Path) -> None:
     assert found["chosen"] in found["why"]
     assert result.report["accuracy"]["int8"] > 0.6
     assert Bundle.open(result.bundle).verify() is None
+    page = result.report_html.read_text("utf-8")
+    assert "How the student was found" in page and found["chosen"] in page
     assert result.report["size"]["model_bytes"] <= 65_536
 
 
