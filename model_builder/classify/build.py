@@ -42,8 +42,7 @@ from model_builder.seeds import derive, make_deterministic
 from model_builder.teachers.base import Progress, Teacher
 from model_builder.teachers.resolve import make_teacher
 
-AGREEMENT_TEXTS = 1000
-"""Test texts on which LiteRT is compared with TensorFlow Lite Micro."""
+AGREEMENT_TEXTS = 1000  # of the test split, for LiteRT against TensorFlow Lite Micro
 
 
 class BuildResult(msgspec.Struct):
@@ -99,9 +98,8 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     again: Train = trained
     if "auto" in searched and not recipe.budget.floor:
         folds, again = min(folds, MOST_FOLDS), partial(train_again, found=chosen)
-    crossed = None
-    if folds:
-        crossed = cross_validate(recipe, dataset, out / "cache", progress, folds, again)
+    cache = out / "cache"
+    crossed = cross_validate(recipe, dataset, cache, progress, folds, again) if folds else None
     validated = time.monotonic()
     report, parts = _assess(recipe, dataset, student, teacher, progress, crossed)
     report |= searched
