@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.students.fakequant import LEVELS
@@ -91,15 +92,18 @@ class Bag:
     def rounded(self, rows: Floats) -> Floats:
         """Rows of the table on its int8 grid."""
         step = self.limit / np.float32(LEVELS)
-        return np.round(rows / step) * step
+        found = rows / step
+        np.rint(found, out=found)
+        found *= step
+        return found
 
     def logits(self, ids: NDArray[np.int32]) -> Floats:
         """Float32 [N, C] of ids int32 [N, L], with the table rounded."""
         table = self.rounded(self.weights["table"])
         found = []
         for first in range(0, len(ids), _BLOCK):
-            rows = table[_trimmed(ids[first : first + _BLOCK])]
-            found.append(self._top(rows.sum(axis=1), rows.max(axis=1))[-1])
+            rows = table[_trimmed(ids[first : first + _BLOCK]).T]
+            found.append(self._top(rows.sum(axis=0), rows.max(axis=0))[-1])
         return np.concatenate(found)
 
     def _top(self, total: Floats, largest: Floats) -> tuple[Any, Any]:
@@ -141,6 +145,19 @@ def train_bag(
         seed: of draws and dropout.
         progress: is told of the steps.
     """
+    with threadpool_limits(1, "blas"):  # these products are too small to share out
+        _steps(bag, ids, targets, weights, fit, seed, progress)
+
+
+def _steps(
+    bag: Bag,
+    ids: NDArray[np.int32],
+    targets: Floats,
+    weights: NDArray[np.float64],
+    fit: BagFit,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> None:
     rng = np.random.default_rng(seed)
     used = (ids != 0).sum(axis=1)
     edges = np.cumsum(weights)
@@ -170,7 +187,7 @@ def _gradients(
 ) -> dict[str, Floats]:
     own, count = bag.weights, len(ids)
     kept = 1 / (1 - fit.feature_dropout)
-    rows = own["table"][ids]  # [n, L, D]
+    rows = own["table"][ids.T]  # [L, n, D]: sums and maxima then run along memory
     if rounded:
         rows = bag.rounded(rows)
 
@@ -179,11 +196,14 @@ def _gradients(
         return np.asarray(keep / (1 - fit.dropout), np.float32)
 
     masks = [mask(), mask()]
-    total = rows.sum(axis=1) * masks[0] * np.float32(kept)
+    total = rows.sum(axis=0) * masks[0] * np.float32(kept)
     largest, best = rows, None
     if "from_max" in own:
-        best = rows.argmax(axis=1)  # [n, D]
-        largest = np.take_along_axis(rows, best[:, None], axis=1)[:, 0] * masks[1]
+        top = rows.max(axis=0)
+        best = np.zeros(top.shape, np.int64)  # [n, D]: where it is
+        for place, row in enumerate(rows):
+            np.copyto(best, place, where=row == top)
+        largest = top * masks[1]
     first, logits = bag._top(total, largest)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     error = (powers / powers.sum(axis=1, keepdims=True) - targets) / np.float32(count)
