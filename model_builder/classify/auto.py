@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from model_builder.checkpoint import Checkpoint, Saved
 from model_builder.classify import metrics
 from model_builder.classify.distil import SoftLabels, TrainedNgram
+from model_builder.classify.masters import Masters
 from model_builder.classify.plans import (
     MANY,
     Facts,
@@ -34,12 +35,10 @@ from model_builder.classify.variations import variations
 from model_builder.data.dataset import Dataset, Split
 from model_builder.recipes.classify import Recipe
 from model_builder.schedule import seconds_for
-from model_builder.seeds import derive, some_of_each
+from model_builder.seeds import derive
 from model_builder.students.bag import Bag, train_bag
 from model_builder.students.ids import encode
 from model_builder.teachers.base import Progress, Teacher
-from model_builder.teachers.counted import CountedTeacher
-from model_builder.teachers.resolve import make_teacher
 
 _REFIT_TEACHER: Final = 2500
 """Rows up to which the teacher too learns again with the validation rows: there a tenth counts."""
@@ -48,10 +47,6 @@ _MOST_MADE: Final = 60_000
 _TOKENS_LABELLED: Final = 2000
 """Tokens that a teacher of the default size reads in a second of a build's time."""
 
-_MOST_COUNTED: Final = 30_000
-"""Rows that TF-IDF learns from; beyond them it costs minutes."""
-
-_SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_FOLDS: Final = 3
 """Of a cross-validation: each is a fine-tuning, and 300 rows shall take minutes."""
 
@@ -60,6 +55,9 @@ _FOLD_SHARE: Final = 0.3
 
 _FIRST: Final = (0.3, 0.15)
 """Part of its steps that every plan is trained for in the first round: few labels, many labels."""
+
+_MOST_FIRST: Final = 20_000
+"""Rows, and made texts, of the first round: it ranks plans, and more take minutes to read."""
 
 _REFIT: Final = 6000
 """Rows up to which the student learns again with the validation rows, where those were split off
@@ -104,6 +102,14 @@ class _Lesson(msgspec.Struct):
             [np.full(self.natural, share / self.natural), np.full(made, (1 - share) / made)]
         )
 
+    def some(self, most: int, seed: int) -> _Lesson:
+        """About `most` of the rows and as many of the made texts."""
+        rng = np.random.default_rng(seed)
+        made = self.natural + rng.permutation(len(self.texts) - self.natural)[:most]
+        rows = rng.permutation(self.natural)[:most]
+        chosen = np.concatenate([np.sort(rows), np.sort(made)]).astype(np.int64)
+        return _Lesson([self.texts[i] for i in chosen], self.targets[chosen], len(rows))
+
 
 class _Trial(msgspec.Struct):
     """A plan with what came of it."""
@@ -116,56 +122,6 @@ class _Trial(msgspec.Struct):
     steps: int = 0
 
 
-class _Masters:
-    """The recipe's teacher and TF-IDF, of which validation says how much counts."""
-
-    def __init__(self, recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> None:
-        self.classes = len(dataset.labels)
-        self.teacher = make_teacher(recipe, dataset, cache, progress)
-        self.counted = CountedTeacher(self.classes)
-        chosen = some_of_each(dataset.train.targets, _MOST_COUNTED, derive(recipe.seed, "counted"))
-        progress("counts words", 0, 1)
-        self.counted.train([dataset.train.texts[i] for i in chosen], dataset.train.targets[chosen])
-        progress("counts words", 1, 1)
-        self.share = 1.0 if self.teacher is None else 0.0
-
-    def choose(self, split: Split) -> list[dict[str, Any]]:
-        """Chooses TF-IDF's share by the likelihood of a split that neither has seen."""
-        if self.teacher is None or not self.teacher.open_ended:
-            return []
-        parts = self._parts(split.texts)
-        rows = []
-        for share in _SHARES:
-            mixed = _mixed(parts, share)
-            likely = mixed[np.arange(len(mixed)), split.targets]
-            rows.append(
-                {
-                    "tfidf_share": share,
-                    "surprise": round(float(-np.log(np.maximum(likely, 1e-9)).mean()), 4),
-                    "validation": round(metrics.accuracy(mixed, split.targets), 4),
-                }
-            )
-        self.share = float(min(rows, key=lambda row: row["surprise"])["tfidf_share"])
-        return rows
-
-    def shares(self, texts: list[str]) -> NDArray[np.float32]:
-        """Probabilities float32 [N, C] of the two together."""
-        if self.teacher is None:
-            return self.counted.shares(texts)
-        return _mixed(self._parts(texts), self.share)
-
-    def _parts(self, texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        assert self.teacher is not None
-        own = metrics.softmax(self.teacher.logits(texts), 1.0).astype(np.float32)
-        return own, self.counted.shares(texts)
-
-
-def _mixed(
-    parts: tuple[NDArray[np.float32], NDArray[np.float32]], share: float
-) -> NDArray[np.float32]:
-    return np.asarray((1 - share) * parts[0] + share * parts[1], np.float32)
-
-
 def find(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> Found:
     """Finds and trains the student; see the module.
 
@@ -174,7 +130,7 @@ def find(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> F
     """
     bounds = limits(recipe.budget, len(dataset.labels))
     plans(dataset.train.texts[:100], _facts(dataset, None), bounds, 1)  # refuses before training
-    masters = _Masters(recipe, dataset, cache, progress)
+    masters = Masters(recipe, dataset, cache, progress)
     blend = masters.choose(dataset.validation)
     lesson = _lesson(recipe, dataset, masters)
     facts = _facts(dataset, masters.teacher)
@@ -222,7 +178,7 @@ def train_again(
     For cross-validation: less text is made, so its figures are a little on the careful side.
     """
     every = _with_validation(dataset)
-    masters = _Masters(recipe, every, cache, progress)
+    masters = Masters(recipe, every, cache, progress)
     masters.share = found.tfidf_share
     lesson = _lesson(recipe, every, masters, _FOLD_SHARE)
     plan = found.plan
@@ -246,7 +202,7 @@ def _with_validation(dataset: Dataset) -> Dataset:
     )
 
 
-def _why(rounds: list[list[dict[str, Any]]], best: _Trial, masters: _Masters, again: bool) -> str:
+def _why(rounds: list[list[dict[str, Any]]], best: _Trial, masters: Masters, again: bool) -> str:
     count = len(rounds[0])
     teacher = f"TF-IDF has {masters.share:.0%} of the teacher's word. " if masters.teacher else ""
     return (
@@ -264,7 +220,7 @@ def _facts(dataset: Dataset, teacher: Teacher | None) -> Facts:
     return Facts(len(texts), len(dataset.labels), tokens, seconds_for(len(texts)))
 
 
-def _lesson(recipe: Recipe, dataset: Dataset, masters: _Masters, share: float = 1.0) -> _Lesson:
+def _lesson(recipe: Recipe, dataset: Dataset, masters: Masters, share: float = 1.0) -> _Lesson:
     """The training rows, half by their labels, and made text, all by the masters."""
     texts = list(dataset.train.texts)
     true = np.eye(masters.classes, dtype=np.float32)[dataset.train.targets]
@@ -302,10 +258,11 @@ def _halve(
     trials: list[_Trial] = []
     for number, part in enumerate((_FIRST[len(dataset.labels) > MANY], 1.0)):
         trials = []
+        taught = lesson if number else lesson.some(_MOST_FIRST, derive(recipe.seed, "some"))
         for place, plan in enumerate(alive):
             word = f"tries {place + 1} of {len(alive)}" + (" again" if number else "")
             steps = max(100, int(plan.fit.steps * part))
-            bag = _train(recipe, lesson, plan, steps, cache, partial(progress, word))
+            bag = _train(recipe, taught, plan, steps, cache, partial(progress, word))
             trials.append(_measured(_Trial(plan, bag, steps=steps), dataset.validation))
         trials.sort(key=lambda trial: -trial.score)
         rounds.append(
@@ -320,7 +277,8 @@ def _halve(
                 for trial in trials
             ]
         )
-        alive = [trial.plan for trial in trials[: 2 if len(trials) > 2 else 1]]
+        twice = len(trials) > 2 and lesson.natural <= _MOST_FIRST
+        alive = [trial.plan for trial in trials[: 2 if twice else 1]]
     return trials, rounds
 
 
@@ -361,7 +319,7 @@ def _train(
 def _final(
     recipe: Recipe,
     dataset: Dataset,
-    masters: _Masters,
+    masters: Masters,
     lesson: _Lesson,
     best: _Trial,
     cache: Path,
@@ -373,7 +331,7 @@ def _final(
     if recipe.data.validation or len(dataset.train.texts) > _REFIT:
         return best.bag, lesson, teacher
     if len(every.train.texts) <= _REFIT_TEACHER and teacher is not None:
-        again = _Masters(recipe, every, cache, progress)
+        again = Masters(recipe, every, cache, progress)
         again.share = masters.share
         teacher = again.teacher
         whole = _lesson(recipe, every, again)

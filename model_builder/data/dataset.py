@@ -163,6 +163,12 @@ def prepare(recipe: Recipe) -> Dataset:
                 f"{lost} rows of the {name} split have labels that training lacks, which no "
                 f"model can answer; they are left out: {', '.join(strange)[:200]}"
             )
+        if not rows_of and name == "validation":
+            rows_of[:] = train
+            report.warnings.append(
+                "there are too few rows to hold some back for validation: the training rows "
+                "themselves stand for them, and what they say is too good"
+            )
         if not rows_of:
             raise InputError("bad-data", f"the {name} split is empty; give more rows or a file")
     if recipe.clean.noise_report:

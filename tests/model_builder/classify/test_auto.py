@@ -204,3 +204,21 @@ def test_labels_that_only_the_test_has_are_told(tmp_path: Path) -> None:
     data = msgspec.structs.replace(recipe.data, test=str(path))
     result = build(msgspec.structs.replace(recipe, data=data), tmp_path / "out", silent)
     assert any("training lacks" in warning for warning in result.report["data"]["warnings"])
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_handful_of_rows_gives_a_model(tmp_path: Path, count: int) -> None:
+    """Two rows a label leave none to hold back: a warning, not an error."""
+    chosen = {label: [t for t, name in sentences() if name == label] for label in ("on", "off")}
+    train = [(text, label) for label, texts in chosen.items() for text in texts[:count]]
+    test = [(text, label) for label, texts in chosen.items() for text in texts[count : count + 8]]
+    recipe = load(_document(tmp_path))
+    data = msgspec.structs.replace(
+        recipe.data,
+        train=str(write_rows(tmp_path / "few.jsonl", train)),
+        test=str(write_rows(tmp_path / "test.jsonl", test)),
+    )
+    result = build(msgspec.structs.replace(recipe, data=data), tmp_path / "out", silent)
+    assert Bundle.open(result.bundle).verify() is None
+    warned = any("too few rows to hold" in line for line in result.report["data"]["warnings"])
+    assert warned == (count == 2)
