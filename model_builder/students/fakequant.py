@@ -49,13 +49,20 @@ def fake_quant_activations(x: Any) -> Any:
 
 
 def on_grid(x: NDArray[Any], limit: float) -> NDArray[Any]:
-    """A table as it will be in int8, with its largest magnitude exactly `limit`.
+    """A table as it will be in int8, with both extremes exactly at `limit`.
 
-    The converter takes one scale for a gathered table from its extremes. Clipping and rounding
-    here, as training did, makes its choice the same as ours.
+    The converter takes one scale and zero point for a gathered table from its extremes. Clipping
+    and rounding here, as training did, makes its choice the same as ours: a zero point at 0, as
+    :mod:`model_builder.rounding` needs it. Row 0 is padding and stays as it is.
     """
     step = np.float32(limit / LEVELS)
     grid = np.round(np.clip(x, -limit, limit) / step).astype(np.float32)
-    if np.abs(grid).max() < LEVELS:
-        grid[np.unravel_index(np.abs(grid).argmax(), grid.shape)] = LEVELS
+    rows = grid[1:].reshape(-1)  # a view
+    highest, lowest = int(rows.argmax()), int(rows.argmin())
+    if highest == lowest:  # all are the same
+        lowest = len(rows) - 1
+    if rows[highest] < LEVELS:
+        rows[highest] = LEVELS
+    if rows[lowest] > -LEVELS:
+        rows[lowest] = -LEVELS
     return np.asarray(grid * step, np.float32)

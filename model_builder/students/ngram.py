@@ -169,4 +169,7 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
     def freeze(self) -> None:
         """Puts the table on its int8 grid, so that the converter picks the same grid."""
         self.project()
-        self.table.assign(on_grid(self.table.numpy(), self.limit))
+        table = self.table.numpy()
+        # A table that was trained for a short time uses a part of its range: its grid is finer.
+        limit = min(self.limit, float(np.abs(table).max())) or self.limit
+        self.table.assign(on_grid(table, limit))

@@ -15,6 +15,7 @@ from model_builder.classify.build import build
 from model_builder.classify.plans import Facts, Limits, limits, plans
 from model_builder.classify.variations import variations
 from model_builder.convert import Runner, to_int8
+from model_builder.data.shipped import drawn
 from model_builder.recipes.classify import BudgetConfig, load
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.schedule import passes, seconds_for
@@ -108,6 +109,27 @@ def test_the_quick_training_makes_the_same_student(hidden: int, largest: bool) -
     assert (runner.logits(ids).argmax(1) == logits.argmax(1)).mean() > 0.97
     _, micro = measure(model, ids)
     assert np.array_equal(micro, runner.quantised(ids))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_table_that_learned_for_a_moment_rounds_alike_everywhere(seed: int) -> None:
+    """Its values are small and lie to one side; its zero point must be 0 all the same."""
+    config = NgramStudentConfig(
+        features=NgramConfig(buckets=3000, length=64, char_max=5),
+        dim=8,
+        hidden=0,
+        max_pool=False,
+    )
+    ids = encode(TEXTS[::30], config.features)
+    bag = Bag(config, 2, seed)
+    targets = np.eye(2, dtype=np.float32)[np.arange(len(ids)) % 2]
+    train_bag(bag, ids, targets, np.ones(len(ids)), BagFit(steps=100), seed)
+    student = bag.student(2)
+    student.freeze()
+    model = to_int8(student, student, 64, ids)
+    others = encode(drawn(300, np.random.default_rng(1)), config.features)
+    _, micro = measure(model, others)
+    assert np.array_equal(micro, Runner(model).quantised(others))
 
 
 def test_a_gradient_is_the_slope_of_the_loss() -> None:
