@@ -11,7 +11,6 @@ import hashlib
 import platform
 import time
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts import __version__, board, codec
+from contracts import board, codec
 from contracts.bundle import Bundle, pack
 from contracts.errors import RefusedError
 from contracts.manifest import Provenance
@@ -30,7 +29,7 @@ from model_builder.classify.card import card
 from model_builder.classify.crossvalidation import Judged, Train, cross_validate, folds_of, trained
 from model_builder.classify.curve import learning_curve
 from model_builder.classify.distil import Student, distil, soft_labels, untrained
-from model_builder.classify.package import ClassifierParts, write_classifier
+from model_builder.classify.package import ClassifierParts, versions, write_classifier
 from model_builder.classify.report import html
 from model_builder.classify.search import search
 from model_builder.convert import shuffled, write_atomically
@@ -323,7 +322,7 @@ def _assess(
             teacher=named,
             teacher_sha256=digest,
             seed=recipe.seed,
-            versions=_versions(),
+            versions=versions(),
         ),
         peak_rss_bytes=cost.rss_bytes,
     )
@@ -393,13 +392,3 @@ def _share_below(values: NDArray[Any], threshold: float) -> float | None:
 
 def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 4)
-
-
-def _versions() -> dict[str, str]:
-    found = {"shoal": __version__}
-    for package in ("tensorflow-cpu", "tensorflow", "ai-edge-litert", "tflite-micro", "numpy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts import codec
+from contracts import __version__, codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
 from contracts.folders import put_folder
 from contracts.histogram import Histogram
@@ -132,3 +133,14 @@ def write_classifier(folder: Path, parts: ClassifierParts) -> Bundle:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return Bundle.open(folder)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a build was made with."""
+    found = {"shoal": __version__}
+    for package in ("tensorflow-cpu", "tensorflow", "ai-edge-litert", "tflite-micro", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
