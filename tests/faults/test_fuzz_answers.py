@@ -14,8 +14,9 @@ from agent.certificates import device as certificates
 from agent.certificates.device import STORED, Certificate
 from agent.cli import enroll
 from agent.cli.device import read_config
-from contracts import codec
+from contracts import authorities, codec
 from contracts.config import AgentConfig, MqttConfig
+from contracts.connection import tls_context
 from contracts.errors import ShoalError
 from contracts.renewal import RenewalAnswer
 from tests.support.certificates import new_tls
@@ -43,11 +44,12 @@ def test_no_answer_to_a_renewal_costs_the_certificate(
     # A key costs more than all the rest, and what is signed is not what is tested.
     request = certificates.new_request("d")
     monkeypatch.setattr(certificates, "new_request", lambda device: request)
+    context = tls_context(tls)  # made once: it reads all the machine's authorities
     before = one.tls
     for data in answers(codec.encode(RenewalAnswer(tls.certificate or ""))):
         monkeypatch.setattr(certificates, "post", lambda *_, data=data: data)
         with pytest.raises(ShoalError) as caught:
-            one.renew()
+            one.renew(context)
         assert str(caught.value)
     assert one.tls == before
     assert not (tmp_path / STORED).exists()
@@ -62,6 +64,8 @@ def test_no_answer_to_an_enrolment_leaves_half_a_configuration(
     answer = AgentConfig("f", "d", "raspberry-pi-5", "root", mqtt=MqttConfig(tls=new_tls()))
     chance = random.Random(0)
     monkeypatch.setattr(enroll, "new_request", lambda device: ("key", "request"))
+    context = authorities.context()  # made once: it reads all the machine's authorities
+    monkeypatch.setattr(enroll, "_context", lambda ca: context)
     arguments = argparse.Namespace(
         config=tmp_path / "agent.yaml",
         url="https://controller",

@@ -45,6 +45,7 @@ class ServedFleet:
         self.log = folder / "serve.log"
         self.token = self.fleet.token_file.read_text().strip()
         self.process: subprocess.Popen[bytes] | None = None
+        self._asking = self.client()  # one for all polls: each takes 25 ms to make
 
     def client(self, token: str | None = None) -> Client:
         """A client with the admin token, or another."""
@@ -70,8 +71,7 @@ class ServedFleet:
         if self.process.poll() is not None:
             raise RuntimeError(f"the controller ended:\n{self.log.read_text()[-3000:]}")
         try:
-            with self.client() as client:
-                return client.ready().ready
+            return self._asking.ready().ready
         except ShoalError:
             return False
 
@@ -109,5 +109,6 @@ class ServedFleet:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._asking.close()
         if self.process is not None and self.process.poll() is None:
             self.stop()

@@ -149,6 +149,9 @@ def _rollout_under_kills(
         assert served.stop() == 0
 
 
+@pytest.mark.parametrize(
+    "database_url", ["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)], indirect=True
+)
 def test_a_rollout_finishes_though_its_controller_is_killed_again_and_again(
     tmp_path: Path, mosquitto_broker: MqttConfig, fleet_name: str, database_url: str
 ) -> None:
