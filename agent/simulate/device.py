@@ -40,7 +40,7 @@ from contracts import board as boards
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, MqttConfig
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import Answer, BundleRef, Selftested, UpdateEvent
+from contracts.messages import Answer, BundleRef, Desired, Selftested, UpdateEvent
 
 ROOT: Final = Path("/state")
 """The state folder on such a device's disk."""
@@ -266,6 +266,9 @@ class Run(Device):
         super().__init__(config, board, means)
         self._updates = Turns(self._waiting, self.engine.step)
         self._reports = Turns(self._waiting, self._report)
+        if scenario.updates.trial_factor != 1.0:
+            offer = self.engine.offer
+            self.engine.offer = lambda desired: offer(self._hurried(desired))  # type: ignore[method-assign]
         updater.ring, reporter.ring = self._updates.wake, self._reports.wake
 
     # Life. ------------------------------------------------------------------------------
@@ -353,6 +356,15 @@ class Run(Device):
         error = UnavailableError("model-failed", "simulated: no answer in the trial")
         for _ in range(2):
             self.failed(slot, error, times)
+
+    def _hurried(self, desired: Desired) -> Desired:
+        """With shorter trials, as the scenario says."""
+        change, factor = msgspec.structs.replace, self._scenario.updates.trial_factor
+        slots = {
+            name: change(wish, trial=change(wish.trial, seconds=wish.trial.seconds * factor))
+            for name, wish in desired.slots.items()
+        }
+        return change(desired, slots=slots)
 
     def _load(self, bundle: Bundle, options: models.Options) -> ScriptedModel:
         """As a runtime loads a bundle, but for what its model answers."""

@@ -19,8 +19,10 @@ from agent.simulate.host import Waiting
 from agent.trust.client import MAX_TIMESTAMP_BYTES, Trust
 from agent.update.fetch import NO_SUCH_FILE, Transfer
 from agent.update.http import Http
-from contracts import authorities, limits
+from contracts import limits
 from contracts.bundle import decode_manifest
+from contracts.config import TlsConfig
+from contracts.connection import tls_context
 from contracts.errors import InputError, RefusedError, ShoalError, UnavailableError
 from contracts.manifest import Manifest
 from contracts.messages import BundleRef
@@ -61,13 +63,21 @@ class Repository:
     Args:
         url: base URL; None: devices ask for blocks over MQTT.
         counters: shared by all devices of the process.
-        ca: PEM text of authorities that the repository may be of, beside the system's.
+        tls: who the devices are, and authorities that the repository may be of.
+        folder: what relative PEM paths are relative to.
     """
 
-    def __init__(self, url: str | None, counters: Counters, ca: str = "") -> None:
+    def __init__(
+        self,
+        url: str | None,
+        counters: Counters,
+        tls: TlsConfig | None = None,
+        folder: Path = Path(),
+    ) -> None:
         self.url = url
         self._counters = counters
-        self._ca = ca
+        self._tls = tls
+        self._folder = folder
         self._own = threading.local()
         self._counting = threading.Lock()
         self._known: dict[str, Got] = {}
@@ -97,7 +107,8 @@ class Repository:
         assert self.url is not None
         if not hasattr(self._own, "http"):
             own = self._own
-            context = authorities.context(self._ca) if self.url.startswith("https") else None
+            tls = self._tls
+            context = None if tls is None else tls_context(tls, self._folder)
             own.http = Http(
                 self.url, lambda: context, heard=lambda at, sent: own.told.append((at, sent))
             )

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import resource
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +18,6 @@ from agent.simulate.link import LoopLink
 from agent.simulate.repository import Repository, installed
 from agent.simulate.scenario import Churn, Scenario
 from contracts.config import MqttConfig
-from contracts.connection import read_pem
 from contracts.errors import UnavailableError
 from contracts.messages import BundleRef
 
@@ -88,9 +86,7 @@ async def run(
     """
     allow_files(plan.count + _SPARE_FILES)
     counters = Counters()
-    tls = plan.mqtt.tls
-    ca = read_pem(tls.ca, Path()) if tls is not None and tls.ca else ""
-    repository = Repository(plan.repository_url, counters, ca)
+    repository = Repository(plan.repository_url, counters, plan.mqtt.tls)
     fates = Fates(scenario, plan.devices)
     away = fates.chosen("offline", scenario.offline.share)
     devices: list[SimulatedDevice] = []

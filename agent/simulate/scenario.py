@@ -88,10 +88,12 @@ class Updates(_Strict, frozen=True):
             device that is not slow.
         download: ``full``: each device fetches every file; ``once``: what many devices fetch is
             fetched once for all of them. Each device checks all digests in both.
+        trial_factor: the trial of a desired document lasts this many times as long.
     """
 
     step_s: Seconds = 0.2
     download: Literal["full", "once"] = "once"
+    trial_factor: Share = 1.0
 
 
 class Offline(_Strict, frozen=True):

@@ -137,7 +137,7 @@ def webhook(url: str, own: Pair, folder: Path) -> None:
 def simulated(url: str, own: Pair, folder: Path) -> None:
     """A simulated device fetches a file."""
     del folder
-    repository = Repository(f"{url}/repo", Counters(), own.ca_text)
+    repository = Repository(f"{url}/repo", Counters(), TlsConfig(ca=own.ca_text))
     try:
         got = repository.read("x")
     finally:

@@ -252,6 +252,14 @@ def test_a_bundle_slower_than_the_trial_allows_is_rolled_back() -> None:
     assert seen.of_kind("update", UpdateEvent)[-1].reason.code == "trial-latency"
 
 
+def test_a_scenario_can_shorten_trials() -> None:
+    """A trial of a quarter of an hour is over in seconds."""
+    seen = Seen("updates: {trial_factor: 0.01}", start=TINY)
+    seen.desire(2, NEW, seconds=1000)
+    seen.host.advance(20)
+    assert seen.of_kind("update", UpdateEvent)[-1].state == "committed"
+
+
 def test_going_back_to_a_known_bundle_always_succeeds() -> None:
     """What held before holds again, also where a scenario fails every update."""
     seen = Seen("bundles: [{version: 1.0.0, fail_selftest: 1.0}]", start=TINY)
