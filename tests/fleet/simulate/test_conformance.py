@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from agent.runtime.classifier import Classifier
-from agent.simulate.device import ROOT
+from agent.simulate.run import ROOT
 from contracts import codec, limits
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig

@@ -89,7 +89,7 @@ def test_the_simulator_makes_no_message_of_its_own() -> None:
 def test_the_simulator_knows_no_states_but_the_one_that_it_counts() -> None:
     """It has no machine of its own."""
     found = {state: name for name, tree in sources() for state in compared(tree)}
-    assert found == {"committed": "device.py"}
+    assert found == {"committed": "run.py"}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_no_class_of_the_agent_has_a_namesake_in_the_simulator(name: str) -> Non
 def test_a_simulated_run_is_the_agents_device_with_other_means() -> None:
     """It adds what drives it; of what a device decides and says it overwrites nothing."""
     from agent.device import Device
-    from agent.simulate.device import Run
+    from agent.simulate.run import Run
 
     told = {"update_ended", "_send_answer"}  # counted, and handed on
     own = {name for name in vars(Run) if callable(getattr(Run, name))} - {"__init__"}
