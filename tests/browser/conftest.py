@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from contracts.config import MqttConfig
 from fleet.simulate.launcher import Simulation
+from tests.support.bundles import noise_generator
 from tests.support.serving import Served, served
 from tests.support.tools import need_tool
 
@@ -41,7 +42,8 @@ def site(
     name = f"browser-{uuid.uuid4().hex[:8]}"  # the broker knows the owner of each fleet
     scenario = folder / "scenario.yaml"
     scenario.write_text(_SCENARIO)
-    bundles = [DATA / "tiny-classifier-1.0.0", DATA / "tiny-classifier-1.1.0"]
+    words = noise_generator(folder / "words").path
+    bundles = [DATA / "tiny-classifier-1.0.0", DATA / "tiny-classifier-1.1.0", words]
     with (
         served(folder / "fleet", mosquitto_broker, name=name, bundles=bundles) as running,
         Simulation(

@@ -201,7 +201,7 @@ def test_a_device_is_asked_to_classify(window: BrowserContext, site: Served) -> 
 def test_a_generated_text_streams_in_word_by_word(window: BrowserContext, site: Served) -> None:
     """Part of the text is on the page before the rest was generated."""
     with site.client() as client:
-        spec = _spec("1.0.0", slot="generate", selector="sim-00002")
+        spec = _spec("1.0.0", bundle="words", slot="generate", selector="sim-00002")
         rollout = client.create_rollout(spec).id
         _until(lambda: client.rollout(rollout).status == "succeeded")
     page = sign_in(window, site, "operator")

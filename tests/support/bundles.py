@@ -15,6 +15,7 @@ from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
 from contracts.histogram import Histogram
 from contracts.manifest import (
+    AlphabetFrontEnd,
     Baseline,
     Classifier,
     Golden,
@@ -69,6 +70,12 @@ def noise_bundle(
     )
     (folder / MANIFEST).write_bytes(codec.pretty(manifest))
     return Bundle.open(folder)
+
+
+def noise_generator(folder: Path, *, name: str = "words") -> Bundle:
+    """The same of a generator, for devices whose models are scripted."""
+    bundle = noise_bundle(folder, name=name)
+    return rewrite(bundle, task="generate", front_end=AlphabetFrontEnd("ab"), classifier=None)
 
 
 def rewrite(bundle: Bundle, **changes: object) -> Bundle:

@@ -23,7 +23,6 @@ from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.errors import UnavailableError
-from contracts.manifest import AlphabetFrontEnd
 from contracts.messages import (
     Answer,
     BundleRef,
@@ -36,7 +35,7 @@ from contracts.messages import (
     UpdateEvent,
 )
 from contracts.topics import Topics, parse
-from tests.support.bundles import noise_bundle, rewrite
+from tests.support.bundles import noise_generator
 from tests.support.controller import TINY, TINY_NEXT, make_repository
 from tests.support.many_devices import installed
 
@@ -378,13 +377,7 @@ def test_a_text_is_classified_the_same_way_every_time() -> None:
 
 def test_a_generation_is_streamed_in_numbered_chunks_and_can_be_cancelled(tmp_path: Path) -> None:
     """The chunks make up the text; a cancel ends it early."""
-    generator = rewrite(
-        noise_bundle(tmp_path / "generator"),
-        task="generate",
-        front_end=AlphabetFrontEnd("ab"),
-        classifier=None,
-    )
-    seen = Seen("", start=generator.path)
+    seen = Seen("", start=noise_generator(tmp_path / "words").path)
     seen.ask("generate", '{"id": "g1", "prompt": "hello", "slot": "classify"}')
     seen.host.advance(60)
     answers = seen.of_kind("response", Answer)
