@@ -16,7 +16,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
 from agent.system.controller_clock import certificate_time
-from agent.system.log import logger
+from agent.system.log import logger, reason_of
 from contracts.blocks import TIME_PROPERTY
 from contracts.config import TlsConfig
 
@@ -146,7 +146,7 @@ class Client(paho.Client):
             try:
                 return super().loop_forever(timeout, retry_first_connection)
             except BaseException as error:  # Rust's panics too
-                log.exception("network thread failed: connecting anew", reason=repr(error))
+                log.exception("network thread failed: connecting anew", reason=reason_of(error))
                 self._loop_rc_handle(
                     MQTTErrorCode.MQTT_ERR_UNKNOWN
                 )  # as after an error that paho knows

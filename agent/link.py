@@ -455,6 +455,6 @@ class Link:
         try:
             function(*args, **options)
         except ShoalError as error:
-            log.warning("message handling failed", code=error.code, reason=str(error))
+            log.warning("message handling failed", code=error.code)
         except Exception:
             log.exception("message handling failed")

@@ -71,7 +71,8 @@ class Routing:
                 case "ack":
                     self._to.on_ack(codec.decode(inbound.payload, Ack, what="an ack"))
         except ShoalError as error:
-            log.warning("message refused", topic=inbound.topic[:200], reason=str(error))
+            # Neither topic nor message: whoever sent it may have put a text into either.
+            log.warning("message refused", code=error.code, bytes=len(inbound.payload))
         inbound.ack()
 
     def _desired(self, payload: bytes) -> None:

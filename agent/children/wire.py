@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 import msgspec
 
 from contracts import codec, limits
+from contracts.errors import ShoalError
 
 Name = Literal["selftest", "trust", "certificate"]
 
@@ -55,8 +56,8 @@ class Broke(msgspec.Struct, frozen=True):
     """From the child, before its answer or instead of it: an error that nobody expected.
 
     Attributes:
-        error: class and message.
-        where: the last part of its traceback.
+        error: its class; the message of one of ours or of the system alone: others hold texts.
+        where: the places that it passed, the last part.
     """
 
     error: Annotated[str, msgspec.Meta(max_length=MAX_TRACEBACK_CHARS)]
@@ -71,7 +72,10 @@ def send(line: BufferedRWPair, message: Any) -> None:
 
 def tell(line: BufferedRWPair, error: BaseException) -> None:
     """Writes what went wrong in this child, for the agent's log: a child has none."""
-    texts = f"{type(error).__name__}: {error}"[:300], "".join(traceback.format_exception(error))
+    own = isinstance(error, ShoalError | OSError)
+    said = f"{type(error).__name__}: {error}"[:300] if own else type(error).__name__
+    passed = traceback.extract_tb(error.__traceback__)
+    texts = said, "\n".join(f"{one.filename}:{one.lineno} {one.name}" for one in passed)
     broke = Broke(*(t[-MAX_TRACEBACK_CHARS:].encode(errors="replace").decode() for t in texts))
     line.write(BROKE + codec.encode(broke) + b"\n")
     line.flush()

@@ -433,7 +433,7 @@ class Device:
         if parts is None:
             return
         if message.payload is None and parts[0] != "req":
-            print("message dropped: it does not fit:", message.topic[:100])
+            print("message dropped: it does not fit")
         elif parts[0] == "blob" and len(parts) == 2:
             if Message.AT in message.properties:
                 self.heard(message.properties[Message.AT])

@@ -282,7 +282,7 @@ class Client:
             self._on_message(Message(topic, payload, properties, bool(head & 1)))
         except (ValueError, MemoryError) as error:
             # One message that cannot be handled must not cost the connection.
-            print("message dropped:", repr(error))
+            print("message dropped:", type(error).__name__)  # its message may hold a text
         if quality == 1:
             await self._send(0x40, struct.pack(">H", number))
 

@@ -119,7 +119,7 @@ class Dispatcher:
         except ShoalError as error:
             self._refused(slot, error.code)
             if topic is None:
-                log.warning("request without an id", op=op[:64], code=error.code)
+                log.warning("request without an id", code=error.code)
             else:
                 answer = Answer(id=request_id, device=self._device, error=error.info)
                 self._try_send(topic, answer)

@@ -10,7 +10,7 @@ from agent.serving.handlers import Answering
 from agent.serving.reply import Reply
 from agent.serving.worker import Job, Worker
 from agent.system.clock import Clock
-from agent.system.log import logger
+from agent.system.log import logger, reason_of
 from contracts import limits
 from contracts.config import SourceConfig
 from contracts.errors import ShoalError
@@ -86,7 +86,7 @@ class Feed:
 
     def failed(self, error: Exception) -> None:
         """Tells that the source could not be read; whoever reads it tries again."""
-        log.error("source failed", source=self.source.name, reason=str(error))
+        log.error("source failed", source=self.source.name, reason=reason_of(error))
         self._on_failure("source-failed")
 
     def _skip(self, why: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import traceback
 from pathlib import Path
 from typing import Any, Final
@@ -45,12 +46,31 @@ def without_texts(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {"type": type(error).__qualname__}
     if isinstance(error, ShoalError | OSError):
         found["message"] = str(error)[:500]
-    found["frames"] = [
+    event["exception"] = found | {"frames": frames(error)}
+    return event
+
+
+def frames(error: BaseException) -> list[str]:
+    """The places that an exception passed, the innermost last; no lines of source, no values."""
+    return [
         f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} {frame.name}"
         for frame in traceback.extract_tb(error.__traceback__)[-_FRAMES:]
     ]
-    event["exception"] = found
-    return event
+
+
+def reason_of(error: BaseException) -> str:
+    """What a log may say of an error: of one of the system its words, of any other its kind.
+
+    Messages of libraries, and those about what somebody sent, hold texts of users.
+    """
+    if isinstance(error, ShoalError):
+        return error.code
+    return str(error)[:300] if isinstance(error, OSError) else type(error).__qualname__
+
+
+def _uncaught(event: str, error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, SystemExit):
+        logger(__name__).error(event, exc_info=error)
 
 
 def configure(*, debug: bool = False) -> None:
@@ -69,6 +89,10 @@ def configure(*, debug: bool = False) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(10 if debug else 20),
         logger_factory=structlog.PrintLoggerFactory(LogStream(sys.stderr)),
     )
+    # What nobody catches is printed by Python with its message, which may hold a text.
+    sys.excepthook = lambda kind, error, trace: _uncaught("the program ended", error)
+    threading.excepthook = lambda given: _uncaught("a thread ended", given.exc_value)
+    sys.unraisablehook = lambda given: _uncaught("an error was not raised", given.exc_value)
 
 
 def silence() -> None:

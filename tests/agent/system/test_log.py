@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
+import threading
 
 import pytest
 
 from agent.system import log
 
 SECRET = "zzsecretzz"
+
+
+@pytest.fixture(autouse=True)
+def hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a program sets for itself is not set for other tests."""
+    for owner, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
 
 
 def test_an_exception_is_logged_without_locals_and_values(
