@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from fleet.broker import MosquittoBroker
-from fleet.broker.run import free_port, wait_until_connectable
+from fleet.broker.run import wait_until_connectable
 from fleet.cli.app import app
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from tests.micro import device
-from tests.support.tools import need_tool
+from tests.support.tools import free_port, need_tool
 
 TINY = device.ROOT / "tests/data/tiny-classifier-1.0.0"
 

@@ -17,9 +17,8 @@ from contracts.config import AgentConfig, MqttConfig
 from contracts.connection import new_client
 from contracts.topics import DeviceKind, Topics
 from fleet.broker import MosquittoBroker, write_configuration
-from fleet.broker.run import free_port
 from fleet.identity import Enrolment, Identity
-from tests.support.tools import need_tool
+from tests.support.tools import free_port, need_tool
 
 FLEET = "reef"
 TOPICS = Topics(FLEET)

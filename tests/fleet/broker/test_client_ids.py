@@ -18,12 +18,11 @@ from contracts.config import MqttConfig
 from contracts.messages import BlobGet, Telemetry
 from contracts.topics import Topics
 from fleet.broker import MosquittoBroker
-from fleet.broker.run import free_port
 from fleet.controller import Controller
 from fleet.folder import Fleet, FleetConfig
 from fleet.store.schema import TELEMETRY
 from tests.fleet.broker.test_access import WAIT_S, Client
-from tests.support.tools import need_tool
+from tests.support.tools import free_port, need_tool
 
 TOPICS = Topics("reef")
 SENT = 40

@@ -20,9 +20,9 @@ from contracts.connection import new_client, tls_context
 from contracts.topics import Topics
 from fleet.broker import MosquittoBroker, write_configuration
 from fleet.broker.mosquitto import DEVICES, EVERYWHERE, Size
-from fleet.broker.run import free_port, wait_until_connectable
+from fleet.broker.run import wait_until_connectable
 from fleet.identity import Enrolment, Identity
-from tests.support.tools import need_tool
+from tests.support.tools import free_port, need_tool
 
 TOPICS = Topics("reef")
 PATIENCE_S = 90.0

@@ -23,9 +23,8 @@ from contracts.messages import Answer, Reported
 from contracts.topics import Topics, home_assistant_discovery
 from fleet.broker import MosquittoBroker
 from fleet.broker.acl import READER
-from fleet.broker.run import free_port
 from fleet.folder import CONFIG, Fleet, FleetConfig
-from tests.support.tools import need_tool
+from tests.support.tools import free_port, need_tool
 
 PATIENCE_S = 90.0
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from fleet.broker import MosquittoBroker, reload
-from fleet.broker.run import free_port
 from fleet.folder import Fleet, FleetConfig
-from tests.support.tools import need_tool
+from tests.support.tools import free_port, need_tool
 
 
 @pytest.mark.parametrize("text", [None, "", "noise", "-1", "0", "1", "99999999999", "\udcff"])

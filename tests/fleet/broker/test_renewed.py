@@ -12,13 +12,12 @@ from structlog.testing import capture_logs
 from contracts.config import MqttConfig
 from fleet import enforcement as access
 from fleet.broker import MosquittoBroker
-from fleet.broker.run import free_port
 from fleet.controller import Controller
 from fleet.folder import Fleet, FleetConfig
 from fleet.identity import Identity
 from fleet.mqtt.link import Link
 from tests.fleet.broker.test_access import WAIT_S, connects
-from tests.support.tools import need_tool
+from tests.support.tools import free_port, need_tool
 
 DAY = 86400.0
 

@@ -27,12 +27,12 @@ from contracts.config import AgentConfig, MqttConfig
 from contracts.errors import ShoalError
 from contracts.renewal import EnrolmentRequest
 from fleet.broker import MosquittoBroker
-from fleet.broker.run import free_port, wait_until_connectable
+from fleet.broker.run import wait_until_connectable
 from fleet.cli.app import app
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.identity import provisioning
 from tests.support.bundles import noise_bundle
-from tests.support.tools import need_tool
+from tests.support.tools import free_port, need_tool
 
 ROOT = Path(__file__).parents[3]
 TINY = ROOT / "tests/data/tiny-classifier-1.0.0"

@@ -25,7 +25,6 @@ from contracts.messages import BlobGet, Desired, Leave, Status, Telemetry
 from contracts.renewal import signed_bytes
 from contracts.topics import LEAVE, Topics, parse
 from fleet.broker import MosquittoBroker
-from fleet.broker.run import free_port
 from fleet.controller import Controller
 from fleet.folder import BrokerConfig, Fleet, FleetConfig
 from fleet.membership import leaving
@@ -33,7 +32,7 @@ from fleet.store import audit, departures, desired, devices
 from fleet.store.entries import Actor
 from fleet.store.schema import DEVICE, METADATA, TELEMETRY
 from tests.fleet.broker.test_access import Client
-from tests.support.tools import need_tool
+from tests.support.tools import free_port, need_tool
 
 WAIT_S = 90.0
 TOPICS = Topics("reef")
