@@ -139,6 +139,17 @@ def test_quotes_that_do_not_pair_cost_their_row_alone(tmp_path: Path) -> None:
     assert [(p.place, p.what) for p in log.problems] == [("line 9", "its quotes do not pair")]
 
 
+def test_an_opening_quote_does_not_take_half_the_file(tmp_path: Path) -> None:
+    """Though far below a quote would close it, in a part of the file that quotes nothing."""
+    path = tmp_path / "a.csv"
+    lines = [f'"row {n}, quoted",label{n % 2}' for n in range(450)]
+    lines += ['"opened,label0', *(f"row {n},label{n % 2}" for n in range(900)), 'closed",label1']
+    path.write_text("text,label\n" + "\n".join(lines) + "\n")
+    log = Log()
+    assert len(load_rows(path, log=log)) == 450 + 900 + 1
+    assert [p.place for p in log.problems] == ["line 452"]
+
+
 def test_quotes_that_quote_nothing_are_text(tmp_path: Path) -> None:
     """Tabs between cells, quotes where people say something."""
     path = tmp_path / "a.tsv"
