@@ -26,6 +26,9 @@ DEFAULT_BYTES: Final = 512 * 1024
 _OVERHEAD: Final = 7_000
 """Bytes of a model file beside its weights, and a little room."""
 
+_CHANNEL: Final = 32
+"""Bytes of an output beside its weights: its bias, and scales and zero points of both."""
+
 _LOOKED_AT: Final = 1000
 """Texts whose features are counted."""
 
@@ -120,7 +123,7 @@ def shape(
     """
     first = hidden or labels
     pools = 2 if max_pool else 1
-    spent = pools * dim * first + 8 * first + (hidden * labels + 8 * labels if hidden else 0)
+    spent = pools * (dim + _CHANNEL) * first + ((hidden + _CHANNEL) * labels if hidden else 0)
     room = (bounds.model_bytes - _OVERHEAD - spent) // dim
     if room < _FEWEST:
         raise RefusedError(

@@ -60,6 +60,21 @@ def test_every_plan_keeps_the_budget(size: int, labels: int) -> None:
         assert weights < size
 
 
+@pytest.mark.parametrize(("labels", "size"), [(2, 65_536), (77, 524_288), (400, 262_144)])
+def test_the_file_of_a_plan_keeps_the_budget(labels: int, size: int) -> None:
+    """Converted, with all that the file holds beside the weights."""
+    plan = plans(TEXTS, Facts(3000, labels, 20.0, 300.0), Limits(size), 100)[0]
+    bag = Bag(plan.shape, labels, 1)
+    for name in ("first_bias", "out_bias"):
+        bag.weights[name][:] = np.linspace(-0.1, 0.1, len(bag.weights[name]))
+    student = bag.student(labels)
+    student.freeze()
+    model = to_int8(
+        student, student, plan.shape.features.length, encode(TEXTS[:8], plan.shape.features)
+    )
+    assert 0.85 * size < len(model) <= size
+
+
 def test_a_board_bounds_the_plans() -> None:
     """Its memory shortens what is read of a text, its storage the table."""
     bounds = limits(BudgetConfig(boards=["nucleo-f446re"]), 150)
