@@ -88,7 +88,10 @@ def judge(instance: str, known: Known, view: View) -> Standing:
     mine = owner.instance == instance
     gone = not mine and owner.state == "online" and not view.renewing
     if known.granted:
-        return _outrun(known) if leads and gone else Standing("settle")
+        if leads and (gone or known.behind):
+            return _outrun(known)
+        if not known.behind:
+            return Standing("settle")
     if known.contested is not None:
         if mine or view.renewing:
             return Standing("settle")
@@ -119,7 +122,7 @@ def _unowned(known: Known, view: View, *, leads: bool) -> Standing:
     if not view.settled:
         return Standing("wait", reason="waiting for an owner's word at the broker")
     if leads:
-        return Standing("claim", reason="taking the fleet")
+        return _outrun(known) if known.behind else Standing("claim", reason="taking the fleet")
     return Standing("wait", reason="waiting for another controller to take the fleet")
 
 
@@ -137,9 +140,9 @@ def _foreign(known: Known, view: View, *, leads: bool) -> Standing:
 
 
 def _outrun(known: Known) -> Standing:
-    """With a fence above the other's, which this process must have been given for it."""
+    """With a fence above the other's, and above what devices hold, given to this process for it."""
     assert known.newest is not None
-    ready = known.outran == known.newest.fence
+    ready = known.outran == known.newest.fence and not known.behind
     return Standing(
         "claim" if ready else "outrun", reason="taking the fleet from another controller"
     )

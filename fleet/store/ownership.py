@@ -13,11 +13,12 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
+from contracts import limits
 from contracts.clock import EARLIEST
 from contracts.errors import UnavailableError
 from fleet.store import Store, desired, leases
 from fleet.store.documents import dump, load
-from fleet.store.schema import FENCE, LEASE, OWNERSHIP
+from fleet.store.schema import DEVICE, FENCE, LEASE, OWNERSHIP
 
 LEASE_NAME: Final = "owner"
 _HIGHEST: Final = 2**53 - 1
@@ -53,6 +54,8 @@ class Known(msgspec.Struct, frozen=True):
         contested: an owner that lives, but does not use this database.
         granted: a person has said that the fleet is to be taken from another owner.
         outran: the fence that was given for that; 0: none yet.
+        held: the highest fence that a device says it holds, looked at when `granted` alone: who
+            sent devices a fence above the owner's left no word at the broker.
     """
 
     database: str
@@ -62,6 +65,12 @@ class Known(msgspec.Struct, frozen=True):
     contested: Fence | None
     granted: bool = False
     outran: int = 0
+    held: int = 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether devices hold a fence that makes them refuse what this database gives."""
+        return self.held > max(self.fences, default=0)
 
     @property
     def newest(self) -> Fence | None:
@@ -90,7 +99,26 @@ def known(connection: sa.Connection, asked: Sequence[int] = ()) -> Known:
         contested=load(row.contested, Fence) if row.contested else None,
         granted=grant is not None,
         outran=grant.fence if grant else 0,
+        held=_held(connection) if grant is not None else 0,
     )
+
+
+class _Held(msgspec.Struct):
+    """Of a report."""
+
+    desired_fence: int = 0
+
+
+def _held(connection: sa.Connection) -> int:
+    """The highest fence of the devices' reports, as far as the next one can be above it.
+
+    What is further away is a lie, or a device that was led there step by step: a fence above it
+    would be refused by all others.
+    """
+    most = newest(connection) + limits.MAX_FENCE_STEP - 1
+    reports = connection.execute(sa.select(DEVICE.c.reported).where(DEVICE.c.reported.isnot(None)))
+    fences = [load(report, _Held).desired_fence for (report,) in reports]
+    return max((fence for fence in fences if fence <= most), default=0)
 
 
 def newest(connection: sa.Connection) -> int:
@@ -146,7 +174,8 @@ def outrun(store: Store, instance: str, other: int, now: float) -> None:
     Devices may hold desired documents that this database never gave: all are sent again.
     """
     with store.write() as connection:
-        fence = _give(connection, instance, above=other, now=now)
+        above = max(other, _held(connection))
+        fence = _give(connection, instance, above=above, now=now)
         desired.reissue(connection, now)
         row = connection.execute(sa.select(OWNERSHIP)).one()
         grant = load(row.takeover, _Grant) if row.takeover else _Grant("", now)

@@ -59,6 +59,16 @@ CASES = {
     "a person gives the fleet to a copy, and the broker has lost its documents": (
         with_grant(contested(LEADING, 5, PEER)), View(), "claim", 0),
     "a person's word was not needed": (with_grant(LEADING), View(owner()), "settle", 0),
+    "a person goes above the fence that devices hold": (
+        msgspec.structs.replace(with_grant(LEADING), held=8), View(owner()), "outrun", 0),
+    "a person goes above what devices hold, and nobody has the fleet": (
+        msgspec.structs.replace(with_grant(LEADING), held=8), View(), "outrun", 0),
+    "a person went above what devices hold": (
+        msgspec.structs.replace(with_grant(LEADING), held=6, outran=7), View(owner(5)), "settle",
+        0),
+    "a person goes above what devices hold, and a peer is to do it": (
+        msgspec.structs.replace(with_grant(FOLLOWING), held=8),
+        View(owner(7, PEER), renewing=True), "follow", 7),
     "a peer has the fleet": (FOLLOWING, View(owner(7, PEER), renewing=True), "follow", 7),
     "a peer had the fleet and is gone": (
         FOLLOWING, View(owner(7, PEER, state="offline")), "wait", 0),
