@@ -64,7 +64,7 @@ CASES = {
     "a person goes above what devices hold, and nobody has the fleet": (
         msgspec.structs.replace(with_grant(LEADING), held=8), View(), "outrun", 0),
     "a person went above what devices hold": (
-        msgspec.structs.replace(with_grant(LEADING), held=6, outran=7), View(owner(5)), "settle",
+        msgspec.structs.replace(with_grant(LEADING), held=6, outran=7), View(owner(3)), "settle",
         0),
     "a person goes above what devices hold, and a peer is to do it": (
         msgspec.structs.replace(with_grant(FOLLOWING), held=8),
