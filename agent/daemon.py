@@ -200,6 +200,7 @@ class Agent(Device):
         self.controller_clock.look()
         self.engine.recover()
         self.worker.start()
+        self.on_desired(self.engine.journal.desired)
         self.link.start()
         renewer = Renewer(self.certificate, self.link.renewed, self.clock, self.stopping)
         for name, target in (

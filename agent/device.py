@@ -42,7 +42,15 @@ from contracts import codec, drops
 from contracts.board import Board
 from contracts.config import AgentConfig
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import Ack, Acknowledged, BlobGet, Generated, Selftested, UpdateEvent
+from contracts.messages import (
+    Ack,
+    Acknowledged,
+    BlobGet,
+    Desired,
+    Generated,
+    Selftested,
+    UpdateEvent,
+)
 from contracts.topics import Topics
 
 TRUST: Final = "trust"
@@ -200,6 +208,11 @@ class Device:
     def on_block(self, name: str, payload: bytes, at: float | None) -> None:
         """Takes a block of the repository, with the controller's time if it was told."""
         self.blocks.on_block(name, payload, at)
+
+    def on_desired(self, desired: Desired | None) -> None:
+        """Answers requests of the groups that the controller names, or else of the configured."""
+        named = desired.groups if desired is not None else None
+        self.link.hear_groups(self.config.groups if named is None else named)
 
     def on_ack(self, ack: Ack) -> None:
         """Takes the controller's word on what it has."""

@@ -127,8 +127,10 @@ class Link:
             self._topics.blobs_of(device),
             self._topics.of_device(device, "ack"),
             self._status_topic,
-            *(self._topics.group_requests(group) for group in groups),
         ]
+        self._groups = [self._topics.group_requests(group) for group in groups]
+        self._asked: dict[int, list[str]] = {}
+        self._stale: list[str] = []
         self.connected = threading.Event()
         self.connections = 0
         self._rival = Rival()
@@ -205,6 +207,24 @@ class Link:
         if self._context is not None:
             load_pair(self._context, tls)
             self._certificate = fingerprint(tls)
+
+    def hear_groups(self, groups: list[str]) -> None:
+        """Answers requests to these groups from now on, and to no others."""
+        wanted = [self._topics.group_requests(group) for group in groups]
+        gone = [topic for topic in self._groups if topic not in wanted]
+        news = [topic for topic in wanted if topic not in self._groups]
+        self._groups = wanted
+        if gone and self.connected.is_set():
+            self._client.unsubscribe(gone)
+        elif gone:
+            self._stale = [*self._stale, *gone]
+        if news and self.connected.is_set():
+            self._subscribe(news)
+
+    def _subscribe(self, topics: list[str]) -> None:
+        _, mid = self._client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in topics])
+        if mid is not None:
+            self._asked[mid] = topics
 
     def leave(self, request: Leave) -> None:
         """The controller's last word: says it, and tries to connect only now and then.
@@ -303,7 +323,11 @@ class Link:
         self.connections += 1
         self.refusals.connected()
         # Always: a broker that lost our session would otherwise send nothing, for ever.
-        client.subscribe([(topic, SubscribeOptions(qos=1)) for topic in self._filters])
+        self._asked.clear()
+        stale, self._stale = [t for t in self._stale if t not in self._groups], []
+        if stale:
+            client.unsubscribe(stale)  # the broker may have kept them with the session
+        self._subscribe([*self._filters, *self._groups])
         self.last_error = ""
         self.farewell = self._refused = ""
         self._backoff.dismissed(dismissed=False)
@@ -444,8 +468,8 @@ class Link:
     def _subscribed(
         self, client: paho.Client, userdata: Any, mid: int, reasons: Any, properties: Any
     ) -> None:
-        del client, userdata, mid, properties
-        for topic, reason in zip(self._filters, reasons, strict=False):
+        del client, userdata, properties
+        for topic, reason in zip(self._asked.pop(mid, []), reasons, strict=False):
             self.refusals.answered("subscribe to", topic, allowed=not reason.is_failure)
 
     def _guarded(self, callback: Callable[..., object]) -> Callable[..., None]:

@@ -37,6 +37,9 @@ class Listeners(Protocol):
     def on_block(self, name: str, payload: bytes, at: float | None) -> None:
         """Takes a block of the repository, with the controller's time if it was told."""
 
+    def on_desired(self, desired: Desired | None) -> None:
+        """A desired document counts from now on."""
+
     def on_ack(self, ack: Ack) -> None:
         """Takes the controller's word on what it has."""
 
@@ -79,7 +82,9 @@ class Routing:
         if not payload:  # the broker keeps none any more
             return
         try:
-            self._to.engine.offer(codec.decode(payload, Desired, what="a desired document"))
+            desired = codec.decode(payload, Desired, what="a desired document")
+            if self._to.engine.offer(desired):
+                self._to.on_desired(desired)
         except InputError as error:
             reason = msgspec.structs.replace(error.info, code="bad-desired")
             self._to.engine.refuse(reason)

@@ -258,6 +258,8 @@ class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
         fence: grows with every controller that becomes the fleet's owner (:class:`Owner`); a
             device refuses a document with a lower one than it has seen. 0: of a controller that
             has none.
+        groups: whose requests the device answers, in place of those of its configuration. None:
+            those of its configuration.
 
     A device refuses what is above the last that it accepted by more than `MAX_REVISION_STEP`,
     or `MAX_FENCE_STEP` (``contracts/limits.py``): one document must not shut out all later ones.
@@ -273,6 +275,7 @@ class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
     rollout: str | None = None
     at: float = 0.0
     fence: Whole = 0
+    groups: Annotated[list[Name], msgspec.Meta(max_length=64)] | None = None
 
 
 class Owner(msgspec.Struct, frozen=True, omit_defaults=True):

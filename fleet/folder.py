@@ -49,7 +49,7 @@ from fleet.config import CONFIG, ApiConfig, BrokerConfig, FleetConfig, check
 from fleet.identity import Enrolment, Identity, provisioning
 from fleet.identity.authority import common_name, parse_certificate
 from fleet.repository import Repository
-from fleet.store import Store, audit, bundles, departures, devices, entries, tokens
+from fleet.store import Store, audit, bundles, departures, desired, devices, entries, tokens
 from fleet.store.entries import Actor
 
 __all__ = ["CONFIG", "ApiConfig", "BrokerConfig", "Fleet", "FleetConfig"]
@@ -356,6 +356,7 @@ class Fleet:
                     devices.enroll(
                         store, connection, device, board, config.labels, config.groups, now
                     )
+                    desired.regroup(store, connection, device, now, again=True)
                     audit.note_by(
                         connection, actor or audit.local(), "device.enroll", device, now,
                         board=board, labels=config.labels, groups=config.groups, replace=replace,
@@ -414,6 +415,7 @@ class Fleet:
                         config.groups,
                         now,
                     )
+                    desired.regroup(store, connection, config.device, now, again=True)
                     actor = Actor(config.device, "token")
                     audit.note_by(connection, actor, "device.enroll", config.device, now)
         finally:

@@ -157,6 +157,7 @@ class Run(Device):
         self.engine.recover()
         self._updates.wake()
         self._reports.wake()
+        self.on_desired(self.engine.journal.desired)
         self.link.start()
 
     def shut_down(self) -> None:

@@ -136,10 +136,11 @@ class Engine:
         """The journal as it is on disk."""
         return self._ledger.journal
 
-    def offer(self, desired: Desired) -> None:
-        """Takes a desired document from the broker, if it counts."""
-        self._inbox.offer(desired)
+    def offer(self, desired: Desired) -> bool:
+        """Takes a desired document from the broker, if it counts; whether it does."""
+        counts = self._inbox.offer(desired)
         self._wake.set()
+        return counts
 
     def refuse(self, reason: ErrorInfo) -> None:
         """What came from the broker is no desired document: that is told."""

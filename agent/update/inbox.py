@@ -44,10 +44,15 @@ def judge(desired: Desired, known: Desired | None) -> Literal["newer", "same"] |
         return "newer"
     if desired.revision < revision:
         return _refusal("old-revision", "its revision is lower than the last", desired, known)
-    if known is not None and (desired.slots, desired.rollout) != (known.slots, known.rollout):
+    if known is not None and _content(desired) != _content(known):
         why = "it says something else under the same revision"
         return _refusal("other-content", why, desired, known)
     return "same"
+
+
+def _content(desired: Desired) -> tuple[object, ...]:
+    """What may not differ under one revision."""
+    return desired.slots, desired.rollout, desired.groups
 
 
 def _refusal(code: str, why: str, desired: Desired, known: Desired | None) -> ErrorInfo:
@@ -80,17 +85,18 @@ class Inbox:
         self._refused = Waiting(clock)
         self._news = False
 
-    def offer(self, desired: Desired) -> None:
-        """A document came from the broker."""
+    def offer(self, desired: Desired) -> bool:
+        """A document came from the broker; whether it counts."""
         with self._lock:
             verdict = judge(desired, self._offered or self._known())
             if isinstance(verdict, ErrorInfo):
                 self._note(verdict)
-                return
+                return False
             # The right document stands at the broker again, or a newer one does.
             self._news = self._refused.end() or self._news
             if verdict == "newer":
                 self._offered = desired
+            return True
 
     def refuse(self, reason: ErrorInfo) -> None:
         """What came is no desired document."""

@@ -8,11 +8,22 @@ import msgspec
 from fastapi import APIRouter, Path, Query, Response
 
 from contracts.errors import InputError
+from fleet import enforcement
 from fleet.api import models, paging, views
 from fleet.api.auth import Operator, TheController, Viewer
 from fleet.rollout import selector
 from fleet.rollout.spec import NAME_PATTERN
-from fleet.store import audit, bundles, delivery, departures, devices, history, selection, telemetry
+from fleet.store import (
+    audit,
+    bundles,
+    delivery,
+    departures,
+    desired,
+    devices,
+    history,
+    selection,
+    telemetry,
+)
 
 ROUTER = APIRouter(prefix="/v1", tags=["devices"])
 DeviceId = Annotated[str, Path(pattern=NAME_PATTERN, examples=["kitchen"])]
@@ -72,6 +83,8 @@ def patch_device(
         devices.relabel(
             controller.store, connection, device, labels=patch.labels, groups=patch.groups
         )
+        if patch.groups is not None:
+            desired.regroup(controller.store, connection, device, controller.clock())
         audit.note(
             connection,
             at=controller.clock(),
@@ -83,6 +96,10 @@ def patch_device(
         )
         after = devices.get(connection, device)
         books = delivery.books(connection, [device], controller.clock())
+        # The broker's access control is made of it; a start of the controller does what follows.
+        identity = controller.fleet.open_identity()
+        identity.describe(device, after.labels, after.groups)
+    enforcement.apply(controller.fleet, identity)
     controller.wake()
     response.headers["ETag"] = paging.etag(after.version)
     return views.device(after, books[device])

@@ -128,6 +128,13 @@ class Identity:
         with self.registry.transaction() as transaction:
             return _enrolled(transaction, device)
 
+    def describe(self, device: str, labels: DeviceLabels, groups: Sequence[str]) -> None:
+        """Notes what operators say of a device; one that was never enrolled here is passed over."""
+        with self.registry.transaction() as transaction:
+            known = transaction.device(device)
+            if known is not None:
+                transaction.describe(make_profile(device, known[0].board, labels, groups))
+
     def enroll(
         self,
         device: str,

@@ -166,6 +166,17 @@ class Transaction:
             ),
         )
 
+    def describe(self, profile: Profile) -> None:
+        """Stores other labels and groups of a device, revoked or not."""
+        self._connection.execute(
+            "UPDATE devices SET labels = ?, groups = ? WHERE device = ?",
+            (
+                msgspec.json.encode(profile.labels).decode(),
+                msgspec.json.encode(profile.groups).decode(),
+                profile.device,
+            ),
+        )
+
     def devices(self) -> list[tuple[Profile, float | None]]:
         """Every device with the time of its revocation, by name."""
         rows = self._connection.execute(

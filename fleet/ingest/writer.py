@@ -153,7 +153,7 @@ class Writer:
         now: float,
     ) -> Iterable[Change]:
         devices.report(self._store, connection, message.device, body, said)
-        desired.answer(connection, message.device, body, now)
+        desired.answer(self._store, connection, message.device, body, now)
         yield Change("reported", message.device, {"desired_revision": body.desired_revision})
         event = body.last_update
         if event is not None:

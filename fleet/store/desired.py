@@ -12,7 +12,7 @@ import structlog
 from contracts import limits
 from contracts.errors import ErrorInfo
 from contracts.messages import DESIRED_REFUSALS, Desired, DesiredBundle, Reported
-from fleet.store import Store, traits
+from fleet.store import Store, devices, traits
 from fleet.store.devices import CHANGED, Device
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE
@@ -36,7 +36,51 @@ def with_slot(
     if bundle is not None:
         slots[slot] = bundle
     settings = device.desired.settings if device.desired else {}
-    return Desired(revision=revision, slots=slots, settings=settings, rollout=rollout, at=now)
+    if device.desired is not None:
+        groups = device.desired.groups
+    else:
+        groups = device.groups if _owes_groups(device.desired_revision) else None
+    return Desired(
+        revision=revision, slots=slots, settings=settings, rollout=rollout, at=now, groups=groups
+    )
+
+
+def _owes_groups(revision: int) -> bool:
+    """Whether a device without a document has to be told its groups: see :func:`regroup`."""
+    return revision > 0
+
+
+def regroup(
+    store: Store, connection: sa.Connection, device: str, now: float, *, again: bool = False
+) -> None:
+    """Tells a device the groups that operators gave it; the transaction wrote them before.
+
+    One that never said what its slots have gets no document yet, as that would empty them: its
+    first report, or its first rollout, brings it. The revision says that it is owed.
+
+    Args:
+        store: the database.
+        connection: in a transaction that writes.
+        device: whose groups changed.
+        now: seconds since the epoch.
+        again: it was enrolled: only if it was told groups before, as its ``agent.yaml`` has them.
+    """
+    known = devices.get(connection, device)
+    told = known.desired.groups if known.desired else None
+    if told == known.groups or (again and told is None):
+        return
+    revision = known.desired_revision + 1
+    if known.desired is not None:
+        document = msgspec.structs.replace(
+            known.desired, revision=revision, groups=known.groups, at=now
+        )
+    elif known.reported is not None:
+        document = Desired(revision, _as_reported(known), groups=known.groups, at=now)
+    else:
+        owed = DEVICE.update().where(DEVICE.c.id == device)
+        connection.execute(owed.values(desired_revision=revision, sent_revision=revision))
+        return
+    write(store, connection, [(device, document, known.rollout)])
 
 
 def _as_reported(device: Device) -> dict[str, DesiredBundle]:
@@ -155,7 +199,9 @@ def resend(connection: sa.Connection, ids: Sequence[str]) -> None:
         )
 
 
-def answer(connection: sa.Connection, device: str, reported: Reported, now: float) -> None:
+def answer(
+    store: Store, connection: sa.Connection, device: str, reported: Reported, now: float
+) -> None:
     """Sends a device its document again when it holds another, or was sent another.
 
     Whoever wrote over the retained document, or got one through that devices take for newer than
@@ -168,6 +214,8 @@ def answer(connection: sa.Connection, device: str, reported: Reported, now: floa
     ).one()
     own = row.desired_revision
     if row.desired is None:
+        if _owes_groups(own):
+            regroup(store, connection, device, now)
         return
     ahead = max([reported.desired_revision, *map(_known_revision, refused)])
     other = any(reason.code == "other-content" for reason in refused) and ahead == own

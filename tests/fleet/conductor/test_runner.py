@@ -346,7 +346,7 @@ def test_a_document_that_became_newer_meanwhile_is_not_written_over(
             raised.append(small.device("a").desired_revision + 50)
             claim = Reported("a", "b", "1", "raspberry-pi-5", "x", 0.0, desired_revision=raised[0])
             with small.store.write() as connection:
-                desired.answer(connection, "a", claim, small.now)
+                desired.answer(small.store, connection, "a", claim, small.now)
 
     monkeypatch.setattr(Look, "run", run)
     while small.runner.tick():
