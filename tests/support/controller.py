@@ -291,7 +291,7 @@ class _RangeHandler(SimpleHTTPRequestHandler):
         """One file, or the rest of it from an offset."""
         path = Path(self.translate_path(self.path))
         if type(self).away:
-            self.send_response_only(503)  # without a date
+            self.send_response_only(404)  # without a date
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
@@ -319,7 +319,7 @@ class _RangeHandler(SimpleHTTPRequestHandler):
 def http_server(folder: Path, port: int = 0) -> Iterator[tuple[str, Any]]:
     """A folder over HTTP on loopback: base URL, and an object whose `sent` counts bytes.
 
-    While its `away` is set, it answers that it is not available, and does not say the time.
+    While its `away` is set, it has no file, and does not say the time.
     """
 
     class Handler(_RangeHandler):
