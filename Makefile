@@ -44,7 +44,8 @@ WORKERS ?= 4
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test: $(STAMP) test-tools .venv-tflite
-	$(PYTEST)
+	$(PYTEST) -m 'not soak and not alone'
+	$(BIN)/python -m pytest -m alone
 
 # No services, no training: for work.
 FAST := tests/contracts tests/docs tests/fleet/rollout tests/agent/trust tests/agent/system \

@@ -142,23 +142,26 @@ class Store:
 
     def check(self) -> None:
         """Raises ``UnavailableError`` or ``RefusedError`` when it cannot be used as it is."""
-        self.refuse_newer()
-        current, head = self.revision()
+        with self.read() as connection:
+            current, head = refuse_newer(connection), _head()
         if current != head:
             raise UnavailableError(
                 "old-schema", f"the database has schema {current}, this program needs {head}"
             )
 
 
-def refuse_newer(connection: sa.Connection) -> None:
+def refuse_newer(connection: sa.Connection) -> str | None:
     """Refuses a database that a later version of the program wrote.
+
+    Returns:
+        The version of its schema, if it has one.
 
     Raises:
         RefusedError: ``newer-database``.
     """
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None or current in _known():
-        return
+        return current
     writer = "a newer version of Shoal"
     if sa.inspect(connection).has_table(WRITTEN_BY.name):
         found = connection.scalar(

@@ -43,7 +43,8 @@ def site(
     scenario = folder / "scenario.yaml"
     scenario.write_text(_SCENARIO)
     words = noise_generator(folder / "words").path
-    bundles = [DATA / "tiny-classifier-1.0.0", DATA / "tiny-classifier-1.1.0", words]
+    # What was published last is what the rollout form begins with.
+    bundles = [words, DATA / "tiny-classifier-1.0.0", DATA / "tiny-classifier-1.1.0"]
     with (
         served(folder / "fleet", mosquitto_broker, name=name, bundles=bundles) as running,
         Simulation(

@@ -184,6 +184,7 @@ def test_http_that_breaks_goes_on_over_mqtt(
             assert 0 < controller.block_bytes < SIZE + 60_000
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("way", ["http", "mqtt"])
 def test_a_retry_goes_on_where_the_attempt_before_ended(
     mosquitto_broker: MqttConfig, fleet_name: str, tmp_path: Path, big: Bundle, way: str

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from contracts import codec
 from contracts.messages import Desired, DesiredBundle, TrialRules
 from fleet.repository.repository import Repository
 from tests.micro import bundles, device
 
 
+@pytest.mark.alone
 def test_power_may_be_cut_at_every_write_and_erase_of_an_update(tmp_path):
     """After each cut the device boots, serves one of the two bundles, and completes the update."""
     repository = Repository.create(tmp_path / "repo", tmp_path / "keys")
@@ -28,7 +31,7 @@ def test_power_may_be_cut_at_every_write_and_erase_of_an_update(tmp_path):
         parts = list(
             pool.map(
                 lambda part: device.run(
-                    "powercut.py", str(tmp_path), str(part), "2", heap="8M", timeout=240
+                    "powercut.py", str(tmp_path), str(part), "2", heap="8M", timeout=540
                 ),
                 range(2),
             )

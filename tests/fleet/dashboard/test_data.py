@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,10 +76,12 @@ def _report(controller: Controller, count: int, *, event: UpdateEvent | None = N
 
 @contextmanager
 def _statements(controller: Controller) -> Iterator[list[str]]:
+    """SELECTs of this thread: the controller's own look into the database, too."""
     found: list[str] = []
+    mine = threading.get_ident()
 
     def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if statement.lstrip().upper().startswith("SELECT"):
+        if threading.get_ident() == mine and statement.lstrip().upper().startswith("SELECT"):
             found.append(statement)
 
     sa.event.listen(controller.store.engine, "before_cursor_execute", note)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -201,7 +202,7 @@ def test_the_search_takes_the_smallest_student_that_reaches_the_floor(tmp_path: 
     assert good[0]["model_bytes"] == min(row["model_bytes"] for row in good)
     assert good[0]["validation_int8"] >= 0.7
     assert "smallest" in search["why"]
-    assert "Search" in result.report_html.read_text(encoding="utf-8")
+    assert html.escape(search["why"]) in result.report_html.read_text(encoding="utf-8")
     budget = {"floor": 0.9, "model_bytes": 100}
     with pytest.raises(RefusedError, match="no student reaches") as caught:
         run(tmp_path, tmp_path / "out", budget=budget, distillation=fit)
