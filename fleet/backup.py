@@ -242,15 +242,21 @@ def _unpack(source: Path, folder: Path) -> None:
         with tarfile.open(source, "r:gz") as tar:
             total = 0
             for entry in tar:
-                first = entry.name.split("/", 1)[0]
-                if first not in (*_PARTS, _SQLITE, _DUMP) or not (entry.isfile() or entry.isdir()):
+                first, *rest = entry.name.split("/")
+                known = first in (*_PARTS, _SQLITE, _DUMP) and ".." not in rest
+                if not known or not (entry.isfile() or entry.isdir()):
                     raise InputError(
                         "bad-backup", f"{source} holds {entry.name[:100]!r}: not a backup of ours"
                     )
                 total += entry.size
                 if total > _MAX_BYTES:
                     raise InputError("too-large", f"{source} unpacks to over {_MAX_BYTES} bytes")
-                tar.extract(entry, folder, filter="data")
+                entry.mode &= 0o755
+                # Python before 3.11.4, which Debian 12 has, knows no filters.
+                if hasattr(tarfile, "data_filter"):
+                    tar.extract(entry, folder, filter="data")
+                else:
+                    tar.extract(entry, folder, set_attrs=False)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise InputError(
             "bad-backup", f"{source} is not a backup, or is cut off: {error}"

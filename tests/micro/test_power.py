@@ -14,24 +14,24 @@ from tests.micro import bundles, device
 
 
 @pytest.mark.alone
-def test_power_may_be_cut_at_every_write_and_erase_of_an_update(tmp_path):
+def test_power_may_be_cut_at_every_write_and_erase_of_an_update(short_path):
     """After each cut the device boots, serves one of the two bundles, and completes the update."""
-    repository = Repository.create(tmp_path / "repo", tmp_path / "keys")
+    repository = Repository.create(short_path / "repo", short_path / "keys")
     documents = []
     for number in (1, 2):
-        bundle = bundles.write(tmp_path / str(number), "small", f"1.{number}.0", seed=number)
+        bundle = bundles.write(short_path / str(number), "small", f"1.{number}.0", seed=number)
         ref = repository.publish(bundle)
         slot = DesiredBundle(ref, trial=TrialRules(seconds=0))
         documents.append(
             json.loads(codec.encode(Desired(revision=number, slots={"classify": slot})))
         )
-    (tmp_path / "root.json").write_bytes(repository.root)
-    (tmp_path / "desired.json").write_text(json.dumps(documents))
+    (short_path / "root.json").write_bytes(repository.root)
+    (short_path / "desired.json").write_text(json.dumps(documents))
     with ThreadPoolExecutor(2) as pool:
         parts = list(
             pool.map(
                 lambda part: device.run(
-                    "powercut.py", str(tmp_path), str(part), "2", heap="8M", timeout=540
+                    "powercut.py", str(short_path), str(part), "2", heap="8M", timeout=540
                 ),
                 range(2),
             )

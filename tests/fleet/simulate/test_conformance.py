@@ -396,6 +396,7 @@ def kept(pair: Pair) -> set[str]:
     return names
 
 
+@pytest.mark.alone
 def test_a_simulated_device_says_what_the_real_agent_says(pair: Pair) -> None:
     """First, next, back, shadow, rolled back, refused, lost, emptied: each message, each field."""
     play(pair)
