@@ -21,11 +21,12 @@ from __future__ import annotations
 import collections
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from agent.system.log import logger
+from agent.telemetry import held
 from agent.telemetry.held import Key, Row, Store
 from contracts.messages import Ack, Acknowledged
 
@@ -55,9 +56,6 @@ before, that never will."""
 
 NOBODY_LISTENS: Final = 0x10
 """PUBACK's reason code "no matching subscribers": success of MQTT, and nobody has the message."""
-
-_REMEMBERED: Final = 64
-"""Boots of which is remembered how far they are acknowledged."""
 
 
 class Outgoing(msgspec.Struct, frozen=True):
@@ -120,7 +118,6 @@ class Delivery:
         self._cursor = 0
         self._out: dict[Key, _Sent] = {}
         self._settled: dict[tuple[str, str], int] = {}
-        self._highest: dict[tuple[str, str], int] = {}
         self._asked: dict[tuple[str, str], float] = {}
         self._events: collections.deque[Callable[[float], None]] = collections.deque()
         self._pause = FIRST_PAUSE_S
@@ -232,7 +229,6 @@ class Delivery:
         stream = (row.topic, row.boot)
         payload = row.payload
         if row.boot:
-            _remember(self._highest, stream, max(row.seq, self._highest.get(stream, -1)))
             follows = 0 <= row.before == row.seq - 1 or self._settled.get(stream) == row.seq - 1
             if explicit or not follows:
                 payload = b'{"after":%d,' % row.before + payload[1:]
@@ -312,8 +308,16 @@ class Delivery:
         topic = self._topics[ack.kind]
         stream = (topic, ack.boot)
         last = max([ack.seq, *(last for _, last in ack.ahead)])
-        if stream in self._highest and last > self._highest[stream]:
-            log.warning("acknowledgement of what was not sent ignored", kind=ack.kind, seq=last)
+        # Not what was sent: an earlier run may have sent more, and a copy of this device, with
+        # its spool, all that was held when it was made.
+        made = self._store.numbered(topic, ack.boot)
+        if made is not None and last > made:
+            log.warning(
+                "acknowledgement of what was never there ignored",
+                kind=ack.kind,
+                boot=ack.boot,
+                seq=last,
+            )
             return
         self._heard_at = now
         if not self._store.acknowledged:
@@ -322,7 +326,7 @@ class Delivery:
         if ack.seq < 0:
             self._say_where_it_begins(stream, now)
         else:
-            _remember(self._settled, stream, ack.seq)
+            held.remember(self._settled, stream, ack.seq)
         self._store.forget(topic, ack)
         self._waits.pop(topic, None)
         if ack.wait_s:
@@ -346,7 +350,7 @@ class Delivery:
         """The controller does not know a boot: its first message is sent again, with `after`."""
         if now - self._asked.get(stream, -GREETING_S) < GREETING_S:
             return
-        _remember(self._asked, stream, now)
+        held.remember(self._asked, stream, now)
         self._settled.pop(stream, None)
         self._send_again(
             [key for key, sent in self._out.items() if key[:2] == stream and not sent.flying]
@@ -359,11 +363,3 @@ class Delivery:
 
     def _jittered(self, seconds: float) -> float:
         return seconds * self._chance.uniform(0.8, 1.2)
-
-
-def _remember(found: dict[tuple[str, str], Any], stream: tuple[str, str], value: Any) -> None:
-    """Keeps the newest of a bounded number."""
-    found.pop(stream, None)
-    found[stream] = value
-    if len(found) > _REMEMBERED:
-        del found[next(iter(found))]

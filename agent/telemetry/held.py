@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -11,6 +11,9 @@ from contracts.messages import Ack
 
 Key = tuple[str, str, int]
 """What names a message: its topic, its boot, its number."""
+
+Stream = tuple[str, str]
+"""What is numbered apart: a topic and a boot."""
 
 UNNUMBERED: Final = -1
 """The number of a message of an agent before ``ack``: the broker's word is all that it gets."""
@@ -52,6 +55,9 @@ class Store(Protocol):
 
     def set_acknowledged(self, value: bool) -> None:
         """Notes it. On ``True`` nothing counts as taken any more."""
+
+    def numbered(self, topic: str, boot: str) -> int | None:
+        """The highest number of a topic and boot that was put during this run; None: none was."""
 
     def after(self, last_id: int, limit: int, skip: Collection[str] = ()) -> list[Row]:
         """At most `limit` messages behind an id, in order.
@@ -132,3 +138,21 @@ def add(counts: dict[str, int], more: Mapping[str, int]) -> None:
     for place, number in more.items():
         if number:
             counts[place] = counts.get(place, 0) + number
+
+
+_REMEMBERED: Final = 64
+"""Streams of which something is remembered, the newest."""
+
+
+def remember(found: dict[Stream, Any], stream: Stream, value: Any) -> None:
+    """Keeps the newest of a bounded number."""
+    found.pop(stream, None)
+    found[stream] = value
+    if len(found) > _REMEMBERED:
+        del found[next(iter(found))]
+
+
+def note_number(found: dict[Stream, int], stream: Stream, seq: int) -> None:
+    """Keeps the highest number of a stream; of messages without a boot none."""
+    if stream[1]:
+        remember(found, stream, max(seq, found.get(stream, UNNUMBERED)))

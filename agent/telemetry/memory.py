@@ -43,6 +43,7 @@ class MemorySpool:
         self._kept: dict[int, _Kept] = {}
         self._ids: dict[Key, int] = {}
         self._protected: frozenset[int] = frozenset()
+        self._numbered: dict[held.Stream, int] = {}
 
     @property
     def depth(self) -> int:
@@ -105,6 +106,7 @@ class MemorySpool:
             self.count_dropped(drops.LARGE, kept.items)
             return False
         key = (kept.topic, kept.boot, kept.seq)
+        held.note_number(self._numbered, key[:2], kept.seq)
         if kept.boot and key in self._ids:
             return True
         self.newest += 1
@@ -141,6 +143,10 @@ class MemorySpool:
         if value:
             for kept in self._kept.values():
                 kept.taken = False
+
+    def numbered(self, topic: str, boot: str) -> int | None:
+        """The highest number that was put; of a device without disk, of earlier runs too."""
+        return self._numbered.get((topic, boot))
 
     def after(self, last_id: int, limit: int, skip: Collection[str] = ()) -> list[Row]:
         """At most `limit` messages behind `last_id`, in order, that nobody took."""

@@ -85,6 +85,7 @@ class Spool:
         self._beside: Table | None = None
         self._memory_since: float | None = None
         self._unforgotten: dict[tuple[str, str], Ack] = {}
+        self._numbered: dict[held.Stream, int] = {}
         try:
             self._table = self._open()
         except (*UNUSABLE, OSError) as error:
@@ -259,6 +260,7 @@ class Spool:
                 log.error("message larger than the spool", topic=entry.topic)
                 return False
             self._lost = {}
+            held.note_number(self._numbered, (entry.topic, entry.boot), entry.seq)
         return True
 
     def _put_beside(self, entry: Entry, error: Exception) -> bool | None:
@@ -309,6 +311,10 @@ class Spool:
                     table.roll_back()
                     table.acknowledged = value
                     log.error("spool refused a note", reason=str(error))
+
+    def numbered(self, topic: str, boot: str) -> int | None:
+        """The highest number of a topic and boot that was put during this run; None: none was."""
+        return self._numbered.get((topic, boot))
 
     def after(self, last_id: int, limit: int, skip: Collection[str] = ()) -> list[Row]:
         """At most `limit` messages behind `last_id`, in order.

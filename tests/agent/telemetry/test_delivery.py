@@ -275,7 +275,7 @@ def test_an_acknowledgement_that_goes_back_is_answered_by_the_oldest_with_its_af
     assert told(wire.wait(1.3 * FIRST_PAUSE_S)) == [(5, -1)]
 
 
-def test_an_acknowledgement_of_what_was_never_sent_lets_nothing_go(
+def test_an_acknowledgement_of_what_was_never_there_lets_nothing_go(
     make: Callable[[], AnySpool],
 ) -> None:
     """Whoever made it up."""
@@ -286,6 +286,43 @@ def test_an_acknowledgement_of_what_was_never_sent_lets_nothing_go(
     wire.ack(0, ahead=[(1, 2**50)])
     wire.send()
     assert wire.spool.depth == 2
+
+
+def test_what_a_copy_of_the_device_delivered_is_let_go_and_what_follows_arrives(
+    make: Callable[[], AnySpool],
+) -> None:
+    """A board flashed from its image sends all that it held: more than it has sent itself."""
+    wire, held = Wire(make()), 10 * WINDOW
+    put(wire.spool, *range(held))
+    assert len(wire.send()) == WINDOW
+    wire.ack(held - 1)  # of the copy's
+    put(wire.spool, *range(held, held + 3))
+    assert [seq for seq, _ in told(wire.send())] == [held, held + 1, held + 2]
+    wire.ack(held + 2)
+    wire.send()
+    assert wire.spool.depth == 0
+
+
+def test_what_an_earlier_run_delivered_beyond_a_gap_does_not_stop_the_next(
+    tmp_path: Path,
+) -> None:
+    """The next run holds the gap alone; what it is told reaches beyond what it ever sent."""
+
+    def spool() -> Spool:
+        return Spool(tmp_path / "spool.db", 1 << 20, 1e9, lambda: 1e9, lambda: 0.0)
+
+    wire = Wire(spool())
+    put(wire.spool, *range(10))
+    wire.send()
+    wire.ack(2, ahead=[(5, 9)])
+    wire.send()
+    wire.spool.close()
+    again = Wire(spool())
+    put(again.spool, *range(2 * WINDOW), boot="c")
+    assert told(again.send())[:2] == [(3, -1), (4, None)]
+    again.ack(9)
+    again.send()
+    assert {row.boot for row in again.spool.after(0, 999)} == {"c"}
 
 
 def test_a_device_over_its_quota_waits_with_that_kind_alone(make: Callable[[], AnySpool]) -> None:
