@@ -203,7 +203,7 @@ ROLLUP: Final = sa.Table(
     sa.Column("start", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("requests", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("errors", sa.BigInteger, nullable=False, server_default="0"),
-    # The whole of :class:`fleet.store.telemetry.Rollup`.
+    # The whole of :class:`fleet.figures.Figures`.
     sa.Column("content", _JSON, nullable=False),
     sa.Index("ix_telemetry_rollup_start", "resolution", "start"),
     _few("ix_telemetry_rollup_fleet", "start", "device = ''"),

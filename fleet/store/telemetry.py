@@ -22,8 +22,8 @@ from contracts import codec, drops, limits
 from contracts.errors import UnavailableError
 from contracts.messages import Sample, Telemetry
 from fleet.figures import Figures, read
-from fleet.store import Store, delivery
-from fleet.store.documents import dump
+from fleet.store import Store, delivery, rollups
+from fleet.store.rollups import Key
 from fleet.store.schema import DEVICE, RESULT, ROLLUP, TELEMETRY, UPDATE_EVENT
 
 _LOG: Final = structlog.get_logger("telemetry")
@@ -36,14 +36,8 @@ _CHUNK: Final = 300
 _MAX_BYTES: Final = 32 * limits.MIB
 """Bytes of payloads in one transaction of a roll-up: bounds its memory."""
 
-_MAX_COLUMN: Final = 2**40
-"""Where a row's columns stop: the database itself adds up those of millions of rows."""
-
 FLEET: Final = ""
 """In the place of a device's name: all of them together."""
-
-Key = tuple[int, str, str, str, int]
-"""Resolution in seconds, device, slot, sha256 of the manifest, start in seconds."""
 
 
 class Retention(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -167,9 +161,9 @@ def _add(store: Store, query: _Unrolled, ids: list[int], on_dropped: OnDropped) 
                     _add_drops(lost, row.device, batch)
             connection.execute(TELEMETRY.update().where(chunk).values(rolled=True))
         together = _together(sums)
-        _merge(store, connection, sums)
+        rollups.add(store, connection, sums)
         # Last: these few rows are the same for all processes, who wait for one another here.
-        _merge(store, connection, together)
+        rollups.add(store, connection, together)
         newest = max([row.received_at for row in rows], default=0.0)
         first = delivery.add_losses(store, connection, lost, newest)
     if first:
@@ -249,47 +243,6 @@ def _together(sums: dict[Key, Figures]) -> dict[Key, Figures]:
     for figures in found.values():
         figures.gauges, figures.peaks = {}, {}
     return found
-
-
-def _merge(store: Store, connection: sa.Connection, sums: dict[Key, Figures]) -> None:
-    columns = (ROLLUP.c.resolution, ROLLUP.c.device, ROLLUP.c.slot, ROLLUP.c.bundle, ROLLUP.c.start)
-    # In one order everywhere, so that two processes never wait for one another in a circle.
-    keys = sorted(sums)
-    for start in range(0, len(keys), _CHUNK // 2):
-        chunk = keys[start : start + _CHUNK // 2]
-        if not store.is_sqlite:
-            # A row must exist to be locked: two processes may meet at a new minute.
-            connection.execute(
-                store.insert(ROLLUP).on_conflict_do_nothing(),
-                [_row(key, Figures()) for key in chunk],
-            )
-        query = sa.select(*columns, ROLLUP.c.content).where(sa.tuple_(*columns).in_(chunk))
-        query = store.lock_row(query.order_by(*columns))
-        for row in connection.execute(query):
-            key = (row.resolution, row.device, row.slot, row.bundle, row.start)
-            sums[key].merge(read(row.content))
-        insert = store.insert(ROLLUP)
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=[c.name for c in columns],
-                set_={k: insert.excluded[k] for k in ("requests", "errors", "content")},
-            ),
-            [_row(key, sums[key]) for key in chunk],
-        )
-
-
-def _row(key: Key, figures: Figures) -> dict[str, object]:
-    resolution, device, slot, bundle, start = key
-    return {
-        "resolution": resolution,
-        "device": device,
-        "slot": slot,
-        "bundle": bundle,
-        "start": start,
-        "requests": min(figures.requests, _MAX_COLUMN),
-        "errors": min(figures.errors, _MAX_COLUMN),
-        "content": dump(figures),
-    }
 
 
 def points(

@@ -18,7 +18,7 @@ from fleet.figures import Figures
 from fleet.ingest.consumer import Arrived, Consumer
 from fleet.ingest.decode import Batch, Message, decode
 from fleet.ingest.writer import Writer, Written
-from fleet.store import Store, devices, telemetry
+from fleet.store import Store, devices, rollups, telemetry
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE, ROLLUP
 from tests.support.read_only import read_only
@@ -256,14 +256,14 @@ def test_a_batch_that_cannot_be_rolled_up_is_skipped_and_the_rest_is_added(
     store: Store, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the defect is, of a batch or of a row: the others count, and all can expire."""
-    whole = telemetry._row
+    whole = rollups._row
 
-    def brittle(key: telemetry.Key, figures: Figures) -> dict[str, object]:
+    def brittle(key: rollups.Key, figures: Figures) -> dict[str, object]:
         if key[2] == "bad-row":
             raise OverflowError("a value that the database does not take")
         return whole(key, figures)
 
-    monkeypatch.setattr(telemetry, "_row", brittle)
+    monkeypatch.setattr(rollups, "_row", brittle)
     broken = msgspec.structs.replace(_let_in("evil", 100), payload=b"{")
     messages = [_let_in("good", seq, {"requests": 1}) for seq in range(20)]
     messages[3:3] = [broken, _let_in("evil", 101, {"slot": "bad-row"})]
