@@ -115,6 +115,7 @@ class Controller:
         self.cloned: list[tuple[str, clones.Clone]] = []
         self.steps = 0
         self.leading = False
+        self._renew_at = 0.0
         self.ingesting = False
         self._ingest_until = 0.0
         self._ingest_lock = threading.Lock()
@@ -306,13 +307,25 @@ class Controller:
         self.consumer = self._new_consumer()
         self.consumer.counters = counters
 
+    def _lead(self) -> bool:
+        """Whether this controller steps the rollouts. What is renewed often is written often.
+
+        Between two renewals the lease cannot end; a step that another took the lease from is not
+        stored (its generation).
+        """
+        began = time.monotonic()
+        if not self.ownership.speaks:
+            self.leading = False
+        elif not self.leading or began >= self._renew_at:
+            self.leading = leases.acquire(
+                self.store, runner.LEASE, self.holder, self.store.now(self.clock), _LEASE_S
+            )
+            self._renew_at = began + _LEASE_S / 2
+        return self.leading
+
     def _engine(self) -> float:
         """One step of the rollouts, when this controller holds the lease."""
-        now = self.store.now(self.clock)
-        self.leading = self.ownership.speaks and leases.acquire(
-            self.store, runner.LEASE, self.holder, now, _LEASE_S
-        )
-        if not self.leading:
+        if not self._lead():
             return _LEASE_S / 4
         began = time.monotonic()
         changed = self.runner.tick()

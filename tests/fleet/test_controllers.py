@@ -23,6 +23,7 @@ from fleet.folder import Fleet, FleetConfig
 from fleet.ingest import Consumer
 from fleet.store import leases
 from fleet.store.schema import TELEMETRY
+from tests.support.counting import cost_of
 from tests.support.full_disk import full_disk
 
 WAIT_S = 90.0
@@ -211,3 +212,24 @@ def test_a_controller_on_a_full_disk_is_not_ready(tmp_path: Path) -> None:
         assert controller.ready["disk"]
     finally:
         controller.store.close()
+
+
+def test_an_idle_engine_writes_nothing_between_two_renewals_of_its_lease(tmp_path: Path) -> None:
+    """Each write is a sync of the disk, day and night; the lease is renewed before it ends."""
+    controller = Controller(Fleet.init(tmp_path / "fleet", FleetConfig("home")))
+    controller.ownership.speaks = True
+    controller._engine()
+    assert controller.leading
+    with cost_of(controller.store) as cost:
+        for _ in range(3):
+            controller._engine()
+    assert cost.writes == [] and controller.steps == 4
+    assert time.monotonic() < controller._renew_at < time.monotonic() + controller_module._LEASE_S
+    controller._renew_at = 0.0
+    with cost_of(controller.store) as cost:
+        controller._engine()
+    assert any("lease" in text for text in cost.writes), "it is renewed when it is time"
+    controller.ownership.speaks = False
+    controller._engine()
+    assert not controller.leading, "who does not own the fleet steps nothing, at once"
+    controller.store.close()
