@@ -27,10 +27,11 @@ from contracts.messages import Result
 from contracts.topics import DeviceKind, Topics
 from fleet.ingest.decode import Batch, Message, decode, number_of_refused, sender
 from fleet.ingest.heard import CatchUp
-from fleet.ingest.quota import Accounts, Quota, cost
+from fleet.ingest.quota import Accounts, Quota
 from fleet.ingest.receipts import EVERY_S, Receipts
 from fleet.ingest.session import IngestClient
 from fleet.ingest.writer import Change, Writer
+from fleet.store.delivery import Spent
 
 _LOG: Final = structlog.get_logger("ingest")
 MAX_BATCH: Final = 1000
@@ -277,6 +278,7 @@ class Consumer:
     def _decode(self, arrived: Sequence[Arrived]) -> list[Message]:
         found: list[Message] = []
         fleet, now = self._topics.fleet, self._clock()
+        waiting: dict[str, Spent] = {}
         for item in arrived:
             if not item.payload and (item.retained or item.topic.endswith(_CLEARED)):
                 continue  # a retained document was removed
@@ -287,8 +289,13 @@ class Consumer:
                 heard = "retained" if item.retained else self._catch_up.heard(message.at)
                 if heard != "live":
                     message = msgspec.structs.replace(message, heard=heard)
-                if self._accounts.is_over(message.device, now):
+                spent = waiting.setdefault(message.device, Spent())
+                if self._accounts.is_over(message.device, now, spent):
                     message = self._over(message)
+                elif message.number is not None:
+                    # Before the commit: one batch alone may be more than a quota.
+                    message = self._accounts.priced(message, now)
+                    spent.add(message.cost)
                 found.append(message)
             except InputError as error:
                 self._refuse(item)
@@ -353,8 +360,7 @@ class Consumer:
         now = self._clock()
         for message in messages:
             if message.number is not None and not message.over:
-                size = cost(message.number.kind, len(message.payload))
-                self._accounts.spend(message.device, size, now)
+                self._accounts.spend(message.device, message.cost, now)
         self._receipts.committed(messages, time.monotonic())
 
     def _tell(self, changes: Sequence[Change]) -> None:

@@ -53,10 +53,14 @@ _KINDS: Final[dict[str, type]] = {
 
 # Without `gc`: thousands wait for their commit, and the collector would walk over all of them.
 class Batch(msgspec.Struct, frozen=True, gc=False):
-    """What names a batch of telemetry. Its samples, once checked, are stored as they came."""
+    """What names a batch of telemetry. Its samples, once checked, are stored as they came.
+
+    `spans` are the minutes that they are of, each with its slot and bundle.
+    """
 
     boot: str
     seq: int
+    spans: tuple[tuple[str, int], ...] = ()
 
 
 class Number(msgspec.Struct, frozen=True, gc=False):
@@ -82,6 +86,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
         heard: how it came.
         number: by which it is acknowledged; None: it is not.
         over: the device has stored all that it may today.
+        cost: bytes that it counts for.
     """
 
     device: str
@@ -91,6 +96,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     heard: Heard = "live"
     number: Number | None = None
     over: bool = False
+    cost: int = 0
 
     @property
     def greets(self) -> str:
@@ -130,11 +136,22 @@ def decode(fleet: str, topic: str, payload: bytes) -> Message:
         _check_telemetry(batch)
         at = max([sample.at for sample in batch.samples], default=0.0)
         number = Number("telemetry", batch.boot, batch.seq, batch.after)
-        return Message(device, Batch(batch.boot, batch.seq), payload, at, number=number)
+        return Message(
+            device, Batch(batch.boot, batch.seq, _spans(batch)), payload, at, number=number
+        )
     body: Body = codec.decode(payload, wanted, what=f"{kind} of {device}")
     _check(body, device)
     at = body.since if isinstance(body, Status) else getattr(body, "at", 0.0)
     return Message(device, body, payload, at, number=_number(body))
+
+
+def _spans(batch: Telemetry) -> tuple[tuple[str, int], ...]:
+    return tuple(
+        [
+            (f"{s.slot} {s.bundle.manifest_sha256}" if s.bundle else s.slot, int(s.at // 60))
+            for s in batch.samples
+        ]
+    )
 
 
 def _number(body: Body) -> Number | None:

@@ -6,17 +6,27 @@ told. Status, reports and update events still change what is known of the device
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
 import msgspec
 
 from contracts import limits
+from fleet.ingest.decode import Batch, Message
 from fleet.store.delivery import DAY_S, Spent, day_of
 
 LARGE_BYTES: Final = 4096
-"""Bytes of telemetry above which its labels are what is large: they are stored thrice, raw and in
-the roll-ups of a minute and an hour."""
+"""Bytes of telemetry above which its labels are what is large: they are stored four times, raw and
+in the roll-ups of a minute and an hour, and of all devices."""
+
+MESSAGE_BYTES: Final = 400
+"""What a message takes beside its payload: its row and the row's places in indexes."""
+
+SPAN_BYTES: Final = 1000
+"""What the rows of a minute that was not there yet take in the roll-ups."""
+
+_SPANS: Final = 64
+"""Slots of which the last minute is remembered; of a device with more, each sample is a new one."""
 
 _FLUSH_S: Final = 600.0
 _FLUSH_SHARE: Final = 64
@@ -28,33 +38,37 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
 
     Attributes:
         messages_per_day: telemetry, results and update events.
-        bytes_per_day: of them; telemetry beyond 4 KiB counts thrice, as it is stored.
+        bytes_per_day: of them, as they are stored: each message and each new minute of a slot
+            counts for its rows, and telemetry beyond 4 KiB for each of its copies.
     """
 
     messages_per_day: Annotated[int, msgspec.Meta(ge=0)] = 250_000
     bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 64 * limits.MIB
 
 
-def cost(kind: str, size: int) -> int:
+def cost(kind: str, size: int, spans: int = 0) -> int:
     """Bytes that a message counts for.
 
     Args:
         kind: of topic.
         size: bytes of its payload.
+        spans: of telemetry, how many rows of roll-ups it begins.
     """
+    stored = size + MESSAGE_BYTES + SPAN_BYTES * spans
     if kind == "telemetry" and size > LARGE_BYTES:
-        return 3 * size - 2 * LARGE_BYTES
-    return size
+        stored += 3 * (size - LARGE_BYTES)
+    return stored
 
 
 class _Account:
     """One device's day: what is stored, here and by others, and what is yet to be noted."""
 
-    __slots__ = ("fresh", "known", "since")
+    __slots__ = ("fresh", "known", "since", "spans")
 
     def __init__(self, now: float) -> None:
         self.known = Spent()
         self.fresh = Spent()
+        self.spans: dict[str, int] = {}
         self.since = now - _FLUSH_S  # what others have stored is asked for at once
 
 
@@ -70,18 +84,38 @@ class Accounts:
         self._day = 0
         self._accounts: dict[str, _Account] = {}
 
-    def is_over(self, device: str, now: float) -> bool:
-        """Whether a device has stored all it may today."""
+    def is_over(self, device: str, now: float, waiting: Spent | None = None) -> bool:
+        """Whether a device has stored all it may today, with what waits for its commit."""
         account = self._of(device, now)
         messages = account.known.messages + account.fresh.messages
         size = account.known.bytes + account.fresh.bytes
+        if waiting is not None:
+            messages, size = messages + waiting.messages, size + waiting.bytes
         return 0 < self._quota.messages_per_day <= messages or 0 < self._quota.bytes_per_day <= size
 
     def spend(self, device: str, size: int, now: float) -> None:
         """A message is stored."""
-        fresh = self._of(device, now).fresh
-        fresh.messages += 1
-        fresh.bytes += size
+        self._of(device, now).fresh.add(size)
+
+    def priced(self, message: Message, now: float) -> Message:
+        """A message with what it counts for."""
+        body, spans = message.body, 0
+        if isinstance(body, Batch):
+            spans = self._new_spans(message.device, body.spans, now)
+        kind = message.number.kind if message.number else ""
+        return msgspec.structs.replace(message, cost=cost(kind, len(message.payload), spans))
+
+    def _new_spans(self, device: str, spans: Iterable[tuple[str, int]], now: float) -> int:
+        """How many of the minutes of a batch, by slot, are not the last that was counted."""
+        known = self._of(device, now).spans
+        new = 0
+        for slot, minute in spans:
+            if known.get(slot) != minute:
+                new += 1
+                if len(known) >= _SPANS:
+                    known.clear()
+                known[slot] = minute
+        return new
 
     def _of(self, device: str, now: float) -> _Account:
         day = day_of(now)

@@ -40,6 +40,11 @@ class Spent(msgspec.Struct):
     messages: int = 0
     bytes: int = 0
 
+    def add(self, size: int) -> None:
+        """One more message, of so many bytes."""
+        self.messages += 1
+        self.bytes += size
+
 
 RECENT_DAYS: Final = 1
 """Days before today whose losses are shown and alerted."""
