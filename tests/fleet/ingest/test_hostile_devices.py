@@ -285,7 +285,7 @@ def test_a_database_that_is_away_makes_no_batch_bad(
         raise UnavailableError("database", "the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(telemetry, "_merge", away)
+        patched.setattr(rollups, "add", away)
         with pytest.raises(UnavailableError):
             telemetry.roll_up(store)
     _rolled(store)
