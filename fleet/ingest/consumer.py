@@ -279,6 +279,8 @@ class Consumer:
         found: list[Message] = []
         fleet, now = self._topics.fleet, self._clock()
         waiting: dict[str, Spent] = {}
+        senders = {known[1] for item in arrived if (known := sender(fleet, item.topic))}
+        self._receipts.recall(senders, now)
         for item in arrived:
             if not item.payload and (item.retained or item.topic.endswith(_CLEARED)):
                 continue  # a retained document was removed
@@ -292,7 +294,7 @@ class Consumer:
                 spent = waiting.setdefault(message.device, Spent())
                 if self._accounts.is_over(message.device, now, spent):
                     message = self._over(message)
-                elif message.number is not None:
+                elif message.counts:
                     # Before the commit: one batch alone may be more than a quota.
                     message = self._accounts.priced(message, now)
                     spent.add(message.cost)
@@ -359,7 +361,7 @@ class Consumer:
         """Notes what was committed, for the quotas and for the devices."""
         now = self._clock()
         for message in messages:
-            if message.number is not None and not message.over:
+            if message.counts and not message.over:
                 self._accounts.spend(message.device, message.cost, now)
         self._receipts.committed(messages, time.monotonic())
 

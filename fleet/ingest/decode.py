@@ -99,6 +99,11 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     cost: int = 0
 
     @property
+    def counts(self) -> bool:
+        """Whether it counts for a quota: what is stored again and again, numbered or not."""
+        return isinstance(self.body, Batch | Result | UpdateEvent)
+
+    @property
     def greets(self) -> str:
         """The boot of a device that has just connected; empty: it is no such message."""
         body = self.body

@@ -16,8 +16,8 @@ from fleet.ingest.decode import Batch, Message
 from fleet.store.delivery import DAY_S, Spent, day_of
 
 LARGE_BYTES: Final = 4096
-"""Bytes of telemetry above which its labels are what is large: they are stored four times, raw and
-in the roll-ups of a minute and an hour, and of all devices."""
+"""Bytes of telemetry above which its labels are what is large: they are stored four times, raw, in
+the roll-ups of a minute and an hour, and in those of all devices together."""
 
 MESSAGE_BYTES: Final = 400
 """What a message takes beside its payload: its row and the row's places in indexes."""
@@ -43,19 +43,19 @@ class Quota(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
     """
 
     messages_per_day: Annotated[int, msgspec.Meta(ge=0)] = 250_000
-    bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 64 * limits.MIB
+    bytes_per_day: Annotated[int, msgspec.Meta(ge=0)] = 256 * limits.MIB
 
 
-def cost(kind: str, size: int, spans: int = 0) -> int:
+def cost(size: int, spans: int, *, labelled: bool) -> int:
     """Bytes that a message counts for.
 
     Args:
-        kind: of topic.
         size: bytes of its payload.
-        spans: of telemetry, how many rows of roll-ups it begins.
+        spans: how many rows of roll-ups it begins.
+        labelled: it is telemetry, whose labels are kept in roll-ups too.
     """
     stored = size + MESSAGE_BYTES + SPAN_BYTES * spans
-    if kind == "telemetry" and size > LARGE_BYTES:
+    if labelled and size > LARGE_BYTES:
         stored += 3 * (size - LARGE_BYTES)
     return stored
 
@@ -63,11 +63,12 @@ def cost(kind: str, size: int, spans: int = 0) -> int:
 class _Account:
     """One device's day: what is stored, here and by others, and what is yet to be noted."""
 
-    __slots__ = ("fresh", "known", "since", "spans")
+    __slots__ = ("fresh", "known", "recalled", "since", "spans")
 
     def __init__(self, now: float) -> None:
         self.known = Spent()
         self.fresh = Spent()
+        self.recalled = False
         self.spans: dict[str, int] = {}
         self.since = now - _FLUSH_S  # what others have stored is asked for at once
 
@@ -93,6 +94,18 @@ class Accounts:
             messages, size = messages + waiting.messages, size + waiting.bytes
         return 0 < self._quota.messages_per_day <= messages or 0 < self._quota.bytes_per_day <= size
 
+    def strangers(self, devices: Iterable[str], now: float) -> set[str]:
+        """Devices of which is not known what they stored before this process began."""
+        self._begin(now)
+        accounts = self._accounts
+        return {one for one in devices if one not in accounts or not accounts[one].recalled}
+
+    def recall(self, stored: Mapping[str, Spent], now: float) -> None:
+        """What strangers stored today before this process, or in others."""
+        for device, spent in stored.items():
+            account = self._of(device, now)
+            account.known, account.recalled = spent, True
+
     def spend(self, device: str, size: int, now: float) -> None:
         """A message is stored."""
         self._of(device, now).fresh.add(size)
@@ -102,8 +115,8 @@ class Accounts:
         body, spans = message.body, 0
         if isinstance(body, Batch):
             spans = self._new_spans(message.device, body.spans, now)
-        kind = message.number.kind if message.number else ""
-        return msgspec.structs.replace(message, cost=cost(kind, len(message.payload), spans))
+        size = cost(len(message.payload), spans, labelled=isinstance(body, Batch))
+        return msgspec.structs.replace(message, cost=size)
 
     def _new_spans(self, device: str, spans: Iterable[tuple[str, int]], now: float) -> int:
         """How many of the minutes of a batch, by slot, are not the last that was counted."""
@@ -117,11 +130,14 @@ class Accounts:
                 known[slot] = minute
         return new
 
-    def _of(self, device: str, now: float) -> _Account:
+    def _begin(self, now: float) -> None:
         day = day_of(now)
         if day != self._day:
             # What was not noted of yesterday is less than a hundredth of a quota.
             self._day, self._accounts = day, {}
+
+    def _of(self, device: str, now: float) -> _Account:
+        self._begin(now)
         account = self._accounts.get(device)
         if account is None:
             account = self._accounts[device] = _Account(now)

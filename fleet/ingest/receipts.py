@@ -9,19 +9,22 @@ the devices send it again.
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+import structlog
+
 from contracts import drops
-from contracts.errors import ErrorInfo
+from contracts.errors import ErrorInfo, ShoalError
 from contracts.messages import Ack
 from fleet.ingest.decode import Message, Number
 from fleet.ingest.quota import Accounts
 from fleet.ingest.writer import Change
 from fleet.store import Store, delivery
-from fleet.store.delivery import Stream
+from fleet.store.delivery import Spent, Stream
 from fleet.store.marks import NOTHING, Mark, Span, advance
 
+_LOG: Final = structlog.get_logger("ingest")
 COUNT: Final = 16
 """Messages after which a device is told: half of what it has on its way."""
 
@@ -86,6 +89,19 @@ class Receipts:
 
     def _until(self, moment: float) -> None:
         self._due = moment if self._due is None else min(self._due, moment)
+
+    def recall(self, devices: Iterable[str], now: float) -> None:
+        """Asks what devices that this process sees first today have stored already."""
+        if not (new := self._accounts.strangers(devices, now)):
+            return
+        try:
+            with self._store.read() as connection:
+                stored = delivery.usage(connection, delivery.day_of(now), new)
+        except ShoalError as error:
+            # Nor can anything be stored now: it is asked again with the next batch.
+            _LOG.warning("not known yet what devices stored today", reason=str(error)[:300])
+            return
+        self._accounts.recall({one: stored.get(one, Spent()) for one in new}, now)
 
     # Gathering. -----------------------------------------------------------------------------
 

@@ -69,6 +69,13 @@ def _results(seq: int) -> bytes:
     )  # fmt: skip
 
 
+def _unnumbered(seq: int) -> bytes:
+    """As agents before acknowledgements send them: what is not numbered is stored all the same."""
+    return msgspec.json.encode(
+        {"source": "s", "at": float(seq), "label": "l", "confidence": 1.0, "bundle": BUNDLE}
+    )
+
+
 def _updates(seq: int) -> bytes:
     """Events of updates that never were."""
     return msgspec.json.encode(
@@ -95,6 +102,7 @@ def _size(store: Store, url: str) -> int:
         ("telemetry", _tiny_batches),
         ("telemetry", _many_labels),
         ("result", _results),
+        ("result", _unnumbered),
         ("update", _updates),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__.strip("_"),
