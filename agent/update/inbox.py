@@ -82,13 +82,16 @@ class Inbox:
         self._known = known
         self._lock = threading.Lock()
         self._offered: Desired | None = None
+        self._taken: Desired | None = None
         self._refused = Waiting(clock)
         self._news = False
 
     def offer(self, desired: Desired) -> bool:
         """A document came from the broker; whether it counts."""
         with self._lock:
-            verdict = judge(desired, self._offered or self._known())
+            # What was taken counts before it is written down: the broker may send it twice, once
+            # as what it retains, and the second must not break off the download that it asks for.
+            verdict = judge(desired, self._offered or self._taken or self._known())
             if isinstance(verdict, ErrorInfo):
                 self._note(verdict)
                 return False
@@ -111,11 +114,15 @@ class Inbox:
         """The document, if it is still newer than what was accepted."""
         with self._lock:
             desired, self._offered = self._offered, None
-        return desired if desired is not None and judge(desired, self._known()) == "newer" else None
+            if desired is None or judge(desired, self._known()) != "newer":
+                return None
+            self._taken = desired
+        return desired
 
     def give_back(self, desired: Desired) -> None:
         """It could not be accepted now; one that came meanwhile is newer."""
         with self._lock:
+            self._taken = None
             self._offered = self._offered or desired
 
     @property

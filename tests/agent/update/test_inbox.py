@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.__main__ import main
 from agent.system.filesystem import Disk
 from agent.system.state import StateFolder
-from agent.update.inbox import judge
+from agent.update.inbox import Inbox, judge
 from contracts import limits
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig
@@ -20,7 +20,7 @@ from contracts.errors import ErrorInfo
 from contracts.messages import Desired, DesiredBundle, TrialRules
 from fleet.identity.provisioning import to_yaml
 from tests.support.controller import TINY, TINY_NEXT
-from tests.support.engine import MemoryRepository, Rig
+from tests.support.engine import FakeClock, MemoryRepository, Rig
 
 OLD = Bundle.open(TINY).ref
 NEW = Bundle.open(TINY_NEXT).ref
@@ -221,3 +221,25 @@ def test_a_person_at_the_device_makes_the_next_document_count(
     assert main(["forget", "--config", str(path)]) == 1
     assert "another agent runs" in capsys.readouterr().err
     held.close()
+
+
+def test_a_document_that_comes_again_before_it_is_written_down_interrupts_nothing() -> None:
+    """The broker sends it as what it retains and as what is new: the second breaks nothing off."""
+    inbox = Inbox(lambda: None, FakeClock())
+    desired = Desired(5, wish(OLD), fence=7)
+    assert inbox.offer(desired)
+    assert inbox.take() == desired
+    assert inbox.offer(desired), "it is the one that counts"
+    assert not inbox.waiting
+    assert inbox.offer(msgspec.structs.replace(desired, revision=6))
+    assert inbox.waiting
+
+
+def test_a_document_that_could_not_be_written_down_is_taken_again() -> None:
+    """The disk refused: what was taken does not count, and comes first."""
+    inbox = Inbox(lambda: None, FakeClock())
+    desired = Desired(5, wish(OLD), fence=7)
+    inbox.offer(desired)
+    inbox.take()
+    inbox.give_back(desired)
+    assert inbox.take() == desired
