@@ -35,10 +35,11 @@ from agent.telemetry.reporter import Reporter
 from agent.update import fit
 from agent.update.blocks import Blocks
 from agent.update.engine import Engine
-from agent.update.fetch import Fallback, Fetcher, read_all
+from agent.update.fetch import TIMED, Fallback, Fetcher, read_all
 from agent.update.health import Health, Trials
+from agent.update.hold import Holding
 from agent.update.obtain import Trusted
-from contracts import codec, drops
+from contracts import codec, drops, limits
 from contracts.board import Board
 from contracts.config import AgentConfig
 from contracts.errors import ShoalError, UnavailableError
@@ -183,6 +184,7 @@ class Device:
             changed=self.reporting.changed,
             device=means.measure,
             clock_fault=self.controller_clock.fault,
+            holding=Holding(self.controller_clock.now, self._ask_time),
             wake=means.updater,
         )
         self.reporter = Reporter(
@@ -260,6 +262,12 @@ class Device:
             raise UnavailableError("offline", "no connection to the broker")
         topic = self.topics.blob_get(self.config.device)
         self.link.publish(topic, codec.encode(request))
+
+    def _ask_time(self) -> None:
+        """Has the controller's time told with a file; over MQTT, where a server does not say it."""
+        for way in (self.fetcher, self.blocks):
+            if self.controller_clock.offset_s is None:
+                read_all(way, TIMED, limits.MAX_METADATA_BYTES)
 
     def _send_answer(self, topic: str, payload: bytes) -> None:
         try:

@@ -40,6 +40,12 @@ MAX_EMBEDDING: Final = 8192
 MAX_DEVICE_LABELS: Final = 64
 """Key/value labels on one device, for selectors."""
 
+MAX_WINDOWS: Final = 50
+"""Maintenance windows of one rollout, and of one slot of a desired document."""
+
+MAX_ZONE_CHANGES: Final = 16
+"""Changes of a time zone's offset that one window tells."""
+
 MAX_TELEMETRY_SAMPLES: Final = 256
 """Samples in one telemetry batch."""
 

@@ -147,8 +147,9 @@ class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         reason: why: ``disk-full``, ``clock-wrong``, ``repository-unreachable``, ``freeze`` and
-            ``expired`` (signatures), ``telemetry-in-memory``, ``not-allowed`` (by the broker), or
-            another code.
+            ``expired`` (signatures), ``window-closed``, ``time-unknown`` (a window cannot be told
+            without the controller's time), ``telemetry-in-memory``, ``not-allowed`` (by the
+            broker), or another code.
         since: since when, by the device's clock.
         slot: whose update waits; empty: the whole device.
         blocks: nothing gets on meanwhile; false: the device does without, and all else goes on.
@@ -214,6 +215,33 @@ class TrialRules(msgspec.Struct, frozen=True, omit_defaults=True):
     max_rss_bytes: Count | None = None
 
 
+_Minute = Annotated[int, msgspec.Meta(ge=0, le=1439)]
+_Offset = Annotated[int, msgspec.Meta(ge=-86400, le=86400)]
+
+
+class Window(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A recurring span of time in which a device may let another bundle serve.
+
+    It holds for ever and needs no database of time zones: `offsets` say when the zone changes.
+
+    Attributes:
+        start, end: minutes after midnight, local time. An end that is not after the start is on
+            the next day.
+        days: on which it starts; 0: Monday.
+        offsets: ``[from, seconds]``: seconds east of UTC from a moment (seconds since the epoch)
+            on. Before the first it is the first; without any it is UTC.
+    """
+
+    start: _Minute
+    end: _Minute
+    days: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=0, le=6)]], msgspec.Meta(min_length=1, max_length=7)
+    ]
+    offsets: Annotated[
+        list[tuple[Whole, _Offset]], msgspec.Meta(max_length=limits.MAX_ZONE_CHANGES)
+    ] = []
+
+
 class DesiredBundle(msgspec.Struct, frozen=True, omit_defaults=True):
     """One slot of ``desired``.
 
@@ -223,6 +251,9 @@ class DesiredBundle(msgspec.Struct, frozen=True, omit_defaults=True):
         trial: when the device keeps it.
         beside: with ``shadow``: the bundle that has to be active; none: whatever is stays.
         kept: nobody gave it: the device said that it has it, and may keep it.
+        windows: when it may be activated, by the controller's time; none: at any time. It is
+            downloaded and tested before. A trial that began may end, and a rollback and an
+            emptied slot wait for nothing.
     """
 
     bundle: BundleRef
@@ -230,6 +261,7 @@ class DesiredBundle(msgspec.Struct, frozen=True, omit_defaults=True):
     trial: TrialRules = TrialRules()
     beside: BundleRef | None = None
     kept: bool = False
+    windows: Annotated[list[Window], msgspec.Meta(max_length=limits.MAX_WINDOWS)] = []
 
     @property
     def active(self) -> BundleRef | None:

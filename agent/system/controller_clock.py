@@ -79,6 +79,12 @@ class ControllerClock:
         with self._lock:
             return self._offset
 
+    def now(self) -> float | None:
+        """The controller's time; None: it was not heard since the start, or the clock was set."""
+        self.look()
+        offset = self.offset_s
+        return None if offset is None else self._clock.time() - offset
+
     def look(self) -> None:
         """Notices that the clock was set, and says what has changed; to be called now and then."""
         with self._lock:

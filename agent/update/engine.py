@@ -15,13 +15,13 @@ from typing import Final
 import msgspec
 
 from agent.serving.models import Models
-from agent.serving.worker import STALL_S
 from agent.system.clock import Clock
 from agent.system.filesystem import FileSystem, is_full
 from agent.system.log import logger
 from agent.update import fit, leftovers, machine
 from agent.update.fetch import NO_SUCH_FILE, Fetcher
-from agent.update.health import Health, verdict
+from agent.update.health import Health
+from agent.update.hold import Holding
 from agent.update.inbox import Inbox
 from agent.update.journal import Journal
 from agent.update.ledger import Ledger
@@ -47,9 +47,6 @@ FIRST_RETRY_S: Final = 1.0
 MAX_RETRY_S: Final = 60.0
 """Seconds before a failed step is tried again: doubled from the first to the second."""
 
-TRIAL_CHECK_S: Final = 0.5
-"""Seconds between two looks at a trial's health."""
-
 
 class _Abandoned(Exception):  # noqa: N818  # control flow, not an error
     """A newer desired document changed what is wanted in the middle of a step."""
@@ -74,6 +71,7 @@ class Engine:
         changed: told when what the device has or does has changed.
         device: measures the device.
         clock_fault: why the device's clock is wrong, if it is known to be.
+        holding: whether an update may be activated; None: by the device's own clock.
         wake: set when there is something to do; None: of its own.
     """
 
@@ -95,6 +93,7 @@ class Engine:
         changed: Callable[[], None] = lambda: None,
         device: Callable[[], fit.Device] = fit.Device.measure,
         clock_fault: Callable[[], ErrorInfo | None] = lambda: None,
+        holding: Holding | None = None,
         wake: threading.Event | None = None,
     ) -> None:
         self.store = Store(
@@ -125,6 +124,7 @@ class Engine:
         self._stop = stop
         self._device = device
         self._clock_fault = clock_fault
+        self._holding = holding or Holding(clock.time, lambda: None)
         self._wake = wake or threading.Event()
         self._retry_s = FIRST_RETRY_S
         self._collect_due = 0.0
@@ -179,7 +179,8 @@ class Engine:
         counted = machine.advance(update, machine.Restarted(), self._clock.time())
         if counted != update:
             self._ledger.apply(machine.Restarted())
-        if counted.state == "rolling-back":
+        cut_short = counted.state == "held" and counted.restarts > 0
+        if counted.state == "rolling-back" or cut_short:
             self._slots.restore_links()
 
     # The thread. ------------------------------------------------------------------------
@@ -205,7 +206,8 @@ class Engine:
         try:
             self._slots.serve_rest()
             pause = self._advance()
-            self._got_on()
+            if not self._held:
+                self._got_on()
         except _Abandoned:
             return 0
         except (RefusedError, InputError) as error:
@@ -306,11 +308,15 @@ class Engine:
                 and (wish := desired.slots.get(update.slot)) is not None
             ):
                 update = msgspec.structs.replace(
-                    update, revision=desired.revision, rollout=desired.rollout, trial=wish.trial
+                    update,
+                    revision=desired.revision,
+                    rollout=desired.rollout,
+                    trial=wish.trial,
+                    windows=wish.windows,
                 )
                 new = msgspec.structs.replace(new, update=update)
             self._ledger.begin(new)
-        except OSError:
+        except Exception:
             self._inbox.give_back(desired)
             raise
 
@@ -358,13 +364,29 @@ class Engine:
             case "self-test":
                 result = self._selftest(self.store.folder(update.bundle.manifest_sha256))
                 self._ledger.apply(machine.SelfTested(result.passed / max(1, result.vectors)))
+            case "await-window":
+                return self._await_window(update)
             case "activate":
                 self._slots.activate(update)
             case "watch-trial":
-                return self._watch(update)
+                return self._slots.watch(update)
             case "restore":
                 self._slots.restore()
         return 0
+
+    @property
+    def _held(self) -> bool:
+        update = self.journal.update
+        return update is not None and update.state == "held"
+
+    def _await_window(self, update: Update) -> float:
+        hold = self._holding.look(update)
+        if hold is None:
+            self._ledger.apply(machine.Opened())
+            return 0
+        if self._waiting.begin(hold.reason, update.slot):  # only what is new is written down
+            self._ledger.apply(machine.Hindered(hold.reason, local=False), announce=True)
+        return self._backoff() if hold.pause_s is None else hold.pause_s
 
     def _interrupted(self) -> None:
         """Between pieces of a download: whether it may go on."""
@@ -372,21 +394,3 @@ class Engine:
             raise UnavailableError("shutting-down", "the agent is stopping")
         if self._inbox.waiting:
             raise _Abandoned
-
-    def _watch(self, update: Update) -> float:
-        if self._slots.trial_began is None:  # the agent started in the trial: its time begins again
-            self._slots.begin_trial(update.slot)
-        assert self._slots.trial_began is not None
-        seen = self._slots.health.trial(update.slot)
-        broken = verdict(update.trial, seen)
-        if broken is not None:
-            self._ledger.apply(machine.Failed(broken))
-            return 0
-        left = self._slots.trial_began + update.trial.seconds - self._clock.monotonic()
-        if -STALL_S < left <= 0 and seen.silent_s > TRIAL_CHECK_S:
-            left = TRIAL_CHECK_S  # a request runs: whether it gets on or hangs is awaited
-        if left > 0:
-            return min(TRIAL_CHECK_S, left)
-        self._ledger.apply(machine.TrialPassed())
-        self._slots.trial_began = None
-        return 0

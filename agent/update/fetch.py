@@ -7,13 +7,16 @@ nothing about them: every reader checks what it got against a signed digest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from contracts.errors import RefusedError, ShoalError, UnavailableError
 
-NO_SUCH_FILE = "no-such-path"
+NO_SUCH_FILE: Final = "no-such-path"
+
+TIMED: Final = "metadata/timestamp.json"
+"""The file with which the server's time is believed: it changes, so no cache keeps it for long."""
 
 
 class Transfer(msgspec.Struct):

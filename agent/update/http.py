@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
 from agent.system.controller_clock import WRONG, certificate_time
-from agent.update.fetch import NO_SUCH_FILE, Transfer
+from agent.update.fetch import NO_SUCH_FILE, TIMED, Transfer
 from contracts import authorities
 from contracts.errors import InputError, UnavailableError
 
@@ -43,9 +43,6 @@ GRACE_S: Final = 30.0
 """Seconds in which a body may be slower than :data:`MIN_BYTES_PER_S`, and the most for a piece."""
 
 CHUNK_BYTES: Final = 64 * 1024
-
-TIMED: Final = "metadata/timestamp.json"
-"""The file with which the server's time is believed: it changes, so no cache keeps it for long."""
 
 # int() refuses some of what isdigit() takes, and more than 4,300 digits.
 _LENGTH: Final = re.compile(r"[0-9]{1,15}")

@@ -18,9 +18,11 @@ from contracts.messages import UpdateEvent
 
 log = logger(__name__)
 
-PASSING: Final = frozenset({"verified", "self-tested", "committed", "refused", "rolled-back"})
-"""States that the next step ends at once: who is told what the device has, is told then. Their
-events are sent all the same."""
+PASSING: Final = frozenset(
+    {"verified", "self-tested", "held", "committed", "refused", "rolled-back"}
+)
+"""States that the next step ends at once, or that it says more of: who is told what the device has,
+is told then. Their events are sent all the same."""
 
 
 class Ledger:
@@ -113,7 +115,8 @@ class Ledger:
             revision=update.revision,
             slot=update.slot,
             bundle=update.bundle,
-            state=update.state,  # type: ignore[arg-type]  # the journal's own states have no event
+            # The journal's other own states have no event.
+            state="self-tested" if update.state == "held" else update.state,  # type: ignore[arg-type]
             at=update.at,
             rollout=update.rollout,
             done_bytes=update.done_bytes,

@@ -2,11 +2,13 @@
 
 ::
 
-    desired -> downloading -> verified -> fits -> self-tested -> trial -> committed
-                    |             |         |          |           |
-                    +-------------+---------+----------+           +-> rolling-back -> rolled-back
-                                  |
-                               refused
+    desired -> downloading -> verified -> fits (-> held) -> self-tested -> trial -> committed
+                    |             |         |       |            |           |
+                    +-------------+---------+-------+            +-----------+-> rolling-back
+                                  |                                                    |
+                               refused                                            rolled-back
+
+``held``: it was self-tested, and waits for its maintenance window.
 
 Every state is written to the journal before its work begins, and every work can be done
 again from its start, so that a crash at any moment is continued by :func:`action` of the
@@ -31,15 +33,23 @@ from contracts.messages import (
     SlotReport,
     TrialRules,
     UpdateState,
+    Window,
 )
 
-State = Literal["desired", "rolling-back", UpdateState]
-"""The states of the protocol, and two that only the journal knows."""
+State = Literal["desired", "held", "rolling-back", UpdateState]
+"""The states of the protocol, and three that only the journal knows."""
 
 Mode = Literal["active", "shadow"]
 
 Action = Literal[
-    "download", "check-fit", "self-test", "activate", "watch-trial", "restore", "nothing"
+    "download",
+    "check-fit",
+    "self-test",
+    "await-window",
+    "activate",
+    "watch-trial",
+    "restore",
+    "nothing",
 ]
 
 MAX_LOCAL_FAILURES: Final = 8
@@ -50,13 +60,13 @@ class Update(msgspec.Struct, frozen=True, omit_defaults=True):
     """One update of one slot, as the journal keeps it.
 
     Attributes:
-        revision, slot, bundle, mode, trial, rollout: from the desired document.
+        revision, slot, bundle, mode, trial, windows, rollout: from the desired document.
         state: where it is.
         at: when it got there, seconds since the epoch.
         old, older: the active and previous bundle when it began; a rollback restores them.
         done_bytes, total_bytes: of the bundle's files.
         failures: local failures in a row.
-        restarts: starts of the agent within the trial.
+        restarts: starts of the agent within the trial, or its activation.
         golden_accuracy: share of golden vectors that held.
         reason: why it was refused or rolled back, or why the last try failed.
     """
@@ -77,6 +87,7 @@ class Update(msgspec.Struct, frozen=True, omit_defaults=True):
     restarts: Count = 0
     golden_accuracy: float | None = None
     reason: ErrorInfo | None = None
+    windows: list[Window] = []
 
     @property
     def final(self) -> bool:
@@ -102,6 +113,10 @@ class SelfTested(msgspec.Struct, frozen=True):
     """The golden vectors hold."""
 
     accuracy: float
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """Its maintenance window is open."""
 
 
 class Activated(msgspec.Struct, frozen=True):
@@ -140,6 +155,7 @@ Event = (
     | Downloaded
     | Fitted
     | SelfTested
+    | Opened
     | Activated
     | TrialPassed
     | Restored
@@ -153,6 +169,7 @@ _ACTIONS: Final[dict[str, Action]] = {
     "downloading": "download",
     "verified": "check-fit",
     "fits": "self-test",
+    "held": "await-window",
     "self-tested": "activate",
     "trial": "watch-trial",
     "rolling-back": "restore",
@@ -198,12 +215,14 @@ def advance(update: Update, event: Event, now: float) -> Update:
         case "fits", SelfTested(accuracy):
             return change(
                 update,
-                state="self-tested",
+                state="held" if update.windows else "self-tested",
                 at=now,
                 failures=0,
                 reason=None,
                 golden_accuracy=accuracy,
             )
+        case "held", Opened():
+            return change(update, state="self-tested", at=now, failures=0, reason=None)
         case "self-tested", Activated():
             state: State = "committed" if update.mode == "shadow" else "trial"
             return change(update, state=state, at=now, failures=0, restarts=0, reason=None)
@@ -222,7 +241,7 @@ def advance(update: Update, event: Event, now: float) -> Update:
         case "self-tested", Failed(reason):
             # The links may already point at the new bundle.
             return change(update, state="rolling-back", at=now, reason=_capped(reason))
-        case (("desired" | "downloading" | "verified" | "fits"), Failed(reason)):
+        case (("desired" | "downloading" | "verified" | "fits" | "held"), Failed(reason)):
             return change(update, state="refused", at=now, reason=_capped(reason))
     raise IllegalEvent(f"{type(event).__name__} in state {update.state}")
 
@@ -232,7 +251,10 @@ def _count_restart(update: Update, now: float) -> Update:
     limit = update.trial.max_restarts
     what = "the trial" if update.state == "trial" else "the activation"
     if restarts < limit:
-        return msgspec.structs.replace(update, restarts=restarts)
+        # An activation that was cut short begins again inside a window, like the first.
+        held = update.state == "self-tested" and bool(update.windows)
+        state: State = "held" if held else update.state
+        return msgspec.structs.replace(update, restarts=restarts, state=state)
     return msgspec.structs.replace(
         update,
         restarts=restarts,
@@ -305,6 +327,7 @@ def plan(
                     bundle=bundle,
                     mode=mode,
                     trial=wish.trial,
+                    windows=wish.windows,
                     rollout=desired.rollout,
                     old=has.active,
                     older=has.previous,

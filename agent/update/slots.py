@@ -11,10 +11,11 @@ from typing import Final
 import msgspec
 
 from agent.serving.models import Models
+from agent.serving.worker import STALL_S
 from agent.system.clock import Clock
 from agent.system.log import logger
 from agent.update import machine
-from agent.update.health import Health
+from agent.update.health import Health, verdict
 from agent.update.ledger import Ledger
 from agent.update.loading import CRASHED, Loader, insist, refusal
 from agent.update.machine import Update
@@ -26,6 +27,9 @@ log = logger(__name__)
 
 UNSERVED_S: Final = 10.0
 """Seconds before a slot that the disk refused is loaded again."""
+
+TRIAL_CHECK_S: Final = 0.5
+"""Seconds between two looks at a trial's health."""
 
 PROBLEM_S: Final = 300.0
 """Seconds before a slot of which nothing loads is loaded again: its runtime may be repaired."""
@@ -206,6 +210,25 @@ class Slots:
         """The bundle on trial serves from now on."""
         self.health.begin_trial(slot)
         self.trial_began = self._clock.monotonic()
+
+    def watch(self, update: Update) -> float:
+        """Ends a trial that is over or broke a rule; seconds until the next look."""
+        if self.trial_began is None:  # the agent started in the trial: its time begins again
+            self.begin_trial(update.slot)
+        assert self.trial_began is not None
+        seen = self.health.trial(update.slot)
+        broken = verdict(update.trial, seen)
+        if broken is not None:
+            self._ledger.apply(machine.Failed(broken))
+            return 0
+        left = self.trial_began + update.trial.seconds - self._clock.monotonic()
+        if -STALL_S < left <= 0 and seen.silent_s > TRIAL_CHECK_S:
+            left = TRIAL_CHECK_S  # a request runs: whether it gets on or hangs is awaited
+        if left > 0:
+            return min(TRIAL_CHECK_S, left)
+        self._ledger.apply(machine.TrialPassed())
+        self.trial_began = None
+        return 0
 
     def _activate_shadow(self, slot: str, sha256: str) -> None:
         if self._loader.first(machine.place(slot, "shadow"), [sha256])[0] is None:

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from agent.update import machine
 from agent.update.machine import Update
 from contracts.errors import ErrorInfo
-from contracts.messages import BundleRef, Desired, DesiredBundle, SlotReport, TrialRules
+from contracts.messages import (
+    BundleRef,
+    Desired,
+    DesiredBundle,
+    SlotReport,
+    TrialRules,
+    Window,
+)
 
 ONE = BundleRef("m", "1.0.0", "1" * 64)
 TWO = BundleRef("m", "2.0.0", "2" * 64)
@@ -19,6 +26,7 @@ EVENTS = [
     machine.Downloaded(10),
     machine.Fitted(),
     machine.SelfTested(1.0),
+    machine.Opened(),
     machine.Activated(),
     machine.TrialPassed(),
     machine.Restored(),
@@ -27,15 +35,22 @@ EVENTS = [
     machine.Hindered(REASON, local=True),
     machine.Hindered(REASON, local=False),
 ]
-BEFORE_ACTIVE = {"desired", "downloading", "verified", "fits"}
+BEFORE_ACTIVE = {"desired", "downloading", "verified", "fits", "held"}
+NIGHT = [Window(120, 240, [0])]
 
 
 @settings(max_examples=2000)
-@given(st.lists(st.sampled_from(EVENTS), max_size=40), st.sampled_from(["active", "shadow"]))
-def test_no_sequence_of_events_leaves_the_rules(events: list[machine.Event], mode: str) -> None:
+@given(
+    st.lists(st.sampled_from(EVENTS), max_size=40),
+    st.sampled_from(["active", "shadow"]),
+    st.sampled_from([[], NIGHT]),
+)
+def test_no_sequence_of_events_leaves_the_rules(
+    events: list[machine.Event], mode: str, windows: list[Window]
+) -> None:
     """Whatever comes: ends stay ends, nothing is refused that was active, reasons are kept."""
-    update = Update(1, "classify", TWO, mode=mode, old=ONE)  # type: ignore[arg-type]
-    activated = False
+    update = Update(1, "classify", TWO, mode=mode, old=ONE, windows=windows)  # type: ignore[arg-type]
+    activated = opened = False
     for event in events:
         try:
             after = machine.advance(update, event, 1.0)
@@ -49,6 +64,8 @@ def test_no_sequence_of_events_leaves_the_rules(events: list[machine.Event], mod
         if after.state == "rolled-back":
             assert after.reason is not None
         activated |= after.state == "trial"
+        opened |= isinstance(event, machine.Opened)
+        assert opened or not windows or after.state not in ("self-tested", "trial", "committed")
         if after.state == "committed" and mode == "active":
             assert activated
         assert after.failures < machine.MAX_LOCAL_FAILURES or after.state in (
