@@ -31,8 +31,11 @@ def sha256_of(data: bytes) -> str:
 
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def decode_manifest(data: bytes) -> Manifest:

@@ -11,7 +11,7 @@ EARLIEST: Final = 1_767_225_600.0
 TOLERANCE_S: Final = 120.0
 """Seconds by which the clocks of a device and its controller may differ."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017  # Python 3.10
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # Python 3.10
 _SPANS: Final = ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
 
 

@@ -13,7 +13,10 @@ import os
 import select
 import signal
 from types import FrameType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from typing import Self
 
 NUMBERS: Final = (signal.SIGTERM, signal.SIGINT)
 

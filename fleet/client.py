@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -20,6 +20,9 @@ from fleet.rollout.spec import RolloutSpec
 from fleet.store import audit
 from fleet.store.audit import Entry, Filter
 from fleet.store.entries import CLIENT_HEADER
+
+if TYPE_CHECKING:
+    from typing import Self
 
 M = TypeVar("M", bound=BaseModel)
 _TIMEOUT_S = 30.0

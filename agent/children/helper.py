@@ -31,12 +31,15 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent.children.quiet import loud
 from agent.children.wire import MAX_REQUEST_BYTES, Ended, Name, Request
 from contracts import codec
 from contracts.errors import ShoalError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 IDLE_S: Final = 2.0
 """Seconds without a job after which the helper ends."""

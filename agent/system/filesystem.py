@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import stat
 from pathlib import Path
 from typing import Final, Protocol
+
+from contracts.bundle import sha256_file
 
 TEMPORARY = ".new"
 """Suffix of files and links that are not yet in place; whatever carries it at start is waste."""
@@ -89,8 +90,7 @@ class Disk:
 
     def digest(self, path: Path) -> str:
         """Hex sha256 of a file."""
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_file(path)
 
     def names(self, folder: Path) -> list[str]:
         """Names in a folder, sorted."""

@@ -31,7 +31,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
@@ -234,8 +234,10 @@ class Trust:
         _check_root(trusted.root)
         # The set compares expiries with this time. An unset clock cannot judge them: compare
         # with a time at which nothing has expired, and keep every other check.
-        now = datetime.fromtimestamp(max(0.0, self._clock()), UTC)
-        trusted.reference_time = now if self.clock == "synced" else datetime.min.replace(tzinfo=UTC)
+        now = datetime.fromtimestamp(max(0.0, self._clock()), timezone.utc)
+        trusted.reference_time = (
+            now if self.clock == "synced" else datetime.min.replace(tzinfo=timezone.utc)
+        )
         return trusted
 
     def _update_root(self, trusted: TrustedMetadataSet) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
+import anyio
 import structlog
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -106,7 +106,7 @@ class _StallLimit:
         async def timed(message: Message) -> None:
             nonlocal stalled
             try:
-                async with asyncio.timeout(STALL_S):
+                with anyio.fail_after(STALL_S):
                     await send(message)
             except TimeoutError:
                 stalled = True

@@ -7,7 +7,7 @@ import resource
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -16,6 +16,9 @@ from contracts.connection import is_loopback
 from contracts.errors import UnavailableError
 from fleet.broker import reload
 from fleet.broker.run import MosquittoBroker, is_taken, wait_until_connectable
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _LOG: Final = structlog.get_logger("broker")
 _GLANCE_S: Final = 0.5

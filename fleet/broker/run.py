@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final
 
 import paho.mqtt.client as paho
 
@@ -22,6 +22,9 @@ from contracts.config import MqttConfig
 from contracts.connection import new_client
 from contracts.errors import UnavailableError
 from fleet.broker.mosquitto import write_configuration
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _START_S: Final = 15.0
 _STOP_S: Final = 10.0

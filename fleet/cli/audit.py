@@ -8,7 +8,7 @@ import io
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -95,7 +95,7 @@ def moment(text: str, now: float | None = None) -> float | None:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise InputError("bad-time", f"{text[:40]!r} is no moment: expected {_MOMENT}") from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
 
 
 def _every(page: Callable[[int | None], tuple[list[Entry], int | None]]) -> Iterator[Entry]:
@@ -156,7 +156,7 @@ def _table(entries: list[Entry]) -> None:
         ("when", "who", "did what", "to", "details"),
         [
             (
-                datetime.fromtimestamp(entry.at, UTC).strftime("%Y-%m-%d %H:%M:%S"),
+                datetime.fromtimestamp(entry.at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S"),
                 f"{entry.actor} ({entry.role})",
                 entry.action
                 + ("" if entry.outcome == DONE else f" [{entry.outcome}]")

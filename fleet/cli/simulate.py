@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -20,6 +20,9 @@ from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
 from fleet.folder import Fleet
 from fleet.simulate.launcher import Simulation, Totals
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _CONNECT_S = 120.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -16,6 +16,9 @@ from fleet.store.delivery import complaints
 from fleet.store.devices import Device
 from fleet.store.rollouts import Stored
 from fleet.store.waits import Waiting
+
+if TYPE_CHECKING:
+    from typing import Self
 
 DONE: Final = frozenset({"confirmed", "undone"})
 PHASE_ORDER: Final = (

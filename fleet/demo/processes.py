@@ -9,9 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from contracts.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _STOP_TIMEOUT_S = 10.0
 

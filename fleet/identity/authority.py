@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Final
 
@@ -334,4 +334,4 @@ def common_name(certificate: x509.Certificate) -> str:
 
 def from_epoch(seconds: float) -> datetime:
     """Seconds since the epoch as a time in whole seconds."""
-    return datetime.fromtimestamp(int(seconds), UTC)
+    return datetime.fromtimestamp(int(seconds), timezone.utc)

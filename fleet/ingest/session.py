@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
 from contracts.config import MqttConfig
 from contracts.connection import new_client
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _READ_BYTES: Final = 256 * 1024
 _PACKETS: Final = 500

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -25,6 +25,9 @@ from fleet.broker import sessions
 from fleet.mqtt.link import Link
 from fleet.ownership.glance import Glance
 from fleet.store import Store
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _LOG: Final = structlog.get_logger("farewell")
 _CONNECT_S: Final = 5.0

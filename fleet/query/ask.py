@@ -132,7 +132,7 @@ class Asker:
                 left = deadline - time.monotonic()
                 try:
                     answer = await asyncio.wait_for(query.queue.get(), max(left, 0.001))
-                except TimeoutError:
+                except (TimeoutError, asyncio.TimeoutError):  # one class from 3.11 on
                     break
                 if answer.done:
                     if answer.device not in query.waiting:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Final
 
 import msgspec
@@ -287,7 +287,7 @@ def take_in(repository: Repository, data: bytes, bundles: Sequence[Bundle]) -> s
                 f"{role} is signed as version {signed.version}, expected {lowest} or above: sign "
                 f"again from the newest, or with --above {lowest - 1}",
             )
-        if signed.is_expired(datetime.fromtimestamp(store.clock(), UTC)):
+        if signed.is_expired(datetime.fromtimestamp(store.clock(), timezone.utc)):
             raise RefusedError("expired", f"{role} was signed until {signed.expires.isoformat()}")
         old = targets if entry is None else store.delegated(role, targets)
         _check_targets(repository, signed, role, entry, old, bundles)

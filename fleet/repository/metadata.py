@@ -10,7 +10,7 @@ writes leaves files that nothing names; the next write replaces them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Final
 
@@ -58,7 +58,7 @@ class Expiry(msgspec.Struct, frozen=True):
 
 def expires(now: float, days: int) -> datetime:
     """When something signed now expires, in whole seconds."""
-    return datetime.fromtimestamp(int(now), UTC) + timedelta(days=days)
+    return datetime.fromtimestamp(int(now), timezone.utc) + timedelta(days=days)
 
 
 class MetadataStore:

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
@@ -334,7 +334,7 @@ class Repository:
     # Parts of publishing. -----------------------------------------------------------------
 
     def _half_gone(self, expiry: datetime, days: int) -> bool:
-        left = expiry - datetime.fromtimestamp(self.metadata.clock(), UTC)
+        left = expiry - datetime.fromtimestamp(self.metadata.clock(), timezone.utc)
         return left.total_seconds() < days * 86400 / 2
 
     def write_content(self, bundle: Bundle, signed: Mapping[str, tuple[str, TargetFile]]) -> None:

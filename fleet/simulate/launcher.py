@@ -9,13 +9,16 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.errors import ErrorBody, InputError, ShoalError, UnavailableError, from_info
+
+if TYPE_CHECKING:
+    from typing import Self
 
 DEVICES_PER_PROCESS: Final = 2500
 _STOP_S: Final = 30.0

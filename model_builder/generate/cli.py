@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from contracts import codec
 from contracts.errors import InputError
 
 
-class Weights(StrEnum):
+class Weights(str, Enum):
     """``--weights``."""
 
     INT8 = "int8"

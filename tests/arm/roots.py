@@ -12,12 +12,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 import venv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import tomllib  # Python 3.11, as the roots have
 
 PROJECT: Final = Path(__file__).parents[2]
 CACHE: Final = PROJECT / ".arm"

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -110,7 +110,7 @@ def repository() -> Simulator:
     """A repository that is fresh by the real clock, as the client has no other."""
     simulator = Simulator()
     for role in ROLES:
-        getattr(simulator, role).expires = (datetime.now(UTC) + timedelta(days=9)).replace(
+        getattr(simulator, role).expires = (datetime.now(timezone.utc) + timedelta(days=9)).replace(
             microsecond=0
         )
     simulator.publish_root()
@@ -187,7 +187,7 @@ def test_new_roots_are_kept_though_the_rest_is_refused(
     """Root first: a root that is right counts even when the timestamp after it is expired."""
     client.init(repository.first_root)
     repository.publish_root()
-    repository.timestamp.expires = datetime(2026, 1, 1, tzinfo=UTC)
+    repository.timestamp.expires = datetime(2026, 1, 1, tzinfo=timezone.utc)
     repository.publish()
     assert client.refresh() == 1
     assert client.error.startswith("freeze: ")

@@ -7,7 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +21,9 @@ from tests.support.controller import (
     Controller,
     make_repository,
 )
+
+if TYPE_CHECKING:
+    from typing import Self
 
 OLD = Bundle.open(TINY).ref
 NEW = Bundle.open(TINY_NEXT).ref

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import paho.mqtt.client as paho
@@ -20,6 +20,9 @@ from contracts.connection import connect_properties, new_client
 from contracts.errors import ShoalError
 from contracts.messages import Answer, BlobGet, BundleRef, Reported, Status, UpdateEvent
 from fleet.repository.repository import Repository
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _KINDS: dict[str, Any] = {
     "status": Status,

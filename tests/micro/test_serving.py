@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import time
-from typing import Self
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,6 +25,9 @@ from tests.micro import bundles, device
 from tests.micro.conftest import DATA, Devices
 from tests.micro.controller import Controller, enrol
 from tests.support.broker import mosquitto
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class Silent:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -31,6 +31,9 @@ from tests.support.controller import TINY, TINY_NEXT
 from tests.support.fault_clock import FaultClock
 from tests.support.proxy import Proxy
 from tests.support.tools import free_port, need_tool
+
+if TYPE_CHECKING:
+    from typing import Self
 
 NAME = "chaos"
 BAD = "1.9.0"

@@ -13,9 +13,12 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import paho.mqtt.client as paho
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Key = tuple[str, str, int]
 """Device, boot, number."""

@@ -6,7 +6,7 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class Pair:
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
         self._name = name
-        self._now = datetime.now(UTC)
+        self._now = datetime.now(timezone.utc)
         self._authority = Authority.create(name, self._now)
         self.ca = folder / f"{name}.ca.pem"
         self.ca.write_bytes(certificate_pem(self._authority.certificate))

@@ -14,9 +14,12 @@ import threading
 import tty
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 from tests.micro import device
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _RAW = b"\x01"
 _FRIENDLY = b"\x02"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
@@ -33,7 +33,7 @@ def mutual_tls(folder: Path) -> Iterator[MqttConfig]:
         folder: for the certificates.
     """
     program = need_tool("mosquitto", "/usr/sbin/mosquitto")
-    now = datetime.now(UTC)
+    now = datetime.now(timezone.utc)
     authority, server, client = Authority.create("f", now), new_key(), new_key()
     of_server = authority.issue_server(["127.0.0.1"], server.public_key(), now)
     files = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,7 +15,7 @@ from contracts.config import TlsConfig
 def new_tls() -> TlsConfig:
     """An authority and a device's certificate of it."""
     authority, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    now = datetime.now(UTC)
+    now = datetime.now(timezone.utc)
 
     def signed(name: str, of: ec.EllipticCurvePrivateKey) -> str:
         built = (

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from paho.mqtt.packettypes import PacketTypes
@@ -41,6 +41,9 @@ from contracts.messages import (
 from contracts.topics import Topics, parse
 from fleet.identity import provisioning
 from fleet.repository.repository import Repository
+
+if TYPE_CHECKING:
+    from typing import Self
 
 TINY = Path(__file__).parents[1] / "data" / "tiny-classifier-1.0.0"
 TINY_NEXT = Path(__file__).parents[1] / "data" / "tiny-classifier-1.1.0"

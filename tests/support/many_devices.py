@@ -8,7 +8,7 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 from agent.simulate.counters import Counters
 from agent.simulate.device import SimulatedDevice, World
@@ -24,6 +24,9 @@ from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.messages import Telemetry
 from tests.support.controller import TINY
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Key = tuple[str, str, int]
 """Device, boot, number."""

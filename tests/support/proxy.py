@@ -8,9 +8,12 @@ import socket
 import struct
 import threading
 import time
-from typing import Self
+from typing import TYPE_CHECKING
 
 from tests.support.tools import free_port
+
+if TYPE_CHECKING:
+    from typing import Self
 
 _CHUNK = 4096
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,6 +18,9 @@ from contracts.errors import ShoalError
 from fleet.client import Client
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from tests.support.tools import free_port
+
+if TYPE_CHECKING:
+    from typing import Self
 
 STARTS_S = 180.0  # a safety limit: four workers share two cores
 

@@ -7,7 +7,7 @@ test edits; what is served is signed when it is published, and any path can be o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from urllib.parse import quote
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -29,7 +29,7 @@ from contracts.bundle import sha256_of
 from contracts.errors import InputError
 from contracts.messages import BundleRef
 
-NOW = datetime(2026, 6, 1, tzinfo=UTC)
+NOW = datetime(2026, 6, 1, tzinfo=timezone.utc)
 ROLES = ("root", "targets", "snapshot", "timestamp")
 Served = bytes | Exception | Callable[[int], bytes]
 

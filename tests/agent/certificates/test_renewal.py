@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from contracts.config import AgentConfig, MqttConfig, TlsConfig
 from fleet.identity.authority import Authority, certificate_pem, key_pem, new_key
 from tests.support.tuf_simulator import Simulator
 
-NOW = datetime.now(UTC)
+NOW = datetime.now(timezone.utc)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -523,7 +523,7 @@ def test_a_device_without_a_set_clock_updates_from_expired_metadata(
 ) -> None:
     """Expiry is skipped, signatures are not."""
     for role in ("root", "targets", "snapshot", "timestamp"):
-        getattr(repository, role).expires = datetime(2021, 1, 1, tzinfo=UTC)
+        getattr(repository, role).expires = datetime(2021, 1, 1, tzinfo=timezone.utc)
     repository.publish_root()
     repository.publish()
     device = Device(repository, tmp_path)

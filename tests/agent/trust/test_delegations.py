@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -375,7 +375,7 @@ def test_expiry_of_a_role_is_not_judged_without_a_clock(
     repository: Simulator, kitchen: BundleRef, tmp_path: Path
 ) -> None:
     """As for the four roles: a device whose clock was never set keeps every other check."""
-    repository.delegated["kitchen"].expires = datetime(2026, 1, 2, tzinfo=UTC)
+    repository.delegated["kitchen"].expires = datetime(2026, 1, 2, tzinfo=timezone.utc)
     repository.publish()
     trust = Trust(tmp_path, repository.first_root, repository.fetch, clock=lambda: 0.0)
     assert trust.newest(kitchen) == b"{1}"

@@ -11,13 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Self
+from typing import TYPE_CHECKING
 
 import pytest
 
 from agent.update.fetch import read_all
 from agent.update.http import Http
 from contracts.errors import InputError, RefusedError, UnavailableError
+
+if TYPE_CHECKING:
+    from typing import Self
 
 PATIENCE_S = 90.0
 

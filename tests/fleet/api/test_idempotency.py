@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 import sqlalchemy as sa
@@ -170,7 +171,7 @@ class Streaming:
                 (b"idempotency-key", key.encode()),
             ],
         }  # fmt: skip
-        async with asyncio.timeout(20):
+        with anyio.fail_after(20):
             await self.app(scope, receive, send)
         return status, headers, body
 
@@ -224,7 +225,7 @@ def test_a_key_is_taken_for_as_long_as_its_request_runs(
 
     async def run() -> None:
         first = asyncio.create_task(streaming.post("k", go_on=False))
-        async with asyncio.timeout(20):
+        with anyio.fail_after(20):
             while not streaming.runs:
                 await asyncio.sleep(0.01)
             for _ in range(4):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import anyio
 import pytest
 from fastapi import FastAPI
 
@@ -53,7 +54,7 @@ def test_a_stream_that_nobody_takes_ends(
     }  # fmt: skip
 
     async def run() -> None:
-        async with asyncio.timeout(20):
+        with anyio.fail_after(20):
             await app(scope, receive, send)
         assert ended.is_set(), "left to the garbage collector"
 

@@ -9,7 +9,7 @@ import stat
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -40,7 +40,7 @@ WHERE = Enrolment(
 class Clock:
     """A clock that tests set."""
 
-    now = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
+    now = datetime(2026, 3, 1, tzinfo=timezone.utc).timestamp()
 
     def __call__(self) -> float:
         """Seconds since the epoch."""
@@ -120,7 +120,7 @@ def test_a_device_certificate_is_for_its_name_and_for_clients_alone(
     assert constraints.critical and not constraints.value.ca
     key_usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     assert key_usage.digital_signature and not key_usage.key_cert_sign
-    now = datetime.fromtimestamp(clock.now, UTC)
+    now = datetime.fromtimestamp(clock.now, timezone.utc)
     assert certificate.not_valid_after_utc == now + timedelta(days=30)
     assert now - timedelta(hours=1) < certificate.not_valid_before_utc < now
     assert certificate.serial_number.bit_length() > 100

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -33,6 +33,9 @@ from fleet.store.entries import Actor
 from fleet.store.schema import DEVICE, METADATA, TELEMETRY
 from tests.fleet.broker.test_access import Client
 from tests.support.tools import free_port, need_tool
+
+if TYPE_CHECKING:
+    from typing import Self
 
 WAIT_S = 90.0
 TOPICS = Topics("reef")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ DAY = 86400.0
 class Clock:
     """A clock that tests set."""
 
-    def __init__(self, now: float = datetime(2026, 3, 1, tzinfo=UTC).timestamp()) -> None:
+    def __init__(self, now: float = datetime(2026, 3, 1, tzinfo=timezone.utc).timestamp()) -> None:
         self.now = now
 
     def __call__(self) -> float:

@@ -117,7 +117,9 @@ def test_a_window_opens_at_the_moment_that_is_named_and_not_before(zone: str) ->
         start, end = f"{rng.randrange(24):02}:{rng.randrange(60):02}", f"{rng.randrange(24):02}:30"
         days = tuple(rng.sample(["mon", "tue", "wed", "thu", "fri", "sat", "sun"], 2))
         window = Window(start=start, end=end, days=days, timezone=zone)  # type: ignore[arg-type]
-        now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC).timestamp() + rng.uniform(0, 366 * 86400)
+        now = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc).timestamp() + rng.uniform(
+            0, 366 * 86400
+        )
         for _ in range(9 * 24):
             if is_open([window], now):
                 break
