@@ -60,7 +60,8 @@ def render() -> str:
     """The whole document."""
     from agent.__main__ import _parser as build_parser
     from agent.cli.generate import parser as generate_parser
-    from fleet.cli.app import HANDED_OVER, app
+    from fleet.__main__ import HANDED_OVER
+    from fleet.cli.app import app
     from fleet.demo.cli import demo
     from model_builder.cli import app as builder
 

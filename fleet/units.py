@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
-import sys
 from pathlib import Path
 from typing import Final
 
+from contracts import interpreter
 from fleet import durable
 from fleet.broker.reload import UNITS
 
@@ -63,6 +63,7 @@ LimitNOFILE={broker_files}
 WantedBy=multi-user.target
 """.encode(),
     )
+    serve = interpreter.module("fleet", "fleet", "serve", "--dir", str(folder))
     durable.write(
         target / CONTROLLER,
         f"""\
@@ -76,7 +77,7 @@ Wants=network-online.target
 [Service]
 User={user}
 EnvironmentFile=-{quoted(folder / "environment")}
-ExecStart={quoted(sys.executable)} -P -m fleet fleet serve --dir {quoted(folder)}
+ExecStart={" ".join(quoted(word) for word in serve)}
 LimitNOFILE={_SPARE_FILES}
 {hardened}
 [Install]

@@ -1,5 +1,5 @@
 """Runs ``python -m model_builder``."""
 
-from model_builder.cli import main
+from contracts import interpreter
 
-main()
+interpreter.run("model_builder.cli", "builder")

@@ -24,7 +24,6 @@ import errno
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -35,7 +34,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent.children.quiet import loud
 from agent.children.wire import MAX_REQUEST_BYTES, Ended, Name, Request
-from contracts import codec
+from contracts import codec, interpreter
 from contracts.errors import ShoalError
 
 if TYPE_CHECKING:
@@ -284,7 +283,7 @@ class Helper:
         self._control, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with there, os.fdopen(loud(), "wb") as errors:  # a model may be loading meanwhile
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", PROGRAM, str(Path(__file__).absolute().parents[2])],
+                interpreter.program(PROGRAM, str(Path(__file__).absolute().parents[2])),
                 stdin=there.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=errors,

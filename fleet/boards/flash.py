@@ -7,11 +7,11 @@ import itertools
 import os
 import selectors
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from contracts import interpreter
 from contracts.errors import InputError, ShoalError, UnavailableError
 
 # mpremote says a line for each file; the largest takes about ten seconds on a slow port.
@@ -72,7 +72,7 @@ class _Mpremote:
             UnavailableError: ``board-silent``, ``board-lost``, ``no-mpremote``.
             ShoalError: ``flash-failed``.
         """
-        command = [sys.executable, "-P", "-u", "-m", "mpremote", "connect", self._port, *words]
+        command = interpreter.module("mpremote", "connect", self._port, *words, unbuffered=True)
         said: list[str] = []
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
 from typing import Final
 
 import typer
 
+from fleet.__main__ import HANDED_OVER, hand_over
 from fleet.cli import (
     audit,
     boards,
@@ -24,19 +23,6 @@ from fleet.cli import (
     simulate,
     up,
 )
-
-HANDED_OVER: Final = {
-    "init": "model_builder",
-    "build": "model_builder",
-    "compare": "model_builder",
-    "import": "model_builder",
-    "classify": "agent",
-    "embed": "agent",
-    "generate": "agent",
-    "eval": "agent",
-    "inspect": "agent",
-}
-"""Commands that another program runs, with the same arguments."""
 
 _HELP: Final = {
     "init": "Write a recipe for a table of texts with labels.",
@@ -82,10 +68,7 @@ def _handed_over(name: str) -> None:
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
     )
     def command(context: typer.Context) -> None:
-        module = HANDED_OVER[name]
-        arguments = [sys.executable, "-P", "-m", module, name, *context.args]
-        sys.stdout.flush()
-        os.execv(sys.executable, arguments)  # noqa: S606  (a fixed program of ours)
+        hand_over(name, context.args)
 
 
 for _name in HANDED_OVER:

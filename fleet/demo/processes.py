@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from contracts import interpreter
 from contracts.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Processes:
 
     def start(self, name: str, module: str, arguments: Sequence[str]) -> None:
         """Starts ``python -m module arguments`` in the background; its output goes to its log."""
-        command = [sys.executable, "-P", "-m", module, *arguments]
+        command = interpreter.module(module, *arguments)
         self._commands[name] = module, arguments
         with self.log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
@@ -105,7 +105,7 @@ def run(module: str, arguments: Sequence[str], log: Path, *, show: bool) -> byte
     Raises:
         UnavailableError: ``program-failed`` with the end of its log.
     """
-    command = [sys.executable, "-P", "-m", module, *arguments]
+    command = interpreter.module(module, *arguments)
     with log.open("ab") as sink:
         done = subprocess.run(
             command,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from contracts import codec
+from contracts import codec, interpreter
 from contracts.config import MqttConfig
 from contracts.errors import ErrorBody, InputError, ShoalError, UnavailableError, from_info
 
@@ -74,12 +73,12 @@ class Simulation:
         self._commands = []
         for index in range(count):
             first, last = devices * index // count, devices * (index + 1) // count
-            command = [
-                sys.executable, "-P", "-m", "agent.simulate", "--fleet", fleet,
+            command = interpreter.module(
+                "agent.simulate", "--fleet", fleet,
                 "--mqtt", codec.encode(mqtt).decode(), "--devices", str(devices),
                 "--first", str(first), "--count", str(last - first), "--prefix", prefix,
                 "--connects-per-s", str(connects_per_s / count),
-            ]  # fmt: skip
+            )  # fmt: skip
             if scenario is not None:
                 command += ["--scenario", str(scenario)]
             if repository_url is not None:

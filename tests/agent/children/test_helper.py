@@ -21,6 +21,7 @@ import pytest
 from agent.children import forks, helper, wire
 from agent.children.helper import Helper
 from agent.runtime import check
+from contracts import interpreter
 from contracts.bundle import Bundle
 from contracts.errors import RefusedError, ShoalError
 from tests.support.controller import TINY
@@ -374,7 +375,7 @@ def test_the_helper_imports_nothing_from_the_working_directory(tmp_path: Path) -
     for name in ("msgspec", "socket", "agent"):
         (tmp_path / f"{name}.py").write_text("open('found', 'a').write(__name__)")
     done = subprocess.run(
-        [sys.executable, "-P", "-c", LOOKED_FOR],
+        interpreter.program(LOOKED_FOR),
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         capture_output=True,
