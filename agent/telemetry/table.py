@@ -72,16 +72,26 @@ _ACKNOWLEDGED: Final = "acknowledged"
 UNUSABLE: Final = (sqlite3.Error, UnicodeDecodeError)
 """What a database raises that cannot be used: of a damaged one the text may not be UTF-8."""
 
-_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
-"""What damaged content gives. ``SQLITE_ERROR`` is wrong SQL, and ours is right: the tables of a
-damaged file have other columns, or its format is none. A disk that refuses gives other codes."""
+_DAMAGE: Final = frozenset({1, 11, 26})
+"""SQLite's codes ERROR, CORRUPT and NOTADB: what damaged content gives. ERROR is wrong SQL, and
+ours is right: the tables of a damaged file have other columns, or its format is none. A disk that
+refuses gives other codes. (sqlite.org/rescode.html)"""
+
+_WRONG_SQL: Final = ("SQL logic error", "no such ", "table ", "near ")
+"""How the messages of ERROR begin."""
 
 
 def is_damage(error: Exception) -> bool:
     """Whether the content of the file is at fault, and not the disk that it is on."""
     if isinstance(error, UnicodeDecodeError):
         return True
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _DAMAGE
+    # Python 3.10 says the code by the class alone; what a disk refuses is operational, too.
+    if isinstance(error, sqlite3.OperationalError):
+        return str(error).startswith(_WRONG_SQL)
+    return type(error) is sqlite3.DatabaseError
 
 
 class Entry(msgspec.Struct, frozen=True):
