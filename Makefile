@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-fast coverage test-arm test-tuf check format oracle bench soak test-tools clean
+.PHONY: install demo test test-fast coverage test-arm test-pythons test-tuf check format oracle bench soak test-tools clean
 
 install: $(STAMP)
 
@@ -61,6 +61,17 @@ coverage: $(STAMP) test-tools .venv-tflite
 test-arm: $(STAMP)
 	$(BIN)/python -m tests.arm.check
 
+# The agent's tests on the other Pythons that boards have: JetPack 6 has 3.10, Ubuntu 24.04 and
+# JetPack 7 have 3.12, Raspberry Pi OS 13 has 3.13. Each that is not here is named and left out.
+PYTHONS ?= python3.10 python3.12 python3.13 python3.14
+test-pythons: test-tools
+	set -e; for python in $(PYTHONS); do \
+	  $$python -c '' 2>/dev/null || { echo "$$python: not here, left out"; continue; }; \
+	  env=.venv-pythons/$$python; test -x $$env/bin/python || $$python -m venv $$env; \
+	  $$env/bin/pip install --quiet --disable-pip-version-check -e '.[builder,fleet,json,dev]'; \
+	  $$env/bin/python -m pytest -q -m 'not soak and not slow and not alone' tests/contracts tests/agent; \
+	done
+
 # The public conformance suite for TUF clients, with the library that it is written for.
 TUF_SUITE ?= .tuf-conformance
 test-tuf: $(STAMP) test-tools
@@ -89,4 +100,4 @@ chaos: $(STAMP) test-tools
 	$(BIN)/python -m tests.soak.chaos $(CHAOS)
 
 clean:
-	rm -rf .venv .venv-tflite .venv-oracle .venv-tuf .tuf-conformance .arm .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf .venv .venv-pythons .venv-tflite .venv-oracle .venv-tuf .tuf-conformance .arm .pytest_cache .mypy_cache .ruff_cache build dist

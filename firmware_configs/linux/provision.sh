@@ -15,9 +15,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 [ -r "$config" ] || { echo "error: cannot read $config" >&2; exit 2; }
 grep -q '^trust_root:' "$config" || { echo "error: $config is not an agent.yaml" >&2; exit 2; }
 python=$(command -v python3.11 || command -v python3) || {
-  echo "error: Python 3.11 or newer is needed: apt-get install python3 python3-venv" >&2; exit 2; }
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-  echo "error: $python is older than 3.11" >&2; exit 2; }
+  echo "error: Python 3.10 or newer is needed: apt-get install python3 python3-venv" >&2; exit 2; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+  echo "error: $python is older than 3.10" >&2; exit 2; }
 
 id -u shoal >/dev/null 2>&1 ||
   useradd --system --home-dir /var/lib/shoal --no-create-home --shell /usr/sbin/nologin shoal

@@ -11,8 +11,13 @@ import pytest
 
 from contracts import interpreter
 
+_NEWER = pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python does not know -P")
+_BOTH = pytest.mark.parametrize(
+    "safe", [pytest.param(True, marks=_NEWER, id="flag"), pytest.param(False, id="first line")]
+)
 
-@pytest.mark.parametrize("safe", [True, False], ids=["flag", "first line"])
+
+@_BOTH
 def test_a_program_imports_nothing_from_the_working_directory(tmp_path: Path, safe: bool) -> None:
     """Neither by the flag nor, on a Python that does not know it, by the first line."""
     (tmp_path / "colorsys.py").write_text("open('found', 'w').close()")
@@ -23,7 +28,7 @@ def test_a_program_imports_nothing_from_the_working_directory(tmp_path: Path, sa
     assert not (tmp_path / "found").exists()
 
 
-@pytest.mark.parametrize("safe", [True, False], ids=["flag", "first line"])
+@_BOTH
 def test_a_module_imports_nothing_from_the_working_directory(tmp_path: Path, safe: bool) -> None:
     """The module's own arguments reach it whole."""
     (tmp_path / "argparse.py").write_text("open('found', 'w').close()")
