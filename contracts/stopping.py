@@ -16,7 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 NUMBERS: Final = (signal.SIGTERM, signal.SIGINT)
 

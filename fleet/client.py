@@ -22,7 +22,7 @@ from fleet.store.audit import Entry, Filter
 from fleet.store.entries import CLIENT_HEADER
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 M = TypeVar("M", bound=BaseModel)
 _TIMEOUT_S = 30.0

@@ -38,7 +38,7 @@ from contracts import codec, interpreter
 from contracts.errors import ShoalError
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 IDLE_S: Final = 2.0
 """Seconds without a job after which the helper ends."""

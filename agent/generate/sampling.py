@@ -121,7 +121,7 @@ class Sampler:
 
 def _penalized(logits: Floats, recent: Iterable[int], penalty: float) -> Floats:
     seen = np.fromiter(set(recent), np.int64)
-    changed = logits.copy()
+    changed: Floats = logits.copy()
     values = changed[seen].astype(np.float64)
     with np.errstate(over="ignore"):
         values = np.where(values > 0, values / penalty, values * penalty)

@@ -18,7 +18,7 @@ from fleet.broker import reload
 from fleet.broker.run import MosquittoBroker, is_taken, wait_until_connectable
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _LOG: Final = structlog.get_logger("broker")
 _GLANCE_S: Final = 0.5

@@ -24,7 +24,7 @@ from contracts.errors import UnavailableError
 from fleet.broker.mosquitto import write_configuration
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _START_S: Final = 15.0
 _STOP_S: Final = 10.0

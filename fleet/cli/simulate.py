@@ -22,7 +22,7 @@ from fleet.folder import Fleet
 from fleet.simulate.launcher import Simulation, Totals
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _CONNECT_S = 120.0
 

@@ -18,7 +18,7 @@ from fleet.store.rollouts import Stored
 from fleet.store.waits import Waiting
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 DONE: Final = frozenset({"confirmed", "undone"})
 PHASE_ORDER: Final = (

@@ -14,7 +14,7 @@ from contracts import interpreter
 from contracts.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _STOP_TIMEOUT_S = 10.0
 

@@ -20,7 +20,7 @@ from contracts.config import MqttConfig
 from contracts.connection import new_client
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _READ_BYTES: Final = 256 * 1024
 _PACKETS: Final = 500

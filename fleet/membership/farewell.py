@@ -27,7 +27,7 @@ from fleet.ownership.glance import Glance
 from fleet.store import Store
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _LOG: Final = structlog.get_logger("farewell")
 _CONNECT_S: Final = 5.0

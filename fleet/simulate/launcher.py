@@ -17,7 +17,7 @@ from contracts.config import MqttConfig
 from contracts.errors import ErrorBody, InputError, ShoalError, UnavailableError, from_info
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 DEVICES_PER_PROCESS: Final = 2500
 _STOP_S: Final = 30.0

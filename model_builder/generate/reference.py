@@ -21,7 +21,8 @@ Linear = Callable[[Array, Array, str], Array]
 def exact(x: Array, weight: Array, site: str) -> Array:
     """The float32 product."""
     del site
-    return x @ weight.T
+    product: Array = x @ weight.T
+    return product
 
 
 def rms_norm(x: Array, gain: Array, epsilon: float) -> Array:

@@ -92,7 +92,7 @@ class Bag:
     def rounded(self, rows: Floats) -> Floats:
         """Rows of the table on its int8 grid."""
         step = self.limit / np.float32(LEVELS)
-        found = rows / step
+        found: Floats = rows / step
         np.rint(found, out=found)
         found *= step
         return found

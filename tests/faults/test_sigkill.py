@@ -23,7 +23,7 @@ from tests.support.controller import (
 )
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 OLD = Bundle.open(TINY).ref
 NEW = Bundle.open(TINY_NEXT).ref

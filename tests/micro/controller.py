@@ -22,7 +22,7 @@ from contracts.messages import Answer, BlobGet, BundleRef, Reported, Status, Upd
 from fleet.repository.repository import Repository
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _KINDS: dict[str, Any] = {
     "status": Status,

@@ -27,7 +27,7 @@ from tests.micro.controller import Controller, enrol
 from tests.support.broker import mosquitto
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 
 class Silent:

@@ -33,7 +33,7 @@ from tests.support.proxy import Proxy
 from tests.support.tools import free_port, need_tool
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 NAME = "chaos"
 BAD = "1.9.0"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import paho.mqtt.client as paho
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 Key = tuple[str, str, int]
 """Device, boot, number."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from tests.micro import device
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _RAW = b"\x01"
 _FRIENDLY = b"\x02"

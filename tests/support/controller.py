@@ -43,7 +43,7 @@ from fleet.identity import provisioning
 from fleet.repository.repository import Repository
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 TINY = Path(__file__).parents[1] / "data" / "tiny-classifier-1.0.0"
 TINY_NEXT = Path(__file__).parents[1] / "data" / "tiny-classifier-1.1.0"

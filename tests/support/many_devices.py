@@ -26,7 +26,7 @@ from contracts.messages import Telemetry
 from tests.support.controller import TINY
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 Key = tuple[str, str, int]
 """Device, boot, number."""

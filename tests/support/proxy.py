@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tests.support.tools import free_port
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 _CHUNK = 4096
 

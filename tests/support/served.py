@@ -20,7 +20,7 @@ from fleet.folder import ApiConfig, Fleet, FleetConfig
 from tests.support.tools import free_port
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 STARTS_S = 180.0  # a safety limit: four workers share two cores
 

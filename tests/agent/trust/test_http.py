@@ -20,7 +20,7 @@ from agent.update.http import Http
 from contracts.errors import InputError, RefusedError, UnavailableError
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 PATIENCE_S = 90.0
 

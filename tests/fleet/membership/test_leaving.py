@@ -35,7 +35,7 @@ from tests.fleet.broker.test_access import Client
 from tests.support.tools import free_port, need_tool
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing_extensions import Self
 
 WAIT_S = 90.0
 TOPICS = Topics("reef")
