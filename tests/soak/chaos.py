@@ -26,40 +26,18 @@ from rich.table import Table
 
 from contracts.errors import ShoalError
 from fleet.api.models import DeviceModel, Query
+from fleet.client import Client
+from tests.soak.accounts import Account
 from tests.soak.disturbances import Disturbances
+from tests.soak.judge import Outcome, judge
 from tests.soak.rollouts import BAD, ENDED, Rollouts
-from tests.soak.sea import TELEMETRY_S, Sea, opened
-from tests.soak.witness import Asker, Eavesdropper, Stored
+from tests.soak.sea import Sea, opened
+from tests.soak.witness import Asker, Eavesdropper, Key, Stored, missing, numbers, unrolled
 
 RATE_PER_S = 4.0
-EXPECTED_WAITS = {"agent's disk full": "disk", "clock ahead": "clock", "clock at 1970": "clock"}
-
-
-class Check(msgspec.Struct):
-    """What must hold, and what was seen."""
-
-    name: str
-    holds: bool
-    seen: str
-
-
-class Outcome(msgspec.Struct):
-    """What a run found.
-
-    Attributes:
-        figures: by name.
-        checks: all of them.
-        story: when what was done, seconds from the beginning.
-    """
-
-    figures: dict[str, int | float]
-    checks: list[Check]
-    story: list[tuple[float, str]]
-
-    @property
-    def holds(self) -> bool:
-        """Everything does."""
-        return all(check.holds for check in self.checks)
+QUIET_S = 240.0
+"""Seconds in which nothing comes any more, when something is awaited: longer than any pause with
+which a device sends again what it sent before it was disturbed last."""
 
 
 class Lookout:
@@ -75,6 +53,11 @@ class Lookout:
     def start(self) -> None:
         """Begins."""
         self._thread.start()
+
+    def count(self, device: str, part: str) -> int:
+        """How often a device was seen to wait for something of such a code."""
+        seen = list(self.waits.get(device, Counter()).items())
+        return sum(times for code, times in seen if part in code)
 
     def stop(self) -> None:
         """Ends."""
@@ -104,6 +87,19 @@ def until(holds: Callable[[], bool], seconds: float) -> bool:
     return False
 
 
+def arrives(left: Callable[[], int], quiet_s: float = QUIET_S) -> bool:
+    """Waits until nothing is left, for as long as it gets less; whether it came to that."""
+    least, deadline = left(), time.monotonic() + quiet_s
+    while least:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(2.0)
+        now = left()
+        if now < least:
+            least, deadline = now, time.monotonic() + quiet_s
+    return True
+
+
 def stuck(devices: list[DeviceModel]) -> list[str]:
     """Who is not where it should be, and why."""
     found = []
@@ -121,6 +117,26 @@ def stuck(devices: list[DeviceModel]) -> list[str]:
         elif device.waits:
             found.append(f"{device.id} waits: {[one.code for one in device.waits]}")
     return found
+
+
+def ask_once(sea: Sea, account: Account) -> Any:
+    """What a device answers over the API; each try may be counted by it."""
+    question = Query(
+        devices=[account.agent.device], op="classify", text="turn on the kitchen light"
+    )
+
+    def ask(client: Client) -> Any:
+        account.extra += 1
+        return client.query(question).answers[0]
+
+    return sea.ask(ask)
+
+
+def outstanding(heard: Eavesdropper, database: Path) -> set[Key]:
+    """What was heard of simulated devices, or has a number below, and is not stored."""
+    there = numbers(database)
+    seen = {key for key in list(heard.requests) if key[0].startswith("sim-")}
+    return (seen - there) | set(missing(there | seen, "sim-"))
 
 
 def run(
@@ -152,10 +168,18 @@ def run(
                 120,
             ), "not all devices came"
             tell(f"{everybody} devices are online after {time.time() - began:.0f} s")
+            database = sea.fleet.folder / "state.db"
             askers = [Asker(agent.socket, RATE_PER_S) for agent in sea.agents]
+            accounts = {
+                agent.device: Account(agent, asker, database)
+                for agent, asker in zip(sea.agents, askers, strict=True)
+            }
             rollouts, lookout = Rollouts(sea, 90.0), Lookout(sea)
             hold_s = min(20.0, minutes * 60 / 12)
-            disturbances = Disturbances(sea, chance, min(10.0, minutes * 60 / 24), hold_s, tell)
+            disturbances = Disturbances(
+                sea, chance, min(10.0, minutes * 60 / 24), hold_s, tell,
+                lookout.count, lambda agent: accounts[agent.device].killed(),
+            )  # fmt: skip
             rollouts.start()
             assert until(lambda: bool(rollouts.ids) and rollouts.all()[0].status in ENDED, 120)
             for thread in (*askers, lookout):
@@ -172,27 +196,17 @@ def run(
             rollouts.stop()
             tell("all is put right; waiting until it is quiet")
             quiet_from = time.monotonic()
-            ended = until(lambda: all(r.status in ENDED for r in rollouts.all()), settle_s)
-            settled = until(lambda: not stuck(sea.ask(lambda c: list(c.devices()))), settle_s)
+            until(lambda: all(r.status in ENDED for r in rollouts.all()), settle_s)
+            until(lambda: not stuck(sea.ask(lambda c: list(c.devices()))), settle_s)
             quiet_s = time.monotonic() - quiet_from
             for asker in askers:
                 asker.stop()
             lookout.stop()
-            steady, asked = sea.agents[0], askers[0].sent
-            database = sea.fleet.folder / "state.db"
-            until(lambda: Stored(database).of(steady.device) >= asked, 60)
             devices = sea.ask(lambda c: list(c.devices()))
             left = stuck(devices)
             made = rollouts.all()
             clones = {one.device for one in sea.ask(lambda c: c.clones())}
-            answers = [
-                sea.ask(
-                    lambda c, a=a: c.query(
-                        Query(devices=[a.device], op="classify", text="turn on the kitchen light")
-                    )
-                ).answers[0]
-                for a in sea.agents
-            ]
+            answers = [ask_once(sea, accounts[agent.device]) for agent in sea.agents]
             reached = {
                 r.id: sum(
                     m.phase not in ("pending", "assigned")
@@ -202,144 +216,19 @@ def run(
                 for r in made
                 if r.spec.version == BAD
             }
+            tell("waiting until all that was measured is stored")
+            for account in accounts.values():
+                arrives(account.outstanding, 90.0)
+            arrives(lambda: len(outstanding(heard, database)))
             totals = sea.simulation.stop()
-            until(lambda: Stored(database).unrolled == 0, 60)
-            time.sleep(2 * TELEMETRY_S)
-            stored = Stored(database)
+            # What the real agents send goes on: what was heard until now has to be there.
+            heard_by_now = dict(heard.requests)
+            arrives(lambda: len(heard_by_now.keys() - numbers(database)))
+            arrives(lambda: unrolled(database))
+            stored, rolled_later = Stored(database), unrolled(database)
             codes = [agent.ended for agent in sea.agents]
         renewed = [agent.renewed for agent in sea.agents]
     return judge(locals())
-
-
-def judge(of: dict[str, Any]) -> Outcome:
-    """What holds of what was seen."""
-    sea, heard, stored = of["sea"], of["heard"], of["stored"]
-    made, disturbances, lookout = of["made"], of["disturbances"], of["lookout"]
-    wanted = {d.id: d.slots["classify"].desired for d in of["devices"] if "classify" in d.slots}
-    checks: list[Check] = []
-
-    def check(name: str, bad: Any, good: str) -> None:
-        shown = str(bad)
-        checks.append(Check(name, not bad, good if not bad else shown[:600]))
-
-    missing = {k: n for k, n in heard.requests.items() if k not in stored.requests}
-    other = {
-        k: (n, stored.requests[k])
-        for k, n in heard.requests.items()
-        if k in stored.requests and stored.requests[k] != n
-    }
-    check(
-        "nothing lost that the witness heard",
-        sorted(missing)[:8],
-        f"{len(heard.requests)} batches heard, all stored",
-    )
-    check(
-        "nothing stored is other than heard",
-        list(other.items())[:8],
-        f"{sum(heard.requests.values())} requests heard, each batch as sent",
-    )
-    check("nothing is stored twice", stored.doubled, f"{len(stored.requests)} batches stored")
-    check(
-        "no number is missing",
-        stored.gaps("sim-")[:8],
-        f"{len({k[:2] for k in stored.requests})} boots without a gap",
-    )
-    check(
-        "roll-ups add up",
-        ""
-        if stored.rolled == sum(stored.requests.values())
-        else f"{stored.rolled} rolled up, {sum(stored.requests.values())} stored",
-        f"{stored.rolled} requests",
-    )
-    # Each was asked once more, over the API, which model it serves.
-    steady, asked = of["steady"].device, of["asked"] + 1
-    check(
-        "what was asked was counted",
-        ""
-        if stored.of(steady) == asked
-        else f"{steady} was asked {asked} times and {stored.of(steady)} are stored",
-        f"{asked} questions to {steady}, {asked} stored",
-    )
-    for agent, asker in zip(sea.agents[1:], of["askers"][1:], strict=True):
-        found, drops = stored.of(agent.device), sum(stored.drops.get(agent.device, {}).values())
-        may = int(disturbances.killed[agent.device] * RATE_PER_S * (TELEMETRY_S + 8)) + drops
-        holds = asker.sent - may <= found <= asker.sent + 1
-        check(
-            f"{agent.device} lost no more than kills took",
-            ""
-            if holds
-            else f"asked {asker.sent}, stored {found}, {disturbances.killed[agent.device]} kills, "
-            f"{drops} told as dropped",
-            f"{found} of {asker.sent}, {disturbances.killed[agent.device]} kills, "
-            f"{drops} told as dropped",
-        )
-    check(
-        "no device is stuck",
-        of["left"][:6],
-        f"{len(of['devices'])} devices, each runs what is desired",
-    )
-    served = []
-    for answer in of["answers"]:
-        bundle = (answer.classified or {}).get("bundle", {})
-        want = wanted[answer.device]
-        if want is None or bundle.get("manifest_sha256") != want.manifest_sha256:
-            served.append((answer.device, bundle or answer.error))
-    check("no wrong model is served", served, f"{len(of['answers'])} real agents asked")
-    check(
-        "every rollout ended",
-        [(r.id, r.status, r.waiting) for r in made if r.status not in ENDED],
-        f"{len(made)} rollouts: {dict(Counter(r.status for r in made))}",
-    )
-    bad = [r for r in made if r.spec.version == BAD]
-    check(
-        "a bad model stops at its canary",
-        [
-            (r.id, r.status, of["reached"][r.id])
-            for r in bad
-            if r.status != "stopped" or of["reached"][r.id]
-        ],
-        f"{len(bad)} bad rollouts stopped",
-    )
-    check(
-        "a good model gets through",
-        [
-            (r.id, r.status, r.phases, r.reason and r.reason.message)
-            for r in made
-            if r.spec.version != BAD and r.status != "succeeded"
-        ],
-        f"{len(made) - len(bad)} good rollouts",
-    )
-    check(
-        "the clone is told of, and no other",
-        ""
-        if of["clones"] == disturbances.clones
-        else f"told of {of['clones']}, there were {disturbances.clones}",
-        f"{len(disturbances.clones)} cloned",
-    )
-    seen = {code for waits in lookout.waits.values() for code in waits}
-    untold = [
-        done
-        for done, part in EXPECTED_WAITS.items()
-        if disturbances.done[done] and not any(part in code for code in seen)
-    ]
-    check("devices told what ailed them", untold, f"{sorted(seen)}")
-    check(
-        "certificates were renewed before they were over",
-        [agent.device for agent, times in zip(sea.agents, of["renewed"], strict=True) if not times],
-        f"{of['renewed']} renewals, first certificates of {sea.fleet.left_s:.0f} s",
-    )
-    check("no agent ended by itself", [c for c in of["codes"] if c is not None], "4 run")
-    figures: dict[str, int | float] = {
-        "minutes": of["minutes"], "seed": of["seed"], "simulated": of["simulated"],
-        "real": len(sea.agents), "disturbances": sum(disturbances.done.values()),
-        "rollouts": len(made), "bad_rollouts": len(bad), "batches_stored": len(stored.requests),
-        "requests_stored": sum(stored.requests.values()), "batches_heard": len(heard.requests),
-        "lost": len(missing), "double": stored.doubled, "asked": sum(a.sent for a in of["askers"]),
-        "updates_committed": of["totals"].committed, "quiet_after_s": round(of["quiet_s"], 1),
-    }  # fmt: skip
-    figures |= {f"n:{name}": n for name, n in sorted(disturbances.done.items())}
-    story = [(round(at - of["began_at"], 1), what) for at, what in disturbances.story]
-    return Outcome(figures, checks, story)
 
 
 def table(outcome: Outcome) -> Table:

@@ -12,6 +12,9 @@ from tests.soak.sea import RealAgent, Sea
 from tests.support import full_disk
 
 DAY_S = 86400.0
+TOLD_S = 120.0
+"""Seconds after which a device that has not told what ails it counts as silent: a clock that is
+ahead shows with the next update, and there is one all the time."""
 
 
 class Disturbances:
@@ -25,6 +28,8 @@ class Disturbances:
         pause_s: between two of them, on average.
         hold_s: how long one lasts, on average.
         tell: takes what is done.
+        waits: how often a device was seen to say that it waits for something of a code.
+        killed: told after an agent was killed, and before it starts again.
     """
 
     def __init__(
@@ -34,14 +39,18 @@ class Disturbances:
         pause_s: float,
         hold_s: float,
         tell: Callable[[str], None],
+        waits: Callable[[str, str], int],
+        killed: Callable[[RealAgent], None],
     ) -> None:
         self.sea = sea
         self.done: Counter[str] = Counter()
-        self.killed: Counter[str] = Counter()
+        self.untold: list[str] = []
+        self.failure = ""
         self.clones: set[str] = set()
         self.story: list[tuple[float, str]] = []
         self._chance = chance
         self._pause_s, self._hold_s, self._tell = pause_s, hold_s, tell
+        self._waits, self._killed = waits, killed
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="disturbances", daemon=True)
         self._kinds: list[Callable[[], None]] = [
@@ -69,6 +78,13 @@ class Disturbances:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._disturb()
+        except Exception as error:  # noqa: BLE001
+            # As a thread it would end in silence, and the rest of the run would be a quiet one.
+            self.failure = f"{type(error).__name__}: {error}"
+
+    def _disturb(self) -> None:
         waiting: list[Callable[[], None]] = []
         while not self._stop.wait(self._chance.uniform(0.5, 1.5) * self._pause_s):
             if not waiting:
@@ -82,6 +98,19 @@ class Disturbances:
 
     def _hold(self) -> None:
         self._stop.wait(self._chance.uniform(0.5, 1.5) * self._hold_s)
+
+    def _hold_until_told(self, agent: RealAgent, code: str) -> None:
+        """Holds, and on until the device has told of it, which it does when it can know."""
+        before = self._waits(agent.device, code)
+        self._hold()
+        deadline = time.monotonic() + TOLD_S
+        while self._waits(agent.device, code) == before:
+            if self._stop.is_set():
+                return  # there was no time for it
+            if time.monotonic() > deadline:
+                self.untold.append(f"{agent.device}: {code}")
+                return
+            self._stop.wait(1.0)
 
     def _one(self) -> RealAgent:
         """An agent that may be killed."""
@@ -111,7 +140,7 @@ class Disturbances:
         agent = self._one()
         for _ in range(self._chance.randint(1, 2)):
             agent.kill()
-            self.killed[agent.device] += 1
+            self._killed(agent)
             self._stop.wait(self._chance.uniform(0, 2))
             agent.start()
             self._stop.wait(self._chance.uniform(0.5, 5))
@@ -119,9 +148,11 @@ class Disturbances:
     def agent_s_disk_full(self) -> None:
         """No file takes a byte more."""
         agent = self._one()
+        agent.full_since, agent.full_until = time.monotonic(), float("inf")
         full_disk.take_room(agent.pid)
-        self._hold()
+        self._hold_until_told(agent, "disk")
         full_disk.make_room(agent.pid)
+        agent.full_until = time.monotonic()
 
     def controller_s_disk_full(self) -> None:
         """The database takes nothing."""
@@ -132,7 +163,7 @@ class Disturbances:
     def _clock(self, ahead_s: float) -> None:
         agent = self.sea.agents[2]
         agent.clock.set(ahead_s)
-        self._hold()
+        self._hold_until_told(agent, "clock")
         agent.clock.set(0)
 
     def clock_ahead(self) -> None:

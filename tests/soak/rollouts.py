@@ -26,6 +26,7 @@ class Rollouts:
     def __init__(self, sea: Sea, deadline_s: float) -> None:
         self.sea = sea
         self.ids: list[str] = []
+        self.failure = ""
         self._deadline_s = deadline_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rollouts", daemon=True)
@@ -57,6 +58,13 @@ class Rollouts:
         )
 
     def _run(self) -> None:
+        try:
+            self._make()
+        except Exception as error:  # noqa: BLE001
+            # As a thread it would end in silence, and nothing more would be rolled out.
+            self.failure = f"{type(error).__name__}: {error}"
+
+    def _make(self) -> None:
         number = 0
         while not self._stop.is_set():
             spec = self.spec(number)

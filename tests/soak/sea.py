@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -40,6 +41,9 @@ BAD = "1.9.0"
 """The version whose golden vectors do not hold."""
 
 TELEMETRY_S = 2.0
+SETTLE_S = 60.0
+"""Seconds after which an agent tries to move what waits in memory to its disk."""
+
 SCENARIO = f"""
 seed: 7
 traffic: {{requests_per_s: 1, telemetry_s: {TELEMETRY_S}}}
@@ -133,8 +137,28 @@ class RealAgent(Program):
             sources=[SourceConfig("lines", "unix", "lines.sock")],
         )
         (folder / "agent.yaml").write_bytes(provisioning.to_yaml(self.config))
+        self.started_at = self.full_since = 0.0
+        self.full_until: float | None = None
+        """Since when, and until when, the disk of this run was full."""
         command = [sys.executable, "-m", "agent", "run", "--config", str(folder / "agent.yaml")]
         super().__init__(command, folder / "agent.log", **self.clock.environment)
+
+    def start(self) -> None:
+        """Starts it; what was in memory before is gone."""
+        self.full_until = None
+        self.started_at = time.monotonic()
+        self._log_from = self.log.stat().st_size if self.log.exists() else 0
+        super().start()
+
+    @property
+    def boot(self) -> str:
+        """The boot of this run, as its log says; empty before it is ready."""
+        with self.log.open("rb") as log:
+            log.seek(self._log_from)
+            for line in log:
+                if b'"event": "ready"' in line:
+                    return str(json.loads(line)["boot"])
+        return ""
 
     @property
     def socket(self) -> Path:
@@ -150,9 +174,14 @@ class RealAgent(Program):
         """Another device that was flashed from this one's image."""
         folder = self.folder.with_name(self.device + "-copy")
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(
-            self.folder, folder, ignore=shutil.ignore_patterns("*.sock", "*.log", "clock")
-        )
+        # It runs meanwhile: what it replaces or removes is not in the image.
+        with contextlib.suppress(shutil.Error):
+            shutil.copytree(
+                self.folder,
+                folder,
+                symlinks=True,
+                ignore=shutil.ignore_patterns("*.sock", "*.log", "clock"),
+            )
         command = [sys.executable, "-m", "agent", "run", "--config", str(folder / "agent.yaml")]
         return Program(command, folder / "agent.log")
 

@@ -5,6 +5,7 @@ Nothing here reads a message with the product's code: plain paho, `json`, `sqlit
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sqlite3
@@ -12,6 +13,7 @@ import ssl
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +87,8 @@ class Asker:
 
     def __init__(self, path: Path, per_s: float) -> None:
         self.path = path
-        self.sent = 0
+        self._at: list[float] = []
+        self._lock = threading.Lock()
         self._pause = 1 / per_s
         self._stop = threading.Event()
         self._thread = threading.Thread(
@@ -101,6 +104,22 @@ class Asker:
         self._stop.set()
         self._thread.join()
 
+    @property
+    def asked(self) -> int:
+        """Lines that were taken; none is on its way into an agent that was killed before."""
+        with self._lock:
+            return len(self._at)
+
+    def since(self, moment: float) -> int:
+        """Lines that were taken since a moment of the monotonic clock."""
+        with self._lock:
+            return sum(at >= moment for at in self._at)
+
+    def first_since(self, moment: float) -> float | None:
+        """When the first line was taken since a moment; None: none was."""
+        with self._lock:
+            return next((at for at in self._at if at >= moment), None)
+
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
@@ -108,14 +127,60 @@ class Asker:
                     connection.settimeout(30)
                     connection.connect(str(self.path))
                     while not self._stop.wait(self._pause):
-                        text = TEXTS[self.sent % len(TEXTS)]
-                        connection.sendall(text.encode() + b"\n")
-                        self.sent += 1
+                        text = TEXTS[len(self._at) % len(TEXTS)]
+                        with self._lock:
+                            connection.sendall(text.encode() + b"\n")
+                            self._at.append(time.monotonic())
                     # What is in the socket is read before the end of it.
                     connection.shutdown(socket.SHUT_WR)
                     connection.recv(1)
             except OSError:
                 self._stop.wait(0.3)
+
+
+def _read(database: Path, query: str, *values: str) -> list[tuple[Any, ...]]:
+    """Rows of the controller's database; it is asked again while it is locked."""
+    began = time.monotonic()
+    while True:
+        try:
+            with contextlib.closing(
+                sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)
+            ) as db:
+                return db.execute(query, values).fetchall()
+        except sqlite3.OperationalError:
+            if time.monotonic() - began > 60:
+                raise
+            time.sleep(0.2)
+
+
+def numbers(database: Path) -> set[Key]:
+    """The batches that are stored."""
+    return set(_read(database, "SELECT device, boot, seq FROM telemetry"))
+
+
+def batches_of(database: Path, device: str) -> dict[Key, bytes]:
+    """The stored batches of one device."""
+    query = "SELECT device, boot, seq, payload FROM telemetry WHERE device = ?"
+    return {(row[0], row[1], row[2]): row[3] for row in _read(database, query, device)}
+
+
+def requests_of(database: Path, device: str) -> int:
+    """The stored requests of one device."""
+    return sum(count(json.loads(payload)) for payload in batches_of(database, device).values())
+
+
+def missing(found: Collection[Key], prefix: str) -> list[Key]:
+    """Numbers that are missing below the highest, of devices whose name begins so."""
+    seen: dict[tuple[str, str], set[int]] = {}
+    for device, boot, seq in found:
+        if device.startswith(prefix):
+            seen.setdefault((device, boot), set()).add(seq)
+    return [
+        (*who, seq)
+        for who, there in seen.items()
+        for seq in range(min(1, *there), max(there))
+        if seq not in there
+    ]
 
 
 class Stored:
@@ -126,44 +191,25 @@ class Stored:
     """
 
     def __init__(self, database: Path) -> None:
-        began = time.monotonic()
-        while True:
-            try:
-                with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30) as db:
-                    rows = db.execute("SELECT device, boot, seq, payload FROM telemetry").fetchall()
-                    hour = (
-                        "SELECT coalesce(sum(requests), 0) FROM telemetry_rollup "
-                        "WHERE resolution = 3600"
-                    )
-                    self.unrolled = db.execute(
-                        "SELECT count(*) FROM telemetry WHERE rolled = 0"
-                    ).fetchone()[0]
-                    self.rolled = db.execute(hour + " AND device <> ''").fetchone()[0]
-                break
-            except sqlite3.OperationalError:
-                if time.monotonic() - began > 60:
-                    raise
+        rows = _read(database, "SELECT device, boot, seq, payload FROM telemetry")
+        hour = (
+            "SELECT coalesce(sum(requests), 0) FROM telemetry_rollup "
+            "WHERE resolution = 3600 AND device <> ''"
+        )
+        self.rolled: int = _read(database, hour)[0][0]
         self.doubled = len(rows) - len({row[:3] for row in rows})
-        self.requests: dict[Key, int] = {
-            (device, boot, seq): count(json.loads(payload)) for device, boot, seq, payload in rows
-        }
+        self.requests: dict[Key, int] = {}
         self.drops: dict[str, Counter[str]] = {}
-        for device, _, _, payload in rows:
-            self.drops.setdefault(device, Counter()).update(json.loads(payload).get("drops", {}))
+        for device, boot, seq, payload in rows:
+            batch = json.loads(payload)
+            self.requests[device, boot, seq] = count(batch)
+            self.drops.setdefault(device, Counter()).update(batch.get("drops", {}))
 
     def of(self, device: str) -> int:
         """Requests of a device."""
         return sum(count for key, count in self.requests.items() if key[0] == device)
 
-    def gaps(self, prefix: str) -> list[Key]:
-        """Numbers that are missing below the highest, of devices whose name begins so."""
-        seen: dict[tuple[str, str], set[int]] = {}
-        for device, boot, seq in self.requests:
-            if device.startswith(prefix):
-                seen.setdefault((device, boot), set()).add(seq)
-        return [
-            (*who, seq)
-            for who, numbers in seen.items()
-            for seq in range(min(1, *numbers), max(numbers))
-            if seq not in numbers
-        ]
+
+def unrolled(database: Path) -> int:
+    """Batches that are in no roll-up yet."""
+    return int(_read(database, "SELECT count(*) FROM telemetry WHERE rolled = 0")[0][0])
