@@ -117,7 +117,8 @@ class ManyDevices:
         self._thread = threading.Thread(target=self._loop.run_forever, name="devices", daemon=True)
         self._repository = Repository(repository_url, self.counters)
         text = SCENARIO.format(every=every_s) if scenario is None else scenario
-        self._host = LoopHost(self._loop, speed)
+        self._speed = speed
+        self._host = LoopHost(self._loop)
         self._world = World(
             fleet=fleet,
             mqtt=mqtt,
@@ -131,7 +132,7 @@ class ManyDevices:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(120)
+        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(600)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,12 +143,17 @@ class ManyDevices:
         self._repository.close()
 
     async def _open(self) -> None:
+        self._keeper = asyncio.ensure_future(self._keep())
         for index, name in enumerate(self._names):
             self.devices.append(SimulatedDevice(index, name, self._world))
             self.devices[-1].start()
             if index % 20 == 0:
                 await asyncio.sleep(0.01)
-        self._keeper = asyncio.ensure_future(self._keep())
+        # Only then: in fast time those that are there would leave none for the others to come.
+        deadline = self._loop.time() + 300
+        while self.counters.online < len(self.devices) and self._loop.time() < deadline:
+            await asyncio.sleep(0.05)
+        self._host.go_at(self._speed)
 
     async def _keep(self) -> None:
         while True:
