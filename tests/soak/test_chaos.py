@@ -35,8 +35,8 @@ def play(folder: Path, *arguments: str, timeout_s: float) -> dict[str, object]:
 @pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_some_seconds_of_it_hold(tmp_path: Path) -> None:
-    """So that the program itself cannot rot."""
-    found = play(tmp_path, "--minutes", "0.2", "--devices", "4", timeout_s=580)
+    """So that the program itself cannot rot: full disk, controller, agent, broker and its file."""
+    found = play(tmp_path, "--minutes", "0.2", "--devices", "4", "--seed", "386", timeout_s=580)
     assert found["figures"]["batches_stored"] > 0  # type: ignore[index]
 
 
