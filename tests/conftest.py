@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -22,6 +25,31 @@ LONG = (
     "ownership/test_owners", "faults/test_fuzz_answers", "micro/test_waiting", "browser/",
     "ingest/test_shared", "model_builder/test_cli", "faults/test_every_file_operation",
 )  # fmt: skip
+
+
+MEMORY = Path("/dev/shm")
+MEMORY_BYTES = 6_000_000_000
+"""Free room below which the run's files go to the disk: more than twice what they have taken."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure() -> None:
+    """Keeps the run's files in memory where there is room for them and programs may run there.
+
+    Half of the work of tests with databases and journals is else that of the disk. No test looks
+    at what is left after a power cut of the real one; a folder that a person chose is used.
+    """
+    if "TMPDIR" not in os.environ and _is_roomy(MEMORY):
+        os.environ["TMPDIR"] = str(MEMORY)  # workers and programs inherit it
+        tempfile.tempdir = None
+
+
+def _is_roomy(folder: Path) -> bool:
+    try:
+        runs_programs = not os.statvfs(folder).f_flag & os.ST_NOEXEC
+        return runs_programs and shutil.disk_usage(folder).free >= MEMORY_BYTES
+    except OSError:
+        return False
 
 
 @pytest.hookimpl(trylast=True)
