@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from contracts import board as boards
 from contracts import codec
 from contracts.errors import InputError, ShoalError
 from contracts.labelled.tables import is_table
@@ -82,8 +83,10 @@ def build(
     from model_builder.recipes import classify as recipes
 
     loaded = recipes.parse(document, recipe)
-    _import_tensorflow()
+    for name in loaded.budget.boards:
+        boards.load(name)  # a wrong name is told before seconds go into loading TensorFlow
     with locked(out), bars(quiet=as_json and not sys.stderr.isatty()) as progress:
+        _import_tensorflow()
         from model_builder.classify.build import build as run
 
         result = run(loaded, out, progress)

@@ -61,6 +61,7 @@ def to_int8(
     function = tf.function(
         lambda ids: {"logits": call(ids)},
         input_signature=[tf.TensorSpec([1, length], tf.int32, "ids")],
+        autograph=False,
     )
 
     def converting() -> Any:

@@ -108,7 +108,8 @@ def _epochs(
             tf.TensorSpec([None, None], tf.float32),
             tf.TensorSpec([None, None], tf.float32),
             tf.TensorSpec([2], tf.int32),
-        ]
+        ],
+        autograph=False,
     )
     def step(ids: Any, mask: Any, goal: Any, draw: Any) -> None:
         with tf.GradientTape() as tape:

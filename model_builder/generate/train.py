@@ -79,7 +79,7 @@ def train(
         return tf.reduce_sum(losses * tf.gather(counts, at)), tf.reduce_sum(counts)
 
     def make_step(fake: bool) -> Any:
-        @tf.function  # type: ignore[untyped-decorator]
+        @tf.function(autograph=False)  # type: ignore[untyped-decorator]
         def step(ids: Any, counts: Any, rate: Any, number: Any) -> Any:
             with tf.GradientTape() as tape:
                 total, weight = loss_of(ids, counts, options.dropout, fake)
@@ -103,7 +103,7 @@ def train(
 
         return step
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def evaluate(ids: Any, counts: Any) -> tuple[Any, Any]:
         return loss_of(ids, counts, 0.0, options.quantize_aware > 0)
 

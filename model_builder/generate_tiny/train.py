@@ -50,7 +50,7 @@ def train(settings: Settings, alphabet: str, say: Callable[[int, float], None]) 
     )
     optimizer = tf.keras.optimizers.Adam(schedule, global_clipnorm=1.0)
 
-    @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+    @tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
     def step(batch: Any, weight: Any) -> Any:
         with tf.GradientTape() as tape:
             logits = cell.logits(batch[:, :-1])

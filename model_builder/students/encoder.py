@@ -64,6 +64,7 @@ class EncoderStudent(tf.Module):  # type: ignore[misc]
                 tf.TensorSpec([None, None], tf.int32),
                 tf.TensorSpec([None, None], tf.float32),
             ],
+            autograph=False,
         )
 
     def __call__(self, ids: Any) -> dict[str, Any]:
@@ -102,6 +103,7 @@ class EncoderStudent(tf.Module):  # type: ignore[misc]
             f"{SIGNATURE_PREFIX}{length}": tf.function(
                 lambda ids: self(ids),
                 input_signature=[tf.TensorSpec([1, length], tf.int32, "ids")],
+                autograph=False,
             ).get_concrete_function()
             for length in self.lengths
         }

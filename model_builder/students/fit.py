@@ -132,7 +132,7 @@ class _Trainer:
         self.state = [*student.variables, *extra, *optimizer.variables]
         stage = "hidden" if student.config.hidden else "mean"
 
-        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator]
+        @tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
         def step(ids: Any, targets: Any, wanted: Any, draw: Any, rounded: bool) -> Any:
             dropout = Dropout(config.dropout, draw)
             if config.feature_dropout:

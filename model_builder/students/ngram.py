@@ -78,7 +78,9 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
             self.out_bias = zeros(classes, "out_bias")
 
         self.compiled = tf.function(
-            lambda ids, quantise: self(ids, quantise=quantise), reduce_retracing=True
+            lambda ids, quantise: self(ids, quantise=quantise),
+            reduce_retracing=True,
+            autograph=False,  # the code branches on settings alone: there is nothing to convert
         )
 
     def gathered(self, ids: Any, quantise: bool) -> Any:

@@ -93,6 +93,7 @@ class SentenceTeacher:
                 tf.TensorSpec([None, None], tf.int32),
                 tf.TensorSpec([None, None], tf.float32),
             ],
+            autograph=False,
         )
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:

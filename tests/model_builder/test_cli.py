@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from contracts.bundle import Bundle
+from contracts.errors import InputError
+from model_builder import cli
 from tests.model_builder.support import write_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -66,3 +68,15 @@ def test_a_wrong_command_is_one_error_without_a_traceback(
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert not done.stdout
+
+
+@pytest.mark.parametrize(
+    ("board", "out"), [("toaster", "out"), ("raspberry-pi-5", "/proc/x")], ids=["board", "folder"]
+)
+def test_what_is_wrong_is_told_before_tensorflow_is_loaded(
+    board: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading it takes seconds."""
+    monkeypatch.setattr(cli, "_import_tensorflow", lambda: pytest.fail("it was loaded"))
+    with pytest.raises(InputError):
+        cli.build(ROOT / "examples" / "home-intents.yaml", tmp_path / out, [board])
