@@ -199,9 +199,13 @@ class Controller:
     def ask(
         self, device: str, op: str, timeout_s: float = 60.0, group: bool = False, **fields: Any
     ) -> Answer:
-        """Sends a request and waits for its final answer."""
+        """Sends a request and waits for its final answer: of this device, or of one of a group."""
         request_id = self.ask_only(device, op, group=group, **fields)
-        return self.wait_for(Answer, lambda a: a.id == request_id and a.done, timeout_s)
+        return self.wait_for(
+            Answer,
+            lambda a: a.id == request_id and a.done and (group or a.device == device),
+            timeout_s,
+        )
 
     def ask_only(self, device: str, op: str, *, group: bool = False, **fields: Any) -> str:
         """Sends a request; returns its id."""

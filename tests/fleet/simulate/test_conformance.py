@@ -281,7 +281,8 @@ class Pair:
         """Asks both the same, and waits for both answers."""
         number = len(self.control.of(UpdateEvent)) + len(self.control.raw)
         for device in BOTH:
-            self.control.ask(device, op, PATIENCE_S, id=f"{op}-{number}", **fields)
+            answer = self.control.ask(device, op, PATIENCE_S, id=f"{op}-{number}", **fields)
+            assert answer.device == device, "both have the same id"
 
     def repository_away(self, away: bool) -> None:
         """The repository gives nothing, over HTTP and MQTT; or it does again."""
@@ -396,7 +397,6 @@ def kept(pair: Pair) -> set[str]:
     return names
 
 
-@pytest.mark.alone
 def test_a_simulated_device_says_what_the_real_agent_says(pair: Pair) -> None:
     """First, next, back, shadow, rolled back, refused, lost, emptied: each message, each field."""
     play(pair)
