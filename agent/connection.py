@@ -7,7 +7,6 @@ import hashlib
 import random
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,7 +14,7 @@ import msgspec
 import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
-from agent.system.controller_clock import certificate_time
+from agent.system import unreachable
 from agent.system.log import logger, reason_of
 from contracts.blocks import TIME_PROPERTY
 from contracts.config import TlsConfig
@@ -50,32 +49,18 @@ MAX_TIME_CHARS: Final = 32
 _UNSPECIFIED: Final = "Unspecified error"
 """What paho says of a connection that ended without a word."""
 
-_ALERTS: Final = {
-    "SSLV3_ALERT_CERTIFICATE_REVOKED": "it was revoked: enrol the device again",
-    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "it has expired: enrol the device again",
-    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "it is not accepted: enrol the device again",
-    "SSLV3_ALERT_BAD_CERTIFICATE": "it is not accepted: enrol the device again",
-    "TLSV1_ALERT_UNKNOWN_CA": "it is of another authority than the fleet's: enrol the device again",
-    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "it needs one: enrol the device again",
-}
 
-
-def why(error: OSError | None, reason: object = "") -> str:
+def why(error: OSError | None, reason: object = "", host: str = "", port: int = 0) -> str:
     """Why a connection could not be made or broke, in words; empty: nothing is known.
 
     Args:
         error: of the socket.
         reason: what the broker said, or paho in its place.
+        host: of the broker.
+        port: of the broker.
     """
-    clock = certificate_time(error, time.time())
-    if clock:
-        return clock
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the broker's certificate is not trusted: {error.verify_message}"
-    if isinstance(error, ssl.SSLError) and error.reason in _ALERTS:
-        return f"the broker refuses this device's certificate: {_ALERTS[error.reason]}"
     if error is not None:
-        return str(error)
+        return unreachable.why(error, host, port)
     return "the broker closed it" if str(reason) == _UNSPECIFIED else str(reason)
 
 

@@ -32,6 +32,7 @@ from agent.connection import (
 from agent.refusals import FAILURE, NOT_AUTHORIZED, Refusals
 from agent.system.clock import Clock
 from agent.system.log import logger
+from agent.system.unreachable import refusal
 from contracts import codec
 from contracts.config import MqttConfig, TlsConfig
 from contracts.connection import (
@@ -313,8 +314,7 @@ class Link:
         del userdata, properties
         if reason.is_failure:
             self._told = True
-            self._say(f"the broker refused the connection: {reason}")
-            log.warning("connection refused", reason=str(reason))
+            self._refusal(f"the broker refuses: {refusal(int(reason.value), str(reason))}")
             self._wait(self._backoff.failed())
             return
         self._since = self._clock.time()
@@ -348,7 +348,7 @@ class Link:
             self._taken_over()
         elif was:
             self._wait(self._backoff.lost(lasted))
-            cause = why(self._client.failure, reason)
+            cause = why(self._client.failure, reason, self._config.host, self._config.port)
             self._say(f"connection lost: {cause}")
             log.warning("connection lost", reason=cause)
             self._blame(lasted, reason.value)
@@ -389,14 +389,23 @@ class Link:
 
     def _not_connected(self, *_: Any) -> None:
         self._told = True
-        cause = why(self._client.failure)
-        where = f"no connection to {self._config.host}:{self._config.port}"
-        self._say(f"{where}: {cause}" if cause else where)
+        host, port, failure = self._config.host, self._config.port, self._client.failure
+        cause = why(failure, host=host, port=port) or "it was closed without a word"
+        if failure is None or isinstance(failure, ConnectionResetError | BrokenPipeError):
+            tls = "expects" if self._config.tls is None else "speaks"
+            cause += f". Is this the port of MQTT, and one that {tls} TLS?"
+        self._say(f"no connection to {host}:{port}: {cause}")
         if kind(self._client.failure) != self._refused:  # said once, however often it is tried
             self._refused = kind(self._client.failure)
             refused = isinstance(self._client.failure, ssl.SSLError)
             (log.error if refused else log.warning)("no connection", reason=cause)
         self._wait(self._backoff.failed())
+
+    def _refusal(self, cause: str) -> None:
+        self._say(f"no connection to {self._config.host}:{self._config.port}: {cause}")
+        if cause != self._refused:
+            self._refused = cause
+            log.error("connection refused", reason=cause)
 
     def _say(self, what: str) -> None:
         self.last_error = f"{self.farewell} ({what})" if self.farewell else what

@@ -12,9 +12,11 @@ import os
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import msgspec
 
+from agent.system import unreachable
 from agent.system.filesystem import TEMPORARY, Disk, write_durably
 from agent.system.log import logger
 from contracts import authorities, codec
@@ -282,7 +284,6 @@ def post(url: str, body: bytes, context: ssl.SSLContext | None = None) -> bytes:
         timeout=urllib3.Timeout(connect=POST_S, read=POST_S),
         ssl_context=context or authorities.context(),
     )
-    unreachable = UnavailableError("controller-unreachable", f"{url[:200]} cannot be reached")
     try:
         answer = pool.request(
             "POST",
@@ -298,7 +299,14 @@ def post(url: str, body: bytes, context: ssl.SSLContext | None = None) -> bytes:
         finally:
             answer.close()
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise UnavailableError(unreachable.code, f"{unreachable}: {str(error)[:200]}") from None
+        parts = urlsplit(url)
+        cause = unreachable.why(
+            error, parts.hostname or "", parts.port or 443, server="the controller"
+        )
+        raise UnavailableError(
+            "controller-unreachable",
+            f"{url[:200]} cannot be reached: {cause or str(error)[:200]}",
+        ) from None
     finally:
         pool.clear()
     if len(data) > MAX_ANSWER_BYTES:

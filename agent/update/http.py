@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlsplit
 
+from agent.system import unreachable
 from agent.system.controller_clock import WRONG, certificate_time
 from agent.update.fetch import NO_SUCH_FILE, TIMED, Transfer
 from contracts import authorities
@@ -192,7 +193,7 @@ class Http:
             clock = certificate_time(error, time.time())
             raise UnavailableError(
                 WRONG if clock else "repository-unreachable",
-                f"{self._base}: {clock or str(error)[:300]}",
+                f"{self._base}: {clock or self._why(error)}",
             ) from None
         self._answer = answer
         at = _date(answer.headers) if path == TIMED else None
@@ -204,6 +205,10 @@ class Http:
             self._drop()
             raise
         return Transfer(total, self._chunks(answer, path, skip, total - offset))
+
+    def _why(self, error: Exception) -> str:
+        said = unreachable.why(error, *self._address, server="the repository")
+        return said or str(error)[:300]
 
     def _ask(self, path: str, headers: dict[str, str]) -> HTTPResponse:
         if self._connection is None or self._connection.sock is None:
