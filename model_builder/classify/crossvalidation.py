@@ -39,6 +39,7 @@ class Judged(msgspec.Struct):
         logits: float32 [N, C].
         how: in words.
         folds: 0: one model, on the test split.
+        whole: whether the rows of the test split are among them.
     """
 
     texts: list[str]
@@ -46,6 +47,17 @@ class Judged(msgspec.Struct):
     logits: NDArray[np.float32]
     how: str
     folds: int = 0
+    whole: bool = True
+
+    def joined(self, split: Split, logits: NDArray[np.float32]) -> Judged:
+        """With the rows of a test split, which the model that is built answered."""
+        return Judged(
+            self.texts + split.texts,
+            np.concatenate([self.targets, split.targets]),
+            np.concatenate([self.logits, logits]),
+            f"{self.how} over {len(self.texts)} rows, and on the test split of {len(split.texts)}",
+            self.folds,
+        )
 
 
 def folds_of(recipe: Recipe, dataset: Dataset) -> int:

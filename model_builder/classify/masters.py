@@ -21,6 +21,8 @@ _MOST_COUNTED: Final = 30_000
 
 _SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 
+Parts = tuple[NDArray[np.float32], NDArray[np.float32]]
+
 
 class Masters:
     """The recipe's teacher and TF-IDF, of which validation says how much counts."""
@@ -39,34 +41,37 @@ class Masters:
         """Chooses TF-IDF's share by the likelihood of a split that neither has seen."""
         if self.teacher is None or not self.teacher.open_ended:
             return []
-        parts = self._parts(split.texts)
-        rows = []
-        for share in _SHARES:
-            mixed = _mixed(parts, share)
-            likely = mixed[np.arange(len(mixed)), split.targets]
-            rows.append(
-                {
-                    "tfidf_share": share,
-                    "surprise": round(float(-np.log(np.maximum(likely, 1e-9)).mean()), 4),
-                    "validation": round(metrics.accuracy(mixed, split.targets), 4),
-                }
-            )
-        self.share = float(min(rows, key=lambda row: row["surprise"])["tfidf_share"])
+        self.share, rows = best_share(self.parts(split.texts), split.targets)
         return rows
 
     def shares(self, texts: list[str]) -> NDArray[np.float32]:
         """Probabilities float32 [N, C] of the two together."""
         if self.teacher is None:
             return self.counted.shares(texts)
-        return _mixed(self._parts(texts), self.share)
+        return _mixed(self.parts(texts), self.share)
 
-    def _parts(self, texts: list[str]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def parts(self, texts: list[str]) -> Parts:
+        """Probabilities of the teacher and of TF-IDF, float32 [N, C] each."""
         assert self.teacher is not None
         own = metrics.softmax(self.teacher.logits(texts), 1.0).astype(np.float32)
         return own, self.counted.shares(texts)
 
 
-def _mixed(
-    parts: tuple[NDArray[np.float32], NDArray[np.float32]], share: float
-) -> NDArray[np.float32]:
+def best_share(parts: Parts, targets: NDArray[np.int64]) -> tuple[float, list[dict[str, Any]]]:
+    """TF-IDF's share by the likelihood of rows that neither has seen, and what was tried."""
+    rows = []
+    for share in _SHARES:
+        mixed = _mixed(parts, share)
+        likely = mixed[np.arange(len(mixed)), targets]
+        rows.append(
+            {
+                "tfidf_share": share,
+                "surprise": round(float(-np.log(np.maximum(likely, 1e-9)).mean()), 4),
+                "validation": round(metrics.accuracy(mixed, targets), 4),
+            }
+        )
+    return float(min(rows, key=lambda row: row["surprise"])["tfidf_share"]), rows
+
+
+def _mixed(parts: Parts, share: float) -> NDArray[np.float32]:
     return np.asarray((1 - share) * parts[0] + share * parts[1], np.float32)

@@ -10,7 +10,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from contracts import board
 from contracts.errors import RefusedError
@@ -81,12 +80,14 @@ class Facts(msgspec.Struct, frozen=True):
         labels: how many.
         tokens: of the teacher in a text, on average; 0: not known.
         seconds: that the build may take on two quiet cores.
+        words: in a text, on average.
     """
 
     rows: int
     labels: int
     tokens: float
     seconds: float
+    words: float = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -155,7 +156,9 @@ def _arena(length: int, dim: int) -> int:
     return length * (dim + 4) + 6000
 
 
-def plans(texts: list[str], facts: Facts, bounds: Limits, made: int) -> list[Plan]:
+def plans(
+    texts: list[str], facts: Facts, bounds: Limits, made: int, briefly: bool = False
+) -> list[Plan]:
     """What is tried, the likeliest first.
 
     Args:
@@ -163,6 +166,7 @@ def plans(texts: list[str], facts: Facts, bounds: Limits, made: int) -> list[Pla
         facts: of the data.
         bounds: what the student must fit.
         made: texts that were made and labelled.
+        briefly: as few as tell what kind is best; each will be trained several times.
 
     Raises:
         RefusedError: ``over-budget``; no student fits.
@@ -179,11 +183,14 @@ def plans(texts: list[str], facts: Facts, bounds: Limits, made: int) -> list[Pla
         sizes = [(16, 64, False), (24, 96, True), (8, 64, False), (16, 64, True)]
     else:
         sizes = [(48, 128, True), (32, 128, True), (24, 128, True), (32, 128, False)]
+    pieces = ((3, 5), (3, 4)) if labels <= MANY else ((3, 4),)
+    if briefly:
+        pieces = pieces[:1]
     found: list[Plan] = []
     refused: RefusedError | None = None
     alone = False
     for dim, hidden, largest in sizes:
-        for chars in ((3, 5), (3, 4)) if labels <= MANY else ((3, 4),):
+        for chars in pieces:
             try:
                 own = shape(texts, labels, bounds, dim, hidden, chars=chars, max_pool=largest)
             except RefusedError as error:
@@ -200,18 +207,3 @@ def plans(texts: list[str], facts: Facts, bounds: Limits, made: int) -> list[Pla
     if not found and refused is not None:
         raise refused
     return found[:8]
-
-
-def temperature_and_surprise(
-    logits: NDArray[np.float32], targets: NDArray[np.int64]
-) -> tuple[float, float]:
-    """The best temperature on these rows, and the mean negative log-likelihood under it."""
-    from model_builder.classify import metrics
-
-    best = (1.0, np.inf)
-    for temperature in np.geomspace(0.25, 8, 21):
-        shares = metrics.softmax(logits, float(temperature))
-        loss = -np.log(np.maximum(shares[np.arange(len(targets)), targets], 1e-9)).mean()
-        if loss < best[1]:
-            best = (float(temperature), float(loss))
-    return best

@@ -99,7 +99,8 @@ class StudentConfig(Section, frozen=True):
 
     Attributes:
         family: which; ``auto`` is an n-gram student whose shape, training and made text are found
-            on the validation split, within ``budget.model_bytes`` or else 512 KiB.
+            on the validation split, or by cross-validation where rows are few, within
+            ``budget.model_bytes`` or else 512 KiB.
         ngram: shape of the n-gram student; ``auto`` finds its own.
         transformer: shape of the small transformer; the encoder takes the teacher's shape.
         lengths: token counts that the model has a signature for (SBCs).
@@ -141,7 +142,7 @@ class QuantisationConfig(Section, frozen=True):
     Attributes:
         samples: texts of the representative set.
         max_loss: the most accuracy, as a ratio, that int8 may lose against float on the test
-            split before the build fails.
+            split before the build fails; a loss that chance may explain is a warning.
     """
 
     samples: Positive = 500

@@ -187,23 +187,26 @@ def _gradients(
 ) -> dict[str, Floats]:
     own, count = bag.weights, len(ids)
     kept = 1 / (1 - fit.feature_dropout)
-    rows = own["table"][ids.T]  # [L, n, D]: sums and maxima then run along memory
-    if rounded:
-        rows = bag.rounded(rows)
+    where = _where(ids, len(own["table"]))
 
     def mask() -> Floats:
         keep = rng.random((count, bag.config.dim)) >= fit.dropout
         return np.asarray(keep / (1 - fit.dropout), np.float32)
 
     masks = [mask(), mask()]
-    total = rows.sum(axis=0) * masks[0] * np.float32(kept)
-    largest, best = rows, None
+    largest, best = own["table"], None
     if "from_max" in own:
-        top = rows.max(axis=0)
+        rows = own["table"][ids.T]  # [L, n, D]: sums and maxima then run along memory
+        if rounded:
+            rows = bag.rounded(rows)
+        total, top = rows.sum(axis=0), rows.max(axis=0)
         best = np.zeros(top.shape, np.int64)  # [n, D]: where it is
         for place, row in enumerate(rows):
             np.copyto(best, place, where=row == top)
         largest = top * masks[1]
+    else:  # without the padding, which may be most of the ids
+        total = np.asarray(where @ (bag.rounded(own["table"]) if rounded else own["table"]))
+    total = total * masks[0] * np.float32(kept)
     first, logits = bag._top(total, largest)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     error = (powers / powers.sum(axis=1, keepdims=True) - targets) / np.float32(count)
@@ -215,24 +218,22 @@ def _gradients(
     found["first_bias"] = error.sum(axis=0)
     found["from_mean"] = (total * bag.share).T @ error
     back = (error @ own["from_mean"].T) * masks[0] * (bag.share * np.float32(kept))
-    found["table"] = _scattered(ids, back, len(own["table"]))
+    found["table"] = np.asarray(where.T @ back, np.float32)  # [B, D]
     if best is not None:
         found["from_max"] = largest.T @ error
         back = (error @ own["from_max"].T) * masks[1]
-        where = np.take_along_axis(ids, best, axis=1)
-        flat = where.astype(np.int64) * bag.config.dim + np.arange(bag.config.dim)
+        chosen = np.take_along_axis(ids, best, axis=1)
+        flat = chosen.astype(np.int64) * bag.config.dim + np.arange(bag.config.dim)
         np.add.at(found["table"].reshape(-1), flat.reshape(-1), back.reshape(-1))
     return found
 
 
-def _scattered(ids: NDArray[np.int32], values: Floats, size: int) -> Floats:
-    """The sum of `values` [n, D] over the rows in which an id is: float32 [size, D]."""
-    rows = np.repeat(np.arange(len(ids), dtype=np.int32), ids.shape[1])
-    ones = np.ones(ids.size, np.float32)
-    where: Any = scipy.sparse.csr_matrix(
-        (ones, (ids.reshape(-1), rows)), shape=(size, len(ids)), dtype=np.float32
-    )
-    return np.asarray(where @ values, np.float32)
+def _where(ids: NDArray[np.int32], size: int) -> Any:
+    """Ids [n, L] as a sparse float32 [n, size] that counts them; no padding."""
+    used = ids != 0
+    edges = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+    counts = np.ones(int(edges[-1]), np.float32)
+    return scipy.sparse.csr_matrix((counts, ids[used], edges), shape=(len(ids), size))
 
 
 def _trimmed(ids: NDArray[np.int32]) -> NDArray[np.int32]:

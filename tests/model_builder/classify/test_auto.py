@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 from contracts.bundle import Bundle
 from contracts.errors import RefusedError
 from contracts.text import NgramConfig
-from model_builder.classify.build import build
+from model_builder.classify.build import build, check
+from model_builder.classify.choice import Score, best, score
+from model_builder.classify.folded import folds_of
 from model_builder.classify.plans import Facts, Limits, limits, plans
 from model_builder.classify.variations import variations
 from model_builder.convert import Runner, to_int8
+from model_builder.data.dataset import Split
 from model_builder.data.shipped import drawn
-from model_builder.recipes.classify import BudgetConfig, load
+from model_builder.recipes.classify import BudgetConfig, QuantisationConfig, Recipe, load
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.schedule import passes, seconds_for
 from model_builder.students.bag import Bag, BagFit, train_bag
@@ -166,6 +170,58 @@ def test_a_gradient_is_the_slope_of_the_loss() -> None:
     assert loss(bag) < before
 
 
+def test_a_gain_that_chance_may_give_changes_no_choice() -> None:
+    """The plan that comes first is kept unless another is better by more; then that is taken."""
+    rng = np.random.default_rng(1)
+    targets = rng.integers(0, 2, 400)
+
+    def answers(wrong: int) -> Score:
+        logits = np.where(np.arange(2) == targets[:, None], 4.0, 0.0).astype(np.float32)
+        logits[rng.permutation(400)[:wrong]] *= -1
+        return score(logits, targets)
+
+    assert best([answers(41), answers(40)]) == 0
+    assert best([answers(80), answers(30), answers(31)]) == 1
+    assert best([answers(30)]) == 0
+
+
+def test_no_fold_holds_all_that_a_label_has() -> None:
+    """A label of two groups is learned in every fold; one of a single group is always learned."""
+    targets = np.array([0] * 7 + [1, 1, 2, 2, 2, 3])
+    texts = [f"text {i}" for i in range(13)]
+    groups = ["", "", "", "", "", "", "", "", "", "one", "one", "one", ""]
+    folds = folds_of(Split(texts, targets, groups), 1)
+    for fold in range(3):
+        assert set(targets[folds != fold]) == {0, 1, 2, 3}
+    assert set(folds[targets == 0]) == {0, 1, 2}
+    assert set(folds[9:]) == {-1}
+    assert (folds_of(Split(texts, targets, groups), 1) == folds).all()
+
+
+def test_a_row_in_a_hundred_lost_to_int8_on_a_handful_is_no_reason_for_no_model() -> None:
+    """It is a warning where chance may be the cause, and a refusal where not."""
+    recipe = Recipe("small", quantisation=QuantisationConfig(max_loss=0.02))
+
+    def report(low: float, high: float) -> dict[str, Any]:
+        return {
+            "accuracy": {
+                "int8": 0.9,
+                "int8_minus_float": (low + high) / 2,
+                "int8_minus_float_interval": [low, high],
+            },
+            "size": {"model_bytes": 1, "arena_bytes": 1},
+            "cost": {"latency_p50_us": 1.0},
+            "layers": [{"layer": "mean", "error": 0.1}],
+            "data": {"warnings": []},
+        }
+
+    by_chance = report(-0.1, 0.04)
+    check(recipe, by_chance)
+    assert "may be chance" in by_chance["data"]["warnings"][0]
+    with pytest.raises(RefusedError, match="int8 loses"):
+        check(recipe, report(-0.05, -0.03))
+
+
 def test_variations_are_new_and_the_same_for_a_seed() -> None:
     """Made text repeats no row, and none of itself."""
     made = variations(TEXTS, {"kitchen": ["pantry"]}, 200, 1)
@@ -196,20 +252,24 @@ def _document(tmp_path: Path, **sections: object) -> Path:
 
 
 def test_auto_builds_a_bundle_and_says_why(tmp_path: Path) -> None:
-    """With an encoder: made text, the teacher's share, two rounds, and a model in the budget."""
+    """With an encoder: made text, the teacher's share, folds, and a model in the budget."""
     encoder = write_encoder(tmp_path / "encoder")
     recipe = load(
         _document(
             tmp_path,
             teacher={"source": f"path:{encoder}", "mode": "finetune", "epochs": 0, "batch": 16},
+            evaluation={"folds": 3},
         )
     )
     result = build(recipe, tmp_path / "out", silent)
     found = result.report["auto"]
     assert found["made_texts"] > 0
     assert found["tfidf_share"] in (0.0, 0.25, 0.5, 0.75, 1.0)
-    assert len(found["rounds"]) == 2 and len(found["rounds"][1]) <= 2
+    assert len(found["rounds"]) == 1 and 3 <= len(found["rounds"][0]) <= 8
     assert found["chosen"] in found["why"]
+    headline, rows = result.report["headline"], len(sentences())
+    assert (headline["rows"], headline["folds"]) == (rows, 3)
+    assert headline["how"].startswith("by cross-validation in 3 folds over ")
     assert result.report["accuracy"]["int8"] > 0.6
     assert Bundle.open(result.bundle).verify() is None
     page = result.report_html.read_text("utf-8")
