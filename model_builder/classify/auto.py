@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from model_builder.classify.choice import Score, best, score
 from model_builder.classify.crossvalidation import Judged
-from model_builder.classify.distil import SoftLabels, TrainedNgram
+from model_builder.classify.distil import SoftLabels, TrainedNgram, untrained
 from model_builder.classify.folded import by_folds, few
 from model_builder.classify.lessons import (
     Lesson,
@@ -32,9 +32,10 @@ from model_builder.classify.lessons import (
     with_validation,
 )
 from model_builder.classify.masters import Masters
-from model_builder.classify.plans import MANY, Plan, limits, plans
+from model_builder.classify.plans import MANY, Limits, Plan, limits, plans
 from model_builder.data.dataset import Dataset
 from model_builder.recipes.classify import Recipe
+from model_builder.rounding import common_length
 from model_builder.seeds import derive
 from model_builder.students.bag import Bag
 from model_builder.students.ids import encode
@@ -122,24 +123,48 @@ def find(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> F
     report = {
         "seconds_meant": round(facts_of(dataset, chosen.masters.teacher).seconds),
         "made_texts": len(labels.texts) - labels.natural,
-        "tfidf_share": chosen.masters.share,
+        "tfidf_share": chosen.masters.weights.share,
         "teacher_shares": chosen.shares,
         "rounds": chosen.rounds,
         "chosen": plan.name,
         "why": _why(chosen),
     }
-    shaped = msgspec.structs.replace(
-        recipe,
-        student=msgspec.structs.replace(recipe.student, family="ngram", ngram=plan.shape),
-    )
     return Found(
-        shaped,
+        _shaped(recipe, plan),
         student,
         chosen.masters.teacher,
         SoftLabels(labels.texts, labels.targets),
         report,
         chosen.judged,
     )
+
+
+def _shaped(recipe: Recipe, plan: Plan) -> Recipe:
+    student = msgspec.structs.replace(recipe.student, family="ngram", ngram=plan.shape)
+    return msgspec.structs.replace(recipe, student=student)
+
+
+def fitted(recipe: Recipe, dataset: Dataset, plan: Plan, bounds: Limits) -> Plan:
+    """The plan as it surely fits, which is known before the last training and not after it.
+
+    A plan's size is an estimate; the file of an untrained student is not.
+    """
+    for _ in range(4):
+        own, features = plan.shape, plan.shape.features
+        candidate = untrained(_shaped(recipe, plan), dataset)
+        over = len(candidate.model) - bounds.model_bytes
+        if over > 0:
+            fewer = features.buckets - -(-over // own.dim) - 1
+            features = msgspec.structs.replace(features, buckets=max(16, fewer))
+        elif bounds.arena_bytes and features.length > 32:
+            arena = candidate.arena(dataset.train.texts[0]).arena_bytes
+            if arena is None or arena <= bounds.arena_bytes:
+                break
+            features = msgspec.structs.replace(features, length=common_length(features.length // 2))
+        else:
+            break
+        plan = msgspec.structs.replace(plan, shape=msgspec.structs.replace(own, features=features))
+    return plan
 
 
 def _why(chosen: _Chosen) -> str:
@@ -152,7 +177,7 @@ def _why(chosen: _Chosen) -> str:
         "chance, the first is taken.",
     ]
     if masters.teacher:
-        said.append(f"TF-IDF has {masters.share:.0%} of the teacher's word.")
+        said.append(f"TF-IDF has {masters.weights.share:.0%} of the teacher's word.")
     if chosen.again:
         said.append("It was trained once more with the validation rows among the others.")
     return " ".join(said)
@@ -166,13 +191,14 @@ def _on_folds(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress)
     tried = plans(dataset.train.texts, facts, bounds, made, briefly=True)
     found = by_folds(recipe, dataset, tried, cache, progress)
     masters = Masters(found.recipe, found.every, cache, progress)
-    masters.share = found.share
+    masters.weights = found.weights
     lesson = lesson_of(recipe, found.every, masters)
     word = partial(progress, "student learns")
-    bag = train_plan(recipe, lesson, found.plan, found.plan.fit.steps, cache, word)
+    plan = fitted(recipe, dataset, found.plan, bounds)
+    bag = train_plan(recipe, lesson, plan, plan.fit.steps, cache, word)
     return _Chosen(
         bag,
-        found.plan,
+        plan,
         found.score,
         lesson,
         masters,
@@ -193,9 +219,10 @@ def _on_split(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress)
     tried = plans(dataset.train.texts, facts, bounds, len(lesson.texts) - lesson.natural)
     top, rounds = _halve(recipe, dataset, lesson, tried, cache, progress)
     held = top.bag.logits(encode(dataset.validation.texts, top.plan.shape.features))
-    bag, whole = _final(recipe, dataset, masters, lesson, top, cache, progress)
+    plan = fitted(recipe, dataset, top.plan, bounds)
+    bag, whole = _final(recipe, dataset, masters, lesson, plan, top, cache, progress)
     again = bag is not top.bag
-    return _Chosen(bag, top.plan, top.score, whole, masters, held, shares, rounds, again=again)
+    return _Chosen(bag, plan, top.score, whole, masters, held, shares, rounds, again=again)
 
 
 def _halve(
@@ -247,6 +274,7 @@ def _final(
     dataset: Dataset,
     masters: Masters,
     lesson: Lesson,
+    plan: Plan,
     top: _Trial,
     cache: Path,
     progress: Progress,
@@ -255,8 +283,11 @@ def _final(
     every = with_validation(dataset)
     first = lesson.natural
     texts, targets = every.train.texts[first:], every.train.targets[first:]
+    word = partial(progress, "student learns")
     if recipe.data.validation or first > _REFIT or not texts:
-        return top.bag, lesson
+        if plan is top.plan:
+            return top.bag, lesson
+        return train_plan(recipe, lesson, plan, plan.fit.steps, cache, word), lesson
     teacher = masters.teacher
     soft: Any = np.eye(masters.classes, dtype=np.float32)[targets]
     if teacher is not None and teacher.open_ended:
@@ -266,6 +297,4 @@ def _final(
         np.concatenate([lesson.targets[:first], soft, lesson.targets[first:]]),
         first + len(texts),
     )
-    steps = top.plan.fit.steps
-    word = partial(progress, "student learns")
-    return train_plan(recipe, whole, top.plan, steps, cache, word), whole
+    return train_plan(recipe, whole, plan, plan.fit.steps, cache, word), whole

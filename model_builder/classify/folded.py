@@ -27,7 +27,7 @@ from model_builder.classify.lessons import (
     train_plan,
     with_validation,
 )
-from model_builder.classify.masters import Masters, best_share
+from model_builder.classify.masters import Masters, Weights, best_weights
 from model_builder.classify.plans import Plan
 from model_builder.data.dataset import Dataset, Split
 from model_builder.recipes.classify import Recipe
@@ -54,8 +54,8 @@ class Folded(msgspec.Struct):
         every: the rows that the student may learn.
         recipe: with a teacher that learns for as long as there is time.
         plan: the chosen one.
-        share: of TF-IDF in the teacher's word.
-        shares: what was tried for it.
+        weights: of the teacher and TF-IDF.
+        shares: what was tried for them.
         tried: what came of each plan, the best first.
         score: of the chosen plan.
         judged: the rows that were answered, and the chosen plan's answers.
@@ -65,7 +65,7 @@ class Folded(msgspec.Struct):
     every: Dataset
     recipe: Recipe
     plan: Plan
-    share: float
+    weights: Weights
     shares: list[dict[str, Any]]
     tried: list[dict[str, Any]]
     score: Score
@@ -140,10 +140,10 @@ def by_folds(
         word = partial(_named, progress, f"part {fold + 1} of {_FOLDS}")
         own = _paced(recipe, others, _PART / (1 + _FOLDS * _PART))
         parts.append(_Part(held, others, Masters(own, others, cache, word)))
-    share, shares = _shared(parts)
+    weights, shares = _weighed(parts)
     lessons: list[Lesson] = []
     for part in parts:
-        part.masters.share = share
+        part.masters.weights = weights
         lessons.append(lesson_of(recipe, part.dataset, part.masters, _MADE))
     judged = fold_of >= 0
     answers: list[NDArray[np.float32]] = []
@@ -170,7 +170,7 @@ def by_folds(
         every=every,
         recipe=_paced(recipe, every, 1 / (1 + _FOLDS * _PART)),
         plan=tried[chosen],
-        share=share,
+        weights=weights,
         shares=shares,
         tried=[
             {
@@ -223,12 +223,12 @@ def _paced(recipe: Recipe, dataset: Dataset, share: float) -> Recipe:
     return msgspec.structs.replace(recipe, teacher=msgspec.structs.replace(teacher, epochs=epochs))
 
 
-def _shared(parts: list[_Part]) -> tuple[float, list[dict[str, Any]]]:
-    """TF-IDF's share by all that was held back."""
+def _weighed(parts: list[_Part]) -> tuple[Weights, list[dict[str, Any]]]:
+    """The weights by all that was held back."""
     masters = parts[0].masters
     if masters.teacher is None or not masters.teacher.open_ended:
-        return masters.share, []
+        return masters.weights, []
     found = [part.masters.parts(part.dataset.validation.texts) for part in parts]
     targets = np.concatenate([part.dataset.validation.targets for part in parts])
     own, counted = (np.concatenate([pair[side] for pair in found]) for side in (0, 1))
-    return best_share((own, counted), targets)
+    return best_weights((own, counted), targets)

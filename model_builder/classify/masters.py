@@ -1,14 +1,21 @@
-"""Who the student of ``family: auto`` learns from: the recipe's teacher, and TF-IDF beside it."""
+"""Who the student of ``family: auto`` learns from: the recipe's teacher, and TF-IDF beside it.
+
+Each is made as sure as it may be by a temperature of its own (C. Guo et al., "On Calibration of
+Modern Neural Networks", 2017) before one is weighed against the other: a teacher that was trained
+with smoothed labels is right more often than it says, and lost to TF-IDF for that alone.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from model_builder.classify import metrics
+from model_builder.classify.choice import score, temperature_and_surprise
 from model_builder.data.dataset import Dataset, Split
 from model_builder.recipes.classify import Recipe
 from model_builder.seeds import derive, some_of_each
@@ -22,6 +29,21 @@ _MOST_COUNTED: Final = 30_000
 _SHARES: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 Parts = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Logits of the teacher and of TF-IDF, float32 [N, C] each."""
+
+
+class Weights(msgspec.Struct, frozen=True):
+    """How the two are put together.
+
+    Attributes:
+        share: of TF-IDF.
+        own: temperature of the teacher.
+        counted: temperature of TF-IDF.
+    """
+
+    share: float
+    own: float = 1.0
+    counted: float = 1.0
 
 
 class Masters:
@@ -35,43 +57,47 @@ class Masters:
         progress("counts words", 0, 1)
         self.counted.train([dataset.train.texts[i] for i in chosen], dataset.train.targets[chosen])
         progress("counts words", 1, 1)
-        self.share = 1.0 if self.teacher is None else 0.0
+        self.weights = Weights(1.0 if self.teacher is None else 0.0)
 
     def choose(self, split: Split) -> list[dict[str, Any]]:
-        """Chooses TF-IDF's share by the likelihood of a split that neither has seen."""
+        """Chooses the weights by a split that neither has seen."""
         if self.teacher is None or not self.teacher.open_ended:
             return []
-        self.share, rows = best_share(self.parts(split.texts), split.targets)
+        self.weights, rows = best_weights(self.parts(split.texts), split.targets)
         return rows
 
     def shares(self, texts: list[str]) -> NDArray[np.float32]:
         """Probabilities float32 [N, C] of the two together."""
         if self.teacher is None:
             return self.counted.shares(texts)
-        return _mixed(self.parts(texts), self.share)
+        return _mixed(self.parts(texts), self.weights)
 
     def parts(self, texts: list[str]) -> Parts:
-        """Probabilities of the teacher and of TF-IDF, float32 [N, C] each."""
+        """What each of them says."""
         assert self.teacher is not None
-        own = metrics.softmax(self.teacher.logits(texts), 1.0).astype(np.float32)
-        return own, self.counted.shares(texts)
+        counted = np.log(np.maximum(self.counted.shares(texts), 1e-9))
+        return self.teacher.logits(texts), np.asarray(counted, np.float32)
 
 
-def best_share(parts: Parts, targets: NDArray[np.int64]) -> tuple[float, list[dict[str, Any]]]:
-    """TF-IDF's share by the likelihood of rows that neither has seen, and what was tried."""
-    rows = []
+def best_weights(parts: Parts, targets: NDArray[np.int64]) -> tuple[Weights, list[dict[str, Any]]]:
+    """The weights that answer these rows best, and what was tried."""
+    own, counted = (temperature_and_surprise(part, targets)[0] for part in parts)
+    rows, values = [], []
     for share in _SHARES:
-        mixed = _mixed(parts, share)
-        likely = mixed[np.arange(len(mixed)), targets]
+        mixed = _mixed(parts, Weights(share, own, counted))
+        found = score(np.log(np.maximum(mixed, 1e-9)), targets)
+        values.append(found.mean)
         rows.append(
             {
                 "tfidf_share": share,
-                "surprise": round(float(-np.log(np.maximum(likely, 1e-9)).mean()), 4),
-                "validation": round(metrics.accuracy(mixed, targets), 4),
+                "surprise": round(found.surprise, 4),
+                "validation": round(found.accuracy, 4),
             }
         )
-    return float(min(rows, key=lambda row: row["surprise"])["tfidf_share"]), rows
+    return Weights(_SHARES[int(np.argmax(values))], own, counted), rows
 
 
-def _mixed(parts: Parts, share: float) -> NDArray[np.float32]:
-    return np.asarray((1 - share) * parts[0] + share * parts[1], np.float32)
+def _mixed(parts: Parts, weights: Weights) -> NDArray[np.float32]:
+    own = metrics.softmax(parts[0], weights.own)
+    counted = metrics.softmax(parts[1], weights.counted)
+    return np.asarray((1 - weights.share) * own + weights.share * counted, np.float32)

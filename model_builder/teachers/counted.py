@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_FEATURES: Final = 200_000
+_MOST_WEIGHTS: Final = 6_000_000
+"""Of words, and of pieces: with 150 labels and all features a fit takes minutes."""
+
 _BLOCK: Final = 4096
 
 
@@ -27,7 +30,8 @@ class CountedTeacher:
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         self._classes = classes
-        limit = {"sublinear_tf": True, "max_features": _MOST_FEATURES, "dtype": np.float32}
+        most = min(_MOST_FEATURES, max(20_000, _MOST_WEIGHTS // max(1, classes)))
+        limit = {"sublinear_tf": True, "max_features": most, "dtype": np.float32}
         self._words = TfidfVectorizer(ngram_range=(1, 2), **limit)
         self._chars = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **limit)
         self._model: Any = None

@@ -12,13 +12,15 @@ import pytest
 from contracts.bundle import Bundle
 from contracts.errors import RefusedError
 from contracts.text import NgramConfig
+from model_builder.classify.auto import fitted
 from model_builder.classify.build import build, check
 from model_builder.classify.choice import Score, best, score
+from model_builder.classify.distil import untrained
 from model_builder.classify.folded import folds_of
 from model_builder.classify.plans import Facts, Limits, limits, plans
 from model_builder.classify.variations import variations
 from model_builder.convert import Runner, to_int8
-from model_builder.data.dataset import Split
+from model_builder.data.dataset import Split, prepare
 from model_builder.data.shipped import drawn
 from model_builder.recipes.classify import BudgetConfig, QuantisationConfig, Recipe, load
 from model_builder.recipes.students import NgramStudentConfig
@@ -77,6 +79,20 @@ def test_the_file_of_a_plan_keeps_the_budget(labels: int, size: int) -> None:
         student, student, plan.shape.features.length, encode(TEXTS[:8], plan.shape.features)
     )
     assert 0.85 * size < len(model) <= size
+
+
+def test_a_plan_that_is_a_few_bytes_too_large_is_made_smaller_before_it_is_trained(
+    tmp_path: Path,
+) -> None:
+    """The file itself is measured, with a table that the estimate would have let through."""
+    recipe = load(_document(tmp_path))
+    dataset = prepare(recipe)
+    plan = plans(dataset.train.texts, Facts(60, 3, 20.0, 100.0), Limits(70_000), 0)[0]
+    found = fitted(recipe, dataset, plan, Limits(65_536))
+    own = msgspec.structs.replace(recipe.student, family="ngram", ngram=found.shape)
+    size = len(untrained(msgspec.structs.replace(recipe, student=own), dataset).model)
+    assert 64_000 < size <= 65_536
+    assert fitted(recipe, dataset, found, Limits(65_536)) is found
 
 
 def test_a_board_bounds_the_plans() -> None:
