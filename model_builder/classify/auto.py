@@ -47,6 +47,9 @@ _FIRST: Final = (0.3, 0.15)
 _MOST_FIRST: Final = 20_000
 """Rows, and made texts, of the first round: it ranks plans, and more take minutes to read."""
 
+_MOST_TWICE: Final = (20_000, 5_000)
+"""Rows up to which two plans are trained for all of their steps: few labels, many labels."""
+
 _REFIT: Final = 6000
 """Rows up to which the student learns again with the validation rows, where those were split off
 the training rows: beyond them a few more teach nothing. A validation file is never learned."""
@@ -196,13 +199,16 @@ def _on_folds(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress)
     word = partial(progress, "student learns")
     plan = fitted(recipe, dataset, found.plan, bounds)
     bag = train_plan(recipe, lesson, plan, plan.fit.steps, cache, word)
+    held = found.held
+    if recipe.data.validation:  # a file is never learned
+        held = bag.logits(encode(dataset.validation.texts, plan.shape.features))
     return _Chosen(
         bag,
         plan,
         found.score,
         lesson,
         masters,
-        found.held,
+        held,
         found.shares,
         [found.tried],
         found.judged,
@@ -264,7 +270,8 @@ def _halve(
                 for trial in trials
             ]
         )
-        twice = len(trials) > 2 and lesson.natural <= _MOST_FIRST
+        most = _MOST_TWICE[len(dataset.labels) > MANY]
+        twice = len(trials) > 2 and lesson.natural <= most
         alive = [trial.plan for trial in trials[: 2 if twice else 1]]
     return trials[0], rounds
 

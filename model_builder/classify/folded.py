@@ -28,7 +28,7 @@ from model_builder.classify.lessons import (
     with_validation,
 )
 from model_builder.classify.masters import Masters, Weights, best_weights
-from model_builder.classify.plans import Plan
+from model_builder.classify.plans import MANY, Plan
 from model_builder.data.dataset import Dataset, Split
 from model_builder.recipes.classify import Recipe
 from model_builder.schedule import passes
@@ -43,8 +43,8 @@ _PART: Final = 0.4
 _MADE: Final = 0.3
 """Made text of a fold, as a share of the whole build's."""
 
-_STEPS: Final = 0.5
-"""Part of its steps that a plan is trained for in a fold."""
+_STEPS: Final = (0.5, 0.3)
+"""Part of its steps that a plan is trained for in a fold: few labels, many labels."""
 
 
 class Folded(msgspec.Struct):
@@ -148,14 +148,14 @@ def by_folds(
     judged = fold_of >= 0
     answers: list[NDArray[np.float32]] = []
     scores: list[Score] = []
-    done = 0
-    total = sum(_steps(plan) for plan in tried) * len(parts)
+    done, many = 0, len(every.labels) > MANY
+    total = sum(_steps(plan, many) for plan in tried) * len(parts)
     for plan in tried:
         logits = np.zeros((len(rows.texts), len(every.labels)), np.float32)
         for part, lesson in zip(parts, lessons, strict=True):
             told = partial(counted, progress, f"tries {len(tried)} plans", done, total)
-            bag = train_plan(recipe, lesson, plan, _steps(plan), cache, told)
-            done += _steps(plan)
+            bag = train_plan(recipe, lesson, plan, _steps(plan, many), cache, told)
+            done += _steps(plan, many)
             logits[part.held] = bag.logits(
                 encode(part.dataset.validation.texts, plan.shape.features)
             )
@@ -175,7 +175,7 @@ def by_folds(
         tried=[
             {
                 "plan": tried[i].name,
-                "steps": _steps(tried[i]),
+                "steps": _steps(tried[i], many),
                 "validation": round(scores[i].accuracy, 4),
                 "surprise": round(scores[i].surprise, 4),
                 "score": round(scores[i].mean, 4),
@@ -195,8 +195,8 @@ def by_folds(
     )
 
 
-def _steps(plan: Plan) -> int:
-    return max(100, int(plan.fit.steps * _STEPS))
+def _steps(plan: Plan, many: bool) -> int:
+    return max(100, int(plan.fit.steps * _STEPS[many]))
 
 
 def _named(progress: Progress, part: str, what: str, done: int, total: int) -> None:

@@ -156,6 +156,38 @@ def _arena(length: int, dim: int) -> int:
     return length * (dim + 4) + 6000
 
 
+_Size = tuple[int, int, bool, tuple[int, int]]
+"""Width, hidden width, whether the maximum is pooled too, lengths of character n-grams."""
+
+
+def _sizes(labels: int) -> list[_Size]:
+    """What is tried; a linear one is what fastText and TF-IDF are."""
+    if labels <= 8:
+        return [
+            (8, 32, False, (3, 5)),
+            (16, 64, False, (3, 5)),
+            (4, 16, False, (3, 5)),
+            (16, 64, True, (3, 5)),
+            (8, 32, False, (3, 4)),
+            (8, 0, False, (3, 5)),
+        ]
+    if labels <= MANY:
+        return [
+            (24, 96, True, (3, 4)),
+            (16, 64, False, (3, 5)),
+            (24, 96, True, (3, 5)),
+            (16, 64, True, (3, 5)),
+            (48, 128, True, (3, 4)),
+            (16, 0, False, (3, 5)),
+        ]
+    return [
+        (48, 128, True, (3, 4)),
+        (32, 128, True, (3, 4)),
+        (24, 128, True, (3, 4)),
+        (32, 128, False, (3, 4)),
+    ]
+
+
 def plans(
     texts: list[str], facts: Facts, bounds: Limits, made: int, briefly: bool = False
 ) -> list[Plan]:
@@ -172,38 +204,27 @@ def plans(
         RefusedError: ``over-budget``; no student fits.
     """
     labels = facts.labels
-    pace = 80 if labels > MANY else 40
-    steps = int(np.clip(pace * facts.seconds**0.75, 1200, 14_000))
+    pace = 120 if labels > MANY else 40
+    steps = int(np.clip(pace * facts.seconds**0.75, 1200, 18_000))
     steps = min(steps, max(300, 8 * facts.rows))  # a handful of rows has little to teach
     few = BagFit(steps=max(300, steps // 3), feature_dropout=0.3, dropout=0.2)
     many = BagFit(steps=steps)
-    if labels <= 8:
-        sizes = [(8, 32, False), (16, 64, False), (4, 16, False), (8, 0, False)]
-    elif labels <= MANY:
-        sizes = [(16, 64, False), (24, 96, True), (8, 64, False), (16, 64, True)]
-    else:
-        sizes = [(48, 128, True), (32, 128, True), (24, 128, True), (32, 128, False)]
-    pieces = ((3, 5), (3, 4)) if labels <= MANY else ((3, 4),)
-    if briefly:
-        pieces = pieces[:1]
     found: list[Plan] = []
     refused: RefusedError | None = None
-    alone = False
-    for dim, hidden, largest in sizes:
-        for chars in pieces:
-            try:
-                own = shape(texts, labels, bounds, dim, hidden, chars=chars, max_pool=largest)
-            except RefusedError as error:
-                refused = error
-                continue
-            name = f"{own.features.buckets} x {dim}, characters {chars[0]}-{chars[1]}"
-            name += f", hidden {hidden}" if hidden else ", linear"
-            name += ", maximum" if largest else ""
-            if made:
-                found.append(Plan(name, own, 0.3, many))
-            if not made or not alone:
-                alone = True
-                found.append(Plan(f"{name}, the rows alone", own, 1.0, few))
+    sizes = _sizes(labels)
+    for dim, hidden, largest, chars in sizes[: 2 if labels > MANY else 4] if briefly else sizes:
+        try:
+            own = shape(texts, labels, bounds, dim, hidden, chars=chars, max_pool=largest)
+        except RefusedError as error:
+            refused = error
+            continue
+        name = f"{own.features.buckets} x {dim}, characters {chars[0]}-{chars[1]}"
+        name += f", hidden {hidden}" if hidden else ", linear"
+        name += ", maximum" if largest else ""
+        if made:
+            found.append(Plan(name, own, 0.3, many))
+        if not made or len(found) == 1 or not hidden:
+            found.append(Plan(f"{name}, the rows alone", own, 1.0, few))
     if not found and refused is not None:
         raise refused
     return found[:8]

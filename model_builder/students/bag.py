@@ -196,16 +196,14 @@ def _gradients(
     masks = [mask(), mask()]
     largest, best = own["table"], None
     if "from_max" in own:
-        rows = own["table"][ids.T]  # [L, n, D]: sums and maxima then run along memory
-        if rounded:
-            rows = bag.rounded(rows)
-        total, top = rows.sum(axis=0), rows.max(axis=0)
+        rows = own["table"][ids.T]  # [L, n, D]: maxima then run along memory
+        top = rows.max(axis=0)
         best = np.zeros(top.shape, np.int64)  # [n, D]: where it is
         for place, row in enumerate(rows):
             np.copyto(best, place, where=row == top)
-        largest = top * masks[1]
-    else:  # without the padding, which may be most of the ids
-        total = np.asarray(where @ (bag.rounded(own["table"]) if rounded else own["table"]))
+        largest = (bag.rounded(top) if rounded else top) * masks[1]  # rounding keeps the order
+    # Sparse, so that padding, which may be most of the ids, costs nothing.
+    total = np.asarray(where @ (bag.rounded(own["table"]) if rounded else own["table"]))
     total = total * masks[0] * np.float32(kept)
     first, logits = bag._top(total, largest)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
