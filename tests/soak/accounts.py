@@ -85,7 +85,7 @@ class Account:
         self.agent, self.asker = agent, asker
         self.kept: dict[Key, bytes] = {}
         self.kills: list[Killed] = []
-        self.extra = 0
+        self.tries = 0
         self._database = database
         self._safe = self._asked = 0
         self._lock = threading.Lock()
@@ -115,12 +115,12 @@ class Account:
 
     def outstanding(self) -> int:
         """Requests that are to come; of batches that were dropped, it never gets less."""
-        return abs(self.expected(0) - requests_of(self._database, self.agent.device))
+        return max(0, self.expected(0) - requests_of(self._database, self.agent.device))
 
     def expected(self, dropped: int) -> int:
-        """Requests that must be stored once all is quiet.
+        """Requests that must be stored once all is quiet; each over the API is one that answered.
 
         Args:
             dropped: those in batches that were on disk and that the device says it dropped.
         """
-        return self._safe + self.asker.asked - self._asked + self.extra - dropped
+        return self._safe + self.asker.asked - self._asked + min(1, self.tries) - dropped

@@ -120,13 +120,13 @@ def stuck(devices: list[DeviceModel]) -> list[str]:
 
 
 def ask_once(sea: Sea, account: Account) -> Any:
-    """What a device answers over the API; each try may be counted by it."""
+    """What a device answers over the API; a try without an answer may be counted as well."""
     question = Query(
         devices=[account.agent.device], op="classify", text="turn on the kitchen light"
     )
 
     def ask(client: Client) -> Any:
-        account.extra += 1
+        account.tries += 1
         return client.query(question).answers[0]
 
     return sea.ask(ask)
@@ -153,7 +153,8 @@ def run(
     """
     chance = random.Random(seed)
     began = time.time()
-    settle_s = 300.0
+    # A device whose session was taken waits up to ten minutes until it tries to connect.
+    settle_s = 660.0
     with opened(folder, simulated, left_s=max(60.0, minutes * 60 / 4)) as sea:
         with Eavesdropper(
             sea.fleet.config.mqtt.port, sea.files, f"shoal/v1/{sea.fleet.config.fleet}"

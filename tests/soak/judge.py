@@ -100,9 +100,9 @@ def judge(of: dict[str, Any]) -> Outcome:
         check(
             f"what {device} was asked was counted",
             ""
-            if found == expected
-            else f"{expected} and {found} are stored; over the API {account.extra} tries",
-            f"{found} stored, asked {account.asker.asked} and {account.extra} over the API",
+            if expected <= found < expected + max(1, account.tries)
+            else f"{expected} and {found} are stored; over the API {account.tries} tries",
+            f"{found} stored, asked {account.asker.asked} and {account.tries} over the API",
         )
         check(
             f"{device} lost no more than kills took",
