@@ -6,15 +6,19 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tests.soak.sea import RealAgent, Sea
 from tests.support import full_disk
 
 DAY_S = 86400.0
-TOLD_S = 120.0
-"""Seconds after which a device that has not told what ails it counts as silent: a clock that is
-ahead shows with the next update, and there is one all the time."""
+TOLD_S = 300.0
+"""Seconds after which a device that has not told what ails it counts as silent. A clock that is
+ahead shows with the next update that reaches all devices, and those come one after the other."""
+
+DISK = ("disk", "telemetry-in-memory")
+CLOCK = ("clock",)
+"""Parts of the codes with which a device says so."""
 
 
 class Disturbances:
@@ -99,16 +103,20 @@ class Disturbances:
     def _hold(self) -> None:
         self._stop.wait(self._chance.uniform(0.5, 1.5) * self._hold_s)
 
-    def _hold_until_told(self, agent: RealAgent, code: str) -> None:
+    def _hold_until_told(self, agent: RealAgent, codes: Sequence[str]) -> None:
         """Holds, and on until the device has told of it, which it does when it can know."""
-        before = self._waits(agent.device, code)
+
+        def told() -> int:
+            return sum(self._waits(agent.device, code) for code in codes)
+
+        before = told()
         self._hold()
         deadline = time.monotonic() + TOLD_S
-        while self._waits(agent.device, code) == before:
+        while told() == before:
             if self._stop.is_set():
                 return  # there was no time for it
             if time.monotonic() > deadline:
-                self.untold.append(f"{agent.device}: {code}")
+                self.untold.append(f"{agent.device}: {codes[0]}")
                 return
             self._stop.wait(1.0)
 
@@ -150,7 +158,7 @@ class Disturbances:
         agent = self._one()
         agent.full_since, agent.full_until = time.monotonic(), float("inf")
         full_disk.take_room(agent.pid)
-        self._hold_until_told(agent, "disk")
+        self._hold_until_told(agent, DISK)
         full_disk.make_room(agent.pid)
         agent.full_until = time.monotonic()
 
@@ -163,7 +171,7 @@ class Disturbances:
     def _clock(self, ahead_s: float) -> None:
         agent = self.sea.agents[2]
         agent.clock.set(ahead_s)
-        self._hold_until_told(agent, "clock")
+        self._hold_until_told(agent, CLOCK)
         agent.clock.set(0)
 
     def clock_ahead(self) -> None:
