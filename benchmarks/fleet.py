@@ -3,7 +3,8 @@
 Everything runs on loopback with a real mosquitto. Ingest and a bare paho consumer drain the
 same number of the same messages that wait at the same broker, in turns, so that no publisher
 takes part of the processor while they are measured. Rolling up is a later step of the
-controller and has a figure of its own. Devices are simulated (``python -m agent.simulate``),
+controller and has figures of its own. Seconds of processor, the database's server included, are
+those that a busy machine does not change. Devices are simulated (``python -m agent.simulate``),
 each with its own connection.
 
     python benchmarks/fleet.py [--quick] [--json FILE] [--plot FILE] [--only CASE]...
@@ -163,7 +164,9 @@ def _drain_ingest(config: MqttConfig, topics: Topics, messages: int, database: s
     import sqlalchemy as sa
 
     consumer, store = _consumer(config, topics, database)
+    server = _database_server(store)
     began = 0.0
+    spent = _processor_s(server)
     consumer.start()
     while consumer.counters.messages < messages:
         if not began and (consumer.backlog or consumer.counters.messages):
@@ -171,15 +174,39 @@ def _drain_ingest(config: MqttConfig, topics: Topics, messages: int, database: s
         time.sleep(0.002)
     seconds = time.perf_counter() - began
     consumer.stop()
+    taken = _processor_s(server) - spent
     with store.read() as connection:
         stored = connection.scalar(sa.text("SELECT count(*) FROM telemetry"))
     assert stored == messages, f"{stored} rows of {messages} messages"
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), _processor_s(server)
     while telemetry.roll_up(store):
         pass
-    rolled = time.perf_counter() - began
-    batches = consumer.counters.batches
-    print(json.dumps({"seconds": seconds, "batches": batches, "rolled_seconds": rolled}))
+    found = {
+        "seconds": seconds,
+        "processor_s": taken,
+        "batches": consumer.counters.batches,
+        "rolled_seconds": time.perf_counter() - began,
+        "rolled_processor_s": _processor_s(server) - spent,
+    }
+    print(json.dumps(found))
+
+
+def _database_server(store: Store) -> psutil.Process | None:
+    """The PostgreSQL server, which is on this machine; None for SQLite."""
+    if store.is_sqlite:
+        return None
+    with store.read() as connection:
+        backend = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+    return psutil.Process(backend).parent()
+
+
+def _processor_s(server: psutil.Process | None) -> float:
+    """Seconds of processor that this process and the database's server have taken so far."""
+    seconds = time.process_time()
+    for process in [] if server is None else server.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            seconds += sum(process.cpu_times()[:2])
+    return seconds
 
 
 def _drain_bare(config: MqttConfig, topics: Topics, messages: int, *, subscribe_only: bool) -> None:
@@ -196,6 +223,7 @@ def _drain_bare(config: MqttConfig, topics: Topics, messages: int, *, subscribe_
             done.set()
 
     heard.count = 0  # type: ignore[attr-defined]
+    spent = time.process_time()
     client.on_message = heard
     client.on_subscribe = lambda *_: ready.set()
     client.on_connect = lambda *_: client.subscribe(topics.every_device("telemetry"), 1)
@@ -209,7 +237,8 @@ def _drain_bare(config: MqttConfig, topics: Topics, messages: int, *, subscribe_
         assert done.wait(300)
         # The last acknowledgements go out before the session is left.
         time.sleep(0.2)
-        print(json.dumps({"seconds": times[1] - times[0]}))
+        taken = time.process_time() - spent
+        print(json.dumps({"seconds": times[1] - times[0], "processor_s": taken}))
     client.disconnect()
     client.loop_stop()
 
@@ -228,6 +257,8 @@ def measure_ingest(size: Size) -> list[Row]:
     rates: dict[str, list[float]] = {"bare": [], "sqlite": [], "postgres": []}
     batches: dict[str, list[float]] = {"sqlite": [], "postgres": []}
     rolled: dict[str, list[float]] = {"sqlite": [], "postgres": []}
+    taken: dict[str, list[float]] = {"bare": [], "sqlite": [], "postgres": []}
+    rolling: dict[str, list[float]] = {"sqlite": [], "postgres": []}
     with (
         broker() as config,
         postgres() as server,
@@ -245,7 +276,9 @@ def measure_ingest(size: Size) -> list[Row]:
                     fill(config, Topics(fleet), size.messages)
                     found = _run_child(kind, config, fleet, size.messages, database)
                 rates[system].append(size.messages / found["seconds"])
+                taken[system].append(1e6 * found["processor_s"] / size.messages)
                 if system in batches:
+                    rolling[system].append(1e6 * found["rolled_processor_s"] / size.messages)
                     batches[system].append(size.messages / found["batches"])
                     rolled[system].append(size.messages / found["rolled_seconds"])
     rows: list[Row] = []
@@ -257,7 +290,25 @@ def measure_ingest(size: Size) -> list[Row]:
             row(case, "bare-paho", "msg_s", bare, "1/s", runs),
             row(case, "shoal", "msg_s", own, "1/s", runs),
             row(case, "shoal", "share_of_bare", own / bare, "ratio", runs),
+            row(case, "bare-paho", "processor_us", statistics.median(taken["bare"]), "us", runs),
+            row(case, "shoal", "processor_us", statistics.median(taken[system]), "us", runs),
             row(case, "shoal", "rolled_up_msg_s", statistics.median(rolled[system]), "1/s", runs),
+            row(
+                case,
+                "shoal",
+                "rolled_up_processor_us",
+                statistics.median(rolling[system]),
+                "us",
+                runs,
+            ),
+            row(
+                case,
+                "shoal",
+                "rolled_up_share_of_ingest",
+                statistics.median(rolled[system]) / own,
+                "ratio",
+                runs,
+            ),
             row(case, "shoal", "batch", statistics.median(batches[system]), "messages", runs),
         ]
     return rows

@@ -120,9 +120,9 @@ class Figures(msgspec.Struct, omit_defaults=True):
 def _merged(mine: Histogram | None, other: Histogram | None) -> Histogram | None:
     if other is None:
         return mine
-    if mine is None:
-        mine = Histogram(other.scale)
-    if mine.scale == other.scale:
+    if mine is None:  # the most usual case by far: what is copied need not be added up
+        mine = Histogram(other.scale, other.counts.copy(), _within(other.total))
+    elif mine.scale == other.scale:
         mine.merge(other)
         mine.total = _within(mine.total)
         if mine.counts and max(mine.counts.values()) > MAX_SUM:
@@ -131,6 +131,8 @@ def _merged(mine: Histogram | None, other: Histogram | None) -> Histogram | None
 
 
 def _within(total: float) -> float:
+    if -MAX_TOTAL <= total <= MAX_TOTAL:
+        return total
     return 0.0 if math.isnan(total) else max(-MAX_TOTAL, min(total, MAX_TOTAL))
 
 

@@ -22,9 +22,10 @@ _INSERT: Final = (
     "VALUES (?, ?, ?, ?, ?, 0) ON CONFLICT DO NOTHING"
 )
 
+# `%b`: arrays in the binary format, twice as short as bytes in text.
 _INSERT_ARRAYS: Final = (
     "INSERT INTO telemetry (device, boot, seq, received_at, payload) "
-    "SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::float8[], %s::bytea[]) "
+    "SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::float8[], %b::bytea[]) "
     "ON CONFLICT DO NOTHING"
 )
 

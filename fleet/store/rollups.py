@@ -19,25 +19,26 @@ _MAX_COLUMN: Final = 2**40
 Key = tuple[int, str, str, str, int]
 """Resolution in seconds, device, slot, sha256 of the manifest, start in seconds."""
 
+# `%b`: arrays in the binary format, in which no text has to be escaped.
 _ENSURE: Final = (
     "INSERT INTO telemetry_rollup "
     "(resolution, device, slot, bundle, start, requests, errors, content) "
     "SELECT k.resolution, k.device, k.slot, k.bundle, k.start, 0, 0, %s "
-    "FROM unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::bigint[]) "
+    "FROM unnest(%b::int[], %b::text[], %b::text[], %b::text[], %b::bigint[]) "
     "AS k(resolution, device, slot, bundle, start) ON CONFLICT DO NOTHING"
 )
 _LOCK: Final = (
     "SELECT r.resolution, r.device, r.slot, r.bundle, r.start, r.content "
     "FROM telemetry_rollup AS r "
-    "JOIN unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::bigint[]) "
+    "JOIN unnest(%b::int[], %b::text[], %b::text[], %b::text[], %b::bigint[]) "
     "AS k(resolution, device, slot, bundle, start) USING (resolution, device, slot, bundle, start) "
     "ORDER BY r.resolution, r.device, r.slot, r.bundle, r.start FOR UPDATE OF r"
 )
 _PUT: Final = (
     "UPDATE telemetry_rollup AS r "
     "SET requests = k.requests, errors = k.errors, content = k.content "
-    "FROM unnest(%s::int[], %s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], "
-    "%s::bigint[], %s::text[]) "
+    "FROM unnest(%b::int[], %b::text[], %b::text[], %b::text[], %b::bigint[], %b::bigint[], "
+    "%b::bigint[], %b::text[]) "
     "AS k(resolution, device, slot, bundle, start, requests, errors, content) "
     "WHERE r.resolution = k.resolution AND r.device = k.device AND r.slot = k.slot "
     "AND r.bundle = k.bundle AND r.start = k.start"

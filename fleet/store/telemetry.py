@@ -33,6 +33,11 @@ RESOLUTIONS: Final = (MINUTE, HOUR)
 _FUTURE_S: Final = 300.0
 _PAST_S: Final = 30 * 24 * 3600.0
 _CHUNK: Final = 300
+_MARK_ARRAY: Final = (
+    "UPDATE telemetry SET rolled = true WHERE id = ANY(%b::bigint[]) RETURNING id, payload"
+)
+_LIMIT: Final = 5000
+_SQLITE_LIMIT: Final = 2000
 _MAX_BYTES: Final = 32 * limits.MIB
 """Bytes of payloads in one transaction of a roll-up: bounds its memory."""
 
@@ -91,12 +96,15 @@ OnDropped = Callable[[dict[str, dict[str, int]]], None]
 """Told what devices say they dropped, by place: of those that had dropped nothing on that day."""
 
 
-def roll_up(store: Store, limit: int = 2000, on_dropped: OnDropped = lambda first: None) -> int:
+def roll_up(
+    store: Store, limit: int | None = None, on_dropped: OnDropped = lambda first: None
+) -> int:
     """Adds raw batches to the roll-ups, and what devices dropped to what is known of it.
 
     Args:
         store: the database.
-        limit: batches in one transaction; fewer when they are large.
+        limit: batches in one transaction; fewer when they are large. None: as many as is good:
+            on SQLite ingest waits meanwhile.
         on_dropped: called after the commit.
 
     Returns:
@@ -105,7 +113,7 @@ def roll_up(store: Store, limit: int = 2000, on_dropped: OnDropped = lambda firs
     Raises:
         UnavailableError: the database cannot be used now; the batches are still to be added.
     """
-    query = _unrolled().limit(limit)
+    query = _unrolled().limit(limit or (_SQLITE_LIMIT if store.is_sqlite else _LIMIT))
     if store.is_sqlite:
         # The common case, nothing to do, must not take the one write lock.
         with store.read() as connection:
@@ -148,18 +156,14 @@ def _add(store: Store, query: _Unrolled, ids: list[int], on_dropped: OnDropped) 
         ids += [row.id for row in rows]
         sums: dict[Key, Figures] = {}
         lost: collections.Counter[tuple[str, str]] = collections.Counter()
-        for start in range(0, len(rows), _CHUNK):
-            chunk = TELEMETRY.c.id.in_(ids[start : start + _CHUNK])
-            payloads = connection.execute(
-                sa.select(TELEMETRY.c.id, TELEMETRY.c.payload).where(chunk)
-            )
-            found = {row.id: row.payload for row in payloads}
-            for row in rows[start : start + _CHUNK]:
-                if found[row.id] is not None:
-                    batch = codec.decoder(Telemetry).decode(found[row.id])
-                    add_batch(sums, row.device, row.received_at, batch)
-                    _add_drops(lost, row.device, batch)
-            connection.execute(TELEMETRY.update().where(chunk).values(rolled=True))
+        payloads = _take(store, connection, ids)
+        for row in rows:
+            payload = payloads[row.id]
+            if payload is not None:
+                batch = codec.decoder(Telemetry).decode(payload)
+                add_batch(sums, row.device, row.received_at, batch)
+                _add_drops(lost, row.device, batch)
+        _add_hours(sums)
         together = _together(sums)
         rollups.add(store, connection, sums)
         # Last: these few rows are the same for all processes, who wait for one another here.
@@ -169,6 +173,22 @@ def _add(store: Store, query: _Unrolled, ids: list[int], on_dropped: OnDropped) 
     if first:
         on_dropped(first)
     return len(rows)
+
+
+def _take(store: Store, connection: sa.Connection, ids: Sequence[int]) -> dict[int, bytes | None]:
+    """Marks batches as rolled up; their payloads by id."""
+    if not store.is_sqlite:
+        if not ids:
+            return {}
+        rows = connection.exec_driver_sql(_MARK_ARRAY, (list(ids),))
+        return {row.id: row.payload for row in rows}
+    found: dict[int, bytes | None] = {}
+    for start in range(0, len(ids), _CHUNK):
+        chunk = TELEMETRY.c.id.in_(ids[start : start + _CHUNK])
+        payloads = connection.execute(sa.select(TELEMETRY.c.id, TELEMETRY.c.payload).where(chunk))
+        found |= {row.id: row.payload for row in payloads}
+        connection.execute(TELEMETRY.update().where(chunk).values(rolled=True))
+    return found
 
 
 def _fitting(sizes: Sequence[int]) -> int:
@@ -223,14 +243,25 @@ def _add_drops(lost: collections.Counter[tuple[str, str]], device: str, batch: T
 
 
 def add_batch(sums: dict[Key, Figures], device: str, received: float, batch: Telemetry) -> None:
-    """Adds the samples of one batch, which ingest has checked, to both resolutions."""
+    """Adds the samples of one batch, which ingest has checked, to their minutes."""
     for sample in batch.samples:
         at = _time_of(sample, received)
         bundle = sample.bundle.manifest_sha256 if sample.bundle else ""
-        for resolution in RESOLUTIONS:
-            start = int(at // resolution) * resolution
-            key = (resolution, device, sample.slot, bundle, start)
-            sums.setdefault(key, Figures()).add_sample(sample, at)
+        key = (MINUTE, device, sample.slot, bundle, int(at // MINUTE) * MINUTE)
+        if (known := sums.get(key)) is None:
+            known = sums[key] = Figures()
+        known.add_sample(sample, at)
+
+
+def _add_hours(sums: dict[Key, Figures]) -> None:
+    """Adds minutes to their hours: once for each minute, not for each sample."""
+    hours: dict[Key, Figures] = {}
+    for (_, device, slot, bundle, start), figures in sums.items():
+        key = (HOUR, device, slot, bundle, start // HOUR * HOUR)
+        if (known := hours.get(key)) is None:
+            known = hours[key] = Figures()
+        known.merge(figures)
+    sums |= hours
 
 
 def _together(sums: dict[Key, Figures]) -> dict[Key, Figures]:
