@@ -1,9 +1,10 @@
 """The MQTT side of ingest: a persistent session whose messages are acknowledged by hand.
 
-paho's network thread only queues. A worker takes what has queued up, decodes it, commits it
-in one transaction, and then acknowledges every message of the batch. A crash at any point
-leaves messages unacknowledged, and the broker sends them again; rows that are there already
-are recognised by their key. To the devices it acknowledges a little later, many at once.
+paho's network thread decodes and queues, also while the database commits. A worker takes what has
+queued up, commits it in one transaction, and then acknowledges every message of the batch. A
+crash at any point leaves messages unacknowledged, and the broker sends them again; rows that are
+there already are recognised by their key. To the devices it acknowledges a little later, many at
+once.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _WARN_S: Final = 5.0
 
 
 class Arrived(NamedTuple):
-    """A message as paho gave it, with the connection that it came on."""
+    """A message as paho gave it, with the connection that it came on, and what was read in it."""
 
     connection: int
     mid: int
@@ -57,6 +58,7 @@ class Arrived(NamedTuple):
     topic: str
     payload: bytes
     retained: bool = False
+    read: Message | Exception | None = None
 
 
 class Counters:
@@ -205,16 +207,18 @@ class Consumer:
         self.connected.clear()
 
     def _on_message(self, _client: paho.Client, _userdata: Any, message: paho.MQTTMessage) -> None:
+        topic, payload = message.topic, bytes(message.payload)
+        read: Message | Exception | None = None
+        try:
+            read = decode(self._topics.fleet, topic, payload) if payload else None
+        except Exception as error:  # noqa: BLE001
+            read = error  # the worker's to judge
         self._queue.put(
             Arrived(
-                self._connection,
-                message.mid,
-                message.qos,
-                message.topic,
-                bytes(message.payload),
-                bool(message.retain),
+                self._connection, message.mid, message.qos, topic, payload, bool(message.retain),
+                read,
             )
-        )
+        )  # fmt: skip
 
     # The worker ---------------------------------------------------------------------------
 
@@ -287,7 +291,9 @@ class Consumer:
             try:
                 if item.retained and not item.topic.endswith(_CLEARED):
                     self._clear(item)
-                message = decode(fleet, item.topic, item.payload)
+                message = item.read or decode(fleet, item.topic, item.payload)
+                if isinstance(message, Exception):
+                    raise message
                 heard = "retained" if item.retained else self._catch_up.heard(message.at)
                 if heard != "live":
                     message = msgspec.structs.replace(message, heard=heard)
