@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = str(ROOT)
 
 import _idle
+import _quiet
 import httpx
 import msgspec
 import psutil
@@ -543,6 +544,7 @@ CASES: dict[str, Callable[[Size], list[Row]]] = {
     "fleet": measure_fleet,
     "memory": measure_memory,
     "idle": lambda size: _idle.measure(_idle.QUICK if size is QUICK else _idle.FULL),
+    "quiet": lambda size: _quiet.measure(_quiet.QUICK if size is QUICK else _quiet.FULL),
 }
 
 

@@ -72,11 +72,13 @@ who asks (`req`, `blob/get`) asks again.
 - **Gaps.** A number that was dropped for want of room never comes. The next message says so with
   `after`: nothing exists between `after` and its own number. Without `after` it is its number
   less one. The first message of a boot always has `after`, -1.
-- **Acknowledging.** After the commit, once for many messages: 16, or what came in 20 seconds; at
+- **Acknowledging.** After the commit, once for many messages: 16, or what came in 30 seconds; at
   once for a message with `after` or one that is there already, and when the device connects. A
   message that the controller refuses for good counts as committed: sent again it would be as
   wrong. Of a boot that it does not know the controller says -1, and the device begins with
-  `after`. An acknowledgement that is lower than one before takes nothing back.
+  `after`. An acknowledgement that is lower than one before takes nothing back. It may reach
+  beyond what a run of a device has sent: a run before it, or a copy of the device with all that
+  it held, may have sent more. One that names a number that was never there is ignored.
 - **Older sides.** An agent that does not number a kind, or never gives `after`, is not waited
   for. While no acknowledgement has ever come, a device sends without waiting and takes the
   broker's word; it keeps what it sent while its spool has room, and sends it again should an

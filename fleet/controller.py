@@ -263,6 +263,8 @@ class Controller:
             with self._ingest_lock:
                 self._stop_ingest()
             return _LEASE_S / 4
+        if self.ingesting and began < self._ingest_until - _LEASE_S / 2:
+            return _LEASE_S / 4
         try:
             now = self.store.now(self.clock)
             mine = leases.acquire(self.store, _INGEST, self.holder, now, _LEASE_S)

@@ -28,8 +28,9 @@ _LOG: Final = structlog.get_logger("ingest")
 COUNT: Final = 16
 """Messages after which a device is told: half of what it has on its way."""
 
-EVERY_S: Final = 20.0
-"""Seconds after which a device is told at the latest."""
+EVERY_S: Final = 30.0
+"""Seconds after which a device is told at the latest: well before it sends again what it is not
+told of. More often is dear: an acknowledgement is a tenth of an idle device's batch."""
 
 SOON_S: Final = 0.5
 """Seconds after which it is, when it may wait for it."""

@@ -233,3 +233,28 @@ def test_an_idle_engine_writes_nothing_between_two_renewals_of_its_lease(tmp_pat
     controller._engine()
     assert not controller.leading, "who does not own the fleet steps nothing, at once"
     controller.store.close()
+
+
+def test_an_idle_controller_renews_no_lease_before_half_of_its_time_is_over(
+    tmp_path: Path,
+) -> None:
+    """Neither the owner's nor that of ingest: both look more often than they write."""
+    controller = Controller(Fleet.init(tmp_path / "fleet", FleetConfig("home")))
+    controller.ownership.speaks, controller.ingesting = True, True
+    lease_s = controller_module._LEASE_S
+    controller._ingest_until = time.monotonic() + lease_s
+    controller.ownership._look()
+    with cost_of(controller.store) as cost:
+        controller._ingest()
+        controller.ownership._look()
+    assert cost.writes == []
+    controller._ingest_until = controller.ownership._leads_until = time.monotonic() + lease_s / 2
+    with cost_of(controller.store) as cost:
+        controller._ingest()
+        controller.ownership._look()
+    assert len([text for text in cost.writes if text.startswith("UPDATE lease")]) == 2
+    assert min(controller._ingest_until, controller.ownership._leads_until) > (
+        time.monotonic() + 0.9 * lease_s
+    )
+    controller.ingesting = False
+    controller.store.close()

@@ -1,0 +1,160 @@
+"""What a fleet writes and sends while nothing happens: agents and their controller, as installed.
+
+Real programs on a mosquitto. Each agent connects through a proxy that counts what its socket
+carries. One agent is like the others, but the broker keeps the controller's acknowledgements from
+it, as if there were none: so the same minutes are measured with and without them. What is written
+is what the kernel charges to the processes (``/proc/PID/io``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+from _figures import ROOT, Row, row
+
+sys.path.insert(0, str(ROOT))
+
+from contracts.config import MqttConfig
+from fleet.broker import write_configuration
+from fleet.folder import ApiConfig, Fleet, FleetConfig
+from fleet.rollout.spec import RolloutSpec
+from tests.support.broker import wait_until_connectable
+from tests.support.controller import AgentProcess
+from tests.support.proxy import Proxy
+from tests.support.serving import Served
+from tests.support.tools import free_port, need_tool
+
+BUNDLE = ROOT / "tests" / "data" / "tiny-classifier-1.0.0"
+NAMES = ("with-1", "with-2", "without")
+DAY_S = 24 * 3600.0
+
+
+class QuietSize(msgspec.Struct, frozen=True):
+    """How long is waited before measuring, and how long is measured."""
+
+    settle_s: float
+    measured_s: float
+
+
+FULL = QuietSize(60.0, 300.0)
+QUICK = QuietSize(5.0, 45.0)
+
+
+class _Spent(msgspec.Struct, frozen=True):
+    """What one program and its children have used so far."""
+
+    written: int
+    processor_s: float
+
+    def since(self, before: _Spent) -> _Spent:
+        """What it used since."""
+        return _Spent(self.written - before.written, self.processor_s - before.processor_s)
+
+
+def _spent(program: subprocess.Popen[bytes] | None) -> _Spent:
+    assert program is not None
+    process, written, seconds = psutil.Process(program.pid), 0, 0.0
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            written += one.io_counters().write_bytes
+            seconds += sum(one.cpu_times()[:2])
+    return _Spent(written, seconds)
+
+
+@contextlib.contextmanager
+def _broker(folder: Path, fleet: str) -> Iterator[MqttConfig]:
+    """A mosquitto that lets nobody but `without` miss its acknowledgements."""
+    config = MqttConfig(port=free_port())
+    user = "root" if os.geteuid() == 0 else None
+    file = write_configuration(folder, port=config.port, persistence=False, user=user)
+    access = folder / "access"
+    everything = "topic readwrite #\n"
+    denied = f"topic deny shoal/v1/{fleet}/d/without/ack\n"
+    access.write_text(f"{everything}user with\n{everything}user without\n{denied}{everything}")
+    access.chmod(0o600)
+    file.write_text(f"{file.read_text()}acl_file {access}\n")
+    log = (folder / "log").open("wb")
+    program = need_tool("mosquitto", "/usr/sbin/mosquitto")
+    process = subprocess.Popen([program, "-c", file], stdout=log, stderr=log)
+    try:
+        wait_until_connectable(config)
+        yield config
+    finally:
+        process.terminate()
+        process.wait(10)
+        log.close()
+
+
+def measure(size: QuietSize) -> list[Row]:
+    """Bytes, written and sent, and seconds of processor, as of a day."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-bench-")))
+        broker = stack.enter_context(_broker(folder / "broker", "quiet"))
+        fleet = Fleet.init(
+            folder / "fleet",
+            FleetConfig("quiet", mqtt=broker, api=ApiConfig(port=free_port()), admit_unknown=True),
+        )
+        fleet.publish(BUNDLE)
+        served = Served(fleet)
+        served.start()
+        stack.callback(served.stop)
+        proxies = {name: stack.enter_context(Proxy(broker.port)) for name in NAMES}
+        agents = {}
+        for name, proxy in proxies.items():
+            user = name.split("-")[0]
+            mqtt = msgspec.structs.replace(broker, port=proxy.port, username=user)
+            agent = AgentProcess(
+                folder / name, mqtt, "quiet", fleet.open_repository(), device=name, telemetry_s=10
+            )
+            agents[name] = stack.enter_context(agent)
+        _roll_out(served)
+        time.sleep(size.settle_s)
+        sent = {name: proxy.forwarded for name, proxy in proxies.items()}
+        used = {name: _spent(agent.process) for name, agent in agents.items()}
+        controller, began = _spent(served.process), time.monotonic()
+        time.sleep(size.measured_s)
+        times = DAY_S / (time.monotonic() - began)
+        carried = {name: proxies[name].forwarded - sent[name] for name in NAMES}
+        spent = {name: _spent(agents[name].process).since(used[name]) for name in NAMES}
+        of_controller = _spent(served.process).since(controller)
+    both = NAMES[:2]
+    acknowledged = statistics.mean([carried[name] for name in both])
+    written = statistics.mean([spent[name].written for name in both])
+    processor_s = statistics.mean([spent[name].processor_s for name in both])
+    return [
+        row("quiet", "no-acknowledgements", "wire_bytes_day", carried["without"] * times, "bytes"),
+        row("quiet", "shoal", "wire_bytes_day", acknowledged * times, "bytes", len(both)),
+        row("quiet", "shoal", "wire_ratio", acknowledged / carried["without"], "ratio", len(both)),
+        row("quiet", "shoal", "agent_written_mb_day", written * times / 1e6, "MB", len(both)),
+        row("quiet", "shoal", "agent_processor_s_day", processor_s * times, "s", len(both)),
+        row("quiet", "shoal", "controller_written_mb_day", of_controller.written * times / 1e6,
+            "MB"),
+        row("quiet", "shoal", "controller_processor_s_day", of_controller.processor_s * times,
+            "s"),
+    ]  # fmt: skip
+
+
+def _roll_out(served: Served) -> None:
+    """Every agent serves a model that nobody asks."""
+    with served.client() as client:
+        deadline = time.monotonic() + 180
+        while client.devices_page(limit=1).counts.get("online", 0) < len(NAMES):
+            assert time.monotonic() < deadline, "the agents did not connect"
+            time.sleep(0.2)
+        rules = {"bundle": "tiny-classifier", "version": "1.0.0", "waves": [{"percent": 100}]}
+        spec = RolloutSpec.model_validate(rules | {"bake_s": 0, "trial": {"seconds": 1}})
+        name = client.create_rollout(spec).id
+        while client.rollout(name).status == "running":
+            assert time.monotonic() < deadline, "the rollout did not end"
+            time.sleep(0.2)
+        assert client.rollout(name).status == "succeeded", client.rollout(name)
