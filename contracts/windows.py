@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+import msgspec
+
 from contracts.messages import Window
 
 DAY_S: Final = 86400
@@ -41,22 +43,26 @@ def is_open(windows: Sequence[Window], now: float) -> bool:
 def next_change(windows: Sequence[Window], now: float) -> float | None:
     """When they next open, or where they are open, close; None: not in :data:`AHEAD_DAYS`."""
     opened = is_open(windows, now)
-    edges = {edge for window in windows for edge in _edges(window, now)}
-    return next((edge for edge in sorted(edges) if is_open(windows, edge) != opened), None)
+    for day in range(AHEAD_DAYS):
+        begin = now + day * DAY_S
+        edges = {edge for window in windows for edge in _edges(window, begin)}
+        for edge in sorted(edges):
+            if is_open(windows, edge) != opened:
+                return edge
+    return None
 
 
-def _edges(window: Window, now: float) -> Iterator[float]:
-    """Moments after `now` at which the window may open or close."""
-    end = now + AHEAD_DAYS * DAY_S
-    changes = [float(at) for at, _ in window.offsets if now < at <= end]
+def _edges(window: Window, begin: float) -> Iterator[float]:
+    """Moments of the 24 hours after `begin` at which the window may open or close."""
+    end = begin + DAY_S
+    changes = [float(at) for at, _ in window.offsets if begin < at <= end]
     yield from changes
-    for offset in {offset_s(window, moment) for moment in (now, *changes)}:
-        midnight = (now + offset) // DAY_S * DAY_S - offset
-        for day in range(AHEAD_DAYS + 1):
-            for minute in (window.start, window.end):
-                edge = midnight + day * DAY_S + minute * 60
-                if now < edge <= end:
-                    yield edge
+    for offset in {offset_s(window, moment) for moment in (begin, *changes)}:
+        midnight = (begin + offset) // DAY_S * DAY_S - offset
+        for minutes in (window.start, window.end, window.start + 1440, window.end + 1440):
+            edge = midnight + minutes * 60
+            if begin < edge <= end:
+                yield edge
 
 
 def later(windows: Sequence[Window], since: float, seconds: float) -> float:
@@ -85,6 +91,16 @@ def fits(windows: Sequence[Window], now: float, seconds: float) -> bool:
     if closes is None or closes - now >= seconds:
         return True
     return not any(_lasts(window) >= seconds for window in windows)
+
+
+def shortened(window: Window, seconds: float) -> Window:
+    """The part of a window in which what takes so long may begin; all of it where it is shorter."""
+    if _lasts(window) <= seconds:
+        return window
+    end = (window.start * 60 + _lasts(window) - seconds) // 60
+    if end <= window.start:
+        return window
+    return msgspec.structs.replace(window, end=int(end) % 1440)
 
 
 def _lasts(window: Window) -> int:

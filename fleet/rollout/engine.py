@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from contracts import limits
+from contracts.clock import utc
 from contracts.errors import ErrorInfo
 from contracts.messages import BundleRef, DesiredBundle, TrialRules
 from fleet.rollout import gates, progress, windows
@@ -144,13 +145,13 @@ class Step:
     def give_back(self, member: Member, **changes: object) -> Member:
         """Tells a device to go back to what it had before the rollout.
 
-        What it had is known to work: the trial is over at once.
+        What it had is known to work: the trial is over at once, and it waits for no window.
         """
         bundle = member.previous
         if bundle is None and member.previous_ref is not None:
             bundle = DesiredBundle(member.previous_ref, kept=True)
         if bundle is not None:
-            bundle = msgspec.structs.replace(bundle, trial=TrialRules(seconds=0))
+            bundle = msgspec.structs.replace(bundle, trial=TrialRules(seconds=0), windows=[])
         return self.set_member(member, revision=self.desire(member.device, bundle), **changes)
 
     def retry_or_give_up(self) -> None:
@@ -258,8 +259,9 @@ class Step:
         """What the rollout wants in the slot, of a device of which `before` was wanted."""
         beside = before.active if before and self.spec.mode == "shadow" else None
         return DesiredBundle(
-            self.header.target, self.spec.mode, self.spec.trial.rules(), beside=beside
-        )
+            self.header.target, self.spec.mode, self.spec.trial.rules(), beside=beside,
+            windows=windows.on_wire(self.spec.windows, self.now),
+        )  # fmt: skip
 
     def assign(self, fact: DeviceFact, again: Member | None = None) -> None:
         """Gives a device the rollout's version, for the first time or once more."""
@@ -291,7 +293,8 @@ class Step:
         missing = max(missing, min(self.stand_ins(), _online(waiting)))
         chosen = waiting[: max(missing, 0)]
         if chosen and not windows.is_open(self.spec.windows, self.now):
-            self.set_header(waiting="outside the maintenance windows")
+            opens = utc(windows.next_open(self.spec.windows, self.now))
+            self.set_header(waiting=f"outside the maintenance windows: the next opens at {opens}")
             return False
         room = len(chosen)
         if self.spec.max_in_flight is not None:

@@ -17,6 +17,7 @@ from contracts import progress
 from contracts.clock import span
 from contracts.errors import ErrorInfo
 from contracts.messages import FINAL_UPDATE_STATES, UpdateEvent
+from fleet.rollout import windows
 from fleet.rollout.facts import DeviceFact
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import Member
@@ -42,22 +43,40 @@ def last(member: Member) -> float:
     return max(member.since, member.progressed, member.changed)
 
 
-def overdue(member: Member, fact: DeviceFact, slot: str, spec: RolloutSpec, now: float) -> str:
-    """Why a member's time is over, in words; empty: it is not.
+def deadline(member: Member, spec: RolloutSpec, now: float) -> float:
+    """When a member is stuck that has not got on by then; or after `now` a moment before that.
 
-    The trial is the device's own watch, after the update: it does not eat the deadline.
+    The trial is the device's own watch, after the update: it does not eat the deadline. Before it
+    a device may have to wait for a window to open, and the time in which none is does not count;
+    a trial that began may end outside.
     """
+    if member.phase == "trial":
+        return last(member) + spec.deadline_s + spec.trial.seconds
+    return _inside(last(member), spec.deadline_s, spec, now)
+
+
+def patience(member: Member, spec: RolloutSpec, now: float) -> float:
+    """When a member has failed that gets on, however slowly; otherwise as :func:`deadline`."""
     trial = spec.trial.seconds if member.phase == "trial" else 0.0
+    return _inside(member.since, max(spec.patience_s, spec.deadline_s) + trial, spec, now)
+
+
+def _inside(since: float, seconds: float, spec: RolloutSpec, now: float) -> float:
+    """So many seconds of open windows later; what is after `now` without them is not reckoned."""
+    if since + seconds > now:
+        return since + seconds
+    return windows.later(spec.windows, since, seconds, spec.trial.seconds)
+
+
+def overdue(member: Member, fact: DeviceFact, slot: str, spec: RolloutSpec, now: float) -> str:
+    """Why a member's time is over, in words; empty: it is not."""
     why = reason(fact, slot)
-    words = why.message[:MAX_CHARS] if why is not None else ""
-    if now - last(member) >= spec.deadline_s + trial:
-        return f"no progress within {spec.deadline_s:g} s, last seen {member.phase}" + (
-            f": {words}" if words else ""
-        )
-    if now - member.since >= max(spec.patience_s, spec.deadline_s) + trial:
-        return f"not done after {span(now - member.since)}, last seen {member.phase}" + (
-            f": {words}" if words else ""
-        )
+    words = f": {why.message[:MAX_CHARS]}" if why is not None else ""
+    if now >= deadline(member, spec, now):
+        inside = " of open maintenance windows" if spec.windows and member.phase != "trial" else ""
+        return f"no progress within {spec.deadline_s:g} s{inside}, last seen {member.phase}{words}"
+    if now >= patience(member, spec, now):
+        return f"not done after {span(now - member.since)}, last seen {member.phase}{words}"
     return ""
 
 

@@ -144,7 +144,11 @@ class RolloutSpec(_Model):
     max_in_flight: Annotated[int, Field(ge=1, le=10**7)] | None = None
     attempts: Annotated[int, Field(ge=1, le=10)] = Field(1, description="tries for each device")
     retry_s: Seconds = 60
-    windows: Annotated[tuple[Window, ...], Field(max_length=50)] = ()
+    windows: Annotated[tuple[Window, ...], Field(max_length=limits.MAX_WINDOWS)] = Field(
+        (),
+        description="when devices may be given the version and activate it; what is downloaded by "
+        "then holds until the next one. A trial that began may end, going back waits for nothing",
+    )
     on_gate: Literal["abort", "pause"] = Field("abort", description="what a gate that fails does")
     rollback: bool = Field(True, description="an abort gives devices their previous version back")
     if_busy: Literal["refuse", "queue"] = Field(

@@ -38,7 +38,7 @@ def next_look(spec: RolloutSpec, state: RolloutState, facts: Facts, now: float) 
     status = header.status
     moments: list[float] = []
     for member in state.members.values():
-        moments += _of_member(spec, member, facts, status)
+        moments += _of_member(spec, member, facts, status, now)
     if status in ("running", "succeeded") and not windows.is_open(spec.windows, now):
         moments.append(windows.next_open(spec.windows, now))
     if status not in ENDED:
@@ -50,14 +50,12 @@ def next_look(spec: RolloutSpec, state: RolloutState, facts: Facts, now: float) 
     return min((m + _LATE_S for m in moments if m + _LATE_S > now), default=None)
 
 
-def _of_member(spec: RolloutSpec, member: Member, facts: Facts, status: str) -> list[float]:
+def _of_member(
+    spec: RolloutSpec, member: Member, facts: Facts, status: str, now: float
+) -> list[float]:
     """Deadlines of one member."""
     if member.phase in IN_FLIGHT:
-        trial = spec.trial.seconds if member.phase == "trial" else 0.0
-        found = [
-            progress.last(member) + spec.deadline_s + trial,
-            member.since + max(spec.patience_s, spec.deadline_s) + trial,
-        ]
+        found = [progress.deadline(member, spec, now), progress.patience(member, spec, now)]
         fact = facts.devices.get(member.device)
         if fact is not None and not fact.online and member.phase == "assigned":
             found.append(max(member.since, fact.since) + spec.offline_s)

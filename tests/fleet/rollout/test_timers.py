@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import random
-from zoneinfo import ZoneInfo
 
 import pytest
 
 from fleet.rollout.engine import step
 from fleet.rollout.state import ENDED
 from fleet.rollout.timers import FIGURES_MAX_S, FIGURES_S, next_look
-from fleet.rollout.windows import Window, is_open, next_open
 from tests.fleet.rollout.world import FakeFleet, spec_of
 
 NAMES = [f"d{index}" for index in range(6)]
@@ -107,37 +104,3 @@ def test_a_rollout_that_waits_for_a_person_has_no_moment() -> None:
     spec, state = fleet.rollouts["r1"]
     assert state.header.status == "awaiting-approval"
     assert next_look(spec, state, fleet.seen_by("r1"), fleet.now) is None
-
-
-@pytest.mark.parametrize("zone", ["UTC", "Europe/Paris", "America/St_Johns", "Australia/Lord_Howe"])
-def test_a_window_opens_at_the_moment_that_is_named_and_not_before(zone: str) -> None:
-    """By the zone's clock, also where it is put forward or back; an hour ahead at most."""
-    rng = random.Random(3)
-    for _ in range(60):
-        start, end = f"{rng.randrange(24):02}:{rng.randrange(60):02}", f"{rng.randrange(24):02}:30"
-        days = tuple(rng.sample(["mon", "tue", "wed", "thu", "fri", "sat", "sun"], 2))
-        window = Window(start=start, end=end, days=days, timezone=zone)  # type: ignore[arg-type]
-        now = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc).timestamp() + rng.uniform(
-            0, 366 * 86400
-        )
-        for _ in range(9 * 24):
-            if is_open([window], now):
-                break
-            moment = next_open([window], now)
-            assert now < moment <= now + 3600
-            assert moment == now + 3600 or is_open([window], moment) or _put_forward(zone, now)
-            for _ in range(3):
-                early = rng.uniform(now, moment - 1)
-                assert early < now or not is_open([window], early) or _put_forward(zone, now)
-            now = moment
-        else:
-            raise AssertionError("it never opens")
-
-
-def _put_forward(zone: str, now: float) -> bool:
-    """Whether clocks change within the next hour or so."""
-    offsets = {
-        dt.datetime.fromtimestamp(now + seconds, ZoneInfo(zone)).utcoffset()
-        for seconds in (0, 3600, 7200)
-    }
-    return len(offsets) > 1

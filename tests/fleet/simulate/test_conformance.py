@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +30,7 @@ from contracts.messages import (
     Telemetry,
     TrialRules,
     UpdateEvent,
+    Window,
 )
 from contracts.topics import parse
 from fleet.repository.repository import Repository
@@ -386,6 +388,13 @@ def play(pair: Pair) -> None:
     )
     pair.until(UpdateEvent, lambda e: e.state == "committed")
     pair.ask("classify", text=TEXT)
+    # One that is tested, and holds for its maintenance window, half a day away.
+    minute = int(time.time() // 60)
+    closed = Window((minute + 720) % 1440, (minute + 780) % 1440, list(range(7)))
+    held = msgspec.structs.replace(active(second), windows=[closed])
+    pair.revision = pair.want({"classify": held})
+    pair.until(Reported, lambda r: any(w.reason.code == "window-closed" for w in r.waits))
+    pair.ask("classify", text=TEXT)
     pair.reach({})  # the slot is emptied
     pair.ask("classify", text=TEXT)
 
@@ -398,7 +407,7 @@ def kept(pair: Pair) -> set[str]:
 
 
 def test_a_simulated_device_says_what_the_real_agent_says(pair: Pair) -> None:
-    """First, next, back, shadow, rolled back, refused, lost, emptied: each message, each field."""
+    """First, next, back, shadow, rolled back, refused, lost, held, emptied: each field of all."""
     play(pair)
     pair.agent.terminate()
     pair.devices.call(pair.devices.devices[0].shut_down)
