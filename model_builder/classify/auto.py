@@ -106,7 +106,7 @@ def find(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> F
         InputError, RefusedError, UnavailableError: what the teacher raises.
     """
     bounds = limits(recipe.budget, len(dataset.labels))
-    plans(dataset.train.texts[:100], facts_of(dataset, None), bounds, 1)  # refuses before training
+    plans(dataset.train.texts[:100], facts_of(dataset), bounds, 1)  # refuses before training
     way = _on_folds if few(dataset) else _on_split
     chosen = way(recipe, dataset, cache, progress)
     plan, labels = chosen.plan, chosen.lesson
@@ -124,7 +124,7 @@ def find(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> F
     student = TrainedNgram(chosen.bag.student(len(dataset.labels)), ids, history)
     student.held_out = chosen.held
     report = {
-        "seconds_meant": round(facts_of(dataset, chosen.masters.teacher).seconds),
+        "seconds_meant": round(facts_of(dataset).seconds),
         "made_texts": len(labels.texts) - labels.natural,
         "tfidf_share": chosen.masters.weights.share,
         "teacher_shares": chosen.shares,
@@ -189,7 +189,7 @@ def _why(chosen: _Chosen) -> str:
 def _on_folds(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> _Chosen:
     """By cross-validation: few rows."""
     bounds = limits(recipe.budget, len(dataset.labels))
-    facts = facts_of(dataset, None)
+    facts = facts_of(dataset)
     made = 0 if recipe.teacher.source == "none" else 1
     tried = plans(dataset.train.texts, facts, bounds, made, briefly=True)
     found = by_folds(recipe, dataset, tried, cache, progress)
@@ -221,7 +221,7 @@ def _on_split(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress)
     masters = Masters(recipe, dataset, cache, progress)
     shares = masters.choose(dataset.validation)
     lesson = lesson_of(recipe, dataset, masters)
-    facts = facts_of(dataset, masters.teacher)
+    facts = facts_of(dataset)
     tried = plans(dataset.train.texts, facts, bounds, len(lesson.texts) - lesson.natural)
     top, rounds = _halve(recipe, dataset, lesson, tried, cache, progress)
     held = top.bag.logits(encode(dataset.validation.texts, top.plan.shape.features))

@@ -218,7 +218,7 @@ def _paced(recipe: Recipe, dataset: Dataset, share: float) -> Recipe:
     if teacher.epochs or teacher.mode != "finetune":
         return recipe
     count = len(dataset.train.texts)
-    text = min(float(teacher.max_tokens), 1.35 * facts_of(dataset, None).words + 2)
+    text = min(float(teacher.max_tokens), facts_of(dataset).tokens)
     epochs = max(1, round(passes(count, count * text, share)))
     return msgspec.structs.replace(recipe, teacher=msgspec.structs.replace(teacher, epochs=epochs))
 

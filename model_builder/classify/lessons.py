@@ -20,7 +20,7 @@ from model_builder.schedule import seconds_for
 from model_builder.seeds import derive
 from model_builder.students.bag import Bag, train_bag
 from model_builder.students.ids import encode
-from model_builder.teachers.base import Progress, Teacher
+from model_builder.teachers.base import Progress
 
 _MOST_MADE: Final = 60_000
 _TOKENS_LABELLED: Final = 1500
@@ -52,13 +52,18 @@ class Lesson(msgspec.Struct):
         return Lesson([self.texts[i] for i in chosen], self.targets[chosen], len(rows))
 
 
-def facts_of(dataset: Dataset, teacher: Teacher | None) -> Facts:
+def facts_of(dataset: Dataset) -> Facts:
     """What a search goes by."""
     texts = dataset.train.texts
     step = max(1, len(texts) // 500)
-    words = float(np.mean([len(text.split()) for text in texts[::step]]))
-    tokens = 1.35 * words + 2 if teacher is not None else 0.0
-    return Facts(len(texts), len(dataset.labels), tokens, seconds_for(len(texts)), words)
+    tokens = float(np.mean([about_tokens(text) for text in texts[::step]]))
+    return Facts(len(texts), len(dataset.labels), tokens, seconds_for(len(texts)))
+
+
+def about_tokens(text: str) -> float:
+    """Tokens that the default teacher reads of a text: other scripts come letter by letter."""
+    plain = len(text.encode("ascii", "ignore"))
+    return 2 + max(1.35 * len(text.split()), plain / 4.2 + 0.8 * (len(text) - plain))
 
 
 def lesson_of(recipe: Recipe, dataset: Dataset, masters: Masters, share: float = 1.0) -> Lesson:
@@ -79,7 +84,7 @@ def lesson_of(recipe: Recipe, dataset: Dataset, masters: Masters, share: float =
     more: list[str] = []
     name = recipe.teacher.source.partition(":")[0]
     if teacher.open_ended and name != "openai":
-        facts = facts_of(dataset, teacher)
+        facts = facts_of(dataset)
         count = int(_TOKENS_LABELLED * facts.seconds / min(facts.tokens, recipe.teacher.max_tokens))
         count = int(share * min(count, 20 * len(texts), _MOST_MADE))
         seed = derive(recipe.seed, "variations")

@@ -78,16 +78,14 @@ class Facts(msgspec.Struct, frozen=True):
     Attributes:
         rows: of the training split.
         labels: how many.
-        tokens: of the teacher in a text, on average; 0: not known.
+        tokens: of the teacher in a text, on average, before any are cut off.
         seconds: that the build may take on two quiet cores.
-        words: in a text, on average.
     """
 
     rows: int
     labels: int
     tokens: float
     seconds: float
-    words: float = 0.0
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -17,6 +17,7 @@ from model_builder.classify.build import build, check
 from model_builder.classify.choice import Score, best, score
 from model_builder.classify.distil import untrained
 from model_builder.classify.folded import folds_of
+from model_builder.classify.lessons import about_tokens
 from model_builder.classify.plans import Facts, Limits, limits, plans
 from model_builder.classify.variations import variations
 from model_builder.convert import Runner, to_int8
@@ -118,6 +119,13 @@ def test_time_follows_the_data() -> None:
     assert 10 < passes(300, 6000) < 20
     assert passes(15_000, 165_000) == 4
     assert passes(120_000, 120_000 * 50) < 1
+
+
+def test_the_time_of_other_scripts_is_foreseen() -> None:
+    """Text without spaces is no single word to the teacher."""
+    assert 10 < about_tokens("where is my parcel, it should be here") < 14
+    assert about_tokens("我的包裹在哪里我想退货并且拿回我的钱") > 14
+    assert about_tokens("где моя посылка") > 10
 
 
 @pytest.mark.parametrize(("hidden", "largest"), [(0, False), (16, False), (16, True), (0, True)])
