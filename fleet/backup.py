@@ -28,6 +28,7 @@ from contracts import limits
 from contracts.errors import InputError, UnavailableError
 from fleet import durable
 from fleet.folder import CONFIG, Fleet
+from fleet.repository.delegation import every
 from fleet.store import Store, audit, desired, ownership
 
 _PARTS: Final = (CONFIG, "keys", "ca", "repository", "tokens")
@@ -177,6 +178,7 @@ def restore(
         _unpack(source, temporary)
         fleet = Fleet.open(temporary)
         _outrun(fleet, folder, tell)
+        _name_publishers(fleet, folder, tell)
         dump = temporary / _DUMP
         if dump.exists():
             store = Store(fleet.database_url)
@@ -234,6 +236,18 @@ def _outrun(fleet: Fleet, folder: Path, tell: Callable[[str], None]) -> None:
             "The targets key is not in the backup: devices that saw a later publication refuse "
             f"what was restored until you put the key into {folder / 'keys'} and run "
             f"`shoal fleet keys resign --targets --dir {folder}`"
+        )
+
+
+def _name_publishers(fleet: Fleet, folder: Path, tell: Callable[[str], None]) -> None:
+    """Says whose newest files are needed: nobody here can sign above what a publisher signed."""
+    publishers = [f"{one.role} (version {one.version})" for one in every(fleet.open_repository())]
+    if publishers:
+        tell(
+            "Publishers sign elsewhere, and the backup has what they had signed then: "
+            f"{', '.join(publishers)}. Where one of them signed since, devices refuse all that "
+            "was restored until you take in its newest file: `shoal fleet publish BUNDLE... "
+            f"--signed ROLE.json --dir {folder}`"
         )
 
 

@@ -2,9 +2,10 @@
 
 As Uptane's partial verification (Uptane Standard 2.0, section 5.4.4.2): the device checks the
 signatures, version and expiry of the targets role, which names every bundle's manifest by
-sha256 and gives it a release counter. Timestamp and snapshot only tell which version to ask
-for, so that they need no trust; a lie there can delay an update, never forge one. New roots
-are accepted when they are signed by the root before them and by themselves.
+sha256 and gives it a release counter, and of the roles that it delegates names to
+(:mod:`micro.delegations`). Timestamp and snapshot only tell which version to ask for, so that
+they need no trust; a lie there can delay an update, never forge one. New roots are accepted when
+they are signed by the root before them and by themselves.
 
 Metadata is read from flash as a stream: memory does not grow with the number of bundles.
 """
@@ -18,9 +19,10 @@ from .jsonstream import Reader
 MAX_SIGNATURES = 16
 MAX_ROOT_BYTES = 16 * 1024
 MAX_TARGETS_BYTES = 256 * 1024
+MAX_SEEN_ROLES = 32  # delegated roles whose versions are kept
 
 
-def _walk(path, signed=None, sink=None):
+def walk(path, signed=None, sink=None):
     """Passes a metadata file: calls `signed(reader)` on the signed part, returns signatures."""
     signatures = None
     seen = False
@@ -68,7 +70,8 @@ def _verify(path, keys, role, what):
     try:
         wanted = role["keyids"]
         threshold = _integer(role["threshold"], "a threshold")
-        signatures = _walk(path)
+        _check_distinct(wanted, keys, what)
+        signatures = walk(path)
         good = set()
         for signature in signatures:
             keyid = signature["keyid"]
@@ -80,7 +83,7 @@ def _verify(path, keys, role, what):
             public = _unhex(key["keyval"]["public"], 32)
 
             def feed(update):
-                _walk(path, sink=update)
+                walk(path, sink=update)
 
             if ed25519.verify(public, _unhex(signature["sig"], 64), feed):
                 good.add(keyid)
@@ -95,6 +98,17 @@ def _verify(path, keys, role, what):
     )
 
 
+def _check_distinct(keyids, keys, what):
+    """Refuses one key under two ids: its holder would count twice."""
+    listed = set()
+    for keyid in set(keyids):
+        if keyid in keys:
+            public = keys[keyid]["keyval"]["public"]
+            if public in listed:
+                raise Refused("wrong-root", "a key of %s is listed twice" % what)
+            listed.add(public)
+
+
 def _read(path, wanted, kind):
     """Members of the signed part that are in `wanted`."""
     found = {}
@@ -106,7 +120,7 @@ def _read(path, wanted, kind):
             else:
                 reader.skip()
 
-    _walk(path, signed)
+    walk(path, signed)
     if found.get("_type") != kind:
         raise Refused("bad-metadata", "expected %s metadata" % kind)
     _integer(found.get("version"), "a version")
@@ -175,28 +189,38 @@ class Trust:
                 else:
                     reader.skip()
 
-        _walk(path, signed)
+        walk(path, signed)
         entry = found.get(member)
         if not isinstance(entry, dict):
-            raise Refused("bad-metadata", "no version of %s is named" % member)
+            known = member in ("snapshot.json", "targets.json")
+            raise Refused(
+                "bad-metadata" if known else "not-published",
+                "no version of %s is named" % member[:100],
+            )
         return _integer(entry.get("version"), "a version")
 
-    def release(self, path, name, sha256):
-        """Checks the targets file at `path` and looks a bundle's manifest up in it.
+    def look(self, path, name, version, role=None):
+        """Checks a role's file and looks a bundle's manifest up in it.
 
         Args:
             path: of the file on flash.
             name: ``bundles/{name}/{version}/manifest.json``.
-            sha256: of the manifest, in hex, as the controller asked for.
+            version: of the file that was asked for.
+            role: a delegated role, of :class:`micro.delegations.Search`; None: the targets role.
 
         Returns:
-            The release counter and the manifest's bytes.
+            The signed target; None where the role lists none of that name.
 
         Raises:
-            Refused: ``wrong-signature``, ``rollback``, ``expired``, ``not-published``,
-                ``wrong-manifest``, ``bad-metadata``.
+            Refused: ``wrong-signature``, ``rollback``, ``mix-and-match``, ``expired``,
+                ``bad-metadata``, ``wrong-root``.
         """
-        _verify(path, self._keys, self._roles["targets"], "targets.json")
+        called = "targets" if role is None else role["name"]
+        what = "targets.json" if role is None else "the delegated role %s" % called[:40]
+        if role is None:
+            _verify(path, self._keys, self._roles["targets"], what)
+        else:
+            _verify(path, role["keys"], role, what)
         facts = {}
 
         def signed(reader):
@@ -212,23 +236,35 @@ class Trust:
                 else:
                     reader.skip()
 
-        _walk(path, signed)
+        walk(path, signed)
         if facts.get("_type") != "targets":
-            raise Refused("bad-metadata", "expected targets metadata")
-        version = _integer(facts.get("version"), "a version")
-        if version < self._seen.get("targets", 0):
-            raise Refused(
-                "rollback", "targets version %d, %d was seen" % (version, self._seen["targets"])
-            )
+            raise Refused("bad-metadata", "%s: expected targets metadata" % what)
+        found = _integer(facts.get("version"), "a version")
+        self._check_version(role, called, what, found)
+        if found != version:
+            raise Refused("mix-and-match", "%s has version %d, not %d" % (what, found, version))
         today = self._today()
         if today is not None and today > str(facts.get("expires")):
-            raise Refused("expired", "targets.json expired at %s" % facts.get("expires"))
-        if version > self._seen.get("targets", 0):
-            self._seen["targets"] = version
-            files.write_json(self._folder + "/trust.json", self._seen)
-        target = facts.get("target")
-        if target is None:
-            raise Refused("not-published", "%s is not in the fleet's signed list" % name)
+            mend = "" if role is None else ": its publisher must sign it anew"
+            raise Refused("expired", "%s expired at %s%s" % (what, facts.get("expires"), mend))
+        self._saw(role, called, found)
+        return facts.get("target")
+
+    @staticmethod
+    def release(target, name, sha256):
+        """What is signed of a manifest.
+
+        Args:
+            target: of :meth:`look`.
+            name: of the target.
+            sha256: of the manifest, in hex, as the controller asked for.
+
+        Returns:
+            The release counter and the manifest's bytes.
+
+        Raises:
+            Refused: ``wrong-manifest``, ``bad-metadata``.
+        """
         try:
             if target["hashes"]["sha256"] != sha256:
                 raise Refused("wrong-manifest", "%s is signed with another manifest" % name)
@@ -238,3 +274,27 @@ class Trust:
             )
         except (KeyError, TypeError):
             raise Refused("bad-metadata", "%s is signed without a release counter" % name)
+
+    def _check_version(self, role, called, what, found):
+        """Raises ``rollback`` for a version below the highest that was seen."""
+        seen = self._seen.get("targets", 0)
+        if role is not None:
+            seen = 0
+            for name, version in self._seen.get("roles", []):
+                seen = version if name == called else seen
+        if found < seen:
+            raise Refused("rollback", "%s has version %d, %d was seen" % (what, found, seen))
+
+    def _saw(self, role, called, found):
+        """Keeps the highest version of a role; of many roles those that were used last."""
+        if role is None:
+            if found == self._seen.get("targets", 0):
+                return
+            self._seen["targets"] = found
+        else:
+            roles = self._seen.get("roles", [])
+            if [called, found] in roles:
+                return
+            others = [pair for pair in roles if pair[0] != called]
+            self._seen["roles"] = others[-MAX_SEEN_ROLES + 1 :] + [[called, found]]
+        files.write_json(self._folder + "/trust.json", self._seen)

@@ -221,10 +221,11 @@ class Update:
             raise Waits("disk-full", message)
 
     async def _trusted(self):
-        """Fetches metadata and checks the targets role; returns release and length."""
+        """Fetches metadata and checks the roles that sign; returns release and length."""
         blocks = self._device.blocks
         folder = self._device.base + "/trust"
         new = folder + "/fetched.json"
+        listed = folder + "/listed.json"
         trust = None
         try:
             from .trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, Trust
@@ -240,17 +241,32 @@ class Update:
                 trust.accept_root(new)
             await blocks.download("metadata/timestamp.json", new, MAX_HINT_BYTES)
             version = trust.hint(new, "snapshot.json")
-            await blocks.download("metadata/%d.snapshot.json" % version, new, MAX_HINT_BYTES)
-            version = trust.hint(new, "targets.json")
+            await blocks.download("metadata/%d.snapshot.json" % version, listed, MAX_HINT_BYTES)
+            version = trust.hint(listed, "targets.json")
             await blocks.download("metadata/%d.targets.json" % version, new, MAX_TARGETS_BYTES)
             gc.collect()
             wanted = self._wanted
             name = "bundles/%s/%s/manifest.json" % (wanted["name"], wanted["version"])
-            return trust.release(new, name, wanted["manifest_sha256"])
+            target = trust.look(new, name, version)
+            search = role = None
+            while target is None:  # a role below it may sign it
+                if search is None:
+                    from .delegations import Search
+
+                    search = Search(name)
+                search.below(new, role)
+                role = search.next()
+                version = trust.hint(listed, role["name"] + ".json")
+                path = "metadata/%d.%s.json" % (version, role["file"])
+                await blocks.download(path, new, MAX_TARGETS_BYTES)
+                gc.collect()
+                target = trust.look(new, name, version, role)
+            return trust.release(target, name, wanted["manifest_sha256"])
         finally:
             files.remove(new)
-            trust = Trust = None
-            give_back("trust", "ed25519", "sha512", "jsonstream")
+            files.remove(listed)
+            trust = Trust = search = Search = None
+            give_back("trust", "delegations", "ed25519", "sha512", "jsonstream")
 
     async def _selftest(self, folder, manifest):
         """Golden vectors; returns their accuracy.

@@ -6,8 +6,10 @@ Other commands ask the controller, which notes them itself.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator
+from logging.handlers import SysLogHandler
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,37 @@ def trying(fleet: Fleet, action: str, target: str) -> Iterator[None]:
         yield
 
 
+SYSTEM_LOG = Path("/dev/log")
+
+
 @contextlib.contextmanager
 def trying_in(folder: Path, action: str) -> Iterator[None]:
-    """As :func:`trying`, of what is done to a folder that may be no fleet, or not yet."""
+    """As :func:`trying`, of what is done to a folder that may be no fleet, or not yet.
+
+    Where there is no fleet there is no audit log: the system's log has the failure then.
+    """
     fleet: Fleet | None = None
     if (folder / CONFIG).is_file():
         with contextlib.suppress(ShoalError):
             fleet = Fleet.open(folder)
-    with contextlib.ExitStack() as stack:
-        if fleet is not None:
-            stack.enter_context(trying(fleet, action, fleet.config.fleet))
-        yield
+    try:
+        with contextlib.ExitStack() as stack:
+            if fleet is not None:
+                stack.enter_context(trying(fleet, action, fleet.config.fleet))
+            yield
+    except ShoalError as error:
+        if fleet is None:
+            _tell_system(f"{audit.local().name} {action} {folder.absolute()}: {error.code}")
+        raise
+
+
+def _tell_system(line: str) -> None:
+    """Writes a line to the system's log, where there is one."""
+    with contextlib.suppress(OSError):
+        handler = SysLogHandler(str(SYSTEM_LOG), SysLogHandler.LOG_AUTHPRIV)
+        handler.ident = "shoal: "
+        handler.handle(logging.LogRecord("shoal", logging.WARNING, "", 0, line, None, None))
+        handler.close()
 
 
 def begun(store: Store, action: str, target: str) -> None:

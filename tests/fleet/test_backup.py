@@ -19,7 +19,9 @@ from contracts.messages import Desired, DesiredBundle
 from fleet.backup import backup, restore
 from fleet.cli.app import app
 from fleet.folder import Fleet, FleetConfig
+from fleet.repository import delegation
 from fleet.store import bundles, desired, devices, tokens
+from tests.fleet.repository.test_delegation import Publisher
 from tests.support.bundles import noise_bundle
 
 
@@ -212,6 +214,45 @@ def test_restoring_without_the_targets_key_says_what_to_run_and_devices_accept_i
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     assert trust.newest(ref)
+
+
+def test_restoring_names_the_publishers_whose_newest_files_devices_saw(tmp_path: Path) -> None:
+    """What one signed since the backup is asked for; taken in again, devices go on."""
+    publisher = Publisher(tmp_path / "kitchen")
+
+    def take_in(fleet: Fleet, *versions: str) -> None:
+        made = [publisher.bundle("kitchen-timer", version) for version in versions]
+        delegation.take_in(fleet.open_repository(), publisher.sign(*made), made)
+
+    def before(fleet: Fleet) -> None:
+        repository = fleet.open_repository()
+        delegation.delegate(repository, "kitchen", ["kitchen-*"], publisher.public)
+        delegation.delegate(repository, "garage", ["garage-*"], Publisher(tmp_path / "g").public)
+        take_in(fleet, "1.0.0")
+
+    fleet, trust = _restored_behind(tmp_path, before)
+    said = (tmp_path / "output").read_text()
+    assert "kitchen (version 1), garage (version 0)" in " ".join(said.split())
+    assert f"--signed ROLE.json --dir {fleet.folder}" in " ".join(said.split())
+    own = fleet.open_repository().find("noise", "1.0.0")
+    assert trust.newest(own), "it signed nothing since"
+
+    take_in(Fleet.open(tmp_path / "fleet"), "2.0.0")
+    Fleet.open(tmp_path / "fleet").open_repository().leap()
+    _device(Fleet.open(tmp_path / "fleet"), tmp_path).refresh()
+    time.sleep(1.1)  # versions are seconds
+    again = restore(tmp_path / "backup.tar.gz", tmp_path / "third")
+    trust = _device(again, tmp_path)
+    with pytest.raises(RefusedError) as error:
+        trust.newest(own)
+    assert error.value.code == "rollback"
+    (tmp_path / "newest.json").write_bytes(publisher.last or b"")
+    words = [str(tmp_path / "kitchen/kitchen-timer-2.0.0-0"), "--signed"]
+    words += [str(tmp_path / "newest.json"), "--dir", str(again.folder)]
+    done = CliRunner().invoke(app, ["fleet", "publish", *words])
+    assert done.exit_code == 0, done.output
+    assert trust.newest(own)
+    assert trust.newest(again.open_repository().find("kitchen-timer", "2.0.0"))
 
 
 def test_a_restore_without_the_passphrase_of_the_keys_is_refused_and_leaves_nothing(

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from contracts.config import MqttConfig
 from fleet.api.refusals import CHANGES
+from fleet.cli import noted
 from fleet.cli.app import app
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.store import audit
@@ -367,3 +368,27 @@ def test_a_controller_that_starts_and_stops_says_so(
         assert told("ingest.stop")
         assert served.stop() == 0
         assert told("controller.stop")
+
+
+def test_what_fails_before_there_is_a_fleet_is_in_the_log_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no audit log yet; without a log of the system the error is told as ever."""
+    (tmp_path / "cut.tar.gz").write_bytes(b"cut off")
+    (tmp_path / "file").write_text("")
+    commands = {
+        "fleet.restore": ["restore", str(tmp_path / "cut.tar.gz"), str(tmp_path / "new")],
+        "fleet.init": ["init", str(tmp_path / "file" / "below")],
+    }
+    monkeypatch.setattr(noted, "SYSTEM_LOG", tmp_path / "log")
+    for words in commands.values():
+        assert RUN.invoke(app, ["fleet", *words]).exit_code != 0
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind(str(tmp_path / "log"))
+        log.settimeout(10)
+        for action, words in commands.items():
+            done = RUN.invoke(app, ["fleet", *words])
+            assert done.exit_code != 0
+            line = log.recv(4096).decode()
+            assert f"shoal: {audit.local().name} {action} {words[-1]}: " in line
+    assert not (tmp_path / "new").exists()
