@@ -367,10 +367,14 @@ class Device:
                 print("event not kept:", error)
         if state in ("committed", "rolled-back", "refused"):
             self._reached(revision)  # what failed is not tried again after a restart
-        try:
-            await self.publish(self.topic + "/update", json.dumps(event).encode())
-        except Broken:
-            pass  # the reported document carries the last one
+        for _ in range(2):
+            try:
+                await self.publish(self.topic + "/update", json.dumps(event).encode())
+                break
+            except Broken:
+                break  # the reported document carries the last one
+            except MemoryError:
+                gc.collect()  # what ended is noted above, so nobody would say it again
         if state in ("trial", "committed", "rolled-back", "refused") or "reason" in extra:
             await self._report()
 

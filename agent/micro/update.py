@@ -22,6 +22,7 @@ MAX_TRIAL_S = 7 * 24 * 3600
 SPARE_BYTES = 16 * 1024  # of flash, for journals and the file system itself
 NO_SPACE = 28  # ENOSPC, which not every port has by its name
 PROGRESS_MS = 5000  # between two events of one download
+_CHECKING = ("trust", "delegations", "ed25519", "sha512", "jsonstream")  # modules of a check
 
 
 class Updater:
@@ -53,14 +54,14 @@ class Updater:
             except (Refused, KeyError, TypeError):
                 continue  # nothing that an event could name
             update = Update(self._device, name, wanted, desired, entry, key == "beside")
+            starved = False
             try:
                 await update.run()
             except Refused as error:
                 waits = await update.refuse(error) or waits
             except MemoryError as error:
                 sys.print_exception(error)
-                reason = {"code": "out-of-memory", "message": "the board has too little memory"}
-                await update.say("refused", reason=reason)
+                starved = True  # told below, where all that the update took is free again
             except Broken:
                 raise
             except Exception as error:  # flash, or a fault of ours: the next one must still come
@@ -71,7 +72,12 @@ class Updater:
                     free = free_bytes(self._device.base)
                     failure = Waits("disk-full", "the flash is full: %d bytes are free" % free)
                 waits = await update.refuse(failure) or waits
+            if starved:
+                give_back(*_CHECKING)  # where memory ran out while they were given back
             gc.collect()
+            if starved:
+                reason = {"code": "out-of-memory", "message": "the board has too little memory"}
+                await update.say("refused", reason=reason)
         if waits:
             raise waits
 
@@ -263,10 +269,10 @@ class Update:
                 target = trust.look(new, name, version, role)
             return trust.release(target, name, wanted["manifest_sha256"])
         finally:
+            trust = Trust = search = Search = None
+            give_back(*_CHECKING)
             files.remove(new)
             files.remove(listed)
-            trust = Trust = search = Search = None
-            give_back("trust", "delegations", "ed25519", "sha512", "jsonstream")
 
     async def _selftest(self, folder, manifest):
         """Golden vectors; returns their accuracy.

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import sys
 import threading
-import traceback
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from contracts.errors import ShoalError
+from contracts.log_errors import frames, reason_of, without_texts
 from contracts.log_stream import LogStream
-
-_FRAMES: Final = 20
-"""Innermost places of a traceback that are logged."""
 
 _NO_RICH = "rich"  # structlog imports it when it is there: 5 MB for tracebacks nobody asked for
 
@@ -27,45 +22,6 @@ def _structlog() -> Any:
         if absent:
             del sys.modules[_NO_RICH]
     return structlog
-
-
-def without_texts(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
-    """Turns an exception into its type and the places it passed: no locals, no values.
-
-    Locals hold texts of users, and so do messages of libraries ("cannot encode '...'"). What this
-    project and the system say has none.
-    """
-    given = event.pop("exc_info", None)
-    if not given:
-        return event
-    error = given if isinstance(given, BaseException) else None
-    if error is None:
-        error = given[1] if isinstance(given, tuple) else sys.exc_info()[1]
-    if error is None:
-        return event
-    found: dict[str, Any] = {"type": type(error).__qualname__}
-    if isinstance(error, ShoalError | OSError):
-        found["message"] = str(error)[:500]
-    event["exception"] = found | {"frames": frames(error)}
-    return event
-
-
-def frames(error: BaseException) -> list[str]:
-    """The places that an exception passed, the innermost last; no lines of source, no values."""
-    return [
-        f"{'/'.join(Path(frame.filename).parts[-2:])}:{frame.lineno} {frame.name}"
-        for frame in traceback.extract_tb(error.__traceback__)[-_FRAMES:]
-    ]
-
-
-def reason_of(error: BaseException) -> str:
-    """What a log may say of an error: of one of the system its words, of any other its kind.
-
-    Messages of libraries, and those about what somebody sent, hold texts of users.
-    """
-    if isinstance(error, ShoalError):
-        return error.code
-    return str(error)[:300] if isinstance(error, OSError) else type(error).__qualname__
 
 
 def _uncaught(event: str, error: BaseException | None) -> None:
@@ -105,3 +61,6 @@ def silence() -> None:
 def logger(name: str) -> Any:
     """A logger whose lines carry the module's name."""
     return _structlog().get_logger(module=name)
+
+
+__all__ = ["configure", "frames", "logger", "reason_of", "silence", "without_texts"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import ShoalError
+from contracts.log_errors import reason_of
 from fleet.folder import CONFIG, Fleet
 from fleet.store import Store, audit, entries
 from fleet.store.audit import Act
@@ -47,9 +48,10 @@ def trying_in(folder: Path, action: str) -> Iterator[None]:
             if fleet is not None:
                 stack.enter_context(trying(fleet, action, fleet.config.fleet))
             yield
-    except ShoalError as error:
+    except (ShoalError, OSError) as error:
         if fleet is None:
-            _tell_system(f"{audit.local().name} {action} {folder.absolute()}: {error.code}")
+            why = reason_of(error)
+            _tell_system(f"{audit.local().name} {action} {folder.absolute()}: {why}")
         raise
 
 

@@ -238,9 +238,13 @@ def test_restoring_names_the_publishers_whose_newest_files_devices_saw(tmp_path:
     assert trust.newest(own), "it signed nothing since"
 
     take_in(Fleet.open(tmp_path / "fleet"), "2.0.0")
-    Fleet.open(tmp_path / "fleet").open_repository().leap()
-    _device(Fleet.open(tmp_path / "fleet"), tmp_path).refresh()
     time.sleep(1.1)  # versions are seconds
+    lost = Fleet.open(tmp_path / "fleet").open_repository()
+    lost.leap()
+    assert _device(Fleet.open(tmp_path / "fleet"), tmp_path).newest(
+        lost.find("kitchen-timer", "2.0.0")
+    )
+    time.sleep(1.1)
     again = restore(tmp_path / "backup.tar.gz", tmp_path / "third")
     trust = _device(again, tmp_path)
     with pytest.raises(RefusedError) as error:

@@ -21,10 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.messages import BundleRef
-from fleet.repository import delegation
 from tests.agent.trust.test_delegations import EVERYTHING, GRAPHS, KITCHEN
-from tests.fleet.repository.test_delegation import Publisher
-from tests.micro import bundles, device
+from tests.micro import device
 from tests.support.tuf_simulator import NOW, Simulator, new_signer
 
 TODAY = NOW.strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -462,17 +460,3 @@ def test_patterns_cover_on_a_board_what_they_cover_elsewhere(
     name, pattern = name or [""], pattern or [""]
     expected = len(name) == len(pattern) and all(map(fnmatchcase, name, pattern))
     assert ask(process, matches=["/".join(name), "/".join(pattern)]) is expected
-
-
-def test_a_bundle_that_a_publisher_signed_elsewhere_reaches_a_board(
-    controller, devices, tmp_path: Path
-) -> None:
-    """Through the whole agent, its heap held to a board's."""
-    bundle = bundles.write(tmp_path / "bundle", "kitchen-timer", "1.0.0", seed=3)
-    publisher = Publisher(tmp_path / "publisher")
-    delegation.delegate(controller.repository, "kitchen", ["kitchen-*"], publisher.public)
-    delegation.take_in(controller.repository, publisher.sign(bundle), [bundle])
-    folder = devices.enrol("chip")
-    devices.start(folder)
-    controller.desire("chip", 1, bundle.ref)
-    controller.wait_update("committed", 1)

@@ -25,7 +25,9 @@ from contracts.messages import (
     StatusRequest,
     TrialRules,
 )
+from fleet.repository import delegation
 from fleet.repository.repository import Repository
+from tests.fleet.repository.test_delegation import Publisher
 from tests.micro import bundles, device
 from tests.micro.conftest import DATA
 from tests.micro.controller import enrol
@@ -195,6 +197,20 @@ def test_a_device_without_memory_for_an_update_says_so_and_goes_on(controller, d
     assert controller.wait_update("refused", 2).reason.code == "out-of-memory"
     (answer,) = controller.ask("narrow", "classify", ClassifyRequest(text=bundles.TEXTS[0]))
     assert answer.classified.bundle == versions[0].ref
+
+
+def test_a_bundle_that_a_publisher_signed_elsewhere_reaches_a_board(
+    controller, devices, tmp_path
+) -> None:
+    """Through the whole agent, its heap held to a board's."""
+    bundle = bundles.write(tmp_path / "bundle", "kitchen-timer", "1.0.0", seed=3)
+    publisher = Publisher(tmp_path / "publisher")
+    delegation.delegate(controller.repository, "kitchen", ["kitchen-*"], publisher.public)
+    delegation.take_in(controller.repository, publisher.sign(bundle), [bundle])
+    folder = devices.enrol("chip")
+    devices.start(folder)
+    controller.desire("chip", 1, bundle.ref)
+    controller.wait_update("committed", 1)
 
 
 def _refused(controller, devices, name: str, *, revision: int = 1, version: str = "1.0.0"):
