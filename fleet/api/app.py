@@ -44,7 +44,8 @@ _LOG: Final = structlog.get_logger("api")
 _DESCRIPTION: Final = """\
 Shoal's fleet controller. Bearer tokens with the roles viewer, operator and admin; lists are
 paged by cursor; changes take `If-Match` with an ETag and `Idempotency-Key`; every error has the
-shape `{"error": {"code", "message", "detail"}}`.
+shape `{"error": {"code", "message", "detail"}}`. A change whose answer was lost is not made twice:
+sent again with its key, a minute after the controller died, it is `in-doubt`.
 """
 _ERRORS: Final[dict[int | str, dict[str, Any]]] = {
     status: {"model": models.Error, "description": text}

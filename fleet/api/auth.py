@@ -201,6 +201,9 @@ def _needs(role: Role) -> Callable[..., Awaitable[Token]]:
 SHOWN_ONCE: Final = Depends(idempotency.shown_once)
 """Of routes whose answers hold a secret."""
 
+QUESTION: Final = Depends(idempotency.question)
+"""Of routes that ask devices: their answers hold texts."""
+
 Viewer = Annotated[Token, Depends(_needs("viewer"))]
 Operator = Annotated[Token, Depends(_needs("operator"))]
 Admin = Annotated[Token, Depends(_needs("admin"))]

@@ -20,7 +20,7 @@ from pydantic import Field
 from contracts import codec, limits
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
 from contracts.messages import Embedded, EmbedRequest
-from fleet.api.auth import Operator, TheController
+from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.openai import Loose
 from fleet.controller import Controller
 from fleet.rollout import selector
@@ -127,7 +127,7 @@ def _encoded(vector: list[float], kind: str) -> list[float] | str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-@ROUTER.post("/embeddings", response_model=None)
+@ROUTER.post("/embeddings", dependencies=[QUESTION], response_model=None)
 async def create_embeddings(
     controller: TheController, token: Operator, body: Embeddings
 ) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 The key belongs to its token. It is taken in the database once the request was let in, and before
 it is handled, so that two controllers, or a retry after a crash, cannot both do the work. The
 process that handles it says so every few seconds; a key whose process died is free again after a
-minute. An answer goes out as it is made, and is kept when all of it was made.
+minute, unless the request had changed something: each change and the note that there was one are
+one transaction. What was changed is not done twice then: the answer is ``in-doubt``. An answer goes
+out as it is made, and is kept when all of it was made. Answers of devices are never kept.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
+import secrets
 from typing import Any, Final
 
 import anyio
@@ -26,6 +29,7 @@ from contracts import codec
 from contracts.errors import ErrorBody, ErrorInfo, InputError, RefusedError, ShoalError
 from fleet.controller import Controller
 from fleet.store import Store
+from fleet.store.database import WITH_EACH_CHANGE
 from fleet.store.documents import dump, load
 from fleet.store.schema import IDEMPOTENCY
 
@@ -57,6 +61,13 @@ _TOO_LONG: Final = _told(
 )
 
 
+_IN_DOUBT: Final = (
+    "the first request with this Idempotency-Key changed something, and how it ended was lost: it "
+    "is not carried out again. `GET /v1/audit` (`shoal fleet audit`) has what was changed; what is "
+    "missing can be asked for with a new key"
+)
+
+
 class Kept(msgspec.Struct, frozen=True):
     """An answer that was given."""
 
@@ -73,21 +84,23 @@ class Replay(Exception):  # noqa: N818
         self.kept = kept
 
 
-def take(store: Store, token: str, key: str, digest: str, now: float) -> Kept | None:
-    """Takes a key.
+def take(
+    store: Store, token: str, key: str, digest: str, now: float, owner: str = ""
+) -> Kept | None:
+    """Takes a key for `owner`, which nobody else is called.
 
     Returns:
-        None: the caller does the work and calls :func:`keep` or :func:`drop`; else the answer.
+        None: the caller does the work and keeps its answer, or frees the key; else the answer.
 
     Raises:
-        RefusedError: ``idempotency-mismatch``, ``idempotency-running``.
+        RefusedError: ``idempotency-mismatch``, ``idempotency-running``, ``in-doubt``.
     """
     mine = (IDEMPOTENCY.c.token == token) & (IDEMPOTENCY.c.key == key)
     with store.write() as connection:
         connection.execute(IDEMPOTENCY.delete().where(IDEMPOTENCY.c.at < now - _KEEP_S))
         inserted = connection.execute(
             store.insert(IDEMPOTENCY)
-            .values(token=token, key=key, request_sha256=digest, at=now)
+            .values(token=token, key=key, request_sha256=digest, at=now, owner=owner)
             .on_conflict_do_nothing()
             .returning(IDEMPOTENCY.c.key)
         )
@@ -100,11 +113,18 @@ def take(store: Store, token: str, key: str, digest: str, now: float) -> Kept | 
             )
         if row is not None and row.status is not None:
             return Kept(row.status, load(row.headers, dict[str, str]), row.body)
+        if row is not None and row.changed and row.at <= now - _STUCK_S:
+            raise RefusedError("in-doubt", _IN_DOUBT)
         # Of two that see a dead request at once, one changes the row.
         freed = connection.execute(
             IDEMPOTENCY.update()
-            .where(mine, IDEMPOTENCY.c.status.is_(None), IDEMPOTENCY.c.at <= now - _STUCK_S)
-            .values(at=now)
+            .where(
+                mine,
+                IDEMPOTENCY.c.status.is_(None),
+                IDEMPOTENCY.c.at <= now - _STUCK_S,
+                ~IDEMPOTENCY.c.changed,
+            )
+            .values(at=now, owner=owner)
         )
         if freed.rowcount != 1:
             raise RefusedError(
@@ -119,13 +139,13 @@ class Taken:
     Args:
         controller: whose database holds the key.
         token, key: whose key, and which.
-        at: when it was taken, seconds since the epoch; a later moment means that another took it.
+        owner: as whom this request took it; another owner means that another took it since.
     """
 
-    def __init__(self, controller: Controller, token: str, key: str, at: float) -> None:
+    def __init__(self, controller: Controller, token: str, key: str, owner: str) -> None:
         self._store = controller.store
         self._clock = controller.clock
-        self._token, self._key, self._at = token, key, at
+        self._token, self._key, self._owner = token, key, owner
         self._status = 0
         self._headers: dict[str, str] = {}
         self._body = bytearray()
@@ -135,6 +155,7 @@ class Taken:
         self._beat = asyncio.create_task(self._keep_telling())
 
     async def _keep_telling(self) -> None:
+        WITH_EACH_CHANGE.set(None)  # in this task's own context: a word is no change
         while True:
             await asyncio.sleep(TOUCH_S)
             try:
@@ -146,15 +167,28 @@ class Taken:
         return sa.and_(
             IDEMPOTENCY.c.token == self._token,
             IDEMPOTENCY.c.key == self._key,
-            IDEMPOTENCY.c.at == self._at,
+            IDEMPOTENCY.c.owner == self._owner,
         )
 
+    def note_change(self, connection: sa.Connection) -> None:
+        """Notes in a change's own transaction that the request has changed something.
+
+        Raises:
+            RefusedError: ``idempotency-lost``; there is no change then.
+        """
+        if self.ended:
+            return
+        found = connection.execute(IDEMPOTENCY.update().where(self._mine()).values(changed=True))
+        if found.rowcount != 1:
+            raise RefusedError(
+                "idempotency-lost",
+                "this request stood still for over a minute and its Idempotency-Key was taken by "
+                "another since: it changes nothing more",
+            )
+
     def _touch(self) -> None:
-        now = self._clock()
         with self._store.write() as connection:
-            found = connection.execute(IDEMPOTENCY.update().where(self._mine()).values(at=now))
-        if found.rowcount == 1:
-            self._at = now
+            connection.execute(IDEMPOTENCY.update().where(self._mine()).values(at=self._clock()))
 
     def add(self, message: Message) -> bool:
         """Notes what is answered; True: it is the last of it."""
@@ -190,12 +224,16 @@ class Taken:
                 _LOG.warning("an answer was not kept for its key", reason=str(error))
 
     def _end(self, whole: bool) -> None:
-        if not whole or self._status >= 500 or self._status in _NOT_HANDLED:
+        lost = not whole or self._status >= 500
+        if lost or self._status in _NOT_HANDLED:
             with self._store.write() as connection:
-                connection.execute(IDEMPOTENCY.delete().where(self._mine()))
-            return
+                unchanged = self._mine() & ~IDEMPOTENCY.c.changed
+                if connection.execute(IDEMPOTENCY.delete().where(unchanged)).rowcount:
+                    return
         answer = Kept(self._status, self._headers, bytes(self._body))
-        if self.shown_once and self._status < 400:
+        if lost:
+            answer = Kept(409, {"content-type": "application/json"}, _told("in-doubt", _IN_DOUBT))
+        elif self.shown_once and self._status < 400:
             answer = Kept(409, {"content-type": "application/json"}, _SHOWN_ONCE)
         elif self._long:
             answer = Kept(409, {"content-type": "application/json"}, _TOO_LONG)
@@ -220,15 +258,19 @@ async def begin(request: Request, token: str) -> None:
         return
     if not _KEY.fullmatch(key):
         raise InputError("bad-key", "Idempotency-Key is 1 to 128 printable ASCII characters")
+    if getattr(request.state, "question", False):
+        return
     controller: Controller = request.app.state.controller
     digest = hashlib.sha256(
         f"{request.method} {request.url.path}?{request.url.query}\n".encode() + await request.body()
     ).hexdigest()
-    now = controller.clock()
-    kept = await run_in_threadpool(take, controller.store, token, key, digest, now)
+    owner = secrets.token_hex(16)
+    kept = await run_in_threadpool(
+        take, controller.store, token, key, digest, controller.clock(), owner
+    )
     if kept is not None:
         raise Replay(kept)
-    taken = Taken(controller, token, key, now)
+    taken = Taken(controller, token, key, owner)
     taken.shown_once = getattr(request.state, "shown_once", False)
     request.state.once = taken
 
@@ -236,6 +278,14 @@ async def begin(request: Request, token: str) -> None:
 def shown_once(request: Request) -> None:
     """A dependency of routes whose answers hold a secret: it is shown once, and never stored."""
     request.state.shown_once = True
+
+
+def question(request: Request) -> None:
+    """A dependency of routes that ask devices: nothing is changed, and no text is to be stored.
+
+    A question with a key that is sent again is asked again.
+    """
+    request.state.question = True
 
 
 class Once:
@@ -259,9 +309,16 @@ class Once:
                 await taken.end(whole=True)
             await send(message)
 
+        def beside(connection: sa.Connection) -> None:
+            taken: Taken | None = state["once"]
+            if taken is not None:
+                taken.note_change(connection)
+
+        context = WITH_EACH_CHANGE.set(beside)
         try:
             await self._app(scope, receive, noted)
         finally:
+            WITH_EACH_CHANGE.reset(context)
             taken: Taken | None = state["once"]
             if taken is not None:
                 await taken.end(whole=False)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts import codec, limits, messages
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
 from contracts.messages import Answer, GenerateRequest
-from fleet.api.auth import Operator, TheController, Viewer
+from fleet.api.auth import QUESTION, Operator, TheController, Viewer
 from fleet.api.stream import Stream
 from fleet.controller import Controller
 from fleet.rollout import selector
@@ -318,7 +318,7 @@ async def _complete(
     raise UnavailableError("no-answer", "the device ended its answer without a result")
 
 
-@ROUTER.post("/chat/completions", response_model=None)
+@ROUTER.post("/chat/completions", dependencies=[QUESTION], response_model=None)
 async def create_chat_completion(
     controller: TheController, token: Operator, body: ChatCompletion
 ) -> Any:
@@ -332,7 +332,7 @@ async def create_chat_completion(
     return await _complete(controller, body, request, _Shape("chat", body.model))
 
 
-@ROUTER.post("/completions", response_model=None)
+@ROUTER.post("/completions", dependencies=[QUESTION], response_model=None)
 async def create_completion(controller: TheController, token: Operator, body: Completion) -> Any:
     """A prompt's continuation, from one of the devices that `model` (a selector) means."""
     fields = {**body.fields(), "prompt": body.prompt, "stream": body.stream}

@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from contracts import codec, messages
 from contracts.errors import InputError, ShoalError
 from fleet.api import models, views
-from fleet.api.auth import Operator, TheController
+from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.stream import Stream
 from fleet.controller import Controller
 from fleet.query.ask import votes
@@ -86,7 +86,7 @@ def choose(controller: Controller, query: models.Query) -> dict[str, bool]:
     return online
 
 
-@ROUTER.post("/queries", response_model=models.QueryResult)
+@ROUTER.post("/queries", dependencies=[QUESTION], response_model=models.QueryResult)
 async def ask_devices(controller: TheController, token: Operator, query: models.Query) -> Any:
     """Asks devices, and answers with all answers together and votes over the labels.
 

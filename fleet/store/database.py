@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import resources
 from typing import Any
 
@@ -23,6 +24,11 @@ from fleet.store.schema import WRITTEN_BY
 
 _WRITE = "shoal_write"
 _BUSY_MS = 15_000
+
+WITH_EACH_CHANGE: ContextVar[Callable[[sa.Connection], None] | None] = ContextVar(
+    "with_each_change", default=None
+)
+"""What is written with every change that is made in this context, in the change's transaction."""
 
 
 class Store:
@@ -83,6 +89,9 @@ class Store:
             connection = connection.execution_options(**{_WRITE: True})
             with connection.begin():
                 yield connection
+                beside = WITH_EACH_CHANGE.get()
+                if beside is not None:
+                    beside(connection)
 
     def now(self, clock: Callable[[], float]) -> float:
         """Seconds since the epoch, as all processes on this database count them.

@@ -367,6 +367,8 @@ IDEMPOTENCY: Final = sa.Table(
     sa.Column("headers", _JSON),
     sa.Column("body", sa.LargeBinary),
     sa.Column("at", _TIME, nullable=False),
+    sa.Column("owner", sa.String(32)),
+    sa.Column("changed", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 
 WEBHOOK: Final = sa.Table(

@@ -17,7 +17,8 @@ from fastapi.routing import APIRoute
 from contracts.errors import RefusedError
 from fleet.api import app as application
 from fleet.api import idempotency
-from fleet.api.auth import SHOWN_ONCE, Gatekeeper, Operator
+from fleet.api.auth import QUESTION, SHOWN_ONCE, Gatekeeper, Operator
+from fleet.api.refusals import CHANGES
 from fleet.api.stream import Stream
 from fleet.controller import Controller
 from fleet.folder import ApiConfig
@@ -284,6 +285,24 @@ def test_every_answer_with_a_secret_is_marked_as_shown_once() -> None:
             found += 1
             assert SHOWN_ONCE in route.dependencies, route.path
     assert found >= 3
+
+
+READS = {"/v1/rollouts/plan"}
+"""POST requests that only say what would be."""
+
+
+def test_every_question_to_devices_is_marked_as_one() -> None:
+    """A new route by POST either changes something, or its answer is never stored for a key."""
+    routers = [part.ROUTER for part in vars(application).values() if hasattr(part, "ROUTER")]
+    changes = {path for method, path in CHANGES if method == "POST"}
+    found = 0
+    for route in (route for router in routers for route in router.routes):
+        if not isinstance(route, APIRoute) or "POST" not in route.methods:
+            continue
+        asks = route.path not in changes | READS
+        found += asks
+        assert (QUESTION in route.dependencies) == asks, route.path
+    assert found >= 4
 
 
 def test_a_long_answer_is_not_made_twice(

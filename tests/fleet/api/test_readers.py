@@ -25,6 +25,8 @@ from fleet.api.readers import Readers
 from fleet.api.server import Server, configure
 from fleet.controller import Controller
 from fleet.folder import ApiConfig, Fleet, FleetConfig
+from fleet.repository import delegation
+from tests.fleet.repository.test_delegation import Publisher
 from tests.support.authorities import Pair
 from tests.support.tools import free_port
 
@@ -70,11 +72,11 @@ class Repository:
         assert made is not None
         return msgspec.structs.replace(made, ca=f"{made.ca}\n{self.server_pair.ca_text}")
 
-    def get(self, context: ssl.SSLContext, **headers: str) -> int:
-        """The status of a request for the list of what is signed."""
+    def get(self, context: ssl.SSLContext, path: str = PATH, **headers: str) -> int:
+        """The status of a request for a file, else for the list of what is signed."""
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context)
         try:
-            connection.request("GET", f"/repo/{PATH}", headers=headers)
+            connection.request("GET", f"/repo/{path}", headers=headers)
             return connection.getresponse().status
         finally:
             connection.close()
@@ -83,10 +85,10 @@ class Repository:
         """Of somebody without a certificate."""
         return ssl.create_default_context(cafile=str(self.server_pair.ca))
 
-    def fetch(self, tls: TlsConfig) -> bytes:
+    def fetch(self, tls: TlsConfig, path: str = PATH) -> bytes:
         """As a device fetches it."""
         http = Http(f"https://127.0.0.1:{self.port}/repo/", lambda: tls_context(tls))
-        return read_all(http, PATH, 100_000)
+        return read_all(http, path, 1_000_000)
 
     def close(self) -> None:
         """Stops."""
@@ -125,6 +127,32 @@ def test_a_device_fetches_with_its_certificate_until_it_is_revoked(repository: R
     with pytest.raises(ShoalError, match="401"):
         repository.fetch(garden)
     assert b"signatures" in repository.fetch(kitchen)
+
+
+def test_what_a_publisher_signed_is_read_as_everything_else_is(
+    repository: Repository, tmp_path: Path
+) -> None:
+    """Its list, its manifests and its files: by devices and tokens, and by nobody else."""
+    publisher = Publisher(tmp_path / "publisher")
+    store = repository.fleet.open_repository()
+    delegation.delegate(store, "kitchen", ["kitchen-*"], publisher.public)
+    bundle = publisher.bundle("kitchen-timer")
+    delegation.take_in(store, publisher.sign(bundle), [bundle])
+    found = [
+        path.relative_to(store.folder).as_posix()
+        for part in ("metadata", "targets", "blobs")
+        for path in (store.folder / part).rglob("*")
+        if path.is_file() and not path.name.startswith(".")
+    ]
+    assert "metadata/1.kitchen.json" in found
+    assert (
+        f"targets/bundles/kitchen-timer/1.0.0/{bundle.ref.manifest_sha256}.manifest.json" in found
+    )
+    assert any(path.startswith("blobs/") for path in found)
+    device = repository.enroll("reader")
+    for path in found:
+        assert repository.get(repository.stranger(), path) == 401, path
+        assert repository.fetch(device, path) == (store.folder / path).read_bytes()
 
 
 def test_a_certificate_that_was_replaced_counts_no_more(repository: Repository) -> None:
