@@ -17,8 +17,8 @@ from contracts.topics import check_name
 from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
-from fleet.cli.serve import configure_logs
 from fleet.folder import Fleet
+from fleet.logs import configure_logs
 from fleet.store import audit, ownership
 
 

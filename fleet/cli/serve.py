@@ -6,48 +6,26 @@ import contextlib
 import gc
 import importlib
 import importlib.util
-import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, TextIO, cast
+from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
 
 from contracts.errors import InputError, UnavailableError
-from contracts.log_stream import LogStream
 from fleet.api.listening import listen
 from fleet.broker.run import EmbeddedBroker, wait_until_connectable
 from fleet.cli import noted
 from fleet.cli.options import HERE, Folder
 from fleet.cli.output import reported
 from fleet.folder import Fleet
+from fleet.logs import configure_logs
 
 if TYPE_CHECKING:
     from fleet.api.server import Server
-
-
-def configure_logs(level: str) -> None:
-    """Logs on stderr: for people on a terminal, JSON elsewhere."""
-    renderer: structlog.types.Processor = (
-        structlog.dev.ConsoleRenderer()
-        if sys.stderr.isatty()
-        else structlog.processors.JSONRenderer()
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper("iso"),
-            structlog.processors.StackInfoRenderer(),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", LogStream(sys.stderr))),
-    )
 
 
 def check_level(log_level: str) -> None:

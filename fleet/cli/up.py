@@ -17,8 +17,9 @@ from fleet.broker.run import EmbeddedBroker, find_mosquitto
 from fleet.cli import noted
 from fleet.cli.options import HERE, Folder
 from fleet.cli.output import reported
-from fleet.cli.serve import check_level, configure_logs, run
+from fleet.cli.serve import check_level, run
 from fleet.folder import Fleet
+from fleet.logs import configure_logs
 
 
 def up(

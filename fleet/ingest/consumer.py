@@ -24,6 +24,7 @@ from contracts import codec, drops, limits
 from contracts.config import MqttConfig
 from contracts.connection import connect_properties
 from contracts.errors import InputError, ShoalError, UnavailableError
+from contracts.log_errors import reason_of
 from contracts.messages import Result
 from contracts.topics import DeviceKind, Topics
 from fleet.ingest.decode import Batch, Message, decode, number_of_refused, sender
@@ -307,7 +308,7 @@ class Consumer:
                 found.append(message)
             except InputError as error:
                 self._refuse(item)
-                self._warn("message refused", topic=item.topic[:200], reason=str(error)[:300])
+                self._warn("message refused", topic=item.topic[:200], reason=reason_of(error))
             except Exception:  # noqa: BLE001
                 # A defect: one message must not end the thread that serves all devices.
                 self._refuse(item)
@@ -389,7 +390,7 @@ class Consumer:
         message = messages[0]
         self.counters.rejected += 1
         self._receipts.refused(message.device, message.number, drops.INGEST, time.monotonic())
-        _LOG.error("message cannot be stored", device=message.device, reason=str(error)[:300])
+        _LOG.error("message cannot be stored", device=message.device, reason=reason_of(error))
         return True
 
     def _acknowledge(self, arrived: Sequence[Arrived]) -> None:

@@ -19,6 +19,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from contracts import blocks, codec, limits
 from contracts.config import MqttConfig
 from contracts.errors import InputError, ShoalError
+from contracts.log_errors import reason_of
 from contracts.messages import BlobGet
 from contracts.topics import Topics, parse
 from fleet.mqtt.link import Link
@@ -218,7 +219,7 @@ class BlockServer:
             if len(payload) > MAX_REQUEST_BYTES:
                 raise InputError("too-large", f"a block request has {len(payload)} bytes")
         except InputError as error:
-            _LOG.debug("block request refused", topic=topic[:200], reason=str(error)[:300])
+            _LOG.debug("block request refused", topic=topic[:200], reason=reason_of(error))
             return
         self.waiting.put(device, payload)
 
@@ -227,7 +228,7 @@ class BlockServer:
             try:
                 self._answer(*item)
             except ShoalError as error:
-                _LOG.debug("block request refused", device=item[0], reason=str(error)[:300])
+                _LOG.debug("block request refused", device=item[0], reason=reason_of(error))
             except Exception:  # noqa: BLE001
                 # One request must not end the thread that serves all devices.
                 _LOG.exception("block request failed", device=item[0])

@@ -16,6 +16,7 @@ import structlog
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.errors import ErrorInfo, InputError, ShoalError, UnavailableError
+from contracts.log_errors import reason_of
 from contracts.messages import Answer, CancelRequest, Request
 from contracts.topics import Topics, parse
 from fleet.mqtt.link import Link
@@ -184,7 +185,7 @@ class Asker:
             device = parse(topic).target
             answer = codec.decode(payload, Answer, what=f"answer of {device}", cap=MAX_ANSWER_BYTES)
         except InputError as error:
-            _LOG.warning("answer refused", topic=topic[:200], reason=str(error)[:300])
+            _LOG.warning("answer refused", topic=topic[:200], reason=reason_of(error))
             return
         if device not in query.waiting or answer.device != device or answer.id != query_id:
             return

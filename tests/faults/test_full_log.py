@@ -31,7 +31,7 @@ print("goes on" if done.is_set() else "ended")
 
 @pytest.mark.parametrize(
     ("module", "configure", "arguments"),
-    [("fleet.cli.serve", "configure_logs", "'info'"), ("agent.system.log", "configure", "")],
+    [("fleet.logs", "configure_logs", "'info'"), ("agent.system.log", "configure", "")],
     ids=["controller", "agent"],
 )
 def test_a_thread_that_cannot_log_goes_on(

@@ -1,17 +1,16 @@
 """The agent's program, in which one place fails when it is told to, with all that it was given.
 
-``python FILE CONTROL run --config agent.yaml``: the place whose name is in the file CONTROL raises
-an error whose message, and whose locals, hold its arguments; each time it adds a line to
-CONTROL.hits. A name with a ``!`` before it raises what is no ``Exception``, as Rust's panics are.
+``python FILE CONTROL run --config agent.yaml``: the file CONTROL says which place fails, as in
+:mod:`tests.support.breaking`.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+from tests.support.breaking import break_places
 
 PLACES: Final = (
     "agent.sources.lines:Lines.add",
@@ -27,6 +26,36 @@ PLACES: Final = (
     "agent.runtime.classifier:Classifier.classify",
     "agent.runtime.classifier:Classifier.run",
     "agent.runtime.front_end:HashedNgrams.encode",
+    "agent.generate.handler:Generating.generate",
+    "agent.generate.handler:ChunkSender.push",
+    "agent.generate.model:GenerativeModel.generate",
+    "agent.generate.model:GenerativeModel._prompt_ids",
+    "agent.generate.model:GenerativeModel._constraint",
+    "agent.generate.model:GenerativeModel._run",
+    "agent.generate.model:GenerativeModel._result",
+    "agent.generate.prompts:check_text",
+    "agent.generate.prompts:Prompts.encode",
+    "agent.generate.prompts:Prompts.encode_chat",
+    "agent.generate.prompts:Prompts._ids",
+    "agent.generate.constraint:ConstraintFactory.json_schema",
+    "agent.generate.constraint:ConstraintFactory.regex",
+    "agent.generate.constraint:ConstraintFactory._start",
+    "agent.generate.constraint:check_schema",
+    "agent.generate.prefix_cache:PrefixCache.keep",
+    "agent.generate.model:TextStream",
+    "agent.generate.prompts:Prompts.decode",
+    "agent.generate.prompts:Prompts.tokenizer_json",
+    "agent.generate.decoder:Decoder.prefill",
+    "agent.generate.decoder:Decoder.forget",
+    "agent.generate.sampling:Sampler.pick",
+    "agent.generate.constraint:Constraint.allowed",
+    "agent.generate.constraint:Constraint.accept",
+    "agent.generate.text_stream:TextStream.push",
+    "agent.generate.text_stream:TextStream.finish",
+    "agent.generate.prefix_cache:PrefixCache.prepare",
+    "agent.serving.reply:Reply.chunk",
+    "contracts.chat.template:ChatTemplate.render",
+    "contracts.chat.template:ChatTemplate._render",
     "agent.telemetry.spool:Spool.put",
     "contracts.codec:decode",
     "contracts.codec:encode",
@@ -34,42 +63,10 @@ PLACES: Final = (
 """``module:name`` of what takes a text, or makes one of bytes, while an agent runs."""
 
 
-class Panic(BaseException):
-    """As of a library in Rust."""
-
-
-def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    return repr([getattr(one, "payload", one) for one in (*args, *kwargs.values())])
-
-
-def _break(place: str, control: Path) -> None:
-    module, _, name = place.partition(":")
-    owner: Any = importlib.import_module(module)
-    *path, last = name.split(".")
-    for part in path:
-        owner = getattr(owner, part)
-    whole = getattr(owner, last)
-
-    @functools.wraps(whole)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        text = given = _given(args, kwargs)  # a local with the text, too
-        wanted, _, marker = control.read_text().partition(" ")
-        if wanted.lstrip("!") == place and marker in given:
-            with control.with_suffix(".hits").open("a") as hits:
-                hits.write(place + "\n")
-            if wanted.startswith("!"):
-                raise Panic(f"called `unwrap()` on {text}")
-            raise ValueError(f"cannot work on {text}")
-        return whole(*args, **kwargs)
-
-    setattr(owner, last, wrapped)
-
-
 def main() -> int:
     """The program."""
     control = Path(sys.argv[1])
-    for place in PLACES:
-        _break(place, control)
+    break_places(PLACES, control)
     from agent.__main__ import main as agent
 
     sys.argv = ["agent", *sys.argv[2:]]

@@ -47,6 +47,7 @@ class ServedFleet:
         )
         self.log = folder / "serve.log"
         self.token = self.fleet.token_file.read_text().strip()
+        self.program = [sys.executable, "-m", "fleet"]
         self.process: subprocess.Popen[bytes] | None = None
         self._asking = self.client()  # one for all polls: each takes 25 ms to make
 
@@ -58,11 +59,10 @@ class ServedFleet:
         """Starts the program and returns once it is ready."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fleet", "fleet", "serve", "--dir",
-                 str(self.fleet.folder), *arguments],
+                [*self.program, "fleet", "serve", "--dir", str(self.fleet.folder), *arguments],
                 stdout=log,
                 stderr=log,
-            )  # fmt: skip
+            )
         try:
             self.until(self._ready, STARTS_S)
         except BaseException:
