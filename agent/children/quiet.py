@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from agent.system import stderr
+
 _QUIET = threading.Lock()
 _CHANGE = threading.Lock()
 """Held while descriptor 2 changes, which takes no time; the other, while it is quiet."""
@@ -47,6 +49,8 @@ def quiet() -> Iterator[None]:
 
 def loud() -> int:
     """A new descriptor of standard error as it is when it is not quiet, for another process."""
+    if stderr.is_apart():
+        return stderr.own()
     with _CHANGE:
         return os.dup(2 if _kept is None else _kept)
 

@@ -30,6 +30,7 @@ from contracts.errors import InputError
 from contracts.messages import Answer, Result
 from tests.agent.sources.test_sources import _publish
 from tests.support import breaking_agent
+from tests.support.breaking import Panic
 from tests.support.controller import TINY, AgentProcess, Controller, make_repository
 from tests.support.tools import free_port
 
@@ -85,11 +86,16 @@ class Device:
         topic = f"{self.controller.topics.prefix}/d/{self.agent.device}/req/{op}"
         self.controller.send(topic, data)
 
-    def fails(self, place: str, act: Callable[[str], None], times: int = 1) -> None:
-        """Lets a place fail with a text while something is done, as often as it says."""
+    def fails(
+        self, place: str, act: Callable[[str], None], times: int = 1, *, given: bool = True
+    ) -> None:
+        """Lets a place fail with a text while something is done, as often as it says.
+
+        `given`: it is given the text, and fails when it is.
+        """
         mark = self.mark()
         before = self.hits.read_text().count("\n")
-        self.control.write_text(f"{place} {mark.split()[0]}")
+        self.control.write_text(f"{place} {'' if given else '*'}{mark.split()[0]}")
         act(mark)
         self.until(lambda: self.hits.read_text().count("\n") >= before + times, place)
         self.control.write_text("")
@@ -185,6 +191,7 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
         "agent.runtime.classifier:Classifier.run",
         "agent.runtime.front_end:HashedNgrams.encode",
         "!agent.runtime.front_end:HashedNgrams.encode",
+        "!!agent.runtime.front_end:HashedNgrams.encode",
     ):
         device.fails(place, tail)
         device.fails(place, classify)
@@ -246,6 +253,7 @@ def search(device: Device, figures: str) -> None:
     logged = device.agent.log.read_text(errors="replace")
     assert logged.count("\n") > 20, "nothing was logged"
     assert [line for line in logged.splitlines() if PATTERN.search(line)] == []
+    assert '"places": ["src/text.rs:7:5"]' in logged, "a panic is told by its place"
     assert not PATTERN.search(figures)
     for topic, payload in device.controller.raw:
         if "/res/" in topic:
@@ -396,7 +404,7 @@ def test_what_nobody_catches_is_logged_without_its_message(tmp_path: Path) -> No
         (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
         (ValueError("cannot encode zqx1q"), "ValueError"),
         (UnicodeDecodeError("utf-8", b"zqx1q", 0, 1, "zqx1q"), "UnicodeDecodeError"),
-        (breaking_agent.Panic("zqx1q"), "Panic"),
+        (Panic("zqx1q"), "Panic"),
     ],
 )
 def test_a_log_says_of_an_error_what_holds_no_text(error: BaseException, said: str) -> None:
