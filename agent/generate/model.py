@@ -321,6 +321,14 @@ class GenerativeModel:
 
     # What every model has --------------------------------------------------------------------
 
+    def probe(self) -> None:
+        """Encodes texts that may take a tokenizer long.
+
+        Raises:
+            RefusedError: ``bad-tokenizer``.
+        """
+        self.prompts.probe()
+
     def warm_up(self) -> None:
         """Loads the tokenizer and runs one token, so that the first request is not the slow one."""
         self.prompts.load()

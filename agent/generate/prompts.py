@@ -12,7 +12,7 @@ from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts, TokenizerFrontEnd
 from contracts.messages import ChatMessage
-from contracts.tokenizer import check_tokenizer
+from contracts.tokenizer import load, probe, told
 
 
 class Prompts:
@@ -49,22 +49,17 @@ class Prompts:
         """
         _ = self._tokenizer, self._template
 
+    def probe(self) -> None:
+        """As :func:`contracts.tokenizer.probe`."""
+        probe(self._tokenizer, self._front.file)
+
     def tokenizer_json(self) -> str:
         """Text of ``tokenizer.json``, read again: it is megabytes and seldom needed."""
         return self._bundle.read(self._front.file).decode("utf-8", "replace")
 
     @cached_property
     def _tokenizer(self) -> Any:
-        import tokenizers
-
-        text = self.tokenizer_json()
-        check_tokenizer(text.encode(), self._front.file)
-        try:
-            loaded = tokenizers.Tokenizer.from_str(text)
-        except InputError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-            raise InputError("bad-tokenizer", f"{self._front.file}: {str(error)[:300]}") from None
+        loaded = load(self.tokenizer_json().encode(), self._front.file)
         give_back()  # parsing leaves more freed memory behind than the vocabulary takes
         return loaded
 
@@ -83,7 +78,8 @@ class Prompts:
 
     def decode(self, ids: list[int]) -> str:
         """Text of tokens, without special ones."""
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
+        with told("the tokenizer"):
+            text: str = self._tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
     def encode(self, prompt: str) -> list[int]:
@@ -115,7 +111,8 @@ class Prompts:
 
     def _ids(self, text: str) -> list[int]:
         # The prompt has its special tokens already; the tokenizer must not add more.
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        with told("the tokenizer"):
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         if any(i >= self._facts.vocabulary for i in ids):
             raise InputError("bad-manifest", "the tokenizer gives ids outside the vocabulary")
         bos = self._front.bos_id

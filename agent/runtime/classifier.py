@@ -214,6 +214,14 @@ class Classifier:
             truncated=encoded.truncated,
         )
 
+    def probe(self) -> None:
+        """Encodes texts that may take a tokenizer long.
+
+        Raises:
+            RefusedError: ``bad-tokenizer``.
+        """
+        self._front.probe()
+
     def warm_up(self) -> None:
         """Runs every signature once, so that the first request is not the slow one.
 

@@ -10,10 +10,10 @@ import numpy as np
 from agent.runtime.engine import Tensor
 from contracts import limits
 from contracts.bundle import Bundle
-from contracts.errors import InputError, RefusedError
+from contracts.errors import InputError
 from contracts.manifest import AlphabetFrontEnd, NgramFrontEnd, TokenizerFrontEnd
 from contracts.text import NgramConfig, ngram_ids
-from contracts.tokenizer import check_tokenizer
+from contracts.tokenizer import load, probe, told
 
 
 class Encoded(msgspec.Struct, frozen=True):
@@ -35,6 +35,9 @@ class FrontEnd(Protocol):
 
     def encode(self, text: str) -> Encoded:
         """Encodes one text; raises ``InputError`` when it is over the protocol's cap."""
+
+    def probe(self) -> None:
+        """Encodes texts that may take long, where the process may be ended for it."""
 
 
 def check_text(text: str) -> None:
@@ -59,6 +62,9 @@ class HashedNgrams:
     def __init__(self, config: NgramConfig) -> None:
         self._config = config
 
+    def probe(self) -> None:
+        """Nothing: n-grams take a time that the text's length bounds."""
+
     def encode(self, text: str) -> Encoded:
         """``ids``: int32[1, config.length]."""
         check_text(text)
@@ -79,27 +85,21 @@ class Tokenizer:
     """
 
     def __init__(self, data: bytes, config: TokenizerFrontEnd) -> None:
-        import tokenizers  # 4 MB that hashed n-grams never need
-
-        check_tokenizer(data, config.file)
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(data.decode())
-        except Exception as error:  # noqa: BLE001  # the library raises bare Exception
-            raise InputError("bad-tokenizer", f"{config.file}: {str(error)[:300]}") from None
+        self._tokenizer = load(data, config.file)
         if not config.lengths:
             raise InputError("bad-manifest", "a tokenizer front end for a classifier needs lengths")
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         self._lengths = sorted(config.lengths)
         self._pad = config.pad_id
+
+    def probe(self) -> None:
+        """As :func:`contracts.tokenizer.probe`."""
+        probe(self._tokenizer, "the tokenizer")
 
     def encode(self, text: str) -> Encoded:
         """``ids``: int32[1, L] with L one of the manifest's lengths."""
         check_text(text)
-        try:
+        with told("the tokenizer"):
             ids = self._tokenizer.encode(text).ids
-        except Exception as error:  # noqa: BLE001  # the library raises bare Exception
-            raise RefusedError("bad-tokenizer", f"the tokenizer: {str(error)[:300]}") from None
         longest = self._lengths[-1]
         truncated = len(ids) > longest
         if truncated:  # keep the closing special token, which the model was trained with

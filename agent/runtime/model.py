@@ -49,6 +49,9 @@ class Model(Protocol):
     def warm_up(self) -> None:
         """Runs once what a first request would pay for."""
 
+    def probe(self) -> None:
+        """Encodes texts that may take long, where the process may be ended for it."""
+
     def selftest(self, bundle: Bundle, checkpoint: Callable[[], None] = lambda: None) -> Selftested:
         """Replays the golden vectors of `bundle`, which is the one that was loaded.
 
@@ -171,6 +174,7 @@ def selftest(
     try:
         with refusing("the self-test"):
             model.warm_up()
+            model.probe()
             result: Selftested = model.selftest(bundle)
     finally:
         model.close()

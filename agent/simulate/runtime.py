@@ -185,6 +185,9 @@ class ScriptedModel:
             tokens_per_s=round(len(words) / seconds, 1),
         )
 
+    def probe(self) -> None:
+        """Nothing: it has no tokenizer."""
+
     def warm_up(self) -> None:
         """There is nothing to warm up."""
 

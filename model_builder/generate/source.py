@@ -18,6 +18,8 @@ from tokenizers import Tokenizer
 from contracts import limits
 from contracts.bundle import sha256_file
 from contracts.errors import InputError, UnavailableError
+from contracts.tokenizer import load
+from contracts.tokenizer_probe import probe_apart
 from model_builder.generate.gguf_source import GgufFile
 from model_builder.generate.safetensors_source import HfFolder
 from model_builder.generate.tokenizer import build_tokenizer
@@ -107,14 +109,11 @@ def _from_gguf(path: Path, origin: str) -> Pretrained:
 
 def _from_folder(path: Path) -> Pretrained:
     folder = HfFolder(path)
-    text = folder.tokenizer_json().decode("utf-8", "replace")
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-        raise InputError("bad-tokenizer", f"tokenizer.json is broken: {str(error)[:200]}") from None
-    # What a training script set for its batches would cut or lengthen a device's prompts.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    data = folder.tokenizer_json().decode("utf-8", "replace").encode()
+    probe_apart(data, "tokenizer.json")
+    # What a training script set for its batches, which `load` leaves out, would cut or lengthen a
+    # device's prompts.
+    tokenizer = load(data, "tokenizer.json")
     weights = folder.weights()
     _check_vocabulary(tokenizer, weights)
     digest = hashlib.sha256()

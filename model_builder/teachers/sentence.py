@@ -15,7 +15,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from contracts.errors import InputError
+from contracts.errors import InputError, RefusedError
+from contracts.tokenizer import load
+from contracts.tokenizer_probe import probe_apart
 from model_builder.cache import RowCache
 from model_builder.checkpoint import Checkpoint
 from model_builder.encoders.encoder import Encoder, pad_batch
@@ -40,10 +42,11 @@ def load_tokenizer(path: Path, max_tokens: int) -> Tokenizer:
         InputError: ``bad-teacher``.
     """
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001  the library raises the bare class
-        raise InputError("bad-teacher", f"{path}: {str(error)[:200]}") from None
-    tokenizer.no_padding()
+        data = path.read_bytes()
+        probe_apart(data, str(path))
+        tokenizer: Tokenizer = load(data, str(path))
+    except (RefusedError, OSError) as error:
+        raise InputError("bad-teacher", f"{path}: {str(error)[:300]}") from None
     tokenizer.enable_truncation(max_tokens)
     return tokenizer
 

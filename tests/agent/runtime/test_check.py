@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 import structlog
@@ -18,11 +20,13 @@ from agent.children.helper import Helper
 from agent.runtime import check
 from agent.system.filesystem import Disk
 from agent.update.machine import MAX_LOCAL_FAILURES
-from contracts.bundle import Bundle
+from contracts import codec
+from contracts.bundle import Bundle, file_entries
 from contracts.errors import RefusedError, ShoalError
 from contracts.messages import Selftested
 from tests.support.controller import TINY
 from tests.support.engine import MemoryRepository, Rig
+from tests.support.tiny_decoder import tiny_bundle
 
 PATIENCE_S = 90.0
 
@@ -218,3 +222,44 @@ def test_an_update_whose_self_tests_never_come_to_a_verdict_ends(tmp_path: Path)
     last = device.events[-1]
     assert (last.state, tries) == ("refused", MAX_LOCAL_FAILURES)
     assert last.reason is not None and last.reason.code == "selftest-interrupted"
+
+
+def with_expression(source: Path, pattern: str) -> Path:
+    """The bundle with a tokenizer that also splits at an expression."""
+    path = source / "tokenizer.json"
+    document = json.loads(path.read_text())
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
+             "invert": False}  # fmt: skip
+    document["pre_tokenizer"] = {
+        "type": "Sequence", "pretokenizers": [split, document["pre_tokenizer"]],
+    }  # fmt: skip
+    path.write_text(json.dumps(document))
+    manifest = Bundle.open(source).manifest
+    entries = file_entries([source / entry.path for entry in manifest.files])
+    changed = msgspec.structs.replace(manifest, files=entries)
+    (source / "manifest.json").write_bytes(codec.encode(changed))
+    return source
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_some_text_of_a_user_would_hang_is_refused_before_it_serves(
+    tmp_path: Path,
+) -> None:
+    """Its own golden texts are harmless: the self-test tries others, and is ended by its limits."""
+    bundle = tiny_bundle(tmp_path / "made")
+    assert check.run(bundle, seconds=60).passed
+    with_expression(bundle, r"[a-z]{0,600}[a-z]*[^a-z]{2}$")
+    began = time.monotonic()
+    with pytest.raises(RefusedError) as caught:
+        check.run(bundle, seconds=20)
+    assert caught.value.code == "selftest-timeout"
+    assert time.monotonic() - began < 20 + PATIENCE_S
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_panics_is_refused_before_it_serves(tmp_path: Path) -> None:
+    """The library gives one match up after so many steps, by a panic."""
+    bundle = with_expression(tiny_bundle(tmp_path / "made"), r"(a|aa)+[^a]c")
+    with pytest.raises(RefusedError) as caught:
+        check.run(bundle, seconds=60)
+    assert caught.value.code == "bad-tokenizer"
