@@ -253,6 +253,7 @@ class Fleet:
             identity.own.ensure_reader()
         named = self.config.broker.plugin
         plugin = find_plugin() if named is None else Path(named) if named else None
+        identity.own.hand_out()
         credentials = identity.own.broker_credentials
         watched = [self.folder / "broker/acl", credentials.crl, credentials.certificate]
         write_units(self.folder / "broker", watched)

@@ -37,7 +37,8 @@ class Identity:
     """The certificate authority of a fleet, in a folder.
 
     Use :meth:`create` or :meth:`open`. Files: ``ca.pem``, ``ca.key.pem``, ``crl.pem``,
-    ``broker.pem``, ``broker.key.pem``, ``controller.pem``, ``controller.key.pem``,
+    ``broker.pem``, ``broker.key.pem``, ``broker/`` (copies for it), ``controller.pem``,
+    ``controller.key.pem``,
     ``identity.db``.
 
     Attributes:
@@ -95,6 +96,7 @@ class Identity:
         identity.own.renew_controller()
         identity.own.write_revocations()
         authority.save(folder / "ca.pem", folder / "ca.key.pem", passphrase)
+        identity.own.hand_out()
         return identity
 
     @classmethod

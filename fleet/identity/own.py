@@ -27,6 +27,9 @@ from fleet.identity import authority as ca
 from fleet.identity.authority import Authority
 from fleet.identity.registry import Registry, Transaction
 
+FOR_THE_BROKER: Final = "broker"
+"""The folder below the authority's that has what the broker reads, and nothing else."""
+
 _HALF: Final = timedelta(days=ca.CRL_DAYS / 2)
 
 
@@ -79,12 +82,29 @@ class Own:
     @property
     def broker_credentials(self) -> Credentials:
         """The broker's files, for :func:`fleet.broker.write_configuration`."""
+        folder = self._folder / FOR_THE_BROKER
         return Credentials(
-            ca=self._folder / "ca.pem",
-            certificate=self._folder / "broker.pem",
-            key=self._folder / "broker.key.pem",
-            crl=self._folder / "crl.pem",
+            ca=folder / "ca.pem",
+            certificate=folder / "broker.pem",
+            key=folder / "broker.key.pem",
+            crl=folder / "crl.pem",
         )
+
+    def hand_out(self) -> None:
+        """Copies what the broker reads into a folder of its own: a broker needs no key of others.
+
+        What a power cut leaves between a file and its copy, the next call makes right; there is
+        one at each start of a controller and with each change.
+        """
+        folder = self._folder / FOR_THE_BROKER
+        durable.make_folder(folder, 0o700)
+        # The certificate comes last: who serves it has read a list that is no older.
+        for name in ("ca.pem", "crl.pem", "broker.key.pem", "broker.pem"):
+            if not (self._folder / name).exists():
+                continue  # an authority that is just being made
+            data, copy = (self._folder / name).read_bytes(), folder / name
+            if not copy.exists() or copy.read_bytes() != data:
+                durable.write(copy, data, mode=0o600 if "key" in name else 0o644)
 
     @property
     def controller_tls(self) -> TlsConfig:
@@ -175,6 +195,7 @@ class Own:
             public.write(ca.certificate_pem(certificate))
             private.swap(sync=False)
             public.swap()
+        self.hand_out()
 
     def mend(self) -> list[str]:
         """Makes anew what does not fit together: a key of one certificate beside another.
@@ -266,6 +287,7 @@ class Own:
             )
             # Inside the transaction: two revocations must not write their lists out of order.
             durable.write(self._folder / "crl.pem", data)
+            self.hand_out()
         return self._folder / "crl.pem"
 
     # Parts --------------------------------------------------------------------------------

@@ -77,10 +77,10 @@ def wire(
     mine = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     setup = f"mount --bind {folder / 'hosts'} /etc/hosts && ip link set lo up && {_READY}"
     with contextlib.ExitStack() as stack:
-        outer = _hold(stack, ["unshare", *mine, "--net", "--mount", "sh", "-c", setup])
+        outer = hold(stack, ["unshare", *mine, "--net", "--mount", "sh", "-c", setup])
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
         into = ["nsenter", "--target", str(outer), "--mount", "--net", *user]
-        inner = _hold(stack, [*into, "unshare", "--net", "--mount", "sh", "-c", setup])
+        inner = hold(stack, [*into, "unshare", "--net", "--mount", "sh", "-c", setup])
         hosts = {}
         pids = dict(zip(addresses, (outer, inner), strict=True))
         for name, pid in pids.items():
@@ -100,7 +100,7 @@ def _do(host: Host, command: str) -> None:
     assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
-def _hold(stack: contextlib.ExitStack, command: list[str]) -> int:
+def hold(stack: contextlib.ExitStack, command: list[str]) -> int:
     """Starts a process that holds a namespace; its id in the namespace of ours."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     stack.callback(process.wait)

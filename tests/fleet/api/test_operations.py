@@ -81,7 +81,7 @@ def test_no_part_of_the_compose_file_sees_what_is_not_its_own() -> None:
     assert seen == {
         "setup": [""],
         "controller": [""],
-        "mosquitto": ["fleet/broker", "fleet/ca"],
+        "mosquitto": ["fleet/broker", "fleet/ca/broker"],
         "kitchen": ["fleet/devices/kitchen"],
         "garden": ["fleet/devices/garden"],
     }

@@ -76,5 +76,5 @@ def test_the_units_are_ones_that_systemd_reads(tmp_path: Path) -> None:
     service = (folder / "shoal-broker-reload.service").read_text()
     assert '100%% \\"fleet\\"/broker/mosquitto.pid" mosquitto' in service
     watched = (folder / "shoal-broker-reload.path").read_text()
-    for name in ("broker/acl", "ca/crl.pem", "ca/broker.pem"):
+    for name in ("broker/acl", "ca/broker/crl.pem", "ca/broker/broker.pem"):
         assert f'/a 100%% "fleet"/{name}\n' in watched
