@@ -13,6 +13,7 @@ from fleet.cli import (
     boards,
     delegation,
     devices,
+    doctor,
     folder,
     init,
     keys,
@@ -50,6 +51,7 @@ init.register(fleet_app)
 folder.register(fleet_app)
 members.register(fleet_app)
 up.register(fleet_app)
+doctor.register(fleet_app)
 serve.register(fleet_app)
 operations.register(fleet_app)
 audit.register(fleet_app)

@@ -58,6 +58,7 @@ NO_ENTRY = {
     "boards flash": "copies files to a board; its enrolment is noted",
     "fleet audit": "reads",
     "fleet devices": "reads",
+    "fleet doctor": "reads",
     "fleet metrics": "reads",
     "fleet expiry": "reads",
     "fleet query": "asks devices; neither question nor answer is kept",

@@ -1,0 +1,6 @@
+"""Looks at every link of a fleet on its controller's machine, and says what mends each."""
+
+from fleet.doctor.examine import examine
+from fleet.doctor.finding import Finding
+
+__all__ = ["Finding", "examine"]
