@@ -18,18 +18,19 @@ MEMORY_BYTES: Final = 2048 * limits.MIB
 _WALL_S: Final = 600.0
 
 
-def probe_apart(data: bytes, what: str, *, seconds: int = SECONDS) -> None:
+def probe_apart(data: bytes, what: str, *, seconds: int | None = None) -> None:
     """Refuses a tokenizer that takes long, or much memory, for texts of a few thousand characters.
 
     Args:
         data: the ``tokenizer.json``.
         what: its name in an error.
-        seconds: of processor time.
+        seconds: of processor time; None: :data:`SECONDS`.
 
     Raises:
         RefusedError: ``bad-tokenizer``.
     """
     check_tokenizer(data, what)
+    seconds = SECONDS if seconds is None else seconds
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "contracts.tokenizer_probe", str(seconds)],

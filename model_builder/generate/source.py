@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from contracts import limits
 from contracts.bundle import sha256_file
-from contracts.errors import InputError, UnavailableError
+from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.tokenizer import load
 from contracts.tokenizer_probe import probe_apart
 from model_builder.generate.gguf_source import GgufFile
@@ -110,10 +110,13 @@ def _from_gguf(path: Path, origin: str) -> Pretrained:
 def _from_folder(path: Path) -> Pretrained:
     folder = HfFolder(path)
     data = folder.tokenizer_json().decode("utf-8", "replace").encode()
-    probe_apart(data, "tokenizer.json")
-    # What a training script set for its batches, which `load` leaves out, would cut or lengthen a
-    # device's prompts.
-    tokenizer = load(data, "tokenizer.json")
+    try:
+        probe_apart(data, "tokenizer.json")
+        # What a training script set for its batches, which `load` leaves out, would cut or
+        # lengthen a device's prompts.
+        tokenizer: Tokenizer = load(data, "tokenizer.json")
+    except RefusedError as error:
+        raise InputError(error.code, str(error)) from None
     weights = folder.weights()
     _check_vocabulary(tokenizer, weights)
     digest = hashlib.sha256()

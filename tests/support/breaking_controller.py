@@ -33,7 +33,6 @@ PLACES: Final = (
     "contracts.codec:encode_given",
     "contracts.codec:convert",
     "contracts.codec:decode",
-    "starlette.responses:StreamingResponse.stream_response",
     "starlette.responses:Response.render",
 )
 """``module:name`` of what takes a text, or an answer."""

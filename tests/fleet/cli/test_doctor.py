@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
+import socketserver
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,11 +51,15 @@ class Case:
         path.write_text(yaml.safe_dump({**document, **fields}, sort_keys=False))
 
     def listens(self, port: int) -> None:
-        """Another program takes a port."""
-        one = self.stack.enter_context(socket.socket())
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        one.bind(("127.0.0.1", port))
-        one.listen()
+        """Another program takes a port, and says nothing to anybody."""
+        server = socketserver.ThreadingTCPServer(
+            ("127.0.0.1", port), socketserver.BaseRequestHandler
+        )
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        self.stack.callback(server.server_close)
+        self.stack.callback(thread.join)
+        self.stack.callback(server.shutdown)
 
     def found(self) -> list[Finding]:
         """What the doctor says, but that nothing runs here."""
@@ -246,7 +251,7 @@ FAULTS: dict[str, tuple[Callable[[Case], None], str, str]] = {
         lambda c: c.set(mqtt={"host": "nowhere.invalid", "port": 1}), "name-unknown", "mqtt.host",
     ),
     "no mosquitto": (no_mosquitto, "no-mosquitto", "apt-get install mosquitto"),
-    "another program at the broker's port": (foreign_broker, "broker-", "HUP"),
+    "another program at the broker's port": (foreign_broker, "broker-foreign", "mqtt.port"),
     "another program at the API's port": (foreign_api, "api-foreign", "api.port"),
     "a list that somebody changed": (forge, "wrong-signature", "keys resign --targets"),
     "metadata that is gone": (

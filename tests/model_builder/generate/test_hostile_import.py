@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from contracts import tokenizer_probe
 from contracts.errors import InputError
 from model_builder.generate.gguf_header import MAX_ITEMS, check_header
 from model_builder.generate.importer import ImportOptions, import_model
@@ -232,6 +233,27 @@ def test_a_tokenizer_that_is_none_is_refused(tokenizer: bytes, tmp_path: Path) -
     with pytest.raises(InputError) as raised:
         quick(str(made), tmp_path / "out")
     assert raised.value.code in ("bad-tokenizer", "bad-weights")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pattern", [r"[a-z]{0,600}[a-z]*[^a-z]{2}$", r"(a|aa)+[^a]c"])
+def test_a_tokenizer_that_would_not_come_to_an_end_is_refused(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bounded time: its expression is tried in a process with limits, before any text is."""
+    monkeypatch.setattr(tokenizer_probe, "SECONDS", 4)
+    made = folder(tmp_path / "f")
+    path = made / "tokenizer.json"
+    document = json.loads(path.read_text())
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated",
+             "invert": False}  # fmt: skip
+    document["pre_tokenizer"] = {
+        "type": "Sequence", "pretokenizers": [split, document["pre_tokenizer"]],
+    }  # fmt: skip
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError) as raised:
+        quick(str(made), tmp_path / "out")
+    assert raised.value.code == "bad-tokenizer"
 
 
 @pytest.mark.parametrize(
