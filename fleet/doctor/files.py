@@ -220,10 +220,9 @@ def ends(patient: Patient) -> Iterator[Finding]:
 
 def signed(patient: Patient) -> Iterator[Finding]:
     """Signatures hold, and what is signed is there."""
-    repository = patient.fleet.open_repository()
-    store = repository.metadata
     restore = "restore the folder repository/ from a backup (shoal fleet restore)"
     try:
+        store = patient.fleet.open_repository().metadata
         root, targets = store.root().signed, store.targets()
         parts: dict[str, Metadata[Any]] = {
             "snapshot": store.snapshot(),

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Iterator
 
-from contracts.config import MqttConfig
 from contracts.connection import is_loopback
 from contracts.errors import ShoalError
 from fleet import address
-from fleet import enforcement as access
 from fleet.api.listening import listen
 from fleet.broker import reload
 from fleet.broker.run import find_mosquitto, wait_until_connectable
 from fleet.client import Client
 from fleet.doctor.finding import Finding, Patient
+from fleet.identity import applied
 
 _WAIT_S = 5.0
 
@@ -64,27 +62,34 @@ def broker(patient: Patient) -> Iterator[Finding]:
     tell = f"kill -HUP {again}" if again else "pkill -HUP mosquitto, on the broker's machine"
     if mqtt.tls is not None:
         try:
-            if not access.is_read(fleet, mqtt):
-                yield Finding(
-                    "broker", "broker-old",
-                    f"the broker on {where} has not read its newest files: who was revoked since, "
-                    "or given a group, counts as before", tell,
-                )  # fmt: skip
+            served = applied.served_certificate(mqtt)
         except ShoalError as error:
-            yield Finding("broker", error.code, f"the broker on {where}: {error}", tell)
+            if error.code == "broker-unreachable":
+                yield _foreign(where, patient)
+            else:
+                yield Finding("broker", error.code, f"the broker on {where}: {error}", tell)
             return
-    yield from _connects(mqtt, where, patient)
-
-
-def _connects(mqtt: MqttConfig, where: str, patient: Patient) -> Iterator[Finding]:
+        if not applied.is_applied(fleet.folder / "ca", served):
+            yield Finding(
+                "broker",
+                "broker-old",
+                f"the broker on {where} has not read its newest files: who was revoked since, "
+                "or given a group, counts as before",
+                tell,
+            )
     try:
         wait_until_connectable(mqtt, _WAIT_S)
-    except (ShoalError, OSError, ssl.SSLError):
-        yield Finding(
-            "broker", "broker-foreign",
-            f"what listens on {where} lets the controller not in, or is no MQTT 5 broker",
-            f"end it, or set mqtt.port in {patient.fleet.folder / 'fleet.yaml'}",
-        )  # fmt: skip
+    except (ShoalError, OSError):
+        yield _foreign(where, patient)
+
+
+def _foreign(where: str, patient: Patient) -> Finding:
+    return Finding(
+        "broker",
+        "broker-foreign",
+        f"what listens on {where} lets the controller not in, or is no MQTT 5 broker",
+        f"end it, or set mqtt.port in {patient.fleet.folder / 'fleet.yaml'}",
+    )
 
 
 def api(patient: Patient) -> Iterator[Finding]:

@@ -234,7 +234,7 @@ FAULTS: dict[str, tuple[Callable[[Case], None], str, str]] = {
     "copies that are old": (write("ca/broker/crl.pem", b"old"), "broker-copy", "shoal fleet up"),
     "a revocation that is not in the list": (revoked_elsewhere, "revocations", "shoal fleet up"),
     "a signature that ran out": (at(400 * DAY), "expiry-role", "keys resign --targets"),
-    "a certificate that ran out": (at(400 * DAY), "expiry-certificate", "controller renews it"),
+    "a certificate that ran out": (at(7000 * DAY), "expiry-certificate", "controller renews it"),
     "a folder that moved": (
         lambda c: c.folder.rename(c.folder.parent / "b") and setattr(
             c, "folder", c.folder.parent / "b"
