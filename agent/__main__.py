@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agent.cli import output
+from agent.system import stderr
 from contracts.errors import ShoalError
 
 _QUIET = ("agent.cli.local", "agent.cli.evaluate")
@@ -83,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(given)
         if options.module in _QUIET and arguments is None:
             output.quiet_libraries()
+        if options.function == "run" and arguments is None:
+            stderr.set_apart()
         function = getattr(importlib.import_module(options.module), options.function)
         code: int = function(options)
         sys.stdout.flush()

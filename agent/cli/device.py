@@ -34,10 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
     # Nothing here multiplies matrices with numpy, whose threads spin for 40 ms at its import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from agent.daemon import Agent
-    from agent.system import log, stderr
+    from agent.system import log
 
     config = read_config(arguments.config)
-    stderr.set_apart()
     log.configure(debug=arguments.debug)
     stop = Stop()
     try:

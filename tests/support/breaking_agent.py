@@ -70,7 +70,7 @@ def main() -> int:
     from agent.__main__ import main as agent
 
     sys.argv = ["agent", *sys.argv[2:]]
-    return agent(sys.argv[1:])
+    return agent()
 
 
 if __name__ == "__main__":
