@@ -16,13 +16,11 @@ from .mqtt import Broken
 from .store import checked_reference, free_bytes
 
 MAX_MANIFEST_BYTES = 64 * 1024
-MAX_HINT_BYTES = 16 * 1024
-MAX_ROOTS = 16
 MAX_TRIAL_S = 7 * 24 * 3600
 SPARE_BYTES = 16 * 1024  # of flash, for journals and the file system itself
 NO_SPACE = 28  # ENOSPC, which not every port has by its name
 PROGRESS_MS = 5000  # between two events of one download
-_CHECKING = ("trust", "delegations", "ed25519", "sha512", "jsonstream")  # modules of a check
+_CHECKING = ("metadata", "trust", "delegations", "ed25519", "sha512", "jsonstream")
 
 
 class Updater:
@@ -228,51 +226,13 @@ class Update:
 
     async def _trusted(self):
         """Fetches metadata and checks the roles that sign; returns release and length."""
-        blocks = self._device.blocks
-        folder = self._device.base + "/trust"
-        new = folder + "/fetched.json"
-        listed = folder + "/listed.json"
-        trust = None
         try:
-            from .trust import MAX_ROOT_BYTES, MAX_TARGETS_BYTES, Trust
+            from .metadata import fetch
 
-            trust = Trust(folder, self._device.today)
-            for _ in range(MAX_ROOTS):
-                try:
-                    await blocks.download(trust.next_root(), new, MAX_ROOT_BYTES)
-                except Refused as error:
-                    if error.code in ("no-such-path", "no-such-file"):
-                        break
-                    raise
-                trust.accept_root(new)
-            await blocks.download("metadata/timestamp.json", new, MAX_HINT_BYTES)
-            version = trust.hint(new, "snapshot.json")
-            await blocks.download("metadata/%d.snapshot.json" % version, listed, MAX_HINT_BYTES)
-            version = trust.hint(listed, "targets.json")
-            await blocks.download("metadata/%d.targets.json" % version, new, MAX_TARGETS_BYTES)
-            gc.collect()
-            wanted = self._wanted
-            name = "bundles/%s/%s/manifest.json" % (wanted["name"], wanted["version"])
-            target = trust.look(new, name, version)
-            search = role = None
-            while target is None:  # a role below it may sign it
-                if search is None:
-                    from .delegations import Search
-
-                    search = Search(name)
-                search.below(new, role)
-                role = search.next()
-                version = trust.hint(listed, role["name"] + ".json")
-                path = "metadata/%d.%s.json" % (version, role["file"])
-                await blocks.download(path, new, MAX_TARGETS_BYTES)
-                gc.collect()
-                target = trust.look(new, name, version, role)
-            return trust.release(target, name, wanted["manifest_sha256"])
+            return await fetch(self._device, self._wanted)
         finally:
-            trust = Trust = search = Search = None
+            fetch = None
             give_back(*_CHECKING)
-            files.remove(new)
-            files.remove(listed)
 
     async def _selftest(self, folder, manifest):
         """Golden vectors; returns their accuracy.
