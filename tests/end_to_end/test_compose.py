@@ -72,7 +72,7 @@ class Engine:
             if volume.get("read_only"):
                 lines.append(f"mount -o remount,ro,bind {volume['target']}")
         entry = service.get("entrypoint", PROGRAMS.get(service["image"], []))
-        told = list(words) or [*entry, *service.get("command", self._default(name))]
+        told = list(words) or [*entry, *(service.get("command") or self._default(name))]
         told = [_filled(word) for word in told]
         lines.append(f"exec {shlex.join(told)}")
         return [*self._enter, "unshare", "--mount", "sh", "-c", "\n".join(lines)]

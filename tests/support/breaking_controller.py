@@ -27,7 +27,6 @@ PLACES: Final = (
     "fleet.api.routes_queries:votes",
     "fleet.mqtt.link:Link.publish",
     "fleet.ingest.consumer:decode",
-    "fleet.ingest.consumer:Consumer._commit",
     "fleet.ingest.writer:Writer.write",
     "contracts.codec:encode",
     "contracts.codec:encode_given",
