@@ -220,19 +220,20 @@ def test_a_word_that_a_request_still_runs_is_no_change(controller: Controller) -
     async def run() -> None:
         taken = Taken(controller, "t", "k", "me")
         context = idempotency.WITH_EACH_CHANGE.set(taken.note_change)
+        beat = asyncio.create_task(taken._keep_telling())
         try:
-            beat = asyncio.create_task(taken._keep_telling())
             async with asyncio.timeout(20):
                 while True:
                     row = await asyncio.to_thread(read)
                     if row.at > NOW:
                         break
                     await asyncio.sleep(0.01)
-            beat.cancel()
             assert not row.changed
         finally:
             idempotency.WITH_EACH_CHANGE.reset(context)
-            taken._beat.cancel()
+            for task in (beat, taken._beat):
+                task.cancel()
+            await asyncio.gather(beat, taken._beat, return_exceptions=True)
 
     assert idempotency.take(controller.store, "t", "k", "d", NOW, "me") is None
     controller.clock = lambda: NOW + 5
