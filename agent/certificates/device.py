@@ -316,7 +316,7 @@ def post(url: str, body: bytes, context: ssl.SSLContext | None = None) -> bytes:
             info = codec.decode(data, ErrorBody, what="an error", cap=MAX_ANSWER_BYTES).error
         except InputError:
             raise UnavailableError(
-                unreachable.code, f"{url[:200]} answered {answer.status}"
+                "controller-unreachable", f"{url[:200]} answered {answer.status}"
             ) from None
         raise from_info(info)
     return data
