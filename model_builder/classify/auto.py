@@ -297,7 +297,7 @@ def _final(
         return train_plan(recipe, lesson, plan, plan.fit.steps, cache, word), lesson
     teacher = masters.teacher
     soft: Any = np.eye(masters.classes, dtype=np.float32)[targets]
-    if teacher is not None and teacher.open_ended:
+    if teacher is None or teacher.open_ended:
         soft = (masters.shares(texts) + soft) / 2
     whole = Lesson(
         lesson.texts[:first] + texts + lesson.texts[first:],

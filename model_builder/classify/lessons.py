@@ -78,9 +78,9 @@ def lesson_of(recipe: Recipe, dataset: Dataset, masters: Masters, share: float =
     texts = list(dataset.train.texts)
     true = np.eye(masters.classes, dtype=np.float32)[dataset.train.targets]
     teacher = masters.teacher
+    soft = np.asarray((masters.shares(texts) + true) / 2, np.float32)
     if teacher is None:
-        return Lesson(texts, true, len(texts))
-    soft = (masters.shares(texts) + true) / 2
+        return Lesson(texts, soft, len(texts))
     more: list[str] = []
     name = recipe.teacher.source.partition(":")[0]
     if teacher.open_ended and name != "openai":
@@ -92,7 +92,7 @@ def lesson_of(recipe: Recipe, dataset: Dataset, masters: Masters, share: float =
     if teacher.open_ended:
         more += dataset.unlabelled
     if not more:
-        return Lesson(texts, np.asarray(soft, np.float32), len(texts))
+        return Lesson(texts, soft, len(texts))
     targets = np.concatenate([soft, masters.shares(more)])
     return Lesson(texts + more, np.asarray(targets, np.float32), len(texts))
 

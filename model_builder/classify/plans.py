@@ -35,6 +35,11 @@ MANY: Final = 30
 """Labels beyond which a table is wide, and learns for longer."""
 
 _LONGEST: Final = 1024
+"""Ids that a student reads."""
+
+_PIECES: Final = 11
+"""Ids of a word of usual length, with its pair and pieces of 3 to 5 characters."""
+
 _FEWEST: Final = 64
 """Rows of a table that are worth training."""
 
@@ -158,8 +163,24 @@ _Size = tuple[int, int, bool, tuple[int, int]]
 """Width, hidden width, whether the maximum is pooled too, lengths of character n-grams."""
 
 
+def _long(texts: list[str]) -> bool:
+    """Whether more than a tenth have more pieces than a student reads: only words fit then."""
+    step = max(1, len(texts) // _LOOKED_AT)
+    words = [len(text.split()) for text in texts[::step]]
+    return bool(words) and float(np.quantile(words, 0.9)) * _PIECES > _LONGEST
+
+
+def _sizes_for(texts: list[str], labels: int) -> list[_Size]:
+    """What is tried; of long texts also fewer pieces of a word, so that more of them is read."""
+    sizes = _sizes(labels)
+    if not _long(texts):
+        return sizes
+    dim, hidden, largest, _ = sizes[0]
+    return [(dim, hidden, largest, (3, 3)), (dim, hidden, largest, (1, 0)), *sizes]
+
+
 def _sizes(labels: int) -> list[_Size]:
-    """What is tried; a linear one is what fastText and TF-IDF are."""
+    """For text of any length; a linear one is what fastText and TF-IDF are."""
     if labels <= 8:
         return [
             (8, 32, False, (3, 5)),
@@ -209,14 +230,15 @@ def plans(
     many = BagFit(steps=steps)
     found: list[Plan] = []
     refused: RefusedError | None = None
-    sizes = _sizes(labels)
+    sizes = _sizes_for(texts, labels)
     for dim, hidden, largest, chars in sizes[: 2 if labels > MANY else 4] if briefly else sizes:
         try:
             own = shape(texts, labels, bounds, dim, hidden, chars=chars, max_pool=largest)
         except RefusedError as error:
             refused = error
             continue
-        name = f"{own.features.buckets} x {dim}, characters {chars[0]}-{chars[1]}"
+        pieces = f"characters {chars[0]}-{chars[1]}" if chars[1] else "words and pairs"
+        name = f"{own.features.buckets} x {dim}, {pieces}"
         name += f", hidden {hidden}" if hidden else ", linear"
         name += ", maximum" if largest else ""
         if made:

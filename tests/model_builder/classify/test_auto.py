@@ -47,6 +47,15 @@ def test_few_labels_get_more_rows_than_many() -> None:
     assert rows[2] > 4 * rows[150]
 
 
+def test_of_text_that_is_too_long_for_its_pieces_the_words_are_tried() -> None:
+    """Pieces of 200 words are more than a student reads; their words and pairs are not."""
+    long = [" ".join(TEXTS[i : i + 40]) for i in range(50)]
+    tried = plans(long, Facts(60, 2, 300.0, 60.0), Limits(), 100, briefly=True)
+    words = next(plan for plan in tried if "words and pairs" in plan.name)
+    assert (encode(long, words.shape.features)[:, -1] == 0).all()
+    assert not [p for p in plans(TEXTS, Facts(60, 2, 9, 60), Limits(), 1) if "pairs" in p.name]
+
+
 def test_a_plan_for_long_text_reads_all_of_it() -> None:
     """The ids of nearly every text fit the student's length."""
     long = [" ".join(TEXTS[i : i + 8]) for i in range(60)]
