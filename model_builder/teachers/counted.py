@@ -6,6 +6,7 @@ together are often better than either.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 _MOST_FEATURES: Final = 200_000
 _MOST_WEIGHTS: Final = 6_000_000
 """Of words, and of pieces: with 150 labels and all features a fit takes minutes."""
+
+_FEW: Final = 30
+"""Labels up to which a fit takes seconds."""
 
 _BLOCK: Final = 4096
 
@@ -38,6 +42,7 @@ class CountedTeacher:
 
     def train(self, texts: Sequence[str], targets: NDArray[np.int64]) -> None:
         """Fits it; every label is in `targets`."""
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
         self._words_used = True
@@ -49,8 +54,11 @@ class CountedTeacher:
             self._chars.fit(texts)
         except ValueError:
             return
-        model = LogisticRegression(C=20.0, max_iter=100, tol=1e-3)
-        self._model = model.fit(self._features(texts), targets)
+        turns = 100 if self._classes <= _FEW else 50  # its sureness is calibrated afterwards
+        model = LogisticRegression(C=20.0, max_iter=turns, tol=1e-3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # near enough for a teacher
+            self._model = model.fit(self._features(texts), targets)
 
     def _features(self, texts: Sequence[str]) -> Any:
         import scipy.sparse
