@@ -6,7 +6,9 @@ matching: A. Romero et al., "FitNets" (2015), with a linear map and the cosine.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -132,7 +134,7 @@ class _Trainer:
         self.state = [*student.variables, *extra, *optimizer.variables]
         stage = "hidden" if student.config.hidden else "mean"
 
-        @tf.function(reduce_retracing=True, autograph=False)  # type: ignore[untyped-decorator]
+        @tf.function(autograph=False)  # type: ignore[untyped-decorator]
         def step(ids: Any, targets: Any, wanted: Any, draw: Any, rounded: bool) -> Any:
             dropout = Dropout(config.dropout, draw)
             if config.feature_dropout:
@@ -151,8 +153,13 @@ class _Trainer:
             student.project()
             return loss
 
-        self._step = step
         self._trim = student.config.kind == "bag"
+        # Of any batch, and where columns are cut off of any width: traced once, and once rounded.
+        columns = None if self._trim else student.config.features.length
+        shapes = ([None, columns], [None, None], [None, None], [2])
+        kinds = (tf.int32, tf.float32, tf.float32, tf.int32)
+        signature = [tf.TensorSpec(*one) for one in zip(shapes, kinds, strict=True)]
+        self._step = functools.cache(partial(step.get_concrete_function, *signature))
 
     def step(
         self,
@@ -171,10 +178,9 @@ class _Trainer:
             ids = ids[:, : min(ids.shape[1], -(-used // 32) * 32)]
         wanted = self._matching.embeddings[rows] if self._matching else np.zeros((0, 0), np.float32)
         self._rate.assign(rate)
-        self._step(
+        self._step(rounded)(
             tf.constant(ids),
             tf.constant(targets),
             tf.constant(wanted),
             tf.constant([self._seed, number], tf.int32),
-            rounded,
         )
