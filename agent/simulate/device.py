@@ -12,7 +12,6 @@ import msgspec
 
 from agent.link import Link
 from agent.runtime.engine import platform_facts
-from agent.simulate.counters import Counters
 from agent.simulate.disk import Contents, MemoryDisk
 from agent.simulate.fate import Fates, Outcome
 from agent.simulate.host import Host, Waiting
@@ -24,6 +23,7 @@ from agent.update.journal import Journal, JournalFiles
 from agent.update.store import Store
 from contracts.config import MqttConfig
 from contracts.messages import BundleRef
+from contracts.simulation import Counters
 
 START_SEQ_PER_S: Final = 10
 """Update events are numbered from the clock on, so that a new simulation goes on higher, as the

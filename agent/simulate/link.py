@@ -11,8 +11,8 @@ import paho.mqtt.client as paho
 
 from agent.connection import Inbound
 from agent.link import Link
-from agent.simulate.counters import Counters
 from agent.simulate.host import Timer
+from contracts.simulation import Counters
 
 
 class LoopLink(Link):

@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 
-from agent.simulate.counters import Counters
 from agent.simulate.disk import Contents, MemoryDisk
 from agent.simulate.host import Waiting
 from agent.trust.client import MAX_TIMESTAMP_BYTES, Trust
@@ -26,6 +25,7 @@ from contracts.connection import tls_context
 from contracts.errors import InputError, RefusedError, ShoalError, UnavailableError
 from contracts.manifest import Manifest
 from contracts.messages import BundleRef
+from contracts.simulation import Counters
 
 _THREADS: Final = 8
 

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.simulate.counters import Counters
 from agent.simulate.device import SimulatedDevice, World
 from agent.simulate.fate import Fates
 from agent.simulate.host import LoopHost
@@ -20,6 +19,7 @@ from agent.simulate.scenario import Churn, Scenario
 from contracts.config import MqttConfig
 from contracts.errors import UnavailableError
 from contracts.messages import BundleRef
+from contracts.simulation import Counters
 
 _TICK_S: Final = 2.0
 _SPARE_FILES: Final = 64

@@ -16,10 +16,11 @@ from rich.table import Table
 
 from contracts.config import MqttConfig
 from contracts.errors import InputError
+from contracts.simulation import Counters
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
 from fleet.folder import Fleet
-from fleet.simulate.launcher import Simulation, Totals
+from fleet.simulate.launcher import Simulation
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -113,7 +114,7 @@ class _Quiet:
         """Shows nothing."""
 
 
-def _table(devices: int, totals: Totals) -> Table:
+def _table(devices: int, totals: Counters) -> Table:
     table = Table(title=f"{devices} simulated devices", show_header=False)
     for name, value in msgspec.structs.asdict(totals).items():
         table.add_row(name.replace("_", " "), f"{value:,}")

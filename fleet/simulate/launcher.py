@@ -10,33 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from contracts import codec, interpreter
 from contracts.config import MqttConfig
 from contracts.errors import ErrorBody, InputError, ShoalError, UnavailableError, from_info
+from contracts.simulation import Counters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 DEVICES_PER_PROCESS: Final = 2500
 _STOP_S: Final = 30.0
-
-
-class Totals(msgspec.Struct):
-    """Counts over all processes; see ``agent.simulate.state.Counters``."""
-
-    online: int = 0
-    connects: int = 0
-    published: int = 0
-    published_bytes: int = 0
-    received: int = 0
-    received_bytes: int = 0
-    downloaded_bytes: int = 0
-    committed: int = 0
-    rolled_back: int = 0
-    refused: int = 0
-    answers: int = 0
 
 
 class Simulation:
@@ -118,7 +101,7 @@ class Simulation:
     ) -> None:
         self.stop()
 
-    def stop(self) -> Totals:
+    def stop(self) -> Counters:
         """Ends all processes; returns the final counts."""
         for process in self._processes:
             if process.poll() is None:
@@ -133,12 +116,12 @@ class Simulation:
             thread.join(_STOP_S)
         return self.totals()
 
-    def totals(self) -> Totals:
+    def totals(self) -> Counters:
         """The newest counts."""
-        sums = Totals()
+        sums = Counters()
         with self._changed:
             for facts in self._latest:
-                for name in Totals.__struct_fields__:
+                for name in Counters.__struct_fields__:
                     setattr(sums, name, getattr(sums, name) + int(facts.get(name, 0)))
         return sums
 
@@ -159,7 +142,7 @@ class Simulation:
                     f"not all of {self.devices} simulated devices connected in {timeout_s:g} s",
                 )
 
-    def wait_changed(self, timeout_s: float) -> Totals:
+    def wait_changed(self, timeout_s: float) -> Counters:
         """Waits for the next progress report; returns the newest counts.
 
         Raises:

@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from agent.certificates.device import Certificate
 from agent.cli.enroll import enroll
-from agent.simulate.counters import Counters
 from agent.simulate.repository import Repository
 from agent.update.fetch import read_all
 from agent.update.http import Http
@@ -24,6 +23,7 @@ from contracts import authorities
 from contracts.config import AgentConfig, MqttConfig, TlsConfig
 from contracts.connection import tls_context
 from contracts.errors import InputError, ShoalError, UnavailableError
+from contracts.simulation import Counters
 from fleet.broker import MosquittoBroker
 from fleet.broker.run import wait_until_connectable
 from fleet.cli.app import app

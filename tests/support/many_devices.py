@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.simulate.counters import Counters
 from agent.simulate.device import SimulatedDevice, World
 from agent.simulate.fate import Fates
 from agent.simulate.host import LoopHost
@@ -23,6 +22,7 @@ from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.messages import Telemetry
+from contracts.simulation import Counters
 from tests.support.controller import TINY
 
 if TYPE_CHECKING:

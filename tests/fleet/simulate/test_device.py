@@ -15,7 +15,6 @@ import pytest
 from agent.connection import Inbound
 from agent.link import Link
 from agent.simulate import scenario
-from agent.simulate.counters import Counters
 from agent.simulate.device import SimulatedDevice, World
 from agent.simulate.fate import Fates
 from agent.simulate.repository import Got, Repository
@@ -34,6 +33,7 @@ from contracts.messages import (
     TrialRules,
     UpdateEvent,
 )
+from contracts.simulation import Counters
 from contracts.topics import Topics, parse
 from tests.support.bundles import noise_generator
 from tests.support.controller import TINY, TINY_NEXT, make_repository

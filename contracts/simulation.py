@@ -1,4 +1,4 @@
-"""What all devices of a process did together."""
+"""What ``python -m agent.simulate`` tells of its devices, and ``shoal fleet simulate`` sums up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Counters(msgspec.Struct):
-    """Counts; see ``fleet.simulate.launcher.Totals``."""
+    """What all devices of a process, or of several, did together."""
 
     online: int = 0
     connects: int = 0
