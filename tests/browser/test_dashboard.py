@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, expect
@@ -13,6 +12,7 @@ from fleet.rollout.spec import RolloutSpec
 from fleet.store import tokens
 from tests.browser.conftest import DEVICES, HOSTILE, keep, sign_in
 from tests.support.serving import Served
+from tests.support.tools import until
 
 expect.set_options(timeout=60_000)
 
@@ -23,13 +23,6 @@ def _spec(version: str, **more: object) -> RolloutSpec:
     return RolloutSpec.model_validate(document)
 
 
-def _until(condition: Callable[[], bool], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.1)
-
-
 def _have_installed(site: Served, version: str) -> None:
     """Rolls a version out to all devices, where it is not there."""
     with site.client() as client:
@@ -37,7 +30,7 @@ def _have_installed(site: Served, version: str) -> None:
         if all(s and s.active and s.active.version == version for s in slots):
             return
         rollout = client.create_rollout(_spec(version)).id
-        _until(lambda: client.rollout(rollout).status == "succeeded")
+        until(lambda: client.rollout(rollout).status == "succeeded")
 
 
 def test_nobody_sees_anything_before_signing_in(window: BrowserContext, site: Served) -> None:
@@ -143,7 +136,7 @@ def test_an_operator_aborts_a_rollout_and_the_devices_go_back(
     _have_installed(site, "1.0.0")
     with site.client() as client:
         rollout = client.create_rollout(_spec("1.1.0", bake_s=3600)).id
-        _until(lambda: client.rollout(rollout).phases.get("confirmed") == DEVICES)
+        until(lambda: client.rollout(rollout).phases.get("confirmed") == DEVICES)
         page = sign_in(window, site, "operator")
         page.goto(f"{site.url}/ui/rollouts/{rollout}")
         page.get_by_role("button", name="Abort").click()
@@ -153,7 +146,7 @@ def test_an_operator_aborts_a_rollout_and_the_devices_go_back(
         expect(page.get_by_text("aborted by a operator").first).to_be_visible()
         expect(page.get_by_role("button", name="Abort")).to_be_hidden()
         keep(page, "rollout-aborted")
-        _until(lambda: client.rollout(rollout).phases.get("undone") == DEVICES)
+        until(lambda: client.rollout(rollout).phases.get("undone") == DEVICES)
         versions = {d.slots["classify"].active.version for d in client.devices()}
         assert versions == {"1.0.0"}
         page.goto(f"{site.url}/ui/audit")
@@ -176,7 +169,7 @@ def test_a_rollout_is_paused_and_resumed(window: BrowserContext, site: Served) -
         page.get_by_role("button", name="Yes, resume").click()
         expect(page.get_by_text("running", exact=True)).to_be_visible()
         client.command_rollout(rollout, "abort")
-        _until(lambda: client.rollout(rollout).status == "aborted")
+        until(lambda: client.rollout(rollout).status == "aborted")
 
 
 def test_a_device_is_asked_to_classify(window: BrowserContext, site: Served) -> None:
@@ -203,7 +196,7 @@ def test_a_generated_text_streams_in_word_by_word(window: BrowserContext, site: 
     with site.client() as client:
         spec = _spec("1.0.0", bundle="words", slot="generate", selector="sim-00002")
         rollout = client.create_rollout(spec).id
-        _until(lambda: client.rollout(rollout).status == "succeeded")
+        until(lambda: client.rollout(rollout).status == "succeeded")
     page = sign_in(window, site, "operator")
     page.goto(f"{site.url}/ui/devices/sim-00002")
     answer = page.get_by_role("status")

@@ -41,6 +41,7 @@ from tests.support.full_disk import make_room, take_room
 from tests.support.proxy import Proxy
 from tests.support.served import ServedFleet
 from tests.support.small_disk import SmallDisk
+from tests.support.tools import until
 
 DAY_S = 24 * 3600.0
 
@@ -211,26 +212,18 @@ def test_tls_that_fails_by_the_clock_says_so(
         agent = AgentProcess(tmp_path / "a", broker, fleet_name, repository)
         agent.environment = clock.environment
         with agent:
-            _wait(lambda: _refusals(agent))
-            _wait(lambda: words in _status(agent))
+            until(lambda: _refusals(agent))
+            until(lambda: words in _status(agent))
             threading.Event().wait(3)  # it is said once, however often it is tried
             (said,) = _refusals(agent)
             assert words in said and "the server's certificate" in said
             clock.set(0)
-            _wait(lambda: '"connected"' in agent.log.read_text(), 90)
+            until(lambda: '"connected"' in agent.log.read_text(), 90)
 
 
 def _refusals(agent: AgentProcess) -> list[str]:
     lines = agent.log.read_text().splitlines()
     return [line for line in lines if '"event": "no connection"' in line]
-
-
-def _wait(holds: Callable[[], Any], seconds: float = 120.0) -> None:
-    """There is no event to wait for across processes."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "not within the time"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("way", ["http", "mqtt"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +16,7 @@ from contracts.config import MqttConfig
 from contracts.errors import ShoalError
 from fleet.client import Client
 from fleet.folder import ApiConfig, Fleet, FleetConfig
-from tests.support.tools import free_port
+from tests.support.tools import free_port, until
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -92,15 +91,8 @@ class ServedFleet:
         return self.process.wait(120)
 
     def until(self, holds: Callable[[], Any], seconds: float = 120.0) -> Any:
-        """Asks over HTTP until something holds; there is no event to wait for across processes."""
-        deadline = time.monotonic() + seconds
-        while not (found := holds()):
-            if time.monotonic() > deadline:
-                raise AssertionError(
-                    f"not within {seconds} s; log:\n{self.log.read_text()[-2000:]}"
-                )
-            time.sleep(0.1)
-        return found
+        """Asks over HTTP until something holds."""
+        return until(holds, seconds, lambda: f"log:\n{self.log.read_text()[-2000:]}")
 
     def __enter__(self) -> Self:
         self.start()

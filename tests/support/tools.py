@@ -9,8 +9,10 @@ import secrets
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,29 @@ def need_tool(*candidates: str) -> str:
     if os.environ.get("CI") == "true":
         pytest.fail(message)
     pytest.skip(message)
+
+
+_SOON_S, _LATE_S = 0.05, 0.4
+
+
+def until(
+    holds: Callable[[], Any], seconds: float = 180.0, said: Callable[[], str] = lambda: ""
+) -> Any:
+    """What `holds` returns as soon as that is true: there is no event to wait for across processes.
+
+    It looks less and less often: a look at a controller costs both sides some 10 ms of work.
+
+    Args:
+        holds: looks.
+        seconds: after which the test fails.
+        said: what the test fails with.
+    """
+    deadline, pause = time.monotonic() + seconds, _SOON_S
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {said()}"
+        time.sleep(pause)
+        pause = min(_LATE_S, pause * 1.3)
+    return found
 
 
 _WORKERS = 16
