@@ -100,7 +100,6 @@ class Steps:
 
     Attributes:
         runs: of the model.
-        accepted: tokens of guesses that stood.
     """
 
     def __init__(
@@ -128,7 +127,6 @@ class Steps:
         self._right = 0
         self._seconds = 0.0
         self.runs = 0
-        self.accepted = 0
 
     def after(self, token: int) -> Floats:
         """Logits ``[vocabulary]`` after `token`, valid until the next call."""
@@ -139,7 +137,6 @@ class Steps:
             del self._guess[0]
             self._fed += 1
             self._right += 1
-            self.accepted += 1
             return self._rows.pop(0)
         self.finish()
         guess = self._propose()
@@ -169,7 +166,6 @@ class Steps:
         if first - second >= CLOSE:
             return logits
         self._fed -= 1
-        self.accepted -= 1
         self.finish()
         self.runs += 1
         alone: Floats = self._decoder.step(token)

@@ -27,15 +27,11 @@ class PrefixCache:
 
     Args:
         budget: bytes that all snapshots together may take; 0 keeps none.
-
-    Attributes:
-        hits: tokens that did not have to be computed again.
     """
 
     def __init__(self, budget: int = DEFAULT_BUDGET) -> None:
         self._budget = budget
         self._kept: OrderedDict[str, Snapshot] = OrderedDict()
-        self.hits = 0
 
     @property
     def nbytes(self) -> int:
@@ -64,7 +60,6 @@ class PrefixCache:
             decoder.restore(self._kept[name], best, room=len(ids))
         else:
             decoder.truncate(live)
-        self.hits += best
         return best
 
     def keep(self, name: str, decoder: Decoder, count: int | None = None) -> None:
