@@ -20,10 +20,12 @@ from tests.support.broker import BROKERS, mosquitto
 # none is left alone with one at the end.
 LONG = (
     "end_to_end/test_own_fleet", "faults/test_what_devices_wait_for", "classify/test_build",
-    "end_to_end/test_demo", "faults/test_sigkill", "faults/test_fuzz.", "faults/test_ownership",
-    "rollout/test_simulated", "micro/test_device", "faults/test_network", "generate/test_build",
-    "ownership/test_owners", "faults/test_fuzz_answers", "micro/test_waiting", "browser/",
-    "ingest/test_shared", "model_builder/test_cli", "faults/test_every_file_operation",
+    "end_to_end/test_demo", "faults/test_acknowledged", "faults/test_sigkill",
+    "faults/test_fuzz.", "faults/test_ownership", "rollout/test_simulated", "micro/test_device",
+    "faults/test_network", "generate/test_build", "ownership/test_owners",
+    "faults/test_fuzz_answers", "micro/test_waiting", "browser/", "ingest/test_shared",
+    "model_builder/test_cli", "classify/test_auto", "classify/test_honest_figures",
+    "cli/test_up", "membership/test_leaving", "faults/test_every_file_operation",
 )  # fmt: skip
 
 
