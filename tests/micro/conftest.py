@@ -83,13 +83,6 @@ class Devices:
 
 
 @pytest.fixture
-def short_path() -> Iterator[Path]:
-    """A folder whose path is as long in every run."""
-    with tempfile.TemporaryDirectory(prefix="shoal-micro-") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
 def devices(broker, controller) -> Iterator[Callable[..., Devices]]:
     """Devices of the controller's fleet.
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -12,31 +16,56 @@ from contracts.messages import Desired, DesiredBundle, TrialRules
 from fleet.repository.repository import Repository
 from tests.micro import bundles, device
 
+BOOT_S = 60
+
+
+def _boot(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """One boot of the device, to its end or to the cut of its power."""
+    return subprocess.run(
+        device.command("powercut.py", str(folder), *words, heap="8M"),
+        capture_output=True,
+        text=True,
+        timeout=BOOT_S,
+        env=device.environment(),
+        check=False,
+    )
+
+
+def _whole(folder: Path, *words: str) -> int:
+    """The operations of a boot whose power is not cut, and that ends as it must."""
+    done = _boot(folder, *words)
+    assert done.returncode == 0, f"{words}:\n{done.stdout[-1000:]}{done.stderr[-2000:]}"
+    return int(json.loads(done.stdout.splitlines()[-1])["operations"])
+
 
 @pytest.mark.alone
-def test_power_may_be_cut_at_every_write_and_erase_of_an_update(short_path):
+def test_power_may_be_cut_at_every_write_and_erase_of_an_update(tmp_path):
     """After each cut the device boots, serves one of the two bundles, and completes the update."""
-    repository = Repository.create(short_path / "repo", short_path / "keys")
+    repository = Repository.create(tmp_path / "repo", tmp_path / "keys")
     documents = []
     for number in (1, 2):
-        bundle = bundles.write(short_path / str(number), "small", f"1.{number}.0", seed=number)
+        bundle = bundles.write(tmp_path / str(number), "small", f"1.{number}.0", seed=number)
         ref = repository.publish(bundle)
         slot = DesiredBundle(ref, trial=TrialRules(seconds=0))
         documents.append(
             json.loads(codec.encode(Desired(revision=number, slots={"classify": slot})))
         )
-    (short_path / "root.json").write_bytes(repository.root)
-    (short_path / "desired.json").write_text(json.dumps(documents))
-    with ThreadPoolExecutor(2) as pool:
-        parts = list(
-            pool.map(
-                lambda part: device.run(
-                    "powercut.py", str(short_path), str(part), "2", heap="8M", timeout=540
-                ),
-                range(2),
-            )
-        )
-    operations = parts[0]["operations"]
+    (tmp_path / "root.json").write_bytes(repository.root)
+    (tmp_path / "desired.json").write_text(json.dumps(documents))
+    installed = tmp_path / "installed"
+    _whole(tmp_path, "install", str(installed))
+
+    def copy(name: str) -> str:
+        return str(shutil.copy(installed, tmp_path / f"image-{name}"))
+
+    def cut_at(operation: int) -> None:
+        image = copy(str(operation))
+        cut = _boot(tmp_path, "update", image, str(operation))
+        assert cut.returncode == -signal.SIGKILL, f"not cut at {operation}: {cut.stderr[-2000:]}"
+        _whole(tmp_path, "update", image)
+        Path(image).unlink()
+
+    operations = _whole(tmp_path, "update", copy("whole"))
     assert operations > 50
-    assert [part["failed"] for part in parts] == [[], []]
-    assert sum(part["tested"] for part in parts) == operations
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(cut_at, range(1, operations + 1)))
