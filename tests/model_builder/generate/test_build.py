@@ -13,7 +13,7 @@ from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from model_builder.generate.evaluate import f1, is_json
 from model_builder.generate.home_commands import sample_commands
-from model_builder.generate.pairs import Pair, read_pairs, split_pairs
+from model_builder.generate.pairs import Pair, Split, read_pairs, split_pairs
 from model_builder.generate.teachers import complete
 from model_builder.recipes.generate import TeacherSource, load
 from tests.support.tiny_decoder import tiny_bundle
@@ -50,17 +50,23 @@ def test_home_commands_test_what_training_never_saw() -> None:
     assert slots(split.test) <= slots(split.train)  # else the grammar forbids the answer
 
 
-def test_home_commands_slots_stand_in_the_sentence() -> None:
+@pytest.fixture(scope="module")
+def sampled() -> Split:
+    """A sample that several tests look at: each takes seconds to make."""
+    return sample_commands("en", 400, 40, 5)
+
+
+def test_home_commands_slots_stand_in_the_sentence(sampled: Split) -> None:
     """Every value can be copied; the intent is one of Home Assistant's."""
-    for pair in sample_commands("en", 400, 40, 5).train:
+    for pair in sampled.train:
         answer = json.loads(pair.completion)
         assert answer["intent"].startswith("Hass")
         assert all(value in pair.prompt for value in answer["slots"].values())
 
 
-def test_the_same_seed_gives_the_same_pairs() -> None:
+def test_the_same_seed_gives_the_same_pairs(sampled: Split) -> None:
     """A sample can be made again."""
-    assert sample_commands("en", 200, 20, 7) == sample_commands("en", 200, 20, 7)
+    assert sample_commands("en", 400, 40, 5) == sampled
 
 
 def test_groups_stay_together() -> None:
