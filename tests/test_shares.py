@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import LONG, _dealt
+from tests import conftest
+from tests.conftest import LONG, _dealt, _is_roomy
 from tests.support.tools import free_port
 
 
@@ -32,6 +33,16 @@ def test_every_long_module_is_there() -> None:
     here = Path(__file__).parent
     paths = [path.as_posix() for path in here.rglob("test_*.py")]
     assert [part for part in LONG if not any(part in path for path in paths)] == []
+
+
+def test_files_are_kept_in_memory_only_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else on the disk, as where there is no such folder."""
+    assert not _is_roomy(Path("/nowhere"))
+    monkeypatch.setattr(conftest, "MEMORY_BYTES", 0)
+    here = Path(__file__).parent
+    assert _is_roomy(here)
+    monkeypatch.setattr(conftest, "MEMORY_BYTES", 10**18)
+    assert not _is_roomy(here)
 
 
 def test_no_port_is_given_twice_nor_one_that_the_kernel_gives_to_clients() -> None:
