@@ -51,6 +51,7 @@ class _Block:
     down: _Site
     gain: Weight | None
     pre_norms: tuple[bool, bool]
+    pre_gains: tuple[Weight | None, Weight | None]
     post_norms: tuple[Weight | None, Weight | None]
 
 
@@ -75,14 +76,17 @@ class DecoderModel:
                 o=self._site(layer.o),
                 gate_up=self._site(layer.gate_up),
                 down=self._site(layer.down),
-                gain=self._gain(layer.gain),
+                gain=self._floats(layer.gain),
                 pre_norms=layer.pre_norms,
-                post_norms=(self._gain(layer.post_norms[0]), self._gain(layer.post_norms[1])),
+                pre_gains=(self._floats(layer.pre_gains[0]), self._floats(layer.pre_gains[1])),
+                post_norms=(self._floats(layer.post_norms[0]), self._floats(layer.post_norms[1])),
             )
             for layer in decoder.layers
         ]
         self.head = self._site(decoder.head)
-        self.turn = None if decoder.turn is None else self.writer.weight(decoder.turn)
+        self.final_gain = self._floats(decoder.final_gain)
+        self.turn = self._floats(decoder.turn)
+        self.stream_turn = self._floats(decoder.stream_turn)
         # Some channels of keys are much larger than others. Turned, as values are already by
         # their weights, all are alike, and an int8 vector is as good for keys as for values.
         size = self.config.head_size
@@ -90,7 +94,8 @@ class DecoderModel:
             self.writer.weight(hadamard(size)) if compact and size & (size - 1) == 0 else None
         )
 
-    def _gain(self, values: Array | None) -> Weight | None:
+    def _floats(self, values: Array | None) -> Weight | None:
+        """Floats of the graph, where there are any."""
         return None if values is None else self.writer.weight(values)
 
     def _site(self, q: Quantized) -> _Site:
@@ -135,7 +140,7 @@ class _Signature:
         outputs: dict[str, Node] = {}
         last = c.layers - 1
         for i, block in enumerate(self.model.blocks):
-            qkv = self._linear(self._norm(x) if block.pre_norms[0] else x, block.qkv)
+            qkv = self._linear(self._read(x, block.pre_norms[0], block.pre_gains[0]), block.qkv)
             turns = turning[i in c.local_layers] if i not in c.unrotated else None
             q, k, v = self._heads(qkv, turns, block.gain)
             outputs[f"k_new_{i}"], outputs[f"v_new_{i}"] = k, v
@@ -143,10 +148,11 @@ class _Signature:
                 break  # a prefill needs nothing but the cache
             mixed = self._attend(q, k, v, caches[i] if caches else None, mask)
             x = self._joined(x, self._linear(mixed, block.o), block.post_norms[0])
-            fed = self._feed_forward(self._norm(x) if block.pre_norms[1] else x, block)
+            fed = self._feed_forward(self._read(x, block.pre_norms[1], block.pre_gains[1]), block)
             x = self._joined(x, fed, block.post_norms[1])
         if logits:
-            outputs["logits"] = self._linear(self._norm(x), self.model.head)
+            read = self._read(x, True, self.model.final_gain)
+            outputs["logits"] = self._linear(read, self.model.head)
         self.model.writer.add(g, name, outputs)
 
     def _cache(self, layer: int) -> tuple[_Past, _Past]:
@@ -172,11 +178,19 @@ class _Signature:
         return self.g.binary("MUL", self.g.unary("DEQUANTIZE", past.values), past.scales)
 
     def _norm(self, x: Node) -> Node:
-        """RMSNorm without gain: gains are folded into the weights that follow."""
+        """RMSNorm without gain."""
         g = self.g
         mean = g.mean_last(g.binary("MUL", x, x))
         scale = g.unary("RSQRT", g.binary("ADD", mean, g.scalar(self.c.norm_epsilon)))
         return g.binary("MUL", x, scale)
+
+    def _read(self, x: Node, normalised: bool, gain: Weight | None) -> Node:
+        """What a matrix reads of the stream; without a gain here it is in the matrix."""
+        if normalised:
+            x = self._norm(x)
+        if gain is not None:
+            x = self.g.binary("MUL", x, self.g.constant(gain))
+        return self._turned(x, self.model.stream_turn)
 
     def _joined(self, x: Node, part: Node, gain: Weight | None) -> Node:
         """The stream with a part added, which is normalised first where it has a gain."""
@@ -259,14 +273,12 @@ class _Signature:
         else:
             gate = g.gelu(gate)
         product = g.binary("MUL", gate, up)
-        if self.model.turn is not None:
-            product = self._turned(product)
-        return self._linear(product, block.down)
+        return self._linear(self._turned(product, self.model.turn), block.down)
 
-    def _turned(self, x: Node) -> Node:
-        """Each run of `size` values times the orthogonal matrix that `down` expects."""
-        g, turn = self.g, self.model.turn
-        assert turn is not None
-        size = turn.shape[0]
-        runs = g.reshape(x, (self.tokens * self.c.hidden // size, size))
-        return g.reshape(g.linear(runs, turn), (self.tokens, self.c.hidden))
+    def _turned(self, x: Node, turn: Weight | None) -> Node:
+        """Each run of `size` values times the orthogonal matrix that the next one expects."""
+        if turn is None:
+            return x
+        g, size = self.g, turn.shape[0]
+        runs = g.reshape(x, (x.shape[0] * x.shape[1] // size, size))
+        return g.reshape(g.linear(runs, turn), x.shape)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_builder.generate import reference
-from model_builder.generate.fold import FoldedDecoder, turn_runs
+from model_builder.generate.fold import FoldedDecoder
 from model_builder.generate.weights import Array, DecoderConfig
 from model_builder.teachers.base import Progress, silent
 
@@ -52,7 +52,8 @@ class QuantizedLayer:
 
     `gain`: of the norms of queries and keys, if it has them: ``[heads + kv_heads, head_size]``,
     flat where all heads are normalised together. `pre_norms`: whether attention and feed-forward
-    read the stream normalised; `post_norms`: gains of what they give, before it joins the stream.
+    read the stream normalised, and `pre_gains`: by which gains, if those are not in the matrices;
+    `post_norms`: gains of what they give, before it joins the stream.
     """
 
     qkv: Quantized
@@ -61,6 +62,7 @@ class QuantizedLayer:
     down: Quantized
     gain: Array | None = None
     pre_norms: tuple[bool, bool] = (True, True)
+    pre_gains: tuple[Array | None, Array | None] = (None, None)
     post_norms: tuple[Array | None, Array | None] = (None, None)
 
 
@@ -72,7 +74,8 @@ class QuantizedDecoder:
         config: the decoder's shape.
         embedding: rows to look up, outside the graph.
         layers, head: the matrices.
-        turn: as in :class:`model_builder.generate.fold.FoldedDecoder`.
+        turn, stream_turn: as in :class:`model_builder.generate.fold.FoldedDecoder`.
+        final_gain: of the last norm, if it is not in the head.
     """
 
     config: DecoderConfig
@@ -80,6 +83,8 @@ class QuantizedDecoder:
     layers: list[QuantizedLayer]
     head: Quantized
     turn: Array | None
+    stream_turn: Array | None = None
+    final_gain: Array | None = None
 
 
 def calibrate(
@@ -98,8 +103,7 @@ def calibrate(
 
     def linear(x: Array, weight: Array, site: str) -> Array:
         where, _, name = site.rpartition(".")
-        if name == "down":
-            x = turn_runs(x, folded.turn)
+        x = folded.read(x, site)
         joined = _MATRICES.get(name)
         if joined is not None:
             key = f"{where}.{joined}" if where else joined
@@ -161,6 +165,7 @@ def quantize(
                 down=_matrix(layer.down, known.get(f"{index}.down"), layer.down_bias, bits),
                 gain=gain,
                 pre_norms=(layer.attention_norm is not None, layer.ffn_norm is not None),
+                pre_gains=(layer.attention_norm, layer.ffn_norm) if folded.gains else (None, None),
                 post_norms=(layer.post_attention_norm, layer.post_ffn_norm),
             )
         )
@@ -171,6 +176,8 @@ def quantize(
         layers=layers,
         head=_matrix(weights.head, known.get("head"), bits=bits),
         turn=folded.turn,
+        stream_turn=folded.stream_turn,
+        final_gain=weights.final_norm if folded.gains else None,
     )
 
 
