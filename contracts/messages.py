@@ -9,7 +9,7 @@ Over 400 lines: a list of messages without logic, in the order of docs/protocol.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -512,6 +512,10 @@ class ChatMessage(msgspec.Struct, frozen=True):
     content: Text
 
 
+MAX_LOGIT_BIASES: Final = 300
+"""Tokens with a bias in one request."""
+
+
 class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     """``req/generate``: either `prompt` (as it is) or `messages` (through the chat template)."""
 
@@ -526,6 +530,15 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] = 0.0
+    logit_bias: Annotated[
+        dict[
+            Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,7}$")],
+            Annotated[float, msgspec.Meta(ge=-100, le=100)],
+        ],
+        msgspec.Meta(max_length=MAX_LOGIT_BIASES),
+    ] = {}
     seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     stop: Annotated[
         list[Annotated[str, msgspec.Meta(min_length=1, max_length=256)]],
@@ -609,7 +622,8 @@ FinishReason = Literal["stop", "length", "time", "cancelled"]
 class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     """The final message of ``generate``: totals. `text` is the whole output.
 
-    `tokens_per_step`: of each run of the model; more than 1 where guesses stood.
+    `tokens_per_step`: of each run of the model; more than 1 where guesses stood. With `logprobs`
+    in the request: `chosen` has each token that was taken, `logprobs` the most likely ones there.
     """
 
     text: str
@@ -621,6 +635,7 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens_per_s: float = 0.0
     tokens_per_step: float = 0.0
     logprobs: list[list[tuple[str, float]]] = []
+    chosen: list[tuple[str, float]] = []
 
 
 class Selftested(msgspec.Struct, frozen=True, omit_defaults=True):

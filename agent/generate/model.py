@@ -44,6 +44,7 @@ class _Totals(msgspec.Struct):
     runs: int = 0
     first_token: float | None = None
     logprobs: list[list[tuple[str, float]]] = []
+    chosen: list[tuple[str, float]] = []
 
 
 class GenerativeModel:
@@ -152,6 +153,12 @@ class GenerativeModel:
                 "prompt-too-long",
                 f"the prompt has {len(ids)} tokens; at most {self.decoder.capacity - 1} fit",
                 tokens=len(ids),
+            )
+        outside = [t for t in map(int, request.logit_bias) if t >= self.facts.vocabulary]
+        if outside:
+            raise InputError(
+                "bad-message",
+                f"logit_bias: {outside[0]} is no token: the model has {self.facts.vocabulary}",
             )
         constraint = self._constraint(request)
         stream = TextStream(self.prompts.decode, request.stop)
@@ -271,7 +278,7 @@ class GenerativeModel:
             logits = steps.after(token)
             allowed = None if constraint is None else constraint.allowed()
             logits = steps.settled(token, logits, allowed)
-            token = sampler.pick(logits, ids + answer, allowed)
+            token = sampler.pick(logits, ids + answer, allowed, answer)
             if totals.first_token is None:
                 totals.first_token = self._clock()
             ended = token in self.prompts.eos_ids
@@ -282,12 +289,10 @@ class GenerativeModel:
             answer.append(token)
             totals.tokens += 1
             if request.logprobs:
-                totals.logprobs.append(
-                    [
-                        (self.prompts.decode([i]), p)
-                        for i, p in top_logprobs(logits, request.logprobs)
-                    ]
-                )
+                best, taken = top_logprobs(logits, request.logprobs, token)
+                texts = [(self.prompts.decode([i]), p) for i, p in (taken, *best)]
+                totals.chosen.append(texts[0])
+                totals.logprobs.append(texts[1:])
             piece = stream.push(token)
             if piece:
                 emit(piece)
@@ -317,6 +322,7 @@ class GenerativeModel:
             tokens_per_s=round(rate, 3),
             tokens_per_step=round(totals.tokens / totals.runs, 3) if totals.runs else 0.0,
             logprobs=totals.logprobs,
+            chosen=totals.chosen,
         )
 
     # What every model has --------------------------------------------------------------------

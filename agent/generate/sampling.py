@@ -6,6 +6,7 @@ Nguyen et al., "Min P Sampling" (2024); Keskar et al., "CTRL" (2019) for the pen
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated
 
@@ -30,6 +31,9 @@ class SamplingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
         top_p: only the most likely that together have this share.
         min_p: only those with at least this part of the most likely one's share.
         repetition_penalty: divides the logits of the last 256 tokens; 1: none.
+        frequency_penalty: taken off the logit of a token of the answer, for each time it is there.
+        presence_penalty: the same, once.
+        logit_bias: added to the logits of these tokens.
         seed: of the random numbers; None: a new one each time.
     """
 
@@ -38,12 +42,16 @@ class SamplingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
     seed: int | None = None
 
     @property
     def plain(self) -> bool:
         """Whether the token with the highest logit is taken as it is."""
-        return self.temperature == 0 and self.repetition_penalty == 1
+        shifted = self.frequency_penalty or self.presence_penalty or self.logit_bias
+        return self.temperature == 0 and self.repetition_penalty == 1 and not shifted
 
     @classmethod
     def of(cls, request: GenerateRequest) -> SamplingOptions:
@@ -54,6 +62,9 @@ class SamplingOptions(msgspec.Struct, frozen=True, omit_defaults=True):
             top_p=request.top_p,
             min_p=request.min_p,
             repetition_penalty=request.repetition_penalty,
+            frequency_penalty=request.frequency_penalty,
+            presence_penalty=request.presence_penalty,
+            logit_bias={int(token): bias for token, bias in request.logit_bias.items()},
             seed=request.seed,
         )
 
@@ -74,13 +85,15 @@ class Sampler:
         logits: Floats,
         recent: list[int],
         allowed: npt.NDArray[np.bool_] | None = None,
+        answer: list[int] | None = None,
     ) -> int:
         """The next token.
 
         Args:
             logits: ``[vocabulary]``; not changed.
-            recent: the tokens so far, for the penalty.
+            recent: the tokens so far, for the penalty of repetition.
             allowed: ``[vocabulary]``; what a constraint allows (at least one).
+            answer: those of the answer, for the other penalties.
 
         Raises:
             RefusedError: ``model-failed``; a logit is not finite.
@@ -90,6 +103,7 @@ class Sampler:
             raise RefusedError("model-failed", "the model gave numbers that are not finite")
         if o.repetition_penalty != 1.0 and recent:
             logits = _penalized(logits, recent[-_PENALTY_WINDOW:], o.repetition_penalty)
+        logits = self._shifted(logits, answer or [])
         if allowed is not None:
             logits = np.where(allowed, logits, -np.inf)
         if o.temperature == 0:
@@ -97,6 +111,18 @@ class Sampler:
         ids, shares = self._candidates(logits)
         heights = np.cumsum(shares)
         return int(ids[np.searchsorted(heights, self._random.random() * heights[-1])])
+
+    def _shifted(self, logits: Floats, answer: list[int]) -> Floats:
+        o = self._options
+        penalties = answer if o.frequency_penalty or o.presence_penalty else []
+        if not penalties and not o.logit_bias:
+            return logits
+        shifted = logits.copy()
+        for token, times in Counter(penalties).items():
+            shifted[token] -= o.frequency_penalty * times + o.presence_penalty
+        for token, bias in o.logit_bias.items():
+            shifted[token] += bias
+        return np.clip(shifted, -_HUGE, _HUGE)
 
     def _candidates(self, logits: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Ids that may be chosen, most likely first, and their shares."""
@@ -130,11 +156,14 @@ def _penalized(logits: Floats, recent: Iterable[int], penalty: float) -> Floats:
     return changed
 
 
-def top_logprobs(logits: Floats, count: int) -> list[tuple[int, float]]:
-    """The `count` most likely tokens with their natural log-probabilities, best first."""
+def top_logprobs(
+    logits: Floats, count: int, taken: int
+) -> tuple[list[tuple[int, float]], tuple[int, float]]:
+    """Natural log-probabilities: of the `count` most likely tokens, best first, and of `taken`."""
     count = min(count, logits.size)
     highest = float(logits.max())
     total = highest + float(np.log(np.exp(logits.astype(np.float64) - highest).sum()))
     ids = np.argpartition(-logits, count - 1)[:count]
     ids = ids[np.argsort(-logits[ids], kind="stable")]
-    return [(int(i), float(logits[i]) - total) for i in ids]
+    best = [(int(i), float(logits[i]) - total) for i in ids]
+    return best, (taken, float(logits[taken]) - total)

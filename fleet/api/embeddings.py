@@ -21,7 +21,7 @@ from contracts import codec, limits
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
 from contracts.messages import Embedded, EmbedRequest
 from fleet.api.auth import QUESTION, Operator, TheController
-from fleet.api.openai import Loose
+from fleet.api.openai_bodies import Body
 from fleet.controller import Controller
 from fleet.rollout import selector
 from fleet.store import devices, selection
@@ -49,10 +49,9 @@ _CLASSIFIES = (
 )
 
 
-class Embeddings(Loose):
+class Embeddings(Body):
     """The body of ``/v1/embeddings``."""
 
-    model: Annotated[str, Field(min_length=1, max_length=4000, description="a selector")]
     input: _Input | Annotated[list[_Input], Field(min_length=1, max_length=MAX_INPUTS)]
     encoding_format: Literal["float", "base64"] = "float"
 

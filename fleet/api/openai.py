@@ -14,17 +14,19 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Annotated, Any, Final, Literal
+from dataclasses import dataclass
+from itertools import accumulate, product
+from typing import Any, Final, Literal
 
 import msgspec
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict, Field
 
-from contracts import codec, limits, messages
+from contracts import codec, messages
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
 from contracts.messages import Answer, GenerateRequest
 from fleet.api.auth import QUESTION, Operator, TheController, Viewer
+from fleet.api.openai_bodies import ChatCompletion, Completion, Sampling, StreamOptions
 from fleet.api.stream import Stream
 from fleet.controller import Controller
 from fleet.rollout import selector
@@ -39,104 +41,6 @@ TIMEOUT_S: Final = 120.0
 _RETRY: Final = frozenset({"busy", "device-offline", "no-answer", "no-model", "shutting-down"})
 _TRIES: Final = 3
 _REASONS: Final = {"stop": "stop", "length": "length", "time": "length", "cancelled": "stop"}
-
-
-class Loose(BaseModel):
-    """Clients send fields that mean nothing here (``user``, ``store``): they are ignored."""
-
-    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
-
-
-class Part(Loose):
-    """A part of a message's content; only text is understood."""
-
-    type: Literal["text"]
-    text: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
-
-
-class Turn(Loose):
-    """A message of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)] | list[Part]
-
-    def message(self) -> messages.ChatMessage:
-        """The message on the wire."""
-        text = self.content
-        if not isinstance(text, str):
-            text = "".join(part.text for part in text)
-        role: Any = "system" if self.role == "developer" else self.role
-        return messages.ChatMessage(role, text)
-
-
-class JsonSchema(Loose):
-    """The inside of ``response_format``."""
-
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
-
-
-class ResponseFormat(Loose):
-    """How the output must look."""
-
-    type: Literal["text", "json_object", "json_schema"] = "text"
-    json_schema: JsonSchema | None = None
-
-
-class StreamOptions(Loose):
-    """What a stream ends with."""
-
-    include_usage: bool = False
-
-
-class Sampling(Loose):
-    """Fields of both kinds of completion."""
-
-    model: Annotated[str, Field(min_length=1, max_length=4000, description="a selector")]
-    max_tokens: Annotated[int, Field(ge=1, le=limits.MAX_GENERATE_TOKENS)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
-    stop: (
-        Annotated[str, Field(min_length=1, max_length=256)]
-        | Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=16)]
-        | None
-    ) = None
-    stream: bool = False
-    stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
-    response_format: ResponseFormat | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """The wire's fields of what was given."""
-        found: dict[str, Any] = {
-            "temperature": 1.0 if self.temperature is None else self.temperature
-        }
-        for name in ("max_tokens", "top_p", "seed"):
-            if getattr(self, name) is not None:
-                found[name] = getattr(self, name)
-        if self.stop is not None:
-            found["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
-        wanted = self.response_format
-        if wanted is not None and wanted.type == "json_schema":
-            if wanted.json_schema is None:
-                raise InputError("bad-message", "response_format needs json_schema.schema")
-            found["json_schema"] = wanted.json_schema.schema_
-        elif wanted is not None and wanted.type == "json_object":
-            found["json_schema"] = {"type": "object"}
-        return found
-
-
-class ChatCompletion(Sampling):
-    """The body of ``/v1/chat/completions``."""
-
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=256)]
-    max_completion_tokens: Annotated[int, Field(ge=1, le=limits.MAX_GENERATE_TOKENS)] | None = None
-
-
-class Completion(Sampling):
-    """The body of ``/v1/completions``."""
-
-    prompt: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
 
 
 class _Load:
@@ -232,29 +136,65 @@ def _request(fields: dict[str, Any], requester: str) -> GenerateRequest:
 class _Shape:
     """Documents of one completion."""
 
-    def __init__(self, kind: Literal["chat", "text"], model: str) -> None:
+    def __init__(self, kind: Literal["chat", "text"], body: Sampling) -> None:
         self.chat = kind == "chat"
         self.id = f"{'chatcmpl' if self.chat else 'cmpl'}-{secrets.token_hex(12)}"
-        self.model = model
+        self.model = body.model
+        self.alternatives = body.alternatives
         self.created = int(time.time())
 
     def _document(self, name: str, choices: list[Any], usage: Any = None) -> dict[str, Any]:
         made = {"id": self.id, "object": name, "created": self.created, "model": self.model}
         return {**made, "choices": choices, **({"usage": usage} if usage else {})}
 
-    def whole(self, result: messages.Generated) -> dict[str, Any]:
-        """The document of an answer that is not streamed."""
-        reason = _REASONS[result.finish_reason]
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
-        if self.chat:
-            choice["message"] = {"role": "assistant", "content": result.text}
-            return self._document("chat.completion", [choice], usage(result))
-        choice["text"] = result.text
-        return self._document("text_completion", [choice], usage(result))
+    def whole(self, asked: list[_Asked], results: list[messages.Generated]) -> dict[str, Any]:
+        """The document of answers that are not streamed."""
+        name = "chat.completion" if self.chat else "text_completion"
+        choices = [self._choice(a, r) for a, r in zip(asked, results, strict=True)]
+        bundle = results[0].bundle
+        return {
+            **self._document(name, choices, usage(asked, results)),
+            "system_fingerprint": f"{bundle.name} {bundle.version}",
+        }
 
-    def piece(self, text: str, reason: str | None = None, *, first: bool = False) -> dict[str, Any]:
+    def _choice(self, asked: _Asked, result: messages.Generated) -> dict[str, Any]:
+        choice: dict[str, Any] = {
+            "index": asked.index,
+            "finish_reason": _REASONS[result.finish_reason],
+            "logprobs": self._logprobs(result),
+        }
+        if self.chat:
+            return {**choice, "message": {"role": "assistant", "content": result.text}}
+        return {**choice, "text": asked.echo + result.text}
+
+    def _logprobs(self, result: messages.Generated) -> dict[str, Any] | None:
+        if self.alternatives is None:
+            return None
+        if len(result.chosen) != result.tokens:
+            raise UnavailableError(
+                "no-logprobs", "the device does not say which tokens it took: update its agent"
+            )
+        rows = result.logprobs or [[] for _ in result.chosen]
+        tops = [row[: self.alternatives] for row in rows]
+        if self.chat:
+            content = [
+                {**_token(*taken), "top_logprobs": [_token(*other) for other in top]}
+                for taken, top in zip(result.chosen, tops, strict=True)
+            ]
+            return {"content": content, "refusal": None}
+        ends = list(accumulate(len(text) for text, _ in result.chosen))
+        return {
+            "tokens": [text for text, _ in result.chosen],
+            "token_logprobs": [value for _, value in result.chosen],
+            "top_logprobs": [dict(top) for top in tops],
+            "text_offset": [0, *ends[:-1]][: len(ends)],
+        }
+
+    def piece(
+        self, asked: _Asked, text: str, reason: str | None = None, *, first: bool = False
+    ) -> dict[str, Any]:
         """One event of a stream."""
-        choice: dict[str, Any] = {"index": 0, "finish_reason": reason, "logprobs": None}
+        choice: dict[str, Any] = {"index": asked.index, "finish_reason": reason, "logprobs": None}
         if not self.chat:
             return self._document("text_completion", [{**choice, "text": text}])
         delta = {"content": text} if text else {}
@@ -262,18 +202,26 @@ class _Shape:
             delta = {"role": "assistant", "content": text}
         return self._document("chat.completion.chunk", [{**choice, "delta": delta}])
 
-    def totals(self, result: messages.Generated) -> dict[str, Any]:
+    def totals(self, asked: list[_Asked], results: list[messages.Generated]) -> dict[str, Any]:
         """The last event of a stream, when its reader asked for the usage."""
         name = "chat.completion.chunk" if self.chat else "text_completion"
-        return self._document(name, [], usage(result))
+        return self._document(name, [], usage(asked, results))
 
 
-def usage(result: messages.Generated) -> dict[str, int]:
-    """Tokens as OpenAI counts them."""
+def _token(text: str, logprob: float) -> dict[str, Any]:
+    whole = "\N{REPLACEMENT CHARACTER}" not in text  # else a token ends within a character
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
+
+
+def usage(asked: list[_Asked], results: list[messages.Generated]) -> dict[str, int]:
+    """Tokens as OpenAI counts them: a prompt once, however many choices it has."""
+    rows = list(zip(asked, results, strict=True))
+    prompts = sum(result.prompt_tokens for one, result in rows if one.first)
+    tokens = sum(result.tokens for result in results)
     return {
-        "prompt_tokens": result.prompt_tokens,
-        "completion_tokens": result.tokens,
-        "total_tokens": result.prompt_tokens + result.tokens,
+        "prompt_tokens": prompts,
+        "completion_tokens": tokens,
+        "total_tokens": prompts + tokens,
     }
 
 
@@ -281,40 +229,94 @@ def _event(document: Any) -> bytes:
     return b"data: " + msgspec.json.encode(document) + b"\n\n"
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """One choice: what is sent for it, its place, and the text that it begins with."""
+
+    request: GenerateRequest
+    index: int = 0
+    first: bool = True
+    echo: str = ""
+
+
+def _asked(body: Sampling, fields: dict[str, Any], requester: str) -> list[_Asked]:
+    """The choices of a request, prompt by prompt; with a seed each has one of its own."""
+    prompts = body.prompts if isinstance(body, Completion) else [None]
+    choices = []
+    for index, (prompt, number) in enumerate(product(prompts, range(body.n or 1))):
+        own = dict(fields)
+        if prompt is not None:
+            own["prompt"] = prompt
+        if body.seed is not None:
+            own["seed"] = (body.seed + number) % 2**63
+        echo = prompt if isinstance(body, Completion) and body.echo and prompt else ""
+        choices.append(_Asked(_request(own, requester), index, number == 0, echo))
+    return choices
+
+
 async def _events(
-    first: Answer, answers: AsyncGenerator[Answer, None], shape: _Shape, options: StreamOptions
+    first: Answer,
+    answers: AsyncGenerator[Answer, None],
+    controller: Controller,
+    asked: list[_Asked],
+    shape: _Shape,
+    options: StreamOptions,
 ) -> AsyncGenerator[bytes, None]:
-    """Server-sent events. The first answer was awaited before the status line was sent."""
-    async with aclosing(answers):
-        if shape.chat:
-            yield _event(shape.piece("", first=True))
-        try:
-            answer: Answer | None = first
-            while answer is not None:
-                if answer.chunk:
-                    yield _event(shape.piece(answer.chunk))
-                if answer.generated is not None:
-                    yield _event(shape.piece("", _REASONS[answer.generated.finish_reason]))
-                    if options.include_usage:
-                        yield _event(shape.totals(answer.generated))
-                answer = await anext(answers, None)
-        except ShoalError as error:
-            yield _event(error.body())  # the status line is gone
-        yield b"data: [DONE]\n\n"
+    """Server-sent events, one choice after the other.
+
+    The first answer was awaited before the status line was sent.
+    """
+    results = []
+    try:
+        for one in asked:
+            if one.index:
+                answers = _answers(controller, shape.model, one.request)
+            async with aclosing(answers):
+                if shape.chat:
+                    yield _event(shape.piece(one, "", first=True))
+                elif one.echo:
+                    yield _event(shape.piece(one, one.echo))
+                answer = first if not one.index else await anext(answers, None)
+                while answer is not None:
+                    if answer.chunk:
+                        yield _event(shape.piece(one, answer.chunk))
+                    if answer.generated is not None:
+                        results.append(answer.generated)
+                        reason = _REASONS[answer.generated.finish_reason]
+                        yield _event(shape.piece(one, "", reason))
+                    answer = await anext(answers, None)
+        if options.include_usage and len(results) == len(asked):
+            yield _event(shape.totals(asked, results))
+    except ShoalError as error:
+        yield _event(error.body())  # the status line is gone
+    yield b"data: [DONE]\n\n"
 
 
 async def _complete(
-    controller: Controller, body: Sampling, request: GenerateRequest, shape: _Shape
+    controller: Controller, body: Sampling, asked: list[_Asked], shape: _Shape
 ) -> Any:
-    answers = _answers(controller, body.model, request)
     if body.stream:
+        answers = _answers(controller, body.model, asked[0].request)
         first = await anext(answers)  # an error before any token still has its HTTP status
-        events = _events(first, answers, shape, body.stream_options or StreamOptions())
+        options = body.stream_options or StreamOptions()
+        events = _events(first, answers, controller, asked, shape, options)
         return Stream(events, "text/event-stream")
-    async with aclosing(answers):
+    results = [await result(controller, body.model, one.request) for one in asked]
+    return shape.whole(asked, results)
+
+
+async def result(
+    controller: Controller, model: str, request: GenerateRequest
+) -> messages.Generated:
+    """What one of the devices that `model` means generates.
+
+    Raises:
+        ShoalError: as :func:`_answers`; ``no-answer``.
+    """
+    async with aclosing(_answers(controller, model, request)) as answers:
         async for answer in answers:
             if answer.generated is not None:
-                return shape.whole(answer.generated)
+                return answer.generated
     raise UnavailableError("no-answer", "the device ended its answer without a result")
 
 
@@ -323,35 +325,40 @@ async def create_chat_completion(
     controller: TheController, token: Operator, body: ChatCompletion
 ) -> Any:
     """A chat's next turn, from one of the devices that `model` (a selector) means."""
-    fields = body.fields()
-    if body.max_completion_tokens is not None:
-        fields["max_tokens"] = body.max_completion_tokens
-    fields["messages"] = [turn.message() for turn in body.messages]
-    fields["stream"] = body.stream
-    request = _request(fields, token.name)
-    return await _complete(controller, body, request, _Shape("chat", body.model))
+    asked = _asked(body, body.fields(), token.name)
+    return await _complete(controller, body, asked, _Shape("chat", body))
 
 
 @ROUTER.post("/completions", dependencies=[QUESTION], response_model=None)
 async def create_completion(controller: TheController, token: Operator, body: Completion) -> Any:
     """A prompt's continuation, from one of the devices that `model` (a selector) means."""
-    fields = {**body.fields(), "prompt": body.prompt, "stream": body.stream}
-    request = _request(fields, token.name)
-    return await _complete(controller, body, request, _Shape("text", body.model))
+    asked = _asked(body, body.fields(), token.name)
+    return await _complete(controller, body, asked, _Shape("text", body))
 
 
 @ROUTER.get("/models", response_model=None)
 async def list_models(controller: TheController, token: Viewer) -> dict[str, Any]:
     """What `model` may be: each device with a generator, their groups, and ``all``."""
     del token
+    names = await run_in_threadpool(_names, controller)
+    return {"object": "list", "data": [_model(name) for name in names]}
 
-    def read() -> tuple[list[str], list[str]]:
-        with controller.store.read() as connection:
-            able = devices.ids(connection, *_GENERATES)
-            return able, selection.values(connection, "group", *_GENERATES)
 
-    able, groups = await run_in_threadpool(read)
-    names = ["all"] if able else []
-    names += [f"group={group}" for group in groups] + able
-    rows = [{"id": n, "object": "model", "created": 0, "owned_by": "fleet"} for n in names]
-    return {"object": "list", "data": rows}
+@ROUTER.get("/models/{model}", response_model=None)
+async def get_model(controller: TheController, token: Viewer, model: str) -> dict[str, Any]:
+    """One of them."""
+    del token
+    if model not in await run_in_threadpool(_names, controller):
+        raise InputError("no-such-model", f"{model[:100]!r} is none of those that /v1/models lists")
+    return _model(model)
+
+
+def _names(controller: Controller) -> list[str]:
+    with controller.store.read() as connection:
+        able = devices.ids(connection, *_GENERATES)
+        groups = selection.values(connection, "group", *_GENERATES)
+    return [*(["all"] if able else []), *(f"group={group}" for group in groups), *able]
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "fleet"}

@@ -138,6 +138,7 @@ class _Signature:
         mask = g.input("mask", (1, 1, self.context)) if self.context else None
         caches = [self._cache(i) for i in range(c.layers)] if self.context else []
         outputs: dict[str, Node] = {}
+        x = self._turned(x, self.model.stream_turn)  # which undoes that of the table
         last = c.layers - 1
         for i, block in enumerate(self.model.blocks):
             qkv = self._linear(self._read(x, block.pre_norms[0], block.pre_gains[0]), block.qkv)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_builder.generate import reference
-from model_builder.generate.fold import FoldedDecoder
+from model_builder.generate.fold import FoldedDecoder, turn_runs
 from model_builder.generate.weights import Array, DecoderConfig
 from model_builder.teachers.base import Progress, silent
 
@@ -72,7 +72,7 @@ class QuantizedDecoder:
 
     Attributes:
         config: the decoder's shape.
-        embedding: rows to look up, outside the graph.
+        embedding: rows to look up, outside the graph; turned by `stream_turn`.
         layers, head: the matrices.
         turn, stream_turn: as in :class:`model_builder.generate.fold.FoldedDecoder`.
         final_gain: of the last norm, if it is not in the head.
@@ -172,7 +172,7 @@ def quantize(
         progress("quantising", index + 1, len(weights.layers))
     return QuantizedDecoder(
         config=weights.config,
-        embedding=_matrix(weights.embedding, None),
+        embedding=_matrix(turn_runs(weights.embedding, folded.stream_turn), None),
         layers=layers,
         head=_matrix(weights.head, known.get("head"), bits=bits),
         turn=folded.turn,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -91,6 +92,27 @@ def test_finite_logits_of_any_size_give_a_token_that_is_allowed(temperature: flo
 
 def test_logprobs_are_those_of_the_softmax() -> None:
     """The best tokens come with their natural logarithms."""
-    rows = top_logprobs(LOGITS, 2)
+    rows, taken = top_logprobs(LOGITS, 2, 3)
+    assert taken[0] == 3 and taken[1] < rows[1][1] and top_logprobs(LOGITS, 1, 0)[1] == rows[0]
     assert [i for i, _ in rows] == [0, 1]
     assert rows[0][1] == pytest.approx(np.log(0.5), abs=1e-5)
+
+
+def test_penalties_count_the_answer_and_a_bias_its_tokens() -> None:
+    """What was said twice pays twice; a prompt's tokens pay nothing."""
+
+    def pick(answer: list[int], **options: object) -> int:
+        made = msgspec.convert(options, SamplingOptions)
+        assert not made.plain
+        return Sampler(made).pick(flat, [0, 0, 0, *answer], None, answer)
+
+    flat = np.array([1.0, 0.9, 0.0], np.float32)
+    assert pick([], frequency_penalty=2) == 0
+    assert pick([0], frequency_penalty=0.06) == 0
+    assert pick([0, 0], frequency_penalty=0.06) == 1
+    assert pick([0, 0], presence_penalty=0.06) == 0
+    assert pick([0], presence_penalty=0.2) == 1
+    assert pick([2], presence_penalty=-2) == 2
+    assert pick([], logit_bias={2: 100.0}) == 2
+    assert pick([], logit_bias={0: -100.0}) == 1
+    assert flat[0] == 1

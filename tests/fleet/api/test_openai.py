@@ -8,10 +8,13 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from openai.types import Completion as TextCompletion
+from openai.types.chat import ChatCompletion
 
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
@@ -73,8 +76,12 @@ def client(served: ServedFleet) -> Iterator[openai.OpenAI]:
 
 
 def test_models_are_devices_their_groups_and_all(client: openai.OpenAI) -> None:
-    """What a client may ask for is listed."""
-    assert [m.id for m in client.models.list()] == ["all", "group=kitchen", "d1", "d2"]
+    """What a client may ask for is listed, and each is there by its name."""
+    names = [m.id for m in client.models.list()]
+    assert names == ["all", "group=kitchen", "d1", "d2"]
+    assert [client.models.retrieve(name).id for name in names] == names
+    with pytest.raises(openai.NotFoundError, match="none of those"):
+        client.models.retrieve("gpt-4o")
 
 
 def test_a_streamed_chat_is_the_whole_chat_in_pieces(client: openai.OpenAI) -> None:
@@ -142,18 +149,199 @@ def test_errors_are_the_clients_own(client: openai.OpenAI, served: ServedFleet) 
     assert client.chat.completions.create(model="d1", messages=HELLO, max_tokens=1).choices
 
 
+def test_log_probabilities_are_those_of_the_tokens_taken(client: openai.OpenAI) -> None:
+    """Of a chat and of a completion; one that was sampled need not be the most likely."""
+    chat: dict[str, Any] = {"model": "d1", "messages": HELLO, "max_tokens": 12, "seed": 5}
+    done = client.chat.completions.create(**chat, temperature=2, logprobs=True, top_logprobs=3)
+    content = done.choices[0].logprobs.content
+    assert len(content) == done.usage.completion_tokens
+    assert all(len(one.top_logprobs) == 3 for one in content)
+    assert all(one.logprob <= one.top_logprobs[0].logprob + 1e-6 for one in content)
+    assert any(one.logprob < one.top_logprobs[2].logprob for one in content)
+    assert all(one.bytes is None or bytes(one.bytes).decode() == one.token for one in content)
+    alone = client.chat.completions.create(**chat, temperature=2, logprobs=True)
+    assert [(c.token, c.top_logprobs) for c in alone.choices[0].logprobs.content] == [
+        (c.token, []) for c in content
+    ]
+    assert client.chat.completions.create(**chat).choices[0].logprobs is None
+    text = client.completions.create(
+        model="d1", prompt="the lazy", max_tokens=6, temperature=0, logprobs=2
+    ).choices[0]
+    found = text.logprobs
+    assert len(found.tokens) == len(found.token_logprobs) == len(found.text_offset) == 6
+    assert [max(top.values()) for top in found.top_logprobs] == found.token_logprobs
+    assert found.text_offset[:2] == [0, len(found.tokens[0])]
+
+
+def test_several_choices_have_seeds_of_their_own(client: openai.OpenAI) -> None:
+    """A prompt is counted once, and a stream has the same choices by their numbers."""
+    options: dict[str, Any] = {
+        "model": "d1", "messages": HELLO, "max_tokens": 12, "n": 3, "seed": 7, "temperature": 1.5,
+    }  # fmt: skip
+    whole = client.chat.completions.create(**options)
+    assert [c.index for c in whole.choices] == [0, 1, 2]
+    texts = [c.message.content for c in whole.choices]
+    one = client.chat.completions.create(**{**options, "n": 1})
+    assert len(set(texts)) == 3 and one.choices[0].message.content == texts[0]
+    assert whole.usage.prompt_tokens == one.usage.prompt_tokens
+    assert whole.usage.completion_tokens > one.usage.completion_tokens
+    chunks = list(
+        client.chat.completions.create(
+            **options, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    streamed = ["", "", ""]
+    for chunk in chunks:
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == texts and chunks[-1].usage == whole.usage
+
+
+def test_a_list_of_prompts_has_a_choice_for_each(client: openai.OpenAI) -> None:
+    """In order, each with its own text before it where `echo` asks for that."""
+    options: dict[str, Any] = {"model": "all", "max_tokens": 5, "temperature": 0}
+    prompts = ["the lazy dog", "fox"]
+    alone = [client.completions.create(prompt=p, **options).choices[0].text for p in prompts]
+    both = client.completions.create(prompt=prompts, echo=True, n=2, **options)
+    expected = [p + t for p, t in zip(prompts, alone, strict=True) for _ in range(2)]
+    assert [c.text for c in both.choices] == expected
+    assert [c.index for c in both.choices] == [0, 1, 2, 3]
+    streamed = [""] * 4
+    for chunk in client.completions.create(prompt=prompts, echo=True, n=2, stream=True, **options):
+        streamed[chunk.choices[0].index] += chunk.choices[0].text
+    assert streamed == expected
+
+
+def test_what_a_client_prefers_reaches_the_device(client: openai.OpenAI) -> None:
+    """A bias forces a token, a penalty drives one out, and one token alone is no choice."""
+    options: dict[str, Any] = {"model": "d1", "prompt": "the quick", "max_tokens": 6}
+    forced = client.completions.create(**options, logit_bias={"65": 100}, temperature=0, logprobs=1)
+    assert len(set(forced.choices[0].logprobs.tokens)) == 1
+    driven = client.completions.create(
+        **options, logit_bias={"65": 2}, frequency_penalty=2, presence_penalty=2, temperature=0,
+        logprobs=0,
+    )  # fmt: skip
+    assert len(set(driven.choices[0].logprobs.tokens)) > 3
+    greedy = client.completions.create(**options, temperature=0).choices[0].text
+    extra = {"top_k": 1, "min_p": 0.1, "repetition_penalty": 1.0}
+    top = client.completions.create(**options, temperature=3, extra_body=extra)
+    assert top.choices[0].text == greedy
+    with pytest.raises(openai.BadRequestError, match="999999 is no token"):
+        client.completions.create(**options, logit_bias={"999999": 1})
+
+
+def _tool(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+
+
+# A field of a chat that is let be (None), or what a client is told of it.
+CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
+    ({"user": "someone"}, None),
+    ({"metadata": {"a": "b"}}, None),
+    ({"safety_identifier": "x", "prompt_cache_key": "y"}, None),
+    ({"store": False}, None),
+    ({"store": True}, "store"),
+    ({"service_tier": "auto"}, None),
+    ({"service_tier": "flex"}, "service_tier"),
+    ({"modalities": ["text"]}, None),
+    ({"modalities": ["text", "audio"]}, "modalities"),
+    ({"audio": None}, None),
+    ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
+    ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
+    ({"reasoning_effort": "high"}, "reasoning_effort"),
+    ({"verbosity": "low"}, "verbosity"),
+    ({"web_search_options": {}}, "web_search_options"),
+    ({"frequency_penalty": 0.5}, None),
+    ({"frequency_penalty": 3}, "frequency_penalty"),
+    ({"presence_penalty": None}, None),
+    ({"logit_bias": {}}, None),
+    ({"logit_bias": {"x": 1}}, "logit_bias"),
+    ({"logit_bias": {"1": 101}}, "logit_bias"),
+    ({"logprobs": False}, None),
+    ({"top_logprobs": 3}, "top_logprobs needs logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"logprobs": True, "stream": True}, "logprobs are not supported with stream"),
+    ({"stream_options": {"include_usage": True}}, "stream_options needs stream"),
+    ({"stream": True, "stream_options": {"fast": True}}, "fast"),
+    ({"max_completion_tokens": 3}, "exclude each other"),
+    ({"n": 0}, "n:"),
+    ({"seed": -1}, "seed"),
+    ({"stop": []}, None),
+    ({"stop": ["a", "b"]}, None),
+    ({"stop": ""}, "stop"),
+    ({"response_format": {"type": "text"}}, None),
+    ({"response_format": {"type": "grammar"}}, "response_format"),
+    ({"response_format": {"type": "json_schema"}}, "json_schema.schema"),
+    ({"tools": []}, None),
+    ({"tool_choice": "none"}, None),
+    ({"tools": [_tool("f")]}, "tools"),
+    ({"functions": [{"name": "f", "parameters": {}}]}, "functions"),
+    ({"top_a": 0.2}, "top_a"),
+    ({"temprature": 0}, "temprature"),
+    ({"messages": [{"role": "user", "content": "a", "name": "Ann"}]}, "name"),
+    ({"messages": [{"role": "critic", "content": "a"}]}, "role"),
+    (
+        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        "content",
+    ),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, None),
+    ({"messages": []}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("fields", "refusal"), CHAT_FIELDS, ids=[str(c[0]) for c in CHAT_FIELDS])
+def test_a_field_of_a_chat_counts_or_is_refused_by_name(
+    fields: dict[str, Any], refusal: str | None, client: openai.OpenAI
+) -> None:
+    """Nobody waits for what a field asks, and does not come."""
+    body = {"model": "d1", "messages": HELLO, "max_tokens": 1, **fields}
+    if refusal is None:
+        assert client.post("/chat/completions", body=body, cast_to=ChatCompletion).choices
+        return
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.post("/chat/completions", body=body, cast_to=ChatCompletion)
+    assert refusal in raised.value.message
+
+
+TEXT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
+    ({"best_of": 1}, None),
+    ({"best_of": 3}, "best_of"),
+    ({"suffix": "end"}, "suffix"),
+    ({"echo": True, "logprobs": 1}, "echo or logprobs"),
+    ({"logprobs": 6}, "logprobs"),
+    ({"prompt": [1, 2, 3]}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"max_tokens": 0, "echo": True}, "max_tokens"),
+    ({"messages": HELLO}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("fields", "refusal"), TEXT_FIELDS, ids=[str(c[0]) for c in TEXT_FIELDS])
+def test_a_field_of_a_completion_counts_or_is_refused_by_name(
+    fields: dict[str, Any], refusal: str | None, client: openai.OpenAI
+) -> None:
+    """As of a chat."""
+    body = {"model": "d1", "prompt": "the quick", "max_tokens": 1, **fields}
+    if refusal is None:
+        assert client.post("/completions", body=body, cast_to=TextCompletion).choices
+        return
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.post("/completions", body=body, cast_to=TextCompletion)
+    assert refusal in raised.value.message
+
+
 SCHEMA = '"response_format":{"type":"json_schema","json_schema":{"schema":%s}}'
 BODIES = {
-    "temperature NaN": ('"temperature":NaN', 422, "bad-request"),
-    "temperature 1e999": ('"temperature":1e999', 422, "bad-request"),
-    "temperature -1": ('"temperature":-1', 422, "bad-request"),
-    "temperature of the wrong type": ('"temperature":[1]', 422, "bad-request"),
-    "seed 10**30": (f'"seed":{10**30}', 422, "bad-request"),
+    "temperature NaN": ('"temperature":NaN', 400, "bad-request"),
+    "temperature 1e999": ('"temperature":1e999', 400, "bad-request"),
+    "temperature -1": ('"temperature":-1', 400, "bad-request"),
+    "temperature of the wrong type": ('"temperature":[1]', 400, "bad-request"),
+    "seed 10**30": (f'"seed":{10**30}', 400, "bad-request"),
     "a seed of 5,000 digits": ('"seed":' + "1" * 5000, 400, "bad-request"),
-    "no tokens": ('"max_tokens":0', 422, "bad-request"),
-    "two choices": ('"n":2', 422, "bad-request"),
-    "100,000 stops": (f'"stop":{["x"] * 100_000}'.replace("'", '"'), 422, "bad-request"),
-    "a stop of half a pair": ('"stop":["\\ud800"]', 422, "bad-request"),
+    "no tokens": ('"max_tokens":0', 400, "bad-request"),
+    "five choices": ('"n":5', 400, "bad-request"),
+    "100,000 stops": (f'"stop":{["x"] * 100_000}'.replace("'", '"'), 400, "bad-request"),
+    "a stop of half a pair": ('"stop":["\\ud800"]', 400, "bad-request"),
     "a schema with half a pair": (SCHEMA % '{"enum":["\\ud800"]}', 400, "bad-text"),
     "a schema with a long number": (SCHEMA % f'{{"enum":[{10**400}]}}', 400, "bad-constraint"),
     "a schema with NaN": (SCHEMA % '{"minimum":NaN}', 400, "bad-constraint"),

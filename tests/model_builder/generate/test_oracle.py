@@ -108,7 +108,7 @@ def test_a_channel_that_outgrows_the_others_costs_no_more(tmp_path: Path) -> Non
     decoder = quantize(fold(weights))
     layout = Layout(contexts=[64], prompt=[], prefill=[], score=[16])
     model, _ = build_model(decoder, layout)
-    runner = Runner(model, weights.embedding, decoder.config, facts_of(decoder, layout))
+    runner = Runner(model, decoder.embedding.restore(), decoder.config, facts_of(decoder, layout))
     found, wanted = runner.logits(IDS), reference.logits(weights, IDS)
     error = np.sqrt(((found - wanted) ** 2).mean() / (wanted**2).mean())
     assert error < 0.12, error

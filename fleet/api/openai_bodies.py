@@ -1,0 +1,251 @@
+"""Bodies of the OpenAI-compatible endpoints, and what of them goes to a device.
+
+A field that is not here is refused by its name: who sends it expects something of it. A few say
+nothing of the answer (``user``), and some have one value that asks for nothing (``store: false``,
+``null``); those are let be.
+Source: OpenAI API reference, chat completions, completions and embeddings.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from contracts import limits, messages
+from contracts.errors import InputError
+
+MAX_CHOICES: Final = 4
+MAX_PROMPTS: Final = 16
+
+_ABOUT_WHO_ASKS: Final = ("user", "safety_identifier", "prompt_cache_key", "metadata")
+_ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
+    **dict.fromkeys(_ABOUT_WHO_ASKS, ()),
+    **dict.fromkeys(("tools", "functions"), ([],)),
+    **dict.fromkeys(("tool_choice", "function_call"), ("none", "auto")),
+    **dict.fromkeys(("audio", "moderation", "prediction", "reasoning_effort", "verbosity"), ()),
+    **dict.fromkeys(("prompt_cache_options", "prompt_cache_retention", "web_search_options"), ()),
+    "best_of": (1,),
+    "dimensions": (),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True, False),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "suffix": ("",),
+}
+"""Fields that are not supported, and their values besides null that ask for nothing."""
+
+_ANSWERED: Final[dict[str, tuple[Any, ...]]] = {
+    "annotations": ([],),
+    "tool_calls": ([],),
+    **dict.fromkeys(("audio", "function_call", "refusal", "reasoning_content"), ()),
+}
+"""The same of a message, which may be one that this endpoint answered earlier."""
+
+
+def _without(document: Any, neutral: dict[str, tuple[Any, ...]]) -> Any:
+    if not isinstance(document, dict):
+        return document
+
+    def asks(name: Any, value: Any) -> bool:
+        if name not in neutral:
+            return True
+        same = any(type(value) is type(v) and value == v for v in neutral[name])
+        return not (value is None or name in _ABOUT_WHO_ASKS or same)
+
+    return {name: value for name, value in document.items() if asks(name, value)}
+
+
+class Strict(BaseModel):
+    """No field is passed over."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Body(Strict):
+    """The body of a request; see the module for what is let be."""
+
+    model: Annotated[str, Field(min_length=1, max_length=4000, description="a selector")]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, document: Any) -> Any:
+        return _without(document, _ASKS_NOTHING)
+
+
+class Part(Strict):
+    """A part of a message's content; only text is understood."""
+
+    type: Literal["text"]
+    text: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
+
+
+class Turn(Strict):
+    """A message of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)] | list[Part]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_out(cls, document: Any) -> Any:
+        return _without(document, _ANSWERED)
+
+    def message(self) -> messages.ChatMessage:
+        """The message on the wire."""
+        text = self.content
+        if not isinstance(text, str):
+            text = "".join(part.text for part in text)
+        role: Any = "system" if self.role == "developer" else self.role
+        return messages.ChatMessage(role, text)
+
+
+class JsonSchema(Strict):
+    """The inside of ``response_format``. Output is always held to the schema (``strict``)."""
+
+    name: Annotated[str, Field(max_length=256)] = ""
+    description: Annotated[str, Field(max_length=4096)] | None = None
+    strict: bool | None = None
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+
+
+class ResponseFormat(Strict):
+    """How the output must look."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
+class StreamOptions(Strict):
+    """What a stream ends with."""
+
+    include_usage: bool = False
+    include_obfuscation: Literal[False] | None = None
+
+
+_Penalty = Annotated[float, Field(ge=-2, le=2)]
+_Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class Sampling(Body):
+    """Fields of both kinds of completion. Those of the last group are not OpenAI's."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=limits.MAX_GENERATE_TOKENS)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    frequency_penalty: _Penalty | None = None
+    presence_penalty: _Penalty | None = None
+    logit_bias: (
+        Annotated[
+            dict[
+                Annotated[str, Field(pattern=r"^[0-9]{1,7}$")],
+                Annotated[float, Field(ge=-100, le=100)],
+            ],
+            Field(max_length=messages.MAX_LOGIT_BIASES),
+        ]
+        | None
+    ) = None
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    response_format: ResponseFormat | None = None
+
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        """Tokens whose log-probabilities are asked for besides that of the one taken."""
+        raise NotImplementedError
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.stream and self.alternatives is not None:
+            raise ValueError("logprobs are not supported with stream")
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options needs stream")
+        return self
+
+    def fields(self) -> dict[str, Any]:
+        """The wire's fields of what was given."""
+        found: dict[str, Any] = {
+            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "stream": bool(self.stream),
+        }
+        for name in (
+            "max_tokens", "top_p", "frequency_penalty", "presence_penalty", "logit_bias", "seed",
+            "top_k", "min_p", "repetition_penalty",
+        ):  # fmt: skip
+            if getattr(self, name) is not None:
+                found[name] = getattr(self, name)
+        if self.alternatives is not None:
+            found["logprobs"] = max(1, self.alternatives)
+        if self.stop is not None:
+            found["stop"] = [self.stop] if isinstance(self.stop, str) else self.stop
+        wanted = self.response_format
+        if wanted is not None and wanted.type == "json_schema":
+            if wanted.json_schema is None:
+                raise InputError("bad-message", "response_format needs json_schema.schema")
+            found["json_schema"] = wanted.json_schema.schema_
+        elif wanted is not None and wanted.type == "json_object":
+            found["json_schema"] = {"type": "object"}
+        return found
+
+
+class ChatCompletion(Sampling):
+    """The body of ``/v1/chat/completions``."""
+
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=256)]
+    max_completion_tokens: Annotated[int, Field(ge=1, le=limits.MAX_GENERATE_TOKENS)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        """See :class:`Sampling`."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @model_validator(mode="after")
+    def _asks_once(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
+            raise ValueError("max_tokens and max_completion_tokens exclude each other")
+        return self
+
+    def fields(self) -> dict[str, Any]:
+        """See :class:`Sampling`."""
+        found = {**super().fields(), "messages": [turn.message() for turn in self.messages]}
+        if self.max_completion_tokens is not None:
+            found["max_tokens"] = self.max_completion_tokens
+        return found
+
+
+_Prompt = Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
+
+
+class Completion(Sampling):
+    """The body of ``/v1/completions``."""
+
+    prompt: _Prompt | Annotated[list[_Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        """See :class:`Sampling`."""
+        return self.logprobs
+
+    @model_validator(mode="after")
+    def _answers_only(self) -> Self:
+        if self.echo and self.logprobs is not None:
+            raise ValueError("logprobs of a prompt are not supported: leave out echo or logprobs")
+        return self
+
+    @property
+    def prompts(self) -> list[str]:
+        """All of them."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
