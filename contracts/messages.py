@@ -505,11 +505,36 @@ class EmbedRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     slot: Name = "classify"
 
 
-class ChatMessage(msgspec.Struct, frozen=True):
-    """One turn of a chat."""
+ToolName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
-    role: Literal["system", "user", "assistant"]
+
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model may call: `parameters` is the JSON schema of an object; empty: it takes none."""
+
+    name: ToolName
+    description: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    parameters: dict[str, Any] = {}
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call that a model asks for: `arguments` is the text of a JSON object."""
+
+    id: Annotated[str, msgspec.Meta(max_length=64)]
+    name: ToolName
+    arguments: Text
+
+
+class ChatMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn of a chat.
+
+    `tool_calls`: of an assistant's turn. `tool_call_id`: of the call that a turn of the role
+    ``tool`` has the result of.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: Text
+    tool_calls: Annotated[list[ToolCall], msgspec.Meta(max_length=16)] = []
+    tool_call_id: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 MAX_LOGIT_BIASES: Final = 300
@@ -517,7 +542,11 @@ MAX_LOGIT_BIASES: Final = 300
 
 
 class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
-    """``req/generate``: either `prompt` (as it is) or `messages` (through the chat template)."""
+    """``req/generate``: either `prompt` (as it is) or `messages` (through the chat template).
+
+    `tools` go with `messages`. With `tool_choice` ``required`` the answer is a call; with
+    ``none`` the model does not see them.
+    """
 
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], msgspec.Meta(max_length=256)] | None = None
@@ -548,6 +577,9 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     regex: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
     stream: bool = True
+    tools: Annotated[list[Tool], msgspec.Meta(max_length=64)] = []
+    tool_choice: Literal["auto", "none", "required"] = "auto"
+    parallel_tool_calls: bool = True
 
 
 class CancelRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
@@ -636,6 +668,7 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens_per_step: float = 0.0
     logprobs: list[list[tuple[str, float]]] = []
     chosen: list[tuple[str, float]] = []
+    tool_calls: list[ToolCall] = []
 
 
 class Selftested(msgspec.Struct, frozen=True, omit_defaults=True):

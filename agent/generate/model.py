@@ -19,6 +19,7 @@ from agent.generate.prompts import Prompts
 from agent.generate.sampling import Sampler, SamplingOptions, top_logprobs
 from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
+from agent.generate.tools import Calling
 from agent.runtime.model import Options
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
@@ -139,13 +140,27 @@ class GenerativeModel:
             checkpoint: called before every step; it may raise :class:`Stop` or an error.
 
         Raises:
-            InputError: ``empty-prompt``, ``prompt-too-long``, ``bad-constraint``, ``bad-text``.
+            InputError: ``empty-prompt``, ``prompt-too-long``, ``bad-constraint``, ``bad-text``,
+                ``bad-messages``.
             RefusedError: ``constraint-failed``; the constraint cannot be met.
                 ``budget-ended``; the tokens or the time ended before the constraint was met.
                 ``model-failed``; the runtime would not run it, or it gave what is no number.
         """
+        if request.tools and request.tool_choice != "none":
+            return Calling(self, request, checkpoint, self._clock).answer(emit)
+        stream = TextStream(self.prompts.decode, request.stop)
+        return self.answer(request, self._prompt_ids(request), stream, emit, checkpoint)
+
+    def answer(
+        self,
+        request: GenerateRequest,
+        ids: list[int],
+        stream: TextStream,
+        emit: Callable[[str], None],
+        checkpoint: Callable[[], None],
+    ) -> Generated:
+        """What follows `ids`, as :meth:`generate`; `stream` takes the answer's tokens."""
         totals = _Totals(self._clock())
-        ids = self._prompt_ids(request)
         totals.prompt_tokens = len(ids)
         room = self.decoder.capacity - len(ids)
         if room < 1:
@@ -161,7 +176,6 @@ class GenerativeModel:
                 f"logit_bias: {outside[0]} is no token: the model has {self.facts.vocabulary}",
             )
         constraint = self._constraint(request)
-        stream = TextStream(self.prompts.decode, request.stop)
         reason: FinishReason
         try:
             limit = None

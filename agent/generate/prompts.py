@@ -11,7 +11,7 @@ from contracts.bundle import Bundle
 from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts, TokenizerFrontEnd
-from contracts.messages import ChatMessage
+from contracts.messages import ChatMessage, Tool
 from contracts.tokenizer import load, probe, told
 
 
@@ -92,6 +92,28 @@ class Prompts:
         if not prompt:
             raise InputError("empty-prompt", "the prompt is empty: there is nothing to go on")
         return self._ids(self._facts.prompt_prefix + prompt + self._facts.prompt_suffix)
+
+    def render_chat(self, messages: list[ChatMessage], tools: list[Tool]) -> str:
+        """The prompt of a chat whose model may call tools.
+
+        Raises:
+            InputError: ``bad-messages``, ``too-large``, ``bad-text``; also where the template
+                knows no tools, or none is there.
+        """
+        for message in messages:
+            check_text(message.content)
+        if self._template is None:
+            raise InputError("bad-messages", "the model has no chat template, so it has no tools")
+        return self._template.render(messages, tools)
+
+    def calls_with(self, tag: str) -> bool:
+        """Whether the model's calls of tools begin with `tag`, and are seen to."""
+        seen = self.decode(self._tokenizer.encode(tag, add_special_tokens=False).ids) == tag
+        return seen and tag in (self._front.chat_template or "")
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Ids of a prompt that is whole already."""
+        return self._ids(text)
 
     def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
         """Ids of a chat, through the bundle's template.

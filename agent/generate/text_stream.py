@@ -24,6 +24,7 @@ class TextStream:
     Attributes:
         text: what was given out so far.
         stopped: a stop string was found.
+        stopped_by: which.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
@@ -35,6 +36,7 @@ class TextStream:
         self._pending = ""
         self.text = ""
         self.stopped = False
+        self.stopped_by = ""
 
     def push(self, token: int) -> str:
         """Adds a token; the text that is now certain (may be empty)."""
@@ -67,10 +69,11 @@ class TextStream:
         return self._release(final=final)
 
     def _release(self, *, final: bool) -> str:
-        found = [at for at in (self._pending.find(s) for s in self._stop) if at >= 0]
+        found = [(at, s) for at, s in ((self._pending.find(s), s) for s in self._stop) if at >= 0]
         if found:
+            first, self.stopped_by = min(found)
             self.stopped = True
-            out, self._pending = self._pending[: min(found)], ""
+            out, self._pending = self._pending[:first], ""
         else:
             held = 0 if final else max((_overlap(self._pending, s) for s in self._stop), default=0)
             cut = len(self._pending) - held

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 
-from contracts import limits
+import msgspec
+
+from contracts import codec, limits
 from contracts.errors import InputError
-from contracts.messages import ChatMessage
+from contracts.messages import ChatMessage, Tool, ToolCall
 
 MAX_CHARS = 32 * limits.KIB
 """Characters of a template's source."""
+
+_TOOLS = "tools"
+"""The name under which templates are given them."""
 
 _MAX_PROMPT_CHARS = 4 * limits.MAX_MESSAGE_BYTES
 
@@ -43,6 +49,7 @@ class ChatTemplate:
 
         self._environment = TemplateSandbox()
         self._environment.globals["raise_exception"] = _refuse
+        self._source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._one_at_a_time = threading.Lock()
         try:
@@ -52,7 +59,7 @@ class ChatTemplate:
                 "bad-template", f"the chat template is broken{_place(error)}: {_text(error)}"
             ) from None
 
-    def render(self, messages: list[ChatMessage]) -> str:
+    def render(self, messages: list[ChatMessage], tools: Sequence[Tool] = ()) -> str:
         """The prompt that asks for the assistant's next turn.
 
         Raises:
@@ -63,12 +70,18 @@ class ChatTemplate:
 
         if not messages:
             raise InputError("bad-messages", "a chat needs at least one message")
-        turns: list[dict[str, Any]] = [{"role": m.role, "content": m.content} for m in messages]
+        asked = tools or any(m.role == "tool" or m.tool_calls for m in messages)
+        if asked and _TOOLS not in self._source:
+            raise InputError("bad-messages", "the model's chat template knows no tools")
+        turns = [_turn(message) for message in messages]
+        given: dict[str, Any] = {"tools": [_tool(tool) for tool in tools]} if tools else {}
         characters = sum(len(message.content) for message in messages)
+        if asked:
+            characters = len(codec.encode([messages, list(tools)]))
         with self._one_at_a_time:
             self._environment.budget = Budget(STEPS_UNITS + UNITS_A_CHARACTER * characters)
             try:
-                return self._render(turns)
+                return self._render(turns, given)
             except InputError:
                 raise
             except Exception as error:  # noqa: BLE001 - a template is a program
@@ -76,17 +89,49 @@ class ChatTemplate:
                     "bad-template", f"the chat template failed{_place(error)}: {_text(error)}"
                 ) from None
 
-    def _render(self, turns: list[dict[str, Any]]) -> str:
+    def _render(self, turns: list[dict[str, Any]], given: dict[str, Any]) -> str:
         pieces = []
         size = 0
         for piece in self._template.generate(
-            messages=turns, add_generation_prompt=True, **self._tokens
+            messages=turns, add_generation_prompt=True, **given, **self._tokens
         ):
             size += len(piece)
             if size > _MAX_PROMPT_CHARS:
                 raise InputError("too-large", f"the prompt is over {_MAX_PROMPT_CHARS} characters")
             pieces.append(piece)
         return "".join(pieces)
+
+
+def _turn(message: ChatMessage) -> dict[str, Any]:
+    """A message as templates have it; the keys of tools only where there are any."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _arguments(call)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _arguments(call: ToolCall) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(call.arguments, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InputError(
+            "bad-messages", f"the arguments of the call of {call.name} are no JSON object: {error}"
+        ) from None
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    parameters = tool.parameters or {"type": "object", "properties": {}}
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}
 
 
 def _place(error: Exception) -> str:

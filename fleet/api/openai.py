@@ -160,11 +160,15 @@ class _Shape:
     def _choice(self, asked: _Asked, result: messages.Generated) -> dict[str, Any]:
         choice: dict[str, Any] = {
             "index": asked.index,
-            "finish_reason": _REASONS[result.finish_reason],
+            "finish_reason": _reason(result),
             "logprobs": self._logprobs(result),
         }
         if self.chat:
-            return {**choice, "message": {"role": "assistant", "content": result.text}}
+            message: dict[str, Any] = {"role": "assistant", "content": result.text}
+            if result.tool_calls:
+                message["content"] = result.text or None
+                message["tool_calls"] = [_call(call) for call in result.tool_calls]
+            return {**choice, "message": message}
         return {**choice, "text": asked.echo + result.text}
 
     def _logprobs(self, result: messages.Generated) -> dict[str, Any] | None:
@@ -202,10 +206,25 @@ class _Shape:
             delta = {"role": "assistant", "content": text}
         return self._document("chat.completion.chunk", [{**choice, "delta": delta}])
 
+    def calls(self, asked: _Asked, calls: list[messages.ToolCall]) -> dict[str, Any]:
+        """The event of a stream that has its calls."""
+        rows = [{"index": index, **_call(call)} for index, call in enumerate(calls)]
+        choice = {"index": asked.index, "finish_reason": None, "logprobs": None}
+        return self._document("chat.completion.chunk", [{**choice, "delta": {"tool_calls": rows}}])
+
     def totals(self, asked: list[_Asked], results: list[messages.Generated]) -> dict[str, Any]:
         """The last event of a stream, when its reader asked for the usage."""
         name = "chat.completion.chunk" if self.chat else "text_completion"
         return self._document(name, [], usage(asked, results))
+
+
+def _reason(result: messages.Generated) -> str:
+    return "tool_calls" if result.tool_calls else _REASONS[result.finish_reason]
+
+
+def _call(call: messages.ToolCall) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
@@ -282,8 +301,9 @@ async def _events(
                         yield _event(shape.piece(one, answer.chunk))
                     if answer.generated is not None:
                         results.append(answer.generated)
-                        reason = _REASONS[answer.generated.finish_reason]
-                        yield _event(shape.piece(one, "", reason))
+                        if answer.generated.tool_calls:
+                            yield _event(shape.calls(one, answer.generated.tool_calls))
+                        yield _event(shape.piece(one, "", _reason(answer.generated)))
                     answer = await anext(answers, None)
         if options.include_usage and len(results) == len(asked):
             yield _event(shape.totals(asked, results))

@@ -21,14 +21,13 @@ MAX_PROMPTS: Final = 16
 _ABOUT_WHO_ASKS: Final = ("user", "safety_identifier", "prompt_cache_key", "metadata")
 _ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
     **dict.fromkeys(_ABOUT_WHO_ASKS, ()),
-    **dict.fromkeys(("tools", "functions"), ([],)),
-    **dict.fromkeys(("tool_choice", "function_call"), ("none", "auto")),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
     **dict.fromkeys(("audio", "moderation", "prediction", "reasoning_effort", "verbosity"), ()),
     **dict.fromkeys(("prompt_cache_options", "prompt_cache_retention", "web_search_options"), ()),
     "best_of": (1,),
     "dimensions": (),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
@@ -80,24 +79,87 @@ class Part(Strict):
     text: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
 
 
+_ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class CalledFunction(Strict):
+    """What a call is of."""
+
+    name: _ToolName
+    arguments: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
+
+
+class Call(Strict):
+    """A call in an assistant's message."""
+
+    id: Annotated[str, Field(max_length=64)]
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class Function(Strict):
+    """A function that a model may call. Arguments are always held to `parameters` (``strict``)."""
+
+    name: _ToolName
+    description: Annotated[str, Field(max_length=4096)] = ""
+    parameters: dict[str, Any] = {}
+    strict: bool | None = None
+
+
+class GivenTool(Strict):
+    """A tool."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class ChosenFunction(Strict):
+    """The name in a choice."""
+
+    name: _ToolName
+
+
+class ChosenTool(Strict):
+    """The one tool that must be called."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
 class Turn(Strict):
     """A message of a chat."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)] | list[Part]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)] | list[Part] | None = None
+    tool_calls: Annotated[list[Call], Field(min_length=1, max_length=16)] | None = None
+    tool_call_id: Annotated[str, Field(max_length=64)] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _leave_out(cls, document: Any) -> Any:
         return _without(document, _ANSWERED)
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content is null, and there are no tool_calls")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls are of the role assistant")
+        if (self.tool_call_id is not None) != (self.role == "tool"):
+            raise ValueError("a message of the role tool, and no other, has a tool_call_id")
+        return self
+
     def message(self) -> messages.ChatMessage:
         """The message on the wire."""
-        text = self.content
+        text = self.content or ""
         if not isinstance(text, str):
             text = "".join(part.text for part in text)
         role: Any = "system" if self.role == "developer" else self.role
-        return messages.ChatMessage(role, text)
+        calls = [
+            messages.ToolCall(call.id, call.function.name, call.function.arguments)
+            for call in self.tool_calls or []
+        ]
+        return messages.ChatMessage(role, text, calls, self.tool_call_id or "")
 
 
 class JsonSchema(Strict):
@@ -202,6 +264,9 @@ class ChatCompletion(Sampling):
     max_completion_tokens: Annotated[int, Field(ge=1, le=limits.MAX_GENERATE_TOKENS)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[GivenTool], Field(max_length=64)] = []
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def alternatives(self) -> int | None:
@@ -214,6 +279,18 @@ class ChatCompletion(Sampling):
             raise ValueError("top_logprobs needs logprobs: true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens and max_completion_tokens exclude each other")
+        names = [tool.function.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise ValueError("tools: two have one name")
+        if isinstance(self.tool_choice, ChosenTool):
+            if self.tool_choice.function.name not in names:
+                raise ValueError("tool_choice names a function that is not in tools")
+        elif self.tool_choice == "required" and not names:
+            raise ValueError("tool_choice is required, and there are no tools")
+        if names and self.logprobs:
+            raise ValueError("logprobs are not supported with tools")
+        if names and self.response_format is not None and self.response_format.type != "text":
+            raise ValueError("response_format and tools exclude each other")
         return self
 
     def fields(self) -> dict[str, Any]:
@@ -221,7 +298,24 @@ class ChatCompletion(Sampling):
         found = {**super().fields(), "messages": [turn.message() for turn in self.messages]}
         if self.max_completion_tokens is not None:
             found["max_tokens"] = self.max_completion_tokens
+        if self.tools:
+            found |= self._tools()
         return found
+
+    def _tools(self) -> dict[str, Any]:
+        choice: Any = self.tool_choice or "auto"
+        only = choice.function.name if isinstance(choice, ChosenTool) else ""
+        functions = [tool.function for tool in self.tools]
+        return {
+            "tools": [
+                messages.Tool(f.name, f.description, f.parameters)
+                for f in functions
+                if f.name == (only or f.name)
+            ],
+            "tool_choice": "required" if only else choice,
+            # One that must be called is called once.
+            "parallel_tool_calls": self.parallel_tool_calls is not False and not only,
+        }
 
 
 _Prompt = Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,10 +23,19 @@ TEMPLATE = (
 )
 
 
-def tiny_tokenizer(size: int = 300) -> Tokenizer:
+TOOLS_TEMPLATE = (
+    "{% for tool in tools or [] %}{{ tool.function.name }},{% endfor %}"
+    "{% for message in messages %}<{{ message.role }}>{{ message.content }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>"
+    "{% endfor %}\n{% endfor %}<assistant>"
+)
+TOOL_TAG = "<tool_call>"
+
+
+def tiny_tokenizer(size: int = 300, phrases: list[str] | None = None) -> Tokenizer:
     """A byte-level tokenizer trained on a few words; it ends answers with ``<|end|>``."""
     texts = ["the quick brown fox jumps over the lazy dog", '{"name": "value", "count": 12}'] * 4
-    return train_tokenizer(texts, size)
+    return train_tokenizer(texts, size, phrases or [])
 
 
 def tiny_weights(
@@ -90,7 +100,8 @@ def write_gguf(
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([token for token, _ in vocabulary])
-    writer.add_token_types([3 if token == "<|end|>" else 1 for token, _ in vocabulary])
+    kinds = {"<|end|>": 3, TOOL_TAG: 4}
+    writer.add_token_types([kinds.get(token, 1) for token, _ in vocabulary])
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     writer.add_eos_token_id(tokenizer.token_to_id("<|end|>"))
@@ -177,10 +188,21 @@ def tiny_bundle(
     *,
     contexts: tuple[int, ...] = (32, 64),
     cache: Literal["float32", "int8"] = "int8",
+    tools: bool = False,
 ) -> Path:
-    """A generative bundle of a random decoder, through the real import."""
+    """A generative bundle of a random decoder, through the real import.
+
+    With `tools` its template has them, and ``<tool_call>`` is one token.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    source = write_gguf(folder / "tiny.gguf", tiny_weights(), tiny_tokenizer())
+    weights = tiny_weights()
+    weights.config = replace(weights.config, trained_context=max(64, *contexts))
+    source = write_gguf(
+        folder / "tiny.gguf",
+        weights,
+        tiny_tokenizer(phrases=[TOOL_TAG] if tools else []),
+        template=TOOLS_TEMPLATE if tools else TEMPLATE,
+    )
     options = ImportOptions(
         layout=Layout(contexts=list(contexts), prompt=[8], prefill=[8], cache=cache),
         calibration_tokens=0, check_tokens=64, max_perplexity_change=1.0,

@@ -1,0 +1,183 @@
+"""Calls of tools: whatever a model would say, a call is of a tool and fits its schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from agent.generate.model import GenerativeModel
+from agent.generate.stop import Stop
+from contracts.bundle import Bundle
+from contracts.errors import InputError, ShoalError
+from contracts.messages import ChatMessage, Generated, GenerateRequest, Tool, ToolCall
+from tests.support.tiny_decoder import TOOL_TAG, tiny_bundle
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"$ref": "#/$defs/city"}, "days": {"enum": [1, 2, 3]}},
+    "required": ["city", "days"],
+    "additionalProperties": False,
+    "$defs": {"city": {"enum": ["Graz", "Lyon"]}},
+}
+WEATHER = Tool("get_weather", "The weather of a city", SCHEMA)
+TIME = Tool("get-time", "The time")
+ASKED = [ChatMessage("user", "what is the weather")]
+
+
+@pytest.fixture(scope="module")
+def calling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GenerativeModel]:
+    """A random model with a template that knows tools."""
+    folder = tmp_path_factory.mktemp("tools")
+    model = GenerativeModel(Bundle.open(tiny_bundle(folder, contexts=(256, 512), tools=True)))
+    yield model
+    model.close()
+
+
+def _request(**fields: Any) -> GenerateRequest:
+    return GenerateRequest(
+        **{"messages": ASKED, "tools": [WEATHER, TIME], "max_tokens": 200, "seed": 1, **fields}
+    )
+
+
+def _bias(model: GenerativeModel) -> dict[str, float]:
+    """What makes the random model write the tag wherever it may."""
+    return {str(model.prompts._tokenizer.token_to_id(TOOL_TAG)): 100.0}
+
+
+def _check(result: Generated) -> None:
+    for call in result.tool_calls:
+        arguments = json.loads(call.arguments)
+        if call.name == "get_weather":
+            assert set(arguments) == {"city", "days"} and arguments["days"] in (1, 2, 3)
+            assert arguments["city"] in ("Graz", "Lyon")
+        else:
+            assert (call.name, arguments) == ("get-time", {})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_required_call_is_of_a_tool_and_fits_its_schema(
+    seed: int, calling: GenerativeModel
+) -> None:
+    """A random model at a high temperature cannot do otherwise; nothing of it is streamed."""
+    pieces: list[str] = []
+    request = _request(tool_choice="required", temperature=3, seed=seed)
+    result = calling.generate(request, pieces.append)
+    assert len(result.tool_calls) >= 1 and result.text == "" and pieces == []
+    assert result.finish_reason == "stop" and 0 < result.tokens <= 200
+    assert len({call.id for call in result.tool_calls}) == len(result.tool_calls)
+    _check(result)
+
+
+def test_each_tool_can_be_called(calling: GenerativeModel) -> None:
+    """The name is the model's choice."""
+    names = {
+        calling.generate(_request(tool_choice="required", temperature=3, seed=seed))
+        .tool_calls[0]
+        .name
+        for seed in range(30)
+    }
+    assert names == {"get_weather", "get-time"}
+
+
+def test_a_call_that_the_model_begins_is_held_to_the_schema(calling: GenerativeModel) -> None:
+    """The tag is no text, and calls go on as long as the model goes on, to a bound."""
+    pieces: list[str] = []
+    request = _request(logit_bias=_bias(calling), temperature=1, max_tokens=400)
+    result = calling.generate(request, pieces.append)
+    assert len(result.tool_calls) == 8 and result.text == "".join(pieces) == ""
+    _check(result)
+    once = calling.generate(
+        _request(logit_bias=_bias(calling), temperature=1, parallel_tool_calls=False)
+    )
+    assert len(once.tool_calls) == 1
+
+
+def test_text_without_a_call_is_streamed_as_ever(calling: GenerativeModel) -> None:
+    """And ends at the stop strings of the request."""
+    pieces: list[str] = []
+    free = calling.generate(_request(max_tokens=30), pieces.append)
+    assert free.tool_calls == [] and "".join(pieces) == free.text and free.tokens == 30
+    assert free.finish_reason == "length"
+    stop = free.text[5:8]
+    cut = calling.generate(_request(max_tokens=30, stop=[stop]))
+    assert cut.text == free.text[: free.text.index(stop)] and cut.finish_reason == "stop"
+
+
+def test_none_is_the_same_as_no_tools(calling: GenerativeModel) -> None:
+    """A model that must not call is not shown what it could call."""
+    none = calling.generate(_request(max_tokens=10, tool_choice="none"))
+    assert none.text == calling.generate(_request(max_tokens=10, tools=[])).text
+    assert none.prompt_tokens < calling.generate(_request(max_tokens=10)).prompt_tokens
+
+
+def test_the_result_of_a_call_is_in_the_next_prompt(calling: GenerativeModel) -> None:
+    """With the call that it answers."""
+    call = ToolCall("c1", "get_weather", '{"city":"Graz","days":2}')
+    turns = [*ASKED, ChatMessage("assistant", "", [call]), ChatMessage("tool", "rain", [], "c1")]
+    prompt = calling.prompts.render_chat(turns, [WEATHER])
+    assert prompt == (
+        "get_weather,<user>what is the weather\n<assistant><tool_call>"
+        '{"name": "get_weather", "arguments": {"city": "Graz", "days": 2}}</tool_call>\n'
+        "<tool>rain\n<assistant>"
+    )
+    result = calling.generate(_request(messages=turns, max_tokens=5))
+    assert result.prompt_tokens == len(calling.prompts.encode_rendered(prompt)) + len("get-time,")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"prompt": "a", "messages": None}, "bad-message"),
+        ({"json_schema": {}}, "bad-constraint"),
+        ({"regex": "a"}, "bad-constraint"),
+        ({"logprobs": 1}, "bad-message"),
+        ({"tools": [WEATHER, WEATHER]}, "bad-message"),
+        ({"tools": [Tool("f", "", {"type": "array"})]}, "bad-constraint"),
+        ({"tools": [Tool("f", "", {"type": "object", "properties": 3})]}, "bad-constraint"),
+        ({"tools": [Tool("f", "", {"$ref": "http://x/y"})]}, "bad-constraint"),
+        ({"messages": [ChatMessage("assistant", "", [ToolCall("c", "f", "[1]")])]}, "bad-messages"),
+        (
+            {"messages": [ChatMessage("assistant", "", [ToolCall("c", "f", '{"a":' * 5000)])]},
+            "bad-messages",
+        ),
+        ({"max_tokens": 3}, "budget-ended"),
+    ],
+)
+def test_what_cannot_be_called_is_one_error_and_the_model_goes_on(
+    fields: dict[str, Any], code: str, calling: GenerativeModel
+) -> None:
+    """Hostile schemas and histories included."""
+    request = _request(**{"tools": [WEATHER], "tool_choice": "required", **fields})
+    with pytest.raises(ShoalError) as raised:
+        calling.generate(request)
+    assert raised.value.code == code
+    assert calling.generate(_request(tool_choice="required", temperature=1)).tool_calls
+
+
+def test_a_model_whose_template_has_no_tools_says_so(model: GenerativeModel) -> None:
+    """Rather than leave them out."""
+    with pytest.raises(InputError, match="knows no tools"):
+        model.generate(_request(max_tokens=5))
+    with pytest.raises(InputError, match="knows no tools"):
+        model.generate(
+            GenerateRequest(messages=[*ASKED, ChatMessage("tool", "rain", [], "c1")], max_tokens=5)
+        )
+
+
+def test_a_cancelled_call_is_no_call(calling: GenerativeModel) -> None:
+    """Half a call is not given out."""
+    left = 12
+
+    def checkpoint() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Stop("cancelled")
+
+    result = calling.generate(
+        _request(tool_choice="required", temperature=1), lambda piece: None, checkpoint
+    )
+    assert result.finish_reason == "cancelled" and result.tool_calls == []
