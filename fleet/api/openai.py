@@ -190,7 +190,8 @@ class _Shape:
         return {
             "tokens": [text for text, _ in result.chosen],
             "token_logprobs": [value for _, value in result.chosen],
-            "top_logprobs": [dict(top) for top in tops],
+            # Two parts of characters have one text: the likelier counts.
+            "top_logprobs": [dict(reversed(top)) for top in tops],
             "text_offset": [0, *ends[:-1]][: len(ends)],
         }
 

@@ -33,7 +33,7 @@ def served(
     """A controller and two agents of the group ``kitchen`` that both run a tiny generator."""
     folder = tmp_path_factory.mktemp("openai")
     name_of_fleet = f"openai-{uuid.uuid4().hex[:8]}"  # the broker knows the owner of each fleet
-    bundle = tiny_bundle(folder / "bundle")
+    bundle = tiny_bundle(folder / "bundle", contexts=(64, 512), tools=True)
     with ExitStack() as stack:
         fleet = stack.enter_context(
             ServedFleet(folder / "fleet", mosquitto_broker, name=name_of_fleet)
@@ -230,8 +230,61 @@ def test_what_a_client_prefers_reaches_the_device(client: openai.OpenAI) -> None
         client.completions.create(**options, logit_bias={"999999": 1})
 
 
-def _tool(name: str) -> dict[str, Any]:
-    return {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}}
+def _tool(name: str, **schema: Any) -> dict[str, Any]:
+    parameters = {"type": "object", **schema}
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def _called(arguments: str) -> dict[str, Any]:
+    function = {"name": "f", "arguments": arguments}
+    calls = [{"id": "c1", "type": "function", "function": function}]
+    return {"role": "assistant", "content": None, "tool_calls": calls}
+
+
+RESULT = {"role": "tool", "content": "rain"}
+WEATHER = _tool(
+    "get_weather",
+    properties={"city": {"enum": ["Graz", "Lyon"]}, "days": {"enum": [1, 2]}},
+    required=["city", "days"],
+    additionalProperties=False,
+)
+
+
+@pytest.mark.parametrize("choice", ["required", _named("get_weather")])
+def test_a_tool_is_called_answered_and_the_chat_goes_on(choice: Any, client: openai.OpenAI) -> None:
+    """As the library's users write it: the message of the call goes back as it came."""
+    asked: dict[str, Any] = {
+        "model": "d1", "tools": [WEATHER, _tool("get_time")], "max_tokens": 200, "seed": 3,
+        "temperature": 2, "parallel_tool_calls": False,
+    }  # fmt: skip
+    first = client.chat.completions.create(messages=HELLO, tool_choice=choice, **asked)
+    found = first.choices[0]
+    assert found.finish_reason == "tool_calls" and found.message.content is None
+    (call,) = found.message.tool_calls
+    if call.function.name == "get_weather":
+        arguments = json.loads(call.function.arguments)
+        assert arguments["city"] in ("Graz", "Lyon") and arguments["days"] in (1, 2)
+    assert call.function.name == "get_weather" or choice == "required"
+    result = {**RESULT, "tool_call_id": call.id}
+    options = {**asked, "max_tokens": 10, "temperature": 0}
+    second = client.chat.completions.create(messages=[*HELLO, found.message, result], **options)
+    assert second.usage.prompt_tokens > first.usage.prompt_tokens
+    assert second.choices[0].message.content
+    names, texts, reasons = [], [], []
+    for chunk in client.chat.completions.create(
+        messages=HELLO, tool_choice=choice, stream=True, **asked
+    ):
+        for delta in chunk.choices[0].delta.tool_calls or []:
+            assert delta.index == 0 and delta.id
+            names.append(delta.function.name)
+            texts.append(delta.function.arguments)
+        reasons.append(chunk.choices[0].finish_reason)
+    assert (names, texts) == ([call.function.name], [call.function.arguments])
+    assert reasons[-1] == "tool_calls" and set(reasons[:-1]) == {None}
 
 
 # A field of a chat that is let be (None), or what a client is told of it.
@@ -274,7 +327,21 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"response_format": {"type": "json_schema"}}, "json_schema.schema"),
     ({"tools": []}, None),
     ({"tool_choice": "none"}, None),
-    ({"tools": [_tool("f")]}, "tools"),
+    ({"tool_choice": "required"}, "there are no tools"),
+    ({"tool_choice": _named("f")}, "not in tools"),
+    ({"tool_choice": "always"}, "tool_choice"),
+    ({"parallel_tool_calls": False}, None),
+    ({"tools": [_tool("f")]}, None),
+    ({"tools": [_tool("f"), _tool("f")]}, "two have one name"),
+    ({"tools": [_tool("a name")]}, "tools.0.function.name"),
+    ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+    ({"tools": [_tool("f")], "logprobs": True}, "not supported with tools"),
+    ({"tools": [_tool("f")], "response_format": {"type": "json_object"}}, "exclude each other"),
+    ({"tools": [_tool("f", type="array")], "tool_choice": "required"}, "parameters of f"),
+    ({"messages": [*HELLO, {"role": "assistant", "content": None}]}, "content is null"),
+    ({"messages": [*HELLO, {"role": "tool", "content": "rain"}]}, "tool_call_id"),
+    ({"messages": [*HELLO, _called("[1]")]}, "no JSON object"),
+    ({"messages": [*HELLO, _called("{}"), {**RESULT, "tool_call_id": "c1"}]}, None),
     ({"functions": [{"name": "f", "parameters": {}}]}, "functions"),
     ({"top_a": 0.2}, "top_a"),
     ({"temprature": 0}, "temprature"),
