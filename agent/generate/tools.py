@@ -20,7 +20,7 @@ import msgspec
 from agent.generate.prompts import Prompts
 from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
-from contracts.errors import InputError
+from contracts.errors import InputError, RefusedError
 from contracts.manifest import GeneratorFacts
 from contracts.messages import Generated, GenerateRequest, Tool, ToolCall
 
@@ -92,6 +92,10 @@ class Calling:
                 calling = self._goes_on(prompt, len(calls))
         except Stop:
             pass  # what was whole by then is the answer
+        except (InputError, RefusedError) as error:
+            if not calls or error.code not in ("budget-ended", "prompt-too-long"):
+                raise
+            return msgspec.structs.replace(self._whole(text, calls), finish_reason="length")
         return self._whole(text, calls)
 
     def _prompt(self) -> str:

@@ -124,7 +124,12 @@ async def _answers(
             return
 
 
-def _request(fields: dict[str, Any], requester: str) -> GenerateRequest:
+def request_of(fields: dict[str, Any], requester: str) -> GenerateRequest:
+    """What is sent to a device.
+
+    Raises:
+        InputError: ``bad-message``, ``bad-text``, ``too-large``.
+    """
     fields = {**fields, "requester": requester[:64]}
     codec.encode_given(fields, what="the request")
     try:
@@ -220,7 +225,8 @@ class _Shape:
 
 
 def _reason(result: messages.Generated) -> str:
-    return "tool_calls" if result.tool_calls else _REASONS[result.finish_reason]
+    reason = _REASONS[result.finish_reason]
+    return "tool_calls" if result.tool_calls and reason == "stop" else reason
 
 
 def _call(call: messages.ToolCall) -> dict[str, Any]:
@@ -270,7 +276,7 @@ def _asked(body: Sampling, fields: dict[str, Any], requester: str) -> list[_Aske
         if body.seed is not None:
             own["seed"] = (body.seed + number) % 2**63
         echo = prompt if isinstance(body, Completion) and body.echo and prompt else ""
-        choices.append(_Asked(_request(own, requester), index, number == 0, echo))
+        choices.append(_Asked(request_of(own, requester), index, number == 0, echo))
     return choices
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.generate.model import GenerativeModel
@@ -93,6 +94,16 @@ def test_a_call_that_the_model_begins_is_held_to_the_schema(calling: GenerativeM
         _request(logit_bias=_bias(calling), temperature=1, parallel_tool_calls=False)
     )
     assert len(once.tool_calls) == 1
+
+
+def test_calls_that_are_whole_outlive_the_budget(calling: GenerativeModel) -> None:
+    """The one that was begun last is left out, and the answer says why it ended."""
+    request = _request(logit_bias=_bias(calling), temperature=1, tools=[WEATHER], max_tokens=400)
+    whole = calling.generate(request)
+    cut = calling.generate(msgspec.structs.replace(request, max_tokens=whole.tokens // 2))
+    assert 1 <= len(cut.tool_calls) < len(whole.tool_calls) == 8
+    assert cut.finish_reason == "length" and cut.tokens <= whole.tokens // 2
+    _check(cut)
 
 
 def test_text_without_a_call_is_streamed_as_ever(calling: GenerativeModel) -> None:

@@ -370,6 +370,33 @@ def test_a_field_of_a_chat_counts_or_is_refused_by_name(
     assert refusal in raised.value.message
 
 
+def test_a_response_is_the_answer_of_a_chat(client: openai.OpenAI) -> None:
+    """In the form of the newer endpoint, whose own messages can be given back."""
+    made = client.responses.create(
+        model="d1", input="the quick brown fox", temperature=0, max_output_tokens=12
+    )
+    chat = client.chat.completions.create(model="d1", messages=HELLO, max_tokens=12, temperature=0)
+    assert made.output_text == chat.choices[0].message.content
+    assert (made.status, made.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert made.usage.output_tokens == 12
+    assert made.usage.input_tokens == chat.usage.prompt_tokens
+    again: list[Any] = [{"role": "user", "content": "a"}, *made.output]
+    again.append({"role": "user", "content": [{"type": "input_text", "text": "b"}]})
+    second = client.responses.create(
+        model="d1", instructions="be brief", input=again, max_output_tokens=60,
+        text={"format": {"type": "json_schema", "name": "x", "schema": {"enum": [True]}}},
+    )  # fmt: skip
+    assert (second.status, second.output_text) == ("completed", "true")
+    for fields in (
+        {"store": True}, {"stream": True}, {"background": True}, {"previous_response_id": "x"},
+        {"tools": [{"type": "web_search"}]}, {"reasoning": {"effort": "low"}},
+        {"include": ["reasoning.encrypted_content"]}, {"truncation": "auto"}, {"input": []},
+        {"text": {"verbosity": "low"}}, {"stop": "a"},
+    ):  # fmt: skip
+        with pytest.raises(openai.BadRequestError, match=f"body.{next(iter(fields))}"):
+            client.post("/responses", body={"model": "d1", "input": "a", **fields}, cast_to=object)
+
+
 TEXT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"best_of": 1}, None),
     ({"best_of": 3}, "best_of"),
