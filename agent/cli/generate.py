@@ -44,6 +44,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--system", help="system message; the prompt is then a chat's")
     made.add_argument("--chat", action="store_true", help="put the prompt into the chat template")
     made.add_argument(
+        "--tools", type=Path, metavar="FILE", help="JSON list of functions that may be called"
+    )
+    made.add_argument("--tool-choice", choices=["auto", "none", "required"], default="auto")
+    made.add_argument(
         "--batch", type=Path, metavar="FILE", help="JSONL with 'prompt'; one JSON line an answer"
     )
     made.add_argument("--runtime", choices=["litert", "litert-interpreter", "tflite-runtime"])
@@ -53,13 +57,21 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _schema(path: Path | None) -> Any:
+def _document(path: Path | None, what: str = "the schema", code: str = "bad-constraint") -> Any:
     if path is None:
         return None
     try:
-        return json.loads(files.read_small(path, what="the schema", code="bad-constraint"))
+        return json.loads(files.read_small(path, what=what, code=code))
     except (ValueError, RecursionError) as error:
-        raise InputError("bad-constraint", f"cannot read the schema {path}: {error}") from None
+        raise InputError(code, f"cannot read {what} {path}: {error}") from None
+
+
+def _tools(path: Path | None) -> Any:
+    """Functions as they are, or in the form that OpenAI's clients send."""
+    rows = _document(path, "the tools", "bad-request") or []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError("bad-request", f"{path}: expected a list of functions")
+    return [row.get("function") if row.get("type") == "function" else row for row in rows]
 
 
 def _request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
@@ -73,16 +85,18 @@ def _request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
         "repetition_penalty": options.repetition_penalty,
         "seed": options.seed,
         "stop": options.stop,
-        "json_schema": _schema(options.json_schema),
+        "json_schema": _document(options.json_schema),
         "regex": options.regex,
         "logprobs": options.logprobs,
+        "tools": _tools(options.tools),
+        "tool_choice": options.tool_choice,
     }
     if options.max_time is not None:
         milliseconds = options.max_time * 1000
         if not math.isfinite(milliseconds):
             raise InputError("bad-request", f"--max-time {options.max_time}: expected seconds")
         fields["max_time_ms"] = int(milliseconds)
-    if options.chat or options.system is not None:
+    if options.chat or options.system is not None or options.tools is not None:
         turns = [ChatMessage("system", options.system)] if options.system is not None else []
         fields["messages"] = [msgspec.to_builtins(m) for m in (*turns, ChatMessage("user", prompt))]
     else:
@@ -155,7 +169,9 @@ def run(options: argparse.Namespace) -> int:
             sys.stdout.flush()
 
         result = model.generate(request, show)
-        sys.stdout.write("\n")
+        sys.stdout.write("\n" if result.text or not result.tool_calls else "")
+        for call in result.tool_calls:
+            sys.stdout.write(f"{call.name} {call.arguments}\n")
         if sys.stderr.isatty():
             sys.stderr.write(_totals(result) + "\n")
         return 0

@@ -40,6 +40,11 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "logprobs -1": (["a", "--logprobs", "-1"], "logprobs"),
     "schema without end": (["a", "--json-schema", "/dev/zero"], "bytes"),
     "schema that is a folder": (["a", "--json-schema", "/"], "schema"),
+    "tools without end": (["a", "--tools", "/dev/zero"], "bytes"),
+    "tools that are a folder": (["a", "--tools", "/"], "tools"),
+    "tools that are no list": (["a", "--tools", "{number}"], "list of functions"),
+    "tools that are no functions": (["a", "--tools", "{texts}"], "list of functions"),
+    "tools without functions": (["a", "--tools", "{empty}"], "tools[0]"),
     "batch without end": (["--batch", "/dev/zero"], "bytes"),
     "batch that is not there": (["--batch", "/none"], "/none"),
 }
@@ -47,10 +52,14 @@ WRONG: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_option_is_one_line_and_exit_code_2(
-    case: str, bundle_path: Path, capfd: pytest.CaptureFixture[str]
+    case: str, bundle_path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """No traceback; the line names what was wrong."""
     arguments, says = WRONG[case]
+    contents = {"number": "3", "texts": '["f"]', "empty": '[{"type":"function"}]'}
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    arguments = [str(tmp_path / a[1:-1]) if a[1:-1] in contents else a for a in arguments]
     assert main(["generate", str(bundle_path), *arguments]) == 2
     captured = capfd.readouterr()
     lines = [line for line in captured.err.splitlines() if not line.startswith(("INFO", "WARN"))]

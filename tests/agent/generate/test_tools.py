@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from agent.__main__ import main
 from agent.generate.model import GenerativeModel
 from agent.generate.stop import Stop
 from contracts.bundle import Bundle
@@ -29,10 +31,16 @@ ASKED = [ChatMessage("user", "what is the weather")]
 
 
 @pytest.fixture(scope="module")
-def calling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GenerativeModel]:
+def tools_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model with a template that knows tools."""
     folder = tmp_path_factory.mktemp("tools")
-    model = GenerativeModel(Bundle.open(tiny_bundle(folder, contexts=(256, 512), tools=True)))
+    return tiny_bundle(folder, contexts=(256, 512), tools=True)
+
+
+@pytest.fixture(scope="module")
+def calling(tools_path: Path) -> Iterator[GenerativeModel]:
+    """It, loaded."""
+    model = GenerativeModel(Bundle.open(tools_path))
     yield model
     model.close()
 
@@ -192,3 +200,15 @@ def test_a_cancelled_call_is_no_call(calling: GenerativeModel) -> None:
         _request(tool_choice="required", temperature=1), lambda piece: None, checkpoint
     )
     assert result.finish_reason == "cancelled" and result.tool_calls == []
+
+
+def test_the_command_shows_a_call_as_a_line(
+    tools_path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Tools come in a file, in the form that clients of the API have them."""
+    functions = [{"name": "f"}, {"type": "function", "function": {"name": "f"}}]
+    for function in functions:
+        (tmp_path / "tools.json").write_text(json.dumps([function]))
+        options = ["--tools", str(tmp_path / "tools.json"), "--tool-choice", "required"]
+        assert main(["generate", str(tools_path), "what is it", *options]) == 0
+        assert set(capfd.readouterr().out.splitlines()) == {"f {}"}
