@@ -252,13 +252,14 @@ WEATHER = _tool(
     required=["city", "days"],
     additionalProperties=False,
 )
+TIME = _tool("get_time", properties={}, additionalProperties=False)
 
 
 @pytest.mark.parametrize("choice", ["required", _named("get_weather")])
 def test_a_tool_is_called_answered_and_the_chat_goes_on(choice: Any, client: openai.OpenAI) -> None:
     """As the library's users write it: the message of the call goes back as it came."""
     asked: dict[str, Any] = {
-        "model": "d1", "tools": [WEATHER, _tool("get_time")], "max_tokens": 200, "seed": 3,
+        "model": "d1", "tools": [WEATHER, TIME], "max_tokens": 200, "seed": 3,
         "temperature": 2, "parallel_tool_calls": False,
     }  # fmt: skip
     first = client.chat.completions.create(messages=HELLO, tool_choice=choice, **asked)
