@@ -17,6 +17,9 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 _IDENTIFIER = b"TFL3"
+_MOST_COMPARED = 1 << 24
+"""Bytes of a constant that may be there already; a mask of many tokens is in every layer."""
+
 _TYPES = {
     np.dtype(np.float32): schema.TensorType.FLOAT32,
     np.dtype(np.int8): schema.TensorType.INT8,
@@ -100,7 +103,7 @@ class ModelWriter:
         scales: npt.NDArray[np.float32] | None = None,
         bits: int = 8,
     ) -> Weight:
-        """Adds a constant; small equal ones are kept once.
+        """Adds a constant; equal ones that are no matrices are kept once.
 
         Args:
             values: float32, int32 or int8.
@@ -113,7 +116,7 @@ class ModelWriter:
             low, high = values[:, 0::2].astype(np.uint8), values[:, 1::2].astype(np.uint8)
             values = (low & 15) | (high << 4)
         key = b""
-        if values.nbytes <= 1 << 16 and scales is None:
+        if values.nbytes <= _MOST_COMPARED and scales is None:
             key = str((values.dtype, values.shape)).encode() + values.tobytes()
             if key in self._known:
                 return self._known[key]

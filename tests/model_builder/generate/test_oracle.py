@@ -158,6 +158,19 @@ def test_scales_are_written_once(tmp_path: Path) -> None:
         assert model.count(site.scales.astype("<f4").tobytes()) == 1
 
 
+def test_a_mask_is_written_once(tmp_path: Path) -> None:
+    """However many layers a prompt goes through."""
+    decoder = quantize(fold(HfFolder(folder("smollm3", tmp_path)).weights()), bits=4)
+    c = decoder.config
+    sizes = [
+        len(build_model(decoder, Layout(contexts=[256], prompt=[t], prefill=[], score=[]))[0])
+        for t in (32, 256)
+    ]
+    mask = c.heads // c.kv_heads * 256 * 256 * 4
+    assert mask > 1 << 16 and c.layers > 2
+    assert sizes[1] - sizes[0] < 1.1 * mask
+
+
 # A key of each case that changes arithmetic, with another value: what is read must show.
 BREAKS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "config.json", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}),
