@@ -212,6 +212,13 @@ def test_every_key_that_changes_arithmetic_is_read(
     assert np.abs(found - expected(case)).max() > 0.01
 
 
+def test_ids_and_names_that_compute_nothing_are_let_be(tmp_path: Path) -> None:
+    """A checkpoint that was read from a GGUF file and saved again has them."""
+    names = {"_model_name_or_path": "SmolLM2 135M", "unk_token_id": 0, "mask_token_id": 3}
+    found = logits(folder("llama-tied", tmp_path, **names))
+    assert np.abs(found - expected("llama-tied")).max() < 1e-3
+
+
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
     ("llama", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
