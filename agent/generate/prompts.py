@@ -108,8 +108,9 @@ class Prompts:
 
     def calls_with(self, tag: str) -> bool:
         """Whether the model's calls of tools begin with `tag`, and are seen to."""
-        seen = self.decode(self._tokenizer.encode(tag, add_special_tokens=False).ids) == tag
-        return seen and tag in (self._front.chat_template or "")
+        with told("the tokenizer"):
+            ids = self._tokenizer.encode(tag, add_special_tokens=False).ids
+        return self.decode(ids) == tag and tag in (self._front.chat_template or "")
 
     def encode_rendered(self, text: str) -> list[int]:
         """Ids of a prompt that is whole already."""

@@ -122,7 +122,8 @@ class Sampler:
             shifted[token] -= o.frequency_penalty * times + o.presence_penalty
         for token, bias in o.logit_bias.items():
             shifted[token] += bias
-        return np.clip(shifted, -_HUGE, _HUGE)
+        bounded: Floats = np.clip(shifted, -_HUGE, _HUGE)
+        return bounded
 
     def _candidates(self, logits: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Ids that may be chosen, most likely first, and their shares."""

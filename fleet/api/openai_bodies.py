@@ -8,12 +8,15 @@ Source: OpenAI API reference, chat completions, completions and embeddings.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contracts import limits, messages
 from contracts.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MAX_CHOICES: Final = 4
 MAX_PROMPTS: Final = 16

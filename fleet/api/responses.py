@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from contracts import limits, messages
-from fleet.api.auth import Operator, TheController
+from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.openai import request_of, result
 from fleet.api.openai_bodies import Body, JsonSchema, Strict
 
@@ -109,7 +109,7 @@ class Responses(Body):
         return found
 
 
-@ROUTER.post("/responses", response_model=None)
+@ROUTER.post("/responses", dependencies=[QUESTION], response_model=None)
 async def create_response(
     controller: TheController, token: Operator, body: Responses
 ) -> dict[str, Any]:

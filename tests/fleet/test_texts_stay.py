@@ -266,7 +266,7 @@ def test_no_text_of_a_query_is_where_others_see_it_whatever_fails(
     # What is wrong with a question, and answers that are none.
     for number, wrong in enumerate(WRONG):
         mark = rig.mark().replace(" ", "_" if number % 2 else " ")
-        for path in ("/v1/queries", "/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+        for path in ASKED:
             rig.asker.post(
                 path,
                 content=wrong.replace("%s", mark).encode(),
@@ -293,7 +293,9 @@ def test_no_text_of_a_query_is_where_others_see_it_whatever_fails(
     search(rig, received)
 
 
-ASKED = ("/v1/queries", "/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+ASKED = (
+    "/v1/queries", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings",
+)  # fmt: skip
 _QUERY = '"devices": ["d1"], "op": "classify", "text": "t"'
 _CHAT = '"messages": [{"role": "user", "content": "t"}]'
 WRONG = (

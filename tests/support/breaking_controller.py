@@ -16,7 +16,7 @@ PLACES: Final = (
     "fleet.api.routes_queries:build_request",
     "fleet.api.routes_queries:choose",
     "fleet.api.views:answer",
-    "fleet.api.openai:_request",
+    "fleet.api.openai:request_of",
     "fleet.api.openai:_answers",
     "fleet.api.openai:_event",
     "fleet.api.openai:_Shape.whole",

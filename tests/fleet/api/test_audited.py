@@ -35,6 +35,7 @@ CHANGES_NOTHING: dict[Route, str] = {
     ("POST", "/v1/embeddings"): "asks a device; neither text nor vector is kept",
     ("POST", "/v1/chat/completions"): "asks a device; neither question nor answer is kept",
     ("POST", "/v1/completions"): "asks a device; neither question nor answer is kept",
+    ("POST", "/v1/responses"): "asks a device; neither question nor answer is kept",
 }
 """Routes that are no reads by their method, and why they need no entry."""
 
