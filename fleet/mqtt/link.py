@@ -64,6 +64,7 @@ class Link:
         self._on_acknowledged = on_acknowledged
         self.connected = threading.Event()
         self._client = self._new_client()
+        self._running = self._used = False
 
     def _new_client(self) -> paho.Client:
         client = new_client(self._mqtt, self._client_id)
@@ -83,7 +84,17 @@ class Link:
         return client
 
     def start(self) -> None:
-        """Connects in the background, and goes on trying while the broker is away."""
+        """Connects in the background, and goes on trying while the broker is away.
+
+        Raises:
+            InputError: the TLS settings cannot be used now; it may be tried again.
+        """
+        if self._running:
+            return
+        if self._used:
+            # Another client: the one before would send again what it has not got rid of.
+            self._client = self._new_client()
+        self._running = self._used = True
         properties = connect_properties(self._mqtt)
         properties.SessionExpiryInterval = 0
         self._client.connect_async(
@@ -97,11 +108,10 @@ class Link:
 
     def stop(self) -> None:
         """Disconnects; what waits to be sent is dropped, and it may be started again."""
+        self._running = False
         self._client.disconnect()
         self._client.loop_stop()
         self.connected.clear()
-        # Another client: this one would send again what it has not got rid of.
-        self._client = self._new_client()
 
     def publish(
         self,

@@ -108,7 +108,7 @@ class Keeper:
         self._absent_since: float | None = None
         self._told = ("", 0.0)
         self._fence = 0
-        self.speaks = False
+        self.speaks = self._followed = False
         self.reason = "waiting for the broker"
         self._thread = threading.Thread(target=self._run, name="ownership", daemon=True)
 
@@ -229,17 +229,22 @@ class Keeper:
             self._wake.clear()
             rest = _LOOK_S
             try:
-                rest = self._look()
-            except ShoalError as error:
-                if time.monotonic() >= self._leads_until:
-                    # Another may have the lease by now, and we cannot know.
-                    self._fence = 0
-                    self._let_go()
-                self._explain(f"waiting for the database: {error}", speaks=None)
+                rest = self._look_or_stand_back()
             except Exception:  # noqa: BLE001
                 # A defect here must not leave a controller that says it owns and does not look.
                 _LOG.exception("defect in the keeping of the fleet")
             self._wake.wait(rest)
+
+    def _look_or_stand_back(self) -> float:
+        try:
+            return self._look()
+        except ShoalError as error:
+            if time.monotonic() >= self._leads_until:
+                # Another may have the lease by now, and we cannot know.
+                self._fence = 0
+                self._let_go()
+            self._explain(f"waiting for the database: {error}", speaks=None)
+            return _LOOK_S
 
     def _look(self) -> float:
         """One look at database and broker; returns how long to rest."""
@@ -369,7 +374,6 @@ class Keeper:
             reason: why this process does not speak; empty: it does.
             speaks: whether it may; None: as before.
         """
-        before = self.speaks
         if speaks is not None:
             self.speaks = speaks
         self.reason = reason
@@ -384,8 +388,10 @@ class Keeper:
                 _LOG.error("this controller sends nothing", reason=reason)
             else:
                 _LOG.info("this controller waits", reason=reason)
-        if self.speaks != before:
+        if self.speaks != self._followed:
+            # What raises is tried again at the next look.
             self._on_change(self.speaks)
+            self._followed = self.speaks
 
 
 def _is_anothers(document: Owner, instance: str) -> bool:

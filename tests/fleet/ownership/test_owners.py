@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import pytest
@@ -14,9 +15,11 @@ from structlog.testing import capture_logs
 
 from contracts import codec
 from contracts.config import MqttConfig
+from contracts.errors import UnavailableError
 from fleet import controller as controller_module
 from fleet.controller import Controller
 from fleet.folder import Fleet
+from fleet.mqtt import link as link_module
 from fleet.ownership import judge as judge_module
 from fleet.store import ownership
 from tests.support.broker import embedded, mosquitto
@@ -328,3 +331,26 @@ def test_a_word_between_two_readings_makes_no_predecessor_a_stranger(
         second = sea.start()
         assert until(lambda: second.ownership.speaks)
     assert [log["event"] for log in logs if log["log_level"] == "error"] == []
+
+
+def test_an_owner_goes_on_after_a_time_in_which_neither_database_nor_connections_could_be_used(
+    sea: Sea, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk, or without a file handle left: its lease lapsed, and it takes it again."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise UnavailableError("database", "no byte can be written")
+
+    live = sea.start()
+    assert until(lambda: live.ownership.fence)
+    want(live)
+    assert until(lambda: sea.witness.desired())
+    with monkeypatch.context() as patch:
+        patch.setattr(ownership, "take", refuse)
+        patch.setattr(link_module, "new_client", refuse)
+        assert until(lambda: not live.ownership.fence)
+        assert until(lambda: "database" in live.ownership.reason)
+    sent = len(sea.witness.desired())
+    assert until(lambda: live.ownership.fence)
+    want(live)
+    assert until(lambda: len(sea.witness.desired()) > sent)
