@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+import msgspec
+
 from agent.reporting import Parts, Reporting
 from agent.serving.models import Models
 from agent.serving.worker import STALL_S, Worker
@@ -21,7 +23,17 @@ STATUS_S: Final = 1.0
 """Seconds that a change waits for others before the status file is written."""
 
 EVERY_S: Final = 5.0
-"""Seconds between two writes of it when nothing changes."""
+"""Seconds between two looks at whether it still says what is true."""
+
+SPOOL_S: Final = 60.0
+"""Seconds between two writes of it when nothing but the number of waiting messages changes, by
+more than a few."""
+
+FEW: Final = 8
+"""Messages that are always on their way."""
+
+KEEP_S: Final = 600.0
+"""Seconds between two writes of it when nothing changes: each wears the card."""
 
 
 class Living(Parts, Protocol):
@@ -68,6 +80,7 @@ class Vitals:
         self._threads_live = threads_live
         self._stopped = stopped
         self._due = 0.0
+        self._written: tuple[float, statusfile.LocalStatus] | None = None
         self._refused = False
         self._watchdog_s = systemd.watchdog_s()
         self._fed = 0.0
@@ -121,12 +134,33 @@ class Vitals:
                 reported=self._reporting.lately() or self._reporting.document(),
                 takeovers=parts.link.takeovers,
             )
-            statusfile.write(self._file, status)
+            now = parts.clock.monotonic()
+            if self._is_news(status, now):
+                statusfile.write(self._file, status)
+                self._written = now, status
             self._refused = False
         except OSError as error:
             if not self._refused:  # it is tried every few seconds
                 log.warning("status not written", reason=str(error))
             self._refused = True
+
+    def _is_news(self, status: statusfile.LocalStatus, now: float) -> bool:
+        """Whether the file says something else than the one that is there, or is old."""
+        if self._written is None:
+            return True
+        at, before = self._written
+        change, old = msgspec.structs.replace, before.reported
+        reported = change(
+            status.reported,
+            at=old.at,
+            free_bytes=old.free_bytes,
+            memory_bytes=old.memory_bytes,
+            clock_offset_s=old.clock_offset_s,
+        )
+        if change(status, at=before.at, spool=before.spool, reported=reported) != before:
+            return True
+        few = abs(status.spool - before.spool) <= FEW
+        return now - at >= (KEEP_S if few else SPOOL_S)
 
     def _waits_for(self) -> str:
         parts = self._parts

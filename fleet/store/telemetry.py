@@ -37,7 +37,7 @@ _MARK_ARRAY: Final = (
     "UPDATE telemetry SET rolled = true WHERE id = ANY(%b::bigint[]) RETURNING id, payload"
 )
 _LIMIT: Final = 5000
-_SQLITE_LIMIT: Final = 2000
+_SQLITE_LIMIT: Final = 4000
 _MAX_BYTES: Final = 32 * limits.MIB
 """Bytes of payloads in one transaction of a roll-up: bounds its memory."""
 
