@@ -97,7 +97,7 @@ def test_a_plan_that_is_a_few_bytes_too_large_is_made_smaller_before_it_is_train
     """The file itself is measured, with a table that the estimate would have let through."""
     recipe = load(_document(tmp_path))
     dataset = prepare(recipe)
-    plan = plans(dataset.train.texts, Facts(60, 3, 20.0, 100.0), Limits(70_000), 0)[0]
+    plan = plans(dataset.train.texts, Facts(60, 3, 20.0, 100.0), Limits(90_000), 0)[0]
     found = fitted(recipe, dataset, plan, Limits(65_536))
     own = msgspec.structs.replace(recipe.student, family="ngram", ngram=found.shape)
     size = len(untrained(msgspec.structs.replace(recipe, student=own), dataset).model)
