@@ -119,6 +119,7 @@ class Device:
         self._desired_event = asyncio.Event()
         self._wait = None
         self._offset = None
+        self._told_time = None  # milliseconds of the controller's time, and ticks of that moment
         self._service = Service(self)
         self.trials = Trials(self)
 
@@ -217,6 +218,7 @@ class Device:
         self._window(slot).tokens += result["tokens"]
 
     def _sample(self):
+        self.controller_time()
         seconds = time.ticks_diff(time.ticks_ms(), self._window_since) / 1000
         self._window_since = time.ticks_ms()
         gauges = {"heap_bytes": float(gc.mem_alloc()), "heap_free_bytes": float(gc.mem_free())}
@@ -329,9 +331,23 @@ class Device:
         try:
             whole = told.split(b".")[0]
             if 0 < len(whole) <= 11:
-                self._offset = seconds() - int(whole)
+                at = int(whole)
+                self._offset = seconds() - at
+                self._told_time = at * 1000, time.ticks_ms()
         except ValueError:
             pass
+
+    def controller_time(self):
+        """Seconds since the epoch by the controller, whatever this clock; None: never heard.
+
+        To be called every few days at least: ticks begin anew.
+        """
+        if self._told_time is None:
+            return None
+        at, ticks = self._told_time
+        new = time.ticks_ms()
+        self._told_time = at + time.ticks_diff(new, ticks), new
+        return self._told_time[0] // 1000
 
     def wait(self, reason, slot):
         """An update waits, or (no reason) gets on; True when that is news."""
@@ -550,17 +566,26 @@ class Device:
                 await self._settle()
             except Waits as error:
                 print("update waits:", error)
-                try:
-                    await asyncio.wait_for(self._desired_event.wait(), WAIT_SECONDS)
-                except asyncio.TimeoutError:
-                    pass
-                self._desired_event.set()
+                await self._until(which, error.ready)
             except (Broken, MemoryError) as error:
                 print("update:", error)  # goes on with the next connection
                 gc.collect()
                 if self._client is not None:
                     await asyncio.sleep(5)
                     self._desired_event.set()
+
+    async def _until(self, which, ready):
+        """Until another try makes sense: a while, a new document, or when `ready` says so."""
+        while True:
+            try:
+                await asyncio.wait_for(self._desired_event.wait(), WAIT_SECONDS)
+            except asyncio.TimeoutError:
+                pass
+            self._desired_event.clear()
+            newest = self._wishes.newest
+            if ready is None or ready() or (self._wishes.fence, newest["revision"]) != which:
+                self._desired_event.set()
+                return
 
     async def apply(self, desired):
         """Brings the slots to what is desired.

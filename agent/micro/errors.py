@@ -15,4 +15,11 @@ class Refused(Exception):
 
 
 class Waits(Refused):
-    """Something that cannot be done now and may be done later: ``disk-full``, ``clock-wrong``."""
+    """Something that cannot be done now and may be done later: ``disk-full``, ``clock-wrong``.
+
+    `ready` says whether another try makes sense; None: after a while.
+    """
+
+    def __init__(self, code, message, ready=None):
+        super().__init__(code, message)
+        self.ready = ready

@@ -42,7 +42,7 @@ class Updater:
             Broken: the connection is gone; apply it again later.
             Waits: something is not there now; apply it again later.
         """
-        waits = None
+        waits = []
         slots = desired.get("slots", {})
         self._device.empty_all_but(slots)
         for name, entry, key in _wishes(slots):
@@ -56,7 +56,7 @@ class Updater:
             try:
                 await update.run()
             except Refused as error:
-                waits = await update.refuse(error) or waits
+                waits += await update.refuse(error)
             except MemoryError as error:
                 sys.print_exception(error)
                 starved = True  # told below, where all that the update took is free again
@@ -69,7 +69,7 @@ class Updater:
                 if code == "disk-error" and error.errno == NO_SPACE:
                     free = free_bytes(self._device.base)
                     failure = Waits("disk-full", "the flash is full: %d bytes are free" % free)
-                waits = await update.refuse(failure) or waits
+                waits += await update.refuse(failure)
             if starved:
                 give_back(*_CHECKING)  # where memory ran out while they were given back
             gc.collect()
@@ -77,7 +77,11 @@ class Updater:
                 reason = {"code": "out-of-memory", "message": "the board has too little memory"}
                 await update.say("refused", reason=reason)
         if waits:
-            raise waits
+            last, ready = waits[-1], [wait.ready for wait in waits]
+            if len(waits) == 1:
+                raise last  # holds nothing of this module, whose memory is given back
+            soonest = None if None in ready else lambda: any([one() for one in ready])
+            raise Waits(last.code, last.message, soonest)
 
 
 class Update:
@@ -92,11 +96,12 @@ class Update:
         self._revision = desired["revision"]
         self._rollout = desired.get("rollout")
         self._done = self._total = 0
+        self._tested = None  # the share of golden vectors that held
         self._told = time.ticks_ms()
         self._told_bytes = 0
 
     async def refuse(self, error):
-        """Reports why it goes no further; returns what it waits for, where that may come."""
+        """Reports why it goes no further; returns a list: what it waits for, where that may come."""
         fault = self._device.clock_fault()
         if error.code == "expired":
             # The clock may be set, or the fleet sign anew: neither ends the update.
@@ -106,10 +111,11 @@ class Update:
             )
         if not isinstance(error, Waits):
             await self.say("refused", reason=error.info())
-            return None
+            return []
         if self._device.wait(error.info(), self._slot.name):
-            await self.say("downloading", reason=error.info())
-        return error
+            state = "downloading" if self._tested is None else "self-tested"
+            await self.say(state, reason=error.info(), golden_accuracy=self._tested)
+        return [error]
 
     async def say(self, state, **extra):
         """Reports a state of this update."""
@@ -139,6 +145,7 @@ class Update:
             manifest = bundles.Manifest(folder + "/" + bundles.MANIFEST)
             gc.collect()
             accuracy = await self._selftest(folder, manifest)
+            await self._window()
             slot.swap(self._trial(accuracy))
         else:
             folder = slot.begin(wanted)
@@ -146,10 +153,39 @@ class Update:
             manifest = bundles.Manifest(folder + "/" + bundles.MANIFEST)
             gc.collect()
             accuracy = await self._selftest(folder, manifest)
+            await self._window()
             slot.activate(wanted, release, self._trial(accuracy))
         self._device.load()
         self._device.trials.begin(slot)  # an older one may have been cut short
         await self.say("trial", golden_accuracy=accuracy)
+
+    async def _window(self):
+        """Goes on inside the maintenance windows alone, by the controller's time.
+
+        All but the activation is done: it is done again when they open, with what is there.
+        """
+        device, windows = self._device, self._entry.get("windows")
+        if not windows:
+            return
+        if device.controller_time() is None:
+            path = device.base + "/trust/fetched.json"
+            try:
+                await device.blocks.download("metadata/timestamp.json", path, MAX_HINT_BYTES)
+            finally:
+                files.remove(path)
+        if device.controller_time() is None:
+            raise Waits("time-unknown", "the controller does not tell the time: no window is known")
+        from .windows import Hold
+
+        hold = Hold(device, windows, self._trial(None)["seconds"])
+        give_back("windows")
+        try:
+            opened = hold.open()
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            raise Refused("bad-desired", "the maintenance windows are not well-formed")
+        if not opened:
+            message = "the update waits for its maintenance window"
+            raise Waits("window-closed", message, hold.open)
 
     def _trial(self, accuracy):
         rules = self._entry.get("trial")
@@ -257,6 +293,7 @@ class Update:
                 "%d of %d golden vectors hold, the furthest is %d steps off"
                 % (passed, vectors, most),
             )
+        self._tested = accuracy
         await self.say("self-tested", golden_accuracy=accuracy)
         return accuracy
 
