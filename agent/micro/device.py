@@ -11,7 +11,7 @@ import os
 import random
 import time
 
-from . import VERSION, files
+from . import files
 from . import bundle as bundles
 from .blocks import Blocks
 from .desired import Wishes
@@ -19,7 +19,7 @@ from .errors import Refused, Waits
 from .loan import give_back
 from .mqtt import Broken, Client, Message
 from .service import Service
-from .store import Counters, Slot, free_bytes, reference
+from .store import Counters, Slot, reference
 from .trials import Trials
 
 ROOT = "shoal/v1"
@@ -119,6 +119,7 @@ class Device:
         self._desired_event = asyncio.Event()
         self._wait = None
         self._offset = None
+        self.starved = []  # slot, bundle, revision and rollout of updates that memory ended
         self._told_time = None  # milliseconds of the controller's time, and ticks of that moment
         self._service = Service(self)
         self.trials = Trials(self)
@@ -264,54 +265,13 @@ class Device:
 
     def reported(self):
         """The reported document."""
-        document = {
-            "device": self.name,
-            "boot": self.boot,
-            "agent_version": VERSION,
-            "board": self.board["name"],
-            "runtime": "micropython",
-            "at": now(),
-            "labels": self.config.get("labels", {}),
-            "groups": self.config.get("groups", []),
-            "slots": self._report_slots(),
-            "desired_revision": self._counters.get("revision"),
-            "free_bytes": free_bytes(self.base),
-            "memory_bytes": gc.mem_free() + gc.mem_alloc(),
-            "clock": "synced" if clock_set() else "unsynced",
-        }
-        if self._offset is not None:
-            document["clock_offset_s"] = self._offset
-        if self._wishes.fence:
-            document["desired_fence"] = self._wishes.fence
-        if self._last_update:
-            document["last_update"] = self._last_update
-        waits = [self._wait] if self._wait else []
-        fault = self.clock_fault()
-        if fault and not (waits and waits[0]["reason"]["code"] == fault["code"]):
-            waits.append({"reason": fault, "since": now(), "blocks": False})
-        if self._wishes.refused:
-            outrun = self._wishes.refused["code"] in ("old-fence", "old-revision")
-            waits.append({"reason": self._wishes.refused, "since": now(), "blocks": outrun})
-        if self._not_allowed:
-            waits += [
-                {
-                    "reason": {
-                        "code": "not-allowed",
-                        "message": "the broker does not allow this device to %s %s" % (verb, topic),
-                        "detail": {"topic": topic},
-                    },
-                    "since": since,
-                    "blocks": topic.endswith(("/desired", "/blob/+", "/blob/get")),
-                }
-                for topic, (verb, since) in self._not_allowed.items()
-            ]
-        if waits:
-            document["waits"] = waits
-        return document
+        try:
+            from .report import reported
 
-    def _report_slots(self):
-        found = {name: slot.report() for name, slot in self._slots.items()}
-        return {name: slot for name, slot in found.items() if slot}
+            return reported(self, now(), clock_set())
+        finally:
+            reported = None
+            give_back("report")
 
     def clock_fault(self):
         """Why the clock is wrong, as an error's inside; None: it is not known to be."""
@@ -575,7 +535,7 @@ class Device:
                     self._desired_event.set()
 
     async def _until(self, which, ready):
-        """Until another try makes sense: a while, a new document, or when `ready` says so."""
+        """Until another try makes sense: a while, a new document, or what one of `ready` says."""
         while True:
             try:
                 await asyncio.wait_for(self._desired_event.wait(), WAIT_SECONDS)
@@ -583,7 +543,8 @@ class Device:
                 pass
             self._desired_event.clear()
             newest = self._wishes.newest
-            if ready is None or ready() or (self._wishes.fence, newest["revision"]) != which:
+            again = any([one is None or one() for one in ready])
+            if again or (self._wishes.fence, newest["revision"]) != which:
                 self._desired_event.set()
                 return
 
@@ -601,7 +562,15 @@ class Device:
         finally:
             updater = Updater = None
             give_back("update")
-        gc.collect()
+            gc.collect()
+            # Only now is there memory to tell it.
+            while self.starved:
+                reason = {"code": "out-of-memory", "message": "the board has too little memory"}
+                which = self.starved.pop()
+                if which[0] not in self.models:
+                    self.load()  # it could not be, beside the update
+                self.wait(None, None)
+                await self.event(*which, "refused", reason=reason)
 
     async def _watch_trials(self):
         while True:

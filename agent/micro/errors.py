@@ -17,7 +17,8 @@ class Refused(Exception):
 class Waits(Refused):
     """Something that cannot be done now and may be done later: ``disk-full``, ``clock-wrong``.
 
-    `ready` says whether another try makes sense; None: after a while.
+    `ready` says whether another try makes sense; None: after a while. Raised for a document it is
+    a list of those of its slots.
     """
 
     def __init__(self, code, message, ready=None):

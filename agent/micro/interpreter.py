@@ -34,7 +34,7 @@ class Interpreter:
             raise
         finally:
             Preparation = None
-            give_back("prepare", "plan", "quantize", "tflite")
+            give_back("prepare", "plan", "quantize", "tflite", "tables")
         self._steps = ready.steps
         self.inputs, self.outputs = ready.inputs, ready.outputs
         self.arena_bytes = ready.arena_bytes

@@ -4,8 +4,8 @@ Schema: tensorflow/compiler/mlir/lite/schema/schema.fbs (version 3).
 """
 
 from .errors import Refused
-from .flatbuffer import root
 from .kernels import INT8, INT32
+from .tables import root
 
 SIZES = {0: 4, INT32: 4, INT8: 1}
 

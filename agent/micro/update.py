@@ -59,7 +59,7 @@ class Updater:
                 waits += await update.refuse(error)
             except MemoryError as error:
                 sys.print_exception(error)
-                starved = True  # told below, where all that the update took is free again
+                starved = True  # told by the device, where all that the update took is free again
             except Broken:
                 raise
             except Exception as error:  # flash, or a fault of ours: the next one must still come
@@ -72,16 +72,13 @@ class Updater:
                 waits += await update.refuse(failure)
             if starved:
                 give_back(*_CHECKING)  # where memory ran out while they were given back
+                self._device.starved.append(update.which)
+            update = None
             gc.collect()
-            if starved:
-                reason = {"code": "out-of-memory", "message": "the board has too little memory"}
-                await update.say("refused", reason=reason)
         if waits:
-            last, ready = waits[-1], [wait.ready for wait in waits]
-            if len(waits) == 1:
-                raise last  # holds nothing of this module, whose memory is given back
-            soonest = None if None in ready else lambda: any([one() for one in ready])
-            raise Waits(last.code, last.message, soonest)
+            last = waits[-1]
+            last.ready = [wait.ready for wait in waits]
+            raise last  # holds nothing of this module, whose memory is given back
 
 
 class Update:
@@ -99,6 +96,11 @@ class Update:
         self._tested = None  # the share of golden vectors that held
         self._told = time.ticks_ms()
         self._told_bytes = 0
+
+    @property
+    def which(self):
+        """Slot, bundle, revision and rollout, as an event has them."""
+        return self._slot.name, self._wanted, self._revision, self._rollout
 
     async def refuse(self, error):
         """Reports why it goes no further; returns a list: what it waits for, where that may come."""
@@ -122,10 +124,7 @@ class Update:
         if "reason" not in extra and state != "downloading":
             self._device.wait(None, None)
         await self._device.event(
-            self._slot.name,
-            self._wanted,
-            self._revision,
-            self._rollout,
+            *self.which,
             state,
             done_bytes=self._done,
             total_bytes=self._total,
@@ -160,32 +159,12 @@ class Update:
         await self.say("trial", golden_accuracy=accuracy)
 
     async def _window(self):
-        """Goes on inside the maintenance windows alone, by the controller's time.
+        """Goes on inside the maintenance windows alone: what is done is done again when they open."""
+        if self._entry.get("windows"):
+            from .windows import check
 
-        All but the activation is done: it is done again when they open, with what is there.
-        """
-        device, windows = self._device, self._entry.get("windows")
-        if not windows:
-            return
-        if device.controller_time() is None:
-            path = device.base + "/trust/fetched.json"
-            try:
-                await device.blocks.download("metadata/timestamp.json", path, MAX_HINT_BYTES)
-            finally:
-                files.remove(path)
-        if device.controller_time() is None:
-            raise Waits("time-unknown", "the controller does not tell the time: no window is known")
-        from .windows import Hold
-
-        hold = Hold(device, windows, self._trial(None)["seconds"])
-        give_back("windows")
-        try:
-            opened = hold.open()
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
-            raise Refused("bad-desired", "the maintenance windows are not well-formed")
-        if not opened:
-            message = "the update waits for its maintenance window"
-            raise Waits("window-closed", message, hold.open)
+            give_back("windows")
+            await check(self._device, self._entry["windows"], self._trial(None)["seconds"])
 
     def _trial(self, accuracy):
         rules = self._entry.get("trial")

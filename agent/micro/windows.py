@@ -1,6 +1,10 @@
 """Maintenance windows: ``contracts/windows.py`` in short, in whole numbers."""
 
+from . import files
+from .errors import Refused, Waits
+
 DAY = 86400
+MAX_HINT_BYTES = 16 * 1024
 
 
 def _local(window, now):
@@ -33,7 +37,9 @@ def fits(windows, now, seconds):
         if holds(window, now):
             lasts = (window["end"] - window["start"]) % 1440 * 60 or DAY
             left = (window["end"] * 60 - _local(window, now)) % DAY or DAY
-            if lasts < seconds or (left >= seconds and holds(window, now + max(0, int(seconds) - 1))):
+            if lasts < seconds or (
+                left >= seconds and holds(window, now + max(0, int(seconds) - 1))
+            ):
                 return True
     return False
 
@@ -55,3 +61,23 @@ class Hold:
     def open(self):
         """As :func:`fits`, by the controller's time."""
         return fits(self._windows, self._device.controller_time(), self._seconds)
+
+
+async def check(device, windows, seconds):
+    """Raises ``Waits`` outside the windows, by the controller's time, which is asked for."""
+    if device.controller_time() is None:
+        path = device.base + "/trust/fetched.json"
+        try:
+            await device.blocks.download("metadata/timestamp.json", path, MAX_HINT_BYTES)
+        finally:
+            files.remove(path)
+    if device.controller_time() is None:
+        raise Waits("time-unknown", "the controller does not tell the time: no window is known")
+    hold = Hold(device, windows, seconds)
+    try:
+        opened = hold.open()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        raise Refused("bad-desired", "the maintenance windows are not well-formed")
+    if not opened:
+        message = "the update waits for its maintenance window"
+        raise Waits("window-closed", message, hold.open)
