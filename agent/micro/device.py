@@ -16,6 +16,7 @@ from . import bundle as bundles
 from .blocks import Blocks
 from .desired import Wishes
 from .errors import Refused, Waits
+from .kept import Kept
 from .loan import give_back
 from .mqtt import Broken, Client, Message
 from .service import Service
@@ -23,7 +24,7 @@ from .store import Counters, Slot, reference
 from .trials import Trials
 
 ROOT = "shoal/v1"
-MAX_SAMPLES = 8  # telemetry samples that wait for a connection; flash is not worn for them
+MAX_WINDOWS = 8  # of bundles, that are counted apart in one batch of telemetry
 RETRY_SECONDS = (1, 60)
 MAX_STARVED = 3  # connections in a row that end for lack of memory
 MAX_NOT_ALLOWED = 8  # topics that the broker refuses, of which is reported
@@ -106,11 +107,12 @@ class Device:
             self.slot(name)
         self.models = {}
         self.busy = 0
+        self._ticks = time.ticks_ms()
+        self._millis = 0
         self._windows = []
-        self._window_since = time.ticks_ms()
-        self._samples = []
+        self._window_since = 0
         self._dropped = 0
-        self._telemetry_seq = 0
+        self.kept = Kept(self.boot, self._counters.get("acknowledged") > 0, 0)
         self._last_update = files.read_json(base + "/last.json")
         self._pending = []
         self._not_allowed = {}  # topic -> (what, since when)
@@ -120,7 +122,7 @@ class Device:
         self._wait = None
         self._offset = None
         self.starved = []  # slot, bundle, revision and rollout of updates that memory ended
-        self._told_time = None  # milliseconds of the controller's time, and ticks of that moment
+        self._told_time = None  # by the controller, in milliseconds, when `millis` was 0
         self._service = Service(self)
         self.trials = Trials(self)
 
@@ -218,13 +220,24 @@ class Device:
         """Counts a generation."""
         self._window(slot).tokens += result["tokens"]
 
+    def millis(self):
+        """Whole milliseconds that only grow; it is asked for more often than ticks turn over."""
+        ticks = time.ticks_ms()
+        self._millis += time.ticks_diff(ticks, self._ticks)
+        self._ticks = ticks
+        return self._millis
+
     def _sample(self):
-        self.controller_time()
-        seconds = time.ticks_diff(time.ticks_ms(), self._window_since) / 1000
-        self._window_since = time.ticks_ms()
+        """Ends the window of time and keeps its telemetry; without room for it, it goes on."""
+        while len(self._windows) > MAX_WINDOWS:
+            self._windows.pop(0)
+            self._dropped += 1
+        if not self.kept.room():
+            return
+        since = self.millis()
+        seconds = (since - self._window_since) / 1000
         gauges = {"heap_bytes": float(gc.mem_alloc()), "heap_free_bytes": float(gc.mem_free())}
         samples = [{"at": now(), "window_s": seconds, "busy": self.busy, "gauges": gauges}]
-        self.busy = 0
         for window in self._windows:
             sample = {
                 "at": now(),
@@ -250,11 +263,12 @@ class Device:
             if window.bundle:
                 sample["bundle"] = window.bundle
             samples.append(sample)
-        self._windows = []
-        self._samples.extend(samples)
-        while len(self._samples) > MAX_SAMPLES:
-            self._samples.pop(0)
-            self._dropped += 1
+        batch = {"boot": self.boot, "seq": self.kept.seq, "samples": samples}
+        if self._dropped:
+            batch["dropped"] = self._dropped
+        self.kept.put(json.dumps(batch).encode())
+        self._window_since, self._windows = since, []
+        self.busy = self._dropped = 0
 
     # Documents. -----------------------------------------------------------------------------
 
@@ -291,23 +305,15 @@ class Device:
         try:
             whole = told.split(b".")[0]
             if 0 < len(whole) <= 11:
-                at = int(whole)
-                self._offset = seconds() - at
-                self._told_time = at * 1000, time.ticks_ms()
+                self._offset = seconds() - int(whole)
+                self._told_time = int(whole) * 1000 - self.millis()
         except ValueError:
             pass
 
     def controller_time(self):
-        """Seconds since the epoch by the controller, whatever this clock; None: never heard.
-
-        To be called every few days at least: ticks begin anew.
-        """
-        if self._told_time is None:
-            return None
-        at, ticks = self._told_time
-        new = time.ticks_ms()
-        self._told_time = at + time.ticks_diff(new, ticks), new
-        return self._told_time[0] // 1000
+        """Seconds since the epoch by the controller, whatever this clock; None: never heard."""
+        if self._told_time is not None:
+            return (self._told_time + self.millis()) // 1000
 
     def wait(self, reason, slot):
         """An update waits, or (no reason) gets on; True when that is news."""
@@ -383,13 +389,14 @@ class Device:
         await self.publish(topic, payload)
 
     async def publish(self, topic, payload, retain=False, correlation=None):
-        """Publishes at QoS 1; raises ``Broken`` while there is no connection."""
+        """Publishes at QoS 1; returns the reason code, raises ``Broken`` without a connection."""
         if self._client is None:
             raise Broken("not connected")
         code = await self._client.publish(topic, payload, retain, correlation=correlation)
         if topic.startswith(self.topic + "/res/"):
             topic = self.topic + "/res/+"
         self._answered("publish to", topic, code)
+        return code
 
     async def _subscribe(self, client, topic):
         self._answered("subscribe to", topic, await client.subscribe(topic))
@@ -422,6 +429,8 @@ class Device:
             answer = self._service.on_request(parts[1], message)
             if answer is not None:
                 asyncio.create_task(self._answer(*answer))
+        elif parts == ["ack"] and message.payload:
+            self._on_ack(message.payload)
         elif parts == ["desired"] and message.payload:
             self._on_desired(message.payload)
 
@@ -470,11 +479,12 @@ class Device:
         )
         self._client = client
         try:
-            for rest in ("blob/+", "req/+"):
+            for rest in ("blob/+", "req/+", "ack"):
                 await self._subscribe(client, self.topic + "/" + rest)
             for prefix in self._groups:
                 await self._subscribe(client, prefix + "+")
             await client.publish(status, self._status("online", session), True)
+            self.kept.connected(self.millis())
             await self._report()
             # Last, so that memory is not needed for an update and for all of this at once.
             await self._subscribe(client, self.topic + "/desired")
@@ -580,28 +590,36 @@ class Device:
                     await self._settle()
 
     async def _send_telemetry(self):
+        every = self.config.get("telemetry_s", 30)
+        since = self.millis()
         while True:
-            await asyncio.sleep(self.config.get("telemetry_s", 30))
+            await asyncio.sleep(min(every, 1))
             try:
-                self._sample()
-                if self._client is not None:
-                    await self._send_samples()
+                if self.millis() - since >= every * 1000:
+                    since = self.millis()
+                    self._sample()
+                await self._send_kept()
             except MemoryError:
-                gc.collect()  # an update is at work: the samples stay for the next time
+                gc.collect()  # an update is at work: what was counted stays for the next time
 
-    async def _send_samples(self):
-        samples = self._samples
-        batch = {"boot": self.boot, "seq": self._telemetry_seq + 1, "samples": samples}
-        if self._dropped:
-            batch["dropped"] = self._dropped
-        payload = json.dumps(batch).encode()
-        self._telemetry_seq += 1
-        self._samples = []
+    async def _send_kept(self):
+        while self._client is not None:
+            found = self.kept.next(self.millis())
+            if found is None:
+                return
+            try:
+                code = await self.publish(self.topic + "/telemetry", found[1])
+            except Broken:
+                return
+            self.kept.landed(found[0], code, self.millis())
+
+    def _on_ack(self, payload):
         try:
-            await self.publish(self.topic + "/telemetry", payload)
-            self._dropped = 0
-        except Broken:
-            self._samples = samples + self._samples
+            first = self.kept.heard(json.loads(payload), self.millis())
+        except ValueError:
+            return
+        if first:
+            self._counters.set("acknowledged", 1)
 
     async def run(self):
         """Runs for ever."""

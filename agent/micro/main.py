@@ -25,6 +25,7 @@ MODULES = (
     "blocks",
     "trials",
     "service",
+    "kept",
     "device",
 )
 
