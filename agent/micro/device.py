@@ -236,37 +236,13 @@ class Device:
             return
         since = self.millis()
         seconds = (since - self._window_since) / 1000
-        gauges = {"heap_bytes": float(gc.mem_alloc()), "heap_free_bytes": float(gc.mem_free())}
-        samples = [{"at": now(), "window_s": seconds, "busy": self.busy, "gauges": gauges}]
-        for window in self._windows:
-            sample = {
-                "at": now(),
-                "window_s": seconds,
-                "slot": window.slot,
-                "requests": window.requests,
-                "errors": window.errors,
-                "unknown": window.unknown,
-                "labels": window.labels,
-                "tokens": window.tokens,
-            }
-            if window.latency:
-                sample["latency_us"] = {
-                    "scale": "log8",
-                    "counts": window.latency,
-                    "total": window.latency_total,
-                }
-                sample["confidence"] = {
-                    "scale": "unit20",
-                    "counts": window.confidence,
-                    "total": window.confidence_total,
-                }
-            if window.bundle:
-                sample["bundle"] = window.bundle
-            samples.append(sample)
-        batch = {"boot": self.boot, "seq": self.kept.seq, "samples": samples}
-        if self._dropped:
-            batch["dropped"] = self._dropped
-        self.kept.put(json.dumps(batch).encode())
+        try:
+            from .samples import batch
+
+            self.kept.put(batch(self, self._windows, self._dropped, seconds, now()))
+        finally:
+            batch = None
+            give_back("samples")
         self._window_since, self._windows = since, []
         self.busy = self._dropped = 0
 

@@ -32,64 +32,6 @@ MODULES = (
 FOLDER = "/shoal"
 
 
-def tls_context(folder):
-    """Mutual TLS from the files of enrolment; None where there are none."""
-    if not exists(folder + "/ca.der"):
-        return None
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.verify_mode = ssl.CERT_REQUIRED
-    with open(folder + "/ca.der", "rb") as stream:
-        context.load_verify_locations(cadata=stream.read())
-    if exists(folder + "/key.der"):
-        with open(folder + "/certificate.der", "rb") as stream:
-            certificate = stream.read()
-        with open(folder + "/key.der", "rb") as stream:
-            context.load_cert_chain(certificate, stream.read())
-    return context
-
-
-def client_id(folder, config):
-    """The device's id at the broker, which nobody can guess who has not its key.
-
-    A broker ends the session of whoever is connected under an id, whoever asks.
-    """
-    name = "shoal-%s-%s" % (config["fleet"], config["device"])
-    if not exists(folder + "/key.der"):
-        return name
-    from binascii import hexlify
-    from hashlib import sha256
-
-    digest = sha256(b"shoal client id v1\0")
-    with open(folder + "/key.der", "rb") as stream:
-        digest.update(stream.read())
-    return name + "-" + hexlify(digest.digest()).decode()[:32]
-
-
-def join_network(wifi, seconds=30):
-    """Joins the Wi-Fi and sets the clock, where the board has one."""
-    import time
-
-    try:
-        import network
-    except ImportError:
-        return  # the unix port: the network is there
-    station = network.WLAN(network.STA_IF)
-    station.active(True)
-    if not station.isconnected() and wifi:
-        station.connect(wifi["ssid"], wifi["password"])
-    until = time.ticks_add(time.ticks_ms(), seconds * 1000)
-    while not station.isconnected() and time.ticks_diff(until, time.ticks_ms()) > 0:
-        time.sleep_ms(200)
-    try:
-        import ntptime
-
-        ntptime.settime()
-    except (ImportError, OSError):
-        pass  # certificates and expiries cannot be judged; the device says "unsynced"
-
-
 def start(folder=FOLDER, model_bytes=MODEL_BYTES):
     """Runs the device for ever.
 
@@ -110,10 +52,13 @@ def start(folder=FOLDER, model_bytes=MODEL_BYTES):
     import json
 
     from .device import Device
+    from .loan import give_back
 
     with open(folder + "/shoal.json") as stream:
         config = json.load(stream)
-    join_network(config.get("wifi"))
+    from . import setup
+
+    setup.join_network(config.get("wifi"))
     if not exists(folder + "/ca.der") and config["mqtt"]["host"] not in ("127.0.0.1", "localhost"):
         raise ValueError("plain connections are for loopback alone: enrol the device with TLS")
     root = folder + "/state/trust/root.json"
@@ -121,7 +66,10 @@ def start(folder=FOLDER, model_bytes=MODEL_BYTES):
         make_folder(folder + "/state/trust")
         with open(folder + "/root.json", "rb") as stream:
             write(root, stream.read())
-    tls, name = tls_context(folder), client_id(folder, config)
+    tls, name = setup.tls_context(folder), setup.client_id(folder, config)
+    setup = None
+    give_back("setup")
+    gc.collect()
     device = Device(config, folder + "/state", memory, buffers, tls, name)
     try:
         asyncio.run(device.run())

@@ -3,6 +3,6 @@
 import json
 import sys
 
-from micro.main import client_id
+from micro.setup import client_id
 
 print(json.dumps(client_id(sys.argv[1], {"fleet": "reef", "device": "chip"})))
