@@ -591,11 +591,10 @@ class Device:
 
     def _on_ack(self, payload):
         try:
-            first = self.kept.heard(json.loads(payload), self.millis())
-        except ValueError:
-            return
-        if first:
-            self._counters.set("acknowledged", 1)
+            if self.kept.heard(json.loads(payload), self.millis()):
+                self._counters.set("acknowledged", 1)
+        except (ValueError, OSError) as error:  # flash that refuses costs no connection
+            print("acknowledgement not taken:", type(error).__name__)
 
     async def run(self):
         """Runs for ever."""

@@ -258,5 +258,5 @@ def test_every_context_of_ours_is_made_in_one_place() -> None:
         for path in (root / package).rglob("*.py")
         if "create_default_context" in path.read_text() or "SSLContext(" in path.read_text()
     ]
-    assert made == ["agent/micro/main.py", "contracts/authorities.py"]
+    assert made == ["agent/micro/setup.py", "contracts/authorities.py"]
     assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED
