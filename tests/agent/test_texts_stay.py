@@ -282,7 +282,6 @@ SAFE = {
     "agent.runtime.front_end:check_text": "called by what is broken, HashedNgrams.encode",
     "agent.runtime.front_end:FrontEnd.encode": "an interface",
     "agent.runtime.front_end:Tokenizer.encode": "called as HashedNgrams.encode, which is broken",
-    "agent.serving.reply:Reply.chunk": "sends to the asker alone",
     "agent.runtime.classifier:Classifier.embed": "called on the worker, as classify is",
     "agent.runtime.classifier:Classifier._outputs": "called by run, which is broken",
 }
