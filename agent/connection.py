@@ -153,7 +153,7 @@ class Client(paho.Client):
             return ""
 
     def hang_up(self) -> None:
-        """Ends the connection as a loss of it would; from any thread."""
+        """Ends the connection as a loss of it would, and the next try follows; from any thread."""
         # paho's type knows plain sockets only.
         sock: Any = self.socket()
         with contextlib.suppress(OSError, AttributeError):
@@ -167,12 +167,6 @@ class Client(paho.Client):
         except OSError as error:
             self.failure = error
             raise
-
-    def drop(self) -> None:
-        """Ends the connection as a network would: the next try follows."""
-        sock: Any = self.socket()
-        with contextlib.suppress(OSError, AttributeError):
-            sock.shutdown(socket.SHUT_RDWR)
 
     def forget(self, mid: int) -> None:
         """Sends a message no more that is not acknowledged; called between two connections."""

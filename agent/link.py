@@ -472,7 +472,7 @@ class Link:
             self.refusals.answered("publish to", topic, allowed=code < FAILURE)
             self._safely(done, code)
         if code == NOT_AUTHORIZED and self.farewell:
-            self._client.drop()  # whether it is meant shows at the next connection
+            self._client.hang_up()  # whether it is meant shows at the next connection
 
     def _subscribed(
         self, client: paho.Client, userdata: Any, mid: int, reasons: Any, properties: Any
