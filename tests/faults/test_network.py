@@ -137,13 +137,17 @@ def test_a_broker_that_restarts_without_its_sessions(
     """The new broker knows nothing: the agent subscribes and tells everything again."""
     port = free_port()
     repository = make_repository(tmp_path, TINY, big.path)
-    with ExitStack() as first:
+    with ExitStack() as first, ExitStack() as listening:
         broker = first.enter_context(mosquitto(port))
+        # It listens before the agent sends and until the broker has ended: what that broker
+        # acknowledged and nobody heard would be a gap that no agent can know of.
+        heard = listening.enter_context(Controller(broker, fleet_name, repository))
         with AgentProcess(tmp_path / "a", broker, fleet_name, repository) as agent:
-            with Controller(broker, fleet_name, repository) as controller:
-                controller.wait_final(controller.want(agent.device, REF))
-                last = controller.of(Telemetry)[-1].seq if controller.of(Telemetry) else 0
+            heard.wait_final(heard.want(agent.device, REF))
             first.close()
+            heard.wait_disconnected()
+            last = max((t.seq for t in heard.of(Telemetry)), default=-1)
+            listening.close()
             threading.Event().wait(1.5)  # telemetry gathers in the spool
             with mosquitto(port) as again, Controller(again, fleet_name, repository) as controller:
                 controller.wait_for(Status, lambda s: s.state == "online")

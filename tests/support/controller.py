@@ -81,9 +81,11 @@ class Controller:
         self.block_bytes = 0
         self._changed = threading.Condition()
         self._subscribed = threading.Event()
+        self._lost = threading.Event()
         self._client = new_client(broker, f"controller-{uuid.uuid4().hex[:8]}")
         self._client.on_message = self._message
         self._client.on_connect = self._connected
+        self._client.on_disconnect = lambda *_: self._lost.set()
         self._client.on_subscribe = lambda *_: self._subscribed.set()
         self.revision = 0
 
@@ -156,6 +158,10 @@ class Controller:
                     last = [m for _, m in self.messages if isinstance(m, kind)][-3:]
                     raise AssertionError(f"no such {kind.__name__} in {timeout_s} s; last: {last}")
                 self._changed.wait(left)
+
+    def wait_disconnected(self, timeout_s: float = 60.0) -> None:
+        """Until the broker has closed the connection: all that it sent has been taken then."""
+        assert self._lost.wait(timeout_s)
 
     def want(
         self,
