@@ -25,6 +25,12 @@ MAX_BUNDLE_FILES: Final = 64
 MAX_BUNDLE_BYTES: Final = 8 * 1024 * MIB
 """Bytes of all files of one bundle."""
 
+MAX_RELEASE_BYTES: Final = 1024 * MIB
+"""Bytes of one release archive of the agent, and of all its wheels."""
+
+MAX_RELEASE_WHEELS: Final = 256
+"""Wheels of one release of the agent."""
+
 MAX_GOLDEN_VECTORS: Final = 1024
 """Golden vectors in one bundle."""
 
