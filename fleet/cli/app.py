@@ -9,6 +9,7 @@ import typer
 
 from fleet.__main__ import HANDED_OVER, hand_over
 from fleet.cli import (
+    agent,
     audit,
     boards,
     delegation,
@@ -57,6 +58,7 @@ operations.register(fleet_app)
 audit.register(fleet_app)
 devices.register(fleet_app)
 simulate.register(fleet_app)
+fleet_app.add_typer(agent.app, name="agent")
 fleet_app.add_typer(rollout.app, name="rollout")
 fleet_app.add_typer(keys.app, name="keys")
 delegation.register(fleet_app, keys.app)

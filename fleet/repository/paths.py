@@ -5,6 +5,7 @@
     metadata/timestamp.json  metadata/{N}.root.json  metadata/{N}.snapshot.json  ...targets.json
     metadata/{N}.{delegated role}.json
     targets/bundles/{name}/{version}/{sha256}.manifest.json
+    targets/agent/{version}/{sha256}.{platform}-cp{NN}.zip
     blobs/{sha256}
     deltas/{from sha256}-{to sha256}.zst
 """
@@ -26,6 +27,7 @@ _PUBLIC: Final = re.compile(
     rf"metadata/timestamp\.json"
     rf"|metadata/[1-9][0-9]{{0,9}}\.{_ROLE}\.json"
     rf"|targets/bundles/{_NAME}/{_VERSION}/{_SHA256}\.manifest\.json"
+    rf"|targets/agent/{_VERSION}/{_SHA256}\.[a-z0-9-]{{3,20}}-cp3[0-9]{{1,2}}\.zip"
     rf"|blobs/{_SHA256}"
     rf"|deltas/{_SHA256}-{_SHA256}\.zst",
     re.ASCII,
@@ -71,6 +73,12 @@ def target(name: str, version: str) -> str:
 def manifest(ref: BundleRef) -> str:
     """Where a bundle's manifest is."""
     return f"targets/bundles/{ref.name}/{ref.version}/{ref.manifest_sha256}.manifest.json"
+
+
+def agent_release(target: str, sha256: str) -> str:
+    """Where a release archive of the agent is, by the name of its target."""
+    folder, _, name = target.rpartition("/")
+    return f"targets/{folder}/{sha256}.{name}"
 
 
 def blob(sha256: str) -> str:
