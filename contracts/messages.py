@@ -545,7 +545,9 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     """``req/generate``: either `prompt` (as it is) or `messages` (through the chat template).
 
     `tools` go with `messages`. With `tool_choice` ``required`` the answer is a call; with
-    ``none`` the model does not see them.
+    ``none`` the model does not see them. With `min_confidence` an answer comes in one piece, and
+    only if the model was that sure of it (:attr:`Generated.confidence`); 0 asks for the figure
+    alone.
     """
 
     prompt: Text | None = None
@@ -576,6 +578,7 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     json_schema: dict[str, Any] | None = None
     regex: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
+    min_confidence: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     stream: bool = True
     tools: Annotated[list[Tool], msgspec.Meta(max_length=64)] = []
     tool_choice: Literal["auto", "none", "required"] = "auto"
@@ -656,6 +659,10 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `tokens_per_step`: of each run of the model; more than 1 where guesses stood. With `logprobs`
     in the request: `chosen` has each token that was taken, `logprobs` the most likely ones there.
+
+    With `min_confidence`: `confidence` is the geometric mean of the probabilities of the tokens
+    that were taken, the one that ended the answer among them (not calibrated). Below what was
+    asked the answer is `unknown`: `text` is empty, and `best` is what would have been said.
     """
 
     text: str
@@ -669,6 +676,9 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     logprobs: list[list[tuple[str, float]]] = []
     chosen: list[tuple[str, float]] = []
     tool_calls: list[ToolCall] = []
+    confidence: float | None = None
+    unknown: bool = False
+    best: str = ""
 
 
 class Selftested(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -41,6 +41,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json-schema", type=Path, metavar="FILE", help="the output must validate")
     made.add_argument("--regex", help="the output must match")
     made.add_argument("--logprobs", type=int, default=0, metavar="N", help="of the N best tokens")
+    made.add_argument(
+        "--min-confidence", type=float, metavar="P", help="say unknown where the model is less sure"
+    )
     made.add_argument("--system", help="system message; the prompt is then a chat's")
     made.add_argument("--chat", action="store_true", help="put the prompt into the chat template")
     made.add_argument(
@@ -88,6 +91,7 @@ def _request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
         "json_schema": _document(options.json_schema),
         "regex": options.regex,
         "logprobs": options.logprobs,
+        "min_confidence": options.min_confidence,
         "tools": _tools(options.tools),
         "tool_choice": options.tool_choice,
     }
@@ -169,6 +173,8 @@ def run(options: argparse.Namespace) -> int:
             sys.stdout.flush()
 
         result = model.generate(request, show)
+        if result.unknown:
+            sys.stdout.write(f"unknown ({result.confidence:.2f})")
         sys.stdout.write("\n" if result.text or not result.tool_calls else "")
         for call in result.tool_calls:
             sys.stdout.write(f"{call.name} {call.arguments}\n")

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from agent.generate.cache_engine import open_engine
+from agent.generate.confidence import Confidence
 from agent.generate.constraint import Constraint, ConstraintFactory
 from agent.generate.decoder import Decoder, Embedding
 from agent.generate.drafts import Steps
@@ -136,7 +137,8 @@ class GenerativeModel:
 
         Args:
             request: what to generate.
-            emit: given each piece of text as it becomes certain; it may raise :class:`Stop`.
+            emit: given each piece of text as it becomes certain, or with `min_confidence` the
+                whole at the end; it may raise :class:`Stop`.
             checkpoint: called before every step; it may raise :class:`Stop` or an error.
 
         Raises:
@@ -176,6 +178,7 @@ class GenerativeModel:
                 f"logit_bias: {outside[0]} is no token: the model has {self.facts.vocabulary}",
             )
         constraint = self._constraint(request)
+        confidence = Confidence(request.min_confidence, emit)
         reason: FinishReason
         try:
             limit = None
@@ -183,7 +186,7 @@ class GenerativeModel:
                 limit = totals.started + request.max_time_ms / 1000
             reason = self._run(
                 request, ids, min(request.max_tokens, room), limit, constraint,
-                stream, totals, emit, checkpoint,
+                stream, totals, confidence, checkpoint,
             )  # fmt: skip
         except Stop as stop:
             reason = stop.reason
@@ -194,7 +197,7 @@ class GenerativeModel:
             raise
         piece = stream.finish()
         if piece and reason != "cancelled":
-            emit(piece)
+            confidence.push(piece)
         if constraint is not None and reason in ("length", "time") and not constraint.complete:
             raise RefusedError(
                 "budget-ended",
@@ -205,7 +208,7 @@ class GenerativeModel:
             )
         if request.session is not None:
             self.prefixes.keep(request.session, self.decoder)
-        return self._result(stream.text, reason, totals)
+        return confidence.judged(self._result(stream.text, reason, totals))
 
     def _prompt_ids(self, request: GenerateRequest) -> list[int]:
         if (request.prompt is None) == (request.messages is None):
@@ -242,7 +245,7 @@ class GenerativeModel:
         constraint: Constraint | None,
         stream: TextStream,
         totals: _Totals,
-        emit: Callable[[str], None],
+        confidence: Confidence,
         checkpoint: Callable[[], None],
     ) -> FinishReason:
         def check() -> None:
@@ -266,7 +269,7 @@ class GenerativeModel:
         )
         try:
             return self._grow(
-                request, ids, budget, constraint, stream, totals, emit, check, sampler, steps
+                request, ids, budget, constraint, stream, totals, confidence, check, sampler, steps
             )
         finally:
             steps.finish()
@@ -280,7 +283,7 @@ class GenerativeModel:
         constraint: Constraint | None,
         stream: TextStream,
         totals: _Totals,
-        emit: Callable[[str], None],
+        confidence: Confidence,
         check: Callable[[], None],
         sampler: Sampler,
         steps: Steps,
@@ -295,6 +298,7 @@ class GenerativeModel:
             token = sampler.pick(logits, ids + answer, allowed, answer)
             if totals.first_token is None:
                 totals.first_token = self._clock()
+            confidence.note(logits, token)
             ended = token in self.prompts.eos_ids
             if ended:
                 return "stop"
@@ -309,7 +313,7 @@ class GenerativeModel:
                 totals.logprobs.append(texts[1:])
             piece = stream.push(token)
             if piece:
-                emit(piece)
+                confidence.push(piece)
             if stream.stopped or (constraint is not None and constraint.ended):
                 return "stop"
             if totals.tokens >= budget:

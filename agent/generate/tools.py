@@ -103,8 +103,12 @@ class Calling:
         for name, given in (("json_schema", r.json_schema), ("regex", r.regex)):
             if given is not None:
                 raise InputError("bad-constraint", f"{name} and tools exclude each other")
-        if r.logprobs:
-            raise InputError("bad-message", "logprobs are not supported with tools")
+        for name, asked in (
+            ("logprobs", r.logprobs > 0),
+            ("min_confidence", r.min_confidence is not None),
+        ):
+            if asked:
+                raise InputError("bad-message", f"{name}: not supported with tools")
         if r.messages is None or r.prompt is not None:
             raise InputError("bad-message", "tools need messages")
         if facts.grammar is not None or facts.prompt_prefix or facts.prompt_suffix:

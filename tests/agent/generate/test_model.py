@@ -25,7 +25,7 @@ from agent.generate.stop import Stop
 from agent.runtime import model as models
 from contracts.bundle import Bundle, pack, sha256_file
 from contracts.errors import InputError, RefusedError, ShoalError
-from contracts.messages import ChatMessage, GenerateRequest
+from contracts.messages import ChatMessage, GenerateRequest, Tool
 from contracts.template_budget import SECONDS
 
 PROMPT = "the quick brown fox jumps"
@@ -555,3 +555,43 @@ def test_a_hostile_chat_template_costs_one_request(bundle_path: Path, tmp_path: 
             assert model.generate(request()).tokens == 12
     finally:
         model.close()
+
+
+def test_confidence_is_the_mean_probability_of_what_was_said(model: GenerativeModel) -> None:
+    """The figure is that of the tokens' log-probabilities, and asking for it changes no text."""
+    plain = model.generate(request())
+    pieces: list[str] = []
+    found = model.generate(request(min_confidence=0.0, logprobs=1), pieces.append)
+    assert found.confidence is not None and plain.confidence is None
+    mean = math.exp(sum(p for _, p in found.chosen) / len(found.chosen))
+    assert found.confidence == pytest.approx(mean, abs=1e-4)
+    assert (found.text, "".join(pieces)) == (plain.text, plain.text)
+    assert not found.unknown and found.best == ""
+
+
+def test_an_answer_below_the_asked_confidence_is_unknown(model: GenerativeModel) -> None:
+    """Nothing of it is streamed; what would have been said stands beside it."""
+    plain = model.generate(request(min_confidence=0.0))
+    assert plain.confidence is not None and plain.confidence < 0.99
+    pieces: list[str] = []
+    found = model.generate(request(min_confidence=0.99, logprobs=1), pieces.append)
+    assert (found.text, found.unknown, found.best) == ("", True, plain.text)
+    assert found.confidence == plain.confidence
+    assert pieces == [] and found.chosen == [] and found.logprobs == []
+
+
+def test_an_answer_that_is_sure_enough_comes_in_one_piece(model: GenerativeModel) -> None:
+    """Text is held until the last token is judged."""
+    least = model.generate(request(min_confidence=0.0)).confidence
+    pieces: list[str] = []
+    found = model.generate(request(min_confidence=least), pieces.append)
+    assert pieces == [found.text] and not found.unknown
+
+
+def test_confidence_with_tools_is_refused_by_name(model: GenerativeModel) -> None:
+    """Calls are put together from several answers; there is no one figure for them."""
+    tools = [Tool("clock")]
+    with pytest.raises(InputError, match="min_confidence"):
+        model.generate(
+            request(messages=[ChatMessage("user", "time?")], tools=tools, min_confidence=0.5)
+        )
