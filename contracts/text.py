@@ -6,7 +6,8 @@ alone) can do the same: see ``agent/micro`` and the vectors in
 
 A text is normalised, cut into words, and every word gives, in this order: its own id, the
 id of the pair with the word before, and the ids of its character n-grams. A feature's id is
-``1 + fnv1a(kind, bytes) % (buckets - 1)``; id 0 is padding.
+``1 + fnv1a(kind, bytes) % (buckets - 1)``; id 0 is padding. Punctuation separates words; with
+`marks` each mark is a word too.
 
 FNV-1a, 32 bit: G. Fowler, L. C. Noll, K.-P. Vo, "The FNV Non-Cryptographic Hash Algorithm"
 (draft-eastlake-fnv).
@@ -29,7 +30,7 @@ _PAIR: Final = 0x02
 _CHARS: Final = 0x03
 
 
-class NgramConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class NgramConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which n-grams are hashed to where.
 
     Attributes:
@@ -38,6 +39,7 @@ class NgramConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         char_min, char_max: lengths of character n-grams, in code points of the word with a
             space on both sides; ``char_max`` 0 means none.
         pairs: also hash each pair of neighbouring words.
+        marks: punctuation marks and signs are words, not only what separates words.
     """
 
     buckets: Annotated[int, msgspec.Meta(ge=16, le=2**24)] = 4096
@@ -45,6 +47,7 @@ class NgramConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     char_min: Annotated[int, msgspec.Meta(ge=1, le=8)] = 3
     char_max: Annotated[int, msgspec.Meta(ge=0, le=8)] = 4
     pairs: bool = True
+    marks: bool = False
 
 
 def _fold(code: int) -> int:
@@ -90,6 +93,37 @@ class _FoldTable(dict[int, int]):
 _FOLD: Final = _FoldTable({code: _fold(code) for code in range(0x530)})
 
 
+def _mark(code: int) -> int:
+    """What separates words and is seen: the mark, of full width as ASCII; 0: it is none."""
+    if 0xFF01 <= code <= 0xFF5E:
+        code -= 0xFEE0
+    if _fold(code) != 0x20:
+        return 0
+    seen = (
+        0x21 <= code <= 0x7E
+        or 0xA1 <= code <= 0xF7
+        or 0x2010 <= code <= 0x2027
+        or 0x2030 <= code <= 0x205E
+        or 0x3001 <= code <= 0x303F
+    )
+    return code if seen else 0
+
+
+def _apart(code: int) -> int | str:
+    mark = _mark(code)
+    return f" {chr(mark)} " if mark else _fold(code)
+
+
+class _MarkTable(dict[int, "int | str"]):
+    """The same, with marks as words."""
+
+    def __missing__(self, code: int) -> int | str:
+        return _apart(code)
+
+
+_MARKS: Final = _MarkTable({code: _apart(code) for code in range(0x530)})
+
+
 def normalize(text: str) -> str:
     """Lower-cases by simple ranges, turns punctuation into spaces, joins words with one space.
 
@@ -99,8 +133,8 @@ def normalize(text: str) -> str:
     return " ".join(_words(text))
 
 
-def _words(text: str) -> list[str]:
-    return [word for word in text.translate(_FOLD).split(" ") if word]
+def _words(text: str, marks: bool = False) -> list[str]:
+    return [word for word in text.translate(_MARKS if marks else _FOLD).split(" ") if word]
 
 
 def fnv1a(data: bytes, state: int = FNV_OFFSET) -> int:
@@ -125,7 +159,7 @@ def ngram_ids(text: str, config: NgramConfig) -> tuple[list[int], bool]:
     room = config.length
     modulus = config.buckets - 1
     previous = ""
-    for word in _words(text):
+    for word in _words(text, config.marks):
         if len(ids) >= room:
             return ids[:room], True
         own = _word_ids(word, modulus, config.char_min, config.char_max)

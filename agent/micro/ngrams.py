@@ -57,6 +57,20 @@ def _fold(code):
     return code
 
 
+def _mark(code):
+    """The mark that a separating code point is, of full width as ASCII; 0: it is none."""
+    if 0xFF01 <= code <= 0xFF5E:
+        code -= 0xFEE0
+    seen = (
+        0x21 <= code <= 0x7E
+        or 0xA1 <= code <= 0xF7
+        or 0x2010 <= code <= 0x2027
+        or 0x2030 <= code <= 0x205E
+        or 0x3001 <= code <= 0x303F
+    )
+    return code if seen else 0
+
+
 class Ngrams:
     """The front end of one bundle.
 
@@ -73,6 +87,7 @@ class Ngrams:
         self.char_min = _number(config, "char_min", 3, 1, 8)
         self.char_max = _number(config, "char_max", 4, 0, 8)
         self.pairs = bool(config.get("pairs", True))
+        self.marks = bool(config.get("marks", False))
         self._state = array("I", [0, 0])
         self._starts = []
         for kind in (1, 2, 3):
@@ -108,9 +123,13 @@ class Ngrams:
             code = _fold(ord(char))
             if code != 0x20:
                 word.extend(chr(code).encode())
-            elif len(word) > 1:
+                continue
+            if len(word) > 1:
                 over = self._word(word) or over
                 word = bytearray(b" ")
+            mark = _mark(ord(char)) if self.marks else 0
+            if mark:
+                over = self._word(b" " + chr(mark).encode()) or over
         if len(word) > 1:
             over = self._word(word) or over
         for i in range(self._used * 4, self.length * 4):

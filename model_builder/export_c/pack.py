@@ -100,7 +100,8 @@ def _bundle_source(manifest: Manifest, front: NgramFrontEnd) -> str:
 
 {labels}
 static const shoal_ngram_config config = {{
-    {config.buckets}u, {config.length}, {config.char_min}, {config.char_max}, {int(config.pairs)}}};
+    {config.buckets}u, {config.length}, {config.char_min}, {config.char_max}, {int(config.pairs)},
+    {int(config.marks)}}};
 
 int shoal_prepare(const char *text, size_t size)
 {{

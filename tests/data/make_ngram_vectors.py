@@ -34,6 +34,8 @@ TEXTS = [
     "supercalifragilisticexpialidocioussupercalifragilisticexpialidocious",
     "x" * 300,
     "\u0000\u0001control\u007f",
+    "¡Wow! £100 (50%) — really? “Yes”, she said… www.a-b.com/c?d=1&e=2 :-)",
+    "Ａ！Ｂ？　，。「x」 ｅ＇ｆ",
     "combining e\u0301 a\u0308",
     "Ǆ ǅ ǆ Ȁ ȁ",
 ]
@@ -43,6 +45,8 @@ CONFIGS = [
     NgramConfig(buckets=1000, length=48, char_min=1, char_max=8, pairs=True),
     NgramConfig(buckets=2**24, length=300, char_min=2, char_max=5, pairs=False),
     NgramConfig(buckets=8192, length=256, char_min=3, char_max=4, pairs=True),
+    NgramConfig(buckets=60_000, length=200, char_min=3, char_max=5, pairs=True, marks=True),
+    NgramConfig(buckets=997, length=12, char_min=2, char_max=0, pairs=True, marks=True),
 ]
 
 
@@ -64,6 +68,7 @@ def main() -> None:
                 "char_min": config.char_min,
                 "char_max": config.char_max,
                 "pairs": config.pairs,
+                "marks": config.marks,
             }
             for config in CONFIGS
         ],

@@ -70,7 +70,8 @@ def test_a_changed_weight_fails_the_vectors(packed, tmp_path):
     assert "differs" in str(refused.value)
 
 
-def test_the_front_end_in_c_equals_the_builders(packed, tmp_path):
+@pytest.mark.parametrize("marks", [False, True])
+def test_the_front_end_in_c_equals_the_builders(packed, tmp_path, marks):
     """Random and foreign texts give the same ids; broken UTF-8 is refused, not read past."""
     rng = random.Random(2)
     ranges = [(32, 127), (0x20, 0x600), (0x2000, 0x3100), (0xFF01, 0xFFEF), (0x10000, 0x11000)]
@@ -79,13 +80,13 @@ def test_the_front_end_in_c_equals_the_builders(packed, tmp_path):
         "".join(chr(rng.randrange(*rng.choice(ranges))) for _ in range(rng.randrange(50)))
         for _ in range(60)
     ]
-    config = NgramConfig(buckets=65537, length=64, char_min=2, char_max=4)
+    config = NgramConfig(buckets=65537, length=64, char_min=2, char_max=4, marks=marks)
     program = tmp_path / "ids.c"
     program.write_text(
         '#include <stdio.h>\n#include "shoal_ngrams.h"\n'
         "int main(void) { static char text[65536]; int32_t ids[64];\n"
         "  size_t n = fread(text, 1, sizeof text, stdin);\n"
-        "  shoal_ngram_config c = {65537u, 64, 2, 4, 1};\n"
+        f"  shoal_ngram_config c = {{65537u, 64, 2, 4, 1, {int(marks)}}};\n"
         '  int r = shoal_ngram_ids(&c, text, n, ids); printf("%d", r);\n'
         '  for (int i = 0; i < 64; i++) printf(" %d", (int)ids[i]); return 0; }\n'
     )

@@ -89,9 +89,10 @@ def test_the_front_end_equals_the_builders(tmp_path):
         NgramConfig(buckets=2**24, length=200, char_min=1, char_max=8),
         NgramConfig(buckets=65537, length=16, char_max=0),
         NgramConfig(buckets=999, length=24, char_min=2, char_max=3, pairs=False),
+        NgramConfig(buckets=60_000, length=100, char_max=5, marks=True),
     ]
     cases = [(config, text) for config in configs for text in texts]
-    names = ("buckets", "length", "char_min", "char_max", "pairs")
+    names = ("buckets", "length", "char_min", "char_max", "pairs", "marks")
     plain = [({name: getattr(c, name) for name in names}, text) for c, text in cases]
     file = tmp_path / "cases.json"
     file.write_text(json.dumps(plain, ensure_ascii=False))

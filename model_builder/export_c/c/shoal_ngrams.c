@@ -52,6 +52,18 @@ static uint32_t fold(uint32_t c)
     return c;
 }
 
+/* The mark that a separating code point is; 0: it is none. */
+static uint32_t mark(uint32_t c)
+{
+    if (c >= 0xFF01 && c <= 0xFF5E) {
+        c -= 0xFEE0;
+    }
+    return (c >= 0x21 && c <= 0x7E) || (c >= 0xA1 && c <= 0xF7) || (c >= 0x2010 && c <= 0x2027) ||
+                   (c >= 0x2030 && c <= 0x205E) || (c >= 0x3001 && c <= 0x303F)
+               ? c
+               : 0;
+}
+
 /* Decodes one code point; 0 bytes used means that the text is not UTF-8. */
 static size_t decode(const uint8_t *p, size_t left, uint32_t *code)
 {
@@ -172,12 +184,14 @@ int shoal_ngram_ids(const shoal_ngram_config *config, const char *text, size_t s
     word[0] = ' ';
     while (at <= size) {
         uint32_t code = 0x20;
+        uint32_t sign = 0;
         if (at < size) {
             const size_t used = decode((const uint8_t *)text + at, size - at, &code);
             if (used == 0) {
                 return -1;
             }
             at += used;
+            sign = config->marks ? mark(code) : 0;
             code = fold(code);
         } else {
             at++;
@@ -187,7 +201,15 @@ int shoal_ngram_ids(const shoal_ngram_config *config, const char *text, size_t s
                 return -1;
             }
             length += encode(code, word + 1 + length);
-        } else if (length) {
+            continue;
+        }
+        for (int turn = 0; turn < 2; turn++) { /* the word that ends here, then the mark */
+            if (turn && sign) {
+                length = encode(sign, word + 1);
+            }
+            if (length == 0) {
+                continue;
+            }
             if (to.used >= config->length) {
                 return 1;
             }

@@ -12,6 +12,7 @@ typedef struct {
     int32_t length;
     int32_t char_min, char_max;
     int32_t pairs;
+    int32_t marks; /* punctuation marks and signs are words */
 } shoal_ngram_config;
 
 /* Fills ids[config->length]. Returns 0; 1 when the text gave more ids than fit; -1 when the
