@@ -44,6 +44,9 @@ from model_builder.teachers.base import Progress, Teacher
 _FIRST: Final = (0.3, 0.15)
 """Part of its steps that every plan is trained for in the first round: few labels, many labels."""
 
+_LEAST_FIRST: Final = 600
+"""Steps that the first round does not cut: a short training is seen whole."""
+
 _MOST_FIRST: Final = 20_000
 """Rows, and made texts, of the first round: it ranks plans, and more take minutes to read."""
 
@@ -248,7 +251,9 @@ def _halve(
         trials = []
         taught = lesson if number else lesson.some(_MOST_FIRST, derive(recipe.seed, "some"))
         word = f"tries {len(alive)} plans" + (" for longer" if number else "")
-        all_steps = [max(100, int(plan.fit.steps * part)) for plan in alive]
+        all_steps = [
+            max(min(plan.fit.steps, _LEAST_FIRST), int(plan.fit.steps * part)) for plan in alive
+        ]
         for place, (plan, steps) in enumerate(zip(alive, all_steps, strict=True)):
             before = sum(all_steps[:place])
             told = partial(counted, progress, word, before, sum(all_steps))

@@ -43,6 +43,10 @@ _PIECES: Final = 11
 _FEWEST: Final = 64
 """Rows of a table that are worth training."""
 
+_PASSES: Final = 9
+"""Over the rows, of a linear student that learns for a short time: as TF-IDF's weights are kept
+small, so is what it learns of rare pieces."""
+
 _MOST_BUCKETS: Final = 2**18
 
 
@@ -118,6 +122,7 @@ def shape(
     *,
     chars: tuple[int, int] = (3, 4),
     pairs: bool = True,
+    marks: bool = True,
     max_pool: bool = False,
 ) -> NgramStudentConfig:
     """A student with as many rows as the budget holds, long enough for nearly every text.
@@ -141,6 +146,7 @@ def shape(
         char_min=chars[0],
         char_max=chars[1],
         pairs=pairs,
+        marks=marks,
     )
     step = max(1, len(texts) // _LOOKED_AT)
     counts = [int(np.count_nonzero(ngram_ids(text, features)[0])) for text in texts[::step]]
@@ -176,7 +182,9 @@ def _sizes_for(texts: list[str], labels: int) -> list[_Size]:
     if not _long(texts):
         return sizes
     dim, hidden, largest, _ = sizes[0]
-    return [(dim, hidden, largest, (3, 3)), (dim, hidden, largest, (1, 0)), *sizes]
+    first: list[_Size] = [(dim, hidden, largest, (3, 3)), (dim, hidden, largest, (1, 0))]
+    linear: list[_Size] = [(*size[:3], (3, 3)) for size in sizes if not size[1]]
+    return [*first, *(sizes[:2] if linear else sizes), *linear]
 
 
 def _sizes(labels: int) -> list[_Size]:
@@ -187,7 +195,6 @@ def _sizes(labels: int) -> list[_Size]:
             (16, 64, False, (3, 5)),
             (4, 16, False, (3, 5)),
             (16, 64, True, (3, 5)),
-            (8, 32, False, (3, 4)),
             (8, 0, False, (3, 5)),
         ]
     if labels <= MANY:
@@ -196,7 +203,6 @@ def _sizes(labels: int) -> list[_Size]:
             (16, 64, False, (3, 5)),
             (24, 96, True, (3, 5)),
             (16, 64, True, (3, 5)),
-            (48, 128, True, (3, 4)),
             (16, 0, False, (3, 5)),
         ]
     return [
@@ -226,12 +232,16 @@ def plans(
     pace = 120 if labels > MANY else 40
     steps = int(np.clip(pace * facts.seconds**0.75, 1200, 18_000))
     steps = min(steps, max(300, 8 * facts.rows))  # a handful of rows has little to teach
-    few = BagFit(steps=max(300, steps // 3), feature_dropout=0.3, dropout=0.2)
     many = BagFit(steps=steps)
+    few = BagFit(steps=max(300, steps // 3), feature_dropout=0.3, dropout=0.2)
+    passes = _PASSES * facts.rows // few.batch
+    brief = msgspec.structs.replace(few, steps=min(few.steps, max(300, passes)))
     found: list[Plan] = []
     refused: RefusedError | None = None
     sizes = _sizes_for(texts, labels)
-    for dim, hidden, largest, chars in sizes[: 2 if labels > MANY else 4] if briefly else sizes:
+    if briefly:
+        sizes = sizes[:2] if labels > MANY else [*sizes[:3], sizes[-1]]
+    for dim, hidden, largest, chars in sizes:
         try:
             own = shape(texts, labels, bounds, dim, hidden, chars=chars, max_pool=largest)
         except RefusedError as error:
@@ -241,10 +251,12 @@ def plans(
         name = f"{own.features.buckets} x {dim}, {pieces}"
         name += f", hidden {hidden}" if hidden else ", linear"
         name += ", maximum" if largest else ""
-        if made:
+        if made and (hidden or not briefly):
             found.append(Plan(name, own, 0.3, many))
         if not made or len(found) == 1 or not hidden:
             found.append(Plan(f"{name}, the rows alone", own, 1.0, few))
+        if not hidden and brief.steps < few.steps:
+            found.append(Plan(f"{name}, the rows alone and few times", own, 1.0, brief))
     if not found and refused is not None:
         raise refused
     return found[:8]

@@ -352,3 +352,15 @@ def test_a_handful_of_rows_gives_a_model(tmp_path: Path, count: int) -> None:
     assert Bundle.open(result.bundle).verify() is None
     warned = any("too few rows to hold" in line for line in result.report["data"]["warnings"])
     assert warned == (count == 2)
+
+
+@pytest.mark.parametrize("briefly", [False, True])
+def test_a_linear_student_that_learns_for_a_short_time_is_tried(briefly: bool) -> None:
+    """Long training on few rows is what lost to TF-IDF; its plan is kept whatever else is tried."""
+    long = [" ".join(TEXTS[i : i + 40]) for i in range(50)]
+    for texts in (TEXTS, long):
+        tried = plans(texts, Facts(5000, 2, 20.0, 450.0), Limits(), 9000, briefly)
+        short = [plan for plan in tried if "few times" in plan.name]
+        assert len(short) == 1 and short[0].natural == 1.0 and not short[0].shape.hidden
+        assert short[0].fit.steps < 8 * 5000 // short[0].fit.batch + 100
+        assert all(plan.shape.features.marks for plan in tried)
