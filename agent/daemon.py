@@ -138,6 +138,7 @@ class Agent(Device):
             room=lambda: room(root),
             gauges=functools.partial(Gauges().read, root),
             every_s=config.telemetry_s,
+            idle_s=config.idle_s,
             mark=RunningMark(root / "running"),
         )
         super().__init__(config, board, means)

@@ -87,7 +87,8 @@ class Means(msgspec.Struct, kw_only=True):
         mark: the request that runs; None: no mark is kept.
         measure: what the device has for a bundle.
         health: makes the observations of a trial from the counts.
-        every_s: seconds between samples; `first_s` before the first one, None: the same.
+        every_s: seconds between samples; `first_s` before the first one, None: the same; `idle_s`
+            while nothing happens.
         updater, reporter: set when there is something to do for them.
         arrived: told when a block has come.
         stopping: set when the device stops.
@@ -107,6 +108,7 @@ class Means(msgspec.Struct, kw_only=True):
     room: Callable[[], tuple[int, int]]
     gauges: Callable[[], dict[str, float]]
     every_s: float
+    idle_s: float = 0.0
     first_s: float | None = None
     chance: random.Random | None = None
     rss: Callable[[], int] = resident_bytes
@@ -138,6 +140,7 @@ class Device:
         self.spool = means.spool
         self.models = means.models
         self._told_in_memory = False
+        self._wished: tuple[int, int] | None = None
         self._measured = means.gauges
         self.recorder = Recorder(means.rss, serving=self.models.ref)
         self.worker = means.worker(self.failed)
@@ -203,6 +206,7 @@ class Device:
             beat=self.beat,
             wake=means.reporter,
             chance=means.chance,
+            idle_s=means.idle_s,
         )
 
     # What its parts tell it. ------------------------------------------------------------
@@ -215,6 +219,10 @@ class Device:
         """Answers requests of the groups that the controller names, or else of the configured."""
         named = desired.groups if desired is not None else None
         self.link.hear_groups(self.config.groups if named is None else named)
+        wished = (desired.fence, desired.revision) if desired is not None else None
+        if wished != self._wished:  # the broker says what it retains at each connection
+            self._wished = wished
+            self.stir()
 
     def on_ack(self, ack: Ack) -> None:
         """Takes the controller's word on what it has."""
@@ -227,6 +235,10 @@ class Device:
     def wake_reporter(self) -> None:
         """There is something in the spool."""
         self.reporter.wake()
+
+    def stir(self) -> None:
+        """Something begins: what is measured from now on is of interest."""
+        self.reporter.stir()
 
     def told(self) -> None:
         """What the device has or does has changed."""

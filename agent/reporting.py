@@ -55,6 +55,9 @@ class Parts(Protocol):
     def wake_reporter(self) -> None:
         """There is something in the spool."""
 
+    def stir(self) -> None:
+        """Something begins: what is measured from now on is of interest."""
+
     def told(self) -> None:
         """What the device has or does has changed, and was told if there is a connection."""
 
@@ -166,6 +169,8 @@ class Reporting:
         """
         new = self._news.is_new(event)
         again = event.boot != self._facts.boot
+        if new and not again:
+            self._parts.stir()
         if new or self._parts.link.connected.is_set():
             self._parts.spool.put(
                 self._topics.of_device(self._facts.device, "update"),

@@ -100,7 +100,8 @@ class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         labels, groups: what the device reports of itself, and whose requests it hears. What
             selectors mean by a label is kept by the controller.
         sources: local sources of text.
-        telemetry_s: seconds between telemetry samples.
+        telemetry_s: seconds between telemetry samples while something happens.
+        idle_s: the same while nothing does; a shorter one than `telemetry_s` has no effect.
         spool_bytes, spool_age_s: bounds of the telemetry spool.
         prometheus_port: serve metrics on loopback; 0: off.
         home_assistant: publish Home Assistant MQTT discovery.
@@ -120,6 +121,7 @@ class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     sources: list[SourceConfig] = []
     serving: ServingConfig = ServingConfig()
     telemetry_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 10.0
+    idle_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 900.0
     spool_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 16 * 1024 * 1024
     spool_age_s: Annotated[float, msgspec.Meta(gt=0)] = 7 * 24 * 3600.0
     prometheus_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0

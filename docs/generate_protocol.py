@@ -53,6 +53,26 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 A request carries its id, reply topic and deadline as MQTT 5 properties (correlation data,
 response topic, message expiry) or as the fields `id`, `reply_to` and `deadline_ms`; a field wins.
 
+## What is told when
+
+A window of telemetry ends every `telemetry_s` (10 seconds) while anything is counted in it: a
+request, an error, something dropped. While nothing is, it goes on: the sample that ends it, with
+the device's gauges, says by `window_s` for how long nothing happened. It ends
+
+- after `idle_s` (15 minutes), at a moment that differs from device to device;
+- within a minute, when a gauge has moved far: resident memory by a quarter, free memory or disk
+  to half or twice, the temperature by 5 degrees, the processor by half a core; any change of
+  `throttled`, `connections`, `refused_by_broker` and `spool_in_memory`;
+- every `telemetry_s` for five minutes after a start, a new desired document, or a new state of an
+  update, as gates judge what is measured then;
+- at a clean stop.
+
+So nobody learns from telemetry whether a device is there: `status` says it, and the broker gives
+the will of a device that was not heard for one and a half times its keep-alive. A board under
+MicroPython does the same without looking at gauges. A device that is killed, or whose power
+fails, loses what its present window counted, at most `telemetry_s`: an idle one has counted
+nothing.
+
 ## Acknowledgement
 
 `telemetry`, `update` and `result` are kept by the device until the controller says that they are

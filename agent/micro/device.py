@@ -16,7 +16,7 @@ from . import bundle as bundles
 from .blocks import Blocks
 from .desired import Wishes
 from .errors import Refused, Waits
-from .kept import Kept
+from .kept import IDLE_SECONDS, Kept, Quiet
 from .loan import give_back
 from .mqtt import Broken, Client, Message
 from .service import Service
@@ -111,6 +111,7 @@ class Device:
         self._millis = 0
         self._windows = []
         self._window_since = 0
+        self._quiet = Quiet(self.boot, self.config.get("idle_s", IDLE_SECONDS))
         self._dropped = 0
         self.kept = Kept(self.boot, self._counters.get("acknowledged") > 0, 0)
         self._last_update = files.read_json(base + "/last.json")
@@ -303,6 +304,7 @@ class Device:
 
     async def event(self, slot, bundle, revision, rollout, state, **extra):
         """Reports one state of an update; a final one is also kept in the reported document."""
+        self._quiet.stir(self.millis())
         event = {
             "boot": self.boot,
             "seq": self._counters.next("event"),
@@ -573,7 +575,9 @@ class Device:
             try:
                 if self.millis() - since >= every * 1000:
                     since = self.millis()
-                    self._sample()
+                    counted = self._windows or self.busy or self._dropped
+                    if counted or self._quiet.has_news(since, self._window_since):
+                        self._sample()
                 await self._send_kept()
             except MemoryError:
                 gc.collect()  # an update is at work: what was counted stays for the next time

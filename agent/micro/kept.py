@@ -17,6 +17,8 @@ OVERTAKEN = 10000  # what was sent so much earlier than what is covered, and is 
 REFUSALS = (30000, 900000)  # until what the broker did not take is tried again; doubled
 PATIENCE = 86400000  # without any acknowledgement: a controller of before, that never will
 NOBODY_LISTENS = 0x10
+IDLE_SECONDS = 900  # between batches while nothing happens
+WATCHED = 300000  # after a start or a step of an update, in which everything is told
 
 
 class Batch:
@@ -150,3 +152,25 @@ def _whole(value):
 
 def _covers(seq, spans, number):
     return number <= seq or any([span[0] <= number <= span[1] for span in spans])
+
+
+class Quiet:
+    """Whether a window of telemetry ends: ``agent/telemetry/quiet.py`` in short, without gauges.
+
+    Args:
+        boot: the boot id. It is random, and so is what it takes off the interval, at most a
+            quarter: all boards may have been started at once.
+        seconds: between batches while nothing happens; 0: none is left out.
+    """
+
+    def __init__(self, boot, seconds):
+        self._idle = seconds * 1000 * (768 + int(boot[:2], 16)) // 1023
+        self._until = WATCHED
+
+    def stir(self, now):
+        """Something has begun that is to be watched."""
+        self._until = now + WATCHED
+
+    def has_news(self, now, since):
+        """Whether a window that began at `since`, in which nothing was counted, is to end."""
+        return now < self._until or now - since >= self._idle

@@ -87,6 +87,7 @@ class Run(Device):
             labels=world.fates.labels(owner.index),
             groups=scenario.groups,
             telemetry_s=scenario.traffic.telemetry_s,
+            idle_s=scenario.traffic.idle_s,
         )
         board = _board(config.board)
         boot = new_boot()
@@ -129,6 +130,7 @@ class Run(Device):
             room=lambda: (MEMORY_BYTES, owner.disk.free),
             gauges=self._gauges,
             every_s=config.telemetry_s,
+            idle_s=config.idle_s,
             first_s=config.telemetry_s * owner.chance.random(),
             chance=owner.chance,
             rss=self._rss,
@@ -299,7 +301,7 @@ class Run(Device):
             "threads": 8.0,
             "memory_available_bytes": float(MEMORY_BYTES),
             "disk_free_bytes": float(self.owner.disk.free),
-            "temperature_c": round(self.chance.gauss(52, 3), 1),
+            "temperature_c": round(self.chance.gauss(52, 0.8), 1),
         }
 
     # What is counted. -------------------------------------------------------------------

@@ -73,10 +73,17 @@ class Start(_Strict, frozen=True):
 
 
 class Traffic(_Strict, frozen=True):
-    """Local requests of each device, which its telemetry counts."""
+    """Local requests of each device, which its telemetry counts.
+
+    Attributes:
+        requests_per_s: of each; 0: the devices are idle.
+        telemetry_s, idle_s: as in ``agent.yaml``.
+        tokens_per_s: how fast they generate.
+    """
 
     requests_per_s: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 1.0
     telemetry_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 10.0
+    idle_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 900.0
     tokens_per_s: Positive = 40.0
 
 

@@ -103,6 +103,10 @@ class Spooling(Store, Protocol):
     def in_memory_s(self) -> float | None:
         """For how many seconds it does; None: it does not."""
 
+    @property
+    def untold(self) -> dict[str, int]:
+        """What was dropped and no message tells, by place."""
+
     def settle(self) -> dict[int, int] | None:
         """Moves what waits in memory to the disk; the new ids by the old ones, if it was done."""
 

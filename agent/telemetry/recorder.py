@@ -166,6 +166,11 @@ class Recorder:
             copy = Histogram("log8", dict(trial.latency_us.counts), trial.latency_us.total)
             return Observed(trial.requests, trial.errors, copy, self._rss())
 
+    @property
+    def counted(self) -> bool:
+        """Whether anything was counted in the window of now."""
+        return bool(self._windows)
+
     def take(self, at: float, window_s: float) -> list[Sample]:
         """The samples of the window that ends now; the next window begins.
 

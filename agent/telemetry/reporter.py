@@ -1,4 +1,4 @@
-"""The reporter: a thread that samples on time, and sends what the spool holds."""
+"""The reporter: a thread that samples when there is something to tell, and sends the spool."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agent.system.clock import Clock
 from agent.system.log import logger
 from agent.telemetry.delivery import WINDOW, Delivery
 from agent.telemetry.held import Key, Spooling
+from agent.telemetry.quiet import Quiet
 from agent.telemetry.recorder import Recorder
 from contracts import codec, drops, limits
 from contracts.errors import ShoalError
@@ -27,7 +28,9 @@ Publish = Callable[[str, bytes, Callable[[int], None]], None]
 
 
 class Reporter:
-    """Samples every `every_s` seconds, and sends from the spool whenever there is a connection.
+    """Ends a window of time every `every_s` seconds, and sends from the spool while connected.
+
+    A window in which nothing was counted goes on until there is news, or for `idle_s`.
 
     Args:
         spool: where messages wait.
@@ -37,13 +40,14 @@ class Reporter:
             broker's acknowledgement, from another thread.
         topics: of each kind of message that is acknowledged.
         boot: the boot id.
-        every_s: seconds between samples.
+        every_s: seconds between samples while something happens.
         clock: the time.
         stop: set when the agent stops.
         beat: called in every turn, for the watchdog and the status file.
         first_s: seconds before the first sample; None: `every_s`.
         wake: set when there is something to send; None: of its own.
         chance: spreads the devices of a fleet over the pauses; None: of its own.
+        idle_s: seconds between samples while nothing happens; 0: the same.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Reporter:
         first_s: float | None = None,
         wake: threading.Event | None = None,
         chance: random.Random | None = None,
+        idle_s: float = 0.0,
     ) -> None:
         self._spool = spool
         self._recorder = recorder
@@ -76,16 +81,22 @@ class Reporter:
         self._seq = 0
         self._landed = 0
         self._wake = wake or threading.Event()
-        self._window_began = clock.monotonic()
+        self._window_began = self._looked = clock.monotonic()
         self.due = self._window_began + (every_s if first_s is None else first_s)
         self._settle_due = self._window_began + SETTLE_S
+        chance = chance or random.Random()
         self.delivery = Delivery(spool, topics, self._window_began, chance)
+        self._quiet = Quiet(idle_s, self._window_began, chance)
 
     # From other threads. --------------------------------------------------------------------
 
     def wake(self) -> None:
         """There is something to send."""
         self._wake.set()
+
+    def stir(self) -> None:
+        """Something has begun of which everything is to be told, for a while."""
+        self._quiet.stir(self._clock.monotonic())
 
     def link_changed(self, connected: bool) -> None:
         """There is a connection now, or none."""
@@ -115,7 +126,7 @@ class Reporter:
         """Does what is due; returns the seconds until the next sample."""
         self._beat()
         if self._clock.monotonic() >= self.due:
-            self.sample()
+            self._look()
             self.due = max(self.due + self._every_s, self._clock.monotonic())
         if self._spool.in_memory and self._clock.monotonic() >= self._settle_due:
             self._settle_due = self._clock.monotonic() + SETTLE_S
@@ -140,14 +151,26 @@ class Reporter:
 
     def sample(self) -> None:
         """Ends the window of time and spools its telemetry."""
+        self._sample(self._gauges())
+
+    def _look(self) -> None:
+        """Samples, unless there is nothing to tell: then the window goes on."""
+        gauges, now = self._gauges(), self._clock.monotonic()
+        if self._recorder.counted or self._spool.untold or self._quiet.has_news(gauges, now):
+            self._sample(gauges)
+        else:
+            self._looked = now
+
+    def _sample(self, gauges: dict[str, float]) -> None:
         now = self._clock.monotonic()
-        window = now - self._window_began
-        self._window_began = now
         at = self._clock.time()
-        samples = self._recorder.take(at, window)
-        samples.append(Sample(at, window, gauges=self._gauges()))
+        # What was counted was not yet at the last look; for the device the whole window counts.
+        samples = self._recorder.take(at, now - self._looked)
+        samples.append(Sample(at, now - self._window_began, gauges=gauges))
+        self._window_began = self._looked = now
         for batch in self._batches(samples):
             self._spool_batch(batch)
+        self._quiet.told(gauges, now)
 
     def _spool_batch(self, batch: list[Sample]) -> None:
         seq = self._seq

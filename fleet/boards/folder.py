@@ -77,6 +77,7 @@ def document(config: AgentConfig, wifi: tuple[str, str] | None = None) -> dict[s
         "labels": config.labels,
         "groups": config.groups,
         "telemetry_s": config.telemetry_s,
+        "idle_s": config.idle_s,
         "mqtt": mqtt,
     }
     if wifi is not None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from fleet.dashboard import gaps
 from fleet.store.bundles import Published
 from fleet.store.telemetry import Point
 
@@ -48,38 +49,50 @@ def span(options: dict[str, Any], since: float, until: float) -> dict[str, Any]:
 
 
 def _line(name: str, data: list[Any], **more: Any) -> dict[str, Any]:
-    return {"name": name, "type": "line", "showSymbol": len(data) < 3, "smooth": False,
+    # Beside a gap a point may stand alone: only its symbol shows it.
+    alone = len(data) < 3 or any(value is None for _, value in data)
+    return {"name": name, "type": "line", "showSymbol": alone, "smooth": False,
             "data": data, "lineStyle": {"width": 2}, **more}  # fmt: skip
 
 
-def traffic(rows: Iterable[tuple[int, int, int]]) -> dict[str, Any]:
-    """Requests and errors a minute of the fleet."""
-    found = list(rows)
+def traffic(rows: Iterable[tuple[int, int, int]], until: float | None = None) -> dict[str, Any]:
+    """Requests and errors a minute of the fleet; in a minute of which nobody told, none were.
+
+    Args:
+        rows: start, requests and errors of minutes.
+        until: up to when devices are there.
+    """
+    counts: dict[int, gaps.Row] = {start: (asked, wrong) for start, asked, wrong in rows}
+    found = gaps.filled(counts, dict.fromkeys(counts, 0.0), gaps.MINUTE, until)
+    return _counts(found, "requests / min", "errors / min")
+
+
+def requests(points: Sequence[Point], until: float | None = None) -> dict[str, Any]:
+    """Requests and errors of a device, per span; broken where the device was away.
+
+    Args:
+        points: of the device.
+        until: up to when it is there.
+    """
+    rows: dict[int, gaps.Row] = {}
+    for point in points:
+        asked, wrong = rows.get(point.start, (0, 0))
+        rows[point.start] = (asked + point.figures.requests, wrong + point.figures.errors)
+    step = points[0].resolution if points else gaps.MINUTE
+    return _counts(gaps.filled(rows, gaps.covered(points), step, until), "requests", "errors")
+
+
+def _counts(rows: Sequence[tuple[int, gaps.Row | None]], *names: str) -> dict[str, Any]:
     options = _base()
+    asked, wrong = ([[t * 1000, row and row[n]] for t, row in rows] for n in range(2))
     options["series"] = [
-        _line("requests / min", [[t * 1000, n] for t, n, _ in found], areaStyle={"opacity": 0.12}),
-        _line("errors / min", [[t * 1000, e] for t, _, e in found], color="#d6453d"),
+        _line(names[0], asked, areaStyle={"opacity": 0.12}),
+        _line(names[1], wrong, color="#d6453d"),
     ]
     return options
 
 
-def requests(points: Sequence[Point]) -> dict[str, Any]:
-    """Requests and errors of a device, per span."""
-    options = _base()
-    rows: dict[int, list[int]] = {}
-    for point in points:
-        row = rows.setdefault(point.start, [0, 0])
-        row[0] += point.figures.requests
-        row[1] += point.figures.errors
-    options["series"] = [
-        _line("requests", [[t * 1000, r[0]] for t, r in sorted(rows.items())],
-              areaStyle={"opacity": 0.12}),
-        _line("errors", [[t * 1000, r[1]] for t, r in sorted(rows.items())], color="#d6453d"),
-    ]  # fmt: skip
-    return options
-
-
-def latency(points: Sequence[Point]) -> dict[str, Any]:
+def latency(points: Sequence[Point], _until: float | None = None) -> dict[str, Any]:
     """p50 and p95 of the inference, milliseconds."""
     options = _base()
     series: dict[str, list[Any]] = {"p50 ms": [], "p95 ms": []}
@@ -94,7 +107,7 @@ def latency(points: Sequence[Point]) -> dict[str, Any]:
     return options
 
 
-def labels(points: Sequence[Point], most: int = 7) -> dict[str, Any]:
+def labels(points: Sequence[Point], _until: float | None = None, most: int = 7) -> dict[str, Any]:
     """Share of each label over time; the rarest together."""
     options = _base()
     options["yAxis"] |= {"max": 100, "axisLabel": {"color": _TEXT, "formatter": "{value} %"}}
@@ -124,25 +137,43 @@ def labels(points: Sequence[Point], most: int = 7) -> dict[str, Any]:
     return options
 
 
-def gauges(points: Sequence[Point]) -> dict[str, Any]:
-    """Memory, temperature and processor of the device."""
+def gauges(points: Sequence[Point], until: float | None = None) -> dict[str, Any]:
+    """Memory, temperature and processor of the device; broken where it was away.
+
+    Args:
+        points: of the device.
+        until: up to when it is there: a gauge that moves far is told.
+    """
     options = _base()
     wanted = (
         ("memory MB", "rss_bytes", 1e-6), ("temperature °C", "temperature_c", 1.0),
         ("processor %", "cpu_ratio", 100.0),
     )  # fmt: skip
+    since = gaps.covered(points)
     options["series"] = [
-        _line(
-            name,
-            [
-                [p.start * 1000, round(p.figures.gauges[gauge][1] * factor, 2)]
-                for p in points
-                if gauge in p.figures.gauges
-            ],
-        )
+        _line(name, _measured(points, since, gauge, factor, until))
         for name, gauge, factor in wanted
     ]
     return options
+
+
+def _measured(
+    points: Sequence[Point],
+    since: Mapping[int, float],
+    gauge: str,
+    factor: float,
+    until: float | None,
+) -> list[Any]:
+    found: list[Any] = []
+    last: Point | None = None
+    for point in (point for point in points if gauge in point.figures.gauges):
+        if last is not None and gaps.was_away(last.start, since[point.start], point.resolution):
+            found.append([(last.start + last.resolution) * 1000, None])
+        found.append([point.start * 1000, round(point.figures.gauges[gauge][1] * factor, 2)])
+        last = point
+    if last is not None and until is not None and until > last.start + 2 * last.resolution:
+        found.append([until * 1000, found[-1][1]])
+    return found
 
 
 def accuracy_of(published: Published) -> float | None:

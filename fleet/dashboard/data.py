@@ -46,7 +46,7 @@ from fleet.store.audit import Entry
 from fleet.store.bundles import Published
 from fleet.store.entries import Actor
 from fleet.store.rollouts import Event
-from fleet.store.schema import ROLLUP, UPDATE_EVENT, WENT_WRONG
+from fleet.store.schema import DEVICE, ROLLUP, UPDATE_EVENT, WENT_WRONG
 from fleet.store.telemetry import Point
 from fleet.store.tokens import Token
 from fleet.store.waits import Waiting
@@ -220,6 +220,12 @@ class Data:
         step = telemetry.MINUTE if span_s <= 6 * 3600 else telemetry.HOUR
         with self._controller.store.read() as connection:
             return telemetry.points(connection, name, step, self.now - span_s, self.now + step)
+
+    def there_until(self, name: str) -> float | None:
+        """Now, while a device is connected, whether it tells anything or not; None: it is not."""
+        with self._controller.store.read() as connection:
+            found = devices.contacts(connection, DEVICE.c.id == name)
+        return self.now if found.get(name) else None
 
     def updates(self, name: str, before: int | None = None) -> list[history.Update]:
         """A device's newest update events."""

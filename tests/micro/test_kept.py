@@ -15,7 +15,17 @@ import paho.mqtt.client as paho
 import pytest
 import sqlalchemy as sa
 
-from agent.micro.kept import GREETING, MAX_BYTES, MAX_KEPT, NOBODY_LISTENS, PATIENCE, Kept
+from agent.micro.kept import (
+    GREETING,
+    IDLE_SECONDS,
+    MAX_BYTES,
+    MAX_KEPT,
+    NOBODY_LISTENS,
+    PATIENCE,
+    WATCHED,
+    Kept,
+    Quiet,
+)
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.connection import new_client
@@ -34,6 +44,25 @@ from tests.support.tools import free_port
 
 BOOT = "b0"
 WAIT_S = 120.0
+
+
+def test_an_idle_board_tells_of_a_day_in_some_hundred_batches() -> None:
+    """Everything after a start and after a step of an update; then each board at its own pace."""
+    numbers = []
+    for boot in ("00", "7f", "ff"):
+        quiet, since, told = Quiet(boot, IDLE_SECONDS), 0, []
+        for now in range(0, WATCHED + 86_400_000, 30_000):
+            if quiet.has_news(now, since):
+                told.append(now)
+                since = now
+        assert len([at for at in told if at < WATCHED]) == WATCHED / 30_000
+        numbers.append(len(told) - WATCHED // 30_000)
+        assert not quiet.has_news(since + 30_000, since)
+        quiet.stir(since)
+        assert quiet.has_news(since + 30_000, since)
+    assert numbers == sorted(numbers, reverse=True)
+    assert 96 <= numbers[-1] < numbers[0] <= 128
+    assert Quiet("00", 0).has_news(2 * WATCHED, 2 * WATCHED)
 
 
 # The rules, without a network. -----------------------------------------------------------------

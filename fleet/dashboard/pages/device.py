@@ -16,7 +16,8 @@ from fleet.dashboard.render import render
 from fleet.dashboard.site import Site
 from fleet.store.telemetry import Point
 
-Draw = Callable[[Sequence[Point]], dict[str, Any]]
+Draw = Callable[[Sequence[Point], float | None], dict[str, Any]]
+_Fresh = tuple[list[Point], float | None]
 
 _SPANS = {"1 h": 3600.0, "6 h": 6 * 3600.0, "7 d": 7 * 24 * 3600.0}
 _CHARTS: tuple[tuple[str, Draw], ...] = (
@@ -55,12 +56,15 @@ def register(site: Site) -> None:
 async def _figures(site: Site, name: str) -> None:
     span = {"s": 3600.0}
 
-    async def points() -> list[Point]:
-        return await asyncio.to_thread(site.data.points, name, span["s"])
+    def read() -> _Fresh:
+        return site.data.points(name, span["s"]), site.data.there_until(name)
 
-    def drawing(draw: Draw, fresh: list[Point]) -> dict[str, Any]:
+    async def points() -> _Fresh:
+        return await asyncio.to_thread(read)
+
+    def drawing(draw: Draw, fresh: _Fresh) -> dict[str, Any]:
         now = site.data.now
-        return charts.span(draw(fresh), now - span["s"], now)
+        return charts.span(draw(*fresh), now - span["s"], now)
 
     first = await points()
     with ui.element("div").classes("tools"):

@@ -39,4 +39,5 @@ def register(site: Site) -> None:
 
 def _drawn(site: Site, found: Overview) -> dict[str, Any]:
     now = site.data.now
-    return charts.span(charts.traffic(found.traffic), now - 3600, now)
+    there = now if found.counts.get("online") else None
+    return charts.span(charts.traffic(found.traffic, there), now - 3600, now)

@@ -252,6 +252,41 @@ def test_charts_of_nothing_say_so() -> None:
     assert drawn["series"][0]["data"] == [[30_000, 3]]
 
 
+def _point(start: int, window_s: float, requests: int, slot: str = "device") -> Point:
+    figures = Figures(samples=1, window_s=window_s, requests=requests)
+    figures.gauges["rss_bytes"] = (start, 5e7)
+    return Point("d", slot, "", start, 60, figures)
+
+
+def test_a_chart_shows_an_idle_device_as_there_and_one_that_was_away_as_away() -> None:
+    """Nothing happened is zero, up to now while it is connected; a gap is where it was away."""
+    asked = [_point(0, 60, 0), _point(0, 60, 9, "classify")]
+    idle = charts.requests([*asked, _point(900, 900, 0)], until=1500.0)
+    rows = [(at / 1000, value) for at, value in idle["series"][0]["data"]]
+    assert rows == [(0, 9), (60, 0), (840, 0), (900, 0), (960, 0), (1500, 0)]
+    away = charts.requests([*asked, _point(900, 10, 0)])
+    rows = [(at / 1000, value) for at, value in away["series"][0]["data"]]
+    assert rows == [(0, 9), (60, None), (900, 0)]
+    assert away["series"][0]["showSymbol"]
+
+
+def test_a_gauge_is_drawn_through_idle_time_and_not_through_an_absence() -> None:
+    """A gauge that moves far is told: until then the line goes on."""
+    found = charts.gauges([_point(0, 60, 0), _point(900, 900, 0)], until=1500.0)
+    memory = [(at / 1000, value) for at, value in found["series"][0]["data"]]
+    assert memory == [(0, 50), (900, 50), (1500, 50)]
+    found = charts.gauges([_point(0, 60, 0), _point(900, 10, 0)])
+    memory = [(at / 1000, value) for at, value in found["series"][0]["data"]]
+    assert memory == [(0, 50), (60, None), (900, 50)]
+
+
+def test_the_fleets_traffic_is_zero_in_minutes_of_which_nobody_tells() -> None:
+    """A line from the last busy minute to the next sample would show requests that never were."""
+    found = charts.traffic([(0, 40, 2), (600, 0, 0)], until=900.0)
+    asked = [(at / 1000, value) for at, value in found["series"][0]["data"]]
+    assert asked == [(0, 40), (60, 0), (540, 0), (600, 0), (660, 0), (900, 0)]
+
+
 def test_models_are_plotted_by_size_and_measured_accuracy(controller: Controller) -> None:
     """A bundle without an accuracy on a test split is listed, not plotted."""
     (published, _), *_ = Data(controller).models()
