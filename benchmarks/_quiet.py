@@ -4,6 +4,9 @@ Real programs on a mosquitto. Each agent connects through a proxy that counts wh
 carries. One agent is like the others, but the broker keeps the controller's acknowledgements from
 it, as if there were none: so the same minutes are measured with and without them. What is written
 is what the kernel charges to the processes (``/proc/PID/io``).
+
+After a start everything is told for a while (``agent/telemetry/quiet.py``): that is waited for.
+Then a controller with a thousand simulated devices that nobody asks anything.
 """
 
 from __future__ import annotations
@@ -24,14 +27,16 @@ from _figures import ROOT, Row, row
 
 sys.path.insert(0, str(ROOT))
 
+from agent.telemetry.quiet import WATCHED_S
 from contracts.config import MqttConfig
 from fleet.broker import write_configuration
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.rollout.spec import RolloutSpec
+from fleet.simulate.launcher import Simulation
 from tests.support.broker import wait_until_connectable
 from tests.support.controller import AgentProcess
 from tests.support.proxy import Proxy
-from tests.support.serving import Served
+from tests.support.serving import Served, served
 from tests.support.tools import free_port, need_tool
 
 BUNDLE = ROOT / "tests" / "data" / "tiny-classifier-1.0.0"
@@ -40,14 +45,21 @@ DAY_S = 24 * 3600.0
 
 
 class QuietSize(msgspec.Struct, frozen=True):
-    """How long is waited before measuring, and how long is measured."""
+    """How long is waited before measuring, how long is measured, and of how many devices."""
 
     settle_s: float
     measured_s: float
+    devices: int
 
 
-FULL = QuietSize(60.0, 300.0)
-QUICK = QuietSize(5.0, 45.0)
+FULL = QuietSize(WATCHED_S + 30.0, 900.0, 1000)
+QUICK = QuietSize(5.0, 45.0, 20)
+
+_SCENARIO = """
+seed: 11
+boards: {raspberry-pi-5: 1}
+traffic: {requests_per_s: 0}
+"""
 
 
 class _Spent(msgspec.Struct, frozen=True):
@@ -105,9 +117,9 @@ def measure(size: QuietSize) -> list[Row]:
             FleetConfig("quiet", mqtt=broker, api=ApiConfig(port=free_port()), admit_unknown=True),
         )
         fleet.publish(BUNDLE)
-        served = Served(fleet)
-        served.start()
-        stack.callback(served.stop)
+        running = Served(fleet)
+        running.start()
+        stack.callback(running.stop)
         proxies = {name: stack.enter_context(Proxy(broker.port)) for name in NAMES}
         agents = {}
         for name, proxy in proxies.items():
@@ -117,20 +129,21 @@ def measure(size: QuietSize) -> list[Row]:
                 folder / name, mqtt, "quiet", fleet.open_repository(), device=name, telemetry_s=10
             )
             agents[name] = stack.enter_context(agent)
-        _roll_out(served)
+        _roll_out(running)
         time.sleep(size.settle_s)
         sent = {name: proxy.forwarded for name, proxy in proxies.items()}
         used = {name: _spent(agent.process) for name, agent in agents.items()}
-        controller, began = _spent(served.process), time.monotonic()
+        controller, began = _spent(running.process), time.monotonic()
         time.sleep(size.measured_s)
         times = DAY_S / (time.monotonic() - began)
         carried = {name: proxies[name].forwarded - sent[name] for name in NAMES}
         spent = {name: _spent(agents[name].process).since(used[name]) for name in NAMES}
-        of_controller = _spent(served.process).since(controller)
+        of_controller = _spent(running.process).since(controller)
     both = NAMES[:2]
     acknowledged = statistics.mean([carried[name] for name in both])
     written = statistics.mean([spent[name].written for name in both])
     processor_s = statistics.mean([spent[name].processor_s for name in both])
+    many = _many(size)
     return [
         row("quiet", "no-acknowledgements", "wire_bytes_day", carried["without"] * times, "bytes"),
         row("quiet", "shoal", "wire_bytes_day", acknowledged * times, "bytes", len(both)),
@@ -141,12 +154,40 @@ def measure(size: QuietSize) -> list[Row]:
             "MB"),
         row("quiet", "shoal", "controller_processor_s_day", of_controller.processor_s * times,
             "s"),
+        *many,
     ]  # fmt: skip
 
 
-def _roll_out(served: Served) -> None:
+def _many(size: QuietSize) -> list[Row]:
+    """A controller with many idle devices."""
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-bench-")))
+        broker = stack.enter_context(_broker(folder / "broker", "many"))
+        running = stack.enter_context(
+            served(folder / "fleet", broker, name="many", bundles=[BUNDLE])
+        )
+        scenario = folder / "scenario.yaml"
+        scenario.write_text(_SCENARIO)
+        simulation = stack.enter_context(
+            Simulation("many", broker, size.devices, scenario=scenario, connects_per_s=100,
+                       repository_url=f"{running.url}/repo/")
+        )  # fmt: skip
+        simulation.wait_connected(60 + size.devices / 20)
+        time.sleep(size.settle_s)
+        before, began = _spent(running.process), time.monotonic()
+        time.sleep(min(size.measured_s, 300.0))
+        times = DAY_S / (time.monotonic() - began)
+        spent = _spent(running.process).since(before)
+    case = f"quiet-{size.devices}"
+    return [
+        row(case, "shoal", "controller_written_gb_day", spent.written * times / 1e9, "GB"),
+        row(case, "shoal", "controller_processor_s_day", spent.processor_s * times, "s"),
+    ]
+
+
+def _roll_out(running: Served) -> None:
     """Every agent serves a model that nobody asks."""
-    with served.client() as client:
+    with running.client() as client:
         deadline = time.monotonic() + 180
         while client.devices_page(limit=1).counts.get("online", 0) < len(NAMES):
             assert time.monotonic() < deadline, "the agents did not connect"

@@ -34,6 +34,7 @@ from fleet.membership.watch import Watch
 from fleet.mqtt.blocks import BlockServer
 from fleet.mqtt.outbox import Outbox
 from fleet.ownership import Keeper
+from fleet.pace import Pace
 from fleet.query import Asker
 from fleet.repository import paths
 from fleet.store import audit, bundles, clones, delivery, expiries, leases, telemetry, webhooks
@@ -50,6 +51,8 @@ _SHARE: Final = 3.0
 _HOUSEKEEPING_S: Final = 300.0
 _DAY_S: Final = 24 * 3600.0
 _ROLL_S: Final = 1.0
+_MOST_ROLL_S: Final = 10.0
+_MANY_ROLLED: Final = 500
 _WEBHOOK_EVENTS: Final = frozenset(
     {"device-online", "device-offline", "device-cloned", "data-dropped", "over-quota"}
 )
@@ -122,6 +125,7 @@ class Controller:
         self._parts_lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._rolls = Pace(_ROLL_S, _MOST_ROLL_S, _MANY_ROLLED)
         self._certificates_due = 0.0
         self._threads = [
             threading.Thread(target=self._loop, args=(work, name), name=name, daemon=True)
@@ -345,7 +349,7 @@ class Controller:
         done = telemetry.roll_up(self.store, on_dropped=self._on_dropped)
         if done:
             self._wake.set()
-        return 0.05 if done else _ROLL_S
+        return self._rolls.rest(done)
 
     def _housekeeper(self) -> float:
         telemetry.expire(self.store, self.fleet.config.retention, self.clock())

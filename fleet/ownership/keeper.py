@@ -103,7 +103,7 @@ class Keeper:
         self._held = 0
         # What the keeper's thread makes of it.
         self._leads_until = 0.0
-        self._renewal: tuple[str, float] = ("", 0.0)
+        self._renewal: tuple[str, int] = ("", 0)
         self._renewed_at: float | None = None
         self._absent_since: float | None = None
         self._told = ("", 0.0)
@@ -254,11 +254,15 @@ class Keeper:
             document = self._document
         if self._candidate:
             gone = document.instance if document and document.state == "offline" else None
-            # Each renewal is a sync of the disk: half of its time passes before the next.
+            # Half of its time passes before the next look at it, as some of them write.
             if gone is not None or began >= self._leads_until - self._lease_s / 2:
                 now = self._store.now(self._clock)
                 if ownership.take(self._store, self.instance, now, self._lease_s, gone=gone):
                     self._leads_until = began + self._lease_s
+        else:
+            leases.ask(
+                self._store, ownership.LEASE_NAME, self._store.now(self._clock), self._lease_s
+            )
         if not self._watch.connected.is_set():
             self._explain("waiting for the broker", speaks=None)
             return _LOOK_S

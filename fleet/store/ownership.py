@@ -29,6 +29,9 @@ _KEEP: Final = 1000
 """Fences that are remembered."""
 
 
+_LAST: Final = sa.select(FENCE).order_by(FENCE.c.fence.desc()).limit(1)
+
+
 class Fence(msgspec.Struct, frozen=True):
     """A fence, and whom it was given to."""
 
@@ -50,7 +53,7 @@ class Known(msgspec.Struct, frozen=True):
         fences: of the fences that it gave, the newest and those that were asked for, each with
             whom it was given to.
         holder: who has the lease, by its own word; empty: nobody.
-        renewed: changes with every renewal of the lease.
+        renewed: grows with every renewal of the lease that was asked for.
         contested: an owner that lives, but does not use this database.
         granted: a person has said that the fleet is to be taken from another owner.
         outran: the fence that was given for that; 0: none yet.
@@ -61,7 +64,7 @@ class Known(msgspec.Struct, frozen=True):
     database: str
     fences: dict[int, str]
     holder: str
-    renewed: float
+    renewed: int
     contested: Fence | None
     granted: bool = False
     outran: int = 0
@@ -95,7 +98,7 @@ def known(connection: sa.Connection, asked: Sequence[int] = ()) -> Known:
         database=row.database,
         fences={one.fence: one.instance for one in fences},
         holder=lease.holder if lease else "",
-        renewed=lease.expires_at if lease else 0.0,
+        renewed=lease.renewals if lease else 0,
         contested=load(row.contested, Fence) if row.contested else None,
         granted=grant is not None,
         outran=grant.fence if grant else 0,
@@ -136,17 +139,23 @@ def take(
         instance: which process.
         now: seconds since the epoch.
         seconds: how long the lease lasts.
-        gone: a process whose lease need not be waited for: the broker says that it is gone.
+        gone: a process whose leases need not be waited for: the broker says that it is gone.
 
     Returns:
         Whether `instance` has the lease.
     """
+    if gone is None:
+        with store.read() as connection:
+            last = connection.execute(_LAST).first()
+            mine = last is not None and last.instance == instance
+            if mine and leases.holds(connection, LEASE_NAME, instance, now, seconds):
+                return True
     with store.write() as connection:
         if gone is not None:
-            leases.free(connection, LEASE_NAME, gone)
+            leases.free_all(connection, gone)
         if not leases.take(connection, store, LEASE_NAME, instance, now, seconds):
             return False
-        last = connection.execute(sa.select(FENCE).order_by(FENCE.c.fence.desc()).limit(1)).first()
+        last = connection.execute(_LAST).first()
         if last is None or last.instance != instance:
             _give(connection, instance, above=0, now=now)
     return True
@@ -203,7 +212,7 @@ def become_another(connection: sa.Connection, now: float) -> None:
     fence = max(newest(connection) + _LEAP, int(now))
     connection.execute(FENCE.delete())
     connection.execute(FENCE.insert().values(fence=fence, instance="restored", since=now))
-    connection.execute(LEASE.update().values(holder="", expires_at=0))
+    connection.execute(LEASE.update().values(holder="", expires_at=0, asked_until=0))
     connection.execute(
         OWNERSHIP.update().values(database=secrets.token_hex(16), contested=None, takeover=None)
     )

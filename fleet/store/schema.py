@@ -295,6 +295,9 @@ LEASE: Final = sa.Table(
     sa.Column("expires_at", _TIME, nullable=False),
     # Grows with every transaction that the lease guards: an optimistic lock.
     sa.Column("generation", sa.BigInteger, nullable=False, server_default="0"),
+    # Up to when somebody else wants it: only until then does its holder renew it in writing.
+    sa.Column("asked_until", _TIME, nullable=False, server_default="0"),
+    sa.Column("renewals", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 OWNERSHIP: Final = sa.Table(

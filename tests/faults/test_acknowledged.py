@@ -136,7 +136,7 @@ def check_all_arrives(store: Store, witness: Witness, devices: ManyDevices) -> N
 EVERY_S = 10.0
 SELDOM = f"""
 seed: 5
-traffic: {{requests_per_s: 0.1, telemetry_s: {EVERY_S}}}
+traffic: {{requests_per_s: 0.1, telemetry_s: {EVERY_S}, idle_s: 0}}
 """
 
 

@@ -18,10 +18,11 @@ from contracts.connection import new_client
 from contracts.errors import UnavailableError
 from contracts.messages import Telemetry
 from fleet import controller as controller_module
+from fleet.conductor import runner
 from fleet.controller import Controller
 from fleet.folder import Fleet, FleetConfig
 from fleet.ingest import Consumer
-from fleet.store import leases
+from fleet.store import leases, ownership
 from fleet.store.schema import TELEMETRY
 from tests.support.counting import cost_of
 from tests.support.full_disk import full_disk
@@ -214,8 +215,8 @@ def test_a_controller_on_a_full_disk_is_not_ready(tmp_path: Path) -> None:
         controller.store.close()
 
 
-def test_an_idle_engine_writes_nothing_between_two_renewals_of_its_lease(tmp_path: Path) -> None:
-    """Each write is a sync of the disk, day and night; the lease is renewed before it ends."""
+def test_an_idle_engine_writes_nothing_while_nobody_else_wants_its_lease(tmp_path: Path) -> None:
+    """Each write is a sync of the disk, day and night; a standby that asks is answered in time."""
     controller = Controller(Fleet.init(tmp_path / "fleet", FleetConfig("home")))
     controller.ownership.speaks = True
     controller._engine()
@@ -228,26 +229,39 @@ def test_an_idle_engine_writes_nothing_between_two_renewals_of_its_lease(tmp_pat
     controller._renew_at = 0.0
     with cost_of(controller.store) as cost:
         controller._engine()
-    assert any("lease" in text for text in cost.writes), "it is renewed when it is time"
+    assert cost.writes == [], "nobody else wants it"
+    leases.acquire(controller.store, runner.LEASE, "another", controller.clock(), 10.0)
+    controller._renew_at = 0.0
+    with cost_of(controller.store) as cost:
+        controller._engine()
+    assert any("lease" in text for text in cost.writes), "it is renewed when another asks"
     controller.ownership.speaks = False
     controller._engine()
     assert not controller.leading, "who does not own the fleet steps nothing, at once"
     controller.store.close()
 
 
-def test_an_idle_controller_renews_no_lease_before_half_of_its_time_is_over(
-    tmp_path: Path,
-) -> None:
-    """Neither the owner's nor that of ingest: both look more often than they write."""
+def test_an_idle_controller_renews_no_lease_that_nobody_asks_for(tmp_path: Path) -> None:
+    """Neither the owner's nor that of ingest; asked, both are renewed at half of their time."""
     controller = Controller(Fleet.init(tmp_path / "fleet", FleetConfig("home")))
     controller.ownership.speaks, controller.ingesting = True, True
     lease_s = controller_module._LEASE_S
     controller._ingest_until = time.monotonic() + lease_s
     controller.ownership._look()
+    controller._ingest_until = 0.0
+    controller._ingest()
+    for _ in range(2):
+        controller._ingest_until = controller.ownership._leads_until = 0.0
+        with cost_of(controller.store) as cost:
+            controller._ingest()
+            controller.ownership._look()
+        assert cost.writes == []
+    for name in ("ingest", ownership.LEASE_NAME):
+        assert not leases.acquire(controller.store, name, "another", controller.clock(), lease_s)
     with cost_of(controller.store) as cost:
         controller._ingest()
         controller.ownership._look()
-    assert cost.writes == []
+    assert cost.writes == [], "half of the time is not over"
     controller._ingest_until = controller.ownership._leads_until = time.monotonic() + lease_s / 2
     with cost_of(controller.store) as cost:
         controller._ingest()

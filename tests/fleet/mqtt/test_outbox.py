@@ -18,7 +18,7 @@ from contracts.messages import Desired
 from contracts.topics import Topics
 from fleet.mqtt.outbox import Outbox
 from fleet.store import Store, desired, devices, ownership
-from fleet.store.schema import DEVICE
+from fleet.store.schema import DEVICE, LEASE
 from tests.support.read_only import read_only
 
 
@@ -74,6 +74,8 @@ def outbox(
 
 def take_fence(store: Store, instance: str) -> int:
     """Makes a process the owner; returns its fence."""
+    with store.write() as connection:
+        connection.execute(LEASE.update().values(holder=""))
     assert ownership.take(store, instance, time.time() + 1000.0 * ord(instance), 10.0)
     with store.read() as connection:
         return ownership.newest(connection)
