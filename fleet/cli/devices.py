@@ -62,7 +62,7 @@ def devices(
                     one.id,
                     one.board,
                     one.state,
-                    ago(one.seen_at),
+                    "now" if one.state == "online" else ago(one.seen_at),
                     _models(one),
                     one.last_update["state"] if one.last_update else "",
                     "; ".join(wait.message for wait in one.waits),
