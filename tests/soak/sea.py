@@ -134,6 +134,7 @@ class RealAgent(Program):
             mqtt=msgspec.structs.replace(config.mqtt, port=self.proxy.port, keepalive_s=10),
             repository_url=None if blocks else config.repository_url,
             telemetry_s=TELEMETRY_S,
+            idle_s=0,  # accounts judge by the windows how much a kill may cost
             sources=[SourceConfig("lines", "unix", "lines.sock")],
         )
         (folder / "agent.yaml").write_bytes(provisioning.to_yaml(self.config))
