@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-fast coverage test-arm test-pythons test-tuf check format oracle bench soak test-tools clean
+.PHONY: install demo docs test test-fast coverage test-arm test-pythons test-tuf check format oracle bench soak test-tools clean
 
 install: $(STAMP)
 
@@ -21,6 +21,12 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation as a site in site/, to be read from the folder or served as it is.
+docs: $(STAMP)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo 'site/index.html'
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix --unsafe-fixes .

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import typer.main
 
@@ -56,8 +56,8 @@ def _walk(path: str, command: Any) -> list[str]:
     return found
 
 
-def render() -> str:
-    """The whole document."""
+def _parts() -> tuple[Any, dict[str, Any]]:
+    """The command groups of typer, and the parsers of the agent by their full name."""
     from agent.__main__ import _parser as build_parser
     from agent.cli.generate import parser as generate_parser
     from fleet.__main__ import HANDED_OVER
@@ -75,20 +75,73 @@ def render() -> str:
     one = typer.Typer()
     one.command()(demo)
     root.commands["demo"] = typer.main.get_command(one)
-    parts = [HEAD, _selectors(), *_walk("shoal", root)]
     parser = build_parser()
     choices = next(a for a in parser._actions if hasattr(a, "choices") and a.choices).choices
     assert choices is not None
-    for name, sub in {**dict(choices), "generate": generate_parser()}.items():
-        prefix = "shoal" if name in HANDED_OVER else "shoal-agent"
+    parsers = {
+        f"{'shoal' if name in HANDED_OVER else 'shoal-agent'} {name}": sub
+        for name, sub in {**dict(choices), "generate": generate_parser()}.items()
+    }
+    return root, parsers
+
+
+def render() -> str:
+    """The whole document."""
+    root, parsers = _parts()
+    parts = [HEAD, _selectors(), *_walk("shoal", root)]
+    for name, sub in parsers.items():
         rows = []
         for action in sub._actions:
             names = ", ".join(f"`{option}`" for option in action.option_strings)
             if action.dest != "help":
                 rows.append(f"| {names or f'`{action.dest.upper()}`'} | {action.help or ''} |")
-        parts.append(f"\n## {prefix} {name}\n\n{(sub.description or '').strip()}\n")
+        parts.append(f"\n## {name}\n\n{(sub.description or '').strip()}\n")
         parts.append("\n| argument or option | meaning |\n|---|---|\n" + "\n".join(rows) + "\n")
     return "".join(parts)
+
+
+class Command(NamedTuple):
+    """What a command takes: its options, each with whether a value follows, and its arguments."""
+
+    options: dict[str, bool]
+    least: int
+    most: int | None
+
+
+def commands() -> dict[str, Command | None]:
+    """Every command by its full name; a group of commands has None."""
+    root, parsers = _parts()
+    found: dict[str, Command | None] = {"shoal": None, "shoal-agent": None}
+
+    def walk(path: str, command: Any) -> None:
+        children = getattr(command, "commands", None)
+        if children is not None:
+            found[path] = None
+            for name, child in children.items():
+                walk(f"{path} {name}", child)
+            return
+        options, least, most = {"--help": False}, 0, 0
+        for parameter in command.params:
+            if parameter.param_type_name == "argument":
+                least += parameter.nargs if parameter.required and parameter.nargs > 0 else 0
+                least += 1 if parameter.required and parameter.nargs < 0 else 0
+                most = -1 if parameter.nargs < 0 or most < 0 else most + parameter.nargs
+            else:
+                for name in (*parameter.opts, *parameter.secondary_opts):
+                    options[name] = not getattr(parameter, "is_flag", False)
+        found[path] = Command(options, least, None if most < 0 else most)
+
+    walk("shoal", root)
+    for path, parser in parsers.items():
+        options, least, most = {}, 0, 0
+        for action in parser._actions:
+            for name in action.option_strings:
+                options[name] = action.nargs != 0
+            if not action.option_strings:
+                least += action.required and action.nargs not in {"*", "?"}
+                most = -1 if action.nargs in {"*", "+"} or most < 0 else most + 1
+        found[path] = Command(options, least, None if most < 0 else most)
+    return found
 
 
 if __name__ == "__main__":

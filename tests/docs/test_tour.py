@@ -7,12 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import pages
+
 ROOT = Path(__file__).parents[2]
 NAMED = re.compile(
     r"`((?:agent|contracts|fleet|model_builder|tests|docs|firmware_configs|benchmarks)/[\w/.*-]+)`"
 )
 MAX_LINES = 400
-PAGES = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/security.md"]
+PAGES = [
+    str(page.relative_to(ROOT))
+    for page in pages.pages()
+    if page.name != "CHANGELOG.md" and page.parent.name != "adr"  # those tell what was
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
