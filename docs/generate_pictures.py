@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 TARGET = Path(__file__).with_name("pictures") / "overview.svg"
+NAMESPACE, FONT = "http://www.w3.org/2000/svg", "system-ui, sans-serif"
 WIDTH, HEIGHT = 880, 250
 INK, SOFT, SEA, GOOD, BAD, PAPER = "#1f2a33", "#5b6b78", "#0f766e", "#15803d", "#b91c1c", "#f8fafc"
 
@@ -23,14 +24,21 @@ def _text(
 def _box(
     x: float, y: float, width: float, title: str, lines: list[str], *, edge: str = SOFT
 ) -> str:
+    height = 44 + 18 * len(lines)
     parts = [
-        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{44 + 18 * len(lines)}" rx="10" '
-        f'fill="#ffffff" stroke="{edge}" stroke-width="1.5"/>',
+        _frame(x, y, width, height, edge),
         _text(x + width / 2, y + 26, title, size=15, bold=True),
     ]
     for number, line in enumerate(lines):
         parts.append(_text(x + width / 2, y + 48 + 18 * number, line, size=12, ink=SOFT))
     return "".join(parts)
+
+
+def _frame(x: float, y: float, width: float, height: float, edge: str) -> str:
+    return (
+        f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="10" '
+        f'fill="#ffffff" stroke="{edge}" stroke-width="1.5"/>'
+    )
 
 
 def _arrow(x: float, y: float, to_x: float, to_y: float, ink: str = SEA) -> str:
@@ -58,8 +66,7 @@ def _head(name: str, ink: str) -> str:
 def render() -> str:
     """The picture."""
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        'font-family="system-ui, sans-serif" role="img">',
+        f'<svg xmlns="{NAMESPACE}" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="{FONT}" role="img">',
         "<title>From labelled texts to a model on every device</title>",
         f"<defs>{_head('head', SEA)}{_head('bad', BAD)}</defs>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="14" fill="{PAPER}"/>',
@@ -71,8 +78,7 @@ def render() -> str:
         _arrow(556, 74, 590, 74),
         _box(596, 34, 150, "Signed", ["by keys that need", "not be online"], edge=SEA),
         _arrow(671, 116, 671, 146),
-        f'<rect x="212" y="150" width="534" height="80" rx="10" fill="#ffffff" stroke="{SEA}" '
-        'stroke-width="1.5"/>',
+        _frame(212, 150, 534, 80, SEA),
         _text(634, 174, "one device", size=12, ink=SOFT),
         _devices(628, 186, 1, GOOD),
         _text(496, 174, "then some", size=12, ink=SOFT),

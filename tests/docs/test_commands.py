@@ -124,7 +124,8 @@ def test_commands_are_found_wherever_they_are_written() -> None:
     """With prompts, over several lines, in pipes, and in sentences."""
     text = (
         "Say `shoal demo --keep`.\n\n```console\n$ shoal init a.csv \\\n    --out b.yaml  # so\n"
-        "output\nkitchen$ cat x | shoal classify out/x\n```\n\n```sh\nmake demo && shoal demo\n```\n"
+        "output\nkitchen$ cat x | shoal classify out/x\n```\n\n"
+        "```sh\nmake demo && shoal demo\n```\n"
         "```\nshoal fleet keys list    (on the controller)\nno command\n```\n"
     )
     assert [" ".join(line.words) for line in pages.commands(text, "page")] == [
