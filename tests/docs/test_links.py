@@ -54,7 +54,7 @@ def test_every_link_leads_somewhere() -> None:
     [
         ("docs/nowhere.md", "not there"),
         ("docs/architecture.md#no-such-heading", "no such heading"),
-        ("../../etc/passwd", "not there"),
+        ("..", "outside"),
         ("docs/architecture.md#the-rooms", ""),
         ("https://example.org/x", ""),
     ],

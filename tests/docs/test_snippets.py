@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import csv
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +82,6 @@ def test_a_wrong_key_is_found() -> None:
 def test_programs_in_the_documents_are_python(where: str, text: str) -> None:
     """At least they can be read."""
     ast.parse(text)
-
-
-@pytest.mark.parametrize(("where", "text"), _blocks("json"), ids=lambda value: value.split("\n")[0])
-def test_json_in_the_documents_is_json(where: str, text: str) -> None:
-    """No trailing comma, no comment."""
-    json.loads(text)
 
 
 def test_the_page_on_webhooks_checks_a_signature_as_it_is_made(
