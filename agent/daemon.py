@@ -20,6 +20,8 @@ from agent.certificates.renewal import Renewer
 from agent.device import TRUST, Device, Means
 from agent.generate.memory import give_back
 from agent.link import Link
+from agent.release.environment import Venvs
+from agent.release.home import Home, Started
 from agent.reporting import Facts
 from agent.runtime import check
 from agent.runtime import model as models
@@ -41,12 +43,13 @@ from agent.telemetry.spool import Spool
 from agent.trust.child import TrustApart
 from agent.update.fetch import Fetcher
 from agent.update.http import Http
+from agent.update.program import Own
 from agent.vitals import Vitals
 from contracts import board as boards
 from contracts import codec, drops
 from contracts.config import AgentConfig, SourceConfig
 from contracts.connection import device_client_id, tls_context
-from contracts.errors import UnavailableError
+from contracts.errors import InputError, UnavailableError
 from contracts.messages import Result, Selftested, UpdateEvent
 from contracts.topics import home_assistant_discovery
 
@@ -61,6 +64,19 @@ DRAIN_S: Final = 10.0
 """Seconds that waiting requests get when the agent stops."""
 
 
+def _own(file: Path | None, stop: threading.Event, restart: Callable[[], None]) -> Own:
+    """What this agent has to replace its own program, if a starter started it."""
+    started = Started.read()
+    if started is None or file is None:
+        return Own()
+    home = Home(Disk(), Path(started.home), started.release)
+    try:
+        venvs = Venvs(file, Path(started.base), home.path / "scratch", stop)
+    except InputError as error:  # there are no releases for this machine
+        return Own(fixed=error.info.message)
+    return Own(home=home, environments=venvs, restart=restart)
+
+
 class Agent(Device):
     """One agent: a device on a disk, with threads.
 
@@ -68,6 +84,8 @@ class Agent(Device):
         config: ``agent.yaml``.
         folder: what its relative paths are relative to.
         clock: the time.
+        file: the configuration's, for the self-test of a new release of the agent.
+        restart: called when another release has to run: the process is to end.
 
     Raises:
         InputError: the configuration cannot be used.
@@ -77,8 +95,18 @@ class Agent(Device):
 
     spool: Spool
 
-    def __init__(self, config: AgentConfig, folder: Path, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: AgentConfig,
+        folder: Path,
+        clock: Clock | None = None,
+        *,
+        file: Path | None = None,
+        restart: Callable[[], None] = lambda: None,
+    ) -> None:
         clock = clock or SystemClock()
+        stopping = threading.Event()
+        own = _own(file, stopping, restart)
         board = boards.load(config.board)
         self.state = StateFolder(folder / config.state_dir, clock)
         root = self.state.path
@@ -94,6 +122,8 @@ class Agent(Device):
         self._metrics: MetricsServer | None = None
         self._result_seq = 0  # of the worker's thread alone
         means = Means(
+            own=own,
+            stopping=stopping,
             clock=clock,
             facts=Facts(
                 device=config.device,
@@ -103,7 +133,7 @@ class Agent(Device):
                 runtime=next((r for r in board.runtimes if r in available()), "none"),
                 labels=config.labels,
                 groups=config.groups,
-                platform=platform_facts(),
+                platform=platform_facts() | own.facts(),
             ),
             root=root,
             fs=Disk(),

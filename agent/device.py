@@ -39,6 +39,7 @@ from agent.update.fetch import TIMED, Fallback, Fetcher, read_all
 from agent.update.health import Health, Trials
 from agent.update.hold import Holding
 from agent.update.obtain import Trusted
+from agent.update.program import Own
 from contracts import codec, drops, limits
 from contracts.board import Board
 from contracts.config import AgentConfig
@@ -92,6 +93,7 @@ class Means(msgspec.Struct, kw_only=True):
         updater, reporter: set when there is something to do for them.
         arrived: told when a block has come.
         stopping: set when the device stops.
+        own: what it has to replace its own program.
     """
 
     clock: Clock
@@ -119,6 +121,7 @@ class Means(msgspec.Struct, kw_only=True):
     reporter: threading.Event = msgspec.field(default_factory=threading.Event)
     arrived: threading.Condition = msgspec.field(default_factory=threading.Condition)
     stopping: threading.Event = msgspec.field(default_factory=threading.Event)
+    own: Own = msgspec.field(default_factory=Own)
 
 
 class Device:
@@ -189,6 +192,7 @@ class Device:
             clock_fault=self.controller_clock.fault,
             holding=Holding(self.controller_clock.now, self._ask_time),
             wake=means.updater,
+            own=msgspec.structs.replace(means.own, connected=self.link.connected.is_set),
         )
         self.reporter = Reporter(
             self.spool,

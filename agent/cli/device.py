@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -34,22 +35,36 @@ def run(arguments: argparse.Namespace) -> int:
     # Nothing here multiplies matrices with numpy, whose threads spin for 40 ms at its import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from agent.daemon import Agent
+    from agent.release.home import AGAIN, Started
     from agent.system import log
 
     config = read_config(arguments.config)
     log.configure(debug=arguments.debug)
     stop = Stop()
+    again = threading.Event()
+
+    def restart() -> None:
+        again.set()
+        stop.wake()
+
+    file = arguments.config.resolve()
     try:
-        agent = Agent(config, arguments.config.resolve().parent)
+        agent = Agent(config, file.parent, file=file, restart=restart)
         agent.start()
     except OSError as error:
         raise UnavailableError(
             "bad-state-folder", f"the state folder cannot be used: {error}"
         ) from None
-    while not stop.wait():
+    while not stop.wait() and not again.is_set():
         pass
+    told = stop.wait(0)
     agent.stop()
-    return 0
+    started = Started.read()
+    if told or started is None or not again.is_set():
+        return 0
+    if not started.watched:
+        os.execv(started.argv[0], started.argv)  # noqa: S606  # its own command line
+    return AGAIN
 
 
 def selftest(arguments: argparse.Namespace) -> int:

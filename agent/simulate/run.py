@@ -20,14 +20,16 @@ from agent.simulate.repository import Reach
 from agent.simulate.runtime import ScriptedModel, requests_in
 from agent.system.state import new_boot
 from agent.telemetry.observed import Observed
+from agent.trust.client import Signed
 from agent.update.fetch import Fetcher
 from agent.update.fit import Device as Measured
 from agent.update.health import Health, Trials
+from agent.update.program import Own
 from contracts import __version__, codec
 from contracts import board as boards
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig
-from contracts.errors import ShoalError, UnavailableError
+from contracts.errors import RefusedError, ShoalError, UnavailableError
 from contracts.messages import Answer, BundleRef, Desired, Selftested, UpdateEvent
 
 if TYPE_CHECKING:
@@ -92,7 +94,9 @@ class Run(Device):
         board = _board(config.board)
         boot = new_boot()
         updater, reporter = Alarm(), Alarm()
+        own = Own(fixed="a simulated device has no program of its own")
         means = Means(
+            own=own,
             clock=clock,
             facts=Facts(
                 device=owner.name,
@@ -102,7 +106,7 @@ class Run(Device):
                 runtime="simulated",
                 labels=config.labels,
                 groups=config.groups,
-                platform=world.platform,
+                platform=world.platform | own.facts(),
             ),
             root=ROOT,
             fs=owner.disk,
@@ -333,6 +337,10 @@ class _Trusted:
         run = self._run
         run._step()
         return run.owner.world.trust.newest(run._waiting, self._fetch, ref)
+
+    def signed(self, name: str) -> Signed:
+        """No simulated device has a program of its own."""
+        raise RefusedError("program-fixed", f"a simulated device does not install {name}")
 
 
 class _Health:

@@ -22,7 +22,7 @@ import msgspec
 from agent.children import helper, wire
 from agent.children.limits import Failure, limit_child, silence, why
 from agent.system.filesystem import is_full
-from agent.trust.client import REFRESH_SECONDS, Fetch, Trust
+from agent.trust.client import REFRESH_SECONDS, Fetch, Signed, Trust
 from contracts import codec
 from contracts.bundle import sha256_of
 from contracts.errors import ErrorInfo, RefusedError, ShoalError, UnavailableError
@@ -38,14 +38,15 @@ class Start(msgspec.Struct, frozen=True):
     Attributes:
         folder: of the trusted metadata.
         root: the fleet's ``root.json`` from enrolment.
-        bundle: whose manifest is wanted.
+        bundle: whose manifest is wanted; None: `target` is.
         now: seconds since the epoch.
     """
 
     folder: str
     root: bytes
-    bundle: BundleRef
+    bundle: BundleRef | None
     now: float
+    target: str = ""
 
 
 class File(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,12 +62,14 @@ class Said(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         path, cap: the file, and the most bytes of it; empty: this is the end.
         manifest: as signed.
+        signed: of the target.
         failure: why there is none.
     """
 
     path: str = ""
     cap: int = 0
     manifest: bytes = b""
+    signed: Signed | None = None
     failure: Failure | None = None
 
 
@@ -96,7 +99,16 @@ class TrustApart:
                 ``disk-full``; metadata cannot be stored now.
         ShoalError: ``disk-error``; metadata cannot be stored.
         """
-        start = Start(str(self._folder.absolute()), self._root, ref, self._clock())
+        return self._ask(ref).manifest
+
+    def signed(self, name: str) -> Signed:
+        """As :meth:`agent.trust.client.Trust.signed`; raises as :meth:`newest`."""
+        signed = self._ask(None, name).signed
+        assert signed is not None
+        return signed
+
+    def _ask(self, ref: BundleRef | None, target: str = "") -> Said:
+        start = Start(str(self._folder.absolute()), self._root, ref, self._clock(), target)
         # One child goes on from device to device of a fleet: whose metadata could do it harm,
         # could send the same to each of them.
         return helper.ask(
@@ -106,7 +118,7 @@ class TrustApart:
             work=sha256_of(self._root),
         )
 
-    def _converse(self, line: BufferedRWPair, start: Start) -> bytes:
+    def _converse(self, line: BufferedRWPair, start: Start) -> Said:
         try:
             wire.send(line, start)
             while True:
@@ -114,7 +126,7 @@ class TrustApart:
                 if said.failure is not None:
                     raise said.failure.raised()
                 if not said.path:
-                    return said.manifest
+                    return said
                 try:
                     answer = File(self._fetch(said.path, said.cap))
                 except ShoalError as error:
@@ -163,7 +175,10 @@ def main(line: BufferedRWPair) -> int:
     try:
         start = wire.receive(line, Start)
         trust = Trust(Path(start.folder), start.root, fetch, clock=lambda: start.now)
-        answer = Said(manifest=trust.newest(start.bundle))
+        if start.bundle is None:
+            answer = Said(signed=trust.signed(start.target))
+        else:
+            answer = Said(manifest=trust.newest(start.bundle))
     except ShoalError as error:
         answer = Said(failure=Failure.of(error))
     except MemoryError:

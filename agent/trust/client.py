@@ -23,11 +23,14 @@ Every refusal is a :class:`contracts.errors.RefusedError` whose code names the a
 ======================  ==================================================================
 
 python-tuf is imported on first use: a device that does not update does not pay for it.
+
+Over 400 lines: the steps of one specification.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -36,6 +39,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast
 from urllib.parse import quote
+
+import msgspec
 
 from agent.system.clock import EARLIEST
 from agent.system.filesystem import Disk, FileSystem, make_folders, write_durably
@@ -73,6 +78,13 @@ _HASHES: Final = ("sha256", "sha512")
 """Digests of targets that are known, the one that names files first."""
 
 Clock = Callable[[], float]
+
+
+class Signed(msgspec.Struct, frozen=True):
+    """What is signed for a target: the sha256 and size of its bytes."""
+
+    sha256: str
+    size: int
 
 
 class Trust:
@@ -173,6 +185,21 @@ class Trust:
                 f"bytes with digest {digest[:12]}..., found {len(data)} bytes",
             )
         return data
+
+    def signed(self, name: str) -> Signed:
+        """Refreshes; the sha256 and size that are signed for a target, which is not read.
+
+        Raises:
+            RefusedError: ``not-published``, ``bad-metadata`` (signed without a sha256), or a
+                refusal of :meth:`refresh`.
+            UnavailableError: the repository cannot be reached.
+        """
+        self.refresh()
+        target = self._target(name)
+        sha256 = target.hashes.get("sha256", "")
+        if not re.fullmatch("[0-9a-f]{64}", sha256) or target.length > limits.MAX_RELEASE_BYTES:
+            raise RefusedError("bad-metadata", f"{name[:200]} is signed without a size or sha256")
+        return Signed(sha256, target.length)
 
     def release(self, ref: BundleRef) -> int:
         """The release counter that the fleet signed for a bundle; raises as :meth:`manifest`."""

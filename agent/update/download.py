@@ -100,13 +100,15 @@ class Downloader:
         """
         progress = Progress()
         for entry in manifest.files:
-            if not self._store.has_blob(entry):
-                old = _same_name(active, entry)
-                if not (old and self._by_delta(entry, old, progress)):
-                    self._whole(entry, progress)
-            progress.done_bytes += entry.size
-            self._check(progress)
+            self.file(entry, _same_name(active, entry), progress)
         return progress
+
+    def file(self, entry: FileEntry, old: FileEntry | None, progress: Progress) -> None:
+        """Brings one file into the store, by the delta from `old` if there is one."""
+        if not self._store.has_blob(entry) and not (old and self._by_delta(entry, old, progress)):
+            self._whole(entry, progress)
+        progress.done_bytes += entry.size
+        self._check(progress)
 
     def _by_delta(self, entry: FileEntry, old: FileEntry, progress: Progress) -> bool:
         """Tries the delta from `old`; False when there is none, or it does not fit.

@@ -28,6 +28,7 @@ from agent.update.ledger import Ledger
 from agent.update.loading import Loader, LoadingMarks, fault, insist, refusal
 from agent.update.machine import Update
 from agent.update.obtain import Obtain, Trusted
+from agent.update.program import Own, Program
 from agent.update.slots import UNSERVED_S, Slots
 from agent.update.store import Store
 from agent.update.waiting import Waiting, patience
@@ -40,6 +41,7 @@ from contracts.messages import (
     UpdateEvent,
     Wait,
 )
+from contracts.program import is_program
 
 log = logger(__name__)
 
@@ -73,6 +75,7 @@ class Engine:
         clock_fault: why the device's clock is wrong, if it is known to be.
         holding: whether an update may be activated; None: by the device's own clock.
         wake: set when there is something to do; None: of its own.
+        own: what the device has to replace its own program.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Engine:
         clock_fault: Callable[[], ErrorInfo | None] = lambda: None,
         holding: Holding | None = None,
         wake: threading.Event | None = None,
+        own: Own | None = None,
     ) -> None:
         self.store = Store(
             fs,
@@ -118,6 +122,16 @@ class Engine:
             clock=clock,
             waiting=self._waiting,
             interrupted=self._interrupted,
+        )
+        self._program = Program(
+            own or Own(),
+            ledger=self._ledger,
+            trust=trust,
+            fetcher=fetcher,
+            health=health,
+            clock=clock,
+            slots=self._slots.reports,
+            progressed=self._obtain.progressed,
         )
         self._selftest = selftest
         self._clock = clock
@@ -149,7 +163,7 @@ class Engine:
 
     def slots(self) -> dict[str, SlotReport]:
         """What every slot has, for the reported document."""
-        return self._slots.reports()
+        return self._slots.reports() | self._program.reports()
 
     def waits(self) -> list[Wait]:
         """Why no update gets on, for the reported document; nothing when one does."""
@@ -175,6 +189,9 @@ class Engine:
     def _count_start(self) -> None:
         update = self.journal.update
         if update is None or update.final:
+            return
+        if is_program(update.slot, update.bundle):
+            self._program.recover(update)
             return
         counted = machine.advance(update, machine.Restarted(), self._clock.time())
         if counted != update:
@@ -322,7 +339,7 @@ class Engine:
 
     def _with_next(self, new: Journal, desired: Desired) -> Journal:
         """The journal with the next update that is to be done begun, if there is one."""
-        updates = machine.plan(desired, self._slots.have(), new.settled)
+        updates = machine.plan(desired, self._slots.have() | self._program.reports(), new.settled)
         if not updates:
             return new
         update = machine.advance(updates[0], machine.Began(), self._clock.time())
@@ -353,8 +370,13 @@ class Engine:
         self._retry_s = FIRST_RETRY_S
         return None
 
-    def _act(self, update: Update) -> float:
+    def _act(self, update: Update) -> float | None:
+        ours = is_program(update.slot, update.bundle)
         match machine.action(update):
+            case "await-window":
+                return self._await_window(update)
+            case _ if ours:
+                return self._program.act(update)
             case "download":
                 self._obtain.bundle(update)
             case "check-fit":
@@ -364,8 +386,6 @@ class Engine:
             case "self-test":
                 result = self._selftest(self.store.folder(update.bundle.manifest_sha256))
                 self._ledger.apply(machine.SelfTested(result.passed / max(1, result.vectors)))
-            case "await-window":
-                return self._await_window(update)
             case "activate":
                 self._slots.activate(update)
             case "watch-trial":

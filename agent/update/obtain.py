@@ -9,6 +9,7 @@ import msgspec
 
 from agent.system.clock import Clock
 from agent.system.filesystem import is_full
+from agent.trust.client import Signed
 from agent.update import fit, machine
 from agent.update.download import Downloader, Progress
 from agent.update.fetch import Fetcher
@@ -34,6 +35,9 @@ class Trusted(Protocol):
 
     def newest(self, ref: BundleRef) -> bytes:
         """The manifest of a bundle that the newest signed list has."""
+
+    def signed(self, name: str) -> Signed:
+        """A target of the newest signed list; its bytes are no manifest."""
 
 
 class Obtain:
@@ -101,7 +105,7 @@ class Obtain:
         active = self._active_manifest(update)
 
         def check(progress: Progress) -> None:
-            self._progress(progress, manifest.total_bytes)
+            self.progressed(progress, manifest.total_bytes)
 
         downloader = Downloader(store, self._fetcher, check, monotonic=self._clock.monotonic)
         try:
@@ -121,7 +125,7 @@ class Obtain:
         except (InputError, OSError):  # then there is no delta
             return None
 
-    def _progress(self, progress: Progress, total: int) -> None:
+    def progressed(self, progress: Progress, total: int) -> None:
         """Between pieces of a download: whether it may go on, and a progress event."""
         self._interrupted()
         now = self._clock.monotonic()
