@@ -82,7 +82,7 @@ class Folders:
 
     def remove(self, folder: Path) -> None:
         """The mark first."""
-        for name in ("ready.json", "bin/python", "bin", ""):
+        for name in ("ready.json", "ready.json.new", "bin/python", "bin", ""):
             self.fs.remove(folder / name)
 
 
