@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
+from fleet.conductor.target import Signed, nothing
 from fleet.conductor.world import World, figures_of, sharing
 from fleet.rollout import timers, windows
 from fleet.rollout.engine import step
@@ -49,6 +50,7 @@ class Look:
         now: seconds since the epoch.
         changed: devices that changed since the last look, with how often.
         due: rollouts whose time has come.
+        signed: says which releases of the agent there are.
 
     Attributes:
         changes: what the steps changed, in their order.
@@ -57,13 +59,18 @@ class Look:
     """
 
     def __init__(
-        self, connection: sa.Connection, now: float, changed: Mapping[str, int], due: list[str]
+        self,
+        connection: sa.Connection,
+        now: float,
+        changed: Mapping[str, int],
+        due: list[str],
+        signed: Signed = nothing,
     ) -> None:
         self.connection = connection
         self.now = now
         self.changed = changed
         self.due = set(due)
-        self.world = World(connection, now)
+        self.world = World(connection, now, signed)
         self.changes: list[Change] = []
         self.moments: dict[str, float | None] = {}
         self.forgotten: list[str] = []

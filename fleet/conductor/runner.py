@@ -17,7 +17,8 @@ import sqlalchemy as sa
 
 from contracts.errors import InputError, RefusedError, UnavailableError
 from fleet.conductor.look import Change, Look
-from fleet.conductor.world import World, device_fact, sharing, slot_of
+from fleet.conductor.target import Signed, nothing
+from fleet.conductor.world import World, device_fact, sharing
 from fleet.rollout import commands, selector
 from fleet.rollout.facts import Action, Note, Release, SetDesired
 from fleet.rollout.plan import Plan, plan
@@ -59,6 +60,7 @@ class Runner:
         store: the database.
         clock: seconds since the epoch.
         on_desired: called after a commit that gave devices new desired documents.
+        signed: says which releases of the agent there are.
     """
 
     def __init__(
@@ -67,10 +69,12 @@ class Runner:
         *,
         clock: Callable[[], float] = time.time,
         on_desired: Callable[[], None] = lambda: None,
+        signed: Signed = nothing,
     ) -> None:
         self._store = store
         self._clock = clock
         self._on_desired = on_desired
+        self._signed = signed
         self._lock = threading.Lock()
         self._after = ""
 
@@ -96,7 +100,7 @@ class Runner:
             if not changed and not due:
                 return False
             seen = leases.generation(connection, LEASE)
-            look = Look(connection, now, changed, due)
+            look = Look(connection, now, changed, due, self._signed)
             look.run()
         self._commit(seen, look.world, look.changes, now, look=look)
         # In turn: devices that change all the time must not hide the others.
@@ -167,18 +171,18 @@ class Runner:
             InputError: ``no-such-bundle``.
         """
         with self._store.read() as connection:
-            world = World(connection, self._clock())
+            world = World(connection, self._clock(), self._signed)
+            target = world.target(spec)
+            target.check(spec)
             fit, left_out = world.pool(spec)
             world.load(fit)
-            published = world.published(spec)
-            slot = slot_of(spec, published.manifest)
             moving = []
             for name in sorted(fit):
                 device = world.devices[name]
-                fact = device_fact(device, slot, spec.mode, eligible=True)
+                fact = device_fact(device, target.slot, spec.mode, eligible=True)
                 if device.rollout is not None:
                     left_out[name] = f"held by rollout {device.rollout}"
-                elif fact.active == published.ref and not fact.trial:
+                elif fact.active == target.ref and not fact.trial:
                     left_out[name] = "has it already"
                 else:
                     moving.append(fact)
@@ -203,9 +207,10 @@ class Runner:
             now = self._clock()
             with self._store.read() as connection:
                 seen = leases.generation(connection, LEASE)
-                world = World(connection, now)
+                world = World(connection, now, self._signed)
+                target = world.target(spec)
+                target.check(spec)
                 fit, left_out = world.pool(spec)
-                published = world.published(spec)
                 if not fit:
                     hint = selection.hint(connection, selector.parse(spec.selector))
                     raise InputError(
@@ -222,15 +227,13 @@ class Runner:
                     "abort it, or create this one with if_busy=queue",
                     rollouts=busy,
                 )
-            header = Header(
-                "queued" if busy else "running", published.ref, slot_of(spec, published.manifest)
-            )
+            header = Header("queued" if busy else "running", target.ref, target.slot)
             with self._store.write() as connection:
                 if not leases.advance(connection, self._store, LEASE, seen):
                     raise _Conflict
                 rollout = rollouts.next_id(connection)
                 rollouts.create(self._store, connection, rollout, spec, header, who, now)
-                note = Note("rollout-created", f"created by {who}", {"bundle": str(published.ref)})
+                note = Note("rollout-created", f"created by {who}", {"bundle": str(target.ref)})
                 rollouts.add_events(connection, rollout, [note], now)
                 webhooks.enqueue(connection, note.kind, {"rollout": rollout, **note.detail}, now)
                 if extra is not None:
@@ -274,7 +277,7 @@ class Runner:
                         "changed-meanwhile",
                         f"rollout {rollout} has changed since it was read: look at it again",
                     )
-                world = World(connection, now)
+                world = World(connection, now, self._signed)
                 before = stored.state
                 actions: list[Action] = []
                 match what:

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 
 import msgspec
 import sqlalchemy as sa
 
-from contracts import board as boards
-from contracts.errors import InputError
-from contracts.manifest import Manifest
 from contracts.messages import BundleRef
+from fleet.conductor import target
+from fleet.conductor.target import Target
 from fleet.figures import Figures
 from fleet.rollout import selector
 from fleet.rollout.facts import Action, DeviceFact, Facts, Release, SetDesired
 from fleet.rollout.gates import counts
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import RolloutState
-from fleet.store import bundles, desired, devices, rollouts, selection, telemetry
-from fleet.store.bundles import Published
+from fleet.store import desired, devices, rollouts, selection, telemetry
 from fleet.store.devices import Device
-
-
-@functools.lru_cache(maxsize=256)
-def _profile(name: str) -> boards.Board | None:
-    try:
-        return boards.load(name)
-    except InputError:
-        return None
-
-
-def misfit(manifest: Manifest, board: str) -> str | None:
-    """Why a bundle does not fit a board, in one line; None when it does."""
-    profile = _profile(board)
-    if profile is None:
-        return f"its board {board!r} has no profile"
-    reasons = boards.misfits(manifest, profile)
-    return "; ".join(str(reason) for reason in reasons) or None
-
-
-def slot_of(spec: RolloutSpec, manifest: Manifest) -> str:
-    """Which of a device's models the rollout replaces."""
-    return spec.slot or manifest.task
 
 
 class World:
@@ -54,13 +29,17 @@ class World:
     Args:
         connection: one consistent view of the database.
         now: seconds since the epoch.
+        signed: says which releases of the agent there are.
     """
 
-    def __init__(self, connection: sa.Connection, now: float) -> None:
+    def __init__(
+        self, connection: sa.Connection, now: float, signed: target.Signed = target.nothing
+    ) -> None:
         self.devices: dict[str, Device] = {}
         self._connection = connection
         self._now = now
-        self._published: dict[tuple[str, str], Published] = {}
+        self._signed = signed
+        self._targets: dict[tuple[str, str, str | None], Target] = {}
         self._misfits: dict[tuple[str, str], str | None] = {}
 
     def load(self, names: Iterable[str]) -> None:
@@ -73,35 +52,41 @@ class World:
             free = device.rollout in gone
             self.devices[name] = msgspec.structs.replace(device, rollout=None) if free else device
 
-    def published(self, spec: RolloutSpec) -> Published:
-        """The bundle of a rollout.
+    def target(self, spec: RolloutSpec) -> Target:
+        """What a rollout moves to.
 
         Raises:
             InputError: ``no-such-bundle``.
         """
-        key = (spec.bundle, spec.version)
-        if key not in self._published:
-            self._published[key] = bundles.find(self._connection, *key)
-        return self._published[key]
+        key = (spec.bundle, spec.version, spec.slot)
+        if key not in self._targets:
+            self._targets[key] = target.find(self._connection, spec, self._signed)
+        return self._targets[key]
 
-    def _misfit(self, published: Published, board: str) -> str | None:
-        key = (published.ref.manifest_sha256, board)
+    def _misfit(self, wanted: Target, device: str, board: str) -> str | None:
+        if wanted.manifest is None:
+            known = self.devices.get(device)
+            return target.no_archive(wanted, known.reported if known else None)
+        key = (wanted.ref.manifest_sha256, board)
         if key not in self._misfits:
-            self._misfits[key] = misfit(published.manifest, board)
+            self._misfits[key] = target.misfit(wanted.manifest, board)
         return self._misfits[key]
 
     def pool(
         self, spec: RolloutSpec, *conditions: sa.ColumnElement[bool]
     ) -> tuple[set[str], dict[str, str]]:
         """Devices that the selector means: those that can have the bundle, and why not the rest."""
-        published = self.published(spec)
-        wanted = selection.means(selector.parse(spec.selector))
+        wanted = self.target(spec)
+        means = selection.means(selector.parse(spec.selector))
         fit: set[str] = set()
         left_out: dict[str, str] = {}
-        for device, board, revoked in devices.boards(self._connection, wanted, *conditions):
+        found = devices.boards(self._connection, means, *conditions)
+        if wanted.manifest is None:  # what a device is, it has said itself
+            self.load(device for device, _, revoked in found if not revoked)
+        for device, board, revoked in found:
             if revoked:
                 left_out[device] = "revoked"
-            elif reason := self._misfit(published, board):
+            elif reason := self._misfit(wanted, device, board):
                 left_out[device] = reason
             else:
                 fit.add(device)
@@ -116,7 +101,7 @@ class World:
             if (device := self.devices.get(name)) is not None
             and device.revoked_at is None
             and device.matches(wanted)
-            and self._misfit(self.published(spec), device.hardware) is None
+            and self._misfit(self.target(spec), name, device.hardware) is None
         }
 
     def facts(
@@ -139,7 +124,7 @@ class World:
                 if (device := self.devices.get(name)) is not None
             },
             figures=dict(figures),
-            baseline=self.published(spec).manifest.baseline,
+            baseline=self.target(spec).baseline,
             blockers=blockers,
         )
 

@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from contracts import limits
+from contracts import limits, program
 from contracts.errors import ErrorInfo
 from contracts.messages import DESIRED_REFUSALS, Desired, DesiredBundle, Reported
 from fleet.store import Store, devices, traits
@@ -86,6 +86,8 @@ def regroup(
 def _as_reported(device: Device) -> dict[str, DesiredBundle]:
     found: dict[str, DesiredBundle] = {}
     for slot, report in device.reported.slots.items() if device.reported else ():
+        if slot == program.SLOT:  # a device keeps its program unless it is told otherwise
+            continue
         if report.shadow is not None:
             found[slot] = DesiredBundle(report.shadow, "shadow", beside=report.active, kept=True)
         elif report.active is not None:

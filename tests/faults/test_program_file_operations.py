@@ -79,7 +79,9 @@ def test_a_release_of_the_agent_survives_a_fault_at_every_operation(
             assert set(device.started) <= {BASE, OLD, NEW}
             # A fault of the disk may end a good release's trial: the old one then runs, and says so.
             ended = device.rig.engine.journal.update if device.rig else None
-            kept = fault in ERRORS and ended is not None and ended.state in ("rolled-back", "refused")
+            kept = (
+                fault in ERRORS and ended is not None and ended.state in ("rolled-back", "refused")
+            )
             wanted = OLD if bad or kept else NEW
             check_runs(device, bad=bad, version=wanted, exact=fault in CRASHES)
         except BaseException as error:
