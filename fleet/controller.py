@@ -36,7 +36,7 @@ from fleet.mqtt.outbox import Outbox
 from fleet.ownership import Keeper
 from fleet.pace import Pace
 from fleet.query import Asker
-from fleet.repository import paths
+from fleet.repository import paths, releases
 from fleet.store import audit, bundles, clones, delivery, expiries, leases, telemetry, webhooks
 from fleet.store.admission import Admission
 from fleet.store.attempts import Attempts
@@ -108,7 +108,12 @@ class Controller:
             clock=clock,
         )
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
-        self.runner = Runner(self.store, clock=clock, on_desired=self.outbox.wake)
+        self.runner = Runner(
+            self.store,
+            clock=clock,
+            on_desired=self.outbox.wake,
+            signed=releases.Archives(self.repository),
+        )
         allowed = self.webhook_hosts = Allowed(fleet.config.webhook_hosts)
         self.sender = Sender(self.store, clock, ca=fleet.own_ca(), allowed=allowed)
         self.attempts = Attempts(self.store, clock)

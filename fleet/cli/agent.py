@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from contracts import release
+from contracts.errors import InputError
 from contracts.release import ReleaseArchive
-from fleet.cli.options import HERE, AsJson, Folder
+from fleet.cli import rollout as rollouts
+from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url
 from fleet.cli.output import emit_json, reported, table
 from fleet.folder import Fleet
 from fleet.joining import releases, wheelhouse
@@ -103,6 +105,38 @@ def withdraw(
             emit_json({"target": target})
             return
         typer.echo(f"Withdrew {target}")
+
+
+@app.command()
+def rollout(
+    version: Annotated[str, typer.Argument(help="Of the agent; signed by fetch or add.")],
+    group: Annotated[str | None, typer.Option(help="Devices of one group.")] = None,
+    selector: Annotated[str | None, typer.Option(help="Which devices; else all.")] = None,
+    waves: Annotated[
+        str | None, typer.Option(help="Sizes counted from the start: 1,10%,50%,100%; ? asks first.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show it, do not do it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Watch it until it ends.")] = False,
+    folder: Folder = HERE,
+    url: Url = None,
+    token_file: TokenFile = None,
+    token: TokenValue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Moves devices to a version of the agent: as `shoal fleet rollout create shoal-agent`."""
+    with reported(as_json):
+        if group is not None and selector is not None:
+            raise InputError("bad-rollout", "give --group or --selector, not both")
+        wanted = f"group={group}" if group is not None else selector
+        options: dict[str, Any] = {
+            "bundle": release.NAME, "version": version, "file": None, "selector": wanted,
+            "waves": waves, "option": [], "folder": folder, "url": url,
+            "token_file": token_file, "token": token, "as_json": as_json,
+        }  # fmt: skip
+        if plan:
+            rollouts.plan(**options)
+        else:
+            rollouts.create(**options, wait=wait)
 
 
 def _python(tag: str) -> str:

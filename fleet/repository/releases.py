@@ -70,6 +70,31 @@ def newest(repository: Repository, platform: str, python: str) -> Published | No
     return mine[-1] if mine else None
 
 
+class Archives:
+    """Which archives are signed: ``{platform}-{python}`` by version, read when the list changed.
+
+    Args:
+        repository: that signs them.
+    """
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._seen: tuple[int, int] | None = None
+        self._found: dict[str, frozenset[str]] = {}
+
+    def __call__(self) -> dict[str, frozenset[str]]:
+        """What is signed now."""
+        status = (self._repository.folder / paths.metadata("timestamp")).stat()
+        seen = (status.st_mtime_ns, status.st_ino)  # it is written last, whatever changed
+        if seen != self._seen:
+            found: dict[str, set[str]] = {}
+            for one in published(self._repository):
+                found.setdefault(one.version, set()).add(f"{one.platform}-{one.python}")
+            self._found = {version: frozenset(tags) for version, tags in found.items()}
+            self._seen = seen
+        return self._found
+
+
 def publish(repository: Repository, archive: ReleaseArchive, *, replace: bool = False) -> Published:
     """Signs an archive; again with the same bytes changes nothing.
 
@@ -164,4 +189,4 @@ def _patch(folder: Path, old: str, new: str) -> None:
         durable.write(path, patch)
 
 
-__all__ = ["Published", "newest", "ordered", "publish", "published", "withdraw"]
+__all__ = ["Archives", "Published", "newest", "ordered", "publish", "published", "withdraw"]
