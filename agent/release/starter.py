@@ -19,6 +19,7 @@ has not ended `deadline_s` seconds after a start, what is current runs again. Th
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -134,8 +135,9 @@ def choose(disk: Any, home: Path, base: Path) -> tuple[Path, str, dict[str, Any]
 
 
 def say(text: str) -> None:
-    """One line for whoever reads the log."""
-    print(f"starter: {text}", file=sys.stderr, flush=True)
+    """One line for whoever reads the log; where nobody does, all goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(2, f"starter: {text}\n".encode(errors="replace"))
 
 
 def _child() -> None:
@@ -174,7 +176,7 @@ def watch(disk: Any, home: Path, trial: dict[str, Any], command: list[str], env:
                 child.wait()
                 return None
     code = child.returncode if child.returncode >= 0 else 128 - child.returncode
-    if stopping or (code != AGAIN and not still()):
+    if stopping or (code != AGAIN and on_trial(disk, home) is None):
         return code
     return code if signal.sigtimedwait(SIGNALS[1:], PAUSE_S if code != AGAIN else 0) else None
 
