@@ -73,6 +73,21 @@ MicroPython does the same without looking at gauges. A device that is killed, or
 fails, loses what its present window counted, at most `telemetry_s`: an idle one has counted
 nothing.
 
+## Releases of the agent
+
+A device's own program is wanted in the slot `agent` of `desired` by a `BundleRef` with the name
+`shoal-agent`, a version, and as `manifest_sha256` the SHA-256 of the text `agent/VERSION`. There
+is an archive for each platform, the signed target `agent/VERSION/PLATFORM-cpNN.zip` (`x86-64`,
+`aarch64`, `armv7l`), which is also the file `blobs/SHA256`: a stored zip of `release.json` and
+`wheels/*.whl`.
+
+`reported.platform` has `release`, for example `aarch64-cp313`: the archive that the device takes;
+or `release_fixed`: why it cannot replace its program. In the first case `reported.slots.agent` has
+the release that runs, `trial` while it is on trial. A device keeps its program when `desired` does
+not name the slot. Events of the update are those of bundles; between `trial` and the next event
+the device is away while its program starts. A bundle of another name in the slot `agent` is a
+model.
+
 ## Acknowledgement
 
 `telemetry`, `update` and `result` are kept by the device until the controller says that they are

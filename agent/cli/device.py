@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from agent.daemon import Agent
     from agent.release.home import AGAIN, Started
-    from agent.system import log, stderr
+    from agent.system import log, stderr, systemd
 
     config = read_config(arguments.config)
     log.configure(debug=arguments.debug)
@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     started = Started.read()
     if told or started is None or not again.is_set():
         return 0
+    systemd.notify("WATCHDOG=1")  # the next one has as long as this one had
     if not started.watched:
         os.dup2(stderr.own(), 2)  # as it was, for the next one
         os.execv(started.argv[0], started.argv)  # noqa: S606  # its own command line

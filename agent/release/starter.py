@@ -1,9 +1,9 @@
 """Starts the agent, and goes back to the release that worked when a new one does not.
 
-It is copied to the device when the agent is installed, and no update ever changes it: so it
+It belongs to the environment that was installed (`base`), which no update ever changes, and
 needs the standard library alone. systemd runs it::
 
-    python3 starter.py --home /var/lib/shoal/program --base /opt/shoal run --config agent.yaml
+    python -I -m agent.release.starter --home /var/lib/shoal/program --base /opt/shoal run ...
 
     {home}/current        link to releases/{name}: what runs; without it, `base` as installed
     {home}/trial.json     the release on trial, with how often it was started
@@ -181,13 +181,18 @@ def watch(disk: Any, home: Path, trial: dict[str, Any], command: list[str], env:
     return code if signal.sigtimedwait(SIGNALS[1:], PAUSE_S if code != AGAIN else 0) else None
 
 
+def parser() -> argparse.ArgumentParser:
+    """What it is started with."""
+    made = argparse.ArgumentParser(prog="starter")
+    made.add_argument("--home", type=Path, required=True, help="folder of the releases")
+    made.add_argument("--base", type=Path, required=True, help="environment as installed")
+    made.add_argument("arguments", nargs=argparse.REMAINDER, help="of the agent")
+    return made
+
+
 def main() -> int:
     """Starts the agent; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="starter")
-    parser.add_argument("--home", type=Path, required=True, help="folder of the releases")
-    parser.add_argument("--base", type=Path, required=True, help="environment as installed")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the agent")
-    given = parser.parse_args()
+    given = parser().parse_args()
     home, base = given.home.absolute(), given.base.absolute()
     try:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -198,7 +203,7 @@ def main() -> int:
         return 1
     except OSError as error:  # what is installed runs all the same
         say(f"{home} cannot be used: {error}")
-    argv = [sys.executable, str(Path(__file__).absolute()), *sys.argv[1:]]
+    argv = [sys.executable, "-I", str(Path(__file__).absolute()), *sys.argv[1:]]
     while True:
         folder, name, trial = choose(Disk(), home, base)
         for at, release in dict.fromkeys([(folder, name), (base, "")]):

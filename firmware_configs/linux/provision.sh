@@ -45,5 +45,8 @@ mv -fT "$new" /etc/shoal/agent.yaml
 install -m 0644 "$here/shoal-agent.service" /etc/systemd/system/shoal-agent.service
 systemctl daemon-reload
 systemctl enable shoal-agent.service
+# What was installed now is what runs: releases that came over the air go.
+systemctl stop shoal-agent.service
+rm -rf /var/lib/shoal/program
 systemctl restart shoal-agent.service
 echo "provisioned: systemctl status shoal-agent; sudo -u shoal /opt/shoal/bin/shoal-agent status --config /etc/shoal/agent.yaml"

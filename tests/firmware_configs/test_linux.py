@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from agent.release import starter
 from contracts import codec
 from contracts.config import AgentConfig
 from tests.support.tools import need_tool
@@ -18,7 +19,7 @@ UNIT = LINUX / "shoal-agent.service"
 def _unit(folder: Path) -> Path:
     """The unit with a program that this machine has."""
     path = folder / UNIT.name
-    path.write_text(UNIT.read_text().replace("/opt/shoal/bin/shoal-agent", "/bin/true"))
+    path.write_text(UNIT.read_text().replace("/opt/shoal/bin/python", "/bin/true"))
     return path
 
 
@@ -44,6 +45,18 @@ def test_the_unit_starts_an_unprivileged_agent_that_is_watched() -> None:
     lines = UNIT.read_text().splitlines()
     for line in ("User=shoal", "Type=notify", "WatchdogSec=60", "StateDirectory=shoal"):
         assert line in lines
+
+
+def test_the_unit_runs_the_starter_with_words_that_it_knows() -> None:
+    """A misspelt option would keep every board from starting."""
+    (line,) = [one for one in UNIT.read_text().splitlines() if one.startswith("ExecStart=")]
+    python, isolated, m, module, *words = line.removeprefix("ExecStart=").split()
+    assert (python, isolated, m) == ("/opt/shoal/bin/python", "-I", "-m")
+    assert module == starter.__name__
+    given = starter.parser().parse_args(words)
+    assert given.home == Path("/var/lib/shoal/program")
+    assert given.base == Path("/opt/shoal")
+    assert given.arguments == ["run", "--config", "/etc/shoal/agent.yaml"]
 
 
 def test_the_cloud_init_example_writes_an_agent_yaml() -> None:
