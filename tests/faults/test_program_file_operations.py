@@ -57,8 +57,10 @@ def check_runs(device: ProgramDevice, *, bad: bool, version: str, exact: bool) -
         assert device.started.count(NEW) <= TRIAL.max_restarts + 1
 
 
-@pytest.mark.parametrize("bad", [False, True], ids=["a good release", "a release that crashes"])
-@pytest.mark.parametrize("fault", [*CRASHES, *ERRORS])
+@pytest.mark.parametrize(
+    ("fault", "bad"),
+    [*((fault, False) for fault in (*CRASHES, *ERRORS)), ("killed", True), ("power-cut", True)],
+)
 def test_a_release_of_the_agent_survives_a_fault_at_every_operation(
     fault: Fault, bad: bool, installed: Path, releases: Releases, tmp_path: Path
 ) -> None:
