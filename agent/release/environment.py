@@ -139,7 +139,10 @@ class Venvs:
     def selftest(self, folder: Path, version: str, serves: Sequence[str]) -> None:
         """As :meth:`Environments.selftest`."""
         python = [str(folder / "bin/python"), "-I"]
-        program = "import agent.daemon, agent.cli.device, contracts; print(contracts.__version__)"
+        program = (  # one that knows no starter would never end its trial
+            "import agent.daemon, agent.cli.device, agent.release.home, contracts; "
+            "print(contracts.__version__)"
+        )
         code, said = self._ask([*python, "-c", program], SELFTEST_S)
         found = said.decode(errors="replace").strip().rpartition("\n")[2][:100]
         if code != 0 or found != version:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from agent.system.filesystem import Disk
-from contracts import program
+from agent.update import delta
+from contracts import program, release
 from contracts.messages import Desired, TrialRules
+from fleet.repository.delta import make
 from tests.support.engine import Rig
-from tests.support.program import BASE, ProgramDevice, Releases, ref, want
+from tests.support.program import BASE, TARGET, ProgramDevice, Releases, ref, want
 
 
 @pytest.fixture
@@ -65,6 +67,29 @@ def test_the_release_before_comes_back_without_a_download(device: ProgramDevice)
     device.run(Disk(), want("1.1.0", 4))
     assert device.releases.sent == sent
     assert device.started[-1] == "1.1.0"
+
+
+def test_the_next_archive_comes_as_a_delta_from_the_one_that_runs(device: ProgramDevice) -> None:
+    """The wheels of two versions are mostly the same."""
+    device.run(Disk(), want("1.1.0", 2))
+    files = device.releases.files
+    old, new = (device.releases.targets[release.target(v, *TARGET)] for v in ("1.1.0", "1.2.0"))
+    whole = files.pop(f"blobs/{new.sha256}")
+    patch = make(files[f"blobs/{old.sha256}"], whole)
+    assert patch is not None
+    files[delta.path(old.sha256, new.sha256)] = patch
+    device.run(Disk(), want("1.2.0", 3))
+    assert device.started[-1] == "1.2.0"
+
+
+def test_a_download_that_broke_off_goes_on_where_it_was(device: ProgramDevice) -> None:
+    """Also after another start."""
+    signed = device.releases.targets[release.target("1.1.0", *TARGET)]
+    whole = device.releases.files[f"blobs/{signed.sha256}"]
+    (device.home / "partial").mkdir()
+    (device.home / "partial" / signed.sha256).write_bytes(whole[:5000])
+    device.run(Disk(), want("1.1.0", 2))
+    assert device.releases.reads == [(f"blobs/{signed.sha256}", 5000)]
 
 
 def test_a_release_that_crashes_at_its_start_is_given_up_by_the_starter(
