@@ -90,7 +90,7 @@ def on_trial(disk: Any, home: Path) -> dict[str, Any] | None:
         return None
 
 
-def give_up(disk: Any, home: Path, trial: dict[str, Any], code: str, why: str) -> None:
+def give_up(disk: Any, home: Path, trial: dict[str, Any], why: str, *, code: str) -> None:
     """Ends a trial: the agent that runs next tells why. A disk that refuses changes nothing."""
     say(f"release {trial['release'][:12]} is given up: {why}")
     try:
@@ -115,10 +115,10 @@ def choose(disk: Any, home: Path, base: Path) -> tuple[Path, str, dict[str, Any]
     if trial is not None:
         folder = home / "releases" / trial["release"]
         if not whole(disk, folder):
-            give_up(disk, home, trial, "release-missing", "its files are not there")
+            give_up(disk, home, trial, "its files are not there", code="release-missing")
         elif trial["starts"] >= trial["max_starts"]:
             why = f"it was started {trial['starts']} times and did not pass its trial"
-            give_up(disk, home, trial, "trial-restarts", why)
+            give_up(disk, home, trial, why, code="trial-restarts")
         else:
             trial["starts"] += 1
             try:  # a start that is not counted could be repeated for ever
@@ -172,7 +172,7 @@ def watch(disk: Any, home: Path, trial: dict[str, Any], command: list[str], env:
             if still():
                 child.kill()
                 why = f"its trial did not end within {trial['deadline_s']:g} s of its start"
-                give_up(disk, home, trial, "trial-deadline", why)
+                give_up(disk, home, trial, why, code="trial-deadline")
                 child.wait()
                 return None
     code = child.returncode if child.returncode >= 0 else 128 - child.returncode
