@@ -144,7 +144,11 @@ def free_all(connection: sa.Connection, instance: str) -> None:
     """Takes all leases from a process that is gone, in a transaction."""
     connection.execute(
         LEASE.update()
-        .where(sa.or_(LEASE.c.holder == instance, LEASE.c.holder.endswith(f"-{instance}")))
+        .where(
+            sa.or_(
+                LEASE.c.holder == instance, LEASE.c.holder.endswith(f"-{instance}", autoescape=True)
+            )
+        )
         .values(holder="", expires_at=0)
     )
 
