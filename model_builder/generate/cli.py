@@ -50,8 +50,13 @@ def import_command(
         int, typer.Option(min=64, max=16384, help="tokens compared with the float reference")
     ] = 2048,
     calibration_tokens: Annotated[
-        int, typer.Option(min=0, max=16384, help="tokens that the rounding is fitted to; 0: none")
-    ] = 4096,
+        int | None,
+        typer.Option(
+            min=0,
+            max=16384,
+            help="tokens that the rounding is fitted to; 0: none; default: 4096, 8192 for int4",
+        ),
+    ] = None,
     weights: Annotated[
         Weights,
         typer.Option(help="bits of the weights; auto: int4 where that costs as little as int8 may"),

@@ -17,8 +17,9 @@ from contracts.errors import InputError, RefusedError
 from contracts.manifest import Provenance
 from contracts.messages import ChatMessage, Name, Version
 from model_builder.files import check_folder, write_atomically
-from model_builder.generate.fidelity import Fidelity, compare, shipped_text, windows
-from model_builder.generate.fold import FoldedDecoder, fold
+from model_builder.generate.fidelity import Fidelity, Ids, compare, shipped_text, windows
+from model_builder.generate.fold import fold
+from model_builder.generate.in_order import quantize_in_order
 from model_builder.generate.package import (
     GeneratorParts,
     Layout,
@@ -27,7 +28,7 @@ from model_builder.generate.package import (
     golden_prompts,
     write_generator,
 )
-from model_builder.generate.quantize import Grams, QuantizedDecoder, calibrate, quantize
+from model_builder.generate.quantize import QuantizedDecoder, calibrate, quantize
 from model_builder.generate.runner import Runner
 from model_builder.generate.source import Pretrained, load_pretrained
 from model_builder.teachers.base import Progress, silent
@@ -36,6 +37,7 @@ _WINDOW = 256
 _SHORTEST_CONTEXT = 8
 _INT8_CHANGE = 0.05
 _INT4_CHANGE = 0.3
+_INT8_TOKENS, _INT4_TOKENS = 4096, 8192
 NO_TEMPLATE = "none"
 """``ImportOptions.chat_template`` that leaves out the source's."""
 
@@ -61,7 +63,8 @@ class ImportOptions(msgspec.Struct, frozen=True):
         layout: signatures.
         weights: ``int8``, ``int4``, or ``auto``: int4 where its perplexity is accepted.
         rotate: turn the residual stream before quantising.
-        calibration_tokens: that the rounding is fitted to; 0: round to nearest.
+        calibration_tokens: that the rounding is fitted to; 0: round to nearest. None: 4,096, and
+            8,192 for int4.
         check_tokens: that are compared with the float reference.
         max_perplexity_change: relative; more refuses the import. None: 0.05, and 0.3 for int4.
         seed: of the rotation.
@@ -73,7 +76,7 @@ class ImportOptions(msgspec.Struct, frozen=True):
     layout: Layout = Layout()
     weights: Literal["int8", "int4", "auto"] = "int8"
     rotate: bool = True
-    calibration_tokens: int = 4096
+    calibration_tokens: int | None = None
     check_tokens: int = 2048
     max_perplexity_change: float | None = None
     seed: int = 0
@@ -212,7 +215,6 @@ def _fitting(
 ) -> tuple[QuantizedDecoder, Fidelity]:
     """The decoder in the bits that were asked for, near enough to its source."""
     folded = fold(pretrained.weights, rotate=options.rotate, seed=options.seed)
-    grams = _grams(folded, pretrained, tokenizer, options, progress)
     tries: tuple[Literal["int8", "int4"], ...] = (
         ("int4", "int8") if options.weights == "auto" else (options.weights,)
     )
@@ -220,7 +222,12 @@ def _fitting(
         most = options.max_perplexity_change
         if most is None:
             most = _INT4_CHANGE if options.weights == "int4" else _INT8_CHANGE
-        decoder = quantize(folded, grams, progress, bits=4 if weights == "int4" else 8)
+        texts = _calibration(pretrained, tokenizer, options, weights)
+        if weights == "int4" and texts:
+            decoder = quantize_in_order(folded, texts, progress)
+        else:
+            grams = calibrate(folded, texts, progress) if texts else None
+            decoder = quantize(folded, grams, progress, bits=4 if weights == "int4" else 8)
         fidelity = check(pretrained, tokenizer, decoder, options, progress)
         fidelity = msgspec.structs.replace(fidelity, weights=weights)
         if fidelity.perplexity_change <= most:
@@ -233,19 +240,18 @@ def _fitting(
     )
 
 
-def _grams(
-    folded: FoldedDecoder,
-    pretrained: Pretrained,
-    tokenizer: Tokenizer,
-    options: ImportOptions,
-    progress: Progress,
-) -> Grams | None:
-    if not options.calibration_tokens:
-        return None
+def _calibration(
+    pretrained: Pretrained, tokenizer: Tokenizer, options: ImportOptions, weights: str
+) -> list[Ids]:
+    """The shipped text in pieces of a context, as much as was asked for."""
+    tokens = options.calibration_tokens
+    if tokens is None:
+        tokens = _INT4_TOKENS if weights == "int4" else _INT8_TOKENS
+    if not tokens:
+        return []
     ids = tokenizer.encode(shipped_text("calibration"), add_special_tokens=False).ids
     length = min(_WINDOW, pretrained.weights.config.trained_context)
-    count = -(-options.calibration_tokens // length)
-    return calibrate(folded, windows(ids, length, count, pretrained.bos_id), progress)
+    return windows(ids, length, -(-tokens // length), pretrained.bos_id)
 
 
 def check(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from model_builder.generate import reference
 from model_builder.generate.fold import FoldedDecoder, turn_runs
-from model_builder.generate.weights import Array, DecoderConfig
+from model_builder.generate.weights import Array, DecoderConfig, Layer
 from model_builder.teachers.base import Progress, silent
 
 Int8 = npt.NDArray[np.int8]
@@ -136,52 +136,72 @@ def quantize(
     known = grams or {}
     layers = []
     for index, layer in enumerate(weights.layers):
-        bias = _joined((layer.q_bias, layer.q), (layer.k_bias, layer.k), (layer.v_bias, layer.v))
-        gain = None
-        if layer.q_norm is not None and layer.k_norm is not None:
-            c = weights.config
-            gain = (
-                np.concatenate([layer.q_norm, layer.k_norm])
-                if c.wide_norm
-                else np.concatenate(
-                    [np.tile(layer.q_norm, (c.heads, 1)), np.tile(layer.k_norm, (c.kv_heads, 1))]
-                )
-            ).astype(np.float32)
+        bias = join_biases(
+            (layer.q_bias, layer.q), (layer.k_bias, layer.k), (layer.v_bias, layer.v)
+        )
+        fed = join_biases((layer.gate_bias, layer.gate), (layer.up_bias, layer.up))
+        qkv = np.concatenate([layer.q, layer.k, layer.v])
+        gate_up = np.concatenate([layer.gate, layer.up])
         layers.append(
-            QuantizedLayer(
-                qkv=_matrix(
-                    np.concatenate([layer.q, layer.k, layer.v]),
-                    known.get(f"{index}.qkv"),
-                    bias,
-                    bits,
-                ),
-                o=_matrix(layer.o, known.get(f"{index}.o"), layer.o_bias, bits),
-                gate_up=_matrix(
-                    np.concatenate([layer.gate, layer.up]),
-                    known.get(f"{index}.gate_up"),
-                    _joined((layer.gate_bias, layer.gate), (layer.up_bias, layer.up)),
-                    bits,
-                ),
-                down=_matrix(layer.down, known.get(f"{index}.down"), layer.down_bias, bits),
-                gain=gain,
-                pre_norms=(layer.attention_norm is not None, layer.ffn_norm is not None),
-                pre_gains=(layer.attention_norm, layer.ffn_norm) if folded.gains else (None, None),
-                post_norms=(layer.post_attention_norm, layer.post_ffn_norm),
+            layer_of(
+                folded,
+                layer,
+                quantize_matrix(qkv, known.get(f"{index}.qkv"), bias, bits),
+                quantize_matrix(layer.o, known.get(f"{index}.o"), layer.o_bias, bits),
+                quantize_matrix(gate_up, known.get(f"{index}.gate_up"), fed, bits),
+                quantize_matrix(layer.down, known.get(f"{index}.down"), layer.down_bias, bits),
             )
         )
         progress("quantising", index + 1, len(weights.layers))
+    embedding = quantize_matrix(turn_runs(weights.embedding, folded.stream_turn), None)
+    head = quantize_matrix(weights.head, known.get("head"), bits=bits)
+    return assembled(folded, embedding, layers, head)
+
+
+def assembled(
+    folded: FoldedDecoder, embedding: Quantized, layers: list[QuantizedLayer], head: Quantized
+) -> QuantizedDecoder:
+    """The decoder of quantised parts."""
     return QuantizedDecoder(
-        config=weights.config,
-        embedding=_matrix(turn_runs(weights.embedding, folded.stream_turn), None),
+        config=folded.weights.config,
+        embedding=embedding,
         layers=layers,
-        head=_matrix(weights.head, known.get("head"), bits=bits),
+        head=head,
         turn=folded.turn,
         stream_turn=folded.stream_turn,
-        final_gain=weights.final_norm if folded.gains else None,
+        final_gain=folded.weights.final_norm if folded.gains else None,
     )
 
 
-def _joined(*parts: tuple[Array | None, Array]) -> Array | None:
+def layer_of(
+    folded: FoldedDecoder,
+    layer: Layer,
+    qkv: Quantized,
+    o: Quantized,
+    gate_up: Quantized,
+    down: Quantized,
+) -> QuantizedLayer:
+    """A block of quantised matrices and of what stays in float."""
+    gain = None
+    if layer.q_norm is not None and layer.k_norm is not None:
+        c = folded.weights.config
+        norms = [(layer.q_norm, c.heads), (layer.k_norm, c.kv_heads)]
+        gain = np.concatenate(
+            [norm if c.wide_norm else np.tile(norm, (heads, 1)) for norm, heads in norms]
+        ).astype(np.float32)
+    return QuantizedLayer(
+        qkv,
+        o,
+        gate_up,
+        down,
+        gain=gain,
+        pre_norms=(layer.attention_norm is not None, layer.ffn_norm is not None),
+        pre_gains=(layer.attention_norm, layer.ffn_norm) if folded.gains else (None, None),
+        post_norms=(layer.post_attention_norm, layer.post_ffn_norm),
+    )
+
+
+def join_biases(*parts: tuple[Array | None, Array]) -> Array | None:
     """Biases of matrices that become one; None where none of them has any."""
     if all(bias is None for bias, _ in parts):
         return None
@@ -190,9 +210,10 @@ def _joined(*parts: tuple[Array | None, Array]) -> Array | None:
     )
 
 
-def _matrix(
+def quantize_matrix(
     matrix: Array, gram: Array | None, bias: Array | None = None, bits: int = 8
 ) -> Quantized:
+    """A matrix by rows; with `gram`, ``[K, K]`` of what it reads, the rounding is fitted to it."""
     if bits == 4 and matrix.shape[1] % 2 == 0:
         weights = np.ones(matrix.shape[1], np.float32) if gram is None else np.diag(gram)
         scales = least_costly(matrix, weights)
