@@ -76,9 +76,9 @@ nothing.
 ## Releases of the agent
 
 A device's own program is wanted in the slot `agent` of `desired` by a `BundleRef` with the name
-`shoal-agent`, a version, and as `manifest_sha256` the SHA-256 of the text `agent/VERSION`. There
-is an archive for each platform, the signed target `agent/VERSION/PLATFORM-cpNN.zip` (`x86-64`,
-`aarch64`, `armv7l`), which is also the file `blobs/SHA256`: a stored zip of `release.json` and
+`shoal-agent`, a version, and as `manifest_sha256` the SHA-256 of the text `agent/{version}`. There
+is an archive for each platform, the signed target `agent/{version}/{platform}-cp{NN}.zip` (`x86-64`,
+`aarch64`, `armv7l`), which is also the file `blobs/{sha256}`: a stored zip of `release.json` and
 `wheels/*.whl`.
 
 `reported.platform` has `release`, for example `aarch64-cp313`: the archive that the device takes;

@@ -32,7 +32,7 @@ BUILD_S: Final = 1800
 SELFTEST_S: Final = 900
 """Seconds of its self-test."""
 
-SPACE_FACTOR: Final = 5
+SPACE_FACTOR: Final = 6
 """Bytes of the disk for each of the archive's: itself, its wheels apart, and both unpacked."""
 
 SPACE_BYTES: Final = 32 * limits.MIB
