@@ -77,9 +77,9 @@ nothing.
 
 A device's own program is wanted in the slot `agent` of `desired` by a `BundleRef` with the name
 `shoal-agent`, a version, and as `manifest_sha256` the SHA-256 of the text `agent/{version}`. There
-is an archive for each platform, the signed target `agent/{version}/{platform}-cp{NN}.zip` (`x86-64`,
-`aarch64`, `armv7l`), which is also the file `blobs/{sha256}`: a stored zip of `release.json` and
-`wheels/*.whl`.
+is an archive for each platform, the signed target `agent/{version}/{platform}-cp{NN}.zip`
+(`x86-64`, `aarch64`, `armv7l`), which is also the file `blobs/{sha256}`: a stored zip of
+`release.json` and `wheels/*.whl`.
 
 `reported.platform` has `release`, for example `aarch64-cp313`: the archive that the device takes;
 or `release_fixed`: why it cannot replace its program. In the first case `reported.slots.agent` has
