@@ -197,6 +197,7 @@ class Agent(Device):
             # Of the device: no bundle in its trial is to blame.
             lambda code: self.recorder.failed(DEVICE, code),
             lambda: self.spool.count_dropped(drops.LINE),
+            lambda: f"{self.boot}.{self._result_seq}",
         )
 
     def _reach(

@@ -19,7 +19,9 @@ from agent.generate.handler import Generating
 from agent.link import Link
 from agent.reporting import Facts, Reporting
 from agent.routing import Routing
+from agent.serving.answers import Answers
 from agent.serving.dispatch import Dispatcher
+from agent.serving.feedback import Feedback
 from agent.serving.handlers import Answering
 from agent.serving.inflight import RunningMark
 from agent.serving.limiter import RateLimiter
@@ -150,9 +152,15 @@ class Device:
         self.routing = Routing(self)
         self.reporting = Reporting(self, means.facts, self.topics, means.room)
         self.registry = Registry()
-        self.answering = Answering(self.models, self.recorder, self.worker, self.reporting.document)
+        self.answers = Answers(self.recorder, self.clock.monotonic)
+        self.answering = Answering(
+            self.models, self.recorder, self.worker, self.reporting.document, self.answers
+        )
         self.answering.register(self.registry)
-        Generating(self.models, self._generated, self.clock.monotonic).register(self.registry)
+        Generating(
+            self.models, self._generated, self.clock.monotonic, self.answers.generated
+        ).register(self.registry)
+        Feedback(self.answers, self.recorder, self.clock.monotonic).register(self.registry)
         self.link = means.link(self.routing.message, self._link_changed, self.reporting.changed)
         self.dispatcher = Dispatcher(
             self.registry,

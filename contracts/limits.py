@@ -40,6 +40,9 @@ MAX_LABELS: Final = 4096
 MAX_LABEL_CHARS: Final = 256
 """Characters of one label."""
 
+MAX_CONFUSIONS: Final = 256
+"""Pairs of a label that was given and the right one that are told apart in one count."""
+
 MAX_EMBEDDING: Final = 8192
 """Numbers of one embedding."""
 

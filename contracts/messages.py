@@ -16,6 +16,7 @@ import msgspec
 from contracts import limits
 from contracts.errors import ErrorInfo
 from contracts.histogram import Histogram
+from contracts.judged import Judged
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Version = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$")]
@@ -352,6 +353,7 @@ class Sample(msgspec.Struct, omit_defaults=True):
         tokens: tokens generated.
         shadow_requests, shadow_disagreements: shadow mode.
         drift: distance of this window's labels from the manifest's baseline, 0 to 1.
+        judged: what people said of answers, in this window, whenever those were given.
         gauges: process and board facts at the end of the window, by name with unit
             (``rss_bytes``, ``cpu_ratio``, ``temperature_c``, ``queue``, ``spool_bytes``, ...).
     """
@@ -371,6 +373,7 @@ class Sample(msgspec.Struct, omit_defaults=True):
     shadow_requests: Count = 0
     shadow_disagreements: Count = 0
     drift: float | None = None
+    judged: Judged | None = None
     gauges: dict[str, float] = {}
 
 
@@ -600,6 +603,28 @@ class SelftestRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     slot: Name = "classify"
 
 
+class FeedbackRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
+    """``req/feedback``: what somebody says of an answer of this device. Only counts are kept.
+
+    Exactly one of `right`, `label` and `text`. An answer is judged once: the same said again
+    changes nothing, another verdict is refused as ``already-judged``.
+
+    Attributes:
+        answer: the id of the request that was answered; of a result of a local source its
+            `boot`, a dot, and its `seq`.
+        right: whether the answer is right.
+        label: the right label; the answer may have it.
+        text: the right completion, of a generator; it is compared, and forgotten.
+        sampled: the answer was picked to be judged before anybody looked whether it is right.
+    """
+
+    answer: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
+    right: bool | None = None
+    label: Label | None = None
+    text: Text | None = None
+    sampled: bool = False
+
+
 class StatusRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     """``req/status``: answer with the reported document."""
 
@@ -691,6 +716,22 @@ class Selftested(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime: str = ""
 
 
+class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to ``feedback``: the verdict counts.
+
+    Attributes:
+        bundle: the model that had answered.
+        label: its label; ``(text)`` of a generator.
+        right: whether it was right.
+        again: the same was said before: it was counted then.
+    """
+
+    bundle: BundleRef
+    label: Label
+    right: bool
+    again: bool = False
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """``res/{id}``: exactly one of the result fields, or a chunk, or an error.
 
@@ -708,6 +749,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     selftested: Selftested | None = None
     reported: Reported | None = None
     cancelled: bool | None = None
+    noted: Noted | None = None
     error: ErrorInfo | None = None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from contracts import limits, messages
+from contracts.judged import Judged
 
 TARGET = Path(__file__).with_name("protocol.md")
 
@@ -42,6 +43,7 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 | `d/{device}/req/generate` | controller | 1 | `GenerateRequest` -> chunks, `Answer.generated` |
 | `d/{device}/req/cancel` | controller | 1 | `CancelRequest` -> `Answer.cancelled` |
 | `d/{device}/req/selftest` | controller | 1 | `SelftestRequest` -> `Answer.selftested` |
+| `d/{device}/req/feedback` | controller | 1 | `FeedbackRequest` -> `Answer.noted` |
 | `d/{device}/req/status` | controller | 1 | `StatusRequest` -> `Answer.reported` |
 | `d/{device}/req/leave` | controller | 1 | `Leave`, not answered |
 | `d/{device}/res/{id}` | device | 1 | `Answer` |
@@ -161,6 +163,12 @@ def _type(schema: dict[str, Any]) -> str:
 
 
 def _structs() -> list[type[msgspec.Struct]]:
+    found = _messages()
+    found.insert(found.index(messages.Sample), Judged)
+    return found
+
+
+def _messages() -> list[type[msgspec.Struct]]:
     return [
         kind
         for kind in vars(messages).values()

@@ -16,7 +16,7 @@ from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
 from contracts.errors import UnavailableError
-from contracts.messages import Generated, GenerateRequest
+from contracts.messages import BundleRef, Generated, GenerateRequest
 
 MIN_CHUNK_S = 0.02
 """Seconds between two chunks; tokens that come faster travel together."""
@@ -26,6 +26,9 @@ MAX_CHUNK_CHARS = 4096
 
 Answered = Callable[[str, Generated, float], None]
 """Told slot, result, and microseconds on the device."""
+
+Keep = Callable[[str, str, BundleRef, str], None]
+"""Told slot, id, bundle and text of an answer before it is sent: it may be judged later."""
 
 
 class ChunkSender:
@@ -68,6 +71,7 @@ class Generating:
         models: that are loaded.
         answered: told of every answer, for the counters.
         clock: seconds, monotonic.
+        keep: told of every answer before it ends.
     """
 
     def __init__(
@@ -75,10 +79,12 @@ class Generating:
         models: Models,
         answered: Answered = lambda slot, result, latency_us: None,
         clock: Callable[[], float] = time.monotonic,
+        keep: Keep = lambda slot, answer_id, bundle, text: None,
     ) -> None:
         self._models = models
         self._answered = answered
         self._clock = clock
+        self._keep = keep
 
     def register(self, registry: Registry) -> None:
         """Adds the operation."""
@@ -102,5 +108,6 @@ class Generating:
                 request, sender.push if request.stream else lambda piece: None, checkpoint
             )
             sender.flush()
+            self._keep(request.slot, reply.id, result.bundle, result.text)
             reply.finish(generated=result)
         self._answered(request.slot, result, (self._clock() - started) * 1e6)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from agent.runtime.classifier import UNKNOWN
 from agent.runtime.model import expect_model_task
+from agent.serving.answers import Answers
 from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
@@ -35,6 +36,7 @@ class Answering:
         recorder: counts.
         worker: whose jobs can be cancelled.
         reported: makes the reported document.
+        answers: that may be judged later.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class Answering:
         recorder: Recorder,
         worker: Worker,
         reported: Callable[[], Reported],
+        answers: Answers,
     ) -> None:
         self._models = models
         self._recorder = recorder
         self._worker = worker
         self._reported = reported
+        self._answers = answers
 
     def register(self, registry: Registry) -> None:
         """Adds the operations."""
@@ -57,7 +61,9 @@ class Answering:
         registry.add(Operation("status", StatusRequest, self.status, queued=False))
         registry.add(Operation("cancel", CancelRequest, self.cancel, queued=False))
 
-    def label(self, slot: str, text: str, top_k: int = 3, *, times: int = 1) -> Classified:
+    def label(
+        self, slot: str, text: str, top_k: int = 3, *, times: int = 1, answer_id: str = ""
+    ) -> Classified:
         """Classifies a text with a slot's model, and counts the answer.
 
         Args:
@@ -65,6 +71,7 @@ class Answering:
             text: what.
             top_k: how many labels to list.
             times: how often the same was asked.
+            answer_id: under which the answer may be judged later; empty: it may not.
 
         Raises:
             UnavailableError: ``no-model``.
@@ -84,10 +91,19 @@ class Answering:
                 baseline=model.manifest.baseline,
                 times=times,
             )
+            if answer_id:
+                self._answers.classified(
+                    slot, answer_id, answer.bundle, answer.label, model.manifest
+                )
         return answer
 
-    def shadow(self, slot: str, text: str, shown: Classified, *, times: int = 1) -> None:
-        """Lets a shadow model answer the same text; only the disagreement is counted."""
+    def shadow(
+        self, slot: str, text: str, shown: Classified, *, times: int = 1, answer_id: str = ""
+    ) -> None:
+        """Lets a shadow model answer the same text; only the disagreement is counted.
+
+        It is judged by what is said of the answer `answer_id`.
+        """
         name = f"{slot}/shadow"
         bundle = self._models.ref(name)
         if bundle is None:
@@ -101,12 +117,14 @@ class Answering:
             return
         disagrees = hidden.label != shown.label
         self._recorder.shadowed(slot, hidden.bundle, disagrees=disagrees, times=times)
+        if answer_id:
+            self._answers.shadowed(slot, answer_id, hidden.bundle, hidden.label)
 
     def classify(self, request: ClassifyRequest, reply: Reply) -> None:
         """``req/classify``."""
-        answer = self.label(request.slot, request.text, request.top_k)
+        answer = self.label(request.slot, request.text, request.top_k, answer_id=reply.id)
         reply.finish(classified=answer)
-        self.shadow(request.slot, request.text, answer)
+        self.shadow(request.slot, request.text, answer, answer_id=reply.id)
 
     def embed(self, request: EmbedRequest, reply: Reply) -> None:
         """``req/embed``; counted as a request without a label."""

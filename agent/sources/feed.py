@@ -35,6 +35,7 @@ class Feed:
         stop: set when the agent stops.
         on_failure: told the code of each failure to read and each line skipped, for the counters.
         on_dropped: told of each line that is not classified.
+        next_id: the id of the next result, under which it may be judged; empty: it may not.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Feed:
         stop: threading.Event,
         on_failure: Callable[[str], None],
         on_dropped: Callable[[], None] = lambda: None,
+        next_id: Callable[[], str] = lambda: "",
     ) -> None:
         self.source = source
         self.clock = clock
@@ -56,6 +58,7 @@ class Feed:
         self._send = send
         self._on_failure = on_failure
         self._on_dropped = on_dropped
+        self._next_id = next_id
         self._serial = itertools.count()
 
     def line(self, data: bytes) -> None:
@@ -96,7 +99,8 @@ class Feed:
         self._on_dropped()
 
     def _classify(self, text: str, reply: Reply) -> None:
-        answer = self._answering.label(self.source.slot, text, 1)
+        answer_id = self._next_id()
+        answer = self._answering.label(self.source.slot, text, 1, answer_id=answer_id)
         self._send(
             Result(
                 source=self.source.name,
@@ -109,4 +113,4 @@ class Feed:
         )
         reply.finish()
         # Last: a shadow that hangs is no fault of the bundle that has answered.
-        self._answering.shadow(self.source.slot, text, answer)
+        self._answering.shadow(self.source.slot, text, answer, answer_id=answer_id)

@@ -14,6 +14,7 @@ import psutil
 
 from agent.telemetry.observed import Observed
 from contracts.histogram import Histogram
+from contracts.judged import Judged
 from contracts.manifest import Baseline
 from contracts.messages import BundleRef, Sample
 
@@ -153,6 +154,29 @@ class Recorder:
             window = self._window(slot, bundle)
             window.shadow_requests += times
             window.shadow_disagreements += disagrees * times
+
+    def judged(
+        self,
+        slot: str,
+        bundle: BundleRef,
+        given: str,
+        meant: str | None,
+        *,
+        right: bool,
+        sampled: bool,
+    ) -> None:
+        """Counts what somebody said of an answer; see :meth:`contracts.judged.Judged.note`."""
+        with self._lock:
+            window = self._window(slot, bundle)
+            window.judged = window.judged or Judged()
+            window.judged.note(given, meant, right=right, sampled=sampled)
+
+    def feedback_refused(self, code: str) -> None:
+        """Counts feedback that did not count: the device's, as no bundle is to blame."""
+        with self._lock:
+            window = self._window(DEVICE, None)
+            window.judged = window.judged or Judged()
+            window.judged.refuse(code)
 
     def begin_trial(self, slot: str) -> None:
         """Starts counting a trial from zero."""

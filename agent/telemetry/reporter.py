@@ -189,7 +189,12 @@ class Reporter:
             length = len(codec.encode(sample)) + 256
             if length > limits.MAX_MESSAGE_BYTES // 2:
                 self._spool.count_dropped(drops.LABELS, sum(sample.labels.values()))
-                sample = msgspec.structs.replace(sample, labels={}, drift=None)
+                sample = msgspec.structs.replace(
+                    sample,
+                    labels={},
+                    drift=None,
+                    judged=sample.judged.totals() if sample.judged else None,
+                )
                 length = len(codec.encode(sample)) + 256
             full = not batches or len(batches[-1]) >= limits.MAX_TELEMETRY_SAMPLES
             if full or size + length > limits.MAX_MESSAGE_BYTES:

@@ -84,6 +84,8 @@ ANYWAY = {
     "agent.generate.constraint:Constraint.allowed": "schema",
     "agent.generate.constraint:Constraint.accept": "regex",
     "agent.serving.reply:Reply.chunk": "prompt",
+    "agent.serving.answers:Answers.generated": "prompt",
+    "agent.serving.answers:_digest": "prompt",
 }
 """Places whose error may hold a text though they are given tokens, or what the model made."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from agent.daemon import Agent
 from agent.generate.cache_engine import Floats
 from agent.generate.handler import Generating
 from agent.runtime import model as models
+from agent.serving.answers import Answers
 from agent.serving.dispatch import Dispatcher
 from agent.serving.handlers import Answering
 from agent.serving.inflight import RunningMark
@@ -154,7 +156,9 @@ def test_every_golden_vector_of_a_self_test_is_a_sign_of_life(
     """Many vectors take minutes, and a cancel ends them."""
     pool = Models(models.Options())
     pool.activate("slot", make(tmp_path))
-    answering = Answering(pool, Recorder(lambda: 0), worker, lambda: None)  # type: ignore[arg-type,return-value]
+    recorder = Recorder(lambda: 0)
+    answers = Answers(recorder, time.monotonic)
+    answering = Answering(pool, recorder, worker, lambda: None, answers)  # type: ignore[arg-type,return-value]
     reply = Reply("r", "d", lambda answer: None, monotonic=clock.monotonic)
     clock.now += 2 * STALL_S
     answering.selftest(SelftestRequest(slot="slot"), reply)
@@ -333,10 +337,10 @@ def test_a_line_is_answered_before_its_shadow_runs(clock: FakeClock, worker: Wor
     class Labels:
         """Answers at once, and looks at what was sent before the shadow runs."""
 
-        def label(self, slot: str, text: str, top: int) -> Classified:
+        def label(self, slot: str, text: str, top: int, *, answer_id: str) -> Classified:
             return Classified(label="lights", confidence=0.9, top=[], bundle=OLD, latency_us=1)
 
-        def shadow(self, slot: str, text: str, answer: Classified) -> None:
+        def shadow(self, slot: str, text: str, answer: Classified, *, answer_id: str) -> None:
             running = worker.running
             assert running is not None
             seen.append(running.reply.finished and len(sent) == 1)

@@ -202,6 +202,11 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
         "contracts.codec:decode",
     ):
         device.fails(place, classify)
+
+    def correct(mark: str) -> None:
+        device.ask("feedback", {"id": f"f{device.serial}", "answer": "q0", "text": mark})
+
+    device.fails("agent.serving.answers:Answers.judge", correct)
     device.fails("agent.telemetry.spool:Spool.put", lambda mark: device.say("open", mark))
     device.fails("contracts.codec:encode", lambda mark: device.say("open", mark))
 
@@ -214,10 +219,12 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
             b'{"id": "w3", "text": "t", "slot": "%s"}',
             b'{"id": "w4", "text": "t", "reply_to": "%s"}', b'{"id": "w5", "top_k": "%s"}',
             b'{"id": "w6", "text": "t", "requester": "%s"}', b'["%s"]', b'"%s"', b"%s\xff",
+            b'{"id": "w7", "answer": "q0", "label": "%s"}',
+            b'{"id": "w8", "answer": "w7", "text": "%s"}', b'{"id": "w9", "answer": "%s"}',
         )
     ):  # fmt: skip
         mark = device.mark().replace(" ", "_" if number % 2 else " ").encode()
-        for op in ("classify", "generate", "selftest", "cancel", "leave"):
+        for op in ("classify", "generate", "feedback", "selftest", "cancel", "leave"):
             device.ask(op, wrong % mark)
         for kind in ("desired", "ack"):
             device.controller.send(f"{prefix}/{kind}", wrong % mark)

@@ -14,6 +14,7 @@ import pytest
 
 from agent.connection import Inbound
 from agent.runtime import model as models
+from agent.serving.answers import Answers
 from agent.serving.dispatch import MAX_UNACKNOWLEDGED, Dispatcher
 from agent.serving.handlers import Answering
 from agent.serving.inflight import RunningMark
@@ -47,7 +48,13 @@ class Bench:
         self.registry = Registry()
         self.registry.add(Operation("classify", ClassifyRequest, self.handler))
         models_ = Models(models.Options())
-        answering = Answering(models_, self.recorder, self.worker, self._reported)
+        answering = Answering(
+            models_,
+            self.recorder,
+            self.worker,
+            self._reported,
+            Answers(self.recorder, time.monotonic),
+        )
         everything = Registry()
         answering.register(everything)
         for op in ("cancel", "status"):
@@ -490,7 +497,13 @@ def test_a_model_whose_outputs_are_no_numbers_fails_and_the_trial_counts_it(
         broken = np.zeros((1, len(model.manifest.classifier.labels)), np.float32)
         broken[0, 0] = value
         model._engine.run = lambda signature, inputs: {output.name: broken}
-    answering = Answering(pool, bench.recorder, bench.worker, bench._reported)
+    answering = Answering(
+        pool,
+        bench.recorder,
+        bench.worker,
+        bench._reported,
+        Answers(bench.recorder, time.monotonic),
+    )
     bench.registry.add(Operation("generate", ClassifyRequest, answering.classify))
     bench.recorder.begin_trial("classify")
     bench.ask("generate", id="r", text="hello")

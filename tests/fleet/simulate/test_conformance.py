@@ -22,6 +22,7 @@ from contracts import codec, limits
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.errors import UnavailableError
+from contracts.judged import Judged
 from contracts.messages import (
     Desired,
     DesiredBundle,
@@ -159,6 +160,9 @@ def _add(sums: dict[str, Any], name: str, value: Any) -> None:
         of = sums.setdefault(name, {})
         for label, times in value.items():
             of[label] = of.get(label, 0) + times
+    elif name == "judged":
+        judged = sums.setdefault(name, Judged())
+        judged.merge(msgspec.convert(value, Judged), limits.MAX_WHOLE)
     elif name == "gauges":
         sums.setdefault(name, set()).update(value.keys() - ONE_BOARD)
     else:
@@ -279,12 +283,13 @@ class Pair:
             if not seen():
                 self.control.wait_for(kind, lambda _, seen=seen: seen(), PATIENCE_S)
 
-    def ask(self, op: str, **fields: Any) -> None:
-        """Asks both the same, and waits for both answers."""
-        number = len(self.control.of(UpdateEvent)) + len(self.control.raw)
+    def ask(self, op: str, **fields: Any) -> str:
+        """Asks both the same, and waits for both answers; returns the id of both."""
+        request = f"{op}-{len(self.control.of(UpdateEvent)) + len(self.control.raw)}"
         for device in BOTH:
-            answer = self.control.ask(device, op, PATIENCE_S, id=f"{op}-{number}", **fields)
+            answer = self.control.ask(device, op, PATIENCE_S, id=request, **fields)
             assert answer.device == device, "both have the same id"
+        return request
 
     def repository_away(self, away: bool) -> None:
         """The repository gives nothing, over HTTP and MQTT; or it does again."""
@@ -344,16 +349,24 @@ def play(pair: Pair) -> None:
     )
     pair.ask("classify", text=TEXT)  # nothing is active yet
     pair.reach({"classify": active(first)})
-    for _ in range(3):
-        pair.ask("classify", text=TEXT)
+    said = [pair.ask("classify", text=TEXT) for _ in range(3)]
+    pair.ask("feedback", answer=said[0], right=True)
+    pair.ask("feedback", answer=said[0], right=True)  # said again
+    pair.ask("feedback", answer=said[0], right=False)
     pair.reach({"classify": active(second)})
+    pair.ask("feedback", answer=said[1], label="weather", sampled=True)  # of the one before
+    pair.ask("feedback", answer=said[2], label="of no bundle")
+    pair.ask("feedback", answer="of-another-device", right=True)
+    pair.ask("feedback", answer=said[2])
     pair.ask("classify", text=TEXT, top_k=1)
     pair.reach({"classify": active(first)})  # back
     shadow = DesiredBundle(second, "shadow", QUICK_TRIAL, beside=first)
     pair.reach({"classify": shadow})
-    for _ in range(4):
-        pair.ask("classify", text=TEXT)
+    said = [pair.ask("classify", text=TEXT) for _ in range(4)]
     pair.ask("selftest")
+    pair.ask("feedback", answer=said[0], right=True)
+    pair.ask("feedback", answer=said[1], label="timer")
+    pair.ask("feedback", answer=said[2], right=False)
     pair.reach({"classify": active(first)})  # the shadow goes
     pair.reach({"classify": active(second, seconds=30, max_rss_bytes=1)})  # rolled back
     pair.reach({"classify": active(pair.bad)})  # its self-test does not hold

@@ -1,0 +1,187 @@
+"""Answers of a while ago, so that somebody may say whether they were right.
+
+In memory, without texts: an id, the label, who gave it, and what the shadow would have said. A
+restart forgets them; what was said of them before is counted already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from agent.runtime.classifier import UNKNOWN
+from agent.telemetry.recorder import Recorder
+from contracts.errors import InputError
+from contracts.judged import WHOLE
+from contracts.manifest import Manifest
+from contracts.messages import BundleRef, FeedbackRequest, Noted
+
+MAX_ANSWERS: Final = 1000
+"""Answers of a slot that are kept; the oldest is forgotten first."""
+
+MAX_AGE_S: Final = 24 * 3600.0
+"""Seconds for which an answer may be judged."""
+
+_MAX_BUNDLES: Final = 8
+
+
+class _Kept(msgspec.Struct, gc=False):
+    """One answer. `said`: the verdict, and the right label where somebody said it."""
+
+    slot: str
+    bundle: BundleRef
+    label: str
+    at: float
+    labels: frozenset[str] | None = None
+    digest: bytes = b""
+    shadow: BundleRef | None = None
+    shadow_label: str = ""
+    said: tuple[bool, str | None] | None = None
+    sampled: bool = False
+
+
+class Answers:
+    """Keeps answers, and counts what is said of them. Safe from any thread.
+
+    Args:
+        recorder: counts.
+        monotonic: seconds that only grow.
+    """
+
+    def __init__(self, recorder: Recorder, monotonic: Callable[[], float]) -> None:
+        self._recorder = recorder
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._slots: dict[str, OrderedDict[str, _Kept]] = {}
+        self._labels: dict[BundleRef, frozenset[str] | None] = {}
+
+    # What was answered. ---------------------------------------------------------------------
+
+    def classified(
+        self, slot: str, answer_id: str, bundle: BundleRef, label: str, manifest: Manifest
+    ) -> None:
+        """Keeps the answer of a classifier."""
+        labels = self._labels_of(bundle, manifest)
+        self._keep(answer_id, _Kept(slot, bundle, label, self._monotonic(), labels))
+
+    def generated(self, slot: str, answer_id: str, bundle: BundleRef, text: str) -> None:
+        """Keeps that a generator answered; of its text a hash alone."""
+        self._keep(answer_id, _Kept(slot, bundle, WHOLE, self._monotonic(), digest=_digest(text)))
+
+    def shadowed(self, slot: str, answer_id: str, bundle: BundleRef, label: str) -> None:
+        """Adds what the shadow says of the same text; it may be judged by now."""
+        with self._lock:
+            kept = self._slots[slot].get(answer_id) if slot in self._slots else None
+            if kept is not None and kept.shadow is None:
+                kept.shadow, kept.shadow_label = bundle, label
+                self._score_shadow(kept)
+
+    def _labels_of(self, bundle: BundleRef, manifest: Manifest) -> frozenset[str] | None:
+        with self._lock:
+            if bundle not in self._labels:
+                facts = manifest.classifier
+                known = frozenset([*facts.labels, UNKNOWN]) if facts is not None else None
+                newest = list(self._labels.items())[1 - _MAX_BUNDLES :]
+                self._labels = {**dict(newest), bundle: known}
+            return self._labels[bundle]
+
+    def _keep(self, answer_id: str, kept: _Kept) -> None:
+        with self._lock:
+            of_slot = self._slots.setdefault(kept.slot, OrderedDict())
+            of_slot.pop(answer_id, None)  # an id that is used again means the newer answer
+            of_slot[answer_id] = kept
+            if len(of_slot) > MAX_ANSWERS:
+                of_slot.popitem(last=False)
+
+    # What is said of it. --------------------------------------------------------------------
+
+    def judge(self, request: FeedbackRequest) -> Noted:
+        """Counts a verdict.
+
+        Raises:
+            InputError: ``bad-feedback``, ``no-such-answer``, ``answer-too-old``, ``wrong-task``,
+                ``unknown-label``, ``already-judged``; nothing is counted.
+        """
+        if sum(one is not None for one in (request.right, request.label, request.text)) != 1:
+            raise InputError("bad-feedback", "feedback needs exactly one of right, label and text")
+        with self._lock:
+            kept = self._find(request.answer)
+            said = _verdict(kept, request)
+            right, meant = said
+            noted = Noted(kept.bundle, kept.label, right, again=kept.said is not None)
+            if kept.said == said:
+                return noted
+            if kept.said is not None:
+                raise InputError(
+                    "already-judged", "another verdict on this answer was counted: the first stays"
+                )
+            kept.said, kept.sampled = said, request.sampled
+            self._recorder.judged(
+                kept.slot, kept.bundle, kept.label, meant, right=right, sampled=request.sampled
+            )
+            self._score_shadow(kept)
+        return noted
+
+    def _find(self, answer_id: str) -> _Kept:
+        found = [of[answer_id] for of in self._slots.values() if answer_id in of]
+        if not found:
+            raise InputError(
+                "no-such-answer",
+                f"this device knows no such answer: it keeps the last {MAX_ANSWERS} of a slot, "
+                "until it starts again",
+            )
+        kept = max(found, key=lambda one: one.at)
+        if self._monotonic() - kept.at > MAX_AGE_S:
+            raise InputError(
+                "answer-too-old", f"an answer may be judged for {MAX_AGE_S / 3600:g} hours"
+            )
+        return kept
+
+    def _score_shadow(self, kept: _Kept) -> None:
+        """Judges the shadow's label by the same word, where that tells whether it is right.
+
+        Of a wrong answer whose right label nobody said it tells so only of a shadow that agrees.
+        """
+        if kept.shadow is None or kept.said is None:
+            return
+        right, meant = kept.said
+        truth = kept.label if right else meant
+        if truth is None and kept.shadow_label != kept.label:
+            return
+        holds = kept.shadow_label == truth
+        self._recorder.judged(
+            kept.slot,
+            kept.shadow,
+            kept.shadow_label,
+            None if holds else truth,
+            right=holds,
+            sampled=kept.sampled,
+        )
+
+
+def _verdict(kept: _Kept, request: FeedbackRequest) -> tuple[bool, str | None]:
+    """Whether the answer is right, and if not the right label, where it is said."""
+    if request.right is not None:
+        return request.right, None
+    if (request.text is not None) != (kept.label == WHOLE):
+        has = "a text" if kept.label == WHOLE else "a label"
+        raise InputError("wrong-task", f"that answer is {has}: say right, or what is right")
+    if request.text is not None:
+        return _digest(request.text) == kept.digest, None
+    assert request.label is not None
+    if kept.labels is not None and request.label not in kept.labels:
+        raise InputError(
+            "unknown-label",
+            f"{kept.bundle} has no such label: see shoal inspect, or say right: false",
+        )
+    right = request.label == kept.label
+    return right, None if right else request.label
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.strip().encode("utf-8", "surrogatepass")).digest()
