@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from contracts import authorities, files
 from contracts.errors import ErrorInfo, ShoalError, UnavailableError, from_info
-from fleet.api import models
+from fleet.api import models, models_field
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import audit
 from fleet.store.audit import Entry, Filter
@@ -248,6 +248,30 @@ class Client:
                     yield _answer_of(line)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
+
+    # Feedback -----------------------------------------------------------------------------
+
+    def feedback(self, feedback: models_field.Feedback) -> models_field.NotedModel:
+        """Tells a device whether an answer was right."""
+        document = feedback.model_dump(mode="json", exclude_none=True)
+        return self._post(
+            models_field.NotedModel,
+            "/v1/feedback",
+            document,
+            timeout=feedback.timeout_s + _TIMEOUT_S,
+        )
+
+    def field(self, seconds: float, selector: str | None = None) -> models_field.FieldPage:
+        """How often versions are right in the field."""
+        return self._get(models_field.FieldPage, "/v1/field", seconds=seconds, selector=selector)
+
+    def field_of(
+        self, name: str, version: str, seconds: float, *, by: str | None = None
+    ) -> models_field.FieldDetail:
+        """How often one version is right, by label and by a label of devices."""
+        return self._get(
+            models_field.FieldDetail, f"/v1/field/{name}/{version}", seconds=seconds, by=by
+        )
 
     # Administration -----------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import structlog
 
 from contracts import codec
 from contracts.histogram import Histogram
+from contracts.judged import Judged
 from contracts.messages import Sample
 
 _LOG: Final = structlog.get_logger("figures")
@@ -43,6 +44,7 @@ class Figures(msgspec.Struct, omit_defaults=True):
         requests, errors, busy, unknown, tokens, shadow_requests, shadow_disagreements: counts.
         latency_us, confidence: histograms.
         labels: answers by label.
+        judged: what people said of answers; None: nothing.
         gauges: the newest value of each gauge, with the time it is of.
         peaks: the largest value of each gauge.
     """
@@ -59,6 +61,7 @@ class Figures(msgspec.Struct, omit_defaults=True):
     latency_us: Histogram | None = None
     confidence: Histogram | None = None
     labels: dict[str, int] = {}
+    judged: Judged | None = None
     gauges: dict[str, tuple[float, float]] = {}
     peaks: dict[str, float] = {}
 
@@ -101,6 +104,9 @@ class Figures(msgspec.Struct, omit_defaults=True):
                 setattr(self, name, min(getattr(self, name), MAX_SUM))
         self.latency_us = _merged(self.latency_us, other.latency_us)
         self.confidence = _merged(self.confidence, other.confidence)
+        if other.judged is not None:
+            self.judged = self.judged or Judged()
+            self.judged.merge(other.judged, MAX_SUM)
 
     def _add_labels(self, labels: dict[str, int]) -> None:
         for label, count in labels.items():

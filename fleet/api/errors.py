@@ -32,11 +32,23 @@ _STATUS: Final = {
             "bad-text",
             "empty-prompt",
             "prompt-too-long",
+            "unknown-label",
+            "unknown-operation",
             "wrong-task",
         ),
         400,
     ),
-    **dict.fromkeys(("budget-ended", "constraint-failed", "model-failed"), 409),
+    "no-such-answer": 404,
+    **dict.fromkeys(
+        (
+            "already-judged",
+            "answer-too-old",
+            "budget-ended",
+            "constraint-failed",
+            "model-failed",
+        ),
+        409,
+    ),
 }
 _TITLES: Final = {
     400: "bad-request",

@@ -339,6 +339,7 @@ class Query(Given):
 class QueryAnswer(Answer):
     """One device's answer: exactly one of the result fields, or an error."""
 
+    id: str = Field("", description="under which feedback may be given on it")
     device: str
     done: bool = True
     seq: int = 0

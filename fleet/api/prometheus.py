@@ -14,6 +14,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from contracts import drops
+from fleet import field
 from fleet.controller import Controller
 from fleet.store import bundles, clones, delivery, devices, rollouts, telemetry
 
@@ -28,6 +29,7 @@ class _Controller(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from _process(self._controller)
         yield from _fleet(self._controller)
+        yield from _field(self._controller)
         yield from _ends(self._controller)
 
 
@@ -124,6 +126,32 @@ def _fleet(controller: Controller) -> Iterator[Metric]:
         if p95 is not None:
             latency.add_metric(values, p95)
     yield from (requests, errors, latency)
+
+
+def _field(controller: Controller) -> Iterator[Metric]:
+    """What people say of answers; estimates only where they say something."""
+    with controller.store.read() as connection:
+        found = field.versions(connection, controller.clock() - field.WEEK_S)
+    labels = ["slot", "bundle", "version"]
+    judged = GaugeMetricFamily(
+        "shoal_field_judged_7d", "answers judged in seven days", labels=[*labels, "verdict"]
+    )
+    estimates = GaugeMetricFamily(
+        "shoal_field_accuracy_7d",
+        "accuracy by the feedback of seven days, with the ends of its 95 % interval",
+        labels=[*labels, "feedback", "figure"],
+    )
+    for one in found:
+        if one.ref is None:
+            continue
+        values = [one.slot, one.ref.name, one.ref.version]
+        judged.add_metric([*values, "right"], one.judged.right)
+        judged.add_metric([*values, "wrong"], one.judged.wrong)
+        for kind, estimate in (("all", one.all), ("sampled", one.sampled)):
+            if estimate is not None and field.enough(estimate):
+                for figure in ("value", "low", "high"):
+                    estimates.add_metric([*values, kind, figure], getattr(estimate, figure))
+    yield from (judged, estimates)
 
 
 def _ends(controller: Controller) -> Iterator[Metric]:

@@ -185,6 +185,4 @@ def rollout(one: Stored, waves: dict[int, dict[str, int]]) -> models.RolloutMode
 
 def answer(one: Answer) -> models.QueryAnswer:
     """One device's answer."""
-    values = _plain(one)
-    values.pop("id", None)
-    return models.QueryAnswer.model_validate(values)
+    return models.QueryAnswer.model_validate(_plain(one))

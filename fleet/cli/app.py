@@ -15,6 +15,7 @@ from fleet.cli import (
     delegation,
     devices,
     doctor,
+    field,
     folder,
     init,
     keys,
@@ -57,6 +58,7 @@ serve.register(fleet_app)
 operations.register(fleet_app)
 audit.register(fleet_app)
 devices.register(fleet_app)
+field.register(fleet_app)
 simulate.register(fleet_app)
 fleet_app.add_typer(agent.app, name="agent")
 fleet_app.add_typer(rollout.app, name="rollout")

@@ -265,6 +265,9 @@ def _show(result: models.QueryResult) -> None:
             found = one.embedded or one.selftested or one.reported or one.generated or {}
             rows.append((one.device, "", "", "", json.dumps(found)[:400]))
     table(("device", "label", "confidence", "ms", "by"), rows)
+    judged = [one.id for one in result.answers if one.classified]
+    if judged:
+        typer.echo(f"\nright or wrong? shoal fleet feedback DEVICE {judged[0]} --right | --label L")
     if result.votes and result.asked > 1:
         votes = result.votes
         typer.echo(
@@ -291,7 +294,7 @@ def _generate(answers: Any, as_json: bool) -> None:
             total = one.generated
             typer.echo(
                 f"\n({one.device}: {total['tokens']} tokens, {total.get('tokens_per_s', 0):.1f} "
-                f"tokens/s, {total['finish_reason']})",
+                f"tokens/s, {total['finish_reason']}; feedback: {one.id})",
                 err=True,
             )
         succeeded = succeeded or (one.done and one.error is None)

@@ -297,4 +297,5 @@ def _show(one: models.RolloutModel) -> None:
         typer.echo(
             f"gate, wave {reading['wave'] + 1}: {reading['gate']} {shown} "
             f"(limit {reading['limit']:.6g}): {holds}"
+            + (f", {safe(reading['why'])}" if reading.get("why") else "")
         )

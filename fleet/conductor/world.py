@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 import sqlalchemy as sa
 
+from contracts.judged import Judged
 from contracts.messages import BundleRef
 from fleet.conductor import target
 from fleet.conductor.target import Target
@@ -16,7 +17,7 @@ from fleet.rollout.facts import Action, DeviceFact, Facts, Release, SetDesired
 from fleet.rollout.gates import counts
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import RolloutState
-from fleet.store import desired, devices, rollouts, selection, telemetry
+from fleet.store import desired, devices, field, rollouts, selection, telemetry
 from fleet.store.devices import Device
 
 
@@ -112,6 +113,7 @@ class World:
         newest: Mapping[str, int],
         figures: Mapping[str, Figures],
         blockers: list[str],
+        before: Mapping[str, Judged] | None = None,
     ) -> Facts:
         """What the engine is told about a rollout: of those that are eligible, and of members."""
         seen = eligible | state.members.keys()
@@ -125,6 +127,7 @@ class World:
             },
             figures=dict(figures),
             baseline=self.target(spec).baseline,
+            before=dict(before or {}),
             blockers=blockers,
         )
 
@@ -200,3 +203,19 @@ def figures_of(
     since = {m.device: m.since for m in state.members.values() if m.phase in ("trial", "confirmed")}
     target = state.header.target.manifest_sha256
     return telemetry.of_bundle(connection, state.header.slot, target, since)
+
+
+def judged_before(
+    connection: sa.Connection, spec: RolloutSpec, state: RolloutState
+) -> dict[str, Judged]:
+    """What was said, on any device, of the versions that the members ran before.
+
+    Nothing where no gate asks for it.
+    """
+    if all(spec.gates_of(w).max_field_regression is None for w in range(len(spec.waves))):
+        return {}
+    old = {m.previous_ref.manifest_sha256 for m in state.members.values() if m.previous_ref}
+    if not old:
+        return {}
+    since = min(m.since for m in state.members.values()) - field.BEFORE_S
+    return field.by_device(connection, state.header.slot, sorted(old), since)

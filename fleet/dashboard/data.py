@@ -21,9 +21,18 @@ from contracts import drops
 from contracts.errors import InputError, RefusedError
 from contracts.messages import Answer, ClassifyRequest, GenerateRequest
 from fleet import expiry
+from fleet import field as fields
 from fleet.conductor.runner import Command
 from fleet.controller import Controller
-from fleet.dashboard.views import Alert, DevicePage, DeviceView, Overview, RolloutView
+from fleet.dashboard.views import (
+    FIELD_GROUPS,
+    Alert,
+    DevicePage,
+    DeviceView,
+    FieldView,
+    Overview,
+    RolloutView,
+)
 from fleet.membership import leaving
 from fleet.rollout import selector
 from fleet.rollout.plan import Plan
@@ -36,6 +45,7 @@ from fleet.store import (
     delivery,
     devices,
     entries,
+    field,
     history,
     rollouts,
     selection,
@@ -252,6 +262,27 @@ class Data:
             report = bundles.report(connection, name, version)
             running = dict(_versions(connection))
         return found, report, running.get(str(found.ref), 0)
+
+    def field(self, name: str, version: str) -> FieldView:
+        """What people say of a bundle's answers, of this version and of its others.
+
+        Raises:
+            InputError: ``no-such-bundle``.
+        """
+        since = self._controller.clock() - fields.WEEK_S
+        with self._controller.store.read() as connection:
+            found = bundles.find(connection, name, version)
+            slot, sha256 = found.manifest.task, found.ref.manifest_sha256
+            judged = field.labels(connection, slot, sha256, since)
+            versions = [
+                one
+                for one in fields.versions(connection, since)
+                if one.ref is not None and one.ref.name == name
+            ]
+            groups = fields.by_group(connection, slot, sha256, since, FIELD_GROUPS)
+        return FieldView(
+            sha256, versions, fields.by_label(judged), fields.confusions(judged)[:10], groups
+        )
 
     # Rollouts -----------------------------------------------------------------------------
 

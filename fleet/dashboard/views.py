@@ -9,6 +9,7 @@ import msgspec
 
 from contracts.clock import TOLERANCE_S, span
 from contracts.messages import BundleRef, Reported
+from fleet.field import Line, Version
 from fleet.rollout.gates import MAX_BLAMED
 from fleet.rollout.state import ACTIVE, Reading
 from fleet.store import waits
@@ -36,6 +37,8 @@ GATE_TITLES: Final = {
     "max_confidence_drift": "Confidence drift",
     "max_unknown_rate": "Rate of “unknown”",
     "max_shadow_disagreement": "Shadow disagreement",
+    "min_field_accuracy": "Accuracy in the field",
+    "max_field_regression": "Accuracy lost in the field",
 }
 
 
@@ -171,6 +174,25 @@ class DevicePage(msgspec.Struct, frozen=True):
     counts: dict[str, int]
 
 
+FIELD_GROUPS: Final = "site"
+"""The label of devices by whose values accuracy is shown."""
+
+
+class FieldView(msgspec.Struct, frozen=True):
+    """What people say of a bundle's answers: all versions, and one by label and by site."""
+
+    bundle: str
+    versions: list[Version]
+    labels: list[Line]
+    confusions: list[tuple[str, str, int]]
+    groups: list[Line]
+
+    @property
+    def apart(self) -> list[tuple[str, float, float]]:
+        """Devices whose users say something else of this version than all others."""
+        return [row for one in self.versions if one.bundle == self.bundle for row in one.apart]
+
+
 class GateView(msgspec.Struct, frozen=True):
     """One gate's figure in one wave."""
 
@@ -182,6 +204,7 @@ class GateView(msgspec.Struct, frozen=True):
     holds: bool | None
     samples: int
     devices: list[str]
+    why: str
 
     @classmethod
     def of(cls, reading: Reading) -> Self:
@@ -195,6 +218,7 @@ class GateView(msgspec.Struct, frozen=True):
             reading.holds,
             reading.samples,
             [device for device, _ in reading.devices[:MAX_BLAMED]] if not reading.holds else [],
+            reading.why,
         )
 
 

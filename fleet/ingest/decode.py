@@ -10,6 +10,7 @@ import msgspec
 from contracts import codec, limits, topics
 from contracts.errors import ErrorInfo, InputError
 from contracts.histogram import Histogram, Scale
+from contracts.judged import Judged
 from contracts.messages import (
     Acknowledged,
     Before,
@@ -37,6 +38,9 @@ MAX_VALUE: Final = 1e15
 MAX_DEPTH: Final = 16
 """Levels of the detail of an error. What can just be decoded here, on a short stack, is too deep
 for whoever reads it back on a longer one."""
+
+MAX_CODES: Final = 64
+"""Codes of refused feedback in one sample."""
 
 _BUCKETS: Final[dict[Scale, frozenset[str]]] = {
     "log8": frozenset(str(index) for index in range(8 * 63 + 1)),
@@ -258,10 +262,28 @@ def _check_sample(sample: Sample) -> None:
         raise InputError("bad-message", f"a sample has over {MAX_GAUGES} gauges")
     if sample.gauges and max(map(len, sample.gauges)) > MAX_GAUGE_CHARS:
         raise InputError("bad-message", f"a gauge's name is over {MAX_GAUGE_CHARS} characters")
+    if sample.judged is not None:
+        _check_judged(sample.judged)
     if sample.latency_us is not None:
         _check_histogram(sample.latency_us, "log8")
     if sample.confidence is not None:
         _check_histogram(sample.confidence, "unit20")
+
+
+def _check_judged(judged: Judged) -> None:
+    wrong = [count for meant in judged.confusions.values() for count in meant.values()]
+    _counts(judged.right, judged.wrong, *judged.labels.values(), *wrong, *judged.refused.values())
+    if len(judged.labels) > limits.MAX_LABELS or len(wrong) > limits.MAX_CONFUSIONS + 1:
+        raise InputError("bad-message", "feedback is told by more labels than it may be")
+    if len(judged.confusions) > limits.MAX_CONFUSIONS + 1 or len(judged.refused) > MAX_CODES:
+        raise InputError("bad-message", "feedback is told by more labels than it may be")
+    if (
+        judged.sampled_right > judged.right
+        or judged.sampled_wrong > judged.wrong
+        or sum(judged.labels.values()) > judged.right
+        or sum(wrong) > judged.wrong
+    ):
+        raise InputError("bad-message", "a part of the feedback is more than all of it")
 
 
 def _small(*numbers: int) -> None:

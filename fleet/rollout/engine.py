@@ -188,7 +188,7 @@ class Step:
         for wave in sorted(by_wave):
             found += gates.readings(
                 self.spec.gates_of(wave), wave, by_wave[wave], self.facts.figures,
-                self.facts.baseline, self.spec.attempts,
+                self.facts.baseline, self.spec.attempts, self.facts.before,
             )  # fmt: skip
         if found != self.header.readings:
             self.set_header(readings=found)
@@ -381,7 +381,7 @@ class Step:
         ran = any(m.wave == self.header.wave for m in self.members("confirmed"))
         if not missing or not ran or rules.no_evidence == "pass":
             return True
-        names = ", ".join(r.gate for r in missing)
+        names = ", ".join(f"{r.gate} ({r.why})" if r.why else r.gate for r in missing)
         if self.now < (self.header.bake_until or 0.0) + rules.evidence_s:
             self.set_header(waiting=f"no evidence yet for {names}")
             return False

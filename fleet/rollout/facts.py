@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from contracts.judged import Judged
 from contracts.manifest import Baseline
 from contracts.messages import BundleRef, DesiredBundle, UpdateEvent, Wait
 from fleet.figures import Figures
@@ -56,12 +57,14 @@ class Facts(msgspec.Struct, frozen=True):
         devices: every device that is eligible or a member.
         figures: what members measured while they ran the rollout's bundle.
         baseline: of the bundle's manifest.
+        before: what was said of answers of the versions that the members ran before, by device.
         blockers: ids of older active rollouts that share devices with this one.
     """
 
     devices: dict[str, DeviceFact] = {}
     figures: dict[str, Figures] = {}
     baseline: Baseline | None = None
+    before: dict[str, Judged] = {}
     blockers: list[str] = []
 
 

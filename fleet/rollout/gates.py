@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from contracts.errors import ErrorInfo
+from contracts.judged import Judged
 from contracts.manifest import Baseline
+from fleet.accuracy import Noise, Verdict, at_least, regressed, tally
 from fleet.figures import Figures
 from fleet.rollout.drift import confidence_drift, label_drift
 from fleet.rollout.spec import Gates
@@ -20,7 +22,8 @@ _Figure = Callable[[Figures], float | None]
 
 _COUNTED: Final = (
     "max_error_rate", "max_latency_p95_us", "max_rss_bytes", "max_label_drift",
-    "max_confidence_drift", "max_unknown_rate", "max_shadow_disagreement",
+    "max_confidence_drift", "max_unknown_rate", "max_shadow_disagreement", "min_field_accuracy",
+    "max_field_regression",
 )  # fmt: skip
 
 _TITLES: Final[Mapping[str, str]] = {
@@ -33,6 +36,8 @@ _TITLES: Final[Mapping[str, str]] = {
     "max_confidence_drift": "drift of confidences",
     "max_unknown_rate": "rate of 'unknown'",
     "max_shadow_disagreement": "disagreement in shadow mode",
+    "min_field_accuracy": "accuracy in the field",
+    "max_field_regression": "accuracy lost in the field",
 }
 
 
@@ -109,6 +114,32 @@ def _together(
     return Reading(gate, wave, limit, value, holds, count, blamed)
 
 
+def field_readings(
+    gates: Gates, wave: int, said: Mapping[str, Judged], before: Mapping[str, Judged]
+) -> list[Reading]:
+    """What people say of answers, against the limits: see :mod:`fleet.accuracy`."""
+    found: list[Reading] = []
+    noise = Noise(gates.field_noise, gates.field_noise)
+    sampled = gates.field_feedback == "sampled"
+    need, devices = gates.min_field_judged, gates.min_field_devices
+    now = {device: tally(one, sampled=sampled) for device, one in said.items()}
+    if (limit := gates.min_field_accuracy) is not None:
+        verdict = at_least(now, limit, need, devices, noise)
+        found.append(_judged("min_field_accuracy", wave, limit, verdict))
+    if (limit := gates.max_field_regression) is not None:
+        old = {device: tally(one, sampled=sampled) for device, one in before.items()}
+        verdict = regressed(old, now, limit, need, devices, noise)
+        found.append(_judged("max_field_regression", wave, limit, verdict))
+    return found
+
+
+def _judged(gate: str, wave: int, limit: float, verdict: Verdict) -> Reading:
+    return Reading(
+        gate, wave, limit, verdict.value, verdict.holds, int(verdict.judged), verdict.devices,
+        why=verdict.why,
+    )  # fmt: skip
+
+
 def _of_each(
     gate: str, wave: int, limit: float, values: Mapping[str, float], *, least: bool = False
 ) -> Reading:
@@ -128,6 +159,7 @@ def readings(
     figures: Mapping[str, Figures],
     baseline: Baseline | None,
     attempts: int,
+    before: Mapping[str, Judged] | None = None,
 ) -> list[Reading]:
     """All gates of one wave.
 
@@ -138,6 +170,7 @@ def readings(
         figures: by device, from the time it ran the rollout's bundle.
         baseline: of the bundle's manifest; None: drift has no evidence.
         attempts: tries that each device has.
+        before: what was said of the version before, by device.
 
     Returns:
         One reading for each gate that is set; the failure rate first.
@@ -204,7 +237,8 @@ def readings(
         found.append(
             _of_each("min_golden_accuracy", wave, gates.min_golden_accuracy, golden, least=True)
         )
-    return found
+    said = {device: one.judged for device, one in ran.items() if one.judged is not None}
+    return found + field_readings(gates, wave, said, before or {})
 
 
 def explain(reading: Reading) -> ErrorInfo:

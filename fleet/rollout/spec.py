@@ -33,7 +33,9 @@ class Gates(_Model):
     of the median device with evidence enough by itself, so that one that claims much cannot
     hide the others. Memory and golden accuracy are of each device. Drift is the distance to the
     manifest's baseline (total variation of labels, Kolmogorov-Smirnov of confidences) less what
-    chance alone would give.
+    chance alone would give. Field accuracy is an estimate: a gate fails when its whole 95 %
+    interval is beyond the limit, holds when the estimate is not, and waits for more between the
+    two, or while the verdict would be another without one of the devices.
     """
 
     max_failure_rate: Ratio = Field(
@@ -49,6 +51,26 @@ class Gates(_Model):
     max_confidence_drift: Ratio | None = None
     max_unknown_rate: Ratio | None = Field(None, description="answers 'unknown' / requests")
     max_shadow_disagreement: Ratio | None = None
+    min_field_accuracy: Ratio | None = Field(
+        None, description="answers that people say are right / answers judged"
+    )
+    max_field_regression: Ratio | None = Field(
+        None, description="by how much field accuracy may be below that of the version before"
+    )
+    min_field_judged: Annotated[int, Field(ge=1, le=10**9)] = Field(
+        50, description="answers judged before field accuracy is evidence, of each version"
+    )
+    min_field_devices: Annotated[int, Field(ge=1, le=10**7)] = Field(
+        3,
+        description="devices that had answers judged before it is evidence; with 1, one device "
+        "may decide alone",
+    )
+    field_feedback: Literal["all", "sampled"] = Field(
+        "all", description="sampled: only answers that were picked before anybody looked count"
+    )
+    field_noise: Annotated[float, Field(ge=0, le=0.4)] = Field(
+        0.0, description="share of feedback that is itself wrong; it is taken out of the figure"
+    )
     min_requests: Annotated[int, Field(ge=1, le=10**9)] = Field(
         50, description="requests of the wave before a figure counts as evidence"
     )

@@ -103,6 +103,7 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
         samples: requests (or devices) behind the figure.
         devices: who made the figure bad, worst first: id and own figure.
         lost: how many of the failed devices went away in the middle of the update.
+        why: what is missing to know whether it holds.
     """
 
     gate: str
@@ -113,6 +114,7 @@ class Reading(msgspec.Struct, frozen=True, omit_defaults=True):
     samples: int = 0
     devices: list[tuple[str, float]] = []
     lost: int = 0
+    why: str = ""
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):

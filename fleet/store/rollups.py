@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from contracts.judged import Judged
 from fleet.figures import Figures, read
 from fleet.store import Store
 from fleet.store.documents import dump
@@ -22,8 +23,8 @@ Key = tuple[int, str, str, str, int]
 # `%b`: arrays in the binary format, in which no text has to be escaped.
 _ENSURE: Final = (
     "INSERT INTO telemetry_rollup "
-    "(resolution, device, slot, bundle, start, requests, errors, content) "
-    "SELECT k.resolution, k.device, k.slot, k.bundle, k.start, 0, 0, %s "
+    "(resolution, device, slot, bundle, start, content) "
+    "SELECT k.resolution, k.device, k.slot, k.bundle, k.start, %s "
     "FROM unnest(%b::int[], %b::text[], %b::text[], %b::text[], %b::bigint[]) "
     "AS k(resolution, device, slot, bundle, start) ON CONFLICT DO NOTHING"
 )
@@ -36,13 +37,22 @@ _LOCK: Final = (
 )
 _PUT: Final = (
     "UPDATE telemetry_rollup AS r "
-    "SET requests = k.requests, errors = k.errors, content = k.content "
+    "SET requests = k.requests, errors = k.errors, judged_right = k.judged_right, "
+    "judged_wrong = k.judged_wrong, sampled_right = k.sampled_right, "
+    "sampled_wrong = k.sampled_wrong, content = k.content "
     "FROM unnest(%b::int[], %b::text[], %b::text[], %b::text[], %b::bigint[], %b::bigint[], "
-    "%b::bigint[], %b::text[]) "
-    "AS k(resolution, device, slot, bundle, start, requests, errors, content) "
+    "%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::text[]) "
+    "AS k(resolution, device, slot, bundle, start, requests, errors, judged_right, judged_wrong, "
+    "sampled_right, sampled_wrong, content) "
     "WHERE r.resolution = k.resolution AND r.device = k.device AND r.slot = k.slot "
     "AND r.bundle = k.bundle AND r.start = k.start"
 )
+
+
+_VALUES: Final = (
+    "requests", "errors", "judged_right", "judged_wrong", "sampled_right", "sampled_wrong",
+    "content",
+)  # fmt: skip
 
 
 def add(store: Store, connection: sa.Connection, sums: dict[Key, Figures]) -> None:
@@ -66,7 +76,7 @@ def _add_chunk(
     connection.execute(
         insert.on_conflict_do_update(
             index_elements=[c.name for c in columns],
-            set_={k: insert.excluded[k] for k in ("requests", "errors", "content")},
+            set_={name: insert.excluded[name] for name in _VALUES},
         ),
         [_row(key, sums[key]) for key in chunk],
     )
@@ -79,7 +89,7 @@ def _add_arrays(connection: sa.Connection, sums: dict[Key, Figures], keys: list[
     connection.exec_driver_sql(_ENSURE, (dump(Figures()), *named))
     _add_stored(sums, connection.exec_driver_sql(_LOCK, tuple(named)))
     rows = [_row(key, sums[key]) for key in keys]
-    values = [[row[name] for row in rows] for name in ("requests", "errors", "content")]
+    values = [[row[name] for row in rows] for name in _VALUES]
     connection.exec_driver_sql(_PUT, (*named, *values))
 
 
@@ -91,6 +101,7 @@ def _add_stored(sums: dict[Key, Figures], rows: Iterable[Any]) -> None:
 
 def _row(key: Key, figures: Figures) -> dict[str, object]:
     resolution, device, slot, bundle, start = key
+    judged = figures.judged or Judged()
     return {
         "resolution": resolution,
         "device": device,
@@ -99,5 +110,9 @@ def _row(key: Key, figures: Figures) -> dict[str, object]:
         "start": start,
         "requests": min(figures.requests, _MAX_COLUMN),
         "errors": min(figures.errors, _MAX_COLUMN),
+        "judged_right": min(judged.right, _MAX_COLUMN),
+        "judged_wrong": min(judged.wrong, _MAX_COLUMN),
+        "sampled_right": min(judged.sampled_right, _MAX_COLUMN),
+        "sampled_wrong": min(judged.sampled_wrong, _MAX_COLUMN),
         "content": dump(figures),
     }

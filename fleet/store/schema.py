@@ -191,6 +191,9 @@ LOSS: Final = sa.Table(
     sa.Index("ix_device_loss_at", "at"),
 )
 
+JUDGED: Final = sa.text("judged_right + judged_wrong > 0")
+"""Roll-ups with feedback are few: an index has them alone."""
+
 ROLLUP: Final = sa.Table(
     "telemetry_rollup",
     METADATA,
@@ -203,10 +206,16 @@ ROLLUP: Final = sa.Table(
     sa.Column("start", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("requests", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("errors", sa.BigInteger, nullable=False, server_default="0"),
+    # What people said of answers; the database adds it up (:mod:`fleet.store.field`).
+    sa.Column("judged_right", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("judged_wrong", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("sampled_right", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("sampled_wrong", sa.BigInteger, nullable=False, server_default="0"),
     # The whole of :class:`fleet.figures.Figures`.
     sa.Column("content", _JSON, nullable=False),
     sa.Index("ix_telemetry_rollup_start", "resolution", "start"),
     _few("ix_telemetry_rollup_fleet", "start", "device = ''"),
+    _few("ix_telemetry_rollup_judged", "start", JUDGED.text),
 )
 
 RESULT: Final = sa.Table(

@@ -13,6 +13,7 @@ from fleet.dashboard.layout import RESPONSE_S, frame, html, live, problem
 from fleet.dashboard.render import render
 from fleet.dashboard.site import Site
 from fleet.dashboard.views import flatten
+from fleet.field import enough
 
 
 def register(site: Site) -> None:
@@ -42,6 +43,7 @@ def register(site: Site) -> None:
         with frame(visit, f"{name[:64]} {version[:32]}", "/models"):
             try:
                 found, report, running = await asyncio.to_thread(site.data.model, name, version)
+                field = await asyncio.to_thread(site.data.field, name, version)
             except ShoalError as error:
                 problem(error)
                 return
@@ -50,6 +52,8 @@ def register(site: Site) -> None:
                     "model.html",
                     b=found,
                     running=running,
+                    field=field,
+                    enough=enough,
                     metrics=flatten(found.manifest.metrics)[:60],
                     report=flatten(report) if report else None,
                 )

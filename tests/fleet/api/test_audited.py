@@ -32,6 +32,7 @@ Route = tuple[str, str]
 CHANGES_NOTHING: dict[Route, str] = {
     ("POST", "/v1/rollouts/plan"): "says what a rollout would do",
     ("POST", "/v1/queries"): "asks devices; neither question nor answer is kept",
+    ("POST", "/v1/feedback"): "a device counts a verdict; whose it was is not kept",
     ("POST", "/v1/embeddings"): "asks a device; neither text nor vector is kept",
     ("POST", "/v1/chat/completions"): "asks a device; neither question nor answer is kept",
     ("POST", "/v1/completions"): "asks a device; neither question nor answer is kept",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contracts.histogram import Histogram
+from contracts.judged import Judged
 from contracts.manifest import Baseline
 from fleet.figures import Figures
-from fleet.rollout.gates import readings
+from fleet.rollout.gates import explain, readings
 from fleet.rollout.spec import Gates
 from fleet.rollout.state import Member, Reading
 
@@ -58,3 +59,79 @@ def test_devices_that_hear_different_things_are_no_drift() -> None:
         baseline,
     )
     assert found.holds, found
+
+
+def said(right: int, wrong: int, **sampled: int) -> Figures:
+    """Figures of a device whose answers were judged."""
+    return Figures(judged=Judged(right, wrong, **sampled))
+
+
+def field(
+    gates: Gates, by_device: dict[str, Figures], before: dict[str, Judged] | None = None
+) -> Reading:
+    """The reading of the gate behind the failure rate."""
+    members = [Member(device, 0, "confirmed", 1, 0.0, 0.0) for device in by_device]
+    return readings(gates, 0, members, by_device, None, 1, before)[1]
+
+
+def test_a_version_whose_users_say_that_it_is_wrong_fails_its_gate() -> None:
+    """With the figure, the devices and the words of every other gate."""
+    gates = Gates(min_field_accuracy=0.9)
+    found = field(gates, {f"d{n}": said(30, 10) for n in range(4)})
+    assert (found.holds, found.value, found.samples) == (False, 0.75, 160)
+    assert explain(found).message == (
+        "wave 1: accuracy in the field is 0.75, allowed is at least 0.9; devices: d0, d1, d2, d3"
+    )
+    assert field(gates, {f"d{n}": said(39, 1) for n in range(4)}).holds
+
+
+def test_too_little_feedback_is_no_evidence_and_says_what_is_missing() -> None:
+    """A wave waits for it, as for all evidence; devices without any are none."""
+    gates = Gates(min_field_accuracy=0.9)
+    found = field(gates, {"a": said(1, 9), "b": Figures(requests=10**6)})
+    assert (found.holds, found.value, found.why) == (None, None, "10 of 50 answers are judged")
+    found = field(gates, {"a": said(0, 9999)})
+    assert (found.holds, found.why) == (None, "1 of 3 devices had answers judged")
+    alone = field(Gates(min_field_accuracy=0.9, min_field_devices=1), {"a": said(0, 9999)})
+    assert alone.holds is False
+
+
+def test_only_picked_answers_count_where_the_gate_says_so() -> None:
+    """Users who correct what annoys them do not stop it then."""
+    figures = {f"d{n}": said(40, 60, sampled_right=39, sampled_wrong=1) for n in range(4)}
+    assert field(Gates(min_field_accuracy=0.9), figures).holds is False
+    assert field(Gates(min_field_accuracy=0.9, field_feedback="sampled"), figures).holds
+
+
+def test_stated_noise_is_taken_out_of_the_figure() -> None:
+    """One wrong verdict in ten makes a model that is always right look like nine in ten."""
+    figures = {f"d{n}": said(90, 10) for n in range(4)}
+    assert field(Gates(min_field_accuracy=0.97), figures).holds is False
+    found = field(Gates(min_field_accuracy=0.97, field_noise=0.1), figures)
+    assert (found.holds, found.value) == (True, 1.0)
+
+
+def test_a_version_worse_than_the_one_before_fails_its_gate() -> None:
+    """By what was said of the old one on any device; without that nothing is known."""
+    gates = Gates(max_field_regression=0.05)
+    before = {f"o{n}": Judged(95, 5) for n in range(5)}
+    found = field(gates, {f"d{n}": said(70, 30) for n in range(5)}, before)
+    assert found.holds is False
+    assert found.value is not None
+    assert round(found.value, 9) == 0.25
+    assert "accuracy lost in the field is 0.25, allowed is at most 0.05" in explain(found).message
+    assert field(gates, {f"d{n}": said(94, 6) for n in range(5)}, before).holds
+    unknown = field(gates, {f"d{n}": said(70, 30) for n in range(5)})
+    assert (unknown.holds, unknown.why) == (
+        None, "of the version before 0 of 50 answers are judged",
+    )  # fmt: skip
+
+
+def test_one_device_that_lies_decides_nothing_and_is_named() -> None:
+    """Neither against a good version nor for a bad one."""
+    gates = Gates(min_field_accuracy=0.85)
+    good = {f"d{n}": said(19, 1) for n in range(6)}
+    found = field(gates, good | {"liar": said(0, 2**40)})
+    assert found.holds is None
+    assert [device for device, _ in found.devices] == ["liar"]
+    assert found.why.endswith("it hangs on liar alone")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from contracts.errors import ErrorInfo
+from contracts.judged import Judged
 from contracts.manifest import Baseline
 from contracts.messages import BundleRef, DesiredBundle, UpdateEvent
 from fleet.figures import Figures
@@ -35,6 +36,7 @@ class FakeFleet:
         self.facts: dict[str, DeviceFact] = {}
         self.figures: dict[str, Figures] = {}
         self.baseline: Baseline | None = None
+        self.before: dict[str, Judged] = {}
         self.rollouts: dict[str, tuple[RolloutSpec, RolloutState]] = {}
         self.notes: list[Note] = []
         self.actions: list[tuple[str, Action]] = []
@@ -81,6 +83,7 @@ class FakeFleet:
             {d: msgspec.structs.replace(f, newest=newest.get(d, 0)) for d, f in self.facts.items()},
             self.figures,
             self.baseline,
+            self.before,
         )
 
     def step(self, name: str = "r1") -> list[Action]:

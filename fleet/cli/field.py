@@ -1,0 +1,127 @@
+"""``shoal fleet feedback | accuracy``: whether answers were right, and how often they are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from contracts.errors import InputError
+from fleet.api import models_field
+from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
+from fleet.cli.output import emit_json, reported, safe, table
+from fleet.rollout.spec import describe
+
+_DAY_S = 24 * 3600.0
+
+
+def feedback(
+    device: Annotated[str, typer.Argument(help="That gave the answer.")],
+    answer: Annotated[str, typer.Argument(help="The id of the answer; a query tells it.")],
+    right: Annotated[
+        bool | None, typer.Option("--right/--wrong", help="Whether the answer is right.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="The right label.")] = None,
+    text: Annotated[str | None, typer.Option(help="The right completion, of a generator.")] = None,
+    sampled: Annotated[
+        bool, typer.Option("--sampled", help="It was picked before anybody looked at it.")
+    ] = False,
+    folder: Folder = HERE,
+    url: Url = None,
+    token_file: TokenFile = None,
+    token: TokenValue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Says whether an answer was right. The device counts it; only counts leave the device."""
+    with reported(as_json), connect(folder, url, token_file, token) as client:
+        try:
+            given = models_field.Feedback(
+                device=device, answer=answer, right=right, label=label, text=text, sampled=sampled
+            )
+        except ValidationError as error:
+            message = f"the feedback is not valid: {describe(error)}"
+            raise InputError("bad-feedback", message) from None
+        noted = client.feedback(given)
+        if as_json:
+            emit_json(noted)
+            return
+        verdict = "right" if noted.right else "wrong"
+        before = ", as was said before" if noted.again else ""
+        of = f"{noted.bundle.name} {noted.bundle.version}"
+        typer.echo(f"{device} counts {safe(noted.label)} of {of} as {verdict}{before}")
+
+
+def accuracy(
+    name: Annotated[str | None, typer.Argument(help="A bundle; else all.")] = None,
+    version: Annotated[str | None, typer.Argument(help="Of the bundle: shows its labels.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="With a version: by a label of devices, as site.")
+    ] = None,
+    days: Annotated[float, typer.Option(help="Of the last how many.", min=0.05, max=400)] = 7.0,
+    selector: Annotated[str | None, typer.Option(help="Which devices; else all.")] = None,
+    folder: Folder = HERE,
+    url: Url = None,
+    token_file: TokenFile = None,
+    token: TokenValue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shows how often versions are right in the field, with 95 % intervals.
+
+    By what people say of answers: where they judge what annoys them, versions are better than that.
+    `sampled` counts only answers that were picked before anybody looked.
+    """
+    with reported(as_json), connect(folder, url, token_file, token) as client:
+        if name is not None and version is not None:
+            _one(client.field_of(name, version, days * _DAY_S, by=by), as_json)
+            return
+        found = client.field(days * _DAY_S, selector)
+        found.versions = [one for one in found.versions if name in (None, one.name)]
+        if as_json:
+            emit_json(found)
+            return
+        table(
+            ("slot", "model", "right", "wrong", "accuracy", "sampled", "devices apart"),
+            [
+                (
+                    one.slot,
+                    f"{one.name} {one.version}" if one.name else one.bundle[:12],
+                    one.right,
+                    one.wrong,
+                    _shown(one.estimate),
+                    _shown(one.sampled),
+                    ", ".join(f"{a.device} {a.accuracy:.0%}" for a in one.apart[:3]),
+                )
+                for one in found.versions
+            ],
+        )
+        for code, count in found.refused.items():
+            typer.echo(f"did not count: {count} {safe(code)}")
+
+
+def _one(found: models_field.FieldDetail, as_json: bool) -> None:
+    if as_json:
+        emit_json(found)
+        return
+    typer.echo(f"all feedback: {_shown(found.estimate)}; sampled: {_shown(found.sampled)}")
+    for title, lines in (("label", found.labels), ("group", found.groups)):
+        if lines:
+            rows = [(safe(o.name), o.right, o.wrong, _shown(o.estimate)) for o in lines]
+            table((title, "right", "wrong", "accuracy"), rows)
+    if found.confusions:
+        pairs = [(safe(o.given), safe(o.right), o.count) for o in found.confusions]
+        table(("answered", "right is", "times"), pairs)
+
+
+def _shown(estimate: models_field.EstimateModel | None) -> str:
+    """An estimate with its interval, or that there is not enough yet."""
+    if estimate is None or not estimate.enough:
+        return f"not enough yet ({0 if estimate is None else estimate.judged} judged)"
+    ends = f"{estimate.low:.1%} to {estimate.high:.1%}"
+    return f"{estimate.accuracy:.1%} ({ends})"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands."""
+    for command in (feedback, accuracy):
+        app.command(command.__name__)(command)
