@@ -26,6 +26,7 @@ from agent.reporting import Facts
 from agent.runtime import check
 from agent.runtime import model as models
 from agent.runtime.engine import available, platform_facts
+from agent.serving.examples import Examples
 from agent.serving.inflight import RunningMark
 from agent.serving.models import Models
 from agent.serving.worker import Worker
@@ -121,6 +122,13 @@ class Agent(Device):
         self._threads: list[threading.Thread] = []
         self._metrics: MetricsServer | None = None
         self._result_seq = 0  # of the worker's thread alone
+        spool = Spool(
+            root / "spool.db", config.spool_bytes, config.spool_age_s, clock.time, clock.monotonic
+        )
+        examples: Examples | None = None
+        if config.examples.keep:
+            dropped = functools.partial(spool.count_dropped, drops.EXAMPLE)
+            examples = Examples(root, config.examples, clock.time, dropped)
         means = Means(
             own=own,
             stopping=stopping,
@@ -137,13 +145,8 @@ class Agent(Device):
             ),
             root=root,
             fs=Disk(),
-            spool=Spool(
-                root / "spool.db",
-                config.spool_bytes,
-                config.spool_age_s,
-                clock.time,
-                clock.monotonic,
-            ),
+            spool=spool,
+            examples=examples,
             models=Models(self.options, serving.memory_bytes or board.model_ram_bytes),
             selftest=self._selftest,
             link=lambda on_message, on_change, on_refusal: Link(
@@ -266,6 +269,9 @@ class Agent(Device):
         if self._metrics is not None:
             self._metrics.close()
         self.models.close()
+        if self.examples is not None:
+            self.examples.flush()
+            self.examples.close()
         self.spool.close()
         self.vitals.write()
         self.state.close()

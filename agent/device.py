@@ -21,6 +21,7 @@ from agent.reporting import Facts, Reporting
 from agent.routing import Routing
 from agent.serving.answers import Answers
 from agent.serving.dispatch import Dispatcher
+from agent.serving.examples import Examples
 from agent.serving.feedback import Feedback
 from agent.serving.handlers import Answering
 from agent.serving.inflight import RunningMark
@@ -88,6 +89,7 @@ class Means(msgspec.Struct, kw_only=True):
         chance: spreads the devices of a fleet over pauses.
         rss: resident bytes of the agent.
         mark: the request that runs; None: no mark is kept.
+        examples: keeps texts with hard answers; None: none is kept.
         measure: what the device has for a bundle.
         health: makes the observations of a trial from the counts.
         every_s: seconds between samples; `first_s` before the first one, None: the same; `idle_s`
@@ -117,6 +119,7 @@ class Means(msgspec.Struct, kw_only=True):
     chance: random.Random | None = None
     rss: Callable[[], int] = resident_bytes
     mark: RunningMark | None = None
+    examples: Examples | None = None
     measure: Callable[[], fit.Device] = fit.Device.measure
     health: Callable[[Health, Worker], Health] = Trials
     updater: threading.Event = msgspec.field(default_factory=threading.Event)
@@ -152,9 +155,15 @@ class Device:
         self.routing = Routing(self)
         self.reporting = Reporting(self, means.facts, self.topics, means.room)
         self.registry = Registry()
-        self.answers = Answers(self.recorder, self.clock.monotonic)
+        self.examples = means.examples
+        self.answers = Answers(self.recorder, self.clock.monotonic, self.examples)
         self.answering = Answering(
-            self.models, self.recorder, self.worker, self.reporting.document, self.answers
+            self.models,
+            self.recorder,
+            self.worker,
+            self.reporting.document,
+            self.answers,
+            self.examples,
         )
         self.answering.register(self.registry)
         Generating(
@@ -274,6 +283,8 @@ class Device:
 
     def beat(self) -> None:
         """Called in every turn of the reporter."""
+        if self.examples is not None:
+            self.examples.flush()
         self.controller_clock.look()
         if self.spool.in_memory != self._told_in_memory:
             self._told_in_memory = self.spool.in_memory

@@ -85,6 +85,24 @@ class ServingConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
 
 
+class ExamplesConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Texts with which the models have a hard time: on the device alone, encrypted.
+
+    Attributes:
+        keep: whether any is kept.
+        below: confidence below which an answer is hard.
+        near: distance from the threshold of ``unknown`` within which it is.
+        max_bytes: of all; the least useful goes first.
+        max_age_s: of each.
+    """
+
+    keep: bool = False
+    below: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.6
+    near: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    max_bytes: Annotated[int, msgspec.Meta(ge=4096, le=2**30)] = 1024 * 1024
+    max_age_s: Annotated[float, msgspec.Meta(gt=0)] = 30 * 24 * 3600.0
+
+
 class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """``agent.yaml``.
 
@@ -105,6 +123,7 @@ class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         spool_bytes, spool_age_s: bounds of the telemetry spool.
         prometheus_port: serve metrics on loopback; 0: off.
         home_assistant: publish Home Assistant MQTT discovery.
+        examples: hard examples, for ``shoal-agent samples``; none unless it says ``keep``.
     """
 
     fleet: Name
@@ -126,3 +145,4 @@ class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     spool_age_s: Annotated[float, msgspec.Meta(gt=0)] = 7 * 24 * 3600.0
     prometheus_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     home_assistant: bool = False
+    examples: ExamplesConfig = ExamplesConfig()

@@ -12,6 +12,7 @@ DAMAGED: Final = "spool-damaged"
 LINE: Final = "source-line"
 LABELS: Final = "label-counts"
 QUEUE: Final = "mqtt-queue"
+EXAMPLE: Final = "hard-example"
 
 ON_DEVICES: Final = {
     FULL: "samples, results and events for which the device had no room",
@@ -21,6 +22,7 @@ ON_DEVICES: Final = {
     DAMAGED: "files of a device's spool that were damaged, with all that they held",
     LINE: "lines of a source that were not classified: no text, too long, or the agent stopped",
     LABELS: "answers whose labels made a sample too large for a message",
+    EXAMPLE: "hard examples that came too fast, or that the device's disk would not take",
     QUEUE: "answers that found no room behind those that wait for the connection",
 }
 """What a device counts, in words."""

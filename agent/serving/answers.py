@@ -1,7 +1,8 @@
 """Answers of a while ago, so that somebody may say whether they were right.
 
-In memory, without texts: an id, the label, who gave it, and what the shadow would have said. A
-restart forgets them; what was said of them before is counted already.
+In memory: an id, the label, who gave it, and what the shadow would have said; the text only where
+hard examples are kept (:mod:`agent.serving.examples`). A restart forgets them; what was said of
+them before is counted already.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ from typing import Final
 import msgspec
 
 from agent.runtime.classifier import UNKNOWN
+from agent.serving.examples import Examples
 from agent.telemetry.recorder import Recorder
 from contracts.errors import InputError
 from contracts.judged import WHOLE
 from contracts.manifest import Manifest
-from contracts.messages import BundleRef, FeedbackRequest, Noted
+from contracts.messages import BundleRef, Classified, FeedbackRequest, Noted
 
 MAX_ANSWERS: Final = 1000
 """Answers of a slot that are kept; the oldest is forgotten first."""
 
 MAX_AGE_S: Final = 24 * 3600.0
 """Seconds for which an answer may be judged."""
+
+MAX_TEXT_BYTES: Final = 512 * 1024
+"""UTF-8 bytes of texts that wait for a correction, where hard examples are kept."""
 
 _MAX_BUNDLES: Final = 8
 
@@ -37,6 +42,7 @@ class _Kept(msgspec.Struct, gc=False):
     bundle: BundleRef
     label: str
     at: float
+    confidence: float = 0.0
     labels: frozenset[str] | None = None
     digest: bytes = b""
     shadow: BundleRef | None = None
@@ -51,10 +57,19 @@ class Answers:
     Args:
         recorder: counts.
         monotonic: seconds that only grow.
+        examples: keeps the texts of answers that are corrected; None: none is kept.
     """
 
-    def __init__(self, recorder: Recorder, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        monotonic: Callable[[], float],
+        examples: Examples | None = None,
+    ) -> None:
         self._recorder = recorder
+        self._examples = examples
+        self._texts: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._text_bytes = 0
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._slots: dict[str, OrderedDict[str, _Kept]] = {}
@@ -63,11 +78,14 @@ class Answers:
     # What was answered. ---------------------------------------------------------------------
 
     def classified(
-        self, slot: str, answer_id: str, bundle: BundleRef, label: str, manifest: Manifest
+        self, slot: str, answer_id: str, answer: Classified, manifest: Manifest, text: str = ""
     ) -> None:
-        """Keeps the answer of a classifier."""
-        labels = self._labels_of(bundle, manifest)
-        self._keep(answer_id, _Kept(slot, bundle, label, self._monotonic(), labels))
+        """Keeps the answer of a classifier; its text where hard examples are kept."""
+        labels = self._labels_of(answer.bundle, manifest)
+        kept = _Kept(
+            slot, answer.bundle, answer.label, self._monotonic(), answer.confidence, labels
+        )
+        self._keep(answer_id, kept, text if self._examples is not None else None)
 
     def generated(self, slot: str, answer_id: str, bundle: BundleRef, text: str) -> None:
         """Keeps that a generator answered; of its text a hash alone."""
@@ -90,13 +108,24 @@ class Answers:
                 self._labels = {**dict(newest), bundle: known}
             return self._labels[bundle]
 
-    def _keep(self, answer_id: str, kept: _Kept) -> None:
+    def _keep(self, answer_id: str, kept: _Kept, text: str | None = None) -> None:
         with self._lock:
+            self._forget_text((kept.slot, answer_id))
+            if text is not None:
+                self._texts[kept.slot, answer_id] = text
+                self._text_bytes += _bytes(text)
+                while self._text_bytes > MAX_TEXT_BYTES:
+                    self._forget_text(next(iter(self._texts)))
             of_slot = self._slots.setdefault(kept.slot, OrderedDict())
             of_slot.pop(answer_id, None)  # an id that is used again means the newer answer
             of_slot[answer_id] = kept
             if len(of_slot) > MAX_ANSWERS:
                 of_slot.popitem(last=False)
+
+    def _forget_text(self, key: tuple[str, str]) -> str | None:
+        text = self._texts.pop(key, None)
+        self._text_bytes -= 0 if text is None else _bytes(text)
+        return text
 
     # What is said of it. --------------------------------------------------------------------
 
@@ -125,6 +154,11 @@ class Answers:
                 kept.slot, kept.bundle, kept.label, meant, right=right, sampled=request.sampled
             )
             self._score_shadow(kept)
+            text = self._forget_text((kept.slot, request.answer))
+        if text is not None and not right and self._examples is not None:
+            self._examples.corrected(
+                kept.slot, text, kept.label, kept.confidence, kept.bundle, meant
+            )
         return noted
 
     def _find(self, answer_id: str) -> _Kept:
@@ -181,6 +215,10 @@ def _verdict(kept: _Kept, request: FeedbackRequest) -> tuple[bool, str | None]:
         )
     right = request.label == kept.label
     return right, None if right else request.label
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _digest(text: str) -> bytes:

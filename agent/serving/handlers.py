@@ -7,6 +7,7 @@ from collections.abc import Callable
 from agent.runtime.classifier import UNKNOWN
 from agent.runtime.model import expect_model_task
 from agent.serving.answers import Answers
+from agent.serving.examples import Examples
 from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
@@ -37,6 +38,7 @@ class Answering:
         worker: whose jobs can be cancelled.
         reported: makes the reported document.
         answers: that may be judged later.
+        examples: keeps texts with hard answers; None: none is kept.
     """
 
     def __init__(
@@ -46,12 +48,15 @@ class Answering:
         worker: Worker,
         reported: Callable[[], Reported],
         answers: Answers,
+        examples: Examples | None = None,
     ) -> None:
         self._models = models
         self._recorder = recorder
         self._worker = worker
         self._reported = reported
         self._answers = answers
+        self._examples = examples
+        self._thresholds: dict[str, float] = {}
 
     def register(self, registry: Registry) -> None:
         """Adds the operations."""
@@ -92,33 +97,43 @@ class Answering:
                 times=times,
             )
             if answer_id:
-                self._answers.classified(
-                    slot, answer_id, answer.bundle, answer.label, model.manifest
-                )
+                self._answers.classified(slot, answer_id, answer, model.manifest, text)
+                facts = model.manifest.classifier
+                self._thresholds[slot] = facts.threshold if facts else 0.0
         return answer
 
     def shadow(
         self, slot: str, text: str, shown: Classified, *, times: int = 1, answer_id: str = ""
     ) -> None:
-        """Lets a shadow model answer the same text; only the disagreement is counted.
+        """What comes after an answer: the shadow's, and whether the text is a hard example.
 
-        It is judged by what is said of the answer `answer_id`.
+        Of the shadow only the disagreement is counted, and what is said of the answer
+        `answer_id` judges it too.
         """
+        hidden = self._hidden(slot, text, shown, times, answer_id)
+        if answer_id and self._examples is not None:
+            self._examples.consider(slot, text, shown, self._thresholds.get(slot, 0.0), hidden)
+
+    def _hidden(
+        self, slot: str, text: str, shown: Classified, times: int, answer_id: str
+    ) -> str | None:
+        """The label of the shadow; None: there is no shadow, or it failed."""
         name = f"{slot}/shadow"
         bundle = self._models.ref(name)
         if bundle is None:
-            return
+            return None
         try:
             with self._models.use(name) as model:
                 hidden: Classified = model.classify(text, 1)
         except ShoalError as error:
             log.warning("shadow failed", slot=slot, code=error.code)
             self._recorder.shadowed(slot, bundle, disagrees=True, times=times)
-            return
+            return None
         disagrees = hidden.label != shown.label
         self._recorder.shadowed(slot, hidden.bundle, disagrees=disagrees, times=times)
         if answer_id:
             self._answers.shadowed(slot, answer_id, hidden.bundle, hidden.label)
+        return hidden.label
 
     def classify(self, request: ClassifyRequest, reply: Reply) -> None:
         """``req/classify``."""

@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 
 from agent.children import wire
+from agent.serving.examples import read
 from agent.system import log as log_module
 from contracts.bundle import Bundle
-from contracts.config import MqttConfig, SourceConfig
+from contracts.config import ExamplesConfig, MqttConfig, SourceConfig
 from contracts.errors import InputError
 from contracts.messages import Answer, Result
 from tests.agent.sources.test_sources import _publish
@@ -144,7 +145,13 @@ def device(
     ]
     with Controller(mosquitto_broker, fleet, repository) as controller:
         agent = AgentProcess(
-            home, mosquitto_broker, fleet, repository, sources=sources, prometheus_port=free_port()
+            home,
+            mosquitto_broker,
+            fleet,
+            repository,
+            sources=sources,
+            prometheus_port=free_port(),
+            examples=ExamplesConfig(keep=True, below=1.0),
         )
         agent.command = [
             sys.executable, "-m", "tests.support.breaking_agent", str(home / "control"),
@@ -206,7 +213,16 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
     def correct(mark: str) -> None:
         device.ask("feedback", {"id": f"f{device.serial}", "answer": "q0", "text": mark})
 
+    def answer_and_correct(mark: str) -> None:
+        name = f"c{device.serial}"
+        device.controller.ask(device.agent.device, "classify", id=name, text=mark)
+        device.controller.ask(device.agent.device, "feedback", answer=name, right=False)
+
     device.fails("agent.serving.answers:Answers.judge", correct)
+    for place in ("Answers.classified", "Answers._keep", "_bytes"):
+        device.fails(f"agent.serving.answers:{place}", classify)
+    device.fails("agent.serving.examples:Examples.consider", tail)
+    device.fails("agent.serving.examples:Examples.corrected", answer_and_correct)
     device.fails("agent.telemetry.spool:Spool.put", lambda mark: device.say("open", mark))
     device.fails("contracts.codec:encode", lambda mark: device.say("open", mark))
 
@@ -252,6 +268,8 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
     search(device, figures)
     assert device.agent.terminate() == 0
     search(device, figures)
+    kept = {found for one in read(device.agent.state) for found in PATTERN.findall(one.text)}
+    assert len(kept) > 10, "its owner has them, and nobody else"
 
 
 def search(device: Device, figures: str) -> None:

@@ -16,7 +16,7 @@ from agent.telemetry.recorder import Recorder
 from contracts.bundle import Bundle
 from contracts.errors import InputError, ShoalError
 from contracts.judged import UNSAID, WHOLE, Judged
-from contracts.messages import Answer, BundleRef, FeedbackRequest
+from contracts.messages import Answer, BundleRef, Classified, FeedbackRequest
 from tests.support.controller import TINY
 
 MANIFEST = Bundle.open(TINY).manifest
@@ -24,6 +24,11 @@ REF = Bundle.open(TINY).ref
 SHADOW = BundleRef("tiny-classifier", "1.1.0", "b" * 64)
 assert MANIFEST.classifier is not None
 ONE, TWO, THREE = MANIFEST.classifier.labels[:3]
+
+
+def classified(label: str, ref: BundleRef = REF) -> Classified:
+    """An answer."""
+    return Classified(label, 0.9, [], ref, 10.0)
 
 
 class Bench:
@@ -37,7 +42,7 @@ class Bench:
 
     def answered(self, answer_id: str, label: str, shadow: str | None = None) -> None:
         """A classifier answered, and its shadow."""
-        self.answers.classified("classify", answer_id, REF, label, MANIFEST)
+        self.answers.classified("classify", answer_id, classified(label), MANIFEST)
         if shadow is not None:
             self.answers.shadowed("classify", answer_id, SHADOW, shadow)
 
@@ -126,7 +131,7 @@ def test_what_cannot_be_judged_is_refused_by_name_and_counted(bench: Bench) -> N
 
 def test_answers_are_kept_for_a_time_and_up_to_a_number(bench: Bench) -> None:
     """The oldest of a slot goes first, and of that slot alone."""
-    bench.answers.classified("other", "o1", REF, ONE, MANIFEST)
+    bench.answers.classified("other", "o1", classified(ONE), MANIFEST)
     for number in range(MAX_ANSWERS + 1):
         bench.answered(f"q{number}", ONE)
     assert bench.code("q0", right=True) == "no-such-answer"
@@ -235,5 +240,5 @@ def test_labels_of_few_bundles_are_held(bench: Bench) -> None:
     """A device that changes its version again and again does not grow."""
     for number in range(50):
         ref = BundleRef("tiny", f"1.0.{number}", "a" * 64)
-        bench.answers.classified("classify", f"q{number}", ref, ONE, MANIFEST)
+        bench.answers.classified("classify", f"q{number}", classified(ONE, ref), MANIFEST)
     assert len(bench.answers._labels) == answers_module._MAX_BUNDLES
