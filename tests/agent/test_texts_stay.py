@@ -221,6 +221,7 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
     device.fails("agent.serving.answers:Answers.judge", correct)
     for place in ("Answers.classified", "Answers._keep", "_bytes"):
         device.fails(f"agent.serving.answers:{place}", classify)
+    device.fails("agent.serving.handlers:Answering._hidden", tail)
     device.fails("agent.serving.examples:Examples.consider", tail)
     device.fails("agent.serving.examples:Examples.corrected", answer_and_correct)
     device.fails("agent.telemetry.spool:Spool.put", lambda mark: device.say("open", mark))

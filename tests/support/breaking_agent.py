@@ -22,6 +22,7 @@ PLACES: Final = (
     "agent.serving.handlers:Answering.classify",
     "agent.serving.handlers:Answering.label",
     "agent.serving.handlers:Answering.shadow",
+    "agent.serving.handlers:Answering._hidden",
     "agent.serving.reply:Reply.finish",
     "agent.serving.answers:Answers.judge",
     "agent.serving.answers:Answers.classified",
