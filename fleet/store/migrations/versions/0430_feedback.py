@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0430"
-down_revision = "0320"
+down_revision = "0420"
 branch_labels = None
 depends_on = None
 
