@@ -18,6 +18,7 @@ from agent.release.home import Fetched, Home, Ready, Trial
 from agent.system.clock import Clock
 from agent.system.filesystem import is_full
 from agent.system.log import logger
+from agent.telemetry.gauges import available_memory
 from agent.update import machine
 from agent.update.download import Downloader, Progress
 from agent.update.fetch import Fetcher
@@ -26,7 +27,7 @@ from agent.update.ledger import Ledger
 from agent.update.machine import Update
 from agent.update.obtain import Trusted
 from agent.update.store import Store
-from contracts import __version__, program, release
+from contracts import __version__, limits, program, release
 from contracts.errors import ErrorInfo, RefusedError, UnavailableError
 from contracts.manifest import FileEntry
 from contracts.messages import SlotReport
@@ -39,6 +40,9 @@ CONNECT_S: Final = 120.0
 
 MARGIN_S: Final = 60.0
 """Seconds beyond that and the trial after which the starter gives it up."""
+
+DELTA_BYTES: Final = 64 * limits.MIB
+"""Bytes of an archive that may come as a delta: two of them are held in memory meanwhile."""
 
 LOOK_S: Final = 0.5
 """Seconds between two looks at a trial."""
@@ -206,7 +210,13 @@ class Program:
         def check(progress: Progress) -> None:
             self._progressed(progress, signed.size)
 
-        downloader = Downloader(store, self._fetcher, check, monotonic=self._clock.monotonic)
+        downloader = Downloader(
+            store,
+            self._fetcher,
+            check,
+            delta_bytes=min(DELTA_BYTES, available_memory() // 4),
+            monotonic=self._clock.monotonic,
+        )
         try:
             downloader.file(entry, old, Progress())
             home.note(Fetched(name, signed.sha256, signed.size))
