@@ -40,7 +40,8 @@ SPACE_BYTES: Final = 32 * limits.MIB
 
 _HUMBLY: Final = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.nice(10); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
+    "os.getppid() == int(sys.argv[1]) or sys.exit('its parent ended'); "
+    "os.execv(sys.argv[2], sys.argv[2:])"
 )
 """Ends with its parent, leaves the processor to who answers, and becomes the program."""
 
@@ -183,7 +184,7 @@ class Venvs:
         env = {name: os.environ[name] for name in kept if name in os.environ}
         env |= {"TMPDIR": scratch, "OPENBLAS_NUM_THREADS": "1"}
         child = subprocess.Popen(
-            [sys.executable, "-I", "-c", _HUMBLY, *command],
+            [sys.executable, "-I", "-c", _HUMBLY, str(os.getpid()), *command],
             env=env,
             cwd=scratch,
             stdin=subprocess.DEVNULL,

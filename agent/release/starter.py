@@ -140,9 +140,11 @@ def say(text: str) -> None:
         os.write(2, f"starter: {text}\n".encode(errors="replace"))
 
 
-def _child() -> None:
+def _child(parent: int) -> None:
     """In the child: it ends with its parent, and gets its signals."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before that
+        os._exit(1)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
@@ -155,7 +157,8 @@ def watch(disk: Any, home: Path, trial: dict[str, Any], command: list[str], env:
 
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        child = subprocess.Popen(command, env=env, preexec_fn=_child)
+        parent = os.getpid()
+        child = subprocess.Popen(command, env=env, preexec_fn=lambda: _child(parent))
     except (OSError, subprocess.SubprocessError) as error:  # the start is counted
         say(f"{command[0]} does not start: {error}")
         return 1 if signal.sigtimedwait(SIGNALS[1:], PAUSE_S) else None

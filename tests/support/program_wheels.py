@@ -16,16 +16,15 @@ ROOT = Path(__file__).parents[2]
 CRASH = "import os\nif 'SHOAL_STARTER' in os.environ:\n    raise ImportError('as the test says')\n"
 """In front of the program: it passes its self-test, and crashes when the starter starts it."""
 
-HANG = "import os, time\nif 'SHOAL_STARTER' in os.environ:\n    time.sleep(3600)\n"
 
-
-def wheel(folder: Path, version: str, before: str = "") -> Path:
+def wheel(folder: Path, version: str, before: str = "", needs: str = "") -> Path:
     """The agent's wheel. What it needs comes from this environment, by a path file.
 
     Args:
         folder: where it is written.
         version: that it has.
         before: put in front of the program.
+        needs: a distribution that it says it needs.
     """
     content = {}
     for package in ("agent", "contracts", "firmware_configs"):
@@ -40,6 +39,7 @@ def wheel(folder: Path, version: str, before: str = "") -> Path:
     content["what-it-needs.pth"] = "".join(f"{path}\n" for path in _needs()).encode()
     info = f"{DISTRIBUTION}-{version}.dist-info"
     head = f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {version}\n"
+    head += f"Requires-Dist: {needs}\n" if needs else ""
     content[f"{info}/METADATA"] = head.encode()
     tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     content[f"{info}/WHEEL"] = tags.encode()
@@ -52,12 +52,12 @@ def wheel(folder: Path, version: str, before: str = "") -> Path:
     return made
 
 
-def archive(folder: Path, version: str, before: str = "") -> ReleaseArchive:
+def archive(folder: Path, version: str, before: str = "", needs: str = "") -> ReleaseArchive:
     """A release archive for this machine."""
     folder.mkdir(parents=True, exist_ok=True)
     platform, python = release.here()
     path = folder / f"{version}.zip"
-    wheels = [wheel(folder, version, before)]
+    wheels = [wheel(folder, version, before, needs)]
     release.write(path, version=version, platform=platform, python=python, wheels=wheels)
     return ReleaseArchive.open(path)
 
