@@ -207,7 +207,9 @@ class Venvs:
         finally:
             child.kill()
             child.wait()
-            child.stdout.close()
+            reader.join(5)
+            if not reader.is_alive():  # a process of its own may hold the other end
+                child.stdout.close()
 
 
 def _drain(stream: Any, said: list[bytes]) -> None:
