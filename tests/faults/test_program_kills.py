@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,17 @@ def kill_at_random_moments(
             ]  # fmt: skip
             return found[-1] if found else None
 
+        def reached(revision: int, state: str) -> Callable[[UpdateEvent], bool]:
+            return lambda e: (
+                e.revision == revision and e.slot == program.SLOT and e.state in (state, *FINAL)
+            )
+
         turn, revision = 0, want(VERSIONS[0])
         for _ in range(kills):
-            threading.Event().wait(chance.uniform(0.05, 5.0))
+            state = chance.choice(("", "downloading", "self-tested", "trial", "trial", "committed"))
+            if state:  # a moment after it, whenever that comes
+                controller.wait_for(UpdateEvent, reached(revision, state), 600)
+            threading.Event().wait(chance.uniform(0.0, 3.0))
             agent.kill()
             last = final(revision)
             if last is not None:
