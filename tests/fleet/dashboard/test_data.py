@@ -110,9 +110,9 @@ def test_what_a_page_reads_does_not_grow_with_the_fleet(controller: Controller) 
     """Nor with what devices measured: the database counts, and pages are read by the page."""
     read: dict[str, set[int]] = {}
     controller.expiring()  # what runs out is listed once a minute
+    now = time.time()  # once: in the next minute there would be one row more
     for count in (60, 400):
         _report(controller, count)
-        now = time.time()
         sample = Sample(now, 10.0, "classify", REF, requests=3)
         payload = codec.encode(Telemetry("b", count, [sample]))
         batch = [Message(f"d{n:04}", Batch("b", count), payload) for n in range(count)]
