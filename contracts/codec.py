@@ -5,6 +5,7 @@ Decoding never raises anything but :class:`contracts.errors.InputError`.
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import Any, TypeVar
 
@@ -80,21 +81,29 @@ def newer(value: Any, kind: Any, what: str) -> InputError | None:
     found = value.get("schema") if isinstance(value, dict) else None
     if not isinstance(found, int) or isinstance(found, bool):
         return None
-    types = getattr(kind, "__args__", None) or [kind]
-    known = [
-        field.type.le
-        for one in map(msgspec.inspect.type_info, types)
-        for field in getattr(one, "fields", ())
-        if getattr(field, "encode_name", "") == "schema"
-        and isinstance(field.type, msgspec.inspect.IntType)
-        and field.type.le is not None
-    ]
-    if not known or found <= max(known):
+    known = _newest_schema(kind)
+    if known is None or found <= known:
         return None
     return InputError(
         "newer-format",
         f"{what} has schema {found}, written for a newer version of Shoal; this is Shoal "
-        f"{__version__}, which knows schemas up to {max(known)}: install a newer version",
+        f"{__version__}, which knows schemas up to {known}: install a newer version",
+    )
+
+
+@functools.cache
+def _newest_schema(kind: Any) -> int | None:
+    """The newest schema that a type knows. Looked up once: that takes milliseconds."""
+    return max(
+        (
+            field.type.le
+            for one in map(msgspec.inspect.type_info, getattr(kind, "__args__", None) or [kind])
+            for field in getattr(one, "fields", ())
+            if getattr(field, "encode_name", "") == "schema"
+            and isinstance(field.type, msgspec.inspect.IntType)
+            and field.type.le is not None
+        ),
+        default=None,
     )
 
 

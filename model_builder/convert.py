@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from contracts.errors import InputError
 from contracts.manifest import SignatureSpec, TensorSpec
+from model_builder import lazy_tensorflow as tf
 from model_builder.files import write_atomically as write_atomically
 from model_builder.rounding import align
 

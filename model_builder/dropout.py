@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import tensorflow as tf
+from model_builder import lazy_tensorflow as tf
 
 
 class Dropout:

@@ -6,8 +6,9 @@ import hashlib
 import random
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
+
+from model_builder import lazy_tensorflow as tf
 
 
 def derive(seed: int, purpose: str) -> int:

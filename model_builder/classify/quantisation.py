@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from model_builder import lazy_tensorflow as tf
 from model_builder.convert import native_output
 from model_builder.students.ngram import NgramStudent
 

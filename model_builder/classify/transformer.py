@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from model_builder import lazy_tensorflow as tf
 from model_builder.checkpoint import Checkpoint
 from model_builder.encoders.encoder import Encoder
 from model_builder.encoders.finetune import finetune

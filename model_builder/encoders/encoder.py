@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from contracts.errors import InputError
+from model_builder import lazy_tensorflow as tf
 from model_builder.dropout import NONE, Dropout
 
 _MASKED: Final = -1e4

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from model_builder import lazy_tensorflow as tf
 from model_builder.checkpoint import Checkpoint, Saved
 from model_builder.dropout import Dropout
 from model_builder.encoders.encoder import Encoder, pad_batch

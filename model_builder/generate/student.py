@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from model_builder import lazy_tensorflow as tf
 from model_builder.generate.reference import rotary_table
 from model_builder.generate.weights import DecoderConfig, DecoderWeights, Layer
 

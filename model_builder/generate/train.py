@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
+from model_builder import lazy_tensorflow as tf
 from model_builder.generate.encoded import Encoded
 from model_builder.generate.student import Variables, forward, new_variables
 from model_builder.generate.weights import DecoderConfig

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from contracts.manifest import EMBEDDING
+from model_builder import lazy_tensorflow as tf
 from model_builder.convert import native_output
 from model_builder.encoders.encoder import Encoder, layer_norm, masked_bias, pad_batch, pool
 from model_builder.students.fakequant import LEVELS

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
+
+from model_builder import lazy_tensorflow as tf
 
 LEVELS: Final = 127
 """Weights use -127..127, symmetric around 0."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from model_builder import lazy_tensorflow as tf
 from model_builder.checkpoint import Checkpoint, Saved
 from model_builder.dropout import Dropout
 from model_builder.recipes.students import FitConfig

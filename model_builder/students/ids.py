@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from contracts.text import NgramConfig, ngram_ids
+from model_builder import lazy_tensorflow as tf
 from model_builder.students.ngram import NgramStudent
 
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
+from model_builder import lazy_tensorflow as tf
 from model_builder.dropout import NONE, Dropout
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.students.fakequant import (

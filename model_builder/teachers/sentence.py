@@ -11,13 +11,13 @@ from typing import Final
 
 import msgspec
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from contracts.errors import InputError, RefusedError
 from contracts.tokenizer import load
 from contracts.tokenizer_probe import probe_apart
+from model_builder import lazy_tensorflow as tf
 from model_builder.cache import RowCache
 from model_builder.checkpoint import Checkpoint
 from model_builder.encoders.encoder import Encoder, pad_batch
