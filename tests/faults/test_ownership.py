@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sqlite3
 import subprocess
@@ -17,7 +16,7 @@ import pytest
 
 from contracts.config import MqttConfig
 from fleet.folder import ApiConfig, Fleet
-from tests.support import crashing_serve
+from tests.support import crashing_serve, programs
 from tests.support.crashing_serve import CRASH, STEPS, TAKING
 from tests.support.owners import Sea, newest, take_over, until, want
 from tests.support.tools import free_port
@@ -44,15 +43,11 @@ def sea(tmp_path: Path, mosquitto_broker: MqttConfig, fleet_name: str, stack: Ex
 
 def crash(fleet: Fleet, step: str) -> None:
     """Runs a controller that ends at a step as by a power cut."""
-    command = [sys.executable, crashing_serve.__file__, step, str(fleet.folder)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        check=False,
-    )
-    assert done.returncode == CRASH, done.stderr.decode()[-2000:]
+    log = fleet.folder.parent / "crash.log"
+    with log.open("wb") as stream:
+        command = [sys.executable, crashing_serve.__file__, step, fleet.folder]
+        code = programs.start(command, stdout=stream, stderr=stream).wait(60)
+    assert code == CRASH, log.read_text()[-2000:]
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -25,6 +25,7 @@ from fleet.broker.run import wait_until_connectable
 from fleet.cli.app import app
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from tests.micro import device
+from tests.support import programs
 from tests.support.tools import free_port, need_tool
 
 TINY = device.ROOT / "tests/data/tiny-classifier-1.0.0"
@@ -42,7 +43,7 @@ def program(command: list[str], log: Path, **variables: str) -> Iterator[None]:
     """A program that is told to stop at the end."""
     environment = {**os.environ, "PYTHONPATH": str(device.ROOT), **variables}
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
+        process = programs.start(command, env=environment, stdout=stream, stderr=stream)
         try:
             yield
         finally:

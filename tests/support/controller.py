@@ -41,6 +41,7 @@ from contracts.messages import (
 from contracts.topics import Topics, parse
 from fleet.identity import provisioning
 from fleet.repository.repository import Repository
+from tests.support import programs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -252,7 +253,7 @@ class AgentProcess:
         )
         self.path.write_bytes(provisioning.to_yaml(self.config))
         self.log = folder / "agent.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | programs.Program | None = None
         self.environment: dict[str, str] = {}
         self.command = [sys.executable, "-m", "agent", "run", "--config", str(self.path)]
 
@@ -266,7 +267,7 @@ class AgentProcess:
     def start(self, **options: Any) -> None:
         """Starts the program."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = programs.start(
                 self.command,
                 stdout=log,
                 stderr=log,

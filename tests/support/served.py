@@ -16,6 +16,7 @@ from contracts.config import MqttConfig
 from contracts.errors import ShoalError
 from fleet.client import Client
 from fleet.folder import ApiConfig, Fleet, FleetConfig
+from tests.support import programs
 from tests.support.tools import free_port, until
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ServedFleet:
         self.log = folder / "serve.log"
         self.token = self.fleet.token_file.read_text().strip()
         self.program = [sys.executable, "-m", "fleet"]
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | programs.Program | None = None
         self._asking = self.client()  # one for all polls: each takes 25 ms to make
 
     def client(self, token: str | None = None) -> Client:
@@ -57,7 +58,7 @@ class ServedFleet:
     def start(self, *arguments: str) -> None:
         """Starts the program and returns once it is ready."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = programs.start(
                 [*self.program, "fleet", "serve", "--dir", str(self.fleet.folder), *arguments],
                 stdout=log,
                 stderr=log,

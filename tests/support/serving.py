@@ -17,6 +17,7 @@ from contracts.config import MqttConfig
 from fleet.client import Client
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.store import tokens
+from tests.support import programs
 from tests.support.event_loop import COMPLAINT
 from tests.support.tools import free_port
 
@@ -35,7 +36,7 @@ class Served:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.url = fleet.api_url
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | programs.Program | None = None
         self._log = fleet.folder / "serve.log"
 
     def token(self, role: str) -> str:
@@ -54,7 +55,7 @@ class Served:
     def start(self) -> None:
         """Starts the controller; returns once it is ready."""
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = programs.start(
                 [sys.executable, "-m", "tests.support.event_loop", "fleet", "serve",
                  "--dir", self.fleet.folder, "--log-level", "warning"],
                 stdout=log, stderr=log,

@@ -28,6 +28,9 @@ from fleet.store import tokens
 from fleet.store.schema import AUDIT, IDEMPOTENCY
 from tests.fleet.api.conftest import NOW, app_of
 
+FORKS = multiprocessing.get_context("forkserver")
+"""Forks a process that has imported this module: each child would else import for seconds."""
+FORKS.set_forkserver_preload([__name__])
 HEADERS = {"Idempotency-Key": "once"}
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "token.create": ("/v1/tokens", {"name": "second", "role": "viewer"}),
@@ -117,7 +120,7 @@ def test_a_request_whose_controller_was_killed_changes_things_once(
     """At whatever step: carried out once, or told to be in doubt, and never both."""
     secret = _secret(controller)
     fleet = controller.fleet
-    child = multiprocessing.get_context("spawn").Process(
+    child = FORKS.Process(
         target=_serve, args=(str(fleet.folder), fleet.config, secret, step, action)
     )
     child.start()

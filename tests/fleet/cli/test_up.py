@@ -19,6 +19,7 @@ from fleet.broker import reload
 from fleet.broker.run import is_taken, wait_until_connectable
 from fleet.cli.app import app
 from fleet.folder import Fleet
+from tests.support import programs
 from tests.support.tools import free_port, need_tool
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +43,7 @@ class Up:
         self.fleet = fleet
         self.log = fleet.folder.parent / f"up-{time.monotonic_ns()}.log"
         with self.log.open("wb") as stream:
-            self.process = subprocess.Popen(
+            self.process = programs.start(
                 [sys.executable, "-m", "fleet", "fleet", "up", "--dir", str(fleet.folder)],
                 cwd=ROOT,
                 env={**os.environ, **(environment or {})},

@@ -31,6 +31,7 @@ from fleet.broker.run import wait_until_connectable
 from fleet.cli.app import app
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.identity import provisioning
+from tests.support import programs
 from tests.support.bundles import noise_bundle
 from tests.support.tools import free_port, need_tool
 
@@ -47,10 +48,10 @@ def shoal(*arguments: object) -> Any:
 
 
 @contextlib.contextmanager
-def program(*arguments: object, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def program(*arguments: object, log: Path) -> Iterator[subprocess.Popen[bytes] | programs.Program]:
     """A program that is told to stop at the end."""
     with log.open("wb") as stream:
-        process = subprocess.Popen(
+        process = programs.start(
             [sys.executable, "-m", *map(str, arguments)],
             env=ENVIRONMENT,
             stdout=stream,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from contracts.connection import new_client
 from contracts.messages import Telemetry
 from contracts.topics import Topics
 from fleet.store.schema import TELEMETRY
+from tests.support import programs
 from tests.support.served import ServedFleet
 
 _DEVICES = 10
@@ -38,7 +38,7 @@ class _Process:
     def start(self) -> None:
         before = self._log.read_text().count("ingest started") if self._log.exists() else 0
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = programs.start(self._command, stdout=log, stderr=log)
         self._served.until(lambda: self._log.read_text().count("ingest started") > before)
 
     def kill(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -23,6 +22,7 @@ from fleet.ingest.writer import Writer
 from fleet.store import Store, desired, devices, tokens
 from tests.fleet.broker.test_access import Client
 from tests.fleet.membership.test_leaving import TOPICS, Reef, until
+from tests.support import programs
 
 ANSWER_S = 1.5
 """Seconds between two requests of a group whose answer has not come."""
@@ -41,7 +41,7 @@ def agent(folder: Path, config: AgentConfig) -> Iterator[None]:
     path = folder / "devices" / config.device / "agent.yaml"
     command = [sys.executable, "-m", "agent", "run", "--config", str(path)]
     with (folder / "agent.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = programs.start(command, stdout=log, stderr=log)
     try:
         yield
     finally:
