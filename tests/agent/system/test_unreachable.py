@@ -27,7 +27,7 @@ from fleet.broker.run import MosquittoBroker
 from tests.support.authorities import Pair
 from tests.support.tools import free_port, need_tool
 
-PATIENCE_S = 20.0
+PATIENCE_S = 90.0
 
 # paho leaves the socket of a handshake that failed to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

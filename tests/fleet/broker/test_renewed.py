@@ -67,7 +67,8 @@ def test_the_controller_warns_every_day_until_the_broker_uses_what_was_renewed(a
         with capture_logs() as logs:
             controller._housekeeper()
             controller.watch.look()
-        return [log["todo"] for log in logs if "broker" in log["event"]]
+        # Threads of tests before this one may log meanwhile.
+        return [log["todo"] for log in logs if "todo" in log]
 
     def warned() -> int:
         """A broker that does not answer in time is looked at again, as if it were away."""
@@ -105,7 +106,7 @@ def test_a_broker_that_may_be_signalled_reads_what_was_renewed_without_a_word(ag
     assert not access.is_read(aged.fleet, controller.mqtt)
     with capture_logs() as logs:
         controller.watch.look()
-    assert logs == [] and controller.watch.todo == ""
+    assert [log for log in logs if "todo" in log] == [] and controller.watch.todo == ""
     assert access.is_read(aged.fleet, controller.mqtt)
     controller.store.close()
 

@@ -30,6 +30,8 @@ class Chance(Small):
     def __init__(self, folder: Path, rng: random.Random) -> None:
         super().__init__(folder)
         self.folder = folder
+        self.copy = folder / "copy.db"
+        self.copied = Store(f"sqlite:///{self.copy}")
         self.rng = rng
         self.seq = 0
         self.created: list[str] = []
@@ -150,10 +152,10 @@ class Chance(Small):
 
     def missed(self) -> list[Change]:
         """What looking at everything would do now, on a copy of the database."""
-        source, copy = self.folder / "fleet" / "state.db", self.folder / "copy.db"
-        with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(copy)) as other:
+        source = self.folder / "fleet" / "state.db"
+        with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(self.copy)) as other:
             one.backup(other)
-        store = Store(f"sqlite:///{copy}")
+        store = self.copied  # one for all looks: it remembers how statements are compiled
         with store.write() as connection:
             connection.execute(DEVICE.update().values(unseen=DEVICE.c.unseen + 1))
             # One that is queued looks now and then whether it may begin; all else is at once.
@@ -166,7 +168,6 @@ class Chance(Small):
                 rollouts.due(connection, self.now),
             )  # fmt: skip
             look.run()
-        store.close()
         return [change for change in look.changes if _matters(change)]
 
 
@@ -205,5 +206,6 @@ def test_what_changed_and_what_is_due_is_all_that_there_is_to_do(tmp_path: Path,
             assert counted[rollout] == real, "members are counted as they change"
         marked = sa.select(sa.func.count()).select_from(DEVICE).where(DEVICE.c.unseen > 0)
         assert connection.scalar(marked) == 0
+    chance.copied.close()
     chance.store.close()
     shutil.rmtree(tmp_path)

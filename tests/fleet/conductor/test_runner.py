@@ -51,12 +51,13 @@ class Small:
 
     def report(self, name: str, **slots: SlotReport) -> None:
         """A device says what its slots have."""
-        revision = self.device(name).desired_revision
-        report = Reported(
-            name, "b", "1.0.0", "raspberry-pi-5", "tflite", self.now,
-            slots=slots, desired_revision=revision,
+        self.hear(name, self._reported(self.device(name), slots))
+
+    def _reported(self, device: devices.Device, slots: dict[str, SlotReport]) -> Reported:
+        return Reported(
+            device.id, "b", "1.0.0", "raspberry-pi-5", "tflite", self.now,
+            slots=slots, desired_revision=device.desired_revision,
         )  # fmt: skip
-        self.hear(name, report)
 
     def add(self, *names: str) -> None:
         """Devices that are online and have no model."""
@@ -65,7 +66,7 @@ class Small:
                 devices.enroll(self.store, connection, name, "raspberry-pi-5", {}, [], self.now)
         for name in names:
             self.online(name, online=True)
-            self.obey(name)
+        self.obey(*names)
 
     def online(self, name: str, *, online: bool) -> None:
         """A device comes or goes."""
@@ -78,9 +79,15 @@ class Small:
         with self.store.read() as connection:
             return devices.some(connection, [name])[name]
 
-    def obey(self, name: str) -> None:
-        """A device reports that it has what it is asked for."""
-        device = self.device(name)
+    def obey(self, *names: str) -> None:
+        """Devices report that they have what they are asked for."""
+        with self.store.read() as connection:
+            found = devices.some(connection, names)
+        said = [Message(name, self._done(found[name]), b"") for name in names]
+        self.writer.write(said, self.now)
+
+    def _done(self, device: devices.Device) -> Reported:
+        """What a device says that has all that it is asked for."""
         slots = device.desired.slots if device.desired else {}
         had = device.reported.slots if device.reported else {}
         reports = {
@@ -89,7 +96,7 @@ class Small:
             )
             for slot, asked in slots.items()
         }
-        self.report(name, **reports)
+        return self._reported(device, reports)
 
     def hear(self, name: str, said: Reported | Status | UpdateEvent) -> None:
         """What a device says, as ingest stores it."""
@@ -122,8 +129,7 @@ class Small:
             desired = self.device(names[0]).desired
             slot = desired.slots.get("classify") if desired else None
             asked.append(slot.bundle.version if slot else None)
-            for name in names:
-                self.obey(name)
+            self.obey(*names)
             self.now += 1
         return asked
 
