@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     enroll.add_argument("--url", required=True, help="of the controller, https://...")
     enroll.add_argument("--token-file", type=Path, required=True, metavar="FILE")
     enroll.add_argument("--ca", type=Path, metavar="FILE", help="PEM; default: the system's")
+    command("uninstall", "agent.cli.uninstall", "uninstall", "remove the agent from this board")
     classify = local("classify", "classify", "classify texts with a bundle, here and now")
     classify.add_argument("text", nargs="*", help="texts; none: the lines of standard input")
     classify.add_argument("--top", type=int, default=3, choices=range(1, 21), metavar="K")

@@ -395,8 +395,8 @@ class Fleet:
             InputError: ``bad-request``, ``already-enrolled``.
         """
         identity = self.open_identity()
-        if (device := identity.device_of(token)) is not None:
-            self._check_free(device)
+        if (invited := identity.invited(token)).used is None:
+            self._check_free(invited.profile.device)
         config = identity.redeem(token, request, self.enrolment())
         assert config.mqtt.tls is not None
         pem = config.mqtt.tls.certificate

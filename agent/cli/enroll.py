@@ -7,6 +7,7 @@ import ipaddress
 import os
 import ssl
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,8 +18,11 @@ from agent.cli import output
 from agent.system.filesystem import Disk
 from contracts import authorities, codec, files
 from contracts.config import AgentConfig
-from contracts.errors import InputError
+from contracts.errors import InputError, ShoalError
 from contracts.renewal import EnrolmentRequest
+
+_FINAL: Final = ("bad-token", "bad-request", "already-enrolled")
+"""Refusals after which the key that was made has no use."""
 
 
 class _Pending(msgspec.Struct, frozen=True):
@@ -50,8 +54,14 @@ def enroll(arguments: argparse.Namespace) -> int:
     token, context = _token(arguments.token_file), _context(arguments.ca)
     mine = _pending(pending)
     body = codec.encode(EnrolmentRequest(token=token, request=mine.request))
+    try:
+        sent = post(f"{url}/v1/enroll", body, context)
+    except ShoalError as error:
+        if error.code in _FINAL:
+            pending.unlink(missing_ok=True)
+        raise
     answer = codec.decode(
-        post(f"{url}/v1/enroll", body, context),
+        sent,
         AgentConfig,
         what="the answer to an enrolment",
         cap=MAX_ANSWER_BYTES,

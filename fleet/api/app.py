@@ -22,6 +22,7 @@ from fleet.api import (
     routes_admin,
     routes_devices,
     routes_field,
+    routes_join,
     routes_members,
     routes_operations,
     routes_queries,
@@ -175,6 +176,7 @@ def create_app(controller: Controller) -> FastAPI:
     for module in (
         routes_devices,
         routes_members,
+        routes_join,
         routes_rollouts,
         routes_queries,
         routes_field,

@@ -514,6 +514,44 @@ class EnrolmentBody(Given):
     request: Annotated[str, Field(max_length=16 * 1024)]
 
 
+class JoinBody(Given):
+    """A board with a one-time token asks what to install.
+
+    `choices` are platforms and Pythons that it has, the best first: ``["aarch64", "cp313"]``.
+    """
+
+    token: Annotated[str, Field(max_length=256)]
+    choices: Annotated[
+        list[
+            tuple[
+                Literal["x86-64", "aarch64", "armv7l"],
+                Annotated[str, Field(pattern=r"^cp3[0-9]{1,2}$")],
+            ]
+        ],
+        Field(min_length=1, max_length=16),
+    ]
+
+
+class JoinRelease(Answer):
+    """A signed release of the agent."""
+
+    version: str
+    platform: str
+    python: str
+    sha256: str
+    size: int
+
+
+class JoinPlan(Answer):
+    """What a board installs, and as whom; `used`: its token enrolled a device already."""
+
+    fleet: str
+    device: str
+    board: str
+    used: bool
+    release: JoinRelease
+
+
 class EnrolledDevice(Answer):
     """The device's ``agent.yaml``, without its private key."""
 

@@ -31,13 +31,16 @@ CHANGES: Final = {
     ("POST", "/v1/webhooks"): "webhook.create",
     ("DELETE", "/v1/webhooks/{webhook}"): "webhook.delete",
     ("POST", "/v1/enroll"): "device.enroll",
+    ("POST", "/v1/join"): "device.join",
     ("POST", "/v1/certificates/renew"): "certificate.renew",
     ("POST", "/ui/login"): "session.begin",
     ("POST", "/ui/logout"): "session.end",
 }
 """Requests that change something, and what their entries are called."""
 
-_OPEN: Final = frozenset({("POST", "/v1/enroll"), ("POST", "/v1/certificates/renew")})
+_OPEN: Final = frozenset(
+    {("POST", "/v1/enroll"), ("POST", "/v1/join"), ("POST", "/v1/certificates/renew")}
+)
 """Changes for which no bearer token is asked."""
 
 LOGIN: Final = "login"

@@ -16,6 +16,7 @@ from fleet.cli import (
     devices,
     doctor,
     field,
+    enroll,
     folder,
     init,
     keys,
@@ -50,6 +51,7 @@ fleet_app = typer.Typer(no_args_is_help=True, help="The fleet: devices, models, 
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(boards.app, name="boards")
 init.register(fleet_app)
+enroll.register(fleet_app)
 folder.register(fleet_app)
 members.register(fleet_app)
 up.register(fleet_app)
@@ -60,6 +62,7 @@ audit.register(fleet_app)
 devices.register(fleet_app)
 field.register(fleet_app)
 simulate.register(fleet_app)
+fleet_app.add_typer(enroll.app, name="tokens")
 fleet_app.add_typer(agent.app, name="agent")
 fleet_app.add_typer(rollout.app, name="rollout")
 fleet_app.add_typer(keys.app, name="keys")

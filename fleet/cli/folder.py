@@ -1,4 +1,4 @@
-"""Commands on the fleet's folder itself: enroll, token, publish, withdraw."""
+"""Commands on the fleet's folder itself: publish, withdraw."""
 
 from __future__ import annotations
 
@@ -7,96 +7,11 @@ from typing import Annotated
 
 import typer
 
-from contracts.board import load as load_board
 from contracts.errors import InputError
 from fleet import publication
-from fleet.boards.compiler import compiler
-from fleet.boards.folder import load_config, write_folder
-from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported
 from fleet.folder import Fleet
-from fleet.membership import leaving
-
-
-def _pairs(values: list[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for value in values:
-        key, sign, text = value.partition("=")
-        if not sign or not key:
-            raise InputError("bad-label", f"label {value[:80]!r} is not key=value")
-        found[key] = text
-    return found
-
-
-def enroll(
-    device: Annotated[str, typer.Argument(help="The device's name.")],
-    board: Annotated[str, typer.Option(help="A board profile: see `shoal boards list`.")],
-    label: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
-    group: Annotated[list[str] | None, typer.Option(help="A group; may be repeated.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Where agent.yaml goes.")] = None,
-    replace: Annotated[
-        bool,
-        typer.Option("--replace", help="Enrol a known device again; labels and groups stay."),
-    ] = False,
-    folder: Folder = HERE,
-    as_json: AsJson = False,
-) -> None:
-    """Admits a device and writes its agent.yaml."""
-    with reported(as_json):
-        fleet = Fleet.open(folder)
-        with noted.trying(fleet, "device.enroll", device):
-            on_board = load_board(board).kind == "micropython"
-            if on_board:
-                compiler()  # missed before anything changes
-            leaving.free(fleet, device)
-            _, path = fleet.enroll(
-                device,
-                board,
-                labels=None if label is None else _pairs(label),
-                groups=group,
-                out=out,
-                replace=replace,
-            )
-        files = None
-        if on_board:
-            files = path.parent / f"{device}-board"
-            write_folder(load_config(path), files)
-        if as_json:
-            written = {"files": str(files)} if files else {}
-            emit_json({"device": device, "board": board, "config": str(path), **written})
-            return
-        typer.echo(f"Enrolled {device}: {path}")
-        if files is not None:
-            typer.echo(f"Copy it to the board: shoal boards flash {files}")
-            return
-        typer.echo(f"On the device: shoal-agent run --config {path.name}")
-
-
-def token(
-    device: Annotated[str, typer.Argument(help="The device's name.")],
-    board: Annotated[str, typer.Option(help="A board profile: see `shoal boards list`.")],
-    label: Annotated[list[str] | None, typer.Option(help="key=value; may be repeated.")] = None,
-    group: Annotated[list[str] | None, typer.Option(help="A group; may be repeated.")] = None,
-    hours: Annotated[float, typer.Option(min=0.01, max=720, help="How long it lasts.")] = 24.0,
-    folder: Folder = HERE,
-    as_json: AsJson = False,
-) -> None:
-    """Makes a one-time token: the device makes its own key and enrols itself with it."""
-    with reported(as_json):
-        labels, fleet = _pairs(label or []), Fleet.open(folder)
-        secret = fleet.new_token(
-            device, board, labels=labels, groups=group or [], seconds=hours * 3600
-        )
-        if as_json:
-            emit_json({"device": device, "token": secret, "url": fleet.api_url})
-            return
-        typer.echo(secret)
-        typer.echo(
-            f"On the device, with the token in a file: shoal-agent enroll --url {fleet.api_url} "
-            "--token-file FILE --config agent.yaml",
-            err=True,
-        )
 
 
 def publish(
@@ -161,5 +76,5 @@ def withdraw(
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (enroll, token, publish, withdraw):
+    for command in (publish, withdraw):
         app.command(command.__name__)(command)

@@ -25,7 +25,14 @@ from fleet.identity.authority import Authority
 from fleet.identity.enrolment import Enrolment, make_config, make_profile
 from fleet.identity.own import Own
 from fleet.identity.proof import proven, same_key
-from fleet.identity.registry import Issued, Profile, Registry, Transaction, fingerprint
+from fleet.identity.registry import (
+    Invitation,
+    Issued,
+    Profile,
+    Registry,
+    Transaction,
+    fingerprint,
+)  # fmt: skip
 
 TOKEN_SECONDS: Final = 24 * 3600.0
 """How long a one-time token lasts unless said otherwise."""
@@ -205,13 +212,9 @@ class Identity:
             self.own.write_revocations()
 
     def _make_room(self, transaction: Transaction, device: str, *, replace: bool) -> None:
-        known = transaction.device(device)
-        if known is not None and known[1] is None:
-            if not replace:
-                raise InputError(
-                    "already-enrolled",
-                    f"{device} is enrolled: revoke it first, or replace what it has",
-                )
+        if not replace:
+            _check_new(transaction, device)
+        else:
             transaction.revoke(device, self._clock())
 
     def _issue(
@@ -250,17 +253,45 @@ class Identity:
         Raises:
             InputError: ``bad-name``, ``reserved-name``, ``bad-duration``.
         """
+        profile = make_profile(device, board, labels or {}, groups)
+        return self.invite([profile], seconds=seconds, replace=None)[0]
+
+    def invite(
+        self, profiles: Sequence[Profile], *, seconds: float, replace: bool | None = False
+    ) -> list[str]:
+        """Tokens for devices: one for each, or none at all.
+
+        Earlier tokens of the same devices count no more, unless `replace` is None.
+
+        Args:
+            profiles: checked, as :func:`~fleet.identity.enrolment.make_profile` makes them.
+            seconds: how long the tokens count.
+            replace: enrol known devices again: what they have is revoked when the token is
+                used. None: whether a device is known is not looked at before that.
+
+        Raises:
+            InputError: ``bad-duration``, ``already-enrolled``.
+        """
         if not 0 < seconds <= MAX_TOKEN_SECONDS:
             raise InputError(
                 "bad-duration", f"a token lasts up to {MAX_TOKEN_SECONDS:.0f} s, not {seconds}"
             )
-        profile = make_profile(device, board, labels or {}, groups)
-        token = secrets.token_urlsafe(32)
-        now = self._clock()
+        now, made = self._clock(), []
         with self.registry.transaction() as transaction:
             transaction.forget_tokens(now - MAX_TOKEN_SECONDS)
-            transaction.put_token(_digest(token), profile, now + seconds)
-        return token
+            names = {profile.device for profile in profiles}
+            if replace is not None:
+                mine = [one.id for one in transaction.tokens() if one.profile.device in names]
+                transaction.revoke_tokens(mine, now)
+            for profile in profiles:
+                if replace is False:
+                    _check_new(transaction, profile.device)
+                token = secrets.token_urlsafe(32)
+                transaction.put_token(
+                    _digest(token), profile, now + seconds, replaces=bool(replace)
+                )
+                made.append(token)
+        return made
 
     def token_instead_of(self, device: str, name: str, seconds: float = TOKEN_SECONDS) -> str:
         """A token that enrols a device under another name; what it has is revoked at once.
@@ -280,10 +311,31 @@ class Identity:
             transaction.put_token(_digest(token), profile, now + seconds)
         return token
 
-    def device_of(self, token: str) -> str | None:
-        """Whom a token would enrol now; None: nobody."""
+    def invited(self, token: str) -> Invitation:
+        """What a token is for; it may have been used already.
+
+        Raises:
+            RefusedError: ``bad-token``; unknown, revoked, or out of date.
+        """
         with self.registry.transaction() as transaction:
-            return transaction.open_token(_digest(token), self._clock())
+            found = transaction.token(_digest(token))
+        if found is None or found.state(self._clock()) == "revoked" or self._late(found):
+            raise self._bad_token(found)
+        return found
+
+    def _late(self, found: Invitation) -> bool:
+        return found.expires <= self._clock()
+
+    def _bad_token(self, found: Invitation | None) -> RefusedError:
+        """Why a token enrols nobody: told to who has it, which nobody can guess."""
+        why = "is none of this fleet"
+        if found is not None:
+            why = {"used": "was used by another board", "revoked": "was taken back"}.get(
+                found.state(self._clock()), "has expired"
+            )
+        return RefusedError(
+            "bad-token", f"the token {why}: ask for a new one (`shoal fleet enroll`)"
+        )
 
     def redeem(self, token: str, request: bytes, where: Enrolment) -> AgentConfig:
         """Enrols the device of a token with the key of its signing request.
@@ -293,30 +345,29 @@ class Identity:
         key, because the answer was lost, gets the same certificate.
 
         Raises:
-            RefusedError: ``bad-token``; unknown, used or out of date (which is not told).
+            RefusedError: ``bad-token``; unknown, used, revoked or out of date.
             InputError: ``bad-request``, ``already-enrolled``.
         """
-        bad_token = RefusedError(
-            "bad-token", "the token is not valid, or was used: ask for a new one"
-        )
         with self.registry.transaction() as transaction:
             digest, now = _digest(token), self._clock()
-            profile = transaction.take_token(digest, now)
-            used = transaction.used_token(digest, now) if profile is None else None
-            for_whom = profile or used
-            if for_whom is None:
-                raise bad_token
-            key = ca.parse_request(request, for_whom.device).public_key()
-            if profile is None:
-                issued = self._issued_before(transaction, for_whom.device, key)
+            taken = transaction.take_token(digest, now)
+            found = taken or transaction.token(digest)
+            if found is None or (taken is None and (found.used is None or self._late(found))):
+                raise self._bad_token(found)
+            profile = found.profile
+            key = ca.parse_request(request, profile.device).public_key()
+            if taken is None:
+                issued = self._issued_before(transaction, profile.device, key)
                 if issued is None:
-                    raise bad_token
+                    raise self._bad_token(found)
             else:
-                self._make_room(transaction, profile.device, replace=False)
+                self._make_room(transaction, profile.device, replace=found.replaces)
                 transaction.put_device(profile)
                 issued = self._issue(transaction, profile.device, key, ca.DEVICE_DAYS)
+        if found.replaces:  # also when it is asked again: it may have broken off before this
+            self.own.write_revocations()
         tls = TlsConfig(ca=self.own.ca_pem, certificate=issued.pem, key="device.key.pem")
-        return make_config(self.fleet, for_whom, where, tls)
+        return make_config(self.fleet, profile, where, tls)
 
     def _issued_before(
         self, transaction: Transaction, device: str, key: CertificatePublicKeyTypes
@@ -422,6 +473,14 @@ def _enrolled(transaction: Transaction, device: str) -> Profile:
     if found is None:
         raise InputError("no-such-device", f"{device} was never enrolled")
     return found[0]
+
+
+def _check_new(transaction: Transaction, device: str) -> None:
+    known = transaction.device(device)
+    if known is not None and known[1] is None:
+        raise InputError(
+            "already-enrolled", f"{device} is enrolled: revoke it first, or replace what it has"
+        )
 
 
 def _check_current(device: str, newer: Sequence[Issued]) -> None:

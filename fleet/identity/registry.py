@@ -18,7 +18,9 @@ import msgspec
 
 from contracts import __version__, codec
 from contracts.errors import RefusedError, UnavailableError
-from contracts.messages import DeviceLabels, Name
+from fleet.identity.records import Invitation, Issued, Profile
+
+__all__ = ["Invitation", "Issued", "Profile", "Registry", "Transaction", "fingerprint"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS devices (
@@ -32,49 +34,27 @@ CREATE TABLE IF NOT EXISTS certificates (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS certificates_device ON certificates (device);
 CREATE TABLE IF NOT EXISTS tokens (
-    hash TEXT PRIMARY KEY, profile TEXT NOT NULL, expires REAL NOT NULL, used REAL
+    hash TEXT PRIMARY KEY, profile TEXT NOT NULL, expires REAL NOT NULL, used REAL,
+    revoked REAL, replaces INTEGER
 ) STRICT;
 """
 
 
-_ADDED: Final = (("parent", "TEXT"), ("sha256", "TEXT"), ("used", "REAL"))
-"""Columns of `certificates` that a registry of an earlier version lacks."""
+_ADDED: Final = (
+    ("certificates", "parent", "TEXT"),
+    ("certificates", "sha256", "TEXT"),
+    ("certificates", "used", "REAL"),
+    ("tokens", "revoked", "REAL"),
+    ("tokens", "replaces", "INTEGER"),
+)
+"""Tables and columns that a registry of an earlier version lacks."""
 
+
+ID_CHARS: Final = 12
+"""Characters of a token's hash by which it is named."""
 
 _VERSION: Final = 1
 """Of the tables: a later version that changes what they mean counts on."""
-
-
-class Profile(msgspec.Struct, frozen=True):
-    """What is decided about a device when it is enrolled."""
-
-    device: Name
-    board: Name
-    labels: DeviceLabels = {}
-    groups: list[Name] = []
-
-
-class Issued(msgspec.Struct, frozen=True):
-    """One certificate of a device; times are seconds since the epoch.
-
-    Attributes:
-        serial: of the certificate.
-        device: its common name.
-        pem: the certificate.
-        issued, expires: its life.
-        revoked: when it was; None: it counts.
-        parent: serial of the certificate that it was renewed with; None: of an enrolment.
-        used: when a device was first seen with it; None: not yet.
-    """
-
-    serial: int
-    device: str
-    pem: str
-    issued: float
-    expires: float
-    revoked: float | None
-    parent: int | None = None
-    used: float | None = None
 
 
 class Registry:
@@ -128,20 +108,26 @@ class Registry:
 
 def _upgrade(connection: sqlite3.Connection) -> None:
     """Adds what a registry of an earlier version lacks."""
-    present = {row[1] for row in connection.execute("PRAGMA table_info(certificates)")}
-    if {name for name, _ in _ADDED} <= present:
+    if not _lacking(connection):
         return
     connection.execute("BEGIN IMMEDIATE")
-    present = {row[1] for row in connection.execute("PRAGMA table_info(certificates)")}
-    for name, kind in _ADDED:
-        if name not in present:
-            connection.execute(f"ALTER TABLE certificates ADD COLUMN {name} {kind}")
+    for table, name, kind in _lacking(connection):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
     rows = connection.execute("SELECT serial, pem FROM certificates WHERE sha256 IS NULL")
     for serial, pem in rows.fetchall():
         connection.execute(
             "UPDATE certificates SET sha256 = ? WHERE serial = ?", (fingerprint(pem), serial)
         )
     connection.execute("COMMIT")
+
+
+def _lacking(connection: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    present = {
+        (table, row[1])
+        for table in ("certificates", "tokens")
+        for row in connection.execute(f"PRAGMA table_info({table})")
+    }
+    return [one for one in _ADDED if one[:2] not in present]
 
 
 class Transaction:
@@ -276,43 +262,56 @@ class Transaction:
 
     # Tokens. ----------------------------------------------------------------------------
 
-    def put_token(self, digest: str, profile: Profile, expires: float) -> None:
+    def put_token(
+        self, digest: str, profile: Profile, expires: float, *, replaces: bool = False
+    ) -> None:
         """Stores a token by its hash."""
         self._connection.execute(
-            "INSERT INTO tokens VALUES (?, ?, ?, NULL)",
-            (digest, msgspec.json.encode(profile).decode(), expires),
+            "INSERT INTO tokens (hash, profile, expires, replaces) VALUES (?, ?, ?, ?)",
+            (digest, msgspec.json.encode(profile).decode(), expires, int(replaces)),
         )
 
-    def take_token(self, digest: str, now: float) -> Profile | None:
-        """Takes a token for good; None when it is unknown, used, or out of date."""
+    def take_token(self, digest: str, now: float) -> Invitation | None:
+        """Takes a token for good; None when it is unknown, used, revoked, or out of date."""
         taken = self._connection.execute(
-            "UPDATE tokens SET used = ? WHERE hash = ? AND used IS NULL AND expires > ?"
-            " RETURNING profile",
+            "UPDATE tokens SET used = ? WHERE hash = ? AND used IS NULL AND revoked IS NULL"
+            " AND expires > ? RETURNING hash, profile, expires, used, revoked, replaces",
             (now, digest, now),
         ).fetchone()
-        return codec.decoder(Profile).decode(taken[0]) if taken else None
+        return _invitation(taken) if taken else None
 
-    def open_token(self, digest: str, now: float) -> str | None:
-        """The device of a token that may be taken still."""
+    def token(self, digest: str) -> Invitation | None:
+        """What is known of a token, whatever became of it."""
         row = self._connection.execute(
-            "SELECT profile FROM tokens WHERE hash = ? AND used IS NULL AND expires > ?",
-            (digest, now),
+            "SELECT hash, profile, expires, used, revoked, replaces FROM tokens WHERE hash = ?",
+            (digest,),
         ).fetchone()
-        return codec.decoder(Profile).decode(row[0]).device if row else None
+        return _invitation(row) if row else None
 
-    def used_token(self, digest: str, now: float) -> Profile | None:
-        """What a token was for that was taken and would not be out of date yet."""
-        row = self._connection.execute(
-            "SELECT profile FROM tokens WHERE hash = ? AND used IS NOT NULL AND expires > ?",
-            (digest, now),
-        ).fetchone()
-        return codec.decoder(Profile).decode(row[0]) if row else None
+    def tokens(self) -> list[Invitation]:
+        """All tokens that are remembered, the one that expires last at the end."""
+        rows = self._connection.execute(
+            "SELECT hash, profile, expires, used, revoked, replaces FROM tokens "
+            "ORDER BY expires, hash"
+        )
+        return [_invitation(row) for row in rows]
+
+    def revoke_tokens(self, ids: list[str], at: float) -> int:
+        """Takes tokens back that were not used; returns how many."""
+        return sum(
+            self._connection.execute(
+                "UPDATE tokens SET revoked = ? WHERE substr(hash, 1, ?) = ? AND used IS NULL"
+                " AND revoked IS NULL",
+                (at, ID_CHARS, one),
+            ).rowcount
+            for one in ids
+        )
 
     def open_tokens(self, now: float) -> list[tuple[str, float]]:
         """Tokens that may be taken still: whose, and until when."""
         rows = self._connection.execute(
-            "SELECT profile, expires FROM tokens WHERE used IS NULL AND expires > ? "
-            "ORDER BY expires",
+            "SELECT profile, expires FROM tokens WHERE used IS NULL AND revoked IS NULL "
+            "AND expires > ? ORDER BY expires",
             (now,),
         )
         decoder = codec.decoder(Profile)
@@ -332,6 +331,12 @@ def _entry(row: Any) -> tuple[Profile, float | None]:
     device, board, labels, groups, revoked = row
     decode = msgspec.json.decode
     return Profile(device, board, decode(labels), decode(groups)), revoked
+
+
+def _invitation(row: Any) -> Invitation:
+    digest, profile, expires, used, revoked, replaces = row
+    decoded = codec.decoder(Profile).decode(profile)
+    return Invitation(digest[:ID_CHARS], decoded, expires, used, revoked, bool(replaces))
 
 
 def _issued(row: Any) -> Issued:

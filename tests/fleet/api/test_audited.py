@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -18,14 +20,17 @@ from starlette.routing import BaseRoute, Mount
 
 from agent.certificates.device import new_request
 from contracts.errors import ShoalError
+from contracts.release import ReleaseArchive
 from contracts.renewal import signed_bytes
 from fleet.api.app import create_app
 from fleet.api.refusals import CHANGES
 from fleet.controller import Controller
 from fleet.dashboard import mount
+from fleet.repository import releases
 from fleet.store import audit
 from fleet.store.audit import Entry
 from tests.fleet.api.conftest import Signed, app_of
+from tests.support.wheels import make_release
 
 Route = tuple[str, str]
 
@@ -97,7 +102,7 @@ def path_of(path: str) -> str:
     return path
 
 
-OPEN = ("/v1/enroll", "/v1/certificates/renew")
+OPEN = ("/v1/enroll", "/v1/join", "/v1/certificates/renew")
 OVER_HTTP = sorted(route for route in CHANGES if not route[1].startswith("/ui/"))
 
 
@@ -108,7 +113,9 @@ def test_every_change_that_is_refused_leaves_an_entry(
     """Without a token, beyond the role, and where there is nothing to change."""
     action = CHANGES[method, path].format(command="pause")
     open_to_all = path in OPEN
-    body = {"token": "t", "request": "r", "certificate": "c", "signature": "s"}
+    body: dict[str, Any] = {"token": "t", "request": "r", "certificate": "c", "signature": "s"}
+    if path == "/v1/join":
+        body = {"token": "t", "choices": [["aarch64", "cp313"]]}
     for role in ("nobody", "viewer", "admin"):
         before = {one.id: one.times for one in entries(controller)}
         answer = signed(role).request(method, path_of(path), json=body)
@@ -166,6 +173,15 @@ def enroll(client: TestClient, controller: Controller) -> None:
     made(client.post("/v1/enroll", json={"token": secret, "request": new_request(None)[1]}))
 
 
+def join(client: TestClient, controller: Controller) -> None:
+    """A board with a token asks what to install."""
+    with TemporaryDirectory() as folder:
+        archive = make_release(Path(folder), "0.9.0", platform="aarch64", python="cp313")
+        releases.publish(controller.repository, ReleaseArchive.open(archive))
+    secret = controller.fleet.new_token("self", "raspberry-pi-5", labels={}, groups=[], seconds=60)
+    made(client.post("/v1/join", json={"token": secret, "choices": [["aarch64", "cp313"]]}))
+
+
 def renew(client: TestClient, controller: Controller) -> None:
     """A device's certificate is renewed; its current key signs the request."""
     secret = controller.fleet.new_token("self", "raspberry-pi-5", labels={}, groups=[], seconds=60)
@@ -212,6 +228,7 @@ DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
     ("POST", "/v1/webhooks"): lambda client, _: made(client.post("/v1/webhooks", json=HOOK)),
     ("DELETE", "/v1/webhooks/{webhook}"): delete_webhook,
     ("POST", "/v1/enroll"): enroll,
+    ("POST", "/v1/join"): join,
     ("POST", "/v1/certificates/renew"): renew,
     ("POST", "/ui/login"): login,
     ("POST", "/ui/logout"): logout,

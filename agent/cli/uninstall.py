@@ -1,0 +1,61 @@
+"""``shoal-agent uninstall``: takes from a board what joining a fleet put there, all of it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from agent.cli import output
+from agent.cli.device import read_config
+from contracts.errors import RefusedError, ShoalError
+
+SERVICE: Final = "shoal-agent.service"
+UNIT: Final = Path("/etc/systemd/system") / SERVICE
+CONFIG: Final = Path("/etc/shoal/agent.yaml")
+FOLDERS: Final = (Path("/etc/shoal"), Path("/var/lib/shoal"))
+PROGRAMS: Final = Path("/opt")
+USER: Final = "shoal"
+
+
+def uninstall(arguments: argparse.Namespace) -> int:
+    """Ends the service and removes it, its user, its key, its models and its environment.
+
+    Raises:
+        RefusedError: ``not-root``.
+    """
+    if os.geteuid() != 0:
+        raise RefusedError("not-root", "root is needed: put sudo before the command")
+    try:
+        device = read_config(CONFIG).device
+    except ShoalError:
+        device = ""
+    _run("systemctl", "disable", "--now", SERVICE)
+    UNIT.unlink(missing_ok=True)
+    _run("systemctl", "daemon-reload")
+    for folder in FOLDERS:
+        shutil.rmtree(folder, ignore_errors=True)
+    _run("userdel", USER)
+    # This program's own environment goes last.
+    link = PROGRAMS / "shoal"
+    if link.is_symlink():
+        link.unlink()
+    for folder in [link, *PROGRAMS.glob("shoal-[0-9]*"), PROGRAMS / ".shoal-joining"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    left = [str(path) for path in (UNIT, *FOLDERS, link) if path.exists()]
+    if left:
+        raise RefusedError("not-removed", f"could not be removed: {', '.join(left)}")
+    if arguments.json:
+        output.document({"device": device, "removed": True})
+    else:
+        output.line(f"removed; on the controller: shoal fleet retire {device or 'DEVICE'}")
+    return 0
+
+
+def _run(*command: str) -> None:
+    """A program that may be missing, or have nothing to do."""
+    if shutil.which(command[0]) is not None:
+        subprocess.run(command, capture_output=True, check=False)
