@@ -298,6 +298,12 @@ def adopt():
 
 def switch(home):
     """Makes this environment the one that is used."""
+    if os.path.realpath(HOME) == home:
+        return
+    # What is installed now is what runs: releases that came over the air go.
+    subprocess.run(["systemctl", "stop", SERVICE], stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL)
+    shutil.rmtree(STATE + "/program", ignore_errors=True)
     before = os.path.realpath(HOME) if os.path.islink(HOME) else None
     if os.path.isdir(HOME) and not os.path.islink(HOME):
         before = HOME + ".before"

@@ -15,13 +15,8 @@ import pytest
 import yaml
 
 from contracts import release
-from tests.end_to_end.test_own_fleet import PATIENCE_S, V4, Stage, stage
+from tests.end_to_end.test_own_fleet import BOARD, NAMES, PATIENCE_S, V4, Stage, stage
 from tests.support.joining import Board, offline_release
-
-NAMES = "192.0.2.1 fleet.example.org"
-BOARDS = {"x86-64": "generic-x86-64", "aarch64": "raspberry-pi-5", "armv7l": "raspberry-pi-4"}
-BOARD = BOARDS[release.here()[0]]
-URL = "https://fleet.example.org:8443"
 
 
 class Joining:
