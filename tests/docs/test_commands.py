@@ -104,7 +104,7 @@ def test_every_command_in_the_documents_exists() -> None:
     ("text", "says"),
     [
         ("shoal fleet enrol kitchen", "no `shoal fleet enrol`"),
-        ("shoal fleet enroll", "takes 1 arguments, not 0"),
+        ("shoal fleet token", "takes 1 arguments, not 0"),
         ("shoal fleet enroll kitchen pantry", "takes 1 arguments, not 2"),
         ("shoal fleet enroll kitchen --bord raspberry-pi-5", "has no --bord"),
         ("shoal fleet query all classify 'a b' --timeout", "a value after --timeout"),
