@@ -304,9 +304,9 @@ class Device:
             if self.controller_clock.offset_s is None:
                 read_all(way, TIMED, limits.MAX_METADATA_BYTES)
 
-    def _send_answer(self, topic: str, payload: bytes) -> None:
+    def _send_answer(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
         try:
-            self.link.publish(topic, payload)
+            self.link.publish(topic, payload, correlation=correlation)
         except ShoalError:
             self.spool.count_dropped(drops.QUEUE)
             raise

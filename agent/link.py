@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import paho.mqtt.client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.connection import (
@@ -258,6 +260,7 @@ class Link:
         qos: int = 1,
         retain: bool = False,
         done: Callable[[int], None] | None = None,
+        correlation: bytes | None = None,
     ) -> None:
         """Sends a message.
 
@@ -268,13 +271,18 @@ class Link:
             retain: the broker keeps it.
             done: told once the reason code of the broker's acknowledgement (QoS 1); on the
                 network thread.
+            correlation: sent with it as MQTT 5 correlation data.
 
         Raises:
             UnavailableError: ``offline``; too much waits already. ``not-allowed``; the broker
                 refused the topic a while ago.
         """
         self.refusals.check(topic)
-        info = self._client.publish(topic, payload, qos=qos, retain=retain)
+        properties = None
+        if correlation is not None:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.CorrelationData = correlation
+        info = self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
         if info.rc == paho.MQTT_ERR_QUEUE_SIZE:
             raise UnavailableError("offline", "too many messages wait for the connection")
         done = done or _nothing

@@ -7,6 +7,7 @@ and lose each. Source: MQTT 5, sections 3.4.2.1, 3.9.3 and 3.14.2.1.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Final, Literal
@@ -47,6 +48,7 @@ MAX_TOPICS: Final = 16
 """Topics that are remembered."""
 
 _HINTS: Final = {f"{HOME_ASSISTANT}/": "set home_assistant: true in the fleet's fleet.yaml"}
+_APPLICATION: Final = re.compile(r"shoal/v1/[^/]+/a/([^/]+)/#")
 
 UPDATES_NEED: Final = frozenset({"desired", "blob/+"})
 """Own topics without which no update gets on."""
@@ -77,6 +79,7 @@ class Refusals:
 
     def __init__(self, own: str, clock: Clock, changed: Callable[[], None] = lambda: None) -> None:
         self._own = own
+        self._applications = f"{'/'.join(own.split('/')[:3])}/a/"
         self._clock = clock
         self._changed = changed
         self._lock = threading.Lock()
@@ -188,6 +191,9 @@ class Refusals:
 
     def _key(self, topic: str) -> str:
         """The topic, without the part that every message has of its own."""
+        if topic.startswith(self._applications):
+            name = topic[len(self._applications) :].partition("/")[0]
+            return f"{self._applications}{name}/#"
         if not topic.startswith(self._own):
             return topic
         kind, slash, _ = topic[len(self._own) :].partition("/")
@@ -196,5 +202,7 @@ class Refusals:
 
 def _words(verb: Verb, key: str) -> str:
     hint = next((text for prefix, text in _HINTS.items() if key.startswith(prefix)), "")
+    if application := _APPLICATION.fullmatch(key):
+        hint = f"no application {application[1]} is added on one of its groups (fleet app add)"
     told = f"the broker does not allow this device to {verb} {key}"
     return f"{told}: {hint}" if hint else told

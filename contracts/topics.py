@@ -10,6 +10,7 @@ MQTT separator nor a wildcard, and can be a file name and a certificate's common
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from typing import Final, Literal, get_args
@@ -25,6 +26,9 @@ HOME_ASSISTANT: Final = "homeassistant"
 
 LEAVE: Final = "leave"
 """The request to a device that is not answered: the controller's last word."""
+
+MAX_ANSWER_LEVELS: Final = 4
+"""Levels of an application's answer topic below ``a/{application}``."""
 
 DeviceKind = Literal["status", "reported", "desired", "update", "telemetry", "result", "ack"]
 Kind = Literal[
@@ -116,6 +120,24 @@ class Topics:
         """``d/{device}/res/{id}``."""
         return f"{self._device(device)}/res/{check_name(request_id, 'request id')}"
 
+    def application(self, application: str, *path: str) -> str:
+        """``a/{application}/...``: where an application has answers sent, by names of its own."""
+        if not 1 <= len(path) <= MAX_ANSWER_LEVELS:
+            raise InputError(
+                "bad-topic",
+                f"an application's topic has 1 to {MAX_ANSWER_LEVELS} levels of its own",
+            )
+        levels = (check_name(level, "level") for level in path)
+        return "/".join([self.prefix, "a", check_name(application, "application"), *levels])
+
+    def is_application(self, topic: str) -> bool:
+        """Whether :meth:`application` builds `topic`."""
+        match topic.split("/"):
+            case ["shoal", "v1", fleet, "a", application, *path] if fleet == self.fleet:
+                with contextlib.suppress(InputError):
+                    return self.application(application, *path) == topic
+        return False
+
     def blob_get(self, device: str) -> str:
         """``d/{device}/blob/get``."""
         return f"{self._device(device)}/blob/get"
@@ -161,6 +183,10 @@ class Topics:
     def every_blob_get(self) -> str:
         """Filter for the block requests of all devices: ``d/+/blob/get``."""
         return f"{self.prefix}/d/+/blob/get"
+
+    def answers_to(self, application: str) -> str:
+        """Filter for what is sent to one application: ``a/{application}/#``."""
+        return f"{self.prefix}/a/{check_name(application, 'application')}/#"
 
     def requests_of(self, device: str) -> str:
         """Filter for all requests to one device: ``d/{device}/req/+``."""

@@ -47,13 +47,33 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 | `d/{device}/req/status` | controller | 1 | `StatusRequest` -> `Answer.reported` |
 | `d/{device}/req/leave` | controller | 1 | `Leave`, not answered |
 | `d/{device}/res/{id}` | device | 1 | `Answer` |
-| `g/{group}/req/{op}` | controller | 1 | as above; each device answers on its own `res` |
+| `g/{group}/req/{op}` | controller | 1 | as above; each device answers on its own `res`, or where an application asked for |
+| `a/{application}/...` | device | 1 | `Answer`, to an application: up to 4 levels of its own |
 | `d/{device}/blob/get` | device | 1 | `BlobGet` |
 | `d/{device}/blob/{id}` | controller | 1, binary | a block, see below |
 | `owner` | controller, and its will | 1, retained | `Owner` |
 
 A request carries its id, reply topic and deadline as MQTT 5 properties (correlation data,
 response topic, message expiry) or as the fields `id`, `reply_to` and `deadline_ms`; a field wins.
+
+## Applications
+
+A program with a certificate of `shoal fleet app add` is a client like others, of any MQTT library,
+over MQTT 5 or 3.1.1. It sends the requests that it may to `d/{device}/req/{op}` and
+`g/{group}/req/{op}`, names a topic below `a/{application}` for the answers, and reads those alone:
+on `res` it would read what others asked.
+
+- **Where the answer goes.** The response topic, or `reply_to`: `a/{application}/` and 1 to 4 names,
+  of one request or of a group's; or `d/{device}/res/{id}` of the device itself, of no group.
+  Another one is refused as `bad-reply-topic`, told on `d/{device}/res/{id}`, which an application
+  does not read. A microcontroller answers there instead.
+- **Correlation data** comes back with each message of the answer, whatever bytes it is. The
+  answer's `id` is the field, else the correlation data where that is a name, else one that is made.
+- **What is not answered**: a request without `id`, correlation data and response topic; one whose
+  deadline passed before it ran on a microcontroller; one that the broker refuses (MQTT 5 says so
+  in PUBACK: 0x87). All else that is refused is answered with an error.
+- **Who answered** stands in the answer (`device`). Devices of the same application could write it
+  of one another; on `d/{device}/res/{id}` the broker proves it.
 
 ## What is told when
 

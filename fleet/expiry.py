@@ -31,7 +31,7 @@ DAYS: Final = (30, 7, 1)
 GONE_S: Final = 7 * DAY_S
 """Seconds for which a token that has ended is listed still."""
 
-Kind = Literal["role", "certificate", "list", "device", "token", "enrolment"]
+Kind = Literal["role", "certificate", "list", "device", "application", "token", "enrolment"]
 
 _ROLES: Final = {
     "root": "with a threshold of root keys at hand, `shoal fleet keys rotate root --add 0 --keep`, "
@@ -101,6 +101,7 @@ _TITLES: Final[dict[Kind, str]] = {
     "certificate": "The certificate of the",
     "list": "The",
     "device": "The certificate of device",
+    "application": "The certificate of application",
     "token": "The API token",
     "enrolment": "The enrolment token of",
 }
@@ -158,11 +159,20 @@ def _certificates(fleet: Fleet) -> Iterator[Item]:
 def _devices(registry: Path, now: float) -> Iterator[Item]:
     with Registry(registry).transaction() as transaction:
         newest, enrolments = transaction.newest(), transaction.open_tokens(now)
+        applications = [
+            (application, max(one.expires for one in mine))
+            for application, revoked in transaction.applications()
+            if revoked is None
+            and (mine := [c for c in transaction.certificates(application.user) if not c.revoked])
+        ]
     for profile, begin, end in newest:
         todo = f"`shoal fleet enroll {profile.device} --board {profile.board} --replace`"
         if _renews(profile.board):
             todo = f"its agent renews it when it runs and reaches the controller; else {todo}"
         yield Item("device", profile.device, end, end - begin, todo)
+    for application, end in applications:
+        todo = f"`shoal fleet app add {application.name} --replace`, with what it may"
+        yield Item("application", application.name, end, 365 * DAY_S, todo)
     for device, end in enrolments:
         yield Item("enrolment", device, end, DAY_S, "use it, or make another: `shoal fleet token`")
 

@@ -269,6 +269,7 @@ class Fleet:
                 credentials=credentials,
                 plugin=plugin,
                 home_assistant=self.config.home_assistant,
+                applications=access.applications,
                 size=self.broker_size(len(access.groups)),
             )
 

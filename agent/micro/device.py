@@ -373,6 +373,8 @@ class Device:
         code = await self._client.publish(topic, payload, retain, correlation=correlation)
         if topic.startswith(self.topic + "/res/"):
             topic = self.topic + "/res/+"
+        elif topic.split("/")[3] == "a":  # of an application
+            topic = "/".join(topic.split("/")[:5]) + "/#"
         self._answered("publish to", topic, code)
         return code
 

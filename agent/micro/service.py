@@ -5,7 +5,9 @@ wins. A full queue is answered ``busy`` at once, and what expired while waiting 
 """
 
 import asyncio
+import binascii
 import gc
+import hashlib
 import json
 import time
 
@@ -43,16 +45,22 @@ class Request:
                 name = correlation.decode()
             except UnicodeError:
                 name = None
-        try:
-            self.id = checked_name(name)
-        except Refused:
-            raise Refused("bad-message", "the request has no id")
         reply = self.body.get("reply_to")
         if reply is None and Message.RESPONSE_TOPIC in properties:
             reply = properties[Message.RESPONSE_TOPIC].decode()
+        try:
+            self.id = checked_name(name)
+        except Refused:
+            # Of binary correlation data, or of where the answer goes, an id is made.
+            made = correlation or (isinstance(reply, str) and reply.encode())
+            if not made:
+                raise Refused("bad-message", "the request has no id")
+            self.id = "c-" + binascii.hexlify(hashlib.sha256(made).digest()).decode()[:32]
         own = "%s/res/%s" % (topic, self.id)
-        # A device may write below its own name alone: another topic is for the broker to refuse.
-        self.topic = reply if isinstance(reply, str) and reply.startswith(topic + "/res/") else own
+        # Below its own name, and where applications read: all else is for the broker to refuse.
+        apps = topic[: topic.rindex("/d/")] + "/a/"
+        good = isinstance(reply, str) and reply.startswith((topic + "/res/", apps))
+        self.topic = reply if good and "+" not in reply and "#" not in reply else own
         self.correlation = correlation
         self.device = device
         self.cancelled = False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Any, Final
@@ -17,8 +20,8 @@ from agent.serving.worker import Job, Worker
 from agent.system.log import logger
 from contracts import codec, limits
 from contracts.errors import InputError, ShoalError, UnavailableError
-from contracts.messages import Answer, Name, Request
-from contracts.topics import Topics, parse
+from contracts.messages import Answer, Request
+from contracts.topics import Topics, check_name, parse
 
 log = logger(__name__)
 
@@ -30,17 +33,28 @@ so that a ``cancel`` or a desired document is never stuck behind waiting request
 request is acknowledged when it is queued.
 """
 
+_MAX_TOPIC: Final = 300
+"""Characters of an answer's topic, as of `reply_to`."""
+
 
 class _Reference(msgspec.Struct):
     """What can be read of a request that is otherwise wrong."""
 
-    id: Name | None = None
+    id: Any = None
+    reply_to: Any = None
+
+
+class _To(msgspec.Struct, frozen=True):
+    """Where an answer goes, and what goes with it."""
+
+    topic: str
+    correlation: bytes | None
 
 
 class _Running(msgspec.Struct):
     """A request that waits or runs: what a copy of it looks like, and what to acknowledge."""
 
-    topic: str
+    to: _To
     payload: bytes
     acks: list[Callable[[], None]]
 
@@ -54,7 +68,8 @@ class Dispatcher:
         limiter: of each requester.
         topics: of the fleet.
         device: who answers.
-        send: publishes an answer; raises ``UnavailableError`` when it cannot.
+        send: publishes an answer, with correlation data where the request had some; raises
+            ``UnavailableError`` when it cannot.
         monotonic: seconds that only grow.
         mark: the request that runs; None: no mark is kept.
         refused: told slot and code of a request that did not get to its handler.
@@ -68,7 +83,7 @@ class Dispatcher:
         *,
         topics: Topics,
         device: str,
-        send: Callable[[str, bytes], None],
+        send: Callable[[str, bytes, bytes | None], None],
         monotonic: Callable[[], float],
         mark: RunningMark | None = None,
         refused: Callable[[str, str], None] = lambda slot, code: None,
@@ -92,18 +107,18 @@ class Dispatcher:
         Args:
             op: the operation.
             inbound: the message. It is acknowledged here, sooner or later.
-            group: it was sent to a group: every device answers on its own topic.
+            group: it was sent to a group: a response topic of one device is refused.
         """
         request_id = ""
         slot = ""
-        topic: str | None = None
+        to: _To | None = None
         try:
-            request_id = self._request_id(inbound)
-            topic = self._topics.response(self._device, request_id)
+            request_id, wanted = self._reference(inbound)
+            to = _To(self._topics.response(self._device, request_id), inbound.correlation)
+            to = _To(self._reply_topic(wanted, to.topic, group=group), inbound.correlation)
             operation = self._registry.get(op)
             request = codec.decode(inbound.payload, operation.request, what=f"a {op} request")
             slot = getattr(request, "slot", "")
-            topic = self._reply_topic(request, inbound, topic, group=group)
             if not self._limiter.allow(request.requester, self._monotonic()):
                 raise UnavailableError(
                     "rate-limited", f"too many requests from {request.requester or 'you'}"
@@ -113,65 +128,70 @@ class Dispatcher:
                 raise UnavailableError(
                     "agent-died", "the agent died while it worked on this request: not tried again"
                 )
-            self._start(
-                operation.handler, operation.queued, op, request, request_id, topic, inbound
-            )
+            self._start(operation.handler, operation.queued, op, request, request_id, to, inbound)
         except ShoalError as error:
             self._refused(slot, error.code)
-            if topic is None:
+            if to is None:
                 log.warning("request without an id", code=error.code)
             else:
                 answer = Answer(id=request_id, device=self._device, error=error.info)
-                self._try_send(topic, answer)
+                self._try_send(to, answer)
             inbound.ack()
 
-    def _request_id(self, inbound: Inbound) -> str:
-        """The id from the payload's field, or the correlation data.
+    def _reference(self, inbound: Inbound) -> tuple[str, str | None]:
+        """The id of a request and where its answer is wanted, however wrong the rest of it is.
+
+        The id is the field, the correlation data, or made: of correlation data that is no name,
+        or anew where only a response topic says whom to answer.
 
         Raises:
-            InputError: ``no-id``; there is neither, so nobody can be answered.
+            InputError: ``no-id``; there is none of these, so nobody can be answered.
         """
         try:
-            found = codec.decode(inbound.payload, _Reference, what="a request").id
+            found = codec.decode(inbound.payload, _Reference, what="a request")
         except InputError:
-            found = None
-        if found is None and inbound.correlation is not None:
-            try:
-                found = codec.convert(inbound.correlation.decode(), Name)
-            except (UnicodeDecodeError, msgspec.ValidationError):
-                found = None
-        if found is None:
-            raise InputError(
-                "no-id", "a request needs an id: the field, or correlation data that is a name"
-            )
-        return found
+            found = _Reference()
+        wanted = found.reply_to if isinstance(found.reply_to, str) else inbound.response_topic
+        if _is_name(found.id):
+            return found.id, wanted
+        if inbound.correlation is not None:
+            with contextlib.suppress(UnicodeDecodeError):
+                if _is_name(text := inbound.correlation.decode()):
+                    return text, wanted
+            return f"c-{hashlib.sha256(inbound.correlation).hexdigest()[:32]}", wanted
+        if wanted is not None:
+            return f"r-{secrets.token_hex(12)}", wanted
+        raise InputError(
+            "no-id", "a request needs an id: the field, correlation data, or a response topic"
+        )
 
-    def _reply_topic(self, request: Request, inbound: Inbound, default: str, *, group: bool) -> str:
-        """Where the answer goes: this device's own ``res`` alone.
+    def _reply_topic(self, wanted: str | None, default: str, *, group: bool) -> str:
+        """Where the answer goes: this device's own ``res``, or what an application may read.
 
         A requester who could choose any topic would write with this device's rights.
 
         Raises:
             InputError: ``bad-reply-topic``.
         """
-        wanted = request.reply_to or inbound.response_topic
-        if wanted is None or wanted == default or group:
+        if wanted is None or wanted == default:
             return default
-        try:
+        if len(wanted) <= _MAX_TOPIC and self._topics.is_application(wanted):
+            return wanted
+        address = None
+        with contextlib.suppress(InputError):
             address = parse(wanted)
-        except InputError:
-            address = None
+        mine = (self._device, self._topics.fleet)
         if (
-            address is None
-            or address.kind != "response"
-            or address.target != self._device
-            or address.fleet != self._topics.fleet
+            address is not None
+            and not group
+            and (address.kind, address.target, address.fleet) == ("response", *mine)
         ):
-            raise InputError(
-                "bad-reply-topic",
-                f"this device answers below {self._topics.response(self._device, 'ID')} alone",
-            )
-        return wanted
+            return wanted
+        mine_or_not = "" if group else f"{self._topics.response(self._device, 'ID')} and "
+        raise InputError(
+            "bad-reply-topic",
+            f"this device answers below {mine_or_not}{self._topics.prefix}/a/APPLICATION alone",
+        )
 
     def _start(
         self,
@@ -180,13 +200,13 @@ class Dispatcher:
         op: str,
         request: Request,
         request_id: str,
-        topic: str,
+        to: _To,
         inbound: Inbound,
     ) -> None:
         key = (op, request_id)
         with self._lock:
             known = self._running.get(key)
-            if known is not None and (known.topic, known.payload) == (topic, inbound.payload):
+            if known is not None and (known.to, known.payload) == (to, inbound.payload):
                 known.acks.append(inbound.ack)  # sent again after a reconnect; it is in work
                 return
             if known is not None:
@@ -194,7 +214,7 @@ class Dispatcher:
                     "id-in-use", f"another {op} request with the id {request_id} is in work"
                 )
             acks = [inbound.ack]
-            self._running[key] = _Running(topic, inbound.payload, acks)
+            self._running[key] = _Running(to, inbound.payload, acks)
             if self._unacknowledged >= MAX_UNACKNOWLEDGED or not queued:
                 acks.clear()
                 inbound.ack()
@@ -214,7 +234,7 @@ class Dispatcher:
         reply = Reply(
             request_id,
             self._device,
-            lambda answer: self._send(topic, _encoded(answer)),
+            lambda answer: self._send(to.topic, _encoded(answer), to.correlation),
             monotonic=self._monotonic,
             deadline=deadline,
             done=done,
@@ -266,11 +286,19 @@ class Dispatcher:
             return self._monotonic() + min(inbound.expiry_s, limits.MAX_DEADLINE_MS / 1000)
         return None
 
-    def _try_send(self, topic: str, answer: Answer) -> None:
+    def _try_send(self, to: _To, answer: Answer) -> None:
         try:
-            self._send(topic, _encoded(answer))
+            self._send(to.topic, _encoded(answer), to.correlation)
         except ShoalError as error:
             log.warning("answer not sent", code=error.code)
+
+
+def _is_name(value: Any) -> bool:
+    try:
+        check_name(value, "request id")
+    except InputError:
+        return False
+    return True
 
 
 def _encoded(answer: Answer) -> bytes:

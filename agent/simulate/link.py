@@ -116,9 +116,10 @@ class LoopLink(Link):
         qos: int = 1,
         retain: bool = False,
         done: Callable[[int], None] | None = None,
+        correlation: bytes | None = None,
     ) -> None:
         """As :meth:`agent.link.Link.publish`, and counted."""
-        super().publish(topic, payload, qos=qos, retain=retain, done=done)
+        super().publish(topic, payload, qos=qos, retain=retain, done=done, correlation=correlation)
         self._counters.published += 1
         self._counters.published_bytes += len(payload)
 

@@ -319,8 +319,8 @@ class Run(Device):
         if event.state == "committed":
             self.owner.known_good.add(event.bundle)
 
-    def _send_answer(self, topic: str, payload: bytes) -> None:
-        super()._send_answer(topic, payload)
+    def _send_answer(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
+        super()._send_answer(topic, payload, correlation)
         if codec.decode(payload, Answer, what="an answer").done:
             self.owner.world.counters.answers += 1
 

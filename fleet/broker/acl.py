@@ -8,9 +8,11 @@ Source: mosquitto.conf(5), "acl_file".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from contracts.topics import HOME_ASSISTANT, ROOT, check_name, home_assistant_discovery
+import msgspec
+
+from contracts.topics import HOME_ASSISTANT, ROOT, Topics, check_name, home_assistant_discovery
 from fleet.broker.sessions import CONTROL, RESPONSE
 
 CONTROLLER = "shoal-controller"
@@ -22,11 +24,36 @@ READER = "home-assistant"
 SHOWN = ("status", "reported", "telemetry", "result")
 """What Home Assistant reads of every device: what discovery documents name."""
 
+APPLICATION = "app:"
+"""How the common name of an application's certificate begins: no device's name has a colon."""
+
+OPERATIONS = ("classify", "embed", "generate", "cancel", "selftest", "status")
+"""What an application may be allowed to ask."""
+
 WRITES = ("status", "reported", "update", "telemetry", "result", "res/+", "blob/get")
 """What a device may write below ``d/{device}``."""
 
 READS = ("status", "desired", "ack", "req/+", "blob/+")
 """What a device may read below ``d/{device}``; its own status, to correct a late will."""
+
+
+class Application(msgspec.Struct, frozen=True):
+    """A program that asks devices.
+
+    Attributes:
+        name: its certificate's common name is this behind :data:`APPLICATION`.
+        may: of :data:`OPERATIONS`.
+        groups: whose devices it may ask.
+    """
+
+    name: str
+    may: list[str]
+    groups: list[str]
+
+    @property
+    def user(self) -> str:
+        """As the broker names it."""
+        return f"{APPLICATION}{self.name}"
 
 
 def acl_file(
@@ -36,6 +63,7 @@ def acl_file(
     revoked: Iterable[str] = (),
     controllers: Iterable[str] = (CONTROLLER,),
     home_assistant: bool = False,
+    applications: Sequence[Application] = (),
 ) -> str:
     """The ACL of one fleet.
 
@@ -46,6 +74,8 @@ def acl_file(
         controllers: certificate names with full access below the fleet's prefix.
         home_assistant: each device may write its own discovery document, and the certificate
             :data:`READER` reads what that names.
+        applications: each may send requests to the devices of its groups, and read below its own
+            ``a/{application}``, where those devices may write.
 
     Raises:
         InputError: ``bad-name``.
@@ -60,15 +90,46 @@ def acl_file(
         lines += [f"user {READER}", f"topic read {HOME_ASSISTANT}/#"]
         lines += [f"topic readwrite {HOME_ASSISTANT}/status"]
         lines += [f"topic read {prefix}/d/+/{topic}" for topic in SHOWN]
+    for application in applications:
+        lines += _application(fleet, application, groups)
     for device in sorted(groups):
         mine = sorted({check_name(group, "group") for group in groups[device]})
         rules = [f"topic read {prefix}/g/{group}/req/+" for group in mine]
+        rules += [
+            f"topic write {Topics(fleet).answers_to(application.name)}"
+            for application in applications
+            if not {*application.groups}.isdisjoint(mine)
+        ]
         if home_assistant:
             rules.append(f"topic write {home_assistant_discovery(fleet, device)}")
         if rules:
             lines += [f"user {check_name(device, 'device')}", *rules]
     for device in sorted(revoked):
-        lines += [f"user {check_name(device, 'device')}", f"topic deny {prefix}/#"]
+        check_name(device.removeprefix(APPLICATION), "device or application")
+        lines += [f"user {device}", f"topic deny {prefix}/#"]
     lines += [f"pattern write {prefix}/d/%u/{topic}" for topic in WRITES]
     lines += [f"pattern read {prefix}/d/%u/{topic}" for topic in READS]
     return "\n".join(lines) + "\n"
+
+
+def _application(
+    fleet: str, application: Application, groups: Mapping[str, Iterable[str]]
+) -> list[str]:
+    """The rules of one application: requests to some devices, answers below its own name."""
+    topics = Topics(fleet)
+    allowed = [op for op in OPERATIONS if op in application.may]
+    asked = [
+        device for device in sorted(groups) if not {*application.groups}.isdisjoint(groups[device])
+    ]
+    return [
+        f"user {application.user}",
+        # The patterns of devices would let it write below d/ under its own name.
+        f"topic deny {topics.prefix}/d/{application.user}/#",
+        f"topic read {topics.answers_to(application.name)}",
+        *(
+            f"topic write {topics.group_request(group, op)}"
+            for group in sorted(application.groups)
+            for op in allowed
+        ),
+        *(f"topic write {topics.request(device, op)}" for device in asked for op in allowed),
+    ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,7 @@ from contracts.connection import is_loopback
 from contracts.errors import InputError
 from fleet import durable
 from fleet.broker import sessions
-from fleet.broker.acl import acl_file
+from fleet.broker.acl import Application, acl_file
 from fleet.broker.reload import PID_FILE
 
 DEVICES: Final = 1000
@@ -101,6 +101,7 @@ def write_configuration(
     user: str | None = None,
     plugin: Path | None = None,
     home_assistant: bool = False,
+    applications: Sequence[Application] = (),
     size: Size | None = None,
 ) -> Path:
     """Writes ``mosquitto.conf`` and, with credentials, ``acl``.
@@ -120,6 +121,7 @@ def write_configuration(
             user must be given the files.
         plugin: mosquitto's dynamic security plugin, to end sessions (with credentials).
         home_assistant: see :func:`fleet.broker.acl.acl_file`.
+        applications: likewise.
         size: limits; None: for :data:`DEVICES`, or as many as there are.
 
     Returns:
@@ -174,7 +176,10 @@ def write_configuration(
     else:
         assert fleet is not None
         acl = folder / "acl"
-        rules = acl_file(fleet, groups, revoked=revoked, home_assistant=home_assistant)
+        rules = acl_file(
+            fleet, groups, revoked=revoked, home_assistant=home_assistant,
+            applications=applications,
+        )  # fmt: skip
         durable.write(acl, rules.encode(), mode=0o600)
         lines += ["allow_anonymous false", _line("acl_file", acl.resolve())]
         if plugin is not None:

@@ -205,7 +205,7 @@ class Identity:
             transaction.put_device(profile)
             tls = None
             if key is not None:
-                pem = self._issue(transaction, device, key.public_key(), days).pem
+                pem = self.issue(transaction, device, key.public_key(), days).pem
                 tls = TlsConfig(ca=self.own.ca_pem, certificate=pem, key=ca.key_pem(key).decode())
             yield make_config(self.fleet, profile, where, tls)
         if replace:
@@ -217,7 +217,7 @@ class Identity:
         else:
             transaction.revoke(device, self._clock())
 
-    def _issue(
+    def issue(
         self,
         transaction: Transaction,
         device: str,
@@ -225,6 +225,7 @@ class Identity:
         days: int,
         parent: int | None = None,
     ) -> Issued:
+        """A certificate for the client `device`, stored."""
         now = self._clock()
         certificate = self._authority.issue_client(device, key, ca.from_epoch(now), days)
         issued = Issued(
@@ -363,7 +364,7 @@ class Identity:
             else:
                 self._make_room(transaction, profile.device, replace=found.replaces)
                 transaction.put_device(profile)
-                issued = self._issue(transaction, profile.device, key, ca.DEVICE_DAYS)
+                issued = self.issue(transaction, profile.device, key, ca.DEVICE_DAYS)
         if found.replaces:  # also when it is asked again: it may have broken off before this
             self.own.write_revocations()
         tls = TlsConfig(ca=self.own.ca_pem, certificate=issued.pem, key="device.key.pem")
@@ -426,7 +427,7 @@ class Identity:
             _check_current(device, newer)
             transaction.note_used(device, fingerprint(known.pem), now)
             days = round((known.expires - known.issued) / 86400)
-            return self._issue(transaction, device, wanted, max(1, days), known.serial).pem
+            return self.issue(transaction, device, wanted, max(1, days), known.serial).pem
 
     def revoke(self, device: str, *, listed: bool = True) -> int:
         """Revokes all certificates of a device.

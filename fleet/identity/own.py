@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from contracts.config import TlsConfig
 from contracts.errors import InputError
 from fleet import durable
-from fleet.broker.acl import CONTROLLER, READER
+from fleet.broker.acl import CONTROLLER, READER, Application
 from fleet.broker.mosquitto import Credentials
 from fleet.identity import authority as ca
 from fleet.identity.authority import Authority
@@ -40,10 +40,12 @@ class Access(msgspec.Struct, frozen=True):
         groups: of each device that is not revoked.
         denied: names whose certificates are revoked and would be valid else, and that no
             other device has: an open connection under them may do nothing.
+        applications: those that are not revoked.
     """
 
     groups: dict[str, list[str]]
     denied: list[str]
+    applications: list[Application]
 
     @classmethod
     def of(cls, transaction: Transaction, now: float) -> Access:
@@ -53,7 +55,10 @@ class Access(msgspec.Struct, frozen=True):
             for profile, since in transaction.devices()
             if since is None
         }
-        return cls(groups, [name for name in transaction.denied(now) if name not in groups])
+        applications = [one for one, since in transaction.applications() if since is None]
+        known = {*groups, *(one.user for one in applications)}
+        denied = [name for name in transaction.denied(now) if name not in known]
+        return cls(groups, denied, applications)
 
 
 class Own:

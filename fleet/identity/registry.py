@@ -18,6 +18,7 @@ import msgspec
 
 from contracts import __version__, codec
 from contracts.errors import RefusedError, UnavailableError
+from fleet.broker.acl import Application
 from fleet.identity.records import Invitation, Issued, Profile
 
 __all__ = ["Invitation", "Issued", "Profile", "Registry", "Transaction", "fingerprint"]
@@ -33,6 +34,9 @@ CREATE TABLE IF NOT EXISTS certificates (
     parent TEXT, sha256 TEXT, used REAL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS certificates_device ON certificates (device);
+CREATE TABLE IF NOT EXISTS applications (
+    name TEXT PRIMARY KEY, may TEXT NOT NULL, groups TEXT NOT NULL, revoked REAL
+) STRICT;
 CREATE TABLE IF NOT EXISTS tokens (
     hash TEXT PRIMARY KEY, profile TEXT NOT NULL, expires REAL NOT NULL, used REAL,
     revoked REAL, replaces INTEGER
@@ -180,6 +184,39 @@ class Transaction:
     def remove_device(self, name: str) -> None:
         """Forgets a device; what was issued to it is remembered."""
         self._connection.execute("DELETE FROM devices WHERE device = ?", (name,))
+
+    # Applications. ----------------------------------------------------------------------
+
+    def put_application(self, application: Application) -> None:
+        """Stores an application, not revoked."""
+        self._connection.execute(
+            "INSERT INTO applications VALUES (?, ?, ?, NULL) ON CONFLICT (name) DO UPDATE SET "
+            "may = excluded.may, groups = excluded.groups, revoked = NULL",
+            (
+                application.name,
+                msgspec.json.encode(application.may).decode(),
+                msgspec.json.encode(application.groups).decode(),
+            ),
+        )
+
+    def applications(self) -> list[tuple[Application, float | None]]:
+        """Every application with the time of its revocation, by name."""
+        rows = self._connection.execute(
+            "SELECT name, may, groups, revoked FROM applications ORDER BY name"
+        )
+        decode = msgspec.json.decode
+        return [
+            (Application(name, decode(may), decode(groups)), revoked)
+            for name, may, groups, revoked in rows
+        ]
+
+    def revoke_application(self, application: Application, at: float) -> int:
+        """Revokes an application and its certificates; returns how many were valid."""
+        self._connection.execute(
+            "UPDATE applications SET revoked = ? WHERE name = ? AND revoked IS NULL",
+            (at, application.name),
+        )
+        return self.revoke(application.user, at)
 
     # Certificates. ----------------------------------------------------------------------
 

@@ -389,7 +389,7 @@ def test_the_request_that_hung_is_refused_when_it_comes_again(tmp_path: Path) ->
         answers: dict[str, str] = {}
         acked: list[str] = []
 
-        def send(topic: str, payload: bytes) -> None:
+        def send(topic: str, payload: bytes, correlation: bytes | None) -> None:
             answer = codec.decode(payload, Answer, what="an answer")
             answers[answer.id] = answer.error.code if answer.error else "ok"
 

@@ -47,6 +47,23 @@ def test_names_that_could_leave_their_level_are_refused(name: str) -> None:
         parse(f"shoal/v1/f/d/{name}/status")
 
 
+@given(st.lists(st.text(), max_size=6))
+def test_an_application_has_names_below_its_own(path: list[str]) -> None:
+    """What can be built is known again; what has a wildcard, an empty level or too many is not."""
+    topics = Topics("f")
+    topic = "/".join(["shoal/v1/f/a/panel", *path])
+    try:
+        built = topics.application("panel", *path)
+    except InputError:
+        assert not topics.is_application(topic) or "/" in "".join(path)
+        return
+    assert built == topic
+    assert topics.is_application(topic)
+    assert not Topics("other").is_application(topic)
+    with pytest.raises(InputError):
+        parse(topic)  # devices and controllers read none of these
+
+
 def test_the_block_id_get_is_reserved() -> None:
     """A block topic can never be mistaken for a block request."""
     with pytest.raises(InputError):

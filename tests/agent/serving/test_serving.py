@@ -39,6 +39,7 @@ class Bench:
     def __init__(self, capacity: int = 4, rate: float = 0, mark: Path | None = None) -> None:
         self.now = 100.0
         self.sent: list[tuple[str, Answer]] = []
+        self.correlations: list[bytes | None] = []
         self.acked: list[str] = []
         self.order: list[str] = []
         self.begun = threading.Event()
@@ -74,8 +75,9 @@ class Bench:
         )
         self.worker.start()
 
-    def _send(self, topic: str, payload: bytes) -> None:
+    def _send(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
         self.sent.append((topic, codec.decode(payload, Answer, what="an answer")))
+        self.correlations.append(correlation)
 
     def _reported(self) -> Reported:
         return Reported("d", "b", "0", "board", "litert", 0.0)
@@ -279,6 +281,14 @@ def test_the_limiter_forgets_in_bounded_memory() -> None:
         "shoal/v1/other/d/d/res/x",
         "anything/else",
         "shoal/v1/f/d/d/res/#",
+        "shoal/v1/f/a/panel",
+        "shoal/v1/f/a/panel/",
+        "shoal/v1/f/a/panel/#",
+        "shoal/v1/f/a/+/x",
+        "shoal/v1/other/a/panel/x",
+        "shoal/v1/f/a/panel/1/2/3/4/5",
+        "shoal/v1/f/a/panel/" + "x" * 300,
+        "",
     ],
 )
 def test_an_answer_never_goes_where_the_requester_has_no_business(bench: Bench, topic: str) -> None:
@@ -296,12 +306,58 @@ def test_properties_do_what_fields_do(bench: Bench) -> None:
     """Correlation data is the id; a response topic of the device's own is used."""
     topic = bench.topics.response("d", "elsewhere")
     bench.ask(text="x", correlation=b"c-1", response_topic=topic)
-    bench.ask(text="x", correlation=b"c-2", group=True, response_topic="shoal/v1/f/d/x/res/y")
     bench.drain()
-    assert [(t, a.id) for t, a in bench.sent] == [
-        (topic, "c-1"),
-        (bench.topics.response("d", "c-2"), "c-2"),
-    ]
+    assert [(t, a.id) for t, a in bench.sent] == [(topic, "c-1")]
+    assert bench.correlations == [b"c-1"]
+
+
+def test_a_response_topic_that_a_group_cannot_share_is_refused(bench: Bench) -> None:
+    """One device's topic is not the others' to write; the refusal is told where it can be."""
+    for number, topic in enumerate(("shoal/v1/f/d/x/res/y", "shoal/v1/f/d/d/res/y", "mine")):
+        bench.ask(text="x", correlation=b"c-%d" % number, group=True, response_topic=topic)
+    bench.drain()
+    assert bench.errors() == {f"c-{number}": "bad-reply-topic" for number in range(3)}
+    assert {t for t, _ in bench.sent} == {bench.topics.response("d", f"c-{n}") for n in range(3)}
+
+
+@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize("field", ["response_topic", "reply_to"])
+def test_an_application_is_answered_where_it_reads(bench: Bench, field: str, group: bool) -> None:
+    """By property or field, of one device or of a group, and what is wrong is told there too."""
+    topic = bench.topics.application("panel", "kitchen", "7")
+    bench.ask(id="r", text="x", group=group, **{field: topic})
+    bench.ask(id="q", text=5, group=group, **{field: topic})
+    bench.ask(op="nothing", id="s", group=group, **{field: topic})
+    bench.drain()
+    assert {t for t, _ in bench.sent} == {topic}
+    assert bench.errors() == {"q": "bad-message", "s": "unknown-operation"}
+    assert "r" in {a.id for _, a in bench.sent}
+
+
+@pytest.mark.parametrize("correlation", [b"\x00\xff\xfe", b"a/b", b"", b"x" * 4000, b"\xc3("])
+def test_correlation_data_comes_back_whatever_bytes_it_is(bench: Bench, correlation: bytes) -> None:
+    """With an answer and with an error; the id is made of it, and is the same for a copy."""
+    bench.ask(text="x", correlation=correlation)
+    bench.ask(text=5, correlation=correlation)
+    bench.drain()
+    assert bench.correlations == [correlation] * 2
+    ids = {answer.id for _, answer in bench.sent}
+    assert len(ids) == 1
+    assert {t for t, _ in bench.sent} == {bench.topics.response("d", ids.pop())}
+
+
+def test_a_response_topic_alone_is_enough(bench: Bench) -> None:
+    """Two requests that name nothing else are two requests; no request is silent."""
+    topic = bench.topics.application("panel", "x")
+    bench.ask(text="x", response_topic=topic)
+    bench.ask(text="x", response_topic=topic)
+    bench.ask(payload=b"no JSON", response_topic=topic)
+    bench.ask(payload=b"x" * 300_000, response_topic=topic)
+    bench.drain()
+    assert [t for t, _ in bench.sent] == [topic] * 4
+    assert len({answer.id for _, answer in bench.sent}) == 4
+    assert list(bench.errors().values()) == ["bad-message", "too-large"]
+    assert bench.correlations == [None] * 4
 
 
 @pytest.mark.parametrize(
@@ -360,7 +416,7 @@ def test_an_immediate_answer_that_cannot_be_sent_is_acknowledged_once_and_its_id
     """The connection went while it was answered; who asks again, with the same id, is answered."""
     send, down = bench._send, [True]
 
-    def fails(topic: str, payload: bytes) -> None:
+    def fails(topic: str, payload: bytes, correlation: bytes | None) -> None:
         if down[0]:
             raise UnavailableError("offline", "too many messages wait")
         send(topic, payload)
@@ -443,7 +499,7 @@ def test_an_answer_that_could_not_be_sent_is_tried_again_with_its_request(bench:
     """The connection was down for long: the redelivered request runs, and is not a copy."""
     send, down = bench._send, [True]
 
-    def fails(topic: str, payload: bytes) -> None:
+    def fails(topic: str, payload: bytes, correlation: bytes | None) -> None:
         if down[0]:
             raise UnavailableError("offline", "too many messages wait")
         send(topic, payload)

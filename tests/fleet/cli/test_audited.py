@@ -56,6 +56,7 @@ NO_ENTRY = {
     "boards check": "reads",
     "boards files": "writes files of a device; its enrolment is noted",
     "boards flash": "copies files to a board; its enrolment is noted",
+    "fleet app list": "reads",
     "fleet audit": "reads",
     "fleet devices": "reads",
     "fleet doctor": "reads",
@@ -186,6 +187,13 @@ def taken_port(case: Case, *command: object) -> None:
         case.here(*command, ok=False)
 
 
+def application(case: Case) -> None:
+    """An application, of a fleet with certificates."""
+    case.run("init", case.work / "tls", "--name", "tls", "--tls")
+    case.fleet = Fleet.open(case.work / "tls")
+    case.here("app", "add", "panel", "--may", "status", "--on", "group=kitchen")
+
+
 Do = Callable[[Case], Any]
 CHANGING: dict[str, tuple[str, Do | None, Do]] = {
     "fleet init": (
@@ -227,6 +235,16 @@ CHANGING: dict[str, tuple[str, Do | None, Do]] = {
         "device.rename",
         lambda c: (enroll(c), c.here("rename", "kitchen", "hall")),
         lambda c: c.here("rename", "nobody", "hall", ok=False),
+    ),
+    "fleet app add": (
+        "app.add",
+        application,
+        lambda c: c.here("app", "add", "x", "--may", "leave", "--on", "group=k", ok=False),
+    ),
+    "fleet app revoke": (
+        "app.revoke",
+        lambda c: (application(c), c.here("app", "revoke", "panel")),
+        lambda c: c.here("app", "revoke", "panel", ok=False),
     ),
     "fleet backup": (
         "fleet.backup",
