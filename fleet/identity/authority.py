@@ -23,6 +23,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from contracts.errors import InputError
 from contracts.topics import check_name
 from fleet import durable
+from fleet.broker.acl import APPLICATION
 
 CA_DAYS: Final = 20 * 365
 DEVICE_DAYS: Final = 365
@@ -137,7 +138,8 @@ class Authority:
         purpose: x509.ObjectIdentifier,
         alternatives: list[x509.GeneralName],
     ) -> x509.Certificate:
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, check_name(name, "name"))])
+        check_name(name.removeprefix(APPLICATION), "name")
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         issuer = self.certificate
         until = min(now + timedelta(days=days), issuer.not_valid_after_utc)
         builder = (

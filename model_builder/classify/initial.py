@@ -86,7 +86,7 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
         labels=found.labels,
         recipe=recipe.name,
         name=recipe_name(data),
-        train=json.dumps(str(data.resolve())),
+        train=json.dumps(_place(data, recipe)),
         text=json.dumps(found.columns.text),
         label=json.dumps(found.columns.label),
         limit=f"  limit: {MOST_TRAINED}  # of {rows} rows: more take hours and teach little\n"
@@ -96,6 +96,12 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
         test=_share(0.2, rows),
     )
     return content, found.notes
+
+
+def _place(data: Path, recipe: Path) -> str:
+    """Where the recipe finds the table: relative where both can be moved together."""
+    there, folder = data.resolve(), recipe.resolve().parent
+    return str(there.relative_to(folder) if there.is_relative_to(folder) else there)
 
 
 def _share(share: float, rows: int) -> float:

@@ -132,6 +132,7 @@ def test_a_recipe_is_written_for_a_table(tmp_path: Path) -> None:
     assert loaded.name == "meine-daten"
     assert (loaded.data.columns.text, loaded.data.columns.label) == ("Nachricht", "Kategorie")
     assert loaded.data.train == str(path)
+    assert '"Meine Daten.csv"' in recipe.read_text(), "both can be moved together"
     assert any("cp1252" in note for note in notes)
     assert any("fewer than 3 rows" in note for note in notes)
     with pytest.raises(InputError, match="there already"):
