@@ -419,7 +419,7 @@ def test_an_immediate_answer_that_cannot_be_sent_is_acknowledged_once_and_its_id
     def fails(topic: str, payload: bytes, correlation: bytes | None) -> None:
         if down[0]:
             raise UnavailableError("offline", "too many messages wait")
-        send(topic, payload)
+        send(topic, payload, correlation)
 
     bench.dispatcher._send = fails
     bench.ask("cancel", id="r", cancel="nobody")
@@ -502,7 +502,7 @@ def test_an_answer_that_could_not_be_sent_is_tried_again_with_its_request(bench:
     def fails(topic: str, payload: bytes, correlation: bytes | None) -> None:
         if down[0]:
             raise UnavailableError("offline", "too many messages wait")
-        send(topic, payload)
+        send(topic, payload, correlation)
 
     bench.dispatcher._send = fails
     bench.ask(id="r", text="stream")
