@@ -37,7 +37,7 @@ class Controller:
     """Connected while inside ``with``. Every message is decoded with the contract's type.
 
     Attributes:
-        heard: ``(device, kind, decoded message)`` in order.
+        heard: ``(device, kind, decoded message)`` in order; of an application's answer the topic.
         correlations: MQTT 5 correlation data of the answers, by request id.
         spoil: changes a block's payload before it is sent, for tests.
         tell_time: what is told as the time with each block.
@@ -61,7 +61,7 @@ class Controller:
         self._client.connect(
             self.config.host, self.config.port, properties=connect_properties(self.config)
         )
-        self._client.subscribe(f"{self.topics.prefix}/d/#", qos=1)
+        self._client.subscribe([(f"{self.topics.prefix}/{kind}/#", 1) for kind in "da"])
         self._client.loop_start()
         return self
 
@@ -70,7 +70,11 @@ class Controller:
         self._client.loop_stop()
 
     def _on_message(self, _client: paho.Client, _data: object, message: Any) -> None:
-        address = topics.parse(message.topic)
+        address = (
+            topics.Address(self.topics.fleet, "response", message.topic)
+            if self.topics.is_application(message.topic)
+            else topics.parse(message.topic)
+        )
         if address.kind == "blob-get":
             self._answer(address.target, message.payload)
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import queue
 import socket
@@ -260,3 +261,19 @@ def test_a_device_comes_back_after_the_broker_was_away(tmp_path):
             assert answer.classified.bundle == bundle.ref
     finally:
         started.stop()
+
+
+def test_an_application_is_answered_where_it_reads_and_gets_its_correlation_data(controller, chip):
+    """Binary correlation data is no reason for silence, and the topic is the application's."""
+    topic, correlation = controller.topics.application("panel", "chip"), b"\x00\xff/binary"
+    made = f"c-{hashlib.sha256(correlation).hexdigest()[:32]}"
+    body = json.dumps({"text": bundles.TEXTS[0]}).encode()
+    controller.send("chip", "classify", body, CorrelationData=correlation, ResponseTopic=topic)
+    assert controller.answer(made).classified is not None
+    assert controller.correlations[made] == correlation
+    assert [to for to, _, m in controller.heard if getattr(m, "id", "") == made] == [topic]
+    # Where nobody may be answered, it answers on its own topic.
+    wild = f"{controller.topics.prefix}/a/panel/#"
+    controller.send("chip", "classify", body, CorrelationData=b"mine", ResponseTopic=wild)
+    assert controller.answer("mine").classified is not None
+    assert "chip" in {to for to, _, m in controller.heard if getattr(m, "id", "") == "mine"}
