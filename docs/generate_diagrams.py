@@ -1,8 +1,8 @@
 """Draws the diagrams of docs/ as pictures for the site, which loads no script of another host.
 
-Forges draw them by themselves; the site shows docs/pictures/diagram-*.svg in their place, and the text where that is missing. Run
-``python docs/generate_diagrams.py`` after a change of a diagram. It draws with
-Chromium and the copy of Mermaid that comes with NiceGUI.
+Forges draw them by themselves; the site shows docs/pictures/diagram-*.svg in their place, and
+the text where that is missing. Run ``python docs/generate_diagrams.py`` after a change of a
+diagram. It draws with Chromium and the copy of Mermaid that comes with NiceGUI.
 """
 
 from __future__ import annotations
