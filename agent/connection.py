@@ -93,6 +93,7 @@ class Inbound(msgspec.Struct, frozen=True):
         ack: acknowledges it to the broker; until then it comes again after a restart.
         again: the broker marks it as sent before.
         at: the sender's time, where it is told with the message.
+        retained: the broker had kept it, for whoever subscribes.
     """
 
     topic: str
@@ -103,6 +104,7 @@ class Inbound(msgspec.Struct, frozen=True):
     ack: Callable[[], None]
     again: bool = False
     at: float | None = None
+    retained: bool = False
 
 
 def time_told(properties: list[tuple[str, str]]) -> float | None:

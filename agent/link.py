@@ -442,6 +442,7 @@ class Link:
             lambda: self._safely(client.ack, mid, qos),
             bool(message.dup),
             time_told(getattr(properties, "UserProperty", [])),
+            bool(message.retain),
         )
         if inbound.topic == self._status_topic:
             self._own_status(inbound)

@@ -61,6 +61,9 @@ class Routing:
             match address.kind:
                 case "request" if address.name == LEAVE:
                     self._to.link.leave(codec.decode(inbound.payload, Leave, what="a farewell"))
+                case "request" | "group-request" if inbound.retained:
+                    # It would be answered again at every connection, for ever.
+                    log.warning("a retained request is passed over")
                 case "request":
                     self._to.dispatcher.handle(address.name, inbound)
                     return

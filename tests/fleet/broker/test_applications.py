@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -90,6 +91,33 @@ class Reef:
         )  # fmt: skip
         return MqttConfig(port=self.port, tls=tls)
 
+    @contextlib.contextmanager
+    def running(self, config: Path, device: str) -> Iterator[None]:
+        """An agent that has subscribed: it answers."""
+        with self.log.open("ab") as log:
+            agent = subprocess.Popen(
+                [sys.executable, "-m", "agent", "run", "--config", config],
+                env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            watcher = Client(self.fleet.controller_mqtt(), f"watches-{device}")
+            watcher.subscribe(TOPICS.of_device(device, "status"))
+            watcher.subscribe(TOPICS.every_response())
+            watcher.until(lambda: any(b'"online"' in payload for _, payload in watcher.received))
+            asked, answer = b'{"id": "first"}', TOPICS.response(device, "first")
+            while not any(topic == answer for topic, _ in watcher.received):
+                watcher.publish(TOPICS.request(device, "status"), asked)
+                watcher.client.loop(0.1)
+            watcher.close()
+            yield
+        finally:
+            agent.send_signal(signal.SIGTERM)
+            try:
+                agent.wait(60)
+            except subprocess.TimeoutExpired:
+                agent.kill()
+                agent.wait(10)
+
     def words(self, name: str, target: str, op: str) -> list[str]:
         """What the examples take."""
         return ["127.0.0.1", str(self.port), str(self.folder(name)), FLEET, name, target, op]
@@ -98,34 +126,10 @@ class Reef:
 @pytest.fixture(scope="module")
 def reef(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reef]:
     """The broker and the agent, until all tests are done."""
-    folder = tmp_path_factory.mktemp("applications")
-    reef = Reef(folder)
+    reef = Reef(tmp_path_factory.mktemp("applications"))
     config = reef.fleet.folder / "devices" / "kitchen-1" / "agent.yaml"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with reef.broker, reef.log.open("wb") as log:
-        agent = subprocess.Popen(
-            [sys.executable, "-m", "agent", "run", "--config", config],
-            env=environment, stdout=log, stderr=log,
-        )  # fmt: skip
-        try:
-            watcher = Client(reef.fleet.controller_mqtt(), "watcher")
-            watcher.subscribe(TOPICS.of_device("kitchen-1", "status"))
-            # The agent has subscribed when it answers.
-            watcher.subscribe(TOPICS.every_response())
-            watcher.until(lambda: any(b'"online"' in payload for _, payload in watcher.received))
-            asked = json.dumps({"id": "first"}).encode()
-            while not any("/res/first" in topic for topic, _ in watcher.received):
-                watcher.publish(TOPICS.request("kitchen-1", "status"), asked)
-                watcher.until(lambda: True)
-            watcher.close()
-            yield reef
-        finally:
-            agent.send_signal(signal.SIGTERM)
-            try:
-                agent.wait(60)
-            except subprocess.TimeoutExpired:
-                agent.kill()
-                agent.wait(10)
+    with reef.broker, reef.running(config, "kitchen-1"):
+        yield reef
 
 
 def run(*words: str) -> list[dict[str, Any]]:
@@ -216,6 +220,30 @@ def test_correlation_data_of_any_bytes_comes_back_over_the_broker(reef: Reef) ->
         client.client.publish(target, b"{}", qos=1, properties=properties)
         client.until(lambda: seen)
         assert (seen[0].topic, seen[0].properties.CorrelationData) == (topic, wanted)
+    client.close()
+
+
+def test_a_retained_request_is_answered_when_it_is_sent_and_never_again(
+    reef: Reef, tmp_path: Path
+) -> None:
+    """A device that connects later passes it over, and answers what is asked then."""
+    topic = TOPICS.application("panel", "kept")
+    client = Client(reef.config("panel"), "keeps")
+    client.subscribe(topic)
+    target = TOPICS.group_request("kitchen", "status")
+    kept = json.dumps({"id": "kept", "reply_to": topic}).encode()
+    client.publish(target, kept, retain=True)
+    client.until(lambda: len(client.received) == 1)
+    reef.here("enroll", "kitchen-2", "--board", "generic-x86-64", "--group", "kitchen",
+              "--out", tmp_path / "agent.yaml")  # fmt: skip
+    reef.broker.reload()
+    with reef.running(tmp_path / "agent.yaml", "kitchen-2"):
+        asked = json.dumps({"id": "later", "reply_to": topic}).encode()
+        client.publish(TOPICS.request("kitchen-2", "status"), asked)
+        client.until(lambda: any(b'"later"' in payload for _, payload in client.received))
+        told = [json.loads(payload) for _, payload in client.received]
+        assert ("kept", "kitchen-2") not in {(one["id"], one["device"]) for one in told}
+    client.publish(target, b"", retain=True)
     client.close()
 
 
