@@ -71,7 +71,8 @@ on `res` it would read what others asked.
   answer's `id` is the field, else the correlation data where that is a name, else one that is made.
 - **What is not answered**: a request without `id`, correlation data and response topic; one whose
   deadline passed before it ran on a microcontroller; one that the broker refuses (MQTT 5 says so
-  in PUBACK: 0x87); one that was retained, when a device connects later. All else that is refused is answered with an error.
+  in PUBACK: 0x87); one that was retained, when a device connects later. All else that is refused
+  is answered with an error.
 - **Who answered** stands in the answer (`device`). Devices of the same application could write it
   of one another; on `d/{device}/res/{id}` the broker proves it.
 
