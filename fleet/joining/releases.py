@@ -14,6 +14,7 @@ from fleet.joining import wheelhouse
 from fleet.repository import releases
 from fleet.repository.releases import Published
 from fleet.store import audit
+from fleet.store.audit import Act
 from fleet.store.entries import Actor
 
 
@@ -25,9 +26,14 @@ def add(
     Raises:
         ShoalError: what the archive and the repository refuse.
     """
+    with _acting(fleet, "agent.publish", archive.name, actor) as act:
+        return _publish(fleet, archive, act, replace=replace)
+
+
+def _publish(fleet: Fleet, archive: Path, act: Act, *, replace: bool) -> Published:
     opened = ReleaseArchive.open(archive)
-    with _acting(fleet, "agent.publish", opened.release.target, actor):
-        return releases.publish(fleet.open_repository(), opened, replace=replace)
+    act.target = opened.release.target[:200]
+    return releases.publish(fleet.open_repository(), opened, replace=replace)
 
 
 def fetch(
@@ -53,10 +59,13 @@ def fetch(
     known = {one.target: one for one in releases.published(fleet.open_repository())}
     if name in known and not replace:
         return known[name], False
-    with tempfile.TemporaryDirectory(dir=fleet.folder, prefix=".agent.") as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=fleet.folder, prefix=".agent.") as folder,
+        _acting(fleet, "agent.publish", name, None) as act,
+    ):
         archive = Path(folder) / "release.zip"
         wheelhouse.gather(archive, platform, python, extra_indexes=extra_indexes, quiet=quiet)
-        return add(fleet, archive, replace=replace), True
+        return _publish(fleet, archive, act, replace=replace), True
 
 
 def withdraw(fleet: Fleet, target: str, actor: Actor | None = None) -> None:
@@ -70,10 +79,10 @@ def withdraw(fleet: Fleet, target: str, actor: Actor | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _acting(fleet: Fleet, action: str, target: str, actor: Actor | None) -> Iterator[None]:
+def _acting(fleet: Fleet, action: str, target: str, actor: Actor | None) -> Iterator[Act]:
     store = fleet.open_store()
     with (
         contextlib.closing(store),
-        audit.acting(store, actor or audit.local(), action, target[:200]),
+        audit.acting(store, actor or audit.local(), action, target[:200]) as act,
     ):
-        yield
+        yield act

@@ -18,22 +18,27 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from contracts import __version__
 from contracts.config import MqttConfig
+from contracts.errors import UnavailableError
 from fleet.api.refusals import CHANGES
 from fleet.cli import noted
 from fleet.cli.app import app
 from fleet.folder import ApiConfig, Fleet, FleetConfig
+from fleet.joining import wheelhouse
 from fleet.store import audit
 from fleet.store.audit import Entry
 from tests.support.bundles import noise_bundle
 from tests.support.served import ServedFleet
 from tests.support.tools import free_port
+from tests.support.wheels import make_release
 
 RUN = CliRunner()
 
 BY_ROUTE = {
     "fleet label": ("PATCH", "/v1/devices/{device}"),
     "fleet rollout create": ("POST", "/v1/rollouts"),
+    "fleet agent rollout": ("POST", "/v1/rollouts"),
     "fleet rollout approve": ("POST", "/v1/rollouts/{rollout}/{command}"),
     "fleet rollout pause": ("POST", "/v1/rollouts/{rollout}/{command}"),
     "fleet rollout resume": ("POST", "/v1/rollouts/{rollout}/{command}"),
@@ -56,6 +61,7 @@ NO_ENTRY = {
     "boards check": "reads",
     "boards files": "writes files of a device; its enrolment is noted",
     "boards flash": "copies files to a board; its enrolment is noted",
+    "fleet agent list": "reads",
     "fleet app list": "reads",
     "fleet audit": "reads",
     "fleet devices": "reads",
@@ -194,6 +200,21 @@ def application(case: Case) -> None:
     case.here("app", "add", "panel", "--may", "status", "--on", "group=kitchen")
 
 
+FOR = ("--platform", "x86-64", "--python", "3.11")
+
+
+def fetch(case: Case, gather: Callable[[Path], object], *, ok: bool = True) -> None:
+    """The agent's wheels, from an index that is not asked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wheelhouse, "gather", lambda archive, *_, **__: gather(archive))
+        case.here("agent", "fetch", *FOR, ok=ok)
+
+
+def offline() -> None:
+    """The index does not answer."""
+    raise UnavailableError("fetch-failed", "pip cannot fetch anything here")
+
+
 Do = Callable[[Case], Any]
 CHANGING: dict[str, tuple[str, Do | None, Do]] = {
     "fleet init": (
@@ -235,6 +256,24 @@ CHANGING: dict[str, tuple[str, Do | None, Do]] = {
         "device.rename",
         lambda c: (enroll(c), c.here("rename", "kitchen", "hall")),
         lambda c: c.here("rename", "nobody", "hall", ok=False),
+    ),
+    "fleet agent add": (
+        "agent.publish",
+        lambda c: c.here("agent", "add", make_release(c.work, "9.9.9")),
+        lambda c: c.here("agent", "add", c.work / "none.zip", ok=False),
+    ),
+    "fleet agent fetch": (
+        "agent.publish",
+        lambda c: fetch(c, lambda archive: shutil.copy(make_release(c.work, __version__), archive)),
+        lambda c: fetch(c, lambda _: offline(), ok=False),
+    ),
+    "fleet agent withdraw": (
+        "agent.withdraw",
+        lambda c: (
+            c.here("agent", "add", make_release(c.work, "9.9.9")),
+            c.here("agent", "withdraw", "9.9.9", *FOR),
+        ),
+        lambda c: c.here("agent", "withdraw", "9.9.9", *FOR, ok=False),
     ),
     "fleet app add": (
         "app.add",
