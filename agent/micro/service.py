@@ -5,9 +5,7 @@ wins. A full queue is answered ``busy`` at once, and what expired while waiting 
 """
 
 import asyncio
-import binascii
 import gc
-import hashlib
 import json
 import time
 
@@ -55,6 +53,9 @@ class Request:
             made = correlation or (isinstance(reply, str) and reply.encode())
             if not made:
                 raise Refused("bad-message", "the request has no id")
+            import binascii  # rare: the memory is for models
+            import hashlib
+
             self.id = "c-" + binascii.hexlify(hashlib.sha256(made).digest()).decode()[:32]
         own = "%s/res/%s" % (topic, self.id)
         # Below its own name, and where applications read: all else is for the broker to refuse.
