@@ -79,7 +79,7 @@ def agent(
     one = Agent(config, tmp_path_factory.mktemp("agent"))
     sent: list[bytes] = []
     one.link.publish = lambda topic, payload, **_: sent.append(payload)  # type: ignore[method-assign]
-    one.dispatcher._send = one.link.publish
+    one.dispatcher._send = lambda topic, payload, _: sent.append(payload)
     one.engine.recover()
     one.models.activate("classify", TINY)
     one.worker.start()

@@ -99,6 +99,7 @@ class VirtualLink(Link):
         qos: int = 1,
         retain: bool = False,
         done: Callable[[int], None] | None = None,
+        correlation: bytes | None = None,
     ) -> None:
         self.sent.append((topic, payload, retain))
         if done is not None:
