@@ -175,6 +175,7 @@ class Runner:
             target = world.target(spec)
             target.check(spec)
             fit, left_out = world.pool(spec)
+            left_out = world.explained(spec, left_out)
             world.load(fit)
             moving = []
             for name in sorted(fit):
@@ -212,6 +213,7 @@ class Runner:
                 target.check(spec)
                 fit, left_out = world.pool(spec)
                 if not fit:
+                    left_out = world.explained(spec, left_out)
                     hint = selection.hint(connection, selector.parse(spec.selector))
                     raise InputError(
                         "no-devices",

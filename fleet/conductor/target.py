@@ -16,12 +16,19 @@ from contracts.manifest import Baseline, Manifest
 from contracts.messages import BundleRef, Reported
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import bundles
+from fleet.store.devices import Device
 
 Archives = Mapping[str, frozenset[str]]
 """``{platform}-{python}`` of the signed archives, by the version of the agent in them."""
 
 Signed = Callable[[], Archives]
 """Says which archives are signed now."""
+
+NO_RELEASE: Final = "it does not say that it can replace its own program"
+"""Why a device is left out that takes no archive."""
+
+EXPLAINED: Final = 1000
+"""Devices of which it is looked up why."""
 
 _NAMED: Final = 6
 """Archives that a reason names."""
@@ -51,6 +58,23 @@ class Target(msgspec.Struct, frozen=True):
     def baseline(self) -> Baseline | None:
         """Of the bundle's answers."""
         return self.manifest.baseline if self.manifest else None
+
+    def hardware(self, device: Device) -> str:
+        """What of a device it has to fit: its board, or the archive that it takes."""
+        if self.manifest is not None:
+            return device.hardware
+        return device.reported.platform.get(program.TAG, "") if device.reported else ""
+
+    def misfit(self, hardware: str) -> str | None:
+        """Why a device cannot have it, in one line; None when it can."""
+        if self.manifest is not None:
+            return misfit(self.manifest, hardware)
+        if not hardware:
+            return NO_RELEASE
+        if hardware not in self.archives:
+            there = ", ".join(sorted(self.archives)[:_NAMED]) or "none"
+            return f"no archive of {self.ref} is signed for {hardware}; there are: {there}"
+        return None
 
     def check(self, spec: RolloutSpec) -> None:
         """Whether a rollout to it can be begun.
@@ -105,16 +129,10 @@ def misfit(manifest: Manifest, board: str) -> str | None:
     return "; ".join(str(reason) for reason in reasons) or None
 
 
-def no_archive(target: Target, reported: Reported | None) -> str | None:
-    """Why a device cannot take a release of the agent, in one line; None when it can."""
+def why_none(reported: Reported | None) -> str:
+    """Why a device takes no archive of the agent, in its own words."""
     if reported is None:
         return "it has not said yet what it is"
     if fixed := reported.platform.get(program.FIXED):
         return f"it cannot replace its own program: {fixed}"
-    mine = reported.platform.get(program.TAG)
-    if mine is None:
-        return f"its agent {reported.agent_version} cannot replace itself"
-    if mine not in target.archives:
-        there = ", ".join(sorted(target.archives)[:_NAMED]) or "none"
-        return f"no archive of {target.ref} is signed for {mine}; there are: {there}"
-    return None
+    return f"its agent {reported.agent_version} cannot replace itself"

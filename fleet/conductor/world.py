@@ -64,13 +64,11 @@ class World:
             self._targets[key] = target.find(self._connection, spec, self._signed)
         return self._targets[key]
 
-    def _misfit(self, wanted: Target, device: str, board: str) -> str | None:
-        if wanted.manifest is None:
-            known = self.devices.get(device)
-            return target.no_archive(wanted, known.reported if known else None)
-        key = (wanted.ref.manifest_sha256, board)
+    def _misfit(self, wanted: Target, hardware: str) -> str | None:
+        """Why a device cannot have it, by its board or the archive that it takes."""
+        key = (wanted.ref.manifest_sha256, hardware)
         if key not in self._misfits:
-            self._misfits[key] = target.misfit(wanted.manifest, board)
+            self._misfits[key] = wanted.misfit(hardware)
         return self._misfits[key]
 
     def pool(
@@ -79,30 +77,39 @@ class World:
         """Devices that the selector means: those that can have the bundle, and why not the rest."""
         wanted = self.target(spec)
         means = selection.means(selector.parse(spec.selector))
+        read = devices.boards if wanted.manifest is not None else devices.releases
         fit: set[str] = set()
         left_out: dict[str, str] = {}
-        found = devices.boards(self._connection, means, *conditions)
-        if wanted.manifest is None:  # what a device is, it has said itself
-            self.load(device for device, _, revoked in found if not revoked)
-        for device, board, revoked in found:
+        for device, hardware, revoked in read(self._connection, means, *conditions):
             if revoked:
                 left_out[device] = "revoked"
-            elif reason := self._misfit(wanted, device, board):
+            elif reason := self._misfit(wanted, hardware):
                 left_out[device] = reason
             else:
                 fit.add(device)
         return fit, left_out
 
+    def explained(self, spec: RolloutSpec, left_out: Mapping[str, str]) -> dict[str, str]:
+        """Why devices are left out, in their own words where they say more."""
+        found = dict(left_out)
+        if self.target(spec).manifest is None:
+            ids = [name for name, why in left_out.items() if why == target.NO_RELEASE]
+            self.load(ids[: target.EXPLAINED])
+            for name in ids[: target.EXPLAINED]:
+                found[name] = target.why_none(self.devices[name].reported)
+        return found
+
     def fitting(self, spec: RolloutSpec, names: Iterable[str]) -> set[str]:
         """Of devices that were read, those that :meth:`pool` says can have the bundle."""
         wanted = selector.parse(spec.selector)
+        to = self.target(spec)
         return {
             name
             for name in names
             if (device := self.devices.get(name)) is not None
             and device.revoked_at is None
             and device.matches(wanted)
-            and self._misfit(self.target(spec), name, device.hardware) is None
+            and self._misfit(to, to.hardware(device)) is None
         }
 
     def facts(

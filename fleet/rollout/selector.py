@@ -14,8 +14,8 @@ All terms must hold. A label is one that enrolment or an operator gave; ``device
 ``group``, ``state`` and ``task`` (a slot that is desired of the device) are built in. What a
 device says of itself must be asked for: ``own:site=lyon`` means a label that it reports,
 ``own:board``, ``own:group``, ``own:task`` (a slot that serves), ``own:bundle``
-(``NAME/VERSION``, which serves) and ``own:waits`` (the code of a reason why it does not get on)
-are built in. Nobody checks what a device says: a text that not every device may see goes by
+(``NAME/VERSION``, which serves), ``own:waits`` (the code of a reason why it does not get on) and
+``own:agent-release`` (the archive of the agent that it takes) are built in. Nobody checks what a device says: a text that not every device may see goes by
 labels without ``own:``.
 
 A value with other characters than ``A-Z a-z 0-9 . _ - : /`` stands in double quotes. Example:
@@ -41,7 +41,7 @@ OWN: Final = "own:"
 """What a key begins with that asks for the device's own word."""
 
 BUILT_IN: Final = frozenset({"device", "board", "group", "state", "task"})
-OWN_BUILT_IN: Final = frozenset({"board", "group", "task", "bundle", "waits"})
+OWN_BUILT_IN: Final = frozenset({"board", "group", "task", "bundle", "waits", "agent-release"})
 """Keys behind ``own:`` that are not the device's labels."""
 
 _TOKEN: Final = re.compile(

@@ -170,6 +170,23 @@ def boards(
     ]
 
 
+def releases(
+    connection: sa.Connection, *conditions: sa.ColumnElement[bool]
+) -> list[tuple[str, str, bool]]:
+    """By id, the archive of the agent that a device says it takes, and whether it is revoked."""
+    says = TRAIT.alias()
+    own = (says.c.device == DEVICE.c.id) & (says.c.key == "own:agent-release")
+    query = (
+        sa.select(DEVICE.c.id, says.c.value, DEVICE.c.revoked_at)
+        .outerjoin(says, own)
+        .where(*conditions)
+        .order_by(DEVICE.c.id)
+    )
+    return [
+        (row.id, row.value or "", row.revoked_at is not None) for row in connection.execute(query)
+    ]
+
+
 def some(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Device]:
     """Devices by id; those that are not known are missing."""
     wanted = list(ids)

@@ -14,7 +14,8 @@ a label          the operator's            its value
 ``own:waits``    the device's              the code of a reason for which it waits
 ================ ========================= ====================================================
 
-A label with the name of a key that is built in is not searched: the built-in one is meant.
+``own:agent-release`` is the archive of the agent that a device takes. A label with the name of a
+key that is built in is not searched: the built-in one is meant.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
+from contracts import program
 from contracts.messages import Desired, Reported
 from fleet.rollout.selector import BUILT_IN, OWN, OWN_BUILT_IN
 from fleet.store import Store
@@ -59,6 +61,8 @@ def own(reported: Reported | None) -> set[Trait]:
     found.append(("board", reported.board))
     found += [("group", group) for group in reported.groups]
     found += [("waits", wait.reason.code[:64]) for wait in reported.waits]
+    if tag := reported.platform.get(program.TAG):
+        found.append(("agent-release", tag[:64]))
     for slot, report in reported.slots.items():
         if report.active is not None:
             found += [("task", slot), ("bundle", f"{report.active.name}/{report.active.version}")]
