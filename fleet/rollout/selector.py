@@ -13,10 +13,10 @@ Grammar::
 All terms must hold. A label is one that enrolment or an operator gave; ``device``, ``board``,
 ``group``, ``state`` and ``task`` (a slot that is desired of the device) are built in. What a
 device says of itself must be asked for: ``own:site=lyon`` means a label that it reports,
-``own:board``, ``own:group``, ``own:task`` (a slot that serves), ``own:bundle``
-(``NAME/VERSION``, which serves), ``own:waits`` (the code of a reason why it does not get on) and
-``own:agent-release`` (the archive of the agent that it takes) are built in. Nobody checks what a device says: a text that not every device may see goes by
-labels without ``own:``.
+``own:board``, ``own:group``, ``own:task`` (a slot that serves), ``own:bundle`` (``NAME/VERSION``,
+which serves), ``own:waits`` (the code of a reason why it does not get on) and
+``own:agent-release`` (the archive of the agent that it takes) are built in. Nobody checks what a
+device says: a text that not every device may see goes by labels without ``own:``.
 
 A value with other characters than ``A-Z a-z 0-9 . _ - : /`` stands in double quotes. Example:
 ``board=raspberry-pi-5,site in (lyon,graz)``.
