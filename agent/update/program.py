@@ -233,6 +233,9 @@ class Program:
             fetched = home.fetched()
             if fetched is None or fetched.release != name:
                 raise RefusedError("release-missing", "its archive is no longer on the disk")
+            # Before each try: one that fills the disk to find out writes as much each time.
+            entry = FileEntry("archive", fetched.sha256, fetched.size)
+            self._check_room(home, Store(home.fs, home.path), entry)
             try:
                 environments.build(home.blob(fetched.sha256), home.folder(name), version)
                 home.finish(name, Ready(version, fetched.sha256))

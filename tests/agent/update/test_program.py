@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from contracts import program, release
 from contracts.messages import Desired, TrialRules
 from fleet.repository.delta import make
 from tests.support.engine import Rig
-from tests.support.program import BASE, TARGET, ProgramDevice, Releases, ref, want
+from tests.support.program import BASE, TARGET, Folders, ProgramDevice, Releases, ref, want
 
 
 @pytest.fixture
@@ -206,6 +207,36 @@ def test_a_disk_that_is_full_is_told_once_and_waited_for(
     assert "make room" in wait.reason.message
     assert [event.reason for event in rig.events if event.reason].count(wait.reason) <= 1
     assert device.releases.reads == []
+    free[0] = 1 << 40
+    device.run(Disk(), want("1.1.0", 2))
+    assert device.started[-1] == "1.1.0"
+
+
+def test_a_disk_that_fills_after_the_download_is_not_filled_again_and_again(
+    device: ProgramDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment is not begun before there is room for it."""
+    free, built = [1 << 40], [0]
+    build = Folders.build
+
+    def full(self: Folders, archive: Path, folder: Path, version: str) -> None:
+        built[0] += 1
+        if free[0] < 1 << 40:
+            raise OSError(errno.ENOSPC, "no room")
+        build(self, archive, folder, version)
+
+    monkeypatch.setattr(Disk, "free_bytes", lambda self, folder: free[0])
+    monkeypatch.setattr(Folders, "build", full)
+    rig = device.start(Disk())
+    assert rig is not None
+    rig.engine.offer(want("1.1.0", 2))
+    while rig.engine.journal.update is None or rig.engine.journal.update.state != "fits":
+        rig.engine.step()
+    free[0] = 1000
+    for _ in range(20):
+        rig.clock.now += rig.engine.step() or 0.0
+    assert built[0] == 0
+    assert rig.engine.waits()[0].reason.code == "disk-full"
     free[0] = 1 << 40
     device.run(Disk(), want("1.1.0", 2))
     assert device.started[-1] == "1.1.0"
