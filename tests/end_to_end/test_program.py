@@ -75,13 +75,13 @@ def test_an_agent_replaces_its_program_goes_back_from_a_bad_one_and_downgrades(
 
         controller.wait_final(controller.want(agent.device, MODEL, trial=TRIAL))
         revision = wants(controller, agent.device, "0.2.0")
-        event = controller.wait_for(UpdateEvent, of_program(revision, *final))
+        event = controller.wait_for(UpdateEvent, of_program(revision, *final), 600)
         assert event.state == "committed", (event, agent.log.read_text()[-3000:])
         runs("0.2.0", revision)
 
         revision = wants(controller, agent.device, "0.3.0")
-        tried = controller.wait_for(UpdateEvent, of_program(revision, "trial"))
-        back = controller.wait_for(UpdateEvent, of_program(revision, *final))
+        tried = controller.wait_for(UpdateEvent, of_program(revision, "trial"), 600)
+        back = controller.wait_for(UpdateEvent, of_program(revision, *final), 600)
         assert back.state == "rolled-back", (back, agent.log.read_text()[-3000:])
         assert back.reason is not None
         assert back.reason.code == "trial-restarts"
@@ -90,7 +90,7 @@ def test_an_agent_replaces_its_program_goes_back_from_a_bad_one_and_downgrades(
         runs("0.2.0", revision)
 
         revision = wants(controller, agent.device, "0.0.9")
-        event = controller.wait_for(UpdateEvent, of_program(revision, *final))
+        event = controller.wait_for(UpdateEvent, of_program(revision, *final), 600)
         assert event.state == "committed", (event, agent.log.read_text()[-3000:])
         runs("0.0.9", revision)
         assert agent.terminate() == 0
