@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from contracts import program
@@ -12,6 +13,7 @@ from contracts.errors import InputError
 from contracts.messages import Reported, SlotReport
 from fleet.conductor.runner import Runner
 from fleet.rollout.spec import RolloutSpec
+from fleet.store.devices import Device
 from tests.fleet.conductor.test_runner import Small
 
 PI, JETSON = "aarch64-cp313", "aarch64-cp310"
@@ -33,23 +35,19 @@ class Boards(Small):
         self.platforms[name] = platform
         self.add(name)
 
-    def obey(self, name: str) -> None:
+    def _done(self, device: Device) -> Reported:
         """It installs what is desired of it, and says what runs."""
-        device = self.device(name)
-        wish = device.desired.slots.get(program.SLOT) if device.desired else None
-        if wish is not None:
-            self.runs[name] = wish.bundle.version
-        version = self.runs.get(name, "1.0.0")
-        able = program.TAG in self.platforms.get(name, {})
+        name = device.id
         wished = device.desired.slots if device.desired else {}
+        if program.SLOT in wished:
+            self.runs[name] = wished[program.SLOT].bundle.version
+        version = self.runs.get(name, "1.0.0")
+        platform = self.platforms.get(name, {})
         slots = {slot: SlotReport(one.active) for slot, one in wished.items()}
-        if able:
+        if program.TAG in platform:
             slots[program.SLOT] = SlotReport(program.ref(version))
-        said = Reported(
-            name, "b", version, "raspberry-pi-5", "litert", self.now, slots=slots,
-            desired_revision=device.desired_revision, platform=self.platforms.get(name, {}),
-        )  # fmt: skip
-        self.hear(name, said)
+        said = self._reported(device, slots)
+        return msgspec.structs.replace(said, agent_version=version, platform=platform)
 
     def roll_out(self, version: str, **fields: object) -> str:
         """A rollout to all."""
