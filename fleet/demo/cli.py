@@ -25,12 +25,12 @@ from fleet.demo.report import Report, StepFailedError
 from fleet.demo.scenario import Budget, Demo
 
 QUICK = Budget(
-    first=1_600,
-    second=2_000,
+    first=3_000,
+    second=3_600,
     settings=(
         "distillation.fit.epochs=6",
         "distillation.augment={}",
-        "data.noise_report=false",
+        "clean.noise_report=false",
         "evaluation.folds=0",
     ),
     check_quality=False,
