@@ -45,7 +45,7 @@ class Access(msgspec.Struct, frozen=True):
 
     groups: dict[str, list[str]]
     denied: list[str]
-    applications: list[Application]
+    applications: list[Application] = []
 
     @classmethod
     def of(cls, transaction: Transaction, now: float) -> Access:
