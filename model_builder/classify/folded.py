@@ -40,10 +40,10 @@ _FOLDS: Final = 3
 _PART: Final = 0.4
 """Of a fold's fine-tuning, beside that of all rows."""
 
-_MADE: Final = 0.3
+_MADE: Final = 0.25
 """Made text of a fold, as a share of the whole build's."""
 
-_STEPS: Final = (0.5, 0.3)
+_STEPS: Final = (0.5, 0.2)
 """Part of its steps that a plan is trained for in a fold: few labels, many labels."""
 
 

@@ -23,6 +23,9 @@ from model_builder.students.ids import encode
 from model_builder.teachers.base import Progress
 
 _MOST_MADE: Final = 60_000
+_MADE_A_ROW: Final = 30
+"""Made texts for each row, at most: beyond them they repeat one another."""
+
 _TOKENS_LABELLED: Final = 1500
 """Tokens of made text that a teacher of the default size reads, a second of a build's time."""
 
@@ -86,7 +89,7 @@ def lesson_of(recipe: Recipe, dataset: Dataset, masters: Masters, share: float =
     if teacher.open_ended and name != "openai":
         facts = facts_of(dataset)
         count = int(_TOKENS_LABELLED * facts.seconds / min(facts.tokens, recipe.teacher.max_tokens))
-        count = int(share * min(count, 20 * len(texts), _MOST_MADE))
+        count = int(share * min(count, _MADE_A_ROW * len(texts), _MOST_MADE))
         seed = derive(recipe.seed, "variations")
         more = variations(texts, teacher.neighbours(texts), count, seed)
     if teacher.open_ended:

@@ -231,7 +231,8 @@ def plans(
     labels = facts.labels
     pace = 120 if labels > MANY else 40
     steps = int(np.clip(pace * facts.seconds**0.75, 1200, 18_000))
-    steps = min(steps, max(300, 8 * facts.rows))  # a handful of rows has little to teach
+    steps = min(steps, max(300, (15 if labels > MANY else 8) * facts.rows))  # few teach little
+    natural = 0.15 if briefly and labels > MANY else 0.3
     many = BagFit(steps=steps)
     few = BagFit(steps=max(300, steps // 3), feature_dropout=0.3, dropout=0.2)
     passes = _PASSES * facts.rows // few.batch
@@ -252,7 +253,7 @@ def plans(
         name += f", hidden {hidden}" if hidden else ", linear"
         name += ", maximum" if largest else ""
         if made and (hidden or not briefly):
-            found.append(Plan(name, own, 0.3, many))
+            found.append(Plan(name, own, natural, many))
         if not made or len(found) == 1 or not hidden:
             found.append(Plan(f"{name}, the rows alone", own, 1.0, few))
         if not hidden and brief.steps < few.steps:
