@@ -236,6 +236,9 @@ def test_no_text_of_a_query_is_where_others_see_it_whatever_fails(
     def embed(mark: str) -> None:
         rig.ask("/v1/embeddings", {"model": "all", "input": mark})
 
+    def correct(mark: str) -> None:
+        rig.ask("/v1/feedback", {"device": "d1", "answer": "q-1", "text": mark})
+
     def share(mark: str) -> None:
         text = mark.replace(" turn", "-shared")
         result = Result("s", time.time(), "l", 0.5, REF, text)
@@ -247,11 +250,11 @@ def test_no_text_of_a_query_is_where_others_see_it_whatever_fails(
         "fleet.api.views": [query, stream],
         "fleet.api.openai": [chat],
         "fleet.api.embeddings": [embed],
-        "fleet.query.ask:Asker.ask": [query, stream, chat, embed],
+        "fleet.query.ask:Asker.ask": [query, stream, chat, embed, correct],
         "fleet.query.ask:Asker._on_answer": [query, chat],
-        "fleet.mqtt.link:Link.publish": [query, stream, chat, embed],
+        "fleet.mqtt.link:Link.publish": [query, stream, chat, embed, correct],
         "fleet.ingest": [share],
-        "contracts.codec:encode_given": [query, chat, embed],
+        "contracts.codec:encode_given": [query, chat, embed, correct],
         "contracts.codec:encode": [query],
         "contracts.codec:convert": [query, chat, embed],
         "contracts.codec:decode": [query, chat],
@@ -295,6 +298,7 @@ def test_no_text_of_a_query_is_where_others_see_it_whatever_fails(
 
 ASKED = (
     "/v1/queries", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings",
+    "/v1/feedback",
 )  # fmt: skip
 _QUERY = '"devices": ["d1"], "op": "classify", "text": "t"'
 _CHAT = '"messages": [{"role": "user", "content": "t"}]'
@@ -302,6 +306,9 @@ WRONG = (
     "%s", '{"text": "%s', '{"devices": ["%s"]}', '{"%s": 1}',
     '{"selector": "%s", "op": "classify", "text": "t"}',
     '{"devices": ["d1"], "op": "%s", "text": "t"}',
+    '{"device": "d1", "answer": "%s", "right": true}',
+    '{"device": "%s", "answer": "q-1", "text": "%s"}',
+    '{"device": "d1", "answer": "q-1", "right": "%s", "label": "%s"}',
     '{' + _QUERY + ', "options": {"%s": 1}}',
     '{' + _QUERY + ', "options": {"top_k": "%s"}}',
     '{"model": "%s", "input": "t", "prompt": "t", ' + _CHAT + '}',
