@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from statistics import NormalDist
 from typing import Final
 
 import msgspec
@@ -157,12 +158,17 @@ def _cap(counts: list[float]) -> float:
     return ordered[-1]
 
 
-def estimate(tallies: Mapping[str, Tally], noise: Noise = Noise()) -> Estimate | None:  # noqa: B008
+def estimate(
+    tallies: Mapping[str, Tally],
+    noise: Noise = Noise(),  # noqa: B008
+    z: float = Z,
+) -> Estimate | None:
     """The accuracy over all devices; None when nothing was judged.
 
     Args:
         tallies: by device.
         noise: of the verdicts.
+        z: standard deviations of the interval.
     """
     counted = weighted(tallies)
     total = sum(counted.values(), Tally())
@@ -170,7 +176,7 @@ def estimate(tallies: Mapping[str, Tally], noise: Noise = Noise()) -> Estimate |
         return None
     share = total.right / total.judged
     alike = total.judged / _spread(counted, share, total.judged)
-    low, high = wilson(share * alike, alike)
+    low, high = wilson(share * alike, alike, z)
     return Estimate(
         noise.corrected(share),
         noise.corrected(low),
@@ -209,8 +215,21 @@ def apart(tallies: Mapping[str, Tally]) -> list[tuple[str, float, float]]:
 # Limits. --------------------------------------------------------------------------------------
 
 
+def z_of(parts: int) -> float:
+    """Standard deviations that hold in `parts` intervals together as 95 % does in one.
+
+    Bonferroni's: of twenty sites one would else fail by chance.
+    """
+    return NormalDist().inv_cdf(1 - 0.025 / parts) if parts > 1 else Z
+
+
 def at_least(
-    tallies: Mapping[str, Tally], limit: float, need: int, devices: int, noise: Noise
+    tallies: Mapping[str, Tally],
+    limit: float,
+    need: int,
+    devices: int,
+    noise: Noise,
+    z: float = Z,
 ) -> Verdict:
     """Whether an accuracy is at least `limit`.
 
@@ -223,16 +242,17 @@ def at_least(
         need: answers that have to be judged.
         devices: that have to have judged answers; with 1, one may decide alone.
         noise: of the verdicts.
+        z: standard deviations of the interval.
     """
 
     def holds(of: Mapping[str, Tally]) -> bool | None:
-        found = estimate(of, noise)
+        found = estimate(of, noise, z)
         if found is None or found.high < limit:
             return None if found is None else False
         return True if found.value >= limit else None
 
     def told(of: Mapping[str, Tally]) -> str:
-        found = estimate(of, noise)
+        found = estimate(of, noise, z)
         assert found is not None
         return f"with 95 % certainty it is between {found.low:.3g} and {found.high:.3g}"
 
@@ -252,6 +272,7 @@ def regressed(
     need: int,
     devices: int,
     noise: Noise,
+    z: float = Z,
 ) -> Verdict:
     """Whether a version is worse than the one before by at most `limit`.
 
@@ -267,7 +288,7 @@ def regressed(
 
     def less(of: Mapping[str, Tally]) -> tuple[float, float, float] | None:
         gone = tallies_without(before, of)
-        one, other = estimate(gone, noise), estimate(of, noise)
+        one, other = estimate(gone, noise, z), estimate(of, noise, z)
         if one is None or other is None:
             return None
         worse = one.value - other.value

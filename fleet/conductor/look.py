@@ -14,7 +14,7 @@ import msgspec
 import sqlalchemy as sa
 
 from fleet.conductor.target import Signed, nothing
-from fleet.conductor.world import World, figures_of, judged_before, sharing
+from fleet.conductor.world import World, figures_of, groups_of, judged_before, sharing
 from fleet.rollout import timers, windows
 from fleet.rollout.engine import step
 from fleet.rollout.facts import Action, Facts
@@ -112,7 +112,8 @@ class Look:
         self._add_joined(state.header.slot, newest)
         figures = figures_of(self.connection, spec, before)
         judged = judged_before(self.connection, spec, before)
-        facts = self.world.facts(spec, before, eligible, newest, figures, blockers, judged)
+        groups = groups_of(self.connection, spec)
+        facts = self.world.facts(spec, before, eligible, newest, figures, blockers, judged, groups)
         after = self._step(stored, before, facts)
         moment = self.now
         if after == before:

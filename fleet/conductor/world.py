@@ -121,6 +121,7 @@ class World:
         figures: Mapping[str, Figures],
         blockers: list[str],
         before: Mapping[str, Judged] | None = None,
+        groups: Mapping[str, dict[str, str]] | None = None,
     ) -> Facts:
         """What the engine is told about a rollout: of those that are eligible, and of members."""
         seen = eligible | state.members.keys()
@@ -135,6 +136,7 @@ class World:
             figures=dict(figures),
             baseline=self.target(spec).baseline,
             before=dict(before or {}),
+            groups=dict(groups or {}),
             blockers=blockers,
         )
 
@@ -226,3 +228,16 @@ def judged_before(
         return {}
     since = min(m.since for m in state.members.values()) - field.BEFORE_S
     return field.by_device(connection, state.header.slot, sorted(old), since)
+
+
+def groups_of(connection: sa.Connection, spec: RolloutSpec) -> dict[str, dict[str, str]]:
+    """The values that devices have of the labels by which gates tell parts of the fleet apart."""
+    keys = {spec.gates_of(wave).field_by for wave in range(len(spec.waves))} - {None}
+    return {
+        key: {
+            device: value
+            for value, devices in field.values(connection, key).items()
+            for device in devices
+        }
+        for key in sorted(filter(None, keys))
+    }

@@ -189,6 +189,7 @@ class Step:
             found += gates.readings(
                 self.spec.gates_of(wave), wave, by_wave[wave], self.facts.figures,
                 self.facts.baseline, self.spec.attempts, self.facts.before,
+                self.facts.groups,
             )  # fmt: skip
         if found != self.header.readings:
             self.set_header(readings=found)

@@ -58,6 +58,7 @@ class Facts(msgspec.Struct, frozen=True):
         figures: what members measured while they ran the rollout's bundle.
         baseline: of the bundle's manifest.
         before: what was said of answers of the versions that the members ran before, by device.
+        groups: by the name of a label, the value that each device has.
         blockers: ids of older active rollouts that share devices with this one.
     """
 
@@ -65,6 +66,7 @@ class Facts(msgspec.Struct, frozen=True):
     figures: dict[str, Figures] = {}
     baseline: Baseline | None = None
     before: dict[str, Judged] = {}
+    groups: dict[str, dict[str, str]] = {}
     blockers: list[str] = []
 
 

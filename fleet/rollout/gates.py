@@ -6,10 +6,12 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from contracts.errors import ErrorInfo
 from contracts.judged import Judged
 from contracts.manifest import Baseline
-from fleet.accuracy import Noise, Verdict, at_least, regressed, tally
+from fleet.accuracy import Noise, Tally, Verdict, Z, at_least, regressed, tally, z_of
 from fleet.figures import Figures
 from fleet.rollout.drift import confidence_drift, label_drift
 from fleet.rollout.spec import Gates
@@ -115,22 +117,46 @@ def _together(
 
 
 def field_readings(
-    gates: Gates, wave: int, said: Mapping[str, Judged], before: Mapping[str, Judged]
+    gates: Gates,
+    wave: int,
+    said: Mapping[str, Judged],
+    before: Mapping[str, Judged],
+    groups: Mapping[str, str],
 ) -> list[Reading]:
-    """What people say of answers, against the limits: see :mod:`fleet.accuracy`."""
+    """What people say of answers, against the limits: see :mod:`fleet.accuracy`.
+
+    `groups`: the value of the label by which each part of the fleet must hold by itself.
+    """
     found: list[Reading] = []
     noise = Noise(gates.field_noise, gates.field_noise)
     sampled = gates.field_feedback == "sampled"
     need, devices = gates.min_field_judged, gates.min_field_devices
     now = {device: tally(one, sampled=sampled) for device, one in said.items()}
-    if (limit := gates.min_field_accuracy) is not None:
-        verdict = at_least(now, limit, need, devices, noise)
-        found.append(_judged("min_field_accuracy", wave, limit, verdict))
-    if (limit := gates.max_field_regression) is not None:
-        old = {device: tally(one, sampled=sampled) for device, one in before.items()}
-        verdict = regressed(old, now, limit, need, devices, noise)
-        found.append(_judged("max_field_regression", wave, limit, verdict))
+    old = {device: tally(one, sampled=sampled) for device, one in before.items()}
+
+    def verdict(
+        judge: Callable[[Mapping[str, Tally], Mapping[str, Tally], float], Verdict],
+    ) -> Verdict:
+        whole = judge(now, old, Z)
+        parts = sorted({groups[device] for device in now if device in groups})
+        for part in parts if whole.holds is not False else ():
+            mine, theirs = _only(now, groups, part), _only(old, groups, part)
+            alone = judge(mine, theirs, z_of(len(parts)))
+            if alone.holds is False:
+                return msgspec.structs.replace(alone, why=f"{gates.field_by}={part} alone")
+        return whole
+
+    if (least := gates.min_field_accuracy) is not None:
+        one = verdict(lambda n, _, z: at_least(n, least, need, devices, noise, z))
+        found.append(_judged("min_field_accuracy", wave, least, one))
+    if (most := gates.max_field_regression) is not None:
+        one = verdict(lambda n, o, z: regressed(o, n, most, need, devices, noise, z))
+        found.append(_judged("max_field_regression", wave, most, one))
     return found
+
+
+def _only(tallies: Mapping[str, Tally], groups: Mapping[str, str], part: str) -> dict[str, Tally]:
+    return {device: one for device, one in tallies.items() if groups.get(device) == part}
 
 
 def _judged(gate: str, wave: int, limit: float, verdict: Verdict) -> Reading:
@@ -160,6 +186,7 @@ def readings(
     baseline: Baseline | None,
     attempts: int,
     before: Mapping[str, Judged] | None = None,
+    groups: Mapping[str, Mapping[str, str]] | None = None,
 ) -> list[Reading]:
     """All gates of one wave.
 
@@ -171,6 +198,7 @@ def readings(
         baseline: of the bundle's manifest; None: drift has no evidence.
         attempts: tries that each device has.
         before: what was said of the version before, by device.
+        groups: by the name of a label, the value that each device has.
 
     Returns:
         One reading for each gate that is set; the failure rate first.
@@ -238,7 +266,8 @@ def readings(
             _of_each("min_golden_accuracy", wave, gates.min_golden_accuracy, golden, least=True)
         )
     said = {device: one.judged for device, one in ran.items() if one.judged is not None}
-    return found + field_readings(gates, wave, said, before or {})
+    of = (groups or {}).get(gates.field_by or "", {})
+    return found + field_readings(gates, wave, said, before or {}, of)
 
 
 def explain(reading: Reading) -> ErrorInfo:
@@ -251,11 +280,12 @@ def explain(reading: Reading) -> ErrorInfo:
         if reading.lost
         else ""
     )
+    part = f" ({reading.why})" if reading.why else ""
     sign = "at least" if reading.gate.startswith("min_") else "at most"
     return ErrorInfo(
         "gate-failed",
         f"wave {reading.wave + 1}: {title} is {reading.value:.6g}, allowed is {sign} "
-        f"{reading.limit:.6g}; devices: {named or 'none alone'}{more}{lost}",
+        f"{reading.limit:.6g}{part}; devices: {named or 'none alone'}{more}{lost}",
         {
             "gate": reading.gate,
             "wave": reading.wave,

@@ -68,6 +68,11 @@ class Gates(_Model):
     field_feedback: Literal["all", "sampled"] = Field(
         "all", description="sampled: only answers that were picked before anybody looked count"
     )
+    field_by: Annotated[str, Field(min_length=1, max_length=80)] | None = Field(
+        None,
+        description="a label of devices, as site or own:board: each of its values with enough "
+        "feedback must hold by itself too",
+    )
     field_noise: Annotated[float, Field(ge=0, le=0.4)] = Field(
         0.0, description="share of feedback that is itself wrong; it is taken out of the figure"
     )

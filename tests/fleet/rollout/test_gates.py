@@ -67,11 +67,14 @@ def said(right: int, wrong: int, **sampled: int) -> Figures:
 
 
 def field(
-    gates: Gates, by_device: dict[str, Figures], before: dict[str, Judged] | None = None
+    gates: Gates,
+    by_device: dict[str, Figures],
+    before: dict[str, Judged] | None = None,
+    groups: dict[str, dict[str, str]] | None = None,
 ) -> Reading:
     """The reading of the gate behind the failure rate."""
     members = [Member(device, 0, "confirmed", 1, 0.0, 0.0) for device in by_device]
-    return readings(gates, 0, members, by_device, None, 1, before)[1]
+    return readings(gates, 0, members, by_device, None, 1, before, groups)[1]
 
 
 def test_a_version_whose_users_say_that_it_is_wrong_fails_its_gate() -> None:
@@ -135,3 +138,31 @@ def test_one_device_that_lies_decides_nothing_and_is_named() -> None:
     assert found.holds is None
     assert [device for device, _ in found.devices] == ["liar"]
     assert found.why.endswith("it hangs on liar alone")
+
+
+def test_a_version_that_is_worse_on_one_site_alone_is_stopped_by_it() -> None:
+    """The others hide it in the sum; the site is named, and its devices."""
+    site = {f"d{n}": "lyon" if n < 4 else "graz" for n in range(40)}
+    figures = {f"d{n}": said(12, 8) if n < 4 else said(19, 1) for n in range(40)}
+    assert field(Gates(min_field_accuracy=0.9), figures, None, {"site": site}).holds
+    gates = Gates(min_field_accuracy=0.9, field_by="site")
+    found = field(gates, figures, None, {"site": site})
+    assert (found.holds, found.why) == (False, "site=lyon alone")
+    assert [device for device, _ in found.devices] == ["d0", "d1", "d2", "d3"]
+    assert "allowed is at least 0.9 (site=lyon alone); devices: d0" in explain(found).message
+    before = {f"d{n}": Judged(95, 5) for n in range(40)}
+    worse = Gates(max_field_regression=0.1, field_by="site")
+    found = field(worse, figures, before, {"site": site})
+    assert (found.holds, found.why) == (False, "site=lyon alone")
+    assert field(gates, figures, None, {"other": site}).holds, "of another label"
+
+
+def test_a_site_with_little_feedback_decides_nothing() -> None:
+    """Neither too few answers nor too few devices; and many sites do not fail by chance."""
+    gates = Gates(min_field_accuracy=0.9, field_by="site")
+    figures = {f"d{n}": said(19, 1) for n in range(40)} | {"x": said(0, 60), "y": said(1, 9)}
+    site = {f"d{n}": f"s{n // 4}" for n in range(40)} | {"x": "few", "y": "few"}
+    assert field(gates, figures, None, {"site": site}).why != "site=few alone"
+    border = {f"d{n}": said(17, 3) if n < 5 else said(20, 0) for n in range(100)}
+    site = {f"d{n}": f"s{n // 5}" for n in range(100)}
+    assert field(gates, border, None, {"site": site}).holds
