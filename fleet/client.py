@@ -305,7 +305,7 @@ class Client:
 def _context(url: str, ca: Path | None) -> ssl.SSLContext:
     if ca is None and url.lower().startswith("http:"):
         # Reading all authorities takes 20 ms, and none is asked: this one trusts nobody.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return authorities.nobody()
     if ca is None:
         return authorities.context()
     text = files.read_small(ca, what="certificate file", code="bad-certificate")
