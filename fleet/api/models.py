@@ -645,7 +645,7 @@ class ClonePage(Answer):
 class ExpiryModel(Answer):
     """Something that runs out."""
 
-    kind: Literal["role", "certificate", "list", "device", "token", "enrolment"]
+    kind: Literal["role", "certificate", "list", "device", "application", "token", "enrolment"]
     name: str
     expires: float
     todo: str

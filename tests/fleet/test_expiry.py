@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from structlog.testing import capture_logs
@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from contracts.config import MqttConfig
 from fleet import expiry
+from fleet.api import models
 from fleet.api.prometheus import render
 from fleet.cli.app import app
 from fleet.controller import Controller
@@ -203,3 +204,9 @@ def test_a_certificate_that_cannot_be_read_hides_no_other(home: Home) -> None:
     names = {one.name for one in home.controller.expiring()}
     assert {"authority", "controller", "targets", "pi"} <= names
     assert not {"broker", "revocation list"} & names
+
+
+def test_the_api_knows_every_kind_of_what_runs_out() -> None:
+    """One that it does not know would fail the whole list."""
+    known = get_args(models.ExpiryModel.model_fields["kind"].annotation)
+    assert set(known) == set(get_args(expiry.Kind))
