@@ -16,7 +16,9 @@ from fleet.store.schema import METADATA
 from tests.fleet.api.conftest import NOW, Signed, app_of
 
 ROLLOUT = {"bundle": "noise", "version": "1.0.0"}
-OPEN = {"/healthz", "/readyz", "/v1/certificates/renew", "/v1/enroll", "/repo/{path:path}"}
+OPEN = {
+    "/healthz", "/readyz", "/v1/certificates/renew", "/v1/enroll", "/v1/join", "/repo/{path:path}",
+}  # fmt: skip
 """What needs no bearer token: liveness, signed files, one-time tokens, requests signed by a key."""
 
 
@@ -119,7 +121,7 @@ def test_a_revoked_token_is_believed_for_two_seconds_at_most(
 def test_a_viewer_can_change_nothing(controller: Controller, signed: Signed) -> None:
     """Every route that changes something answers 403 to a viewer, and the log says so alone."""
     client = signed("viewer")
-    harmless = {"/v1/rollouts/plan", "/v1/certificates/renew", "/v1/enroll"}
+    harmless = {"/v1/rollouts/plan", "/v1/certificates/renew", "/v1/enroll", "/v1/join"}
     bodies: dict[str, Any] = {
         "/v1/rollouts": ROLLOUT,
         "/v1/queries": {"selector": "all", "text": "hello"},
