@@ -314,8 +314,10 @@ def test_focus_stays_where_it_is_while_a_page_updates_itself(
     page.goto(f"{site.url}/ui/devices")
     link = page.get_by_role("link", name="sim-00003")
     link.focus()
-    before = page.locator(".live").inner_text()
-    page.wait_for_function("text => document.querySelector('.live').innerText !== text", arg=before)
+    with site.client() as client:
+        labels = client.device("sim-00005").labels
+        client.change_device("sim-00005", labels={**labels, "shelf": "four"})
+    expect(page.locator(".live").get_by_text("shelf=four")).to_be_visible(timeout=60_000)
     expect(link).to_be_focused()
 
 
