@@ -145,6 +145,8 @@ def _child(parent: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before that
         os._exit(1)
+    for number in SIGNALS:  # a shell starts what it puts behind itself with one of them ignored
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
