@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Provisions a Linux board: installs the agent for its own user, as a service.
 #
-#   sudo bash provision.sh agent.yaml [WHEEL-OR-REQUIREMENT]
+#   sudo bash provision.sh agent.yaml WHEEL-OR-REQUIREMENT
 #
 # agent.yaml is what `shoal fleet enroll` wrote. It holds the device's private key: copy it
 # over a trusted way and delete the copies. Run again to upgrade the agent or renew the file.
 set -euo pipefail
 
-config=${1:?usage: provision.sh agent.yaml [WHEEL-OR-REQUIREMENT]}
-package=${2:-shoal}
+config=${1:?usage: provision.sh agent.yaml WHEEL-OR-REQUIREMENT}
+package=${2:?name the wheel: the name of the package on the public index belongs to nobody here}
 here=$(cd "$(dirname "$0")" && pwd)
 
 [ "$(id -u)" -eq 0 ] || { echo "error: run as root (sudo bash $0 ...)" >&2; exit 2; }

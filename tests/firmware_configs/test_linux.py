@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
 import yaml
 
 from agent.release import starter
-from contracts import codec
-from contracts.config import AgentConfig
+from fleet.joining import command, installer
 from tests.support.tools import need_tool
 
 LINUX = Path("firmware_configs/linux")
@@ -59,16 +61,27 @@ def test_the_unit_runs_the_starter_with_words_that_it_knows() -> None:
     assert given.arguments == ["run", "--config", "/etc/shoal/agent.yaml"]
 
 
-def test_the_cloud_init_example_writes_an_agent_yaml() -> None:
-    """What is to be replaced there has the shape of the real thing."""
+def test_the_cloud_init_example_has_room_for_the_line_that_enrol_prints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Word for word, whatever quotes are in it; nothing comes from a public index."""
     text = (LINUX / "cloud-init.yaml").read_text()
     assert text.startswith("#cloud-config\n")
-    document = yaml.safe_load(text)
-    (file,) = document["write_files"]
-    assert file["permissions"] == "0600"
-    config = codec.convert_yaml(file["content"].encode(), AgentConfig, what="agent.yaml")
-    assert config.device == "kitchen"
-    assert any("provision.sh" in str(step) for step in document["runcmd"])
+    assert "pip" not in text
+    monkeypatch.setattr(installer, "authority", lambda fleet: b"a certificate")
+    fleet: Any = SimpleNamespace(api_url="https://fleet.example:8443")
+    line = command.line(fleet, "secret")
+    (step,) = yaml.safe_load(text.replace("echo TOKEN | sudo python3 -c 'LINE'", line))["runcmd"]
+    assert step.strip() == line
+
+
+def test_provisioning_names_what_it_installs() -> None:
+    """The name of the package on the public index belongs to nobody here."""
+    found = subprocess.run(
+        ["bash", str(LINUX / "provision.sh"), "agent.yaml"], capture_output=True, text=True
+    )
+    assert found.returncode != 0
+    assert "name the wheel" in found.stderr
 
 
 def test_provisioning_again_never_takes_the_old_key_before_the_new_file_is_whole() -> None:
