@@ -271,4 +271,5 @@ def test_an_idle_controller_renews_no_lease_that_nobody_asks_for(tmp_path: Path)
         time.monotonic() + 0.9 * lease_s
     )
     controller.ingesting = False
+    controller.sender.stop()  # who owns the fleet delivers its webhooks
     controller.store.close()
