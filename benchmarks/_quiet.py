@@ -80,7 +80,8 @@ def _spent(program: subprocess.Popen[bytes] | None) -> _Spent:
     for one in [process, *process.children(recursive=True)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             written += one.io_counters().write_bytes
-            seconds += sum(one.cpu_times()[:2])
+            # Those of children that ended are in the last two; their bytes the kernel adds itself.
+            seconds += sum(one.cpu_times()[:4])
     return _Spent(written, seconds)
 
 

@@ -17,6 +17,7 @@ from contracts.errors import InputError
 T = TypeVar("T")
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
+_AS_GIVEN = msgspec.json.Encoder()
 _DECODERS: dict[Any, msgspec.json.Decoder[Any]] = {}
 _MAKING = threading.Lock()
 
@@ -42,12 +43,14 @@ def encode(value: Any) -> bytes:
 def encode_given(value: Any, *, what: str) -> bytes:
     """`value` as JSON, where its texts and numbers are somebody's and may be impossible.
 
+    Keys keep their order: of a JSON schema it is the order in which a model writes them.
+
     Raises:
         InputError: ``bad-text``, a text is no UTF-8 (half a surrogate pair);
             ``bad-message``, nested too deeply; ``too-large``, over what a message may have.
     """
     try:
-        payload = encode(value)
+        payload = _AS_GIVEN.encode(value)
     except UnicodeEncodeError:
         raise InputError(
             "bad-text", f"{what} holds half a surrogate pair, which is not UTF-8"

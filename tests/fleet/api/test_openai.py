@@ -133,6 +133,18 @@ def test_a_json_schema_is_kept(client: openai.OpenAI) -> None:
     assert done.choices[0].message.content in ('{"on":true}', '{"on":false}')
 
 
+def test_the_keys_of_an_answer_have_the_order_of_the_schema(client: openai.OpenAI) -> None:
+    """A reasoning before the answer is of no use after it; through every program on the way."""
+    names = ["reasoning", "answer", "best", "also"]
+    schema = {"type": "object", "properties": {name: {"enum": [1, 2]} for name in names},
+              "required": names, "additionalProperties": False}  # fmt: skip
+    done = client.chat.completions.create(
+        model="d1", messages=HELLO, max_tokens=100,
+        response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+    )  # fmt: skip
+    assert list(json.loads(done.choices[0].message.content or "")) == names
+
+
 def test_errors_are_the_clients_own(client: openai.OpenAI, served: ServedFleet) -> None:
     """A wrong model, a wrong token and a too long prompt raise what the library has for them."""
     with pytest.raises(openai.NotFoundError):
