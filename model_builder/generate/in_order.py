@@ -8,11 +8,14 @@ it is held near to its own values, the more the fewer directions a text has.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import cho_factor, cho_solve
 
 from model_builder.generate import reference
 from model_builder.generate.fold import FoldedDecoder
@@ -25,11 +28,15 @@ from model_builder.generate.quantize import (
     layer_of,
     quantize_matrix,
 )
+from model_builder.generate.side_by_side import side_by_side
 from model_builder.generate.weights import Array, Layer
 from model_builder.teachers.base import Progress, silent
 
 HOLD: float = 1.0
 """Weight of a matrix's own values, in units of what it reads in the mean direction."""
+
+_ROWS: int = 2048
+"""Tokens whose products are summed in float32, before they are added up in float64."""
 
 Texts = list[Array]
 
@@ -53,16 +60,16 @@ def quantize_in_order(
         np.asarray(folded.read(weights.embedding, "embedding"), np.float32), None
     )
     table = folded.read(embedding.restore(), "embedding")
-    fit = _Fit(
-        folded, bits, [weights.embedding[ids] for ids in texts], [table[ids] for ids in texts]
-    )
-    layers = []
-    for index, layer in enumerate(weights.layers):
-        layers.append(fit.layer(index, layer))
-        progress("quantising", index + 1, len(weights.layers))
-    epsilon = weights.config.norm_epsilon
-    fit.each(lambda x: reference.rms_norm(x, weights.final_norm, epsilon))
-    head = fit.matrix("head", [weights.head])
+    exact, rounded = ([rows[ids] for ids in texts] for rows in (weights.embedding, table))
+    with side_by_side() as pool:
+        fit = _Fit(folded, bits, exact, rounded, pool)
+        layers = []
+        for index, layer in enumerate(weights.layers):
+            layers.append(fit.layer(index, layer))
+            progress("quantising", index + 1, len(weights.layers))
+        epsilon = weights.config.norm_epsilon
+        fit.each(lambda x: reference.rms_norm(x, weights.final_norm, epsilon))
+        head = fit.matrix("head", [weights.head])
     return assembled(folded, embedding, layers, head)
 
 
@@ -77,10 +84,16 @@ class _Fit:
     bits: int
     exact: Texts
     rounded: Texts
+    pool: Executor
 
     def each(self, made: Callable[[Array], Array]) -> None:
-        self.exact = [made(x) for x in self.exact]
-        self.rounded = [made(x) for x in self.rounded]
+        self.both(made, made)
+
+    def both(self, exact: Callable[[Array], Array], rounded: Callable[[Array], Array]) -> None:
+        """Makes something of each text, in the one decoder and in the other."""
+        first = [self.pool.submit(exact, x) for x in self.exact]
+        second = [self.pool.submit(rounded, x) for x in self.rounded]
+        self.exact, self.rounded = ([one.result() for one in many] for many in (first, second))
 
     def layer(self, index: int, layer: Layer) -> QuantizedLayer:
         config, site = self.folded.weights.config, str(index)
@@ -137,22 +150,21 @@ class _Fit:
             reads = self.matrix(f"{site}.{names[0]}", list(own.values()), join_biases(*biases))
             cuts = np.cumsum([len(m) for m in own.values()])[:-1]
             found = dict(zip(names, np.split(reads.restore(), cuts), strict=True))
-            self.exact = [inner(own)(x) for x in self.exact]
-            self.rounded = [inner(found)(x) for x in self.rounded]
+            self.both(inner(own), inner(found))
             matrix, bias = getattr(layer, out), getattr(layer, f"{out}_bias")
             writes = self.matrix(f"{site}.{out}", [matrix], bias)
             restored = writes.restore()
 
-            def written(x: Array, values: Array) -> Array:
-                y = self.folded.read(x, f"{site}.{out}") @ values.T
-                return norm(after)(y if bias is None else y + bias)
+            def written(values: Array) -> Callable[[Array], Array]:
+                def made(x: Array) -> Array:
+                    y = self.folded.read(x, f"{site}.{out}") @ values.T
+                    return norm(after)(y if bias is None else y + bias)
 
-            self.exact = [
-                x + written(y, matrix) for x, y in zip(before[0], self.exact, strict=True)
-            ]
-            self.rounded = [
-                x + written(y, restored) for x, y in zip(before[1], self.rounded, strict=True)
-            ]
+                return made
+
+            self.both(written(matrix), written(restored))
+            self.exact = [x + y for x, y in zip(before[0], self.exact, strict=True)]
+            self.rounded = [x + y for x, y in zip(before[1], self.rounded, strict=True)]
             return reads, writes
 
         qkv, o = part(("q", "k", "v"), attend, layer.attention_norm, layer.post_attention_norm, "o")
@@ -163,15 +175,38 @@ class _Fit:
         """Matrices that read the same, joined by rows, fitted to what is read here."""
         size = parts[0].shape[1]
         gram, cross = np.zeros((size, size)), np.zeros((size, size))
-        for exact, rounded in zip(self.exact, self.rounded, strict=True):
-            read, found = self.folded.read(exact, site), self.folded.read(rounded, site)
-            gram += found.T @ found
-            cross += read.T @ found
-        joined = np.concatenate(parts)
+        for products in [self.pool.submit(self._products, site, at) for at in self._runs()]:
+            found, read = products.result()
+            gram += found
+            cross += read
         hold = HOLD * np.trace(gram) / size + 1e-8
-        hold = hold * np.eye(size)
+        diagonal = np.diag_indices(size)
+        cross[diagonal] += hold
         # W' = W (C + h) (G + h)^-1: the least error of what W gives in the float decoder.
-        moved = np.linalg.solve(gram + hold, (cross + hold).T).T.astype(np.float32)
+        wanted = np.concatenate(parts).astype(np.float64) @ cross
+        held = gram.copy()
+        held[diagonal] += hold
+        moved = cho_solve(cho_factor(held, overwrite_a=True), wanted.T, overwrite_b=True).T
         return quantize_matrix(
-            np.ascontiguousarray(joined @ moved), gram.astype(np.float32), bias, self.bits
+            np.ascontiguousarray(moved, np.float32),
+            gram.astype(np.float32),
+            bias,
+            self.bits,
+            self.pool,
         )
+
+    def _runs(self) -> list[slice]:
+        """The texts in runs of about `_ROWS` tokens."""
+        ends, tokens = [0], 0
+        for number, text in enumerate(self.exact, 1):
+            tokens += len(text)
+            if tokens >= _ROWS or number == len(self.exact):
+                ends.append(number)
+                tokens = 0
+        return [slice(a, b) for a, b in itertools.pairwise(ends)]
+
+    def _products(self, site: str, at: slice) -> tuple[Array, Array]:
+        """What the rounded decoder reads, by itself and by what the float one reads."""
+        found = self.folded.read(np.concatenate(self.rounded[at]), site)
+        read = self.folded.read(np.concatenate(self.exact[at]), site)
+        return found.T @ found, read.T @ found

@@ -8,13 +8,16 @@ is the one that costs least, with some values cut off.
 
 from __future__ import annotations
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg.lapack import dpotrf, dtrtri
 
 from model_builder.generate import reference
 from model_builder.generate.fold import FoldedDecoder, turn_runs
+from model_builder.generate.side_by_side import shares, side_by_side
 from model_builder.generate.weights import Array, DecoderConfig, Layer
 from model_builder.teachers.base import Progress, silent
 
@@ -135,26 +138,31 @@ def quantize(
     weights = folded.weights
     known = grams or {}
     layers = []
-    for index, layer in enumerate(weights.layers):
-        bias = join_biases(
-            (layer.q_bias, layer.q), (layer.k_bias, layer.k), (layer.v_bias, layer.v)
-        )
-        fed = join_biases((layer.gate_bias, layer.gate), (layer.up_bias, layer.up))
-        qkv = np.concatenate([layer.q, layer.k, layer.v])
-        gate_up = np.concatenate([layer.gate, layer.up])
-        layers.append(
-            layer_of(
-                folded,
-                layer,
-                quantize_matrix(qkv, known.get(f"{index}.qkv"), bias, bits),
-                quantize_matrix(layer.o, known.get(f"{index}.o"), layer.o_bias, bits),
-                quantize_matrix(gate_up, known.get(f"{index}.gate_up"), fed, bits),
-                quantize_matrix(layer.down, known.get(f"{index}.down"), layer.down_bias, bits),
+    with side_by_side() as pool:
+
+        def fitted(matrix: Array, site: str, bias: Array | None = None) -> Quantized:
+            return quantize_matrix(matrix, known.get(site), bias, bits, pool)
+
+        for index, layer in enumerate(weights.layers):
+            bias = join_biases(
+                (layer.q_bias, layer.q), (layer.k_bias, layer.k), (layer.v_bias, layer.v)
             )
-        )
-        progress("quantising", index + 1, len(weights.layers))
+            fed = join_biases((layer.gate_bias, layer.gate), (layer.up_bias, layer.up))
+            qkv = np.concatenate([layer.q, layer.k, layer.v])
+            gate_up = np.concatenate([layer.gate, layer.up])
+            layers.append(
+                layer_of(
+                    folded,
+                    layer,
+                    fitted(qkv, f"{index}.qkv", bias),
+                    fitted(layer.o, f"{index}.o", layer.o_bias),
+                    fitted(gate_up, f"{index}.gate_up", fed),
+                    fitted(layer.down, f"{index}.down", layer.down_bias),
+                )
+            )
+            progress("quantising", index + 1, len(weights.layers))
+        head = fitted(weights.head, "head")
     embedding = quantize_matrix(turn_runs(weights.embedding, folded.stream_turn), None)
-    head = quantize_matrix(weights.head, known.get("head"), bits=bits)
     return assembled(folded, embedding, layers, head)
 
 
@@ -211,23 +219,40 @@ def join_biases(*parts: tuple[Array | None, Array]) -> Array | None:
 
 
 def quantize_matrix(
-    matrix: Array, gram: Array | None, bias: Array | None = None, bits: int = 8
+    matrix: Array,
+    gram: Array | None,
+    bias: Array | None = None,
+    bits: int = 8,
+    pool: Executor | None = None,
 ) -> Quantized:
-    """A matrix by rows; with `gram`, ``[K, K]`` of what it reads, the rounding is fitted to it."""
-    if bits == 4 and matrix.shape[1] % 2 == 0:
-        weights = np.ones(matrix.shape[1], np.float32) if gram is None else np.diag(gram)
-        scales = least_costly(matrix, weights)
-        if gram is None:
-            values = nearest(matrix, scales, 4)
+    """A matrix by rows; with `gram`, ``[K, K]`` of what it reads, the rounding is fitted to it.
+
+    `pool` computes shares of the rows side by side.
+    """
+    bits = bits if matrix.shape[1] % 2 == 0 else 8
+    weights = np.ones(matrix.shape[1], np.float32) if gram is None else np.diag(gram)
+    order = np.arange(matrix.shape[1])
+    if gram is not None and bits == 4:
+        order = np.argsort(-weights, kind="stable")
+    effects = None if gram is None else effects_of(gram[np.ix_(order, order)])
+
+    def rounded(rows: slice) -> tuple[Int8, Array]:
+        part = matrix[rows]
+        if bits == 4:
+            scales = least_costly(part, weights)
         else:
-            order = np.argsort(-np.diag(gram), kind="stable")
-            values = np.empty(matrix.shape, np.int8)
-            sorted_gram = gram[np.ix_(order, order)]
-            values[:, order] = compensated(matrix[:, order], scales, sorted_gram, 4)
-        return Quantized(values, scales, bias, 4)
-    scales = np.maximum(np.abs(matrix).max(axis=1), 1e-12).astype(np.float32) / np.float32(127)
-    values = nearest(matrix, scales) if gram is None else compensated(matrix, scales, gram)
-    return Quantized(values, scales, bias)
+            largest = np.maximum(np.abs(part).max(axis=1), 1e-12)
+            scales = largest.astype(np.float32) / np.float32(127)
+        if effects is None:
+            return nearest(part, scales, bits), scales
+        values = np.empty(part.shape, np.int8)
+        values[:, order] = compensated(part[:, order], scales, effects, bits)
+        return values, scales
+
+    if pool is None:
+        return Quantized(*rounded(slice(None)), bias, bits)
+    values, scales = zip(*pool.map(rounded, shares(len(matrix))), strict=True)
+    return Quantized(np.concatenate(values), np.concatenate(scales), bias, bits)
 
 
 def least_costly(matrix: Array, weights: Array) -> Array:
@@ -258,22 +283,36 @@ def nearest(matrix: Array, scales: Array, bits: int = 8) -> Int8:
     return np.asarray(np.clip(np.rint(matrix / scales[:, None]), *_range(bits)), np.int8)
 
 
-def compensated(matrix: Array, scales: Array, gram: Array, bits: int = 8) -> Int8:
+def effects_of(gram: Array) -> Array:
+    """What the error of each column does to those after it, ``[K, K]``, float32.
+
+    Args:
+        gram: ``[K, K]``, of the inputs, in the order of the columns.
+
+    Raises:
+        LinAlgError: it is none, as some inputs are no numbers.
+    """
+    hessian = gram.astype(np.float64)
+    hessian[np.diag_indices(len(gram))] += _DAMPING * np.mean(np.diag(hessian)) + 1e-8
+    # The upper Cholesky factor of its inverse: H = R R^T for an upper R, so H^-1 = R^-T R^-1.
+    lower, wrong = dpotrf(hessian[::-1, ::-1], lower=1, clean=1)
+    if wrong:
+        raise np.linalg.LinAlgError("the inputs' products are no positive definite matrix")
+    inverse, _ = dtrtri(np.asfortranarray(lower[::-1, ::-1]), lower=0)
+    return np.ascontiguousarray(inverse, np.float32)
+
+
+def compensated(matrix: Array, scales: Array, effects: Array, bits: int = 8) -> Int8:
     """``[N, K]`` rounded column by column; later columns take up the error (GPTQ).
 
     Args:
         matrix: float32 ``[N, K]``.
         scales: of the rows.
-        gram: ``[K, K]``, of the inputs.
+        effects: of :func:`effects_of`.
         bits: 8 or 4.
     """
     lowest, highest = _range(bits)
-    size = len(gram)
-    hessian = gram.astype(np.float64)
-    hessian[np.diag_indices(size)] += _DAMPING * np.mean(np.diag(hessian)) + 1e-8
-    inverse = np.linalg.inv(hessian)
-    # Row j of the upper Cholesky factor holds what column j's error does to those after it.
-    factor = np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
+    size = len(effects)
     steps = np.ascontiguousarray((matrix / scales[:, None]).T)  # [K, N], in units of a step
     values = np.empty(steps.shape, np.int8)
     for start in range(0, size, _COLUMNS):
@@ -282,9 +321,9 @@ def compensated(matrix: Array, scales: Array, gram: Array, bits: int = 8) -> Int
         for j in range(start, stop):
             rounded = np.clip(np.rint(steps[j]), lowest, highest)
             values[j] = rounded
-            error = (steps[j] - rounded) / factor[j, j]
+            error = (steps[j] - rounded) / effects[j, j]
             errors[j - start] = error
             if j + 1 < stop:
-                steps[j + 1 : stop] -= np.outer(factor[j, j + 1 : stop], error)
-        steps[stop:] -= factor[start:stop, stop:].T @ errors
+                steps[j + 1 : stop] -= np.outer(effects[j, j + 1 : stop], error)
+        steps[stop:] -= effects[start:stop, stop:].T @ errors
     return np.ascontiguousarray(values.T)

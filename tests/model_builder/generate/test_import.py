@@ -129,7 +129,7 @@ def test_a_wrong_conversion_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     source = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
     monkeypatch.setattr(
         "model_builder.generate.quantize.nearest",
-        lambda matrix, scales: np.roll(np.rint(matrix / scales[:, None]), 1, 0).astype(np.int8),
+        lambda matrix, scales, bits: np.roll(np.rint(matrix / scales[:, None]), 1, 0).astype(np.int8),
     )
     with pytest.raises(RefusedError) as raised:
         import_model(str(source), tmp_path / "out", quick(calibration_tokens=0))
