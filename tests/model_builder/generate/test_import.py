@@ -127,10 +127,11 @@ def test_four_bits_are_asked_for_and_paid_for(
 def test_a_wrong_conversion_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that is not its source never becomes a bundle."""
     source = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer())
-    monkeypatch.setattr(
-        "model_builder.generate.quantize.nearest",
-        lambda matrix, scales, bits: np.roll(np.rint(matrix / scales[:, None]), 1, 0).astype(np.int8),
-    )
+
+    def shifted(matrix: Any, scales: Any, bits: int) -> Any:
+        return np.roll(np.rint(matrix / scales[:, None]), 1, 0).astype(np.int8)
+
+    monkeypatch.setattr("model_builder.generate.quantize.nearest", shifted)
     with pytest.raises(RefusedError) as raised:
         import_model(str(source), tmp_path / "out", quick(calibration_tokens=0))
     assert raised.value.code == "fidelity"
