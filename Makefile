@@ -47,11 +47,10 @@ test-tools:
 # Half of the time of many tests is waiting: four workers keep two cores busy. WORKERS=0 runs one
 # test after the other. The workers share what Python compiled.
 WORKERS ?= 4
-PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
 test: $(STAMP) test-tools .venv-tflite
-	$(PYTEST) -m 'not soak and not alone'
-	$(BIN)/python -m pytest -m alone
+	$(PYTEST)
 
 # No services, no training: for work.
 FAST := tests/contracts tests/docs tests/fleet/rollout tests/agent/trust tests/agent/system \
@@ -75,7 +74,7 @@ test-pythons: test-tools
 	  $$python -c '' 2>/dev/null || { echo "$$python: not here, left out"; continue; }; \
 	  env=.venv-pythons/$$python; test -x $$env/bin/python || $$python -m venv $$env; \
 	  $$env/bin/pip install --quiet --disable-pip-version-check -e '.[builder,fleet,json,dev]'; \
-	  $$env/bin/python -m pytest -q -m 'not soak and not slow and not alone' tests/contracts tests/agent; \
+	  $$env/bin/python -m pytest -q -m 'not soak and not slow' tests/contracts tests/agent; \
 	done
 
 # The public conformance suite for TUF clients, with the library that it is written for.

@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
 
 from contracts.config import MqttConfig
-from tests.support.broker import BROKERS, mosquitto
-
-# Where the longest tests are, the longest first: each worker begins with some of them, so that
-# none is left alone with one at the end.
-LONG = (
-    "end_to_end/test_own_fleet", "faults/test_what_devices_wait_for", "classify/test_build",
-    "end_to_end/test_demo", "faults/test_acknowledged", "faults/test_sigkill",
-    "faults/test_fuzz.", "faults/test_ownership", "rollout/test_simulated", "micro/test_device",
-    "faults/test_network", "generate/test_build", "ownership/test_owners",
-    "faults/test_fuzz_answers", "micro/test_waiting", "browser/", "ingest/test_shared",
-    "model_builder/test_cli", "classify/test_auto", "classify/test_honest_figures",
-    "cli/test_up", "membership/test_leaving", "faults/test_every_file_operation",
-)  # fmt: skip
-
+from tests.support import schedule
+from tests.support.broker import BROKERS
 
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 6_000_000_000
@@ -69,44 +58,44 @@ def _is_roomy(folder: Path) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers: puts long modules where the share of a worker begins.
-
-    Workers get shares of equal numbers of tests, in order, and steal from the end of others'.
-    """
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers > 1:
-        items[:] = _dealt(items, workers)
+    """With several workers: the long ones first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items[:] = [items[at] for at in schedule.ordered(item.nodeid for item in items)]
 
 
-def _dealt(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    long: dict[str, list[pytest.Item]] = {part: [] for part in LONG}
-    short: list[pytest.Item] = []
-    for item in items:
-        path = item.path.as_posix()
-        long.get(next((part for part in LONG if part in path), ""), short).append(item)
-    shares: list[list[pytest.Item]] = [[] for _ in range(workers)]
-    for number, module in enumerate(long.values()):
-        lap, at = divmod(number, workers)
-        shares[workers - 1 - at if lap % 2 else at] += module
-    size = len(items) // workers
-    rest = iter(short)
-    for share in shares:
-        share += itertools.islice(rest, max(0, size - len(share)))
-    return [*itertools.chain.from_iterable(shares), *rest]
-
-
-@pytest.fixture(scope="session", params=sorted(BROKERS))
-def broker(request: pytest.FixtureRequest) -> Iterator[MqttConfig]:
-    """A real broker, once mosquitto and once the embedded one. Use a fleet name of your own."""
-    with BROKERS[request.param]() as config:
-        yield config
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadscope`: each worker gets the longest module, or long test, that is left."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    config.option.loadscopereorder = False
+    return schedule.LongestFirst(config, log)
 
 
 @pytest.fixture(scope="session")
-def mosquitto_broker() -> Iterator[MqttConfig]:
+def _brokers() -> Iterator[Callable[[str], MqttConfig]]:
+    """Starts each broker once."""
+    running: dict[str, MqttConfig] = {}
+    with ExitStack() as stack:
+
+        def started(name: str) -> MqttConfig:
+            if name not in running:
+                running[name] = stack.enter_context(BROKERS[name]())
+            return running[name]
+
+        yield started
+
+
+@pytest.fixture(scope="session", params=sorted(BROKERS))
+def broker(request: pytest.FixtureRequest, _brokers: Callable[[str], MqttConfig]) -> MqttConfig:
+    """A real broker, once mosquitto and once the embedded one. Use a fleet name of your own."""
+    return _brokers(request.param)
+
+
+@pytest.fixture(scope="session")
+def mosquitto_broker(_brokers: Callable[[str], MqttConfig]) -> MqttConfig:
     """A mosquitto without access control."""
-    with mosquitto() as config:
-        yield config
+    return _brokers("mosquitto")
 
 
 @pytest.fixture

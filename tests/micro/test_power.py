@@ -9,14 +9,12 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
-
 from contracts import codec
 from contracts.messages import Desired, DesiredBundle, TrialRules
 from fleet.repository.repository import Repository
 from tests.micro import bundles, device
 
-BOOT_S = 60
+BOOT_S = 300  # a safety limit: most boots take a second
 
 
 def _boot(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +36,6 @@ def _whole(folder: Path, *words: str) -> int:
     return int(json.loads(done.stdout.splitlines()[-1])["operations"])
 
 
-@pytest.mark.alone
 def test_power_may_be_cut_at_every_write_and_erase_of_an_update(tmp_path):
     """After each cut the device boots, serves one of the two bundles, and completes the update."""
     repository = Repository.create(tmp_path / "repo", tmp_path / "keys")

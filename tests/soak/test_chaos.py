@@ -32,7 +32,6 @@ def play(folder: Path, *arguments: str, timeout_s: float) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@pytest.mark.alone
 @pytest.mark.timeout(600)
 def test_some_seconds_of_it_hold(tmp_path: Path) -> None:
     """So that the program itself cannot rot: full disk, controller, agent, broker and its file."""

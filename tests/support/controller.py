@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from paho.mqtt.packettypes import PacketTypes
@@ -80,6 +80,7 @@ class Controller:
         self.raw: list[tuple[str, bytes]] = []
         self.serve_blocks = True
         self.block_bytes = 0
+        self.asked: list[tuple[str, int]] = []
         self._changed = threading.Condition()
         self._subscribed = threading.Event()
         self._lost = threading.Event()
@@ -123,6 +124,7 @@ class Controller:
 
     def _send_block(self, device: str, payload: bytes) -> None:
         request = codec.decode(payload, BlobGet, what="blob/get")
+        self.asked.append((request.path, request.offset))
         if not self.serve_blocks:
             return
         try:
@@ -296,6 +298,7 @@ class _RangeHandler(SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     sent = 0
+    asked: ClassVar[list[tuple[str, int]]] = []
     away = False
 
     def log_message(self, *_: object) -> None:
@@ -325,6 +328,7 @@ class _RangeHandler(SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         type(self).sent += len(body)
+        type(self).asked.append((self.path.lstrip("/"), start))
         with contextlib.suppress(OSError):
             self.wfile.write(body)
 
@@ -333,11 +337,13 @@ class _RangeHandler(SimpleHTTPRequestHandler):
 def http_server(folder: Path, port: int = 0) -> Iterator[tuple[str, Any]]:
     """A folder over HTTP on loopback: base URL, and an object whose `sent` counts bytes.
 
-    While its `away` is set, it has no file, and does not say the time.
+    Its `asked` has the files that were given, and from which byte on. While its `away` is set, it
+    has no file, and does not say the time.
     """
 
     class Handler(_RangeHandler):
         sent = 0
+        asked: ClassVar[list[tuple[str, int]]] = []
         away = False
 
         def __init__(self, *args: Any, **options: Any) -> None:

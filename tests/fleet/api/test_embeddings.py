@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 import openai
 import pytest
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from agent.runtime.classifier import Classifier
@@ -22,9 +21,7 @@ from contracts.config import MqttConfig
 from contracts.errors import InputError
 from fleet.api import models
 from fleet.rollout.spec import RolloutSpec
-from model_builder.encoders.encoder import pad_batch
-from model_builder.encoders.weights import fetch
-from model_builder.teachers.sentence import load_tokenizer
+from model_builder import lazy_tensorflow as tf
 from tests.support.controller import TINY, AgentProcess
 from tests.support.served import ServedFleet
 from tests.support.tiny_encoder import encoder_bundle
@@ -40,6 +37,10 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def float_embeddings(bundle: Path) -> NDArray[np.float32]:
     """Of the encoder that the bundle was made from, before int8."""
+    from model_builder.encoders.encoder import pad_batch  # these load TensorFlow
+    from model_builder.encoders.weights import fetch
+    from model_builder.teachers.sentence import load_tokenizer
+
     files = fetch(f"path:{bundle.parent / 'encoder'}", "", bundle.parent / "cache")
     tokens = [load_tokenizer(files.tokenizer, 16).encode(text).ids for text in TEXTS]
     ids, mask = pad_batch(tokens, 4)

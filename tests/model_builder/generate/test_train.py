@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from model_builder import lazy_tensorflow as tf
 from model_builder.generate.encoded import Encoded
 from model_builder.generate.student import forward
 from model_builder.generate.train import orthogonal, train
