@@ -52,6 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     configured("forget", "forget the fence and revision of desired documents: the next one counts")
     samples = configured("samples", "texts with which the models had a hard time, for the owner")
     samples.set_defaults(module="agent.cli.samples")
+    samples.add_argument(
+        "action",
+        nargs="?",
+        default="list",
+        choices=["list", "requests", "approve", "refuse", "audit"],
+        help="list (default); requests of the fleet; approve or refuse one; audit: what has left",
+    )
+    samples.add_argument("request", nargs="?", help="of approve and refuse: its name")
     samples.add_argument("--erase", action="store_true", help="remove them, their key first")
     enroll = configured("enroll", "enrol this device with a one-time token")
     enroll.set_defaults(module="agent.cli.enroll")

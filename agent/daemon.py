@@ -30,6 +30,7 @@ from agent.serving.examples import Examples
 from agent.serving.inflight import RunningMark
 from agent.serving.models import Models
 from agent.serving.worker import Worker
+from agent.sharing import redaction
 from agent.sources.feed import Feed
 from agent.sources.readers import reader
 from agent.system import systemd
@@ -127,6 +128,7 @@ class Agent(Device):
         )
         examples: Examples | None = None
         if config.examples.keep:
+            redaction.check(config.examples.redact)
             dropped = functools.partial(spool.count_dropped, drops.EXAMPLE)
             examples = Examples(root, config.examples, clock.time, dropped)
         means = Means(

@@ -29,6 +29,7 @@ from agent.serving.limiter import RateLimiter
 from agent.serving.models import Models
 from agent.serving.registry import Registry
 from agent.serving.worker import Worker
+from agent.sharing.giving import Giving
 from agent.system.clock import Clock
 from agent.system.controller_clock import ControllerClock
 from agent.system.filesystem import FileSystem
@@ -170,6 +171,9 @@ class Device:
             self.models, self._generated, self.clock.monotonic, self.answers.generated
         ).register(self.registry)
         Feedback(self.answers, self.recorder, self.clock.monotonic).register(self.registry)
+        Giving(means.root, config, self.examples, self.clock.time, self.clock.monotonic).register(
+            self.registry
+        )
         self.link = means.link(self.routing.message, self._link_changed, self.reporting.changed)
         self.dispatcher = Dispatcher(
             self.registry,

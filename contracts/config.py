@@ -59,6 +59,8 @@ class SourceConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
         path: the file or socket; the topic for ``mqtt``.
         slot: which model classifies.
         share_text: whether the text itself may leave the device.
+        share: ``hard``: hard examples of this source may leave, redacted, when the fleet asks;
+            ``ask``: once the owner approves a request.
     """
 
     name: Name
@@ -67,6 +69,7 @@ class SourceConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkno
     slot: Name = "classify"
     share_text: bool = False
     mqtt: MqttConfig | None = None
+    share: Literal["ask", "hard"] = "ask"
 
 
 class ServingConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -85,6 +88,27 @@ class ServingConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
 
 
+class RedactConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What is taken out of a hard example before it leaves, beside e-mails, links and numbers.
+
+    Attributes:
+        names: words with a capital letter that do not begin a sentence. In languages that write
+            all nouns so (German) it takes most of a text; list `words` there.
+        words: taken out wherever they are, in any case.
+        patterns: regular expressions; what takes too long lets nothing leave.
+    """
+
+    names: bool = True
+    words: Annotated[
+        list[Annotated[str, msgspec.Meta(min_length=1, max_length=64)]],
+        msgspec.Meta(max_length=1000),
+    ] = []
+    patterns: Annotated[
+        list[Annotated[str, msgspec.Meta(min_length=1, max_length=200)]],
+        msgspec.Meta(max_length=32),
+    ] = []
+
+
 class ExamplesConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Texts with which the models have a hard time: on the device alone, encrypted.
 
@@ -94,6 +118,10 @@ class ExamplesConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
         near: distance from the threshold of ``unknown`` within which it is.
         max_bytes: of all; the least useful goes first.
         max_age_s: of each.
+        share: of texts that somebody asked about: ``hard``: they may leave, redacted, when the
+            fleet asks; ``ask``: once the owner approves a request (``shoal-agent samples``);
+            ``never``: none leaves, nor of a source.
+        redact: what is taken out before.
     """
 
     keep: bool = False
@@ -101,6 +129,8 @@ class ExamplesConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     near: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
     max_bytes: Annotated[int, msgspec.Meta(ge=4096, le=2**30)] = 1024 * 1024
     max_age_s: Annotated[float, msgspec.Meta(gt=0)] = 30 * 24 * 3600.0
+    share: Literal["ask", "hard", "never"] = "ask"
+    redact: RedactConfig = RedactConfig()
 
 
 class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

@@ -34,6 +34,15 @@ MAX_RELEASE_WHEELS: Final = 256
 MAX_GOLDEN_VECTORS: Final = 1024
 """Golden vectors in one bundle."""
 
+MAX_SAMPLES: Final = 200
+"""Hard examples that one request may ask for."""
+
+MAX_SAMPLE_BYTES: Final = 2 * KIB
+"""UTF-8 bytes of one hard example that leaves a device."""
+
+MAX_SAMPLES_BYTES: Final = 64 * KIB
+"""UTF-8 bytes of the texts of one answer with hard examples."""
+
 MAX_LABELS: Final = 4096
 """Labels of one classifier."""
 

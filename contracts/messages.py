@@ -625,6 +625,30 @@ class FeedbackRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     sampled: bool = False
 
 
+SampleId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
+
+
+class SamplesRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
+    """``req/samples``: hard examples of one model, where their owner consents. Never queued.
+
+    A device answers with at most `MAX_SAMPLES_BYTES` of text; the same request again, with `kept`,
+    brings the next ones. What is not said to be kept is sent again with the next request.
+
+    Attributes:
+        ask: what is asked for: the owner approves it, once, by this name.
+        model: the name of the bundle that gave the answers.
+        most: how many, over all requests with this `ask`.
+        kept: samples that are stored: the device sends them never again.
+        why: for the owner.
+    """
+
+    ask: Name
+    model: Name
+    most: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_SAMPLES)] = 50
+    kept: Annotated[list[SampleId], msgspec.Meta(max_length=limits.MAX_SAMPLES)] = []
+    why: Annotated[str, msgspec.Meta(max_length=200)] = ""
+
+
 class StatusRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     """``req/status``: answer with the reported document."""
 
@@ -732,6 +756,51 @@ class Noted(msgspec.Struct, frozen=True, omit_defaults=True):
     again: bool = False
 
 
+HardReason = Literal["low-confidence", "near-threshold", "shadow-disagrees", "corrected"]
+
+
+class FieldSample(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A hard example that leaves its device.
+
+    Attributes:
+        id: of the text on its device; it tells nothing of the text.
+        at: when it was last asked, on the device.
+        text: redacted.
+        label, confidence, bundle: what was answered, how sure, by which model.
+        reasons: why it is hard.
+        best: the label that won, where `label` is ``unknown``.
+        meant: the right label, where somebody said it.
+        times: how often it was asked.
+    """
+
+    id: SampleId
+    at: float
+    text: Annotated[str, msgspec.Meta(max_length=limits.MAX_SAMPLE_BYTES)]
+    label: Label
+    confidence: float
+    bundle: BundleRef
+    reasons: Annotated[list[HardReason], msgspec.Meta(max_length=4)]
+    best: Label | None = None
+    meant: Label | None = None
+    times: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_WHOLE)] = 1
+
+
+class Shared(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to ``samples``.
+
+    Attributes:
+        ask: that is answered.
+        samples: the most telling first.
+        more: how many are left for the next request.
+        consent: who consented: ``configuration``, or ``owner``.
+    """
+
+    ask: Name
+    samples: Annotated[list[FieldSample], msgspec.Meta(max_length=limits.MAX_SAMPLES)]
+    more: Count = 0
+    consent: Literal["configuration", "owner"] = "configuration"
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """``res/{id}``: exactly one of the result fields, or a chunk, or an error.
 
@@ -750,6 +819,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     reported: Reported | None = None
     cancelled: bool | None = None
     noted: Noted | None = None
+    shared: Shared | None = None
     error: ErrorInfo | None = None
 
 

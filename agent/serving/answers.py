@@ -49,6 +49,7 @@ class _Kept(msgspec.Struct, gc=False):
     shadow_label: str = ""
     said: tuple[bool, str | None] | None = None
     sampled: bool = False
+    source: str = ""
 
 
 class Answers:
@@ -78,13 +79,23 @@ class Answers:
     # What was answered. ---------------------------------------------------------------------
 
     def classified(
-        self, slot: str, answer_id: str, answer: Classified, manifest: Manifest, text: str = ""
+        self,
+        slot: str,
+        answer_id: str,
+        answer: Classified,
+        manifest: Manifest,
+        text: str = "",
+        source: str = "",
     ) -> None:
-        """Keeps the answer of a classifier; its text where hard examples are kept."""
+        """Keeps the answer of a classifier; its text where hard examples are kept.
+
+        `source`: that the text came from; empty: somebody asked.
+        """
         labels = self._labels_of(answer.bundle, manifest)
         kept = _Kept(
-            slot, answer.bundle, answer.label, self._monotonic(), answer.confidence, labels
-        )
+            slot, answer.bundle, answer.label, self._monotonic(), answer.confidence, labels,
+            source=source,
+        )  # fmt: skip
         self._keep(answer_id, kept, text if self._examples is not None else None)
 
     def generated(self, slot: str, answer_id: str, bundle: BundleRef, text: str) -> None:
@@ -157,7 +168,7 @@ class Answers:
             text = self._forget_text((kept.slot, request.answer))
         if text is not None and not right and self._examples is not None:
             self._examples.corrected(
-                kept.slot, text, kept.label, kept.confidence, kept.bundle, meant
+                kept.slot, text, kept.label, kept.confidence, kept.bundle, meant, kept.source
             )
         return noted
 

@@ -10,23 +10,21 @@ is a file beside the database: it protects a copy of that, not from somebody wit
 from __future__ import annotations
 
 import collections
-import hashlib
-import hmac
 import os
 import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 
-from agent.system.filesystem import Disk, write_durably
 from agent.system.log import logger
+from agent.system.sealed import KEY_BYTES, Seal, read_key, write_key
 from contracts import codec
 from contracts.config import ExamplesConfig
 from contracts.errors import InputError, UnavailableError
-from contracts.messages import BundleRef, Classified
+from contracts.messages import BundleRef, Classified, HardReason
 
 log = logger(__name__)
 
@@ -36,8 +34,6 @@ KEY: Final = "examples.key"
 MAX_WAITING: Final = 64
 """Examples that wait for the disk; more are dropped, and counted."""
 
-_KEY_BYTES: Final = 32
-_NONCE_BYTES: Final = 12
 _PAGE: Final = 4096
 _OVERHEAD: Final = 128
 """Bytes of a row beside its text, roughly."""
@@ -52,9 +48,7 @@ CREATE TABLE IF NOT EXISTS example (
 );
 """
 
-Reason = Literal["low-confidence", "near-threshold", "shadow-disagrees", "corrected"]
-
-_RANK: Final[dict[Reason, int]] = {
+_RANK: Final[dict[HardReason, int]] = {
     "low-confidence": 0,
     "near-threshold": 0,
     "shadow-disagrees": 1,
@@ -70,6 +64,9 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True):
         at: when, seconds since the epoch.
         reasons: why it is hard.
         meant: the right label, where somebody said it.
+        best: the label that won, where `label` is ``unknown``.
+        sources: where the text came from, all of them; empty name, or none: somebody asked.
+        times: how often it was kept.
     """
 
     at: float
@@ -78,8 +75,27 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True):
     label: str
     confidence: float
     bundle: BundleRef
-    reasons: list[Reason]
+    reasons: list[HardReason]
     meant: str | None = None
+    best: str | None = None
+    sources: list[str] = []
+    times: int = 1
+
+    def joined(self, newer: Example) -> Example:
+        """One example of both: the same text came again."""
+        ranked = max(self, newer, key=lambda one: (rank(one), one.at))
+        return msgspec.structs.replace(
+            ranked,
+            at=newer.at,
+            meant=newer.meant or self.meant,
+            sources=sorted({*(self.sources or [""]), *(newer.sources or [""])}),
+            times=self.times + ("corrected" not in newer.reasons),  # that answer was counted
+        )
+
+
+def rank(example: Example) -> int:
+    """What stays where there is no room."""
+    return max(_RANK[reason] for reason in example.reasons)
 
 
 class Examples:
@@ -109,7 +125,13 @@ class Examples:
         self._complained = False
 
     def consider(
-        self, slot: str, text: str, answer: Classified, threshold: float, hidden: str | None
+        self,
+        slot: str,
+        text: str,
+        answer: Classified,
+        threshold: float,
+        hidden: str | None,
+        source: str = "",
     ) -> None:
         """Keeps a text if its answer was hard.
 
@@ -119,8 +141,9 @@ class Examples:
             answer: what was answered.
             threshold: below which it would have been ``unknown``.
             hidden: the shadow's label; None: there is no shadow.
+            source: that the text came from; empty: somebody asked.
         """
-        reasons: list[Reason] = []
+        reasons: list[HardReason] = []
         if answer.confidence < self._config.below:
             reasons.append("low-confidence")
         if threshold and abs(answer.confidence - threshold) <= self._config.near:
@@ -130,7 +153,15 @@ class Examples:
         if reasons:
             self._put(
                 Example(
-                    self._now(), slot, text, answer.label, answer.confidence, answer.bundle, reasons
+                    self._now(),
+                    slot,
+                    text,
+                    answer.label,
+                    answer.confidence,
+                    answer.bundle,
+                    reasons,
+                    best=answer.best,
+                    sources=[source],
                 )
             )
 
@@ -142,9 +173,22 @@ class Examples:
         confidence: float,
         bundle: BundleRef,
         meant: str | None,
+        source: str = "",
     ) -> None:
         """Keeps a text of which somebody said that its answer was wrong."""
-        self._put(Example(self._now(), slot, text, label, confidence, bundle, ["corrected"], meant))
+        self._put(
+            Example(
+                self._now(),
+                slot,
+                text,
+                label,
+                confidence,
+                bundle,
+                ["corrected"],
+                meant,
+                sources=[source],
+            )
+        )
 
     def _put(self, example: Example) -> None:
         with self._lock:
@@ -182,7 +226,12 @@ class Examples:
 
 
 def read(folder: Path) -> list[Example]:
-    """What is kept in a state folder, the newest first; also while an agent runs on it.
+    """What is kept in a state folder, the newest first; raises as :func:`marked`."""
+    return list(marked(folder).values())
+
+
+def marked(folder: Path) -> dict[str, Example]:
+    """What is kept, by a mark of the text, the newest first; also while an agent runs on it.
 
     Raises:
         UnavailableError: ``no-examples``; nothing is kept there, or it cannot be read.
@@ -221,23 +270,19 @@ class _Vault:
     """The database, and its key."""
 
     def __init__(self, db: sqlite3.Connection, key: bytes) -> None:
-        # At the first example: it takes memory that most agents never need.
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
         self._db = db
-        self._key = key
-        self._cipher = AESGCM(key)
+        self._seal = Seal(key)
 
     @classmethod
     def open(cls, folder: Path, *, make: bool = True) -> _Vault:
         """Opens it; with `make` it is made, and made anew where key or database are damaged."""
-        key = _read_key(folder / KEY)
+        key = read_key(folder / KEY)
         if key is None and not make:
             raise OSError("its key is missing or damaged")
         if key is None:
             erase(folder)  # nobody can read what another key has locked
-            key = os.urandom(_KEY_BYTES)
-            _write_key(folder / KEY, key)
+            key = os.urandom(KEY_BYTES)
+            write_key(folder / KEY, key)
         try:
             return cls(_connect(folder / DATABASE, make=make), key)
         except sqlite3.DatabaseError as error:
@@ -245,7 +290,7 @@ class _Vault:
                 raise
             log.error("hard examples were damaged: begun anew")
             erase(folder)
-            _write_key(folder / KEY, key)
+            write_key(folder / KEY, key)
             return cls(_connect(folder / DATABASE, make=True), key)
 
     def add(self, examples: list[Example], now: float, config: ExamplesConfig) -> None:
@@ -266,16 +311,26 @@ class _Vault:
 
     def _put(self, one: Example) -> None:
         name = f"{one.slot}\0{one.text}".encode("utf-8", "surrogatepass")
-        mark = hmac.new(self._key, name, hashlib.sha256).digest()[:16]
-        nonce = os.urandom(_NONCE_BYTES)
-        data = nonce + self._cipher.encrypt(nonce, codec.encode(one), mark)
-        rank = max(_RANK[reason] for reason in one.reasons)
+        mark = self._seal.mark(name)
+        row = self._db.execute("SELECT data FROM example WHERE mark = ?", (mark,)).fetchone()
+        before = self._open(row[0], mark) if row is not None else None
+        if before is not None:
+            one = before.joined(one)
         self._db.execute(
             "INSERT INTO example (mark, rank, at, data) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (mark) DO UPDATE SET rank = excluded.rank, at = excluded.at, "
-            "data = excluded.data WHERE excluded.rank >= example.rank",
-            (mark, rank, one.at, data),
+            "data = excluded.data",
+            (mark, rank(one), one.at, self._seal.lock(codec.encode(one), mark)),
         )
+
+    def _open(self, data: bytes, mark: bytes) -> Example | None:
+        opened = self._seal.open(data, mark)
+        if opened is None:
+            return None
+        try:
+            return codec.decode(opened, Example, what="a hard example")
+        except InputError:
+            return None
 
     def _make_room(self, most: int) -> None:
         (size,) = self._db.execute(
@@ -288,18 +343,16 @@ class _Vault:
             self._db.execute("DELETE FROM example WHERE id = ?", (row[0],))
             size -= row[1] + _OVERHEAD
 
-    def all(self) -> list[Example]:
-        """Everything that can be read, the newest first."""
-        from cryptography.exceptions import InvalidTag
-
+    def all(self) -> dict[str, Example]:
+        """Everything that can be read by its mark, the newest first."""
         rows = self._db.execute("SELECT mark, data FROM example ORDER BY at DESC, id DESC")
-        found, locked = [], 0
+        found, locked = {}, 0
         for mark, data in rows.fetchall():
-            try:
-                text = self._cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], mark)
-                found.append(codec.decode(text, Example, what="a hard example"))
-            except (InvalidTag, InputError, ValueError):
+            one = self._open(data, mark)
+            if one is None:
                 locked += 1
+            else:
+                found[mark.hex()] = one
         if locked and not found:
             raise InputError("bad-key", f"none of {locked} examples can be read with this key")
         return found
@@ -328,16 +381,3 @@ def _pragmas(db: sqlite3.Connection) -> Any:
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-128"):
         db.execute(f"PRAGMA {pragma}")
     db.execute("PRAGMA journal_size_limit=262144")
-
-
-def _read_key(path: Path) -> bytes | None:
-    try:
-        key = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    return key if len(key) == _KEY_BYTES else None
-
-
-def _write_key(path: Path, key: bytes) -> None:
-    write_durably(Disk(), path, key)
-    path.chmod(0o600)

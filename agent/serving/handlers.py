@@ -67,7 +67,14 @@ class Answering:
         registry.add(Operation("cancel", CancelRequest, self.cancel, queued=False))
 
     def label(
-        self, slot: str, text: str, top_k: int = 3, *, times: int = 1, answer_id: str = ""
+        self,
+        slot: str,
+        text: str,
+        top_k: int = 3,
+        *,
+        times: int = 1,
+        answer_id: str = "",
+        source: str = "",
     ) -> Classified:
         """Classifies a text with a slot's model, and counts the answer.
 
@@ -77,6 +84,7 @@ class Answering:
             top_k: how many labels to list.
             times: how often the same was asked.
             answer_id: under which the answer may be judged later; empty: it may not.
+            source: that the text came from; empty: somebody asked.
 
         Raises:
             UnavailableError: ``no-model``.
@@ -97,13 +105,20 @@ class Answering:
                 times=times,
             )
             if answer_id:
-                self._answers.classified(slot, answer_id, answer, model.manifest, text)
+                self._answers.classified(slot, answer_id, answer, model.manifest, text, source)
                 facts = model.manifest.classifier
                 self._thresholds[slot] = facts.threshold if facts else 0.0
         return answer
 
     def shadow(
-        self, slot: str, text: str, shown: Classified, *, times: int = 1, answer_id: str = ""
+        self,
+        slot: str,
+        text: str,
+        shown: Classified,
+        *,
+        times: int = 1,
+        answer_id: str = "",
+        source: str = "",
     ) -> None:
         """What comes after an answer: the shadow's, and whether the text is a hard example.
 
@@ -112,7 +127,8 @@ class Answering:
         """
         hidden = self._hidden(slot, text, shown, times, answer_id)
         if answer_id and self._examples is not None:
-            self._examples.consider(slot, text, shown, self._thresholds.get(slot, 0.0), hidden)
+            threshold = self._thresholds.get(slot, 0.0)
+            self._examples.consider(slot, text, shown, threshold, hidden, source)
 
     def _hidden(
         self, slot: str, text: str, shown: Classified, times: int, answer_id: str

@@ -100,7 +100,8 @@ class Feed:
 
     def _classify(self, text: str, reply: Reply) -> None:
         answer_id = self._next_id()
-        answer = self._answering.label(self.source.slot, text, 1, answer_id=answer_id)
+        name = self.source.name
+        answer = self._answering.label(self.source.slot, text, 1, answer_id=answer_id, source=name)
         self._send(
             Result(
                 source=self.source.name,
@@ -113,4 +114,4 @@ class Feed:
         )
         reply.finish()
         # Last: a shadow that hangs is no fault of the bundle that has answered.
-        self._answering.shadow(self.source.slot, text, answer, answer_id=answer_id)
+        self._answering.shadow(self.source.slot, text, answer, answer_id=answer_id, source=name)

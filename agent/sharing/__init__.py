@@ -1,0 +1,1 @@
+"""How a hard example may leave its device: by consent, redacted, and written down."""
