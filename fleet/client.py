@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from contracts import authorities, files
 from contracts.errors import ErrorInfo, ShoalError, UnavailableError, from_info
-from fleet.api import models, models_field
+from fleet.api import models, models_field, models_samples
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import audit
 from fleet.store.audit import Entry, Filter
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 _TIMEOUT_S = 30.0
+_COLLECT_S = 600.0
 
 
 class Client:
@@ -272,6 +273,48 @@ class Client:
         return self._get(
             models_field.FieldDetail, f"/v1/field/{name}/{version}", seconds=seconds, by=by
         )
+
+    # Hard examples ------------------------------------------------------------------------
+
+    def ask_samples(self, new: models_samples.NewAsk) -> models_samples.AskModel:
+        """Asks devices for hard examples."""
+        document = new.model_dump(mode="json")
+        return self._post(models_samples.AskModel, "/v1/samples/asks", document, timeout=_COLLECT_S)
+
+    def collect_samples(self, ask: str) -> models_samples.AskModel:
+        """Asks again."""
+        path = f"/v1/samples/asks/{ask}/collect"
+        return self._post(models_samples.AskModel, path, timeout=_COLLECT_S)
+
+    def asks(self) -> models_samples.AskPage:
+        """Requests for hard examples that go on."""
+        return self._get(models_samples.AskPage, "/v1/samples/asks")
+
+    def samples(self, model: str) -> models_samples.TextPage:
+        """All texts of a model with what people say of them."""
+        return self._get(models_samples.TextPage, "/v1/samples", model=model)
+
+    def label_queue(self, model: str, limit: int = 20) -> models_samples.QueueModel:
+        """What to label next."""
+        return self._get(models_samples.QueueModel, "/v1/samples/queue", model=model, limit=limit)
+
+    def say_label(self, model: str, key: str, label: str | None) -> None:
+        """Says the label of a text; None: passes it over."""
+        document = {"model": model, "key": key, "label": label}
+        self._request("POST", "/v1/samples/labels", json=document)
+
+    def unsay_label(self, model: str, key: str) -> None:
+        """Takes back what was said of a text."""
+        self._request("DELETE", "/v1/samples/labels", params={"model": model, "key": key})
+
+    def delete_samples(
+        self, model: str, *, device: str | None = None, key: str | None = None
+    ) -> int:
+        """Deletes samples; how many."""
+        given = {"model": model, "device": device, "key": key}
+        parameters = {k: v for k, v in given.items() if v is not None}
+        response = self._request("DELETE", "/v1/samples", params=parameters)
+        return _read(models_samples.Deleted, response).samples
 
     # Administration -----------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ Over 400 lines: it only puts parts together, and starts and stops them in an ord
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -37,7 +38,18 @@ from fleet.ownership import Keeper
 from fleet.pace import Pace
 from fleet.query import Asker
 from fleet.repository import paths, releases
-from fleet.store import audit, bundles, clones, delivery, expiries, leases, telemetry, webhooks
+from fleet.samples import collect
+from fleet.store import (
+    audit,
+    bundles,
+    clones,
+    delivery,
+    expiries,
+    leases,
+    samples,
+    telemetry,
+    webhooks,
+)
 from fleet.store.admission import Admission
 from fleet.store.attempts import Attempts
 from fleet.webhooks import Sender
@@ -361,6 +373,7 @@ class Controller:
         with self.store.write() as connection:
             webhooks.forget(connection, self.clock() - 7 * 24 * 3600)
             audit.forget(connection, self.clock())
+            samples.delete(connection, before=self.clock() - self.fleet.config.retention.sample_s)
         try:
             renewed = self.repository.resign()
             if renewed:
@@ -371,6 +384,9 @@ class Controller:
         self.index_repository()
         self._maintain_certificates()
         self._warn_of_ends()
+        if self.ownership.speaks:
+            for ask in collect.open_asks(self):
+                asyncio.run(collect.collect(self, ask, audit.CONTROLLER))
         return _HOUSEKEEPING_S
 
     def _look(self) -> float:

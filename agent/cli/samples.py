@@ -45,11 +45,11 @@ def samples(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _show(arguments: argparse.Namespace, value: Any, line: str) -> None:
+def _show(arguments: argparse.Namespace, value: Any, said: str) -> None:
     if arguments.json:
         output.document(value)
     else:
-        output.line(line)
+        output.line(said)
 
 
 def _list(arguments: argparse.Namespace, folder: Path) -> None:

@@ -7,22 +7,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.serving.examples import Example
-from contracts.text import NgramConfig, ngram_ids
+from contracts.likeness import spread
 
 MAX_LOOKED_AT: Final = 500
 """Examples that are compared with each other, the hardest first."""
-
-_FEATURES: Final = NgramConfig(buckets=2**20, length=256)
-
-
-def features(text: str) -> frozenset[int]:
-    """A text's words and pieces of words, as the front end of the small models has them."""
-    return frozenset(ngram_ids(text, _FEATURES)[0]) - {0}
-
-
-def likeness(a: frozenset[int], b: frozenset[int]) -> float:
-    """0: nothing in common; 1: the same (cosine of the two sets)."""
-    return len(a & b) / math.sqrt(len(a) * len(b)) if a and b else 0.0
 
 
 def worth(example: Example) -> float:
@@ -38,20 +26,7 @@ def worth(example: Example) -> float:
 
 
 def choose(examples: Sequence[Example], most: int) -> list[Example]:
-    """The most telling ones, each unlike those before it; the most telling first.
-
-    In turn the one with the highest worth x unlikeness to what is chosen.
-    """
+    """The most telling ones, each unlike those before it; the most telling first."""
     ordered = sorted(examples, key=lambda one: (-worth(one), one.at, one.text))[:MAX_LOOKED_AT]
-    of = [features(one.text) for one in ordered]
-    worths = [worth(one) for one in ordered]
-    far = [1.0] * len(ordered)
-    left = set(range(len(ordered)))
-    chosen: list[Example] = []
-    while left and len(chosen) < most:
-        best = max(left, key=lambda i: (worths[i] * (0.05 + far[i]), -i))
-        left.discard(best)
-        chosen.append(ordered[best])
-        for i in left:
-            far[i] = min(far[i], 1.0 - likeness(of[i], of[best]))
-    return chosen
+    found = spread([one.text for one in ordered], [worth(one) for one in ordered], most)
+    return [ordered[place] for place in found]

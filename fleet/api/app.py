@@ -27,6 +27,7 @@ from fleet.api import (
     routes_operations,
     routes_queries,
     routes_rollouts,
+    routes_samples,
 )
 from fleet.api.auth import Gatekeeper
 from fleet.api.readers import Readers
@@ -180,6 +181,7 @@ def create_app(controller: Controller) -> FastAPI:
         routes_rollouts,
         routes_queries,
         routes_field,
+        routes_samples,
         openai,
         responses,
         embeddings,

@@ -24,6 +24,7 @@ from fleet.cli import (
     members,
     operations,
     rollout,
+    samples,
     serve,
     simulate,
     up,
@@ -67,6 +68,7 @@ fleet_app.add_typer(enroll.app, name="tokens")
 fleet_app.add_typer(agent.app, name="agent")
 fleet_app.add_typer(applications.app, name="app")
 fleet_app.add_typer(rollout.app, name="rollout")
+fleet_app.add_typer(samples.app, name="samples")
 fleet_app.add_typer(keys.app, name="keys")
 delegation.register(fleet_app, keys.app)
 

@@ -407,3 +407,44 @@ DELIVERY: Final = sa.Table(
     sa.Column("error", sa.Text),
     sa.Index("ix_webhook_delivery_next_at", "next_at"),
 )
+
+FIELD_ASK: Final = sa.Table(
+    "field_ask",
+    METADATA,
+    # A request for hard examples of a model, to the devices of a selector.
+    sa.Column("name", _NAME, primary_key=True),
+    sa.Column("model", _NAME, nullable=False),
+    sa.Column("selector", sa.Text, nullable=False),
+    sa.Column("most", sa.Integer, nullable=False),
+    sa.Column("why", sa.String(200), nullable=False, server_default=""),
+    sa.Column("by", _NAME, nullable=False),
+    sa.Column("at", _TIME, nullable=False),
+)
+
+FIELD_SAMPLE: Final = sa.Table(
+    "field_sample",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("device", _NAME, nullable=False),
+    # By which the device knows the text: it is stored once, however often it comes.
+    sa.Column("mark", sa.String(32), nullable=False),
+    sa.Column("ask", _NAME, nullable=False),
+    sa.Column("model", _NAME, nullable=False),
+    # Of the normalised text: what several devices heard is labelled once.
+    sa.Column("key", sa.String(32), nullable=False),
+    sa.Column("received_at", _TIME, nullable=False),
+    sa.Column("content", _JSON, nullable=False),
+    sa.UniqueConstraint("device", "mark", name="uq_field_sample_device_mark"),
+    sa.Index("ix_field_sample_model_key", "model", "key"),
+)
+
+FIELD_LABEL: Final = sa.Table(
+    "field_label",
+    METADATA,
+    sa.Column("model", _NAME, primary_key=True),
+    sa.Column("key", sa.String(32), primary_key=True),
+    sa.Column("person", _NAME, primary_key=True),
+    # NULL: passed over.
+    sa.Column("label", sa.String(256)),
+    sa.Column("at", _TIME, nullable=False),
+)

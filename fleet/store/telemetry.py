@@ -55,6 +55,7 @@ class Retention(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
         hour_s: roll-ups of an hour.
         event_s: events of updates, and counts of a day.
         result_s: results of local sources.
+        sample_s: hard examples that devices gave, with their labels.
     """
 
     raw_s: float = 24 * 3600.0
@@ -63,6 +64,7 @@ class Retention(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     hour_s: float = 400 * 24 * 3600.0
     event_s: float = 400 * 24 * 3600.0
     result_s: float = 30 * 24 * 3600.0
+    sample_s: float = 180 * 24 * 3600.0
 
 
 class Point(msgspec.Struct, frozen=True):

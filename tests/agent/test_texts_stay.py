@@ -137,7 +137,7 @@ def device(
     for name in ("tail.log", "open.log"):
         (home / name).write_text("before\n")
     sources = [
-        SourceConfig("tail", "file", path="tail.log"),
+        SourceConfig("tail", "file", path="tail.log", share="hard"),
         SourceConfig("pipe", "unix", path="pipe.sock"),
         SourceConfig("bus", "mqtt", path=f"{fleet}/local", mqtt=mosquitto_broker),
         SourceConfig("input", "stdin"),
@@ -224,6 +224,16 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
     device.fails("agent.serving.handlers:Answering._hidden", tail)
     device.fails("agent.serving.examples:Examples.consider", tail)
     device.fails("agent.serving.examples:Examples.corrected", answer_and_correct)
+
+    # Hard examples, of the one source whose owner shares them.
+    def share(mark: str) -> None:
+        device.say("tail", mark)
+        device.until(lambda: any(mark == one.text for one in read(device.agent.state)), "kept")
+        asked = {"ask": f"a{device.serial}", "model": REF.name, "most": 200}
+        device.ask("samples", {"id": f"s{device.serial}", **asked})
+
+    for place in ("redaction:redact", "redaction:_built_in", "ledger:Ledger.leaves"):
+        device.fails(f"agent.sharing.{place}", share, given=False)
     device.fails("agent.telemetry.spool:Spool.put", lambda mark: device.say("open", mark))
     device.fails("contracts.codec:encode", lambda mark: device.say("open", mark))
 
@@ -241,7 +251,7 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
         )
     ):  # fmt: skip
         mark = device.mark().replace(" ", "_" if number % 2 else " ").encode()
-        for op in ("classify", "generate", "feedback", "selftest", "cancel", "leave"):
+        for op in ("classify", "generate", "feedback", "selftest", "cancel", "leave", "samples"):
             device.ask(op, wrong % mark)
         for kind in ("desired", "ack"):
             device.controller.send(f"{prefix}/{kind}", wrong % mark)
@@ -263,6 +273,15 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
         device.say(source, f"{last} {source}")
     device.controller.wait_for(Result, lambda r: r.text is not None and last in r.text)
     device.alive()
+    device.until(
+        lambda: len([o for o in read(device.agent.state) if last in o.text]) == len(SOURCES), "kept"
+    )
+    given = device.controller.ask(device.agent.device, "samples", ask="last", model=REF.name)
+    assert given.shared is not None
+    left = [one.text for one in given.shared.samples]
+    assert any(text.endswith("light tail") for text in left), "what its owner shares leaves"
+    assert not [text for text in left if text.endswith(tuple(f"light {s}" for s in SOURCES[1:]))]
+    assert not PATTERN.search(repr(given)), "and redacted"
     port = device.agent.config.prometheus_port
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as metrics:
         figures = metrics.read().decode()
@@ -282,7 +301,7 @@ def search(device: Device, figures: str) -> None:
     assert '"places": ["src/text.rs:7:5"]' in logged, "a panic is told by its place"
     assert not PATTERN.search(figures)
     for topic, payload in device.controller.raw:
-        if "/res/" in topic:
+        if "/res/" in topic and "/res/s" not in topic:
             continue  # the asker's own answer
         assert not PATTERN.search(topic)
         found = set(PATTERN.findall(payload.decode(errors="replace")))
@@ -311,6 +330,15 @@ SAFE = {
     "agent.runtime.front_end:Tokenizer.encode": "called as HashedNgrams.encode, which is broken",
     "agent.runtime.classifier:Classifier.embed": "called on the worker, as classify is",
     "agent.runtime.classifier:Classifier._outputs": "called by run, which is broken",
+    "agent.cli.samples:_one_line": "to whoever sits at this terminal",
+    "agent.sharing.giving:_one_line": "called where what is broken is, by Giving._shared",
+    "agent.sharing.giving:_sample": "called where what is broken is, by Giving._shared",
+    "agent.sharing.redaction:apply": "in a process whose standard error goes nowhere",
+    "agent.sharing.redaction:_begins": "called by _built_in, which is broken",
+    "agent.sharing.redaction:_between": "called by _built_in, which is broken",
+    "agent.sharing.redaction:_by_patterns": "called by redact, which is broken",
+    "agent.sharing.redaction:_names": "called by _built_in, which is broken",
+    "agent.sharing.redaction:_piece": "called by _built_in, which is broken",
 }
 """Functions with a text that are not broken above, and why."""
 

@@ -5,6 +5,7 @@ The routes are those of the application, so that a new one is either listed here
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from starlette.routing import BaseRoute, Mount
 
 from agent.certificates.device import new_request
 from contracts.errors import ShoalError
+from contracts.messages import BundleRef, FieldSample
 from contracts.release import ReleaseArchive
 from contracts.renewal import signed_bytes
 from fleet.api.app import create_app
@@ -27,8 +29,10 @@ from fleet.api.refusals import CHANGES
 from fleet.controller import Controller
 from fleet.dashboard import mount
 from fleet.repository import releases
-from fleet.store import audit
+from fleet.samples import collect
+from fleet.store import audit, samples
 from fleet.store.audit import Entry
+from fleet.store.entries import Actor
 from tests.fleet.api.conftest import Signed, app_of
 from tests.support.wheels import make_release
 
@@ -96,7 +100,7 @@ def path_of(path: str) -> str:
     """A path with values of devices and rollouts that are not there."""
     for name, value in (
         ("{device}", "nobody"), ("{rollout}", "r-0"), ("{command}", "pause"),
-        ("{identifier}", "9999"), ("{webhook}", "9999"),
+        ("{identifier}", "9999"), ("{webhook}", "9999"), ("{ask}", "ask-0"),
     ):  # fmt: skip
         path = path.replace(name, value)
     return path
@@ -212,6 +216,46 @@ def leaves(
     return act
 
 
+ASK = {"model": "noise", "selector": "d1"}
+
+
+def sample(controller: Controller) -> dict[str, str]:
+    """A device gave a hard example: its model and key."""
+    one = FieldSample("0" * 32, 1.0, "a text", "x", 0.3, BundleRef("noise", "1.0.0", "0" * 64), [])
+    ask = samples.Ask("ask-1", "noise", "all", 5, "", "ann", controller.clock())
+    with controller.store.write() as connection:
+        samples.add(controller.store, connection, ask, "d1", [one], controller.clock())
+    return {"model": "noise", "key": samples.key_of("a text")}
+
+
+def says(client: TestClient, controller: Controller) -> None:
+    """Labels a text."""
+    made(client.post("/v1/samples/labels", json={**sample(controller), "label": "y"}))
+
+
+def takes_back(client: TestClient, controller: Controller) -> None:
+    """Labels a text, and takes it back."""
+    given = sample(controller)
+    made(client.post("/v1/samples/labels", json={**given, "label": "y"}))
+    made(client.delete("/v1/samples/labels", params=given))
+
+
+def collects(client: TestClient, controller: Controller) -> None:
+    """Asks a device again, which gives something."""
+    ask = made(client.post("/v1/samples/asks", json=ASK))["name"]
+
+    async def gives(*_: object) -> list[collect.Gave]:
+        found = [collect.Gave("d1", 1, 1)]
+        (known,) = await asyncio.to_thread(collect.open_asks, controller)
+        by = Actor("the admin", "admin")
+        await asyncio.to_thread(collect._note, controller, known, by, found)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect, "collect", gives)
+        made(client.post(f"/v1/samples/asks/{ask}/collect"))
+
+
 DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
     ("PATCH", "/v1/devices/{device}"): lambda client, _: made(
         client.patch("/v1/devices/d1", json={"labels": {"a": "b"}})
@@ -221,6 +265,13 @@ DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
     ("POST", "/v1/devices/{device}/rename"): leaves("rename", {"name": "hall"}),
     ("POST", "/v1/rollouts"): lambda client, _: made(client.post("/v1/rollouts", json=SPEC)),
     ("POST", "/v1/rollouts/{rollout}/{command}"): command,
+    ("POST", "/v1/samples/asks"): lambda client, _: made(client.post("/v1/samples/asks", json=ASK)),
+    ("POST", "/v1/samples/asks/{ask}/collect"): collects,
+    ("DELETE", "/v1/samples"): lambda client, _: made(
+        client.delete("/v1/samples", params={"model": "noise"})
+    ),
+    ("POST", "/v1/samples/labels"): says,
+    ("DELETE", "/v1/samples/labels"): takes_back,
     ("POST", "/v1/tokens"): lambda client, _: made(
         client.post("/v1/tokens", json={"name": "ci", "role": "viewer"})
     ),

@@ -1,0 +1,249 @@
+"""Hard examples that devices gave, and what people say of them.
+
+A label is of a text, not of a device's sample: what several devices heard is labelled once, and
+each person says one thing of it. What two people say differently stays, and is shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+
+from contracts import codec
+from contracts.messages import FieldSample
+from contracts.text import normalize
+from fleet.store import Store
+from fleet.store.schema import FIELD_ASK, FIELD_LABEL, FIELD_SAMPLE
+
+ASK_S: Final = 7 * 24 * 3600.0
+"""Seconds for which a request goes on, as long as the owners of devices may approve it."""
+
+MAX_TEXTS: Final = 20_000
+"""Texts of one model that are read at once, the newest first."""
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A request for hard examples of a model, to the devices of a selector."""
+
+    name: str
+    model: str
+    selector: str
+    most: int
+    why: str
+    by: str
+    at: float
+
+
+class Said(msgspec.Struct, frozen=True):
+    """What one person says of a text; no label: passed over."""
+
+    person: str
+    label: str | None
+    at: float
+
+
+class Text(msgspec.Struct, frozen=True):
+    """A text with all samples of it, and what people say.
+
+    Attributes:
+        key: of the normalised text.
+        sample: the one that its devices were least sure of.
+        devices: that gave it.
+        times: how often it was asked, on all of them.
+        meant: right labels by users of devices, with their number.
+        said: by people who label, the oldest first.
+    """
+
+    key: str
+    sample: FieldSample
+    devices: list[str]
+    times: int
+    meant: dict[str, int]
+    said: list[Said]
+
+    @property
+    def votes(self) -> Counter[str]:
+        """Labels, with how many people say them."""
+        return Counter(one.label for one in self.said if one.label is not None)
+
+    @property
+    def label(self) -> str | None:
+        """What most say; None: nobody, or as many say something else."""
+        ranked = self.votes.most_common(2)
+        if not ranked or (len(ranked) > 1 and ranked[0][1] == ranked[1][1]):
+            return None
+        return ranked[0][0]
+
+    @property
+    def disputed(self) -> bool:
+        """Whether two people say different things."""
+        return len(self.votes) > 1
+
+
+def key_of(text: str) -> str:
+    """Of a text as models see it: case and punctuation aside."""
+    return hashlib.sha256(normalize(text).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+# Requests. ----------------------------------------------------------------------------------
+
+
+def add_ask(connection: sa.Connection, ask: Ask) -> None:
+    """Remembers a request."""
+    connection.execute(FIELD_ASK.insert().values(**msgspec.structs.asdict(ask)))
+
+
+def asks(connection: sa.Connection, since: float) -> list[Ask]:
+    """Requests since a moment, the newest first."""
+    query = sa.select(FIELD_ASK).where(FIELD_ASK.c.at >= since).order_by(FIELD_ASK.c.at.desc())
+    return [Ask(**row._mapping) for row in connection.execute(query)]
+
+
+# Samples. -----------------------------------------------------------------------------------
+
+
+def add(
+    store: Store,
+    connection: sa.Connection,
+    ask: Ask,
+    device: str,
+    samples: Sequence[FieldSample],
+    now: float,
+) -> int:
+    """Stores samples of one device, each once; at most what was asked for. How many are new."""
+    there = connection.scalar(
+        sa.select(sa.func.count())
+        .select_from(FIELD_SAMPLE)
+        .where(FIELD_SAMPLE.c.ask == ask.name, FIELD_SAMPLE.c.device == device)
+    )
+    new = 0
+    for one in samples:
+        if one.bundle.name != ask.model or (there or 0) + new >= ask.most:
+            continue
+        done = connection.execute(
+            store.insert(FIELD_SAMPLE)
+            .values(
+                device=device,
+                mark=one.id,
+                ask=ask.name,
+                model=ask.model,
+                key=key_of(one.text),
+                received_at=now,
+                content=codec.encode(one).decode(),
+            )
+            .on_conflict_do_nothing()
+            .returning(FIELD_SAMPLE.c.id)
+        )
+        new += done.first() is not None
+    return new
+
+
+def texts(connection: sa.Connection, model: str) -> list[Text]:
+    """All texts of a model, the newest first."""
+    said: dict[str, list[Said]] = {}
+    query = sa.select(FIELD_LABEL).where(FIELD_LABEL.c.model == model).order_by(FIELD_LABEL.c.at)
+    for row in connection.execute(query):
+        said.setdefault(row.key, []).append(Said(row.person, row.label, row.at))
+    samples: dict[str, list[tuple[str, FieldSample]]] = {}
+    rows = connection.execute(
+        sa.select(FIELD_SAMPLE.c.device, FIELD_SAMPLE.c.key, FIELD_SAMPLE.c.content)
+        .where(FIELD_SAMPLE.c.model == model)
+        .order_by(FIELD_SAMPLE.c.received_at.desc(), FIELD_SAMPLE.c.id.desc())
+        .limit(MAX_TEXTS)
+    )
+    for row in rows:
+        one = codec.decode(row.content.encode(), FieldSample, what="a stored sample")
+        samples.setdefault(row.key, []).append((row.device, one))
+    return [_text(key, found, said.get(key, [])) for key, found in samples.items()]
+
+
+def _text(key: str, found: list[tuple[str, FieldSample]], said: list[Said]) -> Text:
+    meant = Counter(one.meant for _, one in found if one.meant is not None)
+    return Text(
+        key=key,
+        sample=min((one for _, one in found), key=lambda one: one.confidence),
+        devices=sorted({device for device, _ in found}),
+        times=sum(one.times for _, one in found),
+        meant=dict(meant.most_common()),
+        said=said,
+    )
+
+
+def models(connection: sa.Connection) -> dict[str, int]:
+    """Models with samples, and how many."""
+    query = (
+        sa.select(FIELD_SAMPLE.c.model, sa.func.count())
+        .group_by(FIELD_SAMPLE.c.model)
+        .order_by(FIELD_SAMPLE.c.model)
+    )
+    return {str(row[0]): int(row[1]) for row in connection.execute(query)}
+
+
+def exists(connection: sa.Connection, model: str, key: str) -> bool:
+    """Whether a model has a text."""
+    query = sa.select(FIELD_SAMPLE.c.id).where(
+        FIELD_SAMPLE.c.model == model, FIELD_SAMPLE.c.key == key
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def say(
+    store: Store,
+    connection: sa.Connection,
+    model: str,
+    key: str,
+    person: str,
+    label: str | None,
+    now: float,
+) -> None:
+    """What a person says of a text; what they said before is replaced."""
+    values = {"label": label, "at": now}
+    connection.execute(
+        store.insert(FIELD_LABEL)
+        .values(model=model, key=key, person=person, **values)
+        .on_conflict_do_update(index_elements=["model", "key", "person"], set_=values)
+    )
+
+
+def unsay(connection: sa.Connection, model: str, key: str, person: str) -> bool:
+    """Takes back what a person said. False: they had said nothing."""
+    done = connection.execute(
+        FIELD_LABEL.delete().where(
+            FIELD_LABEL.c.model == model, FIELD_LABEL.c.key == key, FIELD_LABEL.c.person == person
+        )
+    )
+    return done.rowcount > 0
+
+
+def delete(
+    connection: sa.Connection,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    key: str | None = None,
+    before: float | None = None,
+) -> int:
+    """Deletes samples that meet all conditions, with labels of texts that nobody has any more."""
+    given = [
+        column == value
+        for column, value in (
+            (FIELD_SAMPLE.c.model, model),
+            (FIELD_SAMPLE.c.device, device),
+            (FIELD_SAMPLE.c.key, key),
+        )
+        if value is not None
+    ]
+    if before is not None:
+        given.append(FIELD_SAMPLE.c.received_at < before)
+    done = connection.execute(FIELD_SAMPLE.delete().where(sa.true(), *given))
+    if done.rowcount:
+        there = sa.select(FIELD_SAMPLE.c.id).where(
+            FIELD_SAMPLE.c.model == FIELD_LABEL.c.model, FIELD_SAMPLE.c.key == FIELD_LABEL.c.key
+        )
+        connection.execute(FIELD_LABEL.delete().where(~sa.exists(there)))
+    return done.rowcount
