@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
+from agent.generate.call_forms import CallForm, form_of
 from agent.generate.memory import give_back
 from agent.runtime.front_end import check_text
 from contracts.bundle import Bundle
@@ -106,11 +107,22 @@ class Prompts:
             raise InputError("bad-messages", "the model has no chat template, so it has no tools")
         return self._template.render(messages, tools)
 
-    def calls_with(self, tag: str) -> bool:
-        """Whether the model's calls of tools begin with `tag`, and are seen to."""
-        with told("the tokenizer"):
-            ids = self._tokenizer.encode(tag, add_special_tokens=False).ids
-        return self.decode(ids) == tag and tag in (self._front.chat_template or "")
+    @cached_property
+    def call_form(self) -> CallForm | None:
+        """How the model calls tools; None: in no form that is known, or that could be seen."""
+        form = form_of(self._front.chat_template or "")
+        if form is None or self.decode_seeing(self._encoded(form.tag), form.tag) != form.tag:
+            return None
+        return form
+
+    def decode_seeing(self, ids: list[int], tag: str) -> str:
+        """As :meth:`decode`, with `tag` where it is a special token."""
+        token = self._tokenizer.token_to_id(tag)
+        if token not in ids:
+            return self.decode(ids)
+        at = ids.index(token)
+        seen = self.decode([token]) or tag
+        return self.decode(ids[:at]) + seen + self.decode_seeing(ids[at + 1 :], tag)
 
     def encode_rendered(self, text: str) -> list[int]:
         """Ids of a prompt that is whole already."""
@@ -132,10 +144,14 @@ class Prompts:
             return self.encode(messages[-1].content)
         return self._ids(self._template.render(messages))
 
-    def _ids(self, text: str) -> list[int]:
-        # The prompt has its special tokens already; the tokenizer must not add more.
+    def _encoded(self, text: str) -> list[int]:
         with told("the tokenizer"):
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _ids(self, text: str) -> list[int]:
+        # The prompt has its special tokens already; the tokenizer must not add more.
+        ids = self._encoded(text)
         if any(i >= self._facts.vocabulary for i in ids):
             raise InputError("bad-manifest", "the tokenizer gives ids outside the vocabulary")
         bos = self._front.bos_id

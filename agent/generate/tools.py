@@ -1,22 +1,22 @@
 """Calls of tools: text, and then calls that validate against the tools' own schemas.
 
-A call stands in ``<tool_call>`` ... ``</tool_call>`` as JSON with a name and arguments, as the
-templates of Hermes, Qwen and others teach it. The tag is the model's own decision, or is put into
-the prompt where a call is required. Then the name is one of the tools', and the arguments are
-held to its schema. Each part is an answer of its own on a longer prompt, of which the cache
-holds all but the last few tokens.
+A call has the form that the model's chat template teaches (:mod:`agent.generate.call_forms`): a
+tag, and JSON with a name and arguments. The tag is the model's own decision, or is put into the
+prompt where a call is required. Then the name is one of the tools', and the arguments are held to
+its schema. Each part is an answer of its own on a longer prompt, of which the cache holds all but
+the last few tokens.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import msgspec
 
+from agent.generate.call_forms import CallForm
 from agent.generate.prompts import Prompts
 from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
@@ -27,10 +27,6 @@ from contracts.messages import Generated, GenerateRequest, Tool, ToolCall
 MAX_CALLS: Final = 8
 """Calls in one answer."""
 
-_OPEN: Final = "<tool_call>"
-_NAME: Final = f'{_OPEN}\n{{"name": "'
-_ARGUMENTS: Final = '", "arguments": '
-_CLOSE: Final = "}\n</tool_call>"
 _TOKENS_TO_GO_ON: Final = 6
 """Within these after a call, another one begins or none does."""
 
@@ -78,18 +74,18 @@ class Calling:
             InputError, RefusedError: as the model's; ``bad-messages`` where it has no tools.
         """
         self._started = self.clock()
-        prompt = self._prompt()
+        prompt, form = self._prompt()
         text, calls = "", list[ToolCall]()
         calling = self.request.tool_choice == "required"
         try:
             if not calling:
-                part, tag = self._part(prompt, emit, stop=[_OPEN, *self.request.stop])
-                text, calling = part.text, tag == _OPEN
+                text, calling = self._text(prompt, form, emit)
                 prompt += text
+            prompt += form.tag
             while calling:
-                call, prompt = self._call(prompt)
+                call, prompt = self._call(prompt, form, first=not calls)
                 calls.append(call)
-                calling = self._goes_on(prompt, len(calls))
+                calling, prompt = self._goes_on(prompt, form, len(calls))
         except Stop:
             pass  # what was whole by then is the answer
         except (InputError, RefusedError) as error:
@@ -98,7 +94,7 @@ class Calling:
             return msgspec.structs.replace(self._whole(text, calls), finish_reason="length")
         return self._whole(text, calls)
 
-    def _prompt(self) -> str:
+    def _prompt(self) -> tuple[str, CallForm]:
         r, prompts, facts = self.request, self.model.prompts, self.model.facts
         for name, given in (("json_schema", r.json_schema), ("regex", r.regex)):
             if given is not None:
@@ -117,50 +113,79 @@ class Calling:
         if len(set(names)) < len(names):
             raise InputError("bad-message", "two tools have one name")
         prompt = prompts.render_chat(r.messages, r.tools)
-        if not prompts.calls_with(_OPEN):
+        form = prompts.call_form
+        if form is None:
             raise InputError(
-                "bad-messages", f"the model's calls have another form than {_OPEN} with JSON"
+                "bad-messages", "the model's template teaches no form of calls that is known here"
             )
-        return prompt
+        return prompt, form
+
+    def _text(self, prompt: str, form: CallForm, emit: Callable[[str], None]) -> tuple[str, bool]:
+        """What the model says before a call, and whether it begins one."""
+        part, by = self._part(prompt, form, emit, stop=[form.tag, *self.request.stop])
+        text = part.text
+        if by != form.tag or not form.alone or not text.strip():
+            return text, by == form.tag
+        # JSON within a text is none where a call is all of the answer.
+        emit(form.tag)
+        text += form.tag
+        if self._left() < 1:
+            return text, False
+        part, _ = self._part(prompt + text, form, emit, stop=self.request.stop)
+        return text + part.text, False
 
     def _part(
-        self, prompt: str, emit: Callable[[str], None] = lambda piece: None, **changes: Any
+        self,
+        prompt: str,
+        form: CallForm,
+        emit: Callable[[str], None] | None = None,
+        **changes: Any,
     ) -> tuple[Generated, str]:
-        """One answer within what is left of tokens and time; and the stop string that ended it."""
-        left = self.request.max_tokens - sum(part.tokens for part in self._parts)
+        """One answer within what is left of tokens and time; and the stop string that ended it.
+
+        Without `emit` it is part of a call, of which nothing can be used when it is cancelled.
+        """
+        left = self._left()
         changes["max_tokens"] = min(changes.get("max_tokens", left), max(left, 1))
         if self.request.max_time_ms is not None:
             spent = int((self.clock() - self._started) * 1000)
             changes["max_time_ms"] = max(self.request.max_time_ms - spent, 1)
         request = msgspec.structs.replace(self.request, **{"stop": [], **changes})
-        stream = TextStream(self.model.prompts.decode, request.stop)
-        ids = self.model.prompts.encode_rendered(prompt)
-        part = self.model.answer(request, ids, stream, emit, self.checkpoint)
+        prompts, give = self.model.prompts, emit or (lambda piece: None)
+        stream = TextStream(lambda ids: prompts.decode_seeing(ids, form.tag), request.stop)
+        ids = prompts.encode_rendered(prompt)
+        part = self.model.answer(request, ids, stream, give, self.checkpoint)
         self._parts.append(part)
-        if part.finish_reason == "cancelled" and request.stop == []:
-            raise Stop("cancelled")  # within a call, of which nothing can be used
+        if part.finish_reason == "cancelled" and emit is None:
+            raise Stop("cancelled")
         return part, stream.stopped_by
 
-    def _call(self, prompt: str) -> tuple[ToolCall, str]:
+    def _call(self, prompt: str, form: CallForm, *, first: bool) -> tuple[ToolCall, str]:
         tools = {tool.name: tool for tool in self.request.tools}
-        prompt += _NAME
+        prompt += form.name if first or not form.between else form.between
         if len(tools) == 1:
             name = next(iter(tools))
         else:
             names = "|".join(re.escape(name) for name in tools)
-            part, _ = self._part(prompt, regex=f'({names})"')
+            part, _ = self._part(prompt, form, regex=f'({names})"')
             name = part.text.removesuffix('"')
-        prompt += name + _ARGUMENTS
-        part, _ = self._part(prompt, json_schema=_schema(tools[name]))
-        call = ToolCall(f"call_{secrets.token_hex(8)}", name, part.text)
-        return call, prompt + part.text + _CLOSE
+        prompt += name + form.arguments
+        part, _ = self._part(prompt, form, json_schema=_schema(tools[name]))
+        return ToolCall(form.new_id(), name, part.text), prompt + part.text + form.close
 
-    def _goes_on(self, prompt: str, calls: int) -> bool:
-        left = self.request.max_tokens - sum(part.tokens for part in self._parts)
-        if not self.request.parallel_tool_calls or calls >= MAX_CALLS or left < 1:
-            return False
-        part, tag = self._part(prompt, stop=[_OPEN], max_tokens=_TOKENS_TO_GO_ON)
-        return tag == _OPEN and not part.text.strip()
+    def _goes_on(self, prompt: str, form: CallForm, calls: int) -> tuple[bool, str]:
+        """Whether another call follows, and the prompt up to where its name begins."""
+        one = form.alone or not self.request.parallel_tool_calls
+        if one or calls >= MAX_CALLS or self._left() < 1:
+            return False, prompt
+        if form.between:
+            part, _ = self._part(prompt, form, regex=re.escape(form.end) + "|, ")
+            return part.text != form.end, prompt
+        part, tag = self._part(prompt, form, stop=[form.tag], max_tokens=_TOKENS_TO_GO_ON)
+        return tag == form.tag and not part.text.strip(), prompt + form.tag
+
+    def _left(self) -> int:
+        return self.request.max_tokens - sum(part.tokens for part in self._parts)
 
     def _whole(self, text: str, calls: list[ToolCall]) -> Generated:
         first, tokens = self._parts[0], sum(part.tokens for part in self._parts)

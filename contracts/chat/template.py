@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +19,9 @@ MAX_CHARS = 32 * limits.KIB
 
 _TOOLS = "tools"
 """The name under which templates are given them."""
+
+_OF_A_MESSAGE = re.compile(r"""message\.tools\b|message\[['"]tools['"]\]""")
+"""A template that reads them from the system's turn, as text."""
 
 _MAX_PROMPT_CHARS = 4 * limits.MAX_MESSAGE_BYTES
 
@@ -75,19 +80,30 @@ class ChatTemplate:
             raise InputError("bad-messages", "the model's chat template knows no tools")
         turns = [_turn(message) for message in messages]
         given: dict[str, Any] = {"tools": [_tool(tool) for tool in tools]} if tools else {}
+        if tools and _OF_A_MESSAGE.search(self._source):
+            if turns[0]["role"] != "system":
+                turns.insert(0, {"role": "system", "content": ""})
+            functions = [_tool(tool)["function"] for tool in tools]
+            turns[0][_TOOLS] = json.dumps(functions, ensure_ascii=False)
         characters = sum(len(message.content) for message in messages)
         if asked:
             characters = len(codec.encode([messages, list(tools)]))
         with self._one_at_a_time:
             self._environment.budget = Budget(STEPS_UNITS + UNITS_A_CHARACTER * characters)
             try:
-                return self._render(turns, given)
+                prompt = self._render(turns, given)
             except InputError:
                 raise
             except Exception as error:  # noqa: BLE001 - a template is a program
                 raise InputError(
                     "bad-template", f"the chat template failed{_place(error)}: {_text(error)}"
                 ) from None
+        for tool in tools:
+            if tool.name not in prompt:
+                raise InputError(
+                    "bad-messages", f"the model's chat template leaves out the tool {tool.name}"
+                )
+        return prompt
 
     def _render(self, turns: list[dict[str, Any]], given: dict[str, Any]) -> str:
         pieces = []

@@ -10,7 +10,7 @@ from typing import Literal
 import gguf
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from model_builder.generate.importer import ImportOptions, import_model
 from model_builder.generate.package import Layout
@@ -100,8 +100,9 @@ def write_gguf(
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list([token for token, _ in vocabulary])
-    kinds = {"<|end|>": 3, TOOL_TAG: 4}
-    writer.add_token_types([kinds.get(token, 1) for token, _ in vocabulary])
+    added = tokenizer.get_added_tokens_decoder()
+    kinds = {token: 3 if one.special else 4 for token, one in added.items()}
+    writer.add_token_types([kinds.get(token, 1) for _, token in vocabulary])
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     writer.add_eos_token_id(tokenizer.token_to_id("<|end|>"))
@@ -189,19 +190,26 @@ def tiny_bundle(
     contexts: tuple[int, ...] = (32, 64),
     cache: Literal["float32", "int8"] = "int8",
     tools: bool = False,
+    template: str | None = None,
+    special: str | None = None,
 ) -> Path:
     """A generative bundle of a random decoder, through the real import.
 
-    With `tools` its template has them, and ``<tool_call>`` is one token.
+    With `tools` its template has them, and ``<tool_call>`` is one token. `template`: another
+    one. `special`: a further special token.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = tiny_weights()
     weights.config = replace(weights.config, trained_context=max(64, *contexts))
+    one_token = [TOOL_TAG] if tools else [special] if special else []
+    tokenizer = tiny_tokenizer(phrases=one_token)
+    if special:
+        tokenizer.add_special_tokens([AddedToken(special, special=True, normalized=False)])
     source = write_gguf(
         folder / "tiny.gguf",
         weights,
-        tiny_tokenizer(phrases=[TOOL_TAG] if tools else []),
-        template=TOOLS_TEMPLATE if tools else TEMPLATE,
+        tokenizer,
+        template=template or (TOOLS_TEMPLATE if tools else TEMPLATE),
     )
     options = ImportOptions(
         layout=Layout(contexts=list(contexts), prompt=[8], prefill=[8], cache=cache),
