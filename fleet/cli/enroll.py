@@ -19,7 +19,7 @@ from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported, safe, table
 from fleet.folder import Fleet
-from fleet.joining import command, installer, invitations
+from fleet.joining import command, invitations, offers
 from fleet.joining import table as tables
 from fleet.joining.invitations import Wanted
 from fleet.membership import leaving
@@ -144,32 +144,20 @@ def _many(
 def _invite(
     fleet: Fleet, wanted: list[Wanted], hours: float, *, replace: bool, qr: bool, as_json: bool
 ) -> None:
-    if not fleet.api_url.startswith("https://"):
-        raise InputError(
-            "tls-needed",
-            "boards join by a line only where the API has TLS: make the fleet with "
-            "`shoal fleet init --host NAME`",
-        )
-    for one in wanted:
-        leaving.free(fleet, one.device)
-    tokens = invitations.invite(fleet, wanted, seconds=hours * 3600, replace=replace)
-    made = [
-        (one.device, token, command.line(fleet, token))
-        for one, token in zip(wanted, tokens, strict=True)
-    ]
+    made = offers.make(fleet, wanted, seconds=hours * 3600, replace=replace)
     if as_json:
         entries = [
-            {"device": one.device, "board": one.board, "token": token, "command": line}
-            for one, (_, token, line) in zip(wanted, made, strict=True)
+            {"device": one.device, "board": one.board, "token": one.token, "command": one.line}
+            for one in made
         ]
         emit_json(entries[0] if len(entries) == 1 else {"devices": entries})
         return
     if len(made) > 1:
-        typer.echo(command.script((device, line) for device, _, line in made), nl=False)
+        typer.echo(command.script((one.device, one.line) for one in made), nl=False)
     else:
-        typer.echo(made[0][2])
+        typer.echo(made[0].line)
     if qr:
-        typer.echo(command.qr(made[0][2]))
+        typer.echo(command.qr(made[0].line))
     span = f"{hours:g} hours" if hours != 1 else "1 hour"
     which = wanted[0].device if len(wanted) == 1 else f"{len(wanted)} devices"
     typer.echo(f"For {which}: type it on the board, once, within {span}.", err=True)
@@ -178,13 +166,8 @@ def _invite(
 
 def _tell_missing(fleet: Fleet, boards: set[str]) -> None:
     """Says it here already when there is nothing to install on a board."""
-    for board in sorted(boards):
-        if not installer.has_release(fleet, board):
-            typer.echo(
-                f"Before that: shoal fleet agent fetch --platform {board} --python VERSION "
-                f"--dir {fleet.folder} (the board's own, for example 3.13)",
-                err=True,
-            )
+    for text in offers.missing(fleet, boards):
+        typer.echo(f"Before that: {text} (the board's own, for example 3.13)", err=True)
 
 
 def token(

@@ -221,6 +221,12 @@ class Data:
             one = devices.get(connection, name)
             return DeviceView.of(one, self._lost(connection, [name]).get(name, {}))
 
+    def board_of(self, name: str) -> str:
+        """The board of a device; empty: there is none such, or nobody knows."""
+        with self._controller.store.read() as connection:
+            known = devices.some(connection, [name]).get(name)
+        return known.hardware if known else ""
+
     def _lost(self, connection: sa.Connection, names: list[str]) -> dict[str, dict[str, int]]:
         since = delivery.day_of(self.now) - delivery.RECENT_DAYS
         return delivery.losses(connection, since, names)

@@ -22,6 +22,7 @@ from fleet.dashboard.data import Data
 from fleet.dashboard.render import render
 from fleet.dashboard.session import COOKIE, LIFETIME_S, Sessions
 from fleet.dashboard.site import PREFIX, Site
+from fleet.dashboard.work import Work
 
 # Vue compiles templates in the browser, which needs eval; nothing may come from elsewhere.
 _POLICY: Final = "; ".join(
@@ -51,7 +52,7 @@ def mount(app: FastAPI, controller: Controller) -> None:
     """
     gatekeeper: Gatekeeper = app.state.gatekeeper
     sessions = Sessions(gatekeeper.find)
-    site = Site(Data(controller), sessions)
+    site = Site(Data(controller), sessions, Work(controller))
     _add_sign_in(app, gatekeeper, site)
     pages.register(site)
     ui.run_with(

@@ -37,6 +37,7 @@ def build(visit: Visit, device: str) -> None:
     """
     with ui.element("div").classes("tools").props('role=group aria-label="Membership"'):
         buttons = {what: ui.button(title).props("outline") for what, (title, _) in _WHAT.items()}
+        ui.link("Replace its board", f"/enrol?replace={device}").classes("button quiet")
     for what, button in buttons.items():
         button.on_click(_asker(visit, device, what))
 

@@ -7,8 +7,10 @@ from typing import Final
 import msgspec
 from fastapi import Request
 
+from contracts.errors import InputError
 from fleet.dashboard.data import Data
 from fleet.dashboard.session import COOKIE, Sessions
+from fleet.dashboard.work import Work
 from fleet.store.tokens import Role, Token
 
 PREFIX: Final = "/ui"
@@ -19,6 +21,7 @@ class Site(msgspec.Struct, frozen=True):
 
     data: Data
     sessions: Sessions
+    work: Work
 
     async def visit(self, request: Request) -> Visit:
         """The visit of a request that the gate let in."""
@@ -38,6 +41,17 @@ class Visit(msgspec.Struct, frozen=True):
     async def token(self) -> Token | None:
         """Who looks now; None once the session or its token has ended. Before every action."""
         return await self.site.sessions.token(self.cookie)
+
+    async def signed_in(self) -> Token:
+        """As :meth:`token`, for an action.
+
+        Raises:
+            InputError: ``signed-out``.
+        """
+        token = await self.token()
+        if token is None:
+            raise InputError("signed-out", "The session has ended: sign in again.")
+        return token
 
     def may(self, role: Role) -> bool:
         """Whether the page was opened by somebody of a role: what it shows goes by that."""

@@ -46,7 +46,13 @@ def site(
     # What was published last is what the rollout form begins with.
     bundles = [words, DATA / "tiny-classifier-1.0.0", DATA / "tiny-classifier-1.1.0"]
     with (
-        served(folder / "fleet", mosquitto_broker, name=name, bundles=bundles) as running,
+        served(
+            folder / "fleet",
+            mosquitto_broker,
+            name=name,
+            bundles=bundles,
+            public_url="https://fleet.example.org",
+        ) as running,
         Simulation(
             name,
             mosquitto_broker,
@@ -95,3 +101,31 @@ def keep(page: Page, name: str) -> None:
     """Keeps a screenshot as an artefact of the run."""
     ARTIFACTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
+
+
+def tab_to(page: Page, name: str) -> None:
+    """Presses Tab until a link or button of that name has the focus."""
+    script = r"""(() => { const at = document.activeElement;
+      return [at.getAttribute("aria-label"), (at.innerText || "").trim().split("\n").pop()]; })()"""
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        if name in page.evaluate(script):
+            return
+    pytest.fail(f"{name} cannot be reached by keyboard")
+
+
+def type_into(page: Page, label: str, text: str) -> None:
+    """Tabs to a field and replaces what it holds."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.getAttribute('aria-label')") == label:
+            page.keyboard.press("Control+a")
+            page.keyboard.type(text)
+            return
+    pytest.fail(f"field {label} cannot be reached by keyboard")
+
+
+def fits(page: Page, width: int = 360) -> None:
+    """Nothing scrolls sideways."""
+    found = page.evaluate("document.documentElement.scrollWidth")
+    assert found <= width, f"{page.url} is {found} px wide"

@@ -6,11 +6,11 @@ import re
 import time
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Response, expect
+from playwright.sync_api import Browser, BrowserContext, Request, Response, expect
 
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import tokens
-from tests.browser.conftest import DEVICES, HOSTILE, keep, sign_in
+from tests.browser.conftest import DEVICES, HOSTILE, keep, sign_in, tab_to, type_into
 from tests.support.serving import Served
 from tests.support.tools import until
 
@@ -77,27 +77,6 @@ def test_the_overview_counts_the_fleet(window: BrowserContext, site: Served) -> 
     keep(page, "overview")
 
 
-def _tab_to(page: Page, name: str) -> None:
-    """Presses Tab until a link or button of that name has the focus."""
-    script = r"(document.activeElement.innerText || '').trim().split('\n').pop()"
-    for _ in range(80):
-        page.keyboard.press("Tab")
-        if page.evaluate(script) == name:
-            return
-    pytest.fail(f"{name} cannot be reached by keyboard")
-
-
-def _type_into(page: Page, label: str, text: str) -> None:
-    """Tabs to a field and replaces what it holds."""
-    for _ in range(40):
-        page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.getAttribute('aria-label')") == label:
-            page.keyboard.press("Control+a")
-            page.keyboard.type(text)
-            return
-    pytest.fail(f"field {label} cannot be reached by keyboard")
-
-
 def test_a_rollout_is_started_by_keyboard_and_watched_until_it_succeeds(
     window: BrowserContext, site: Served
 ) -> None:
@@ -106,20 +85,20 @@ def test_a_rollout_is_started_by_keyboard_and_watched_until_it_succeeds(
     page = sign_in(window, site, "operator")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="To the content")).to_be_focused()
-    _tab_to(page, "Rollouts")
+    tab_to(page, "Rollouts")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Rollouts", exact=True).first).to_be_visible()
-    _tab_to(page, "Start a rollout")
+    tab_to(page, "Start a rollout")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Start a rollout")).to_be_visible()
-    _type_into(page, "Waves, each counted from the start", "1,50%,100%")
-    _type_into(page, "Trial on each device (seconds)", "1")
-    _type_into(page, "Watch each wave for (seconds)", "1")
-    _tab_to(page, "Plan")
+    type_into(page, "Waves, each counted from the start", "1,50%,100%")
+    type_into(page, "Trial on each device (seconds)", "1")
+    type_into(page, "Watch each wave for (seconds)", "1")
+    tab_to(page, "Plan")
     page.keyboard.press("Enter")
     expect(page.get_by_text(f"{DEVICES} of {DEVICES} devices would move")).to_be_visible()
     keep(page, "rollout-form")
-    _tab_to(page, "Start")
+    tab_to(page, "Start")
     page.keyboard.press("Enter")
     page.wait_for_url(re.compile(r"/ui/rollouts/r\d+$"))
     expect(page.get_by_role("heading", name="tiny-classifier 1.1.0")).to_be_visible()

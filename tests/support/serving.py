@@ -35,7 +35,7 @@ class Served:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        self.url = fleet.api_url
+        self.url = f"http://127.0.0.1:{fleet.config.api.port}"
         self.process: subprocess.Popen[bytes] | programs.Program | None = None
         self._log = fleet.folder / "serve.log"
 
@@ -108,13 +108,17 @@ def served(
     bundles: Sequence[Path] = (),
     database: str = "",
     requests_per_s: float = 1000.0,
+    public_url: str | None = None,
 ) -> Iterator[Served]:
-    """A new fleet that admits simulated devices, and its running controller."""
+    """A new fleet that admits simulated devices, and its running controller.
+
+    `public_url`: under which devices find it, as behind a proxy that has TLS.
+    """
     os.environ.pop("SHOAL_FLEET", None)
     config = FleetConfig(
         fleet=name,
         mqtt=mqtt,
-        api=ApiConfig(port=free_port(), requests_per_s=requests_per_s, burst=2000),
+        api=ApiConfig(port=free_port(), requests_per_s=requests_per_s, burst=2000, url=public_url),
         database=database,
         admit_unknown=True,
         engine_s=0.2,

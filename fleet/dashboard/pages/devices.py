@@ -41,6 +41,7 @@ def register(site: Site) -> None:
                 render(
                     "device_tools.html",
                     q=query,
+                    may_enrol=visit.may("admin"),
                     examples=[(text, q, q == query) for text, q in _EXAMPLES],
                 )
             )

@@ -31,3 +31,16 @@ function shoalTheme() {
   Quasar.Dark.set(dark);
   emitEvent("shoal_theme", dark);
 }
+// Copies a text; without TLS browsers give no clipboard, then what is selected is copied.
+async function shoalCopy(id, told) {
+  const source = document.getElementById(id), status = document.getElementById(told);
+  let done = false;
+  try {
+    await navigator.clipboard.writeText(source.textContent);
+    done = true;
+  } catch {
+    getSelection().selectAllChildren(source);
+    done = document.execCommand("copy");
+  }
+  if (status) status.textContent = done ? "Copied." : "Select the line and copy it.";
+}
