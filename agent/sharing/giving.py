@@ -67,7 +67,7 @@ class Giving:
         if self._examples is None:
             raise RefusedError("no-examples", "this device keeps no hard examples")
         if self._config.examples.share == "never":
-            raise RefusedError("not-shared", "the owner of this device gives no hard examples away")
+            raise RefusedError("samples-withheld", "the owner of this device gives no hard examples away")
         if not self._limiter.allow("", self._monotonic()):
             raise UnavailableError("rate-limited", "too many requests for hard examples: wait")
         if not self._busy.acquire(blocking=False):
@@ -146,7 +146,7 @@ class Giving:
 
         Raises:
             UnavailableError: ``consent-needed``; the request waits for the owner now.
-            RefusedError: ``not-shared``; the owner refused it.
+            RefusedError: ``samples-withheld``; the owner refused it.
         """
         try:
             found = marked(self._folder)
@@ -168,7 +168,7 @@ class Giving:
         if free:
             return free, "configuration"
         if state == "refused":
-            raise RefusedError("not-shared", f"the owner of this device refused {request.ask}")
+            raise RefusedError("samples-withheld", f"the owner of this device refused {request.ask}")
         raise UnavailableError(
             "consent-needed",
             "the owner of this device has not approved this request yet: "

@@ -77,12 +77,12 @@ def check_label(label: str) -> str:
     """A label as it is stored.
 
     Raises:
-        InputError: ``bad-label``.
+        InputError: ``bad-text-label``.
     """
     label = " ".join(label.split())
     if not label or len(label) > limits.MAX_LABEL_CHARS or not label.isprintable():
         raise InputError(
-            "bad-label", f"a label has 1 to {limits.MAX_LABEL_CHARS} characters that can be seen"
+            "bad-text-label", f"a label has 1 to {limits.MAX_LABEL_CHARS} characters that can be seen"
         )
     return label
 
@@ -91,7 +91,7 @@ def say(controller: Controller, actor: Actor, model: str, key: str, label: str |
     """Notes what a person says of a text; None: they pass it over.
 
     Raises:
-        InputError: ``no-such-sample``, ``bad-label``.
+        InputError: ``no-such-sample``, ``bad-text-label``.
     """
     label = None if label is None else check_label(label)
     now = controller.clock()

@@ -137,11 +137,11 @@ def test_what_is_refused_or_never_shared_does_not_leave(tmp_path: Path) -> None:
     bench.ask()
     assert bench.command("refuse", "a1") == 0
     error = bench.ask().error
-    assert error is not None and error.code == "not-shared"
+    assert error is not None and error.code == "samples-withheld"
     never = Bench(tmp_path / "never", share="never")
     never.hard("of the open source", source="open")
     error = never.ask().error
-    assert error is not None and error.code == "not-shared"
+    assert error is not None and error.code == "samples-withheld"
 
 
 def test_what_the_fleet_has_leaves_no_more_and_what_it_has_not_comes_again(tmp_path: Path) -> None:
