@@ -67,7 +67,9 @@ class Giving:
         if self._examples is None:
             raise RefusedError("no-examples", "this device keeps no hard examples")
         if self._config.examples.share == "never":
-            raise RefusedError("samples-withheld", "the owner of this device gives no hard examples away")
+            raise RefusedError(
+                "samples-withheld", "the owner of this device gives no hard examples away"
+            )
         if not self._limiter.allow("", self._monotonic()):
             raise UnavailableError("rate-limited", "too many requests for hard examples: wait")
         if not self._busy.acquire(blocking=False):
@@ -168,7 +170,9 @@ class Giving:
         if free:
             return free, "configuration"
         if state == "refused":
-            raise RefusedError("samples-withheld", f"the owner of this device refused {request.ask}")
+            raise RefusedError(
+                "samples-withheld", f"the owner of this device refused {request.ask}"
+            )
         raise UnavailableError(
             "consent-needed",
             "the owner of this device has not approved this request yet: "

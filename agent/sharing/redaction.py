@@ -46,18 +46,18 @@ def check(config: RedactConfig) -> None:
     """Refuses patterns that are none.
 
     Raises:
-        InputError: ``bad-pattern``.
+        InputError: ``bad-redaction``.
     """
     for number, pattern in enumerate(config.patterns):
         try:
             compiled = re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise InputError(
-                "bad-pattern", f"examples.redact.patterns[{number}] is no expression: {error}"
+                "bad-redaction", f"examples.redact.patterns[{number}] is no expression: {error}"
             ) from None
         if compiled.match(""):
             raise InputError(
-                "bad-pattern",
+                "bad-redaction",
                 f"examples.redact.patterns[{number}] matches the empty text: that is everywhere",
             )
 

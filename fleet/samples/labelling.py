@@ -82,7 +82,8 @@ def check_label(label: str) -> str:
     label = " ".join(label.split())
     if not label or len(label) > limits.MAX_LABEL_CHARS or not label.isprintable():
         raise InputError(
-            "bad-text-label", f"a label has 1 to {limits.MAX_LABEL_CHARS} characters that can be seen"
+            "bad-text-label",
+            f"a label has 1 to {limits.MAX_LABEL_CHARS} characters that can be seen",
         )
     return label
 

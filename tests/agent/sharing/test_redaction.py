@@ -64,7 +64,7 @@ def test_a_pattern_that_is_none_is_refused(pattern: str) -> None:
     """Before the agent starts."""
     with pytest.raises(InputError) as error:
         check(RedactConfig(patterns=[pattern]))
-    assert error.value.code == "bad-pattern"
+    assert error.value.code == "bad-redaction"
 
 
 def test_long_texts_take_time_in_proportion() -> None:
