@@ -144,6 +144,24 @@ class DevicePatch(Given):
     groups: Annotated[list[Name], Field(max_length=64)] | None = None
 
 
+class ManyPatch(Given):
+    """A change of the labels and groups of many devices: those that are named, or a selector's."""
+
+    devices: Annotated[list[Name], Field(max_length=20_000)] | None = None
+    selector: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    labels: Labels = {}
+    unlabel: Annotated[list[Name], Field(max_length=limits.MAX_DEVICE_LABELS)] = []
+    join: Annotated[list[Name], Field(max_length=64)] = []
+    leave: Annotated[list[Name], Field(max_length=64)] = []
+
+
+class ManyChanged(Answer):
+    """How many devices were meant, and of how many something changed."""
+
+    matching: int
+    changed: int
+
+
 class UpdateModel(Answer):
     """One step of one update of a device."""
 

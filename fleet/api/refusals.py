@@ -20,6 +20,7 @@ from fleet.store.entries import CLIENT, CLIENT_HEADER, Actor
 from fleet.store.tokens import Token
 
 CHANGES: Final = {
+    ("PATCH", "/v1/devices"): "device.change",
     ("PATCH", "/v1/devices/{device}"): "device.change",
     ("POST", "/v1/devices/{device}/revoke"): "device.revoke",
     ("POST", "/v1/devices/{device}/retire"): "device.retire",

@@ -11,6 +11,8 @@ from contracts.errors import InputError
 from fleet import enforcement
 from fleet.api import models, paging, views
 from fleet.api.auth import Operator, TheController, Viewer
+from fleet.membership import labelling
+from fleet.membership.labelling import Relabelling
 from fleet.rollout import selector
 from fleet.rollout.spec import NAME_PATTERN
 from fleet.store import (
@@ -21,9 +23,12 @@ from fleet.store import (
     desired,
     devices,
     history,
+    listing,
     selection,
     telemetry,
 )
+from fleet.store.entries import Actor
+from fleet.store.listing import Listing
 
 ROUTER = APIRouter(prefix="/v1", tags=["devices"])
 DeviceId = Annotated[str, Path(pattern=NAME_PATTERN, examples=["kitchen"])]
@@ -103,6 +108,27 @@ def patch_device(
     controller.wake()
     response.headers["ETag"] = paging.etag(after.version)
     return views.device(after, books[device])
+
+
+@ROUTER.patch("/devices")
+def patch_devices(
+    controller: TheController, token: Operator, patch: models.ManyPatch
+) -> models.ManyChanged:
+    """Changes labels and groups of many devices; each some hundred are one change."""
+    if (patch.devices is None) == (patch.selector is None):
+        raise InputError("bad-options", "name devices, or a selector: one of the two")
+    names = patch.devices or []
+    if patch.selector is not None:
+        wanted = Listing(selector.parse(patch.selector))
+        with controller.store.read() as connection:
+            names = listing.names(connection, wanted, labelling.MAX_DEVICES + 1)
+    change = Relabelling(patch.labels, patch.unlabel, patch.join, patch.leave)
+    actor = Actor(token.name, token.role)
+    changed = labelling.relabel(
+        controller.fleet, controller.store, names, change, actor, controller.clock()
+    )
+    controller.wake()
+    return models.ManyChanged(matching=len(names), changed=changed)
 
 
 @ROUTER.get("/devices/{device}/updates")

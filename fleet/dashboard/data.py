@@ -47,6 +47,7 @@ from fleet.store import (
     entries,
     field,
     history,
+    listing,
     rollouts,
     selection,
     telemetry,
@@ -55,6 +56,7 @@ from fleet.store import (
 from fleet.store.audit import Entry
 from fleet.store.bundles import Published
 from fleet.store.entries import Actor
+from fleet.store.listing import Listing
 from fleet.store.rollouts import Event
 from fleet.store.schema import DEVICE, ROLLUP, UPDATE_EVENT, WENT_WRONG
 from fleet.store.telemetry import Point
@@ -197,19 +199,16 @@ class Data:
 
     # Devices ------------------------------------------------------------------------------
 
-    def device_page(self, text: str, after: str) -> DevicePage:
-        """Devices of a selector after an id.
-
-        Raises:
-            InputError: the selector cannot be read.
-        """
-        wanted = selector.parse(text or "all")
+    def device_page(self, wanted: Listing, number: int = 1) -> DevicePage:
+        """A page of a list of devices; beyond its end, the last one."""
         with self._controller.store.read() as connection:
-            found, following = devices.page(connection, wanted, after, PAGE)
             counts = devices.counts(connection)
+            total = sum(counts.values()) if wanted.all else listing.count(connection, wanted)
+            number = max(1, min(number, -(-total // PAGE)))
+            found = listing.page(connection, wanted, PAGE, (number - 1) * PAGE)
             lost = self._lost(connection, [one.id for one in found])
         views = [DeviceView.of(one, lost.get(one.id, {})) for one in found]
-        return DevicePage(views, following, counts)
+        return DevicePage(views, number, PAGE, total, counts)
 
     def device(self, name: str) -> DeviceView:
         """One device.

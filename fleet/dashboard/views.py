@@ -167,11 +167,23 @@ def _clock(reported: Reported) -> str:
 
 
 class DevicePage(msgspec.Struct, frozen=True):
-    """Some devices; the id to go on after; and counts of all by state."""
+    """Some devices; which page of how many devices; and counts of all by state."""
 
     devices: list[DeviceView]
-    next: str | None
+    number: int
+    size: int
+    total: int
     counts: dict[str, int]
+
+    @property
+    def first(self) -> int:
+        """Which device of the list the first is, from 1."""
+        return (self.number - 1) * self.size + 1
+
+    @property
+    def pages(self) -> int:
+        """How many there are."""
+        return max(1, -(-self.total // self.size))
 
 
 FIELD_GROUPS: Final = "site"

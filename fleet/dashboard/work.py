@@ -18,11 +18,18 @@ from fleet.identity.registry import Invitation
 from fleet.joining import invitations, offers, table
 from fleet.joining.invitations import Wanted
 from fleet.joining.offers import Offer
+from fleet.membership import labelling, leaving
+from fleet.membership.labelling import Relabelling
+from fleet.store import listing
 from fleet.store.entries import Actor
+from fleet.store.listing import Listing
 from fleet.store.tokens import Role, Token
 
 MAX_OFFERS: Final = 200
 """Lines that one page makes at once; more come from `shoal fleet enroll --csv`."""
+
+MAX_REVOKED: Final = 50
+"""Devices that are revoked at once."""
 
 MAX_HOURS: Final = 720.0
 
@@ -110,6 +117,53 @@ class Work:
         """
         with self._as(token, "admin", "device.token-revoke", which[:200]) as actor:
             return invitations.revoke(self._fleet, which, actor)
+
+    # Labels, groups, and who leaves ---------------------------------------------------------
+
+    def matching(self, wanted: Listing) -> list[str]:
+        """The names of all devices of a list.
+
+        Raises:
+            InputError: ``too-many``.
+        """
+        with self._controller.store.read() as connection:
+            found = listing.names(connection, wanted, labelling.MAX_DEVICES + 1)
+        if len(found) > labelling.MAX_DEVICES:
+            raise InputError("too-many", f"over {labelling.MAX_DEVICES} devices: narrow the list")
+        return found
+
+    def relabel(self, names: Sequence[str], change: Relabelling, token: Token) -> int:
+        """Changes labels and groups of devices; returns of how many.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``no-devices``, and what the change refuses.
+        """
+        controller, target = self._controller, f"{len(names)} devices"
+        with self._as(token, "operator", "device.change", target) as actor:
+            if not names:
+                raise InputError("no-devices", "No device is chosen.")
+            changed = labelling.relabel(
+                self._fleet, controller.store, names, change, actor, controller.clock()
+            )
+        controller.wake()
+        return changed
+
+    def revoke(self, names: Sequence[str], token: Token) -> list[str]:
+        """Revokes devices; returns what is left to do.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``no-devices``, ``too-many``, ``no-such-device``.
+        """
+        with self._as(token, "admin", "device.revoke", f"{len(names)} devices") as actor:
+            if not names:
+                raise InputError("no-devices", "No device is chosen.")
+            if len(names) > MAX_REVOKED:
+                raise InputError("too-many", f"at most {MAX_REVOKED} devices at once")
+            done = [leaving.revoke(self._fleet, name, actor) for name in names]
+        self._controller.wake()
+        return sorted({one.todo for one in done if one.todo})
 
 
 def pairs(text: str) -> DeviceLabels | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -139,10 +139,15 @@ class Identity:
 
     def describe(self, device: str, labels: DeviceLabels, groups: Sequence[str]) -> None:
         """Notes what operators say of a device; one that was never enrolled here is passed over."""
+        self.describe_many({device: (labels, groups)})
+
+    def describe_many(self, given: Mapping[str, tuple[DeviceLabels, Sequence[str]]]) -> None:
+        """As :meth:`describe`, of many at once."""
         with self.registry.transaction() as transaction:
-            known = transaction.device(device)
-            if known is not None:
-                transaction.describe(make_profile(device, known[0].board, labels, groups))
+            for device, (labels, groups) in given.items():
+                known = transaction.device(device)
+                if known is not None:
+                    transaction.describe(make_profile(device, known[0].board, labels, groups))
 
     def enroll(
         self,

@@ -96,7 +96,7 @@ class Device(msgspec.Struct, frozen=True):
         return selector.matches(facts)
 
 
-_COLUMNS = (
+COLUMNS = (
     DEVICE.c.id, DEVICE.c.board, DEVICE.c.labels, DEVICE.c.groups, DEVICE.c.state,
     DEVICE.c.state_at, DEVICE.c.seen_at, DEVICE.c.enrolled_at, DEVICE.c.revoked_at,
     DEVICE.c.reported, DEVICE.c.reported_at, DEVICE.c.update, DEVICE.c.desired,
@@ -104,7 +104,8 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _device(row: Any) -> Device:
+def read(row: Any) -> Device:
+    """A device from a row of :data:`COLUMNS`."""
     return Device(
         id=row.id,
         board=row.board,
@@ -127,13 +128,13 @@ def _device(row: Any) -> Device:
 
 def every(connection: sa.Connection) -> list[Device]:
     """All devices, by id."""
-    return [_device(r) for r in connection.execute(sa.select(*_COLUMNS).order_by(DEVICE.c.id))]
+    return [read(r) for r in connection.execute(sa.select(*COLUMNS).order_by(DEVICE.c.id))]
 
 
 def select(connection: sa.Connection, selector: Selector) -> list[Device]:
     """The devices that a selector means, by id; revoked ones too."""
-    query = sa.select(*_COLUMNS).where(selection.means(selector)).order_by(DEVICE.c.id)
-    return [_device(row) for row in connection.execute(query)]
+    query = sa.select(*COLUMNS).where(selection.means(selector)).order_by(DEVICE.c.id)
+    return [read(row) for row in connection.execute(query)]
 
 
 def ids(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> list[str]:
@@ -193,8 +194,8 @@ def some(connection: sa.Connection, ids: Iterable[str]) -> dict[str, Device]:
     found: dict[str, Device] = {}
     for start in range(0, len(wanted), _CHUNK):
         chunk = wanted[start : start + _CHUNK]
-        for row in connection.execute(sa.select(*_COLUMNS).where(DEVICE.c.id.in_(chunk))):
-            found[row.id] = _device(row)
+        for row in connection.execute(sa.select(*COLUMNS).where(DEVICE.c.id.in_(chunk))):
+            found[row.id] = read(row)
     return found
 
 
@@ -204,10 +205,10 @@ def get(connection: sa.Connection, device: str) -> Device:
     Raises:
         InputError: ``no-such-device``.
     """
-    row = connection.execute(sa.select(*_COLUMNS).where(DEVICE.c.id == device)).first()
+    row = connection.execute(sa.select(*COLUMNS).where(DEVICE.c.id == device)).first()
     if row is None:
         raise InputError("no-such-device", f"no device is called {device[:64]!r}")
-    return _device(row)
+    return read(row)
 
 
 def page(
@@ -215,13 +216,13 @@ def page(
 ) -> tuple[list[Device], str | None]:
     """Devices of a selector after an id, at most `limit`; and the id to go on after."""
     query = (
-        sa.select(*_COLUMNS)
+        sa.select(*COLUMNS)
         .where(selection.means(selector), DEVICE.c.id > after)
         .order_by(DEVICE.c.id)
         .limit(limit + 1)
     )
     rows = connection.execute(query).all()
-    found = [_device(row) for row in rows[:limit]]
+    found = [read(row) for row in rows[:limit]]
     return found, (found[-1].id if len(rows) > limit else None)
 
 
@@ -296,17 +297,31 @@ def relabel(
     before = get(connection, device)
     now_labels = before.labels if labels is None else labels
     now_groups = before.groups if groups is None else list(groups)
+    relabel_many(store, connection, {device: (now_labels, now_groups)})
+
+
+def relabel_many(
+    store: Store,
+    connection: sa.Connection,
+    given: Mapping[str, tuple[DeviceLabels, Sequence[str]]],
+) -> None:
+    """Replaces the labels and groups that operators give devices, which are known."""
     connection.execute(
         DEVICE.update()
-        .where(DEVICE.c.id == device)
+        .where(DEVICE.c.id == sa.bindparam("b_id"))
         .values(
-            labels=dump(now_labels),
-            groups=dump(now_groups),
+            labels=sa.bindparam("b_labels"),
+            groups=sa.bindparam("b_groups"),
             version=DEVICE.c.version + 1,
             **CHANGED,
-        )
+        ),
+        [
+            {"b_id": device, "b_labels": dump(labels), "b_groups": dump(list(groups))}
+            for device, (labels, groups) in sorted(given.items())
+        ],
     )
-    traits.replace(store, connection, "given", {device: traits.given(now_labels, now_groups)})
+    found = {device: traits.given(labels, groups) for device, (labels, groups) in given.items()}
+    traits.replace(store, connection, "given", found)
 
 
 # What a device says ---------------------------------------------------------------------------

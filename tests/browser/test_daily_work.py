@@ -73,3 +73,43 @@ def test_a_device_is_enrolled_by_keyboard_on_a_phone(phone: BrowserContext, site
     assert ("device.token", "a admin") in entries
     assert ("device.token-revoke", "a admin") in entries
     assert secret not in str(entries)
+
+
+_SWAP = """() => {
+  const region = document.querySelector("section[aria-label=Devices] .live");
+  const copy = region.cloneNode(true), rows = copy.querySelectorAll("tbody tr");
+  rows[0].parentNode.insertBefore(rows[1], rows[0]);
+  shoalPatch(region.id, copy.innerHTML);
+  return [...document.querySelectorAll(".pick:checked")].map((box) => box.value);
+}"""
+
+
+def test_many_devices_get_a_label_by_keyboard_on_a_phone(
+    phone: BrowserContext, site: Served
+) -> None:
+    """Found by words, ticked, changed together; a tick stays with its device, not with its row."""
+    page = sign_in(phone, site, "operator")
+    _open(page, site, "/devices")
+    type_into(page, "Search", "sim-0001")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("1 to 10 of 10 devices found")).to_be_visible()
+    page.wait_for_function("() => window.did_handshake === true")
+    for name in ("sim-00010", "sim-00012"):
+        tab_to(page, f"Choose {name}")
+        page.keyboard.press("Space")
+    assert page.evaluate(_SWAP) == ["sim-00010", "sim-00012"]
+    type_into(page, "Labels or groups, for example site=lyon", "shelf=upper")
+    tab_to(page, "Change")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Give labels: shelf=upper?")).to_be_visible()
+    keep(page, "phone-devices-change")
+    tab_to(page, "Yes, change them")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("2 of 2 changed.")).to_be_visible()
+    expect(page.locator(".live").get_by_text("shelf=upper")).to_have_count(2)
+    fits(page)
+    with site.client() as client:
+        assert [one.id for one in client.devices("shelf=upper")] == ["sim-00010", "sim-00012"]
+    page.goto(f"{site.url}/ui/devices?sort=-device")
+    expect(page.get_by_role("checkbox").first).to_have_attribute("value", "sim-00023")
+    expect(page.get_by_role("option", name="Revoke")).to_have_count(0)

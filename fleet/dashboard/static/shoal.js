@@ -24,7 +24,13 @@ function shoalPatch(id, html) {
   const template = document.createElement("template");
   template.innerHTML = `<div>${html}</div>`;
   shoalChildren(target, template.content.firstChild);
+  // What is ticked is a device, wherever its row is now.
+  target.querySelectorAll(".pick").forEach((box) => (box.checked = shoalPicked.has(box.value)));
 }
+const shoalPicked = new Set();
+document.addEventListener("change", ({ target }) => {
+  if (target.matches(".pick")) shoalPicked[target.checked ? "add" : "delete"](target.value);
+});
 function shoalTheme() {
   const dark = !document.body.classList.contains("body--dark");
   document.cookie = `shoal_theme=${dark ? "dark" : "light"}; path=/ui; max-age=31536000; samesite=strict`;

@@ -257,6 +257,9 @@ def collects(client: TestClient, controller: Controller) -> None:
 
 
 DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
+    ("PATCH", "/v1/devices"): lambda client, _: made(
+        client.patch("/v1/devices", json={"selector": "site=lyon", "labels": {"a": "b"}})
+    ),
     ("PATCH", "/v1/devices/{device}"): lambda client, _: made(
         client.patch("/v1/devices/d1", json={"labels": {"a": "b"}})
     ),

@@ -11,7 +11,10 @@ from contracts.errors import InputError, RefusedError
 from fleet.controller import Controller
 from fleet.dashboard.work import MAX_OFFERS, Work, pairs, words
 from fleet.folder import ApiConfig, Fleet, FleetConfig
-from fleet.store import audit
+from fleet.membership.labelling import Relabelling
+from fleet.rollout import selector
+from fleet.store import audit, devices, listing
+from fleet.store.listing import Listing
 from fleet.store.tokens import Role, Token
 
 PI = "raspberry-pi-5"
@@ -51,6 +54,7 @@ FOR_ADMINS: list[tuple[str, Act]] = [
     ("device.token", lambda work, token: work.offer("a", 1, PI, None, None, 1, token)),
     ("device.token-revoke", lambda work, token: work.take_back("a", token)),
     ("device.token-list", lambda work, token: work.open_offers(token)),
+    ("device.revoke", lambda work, token: work.revoke(["a"], token)),
 ]
 
 
@@ -92,3 +96,84 @@ def test_labels_are_read_as_they_are_typed() -> None:
     assert words("a, b\nc,,") == ["a", "b", "c"]
     with pytest.raises(InputError, match="key=value"):
         pairs("site")
+
+
+def _enrolled(controller: Controller, count: int) -> list[str]:
+    """Devices as rows of the database alone."""
+    names = [f"n{index:03}" for index in range(count)]
+    with controller.store.write() as connection:
+        for index, name in enumerate(names):
+            label = {"site": "lyon" if index % 2 else "graz"}
+            devices.enroll(controller.store, connection, name, PI, label, [], float(index))
+    return names
+
+
+def test_labels_and_groups_of_many_devices_are_changed_together(controller: Controller) -> None:
+    """Given and taken away; devices that have it already are not counted; one entry for all."""
+    names, work, operator = _enrolled(controller, 250), Work(controller), as_role("operator")
+    change = Relabelling(labels={"floor": "2"}, unlabel=["site"], join=["night"])
+    assert work.relabel(names, change, operator) == 250
+    entry = newest(controller)
+    assert (entry.action, entry.actor, entry.target) == (
+        "device.change", "the operator", "50 devices",
+    )  # fmt: skip
+    with controller.store.read() as connection:
+        one = devices.get(connection, "n249")
+        assert (one.labels, one.groups) == ({"floor": "2"}, ["night"])
+        assert listing.count(connection, Listing(selector.parse("group=night,floor=2"))) == 250
+    assert work.relabel(names, change, operator) == 0
+    assert work.relabel(names[:3], Relabelling(leave=["night"]), operator) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (Relabelling(), "nothing-to-change"),
+        (Relabelling(labels={"a b": "c"}), "bad-name"),
+        (Relabelling(labels={"a": "x" * 65}), "bad-label"),
+        (Relabelling(labels={f"k{n}": "v" for n in range(200)}), "bad-label"),
+        (Relabelling(join=["#"]), "bad-name"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_whole(
+    controller: Controller, change: Relabelling, code: str
+) -> None:
+    """Nothing of any device is changed."""
+    names = _enrolled(controller, 3)
+    with pytest.raises(InputError) as refused:
+        Work(controller).relabel(names, change, as_role("operator"))
+    assert refused.value.code == code
+    with controller.store.read() as connection:
+        assert devices.get(connection, "n000").labels == {"site": "graz"}
+
+
+def test_a_device_that_is_not_there_is_told(controller: Controller) -> None:
+    """And so is an empty choice; neither is done by a viewer."""
+    work = Work(controller)
+    for names, code in ((["ghost"], "no-such-device"), ([], "no-devices")):
+        with pytest.raises(InputError) as refused:
+            work.relabel(names, Relabelling(join=["night"]), as_role("operator"))
+        assert refused.value.code == code
+    with pytest.raises(RefusedError):
+        work.relabel(["n000"], Relabelling(join=["night"]), as_role("viewer"))
+
+
+@pytest.mark.parametrize(
+    ("listed", "first"),
+    [
+        (Listing(selector.parse("all"), "N00 LYON"), "n001"),
+        (Listing(selector.parse("all"), "n00", "enrolled", down=True), "n009"),
+        (Listing(selector.parse("site=graz"), "", "heard"), "n000"),
+        (Listing(selector.parse("all"), "%"), None),
+    ],
+)
+def test_devices_are_found_by_words_in_any_order(
+    controller: Controller, listed: Listing, first: str | None
+) -> None:
+    """Words mean themselves; the case of letters means nothing."""
+    _enrolled(controller, 30)
+    with controller.store.read() as connection:
+        found = [one.id for one in listing.page(connection, listed, 50)]
+        assert listing.count(connection, listed) == len(found)
+        assert listing.names(connection, listed, 50) == found
+    assert (found[0] if found else None) == first
