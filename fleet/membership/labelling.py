@@ -53,10 +53,10 @@ def check(change: Relabelling) -> None:
     """Whether it is a change at all, with names that can be.
 
     Raises:
-        InputError: ``nothing-to-change``, ``bad-name``, ``bad-label``.
+        InputError: ``bad-options``, ``bad-name``, ``bad-label``.
     """
     if not (change.labels or change.unlabel or change.join or change.leave):
-        raise InputError("nothing-to-change", "name a label or a group to give or to take away")
+        raise InputError("bad-options", "name a label or a group to give or to take away")
     for key, value in change.labels.items():
         check_name(key, "label")
         if len(value) > MAX_VALUE:

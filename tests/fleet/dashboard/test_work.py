@@ -128,7 +128,7 @@ def test_labels_and_groups_of_many_devices_are_changed_together(controller: Cont
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        (Relabelling(), "nothing-to-change"),
+        (Relabelling(), "bad-options"),
         (Relabelling(labels={"a b": "c"}), "bad-name"),
         (Relabelling(labels={"a": "x" * 65}), "bad-label"),
         (Relabelling(labels={f"k{n}": "v" for n in range(200)}), "bad-label"),
