@@ -255,7 +255,6 @@ def test_no_text_of_a_query_is_where_others_see_it_whatever_fails(
         "fleet.mqtt.link:Link.publish": [query, stream, chat, embed, correct],
         "fleet.ingest": [share],
         "contracts.codec:encode_given": [query, chat, embed, correct],
-        "contracts.codec:encode": [query],
         "contracts.codec:convert": [query, chat, embed],
         "contracts.codec:decode": [query, chat],
         "starlette.responses:Response.render": [query],

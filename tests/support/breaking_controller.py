@@ -28,7 +28,6 @@ PLACES: Final = (
     "fleet.mqtt.link:Link.publish",
     "fleet.ingest.consumer:decode",
     "fleet.ingest.writer:Writer.write",
-    "contracts.codec:encode",
     "contracts.codec:encode_given",
     "contracts.codec:convert",
     "contracts.codec:decode",
