@@ -11,27 +11,19 @@ among the owner's words.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
+from contracts import interpreter
 from contracts.config import RedactConfig
 from contracts.errors import InputError, RefusedError
-
-NUMBER: Final = "<number>"
-EMAIL: Final = "<email>"
-LINK: Final = "<link>"
-NAME: Final = "<name>"
-REDACTED: Final = "<redacted>"
+from contracts.redacted import EMAIL, LINK, NAME, NUMBER, PLACE, REDACTED
 
 CHILD_S: Final = 20.0
 """Seconds that the owner's patterns may take in all; their process has fewer of the processor."""
 
-_ROOT: Final = Path(__file__).parents[2]
 _LINK: Final = re.compile(r"(?:[a-z][a-z0-9+.-]{1,15}://|www\.)\S+", re.IGNORECASE)
 _EMAIL: Final = re.compile(r"[^\s@<>]{1,64}@[^\s@<>]{1,255}")
 _NUMBER: Final = re.compile(r"[+(]{0,2}\d(?:[\d.,:/()+-]|[ ](?=[\d(+]))*")
@@ -39,7 +31,6 @@ _WORD: Final = re.compile(r"[^\W\d_][\w'’-]*")
 _PLAIN: Final = frozenset({"I", "I'm", "I'd", "I'll", "I've", "I’m", "I’d", "I’ll", "I’ve"})
 _ENDS: Final = frozenset(".!?:;\n")
 _OPENS: Final = frozenset("\"'“”„«»()[]*-–—")
-_PLACE: Final = re.compile("<(?:number|email|link|name|redacted)>")
 
 
 def check(config: RedactConfig) -> None:
@@ -83,13 +74,12 @@ def apply(text: str, patterns: Sequence[re.Pattern[str]]) -> str:
 def _by_patterns(texts: Sequence[str], patterns: Sequence[str]) -> list[str]:
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "agent.sharing.child"],
+            interpreter.module("agent.sharing.child"),
             input=json.dumps({"patterns": list(patterns), "texts": list(texts)}).encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # an error of Python may show a text
             timeout=CHILD_S,
             check=True,
-            env={**os.environ, "PYTHONPATH": str(_ROOT)},
         )
         found = json.loads(done.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
@@ -106,7 +96,7 @@ def _by_patterns(texts: Sequence[str], patterns: Sequence[str]) -> list[str]:
 def _built_in(text: str, config: RedactConfig) -> str:
     # What was put in its place is no text of anybody: rules go over what is between.
     pieces, last = [], 0
-    for place in _PLACE.finditer(text):
+    for place in PLACE.finditer(text):
         pieces += [_piece(text[last : place.start()], config), place.group()]
         last = place.end()
     return "".join([*pieces, _piece(text[last:], config)])
@@ -123,7 +113,7 @@ def _piece(text: str, config: RedactConfig) -> str:
 def _between(text: str, change: object) -> str:
     assert callable(change)
     pieces, last = [], 0
-    for place in _PLACE.finditer(text):
+    for place in PLACE.finditer(text):
         pieces += [change(text[last : place.start()]), place.group()]
         last = place.end()
     return "".join([*pieces, change(text[last:])])

@@ -19,6 +19,7 @@ from fleet.cli import (
     enroll,
     field,
     folder,
+    improve,
     init,
     keys,
     members,
@@ -52,6 +53,7 @@ app = typer.Typer(
 fleet_app = typer.Typer(no_args_is_help=True, help="The fleet: devices, models, rollouts.")
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(boards.app, name="boards")
+improve.register(app)
 init.register(fleet_app)
 enroll.register(fleet_app)
 folder.register(fleet_app)

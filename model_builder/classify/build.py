@@ -137,7 +137,16 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     pack(bundle.path, result.archive)
     write_atomically(result.report_json, codec.pretty(report))
     write_atomically(result.report_html, html(recipe, report).encode())
+    write_atomically(out / f"{name}-test.jsonl", _test_rows(dataset))
     return result
+
+
+def _test_rows(dataset: Dataset) -> bytes:
+    """The test split, so that another version can be judged on the same rows."""
+    return b"".join(
+        codec.encode({"text": text, "label": dataset.labels[int(target)]}) + b"\n"
+        for text, target in zip(dataset.test.texts, dataset.test.targets, strict=True)
+    )
 
 
 def _golden_texts(

@@ -15,6 +15,8 @@ from contracts import codec
 from contracts.errors import InputError
 from contracts.labelled.load import load_rows
 from contracts.labelled.rows import Log, Row
+from contracts.text import normalize
+from model_builder.data import field
 from model_builder.data.clean import (
     MOST_LISTED,
     CleanReport,
@@ -51,6 +53,7 @@ class Dataset(msgspec.Struct):
         report: what cleaning found.
         sha256: of all rows.
         language: that most of the training texts are in.
+        field: what came of the field; None: nothing was asked for.
     """
 
     labels: list[str]
@@ -63,6 +66,7 @@ class Dataset(msgspec.Struct):
     report: CleanReport
     sha256: str
     language: Language = Language("und", 0.0)
+    field: dict[str, Any] | None = None
 
     def summary(self) -> dict[str, Any]:
         """For the report: counts, lengths, the largest and the smallest classes."""
@@ -96,6 +100,7 @@ class Dataset(msgspec.Struct):
             "label_spellings": self.report.spellings,
             "suspected_label_noise": self.report.noise,
             "warnings": self.report.warnings,
+            **({"field": self.field} if self.field is not None else {}),
         }
 
 
@@ -153,6 +158,12 @@ def prepare(recipe: Recipe) -> Dataset:
     if data.limit:
         order = np.random.default_rng(derive(seed, "limit")).permutation(len(train))
         train = [train[i] for i in sorted(order[: data.limit])]
+    learned: dict[str, Any] | None = None
+    if data.field:
+        of_field = field.read(data.field, recipe.name)
+        validation[:] = [row for row in validation if normalize(row.text) not in of_field.judge]
+        train, learned = field.join(of_field, train, data.field_weight, known, report)
+        train = drop_leaks([*test, *validation], train, report, "texts of the field are held back")
     labels = check_classes(train, report)
     for name, rows_of in (("validation", validation), ("test", test)):
         strange = sorted({row.label for row in rows_of} - set(labels))
@@ -203,4 +214,5 @@ def prepare(recipe: Recipe) -> Dataset:
         report=report,
         sha256=hashlib.sha256(codec.encode(found)).hexdigest(),
         language=detect([row.text for row in train], derive(seed, "language")),
+        field=learned,
     )

@@ -58,6 +58,9 @@ class DataConfig(Section, frozen=True):
         language: of ``home-intents``, for example ``en``, ``de``, ``ru``.
         sentences: how many ``home-intents`` gives.
         limit: at most so many rows of `train`; 0: all.
+        field: texts of devices that people labelled: what `shoal fleet samples export` wrote, or
+            a fleet's folder. Those that are kept out to judge by are not learned.
+        field_weight: how often each of them counts.
     """
 
     source: Literal["files", "home-intents"] = "files"
@@ -71,6 +74,8 @@ class DataConfig(Section, frozen=True):
     language: str = "en"
     sentences: Positive = 14_000
     limit: Annotated[int, msgspec.Meta(ge=0)] = 0
+    field: str = ""
+    field_weight: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
 
 
 class CleanConfig(Section, frozen=True):
@@ -207,7 +212,9 @@ class Recipe(Section, frozen=True):
     evaluation: EvaluationConfig = EvaluationConfig()
 
 
-_PATHS: Final = ("train", "validation", "test", "out_of_scope", "out_of_scope_test", "unlabelled")
+_PATHS: Final = (
+    "train", "validation", "test", "out_of_scope", "out_of_scope_test", "unlabelled", "field",
+)  # fmt: skip
 
 
 def load(path: Path, changes: Sequence[str] = ()) -> Recipe:

@@ -51,6 +51,7 @@ BY_ROUTE = {
 """Commands that ask the controller, which notes them: tests/fleet/api/test_audited.py."""
 
 NO_ENTRY = {
+    "improve": "exports samples, publishes, makes rollouts: each is noted by itself",
     "init": "writes a recipe; there is no fleet",
     "build": "builds a bundle; there is no fleet",
     "import": "builds a bundle; there is no fleet",
