@@ -130,7 +130,9 @@ def misfits(manifest: Manifest, board: Board) -> list[Misfit]:
     if runs_on and not small and not runs_on & set(board.runtimes):
         found.append(Misfit("runtime", " or ".join(sorted(runs_on)), ", ".join(board.runtimes)))
     front_end = manifest.front_end.__struct_config__.tag
-    if small and front_end == "tokenizer":
+    if small and front_end == "base":
+        found.append(Misfit("adapters", "a base that takes them", "none"))
+    elif small and front_end == "tokenizer":
         found.append(Misfit("front end", "tokenizer", "hashed n-grams, alphabet"))
     elif board.kind == "bare-metal" and front_end != "hashed-ngrams":
         found.append(Misfit("front end", str(front_end), "hashed n-grams"))

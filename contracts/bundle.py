@@ -53,6 +53,8 @@ def decode_manifest(data: bytes) -> Manifest:
         needed.append(manifest.front_end.file)  # type: ignore[union-attr]
     if manifest.generator is not None:
         needed.append(manifest.generator.embedding)
+        if manifest.generator.adapters is not None:
+            needed.append(manifest.generator.adapters.basis)
     for name in needed:
         if name not in names:
             raise InputError("bad-manifest", f"the manifest uses {name} but does not list it")
@@ -60,8 +62,17 @@ def decode_manifest(data: bytes) -> Manifest:
         raise InputError("too-large", f"the bundle's files have {manifest.total_bytes} bytes")
     if manifest.task == "classify" and manifest.classifier is None:
         raise InputError("bad-manifest", "a classify bundle needs 'classifier' with its labels")
-    by_alphabet = manifest.front_end.__struct_config__.tag == "alphabet"
-    if manifest.task == "generate" and manifest.generator is None and not by_alphabet:
+    tag = manifest.front_end.__struct_config__.tag
+    adapts = manifest.adapter is not None
+    if adapts != (tag == "base") or (
+        adapts and (manifest.task != "generate" or manifest.generator)
+    ):
+        raise InputError(
+            "bad-manifest",
+            "an adapter is a generate bundle with the front end of its base and no generator",
+        )
+    whole = adapts or tag == "alphabet"
+    if manifest.task == "generate" and manifest.generator is None and not whole:
         raise InputError("bad-manifest", "a generate bundle needs 'generator' with its signatures")
     return manifest
 

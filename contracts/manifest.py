@@ -110,6 +110,10 @@ class AlphabetFrontEnd(msgspec.Struct, frozen=True, tag="alphabet", tag_field="k
     characters: Annotated[str, msgspec.Meta(min_length=2, max_length=256)]
 
 
+class BaseFrontEnd(msgspec.Struct, frozen=True, tag="base", tag_field="kind"):
+    """That of the base, for an adapter."""
+
+
 class Classifier(msgspec.Struct, frozen=True, omit_defaults=True):
     """What turns the model's output into an answer.
 
@@ -120,6 +124,59 @@ class Classifier(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: Annotated[list[Label], msgspec.Meta(min_length=2, max_length=limits.MAX_LABELS)]
     temperature: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     threshold: Ratio = 0.0
+
+
+AdapterTarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
+"""A matrix of a decoder's block that an adapter changes."""
+
+MAX_ADAPTER_RANK: Final = 64
+
+
+class AdapterRoom(msgspec.Struct, frozen=True):
+    """What a generator takes of adapters.
+
+    Every signature is there twice. The name of the second ends in ``_r{rank}``, and it has inputs
+    that are kept from run to run, float32: ``lora_a_{site}_{i}`` ``[n * rank, inputs]`` and
+    ``lora_b_{site}_{i}`` ``[outputs, n * rank]`` for the sites ``qkv`` (n = 3), ``o``, ``gate_up``
+    (n = 2) and ``down``; each site gives ``B A x`` more.
+
+    Attributes:
+        rank: the highest that it takes.
+        heads: of the queries.
+        hidden: width of the feed-forward part.
+        basis: file that says in which basis the matrices lie, for whoever makes adapters.
+    """
+
+    rank: Annotated[int, msgspec.Meta(ge=1, le=MAX_ADAPTER_RANK)]
+    heads: Annotated[int, msgspec.Meta(ge=1, le=512)]
+    hidden: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    basis: Name
+
+
+class AdapterFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An adapter: matrices of low rank that change what a base gives.
+
+    Its file is the length of a header (uint32, little-endian), the header, JSON: a list of
+    ``[layer, target, rank]``, and for each A ``[rank, inputs]`` and then B, transposed,
+    ``[rank, outputs]``. With ``int8`` each of both is its values, then a float32 scale for each
+    row. The adapter's own scale is in B, and both are in the basis of the base's matrices.
+
+    Attributes:
+        base: the bundle that it belongs to; it serves with no other.
+        rank: the highest of its matrices.
+        targets: that it changes.
+        weights: how A and B are stored.
+        prompt_prefix, prompt_suffix, grammar: in place of the base's, as in ``GeneratorFacts``.
+            None: those of the base.
+    """
+
+    base: BundleRef
+    rank: Annotated[int, msgspec.Meta(ge=1, le=MAX_ADAPTER_RANK)]
+    targets: Annotated[list[AdapterTarget], msgspec.Meta(min_length=1, max_length=7)]
+    weights: Literal["int8", "float16"] = "int8"
+    prompt_prefix: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    prompt_suffix: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
+    grammar: Annotated[str, msgspec.Meta(max_length=64 * 1024)] | None = None
 
 
 class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -155,6 +212,7 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
             characters replaced by spaces, so that what is copied out of it is valid in JSON.
             ``@PIECES@`` stands for its words, numbers, spaces and other characters as a JSON
             list.
+        adapters: what it takes of adapters; None: none.
     """
 
     vocabulary: Annotated[int, msgspec.Meta(ge=2, le=1 << 20)]
@@ -185,6 +243,7 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_prefix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     prompt_suffix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     grammar: Annotated[str, msgspec.Meta(max_length=64 * 1024)] | None = None
+    adapters: AdapterRoom | None = None
 
     def turns(self) -> list[list[float]]:
         """Radians a position for each pair of a head; of local layers too, if they differ.
@@ -204,13 +263,20 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
         return [found[at : at + half] for at in range(0, len(found), half)]
 
     def signature(
-        self, kind: Literal["decode", "prefill", "prompt", "score"], tokens: int, context: int
+        self,
+        kind: Literal["decode", "prefill", "prompt", "score"],
+        tokens: int,
+        context: int,
+        *,
+        adapted: bool = False,
     ) -> str:
-        """The name of a signature."""
+        """The name of a signature; with `adapted`, of the one that takes an adapter."""
+        end = f"_r{self.adapters.rank}" if adapted and self.adapters is not None else ""
         if kind == "prompt":
-            return f"prompt_{tokens}"
+            return f"prompt_{tokens}{end}"
         kept = "8" if self.cache == "int8" else ""
-        return f"{kind}{kept}_{context}" if kind == "decode" else f"{kind}{kept}_{tokens}_{context}"
+        sizes = f"{context}" if kind == "decode" else f"{tokens}_{context}"
+        return f"{kind}{kept}_{sizes}{end}"
 
 
 class Golden(msgspec.Struct, frozen=True):
@@ -274,10 +340,11 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         list[FileEntry], msgspec.Meta(min_length=1, max_length=limits.MAX_BUNDLE_FILES)
     ]
     model: ModelFacts
-    front_end: NgramFrontEnd | TokenizerFrontEnd | AlphabetFrontEnd
+    front_end: NgramFrontEnd | TokenizerFrontEnd | AlphabetFrontEnd | BaseFrontEnd
     golden: Golden
     classifier: Classifier | None = None
     generator: GeneratorFacts | None = None
+    adapter: AdapterFacts | None = None
     boards: list[Name] = []
     metrics: dict[str, Any] = {}
     baseline: Baseline | None = None

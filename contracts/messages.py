@@ -551,11 +551,14 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     ``none`` the model does not see them. With `min_confidence` an answer comes in one piece, and
     only if the model was that sure of it (:attr:`Generated.confidence`); 0 asks for the figure
     alone.
+
+    `adapter`: the slot or the name of an adapter of the slot's bundle, which answers in its place.
     """
 
     prompt: Text | None = None
     messages: Annotated[list[ChatMessage], msgspec.Meta(max_length=256)] | None = None
     slot: Name = "generate"
+    adapter: Name | None = None
     session: Name | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_GENERATE_TOKENS)] = 256
     max_time_ms: Deadline | None = None

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from agent.cli import output
+from agent.generate.adapted import AdaptedModel, load
 from agent.generate.model import GenerativeModel
 from agent.runtime.model import Options
 from contracts import codec, files, limits
@@ -28,6 +29,9 @@ def parser() -> argparse.ArgumentParser:
         prog="shoal generate", description="Generates text with a bundle, here and now."
     )
     made.add_argument("bundle", type=Path, help="bundle folder or .shoal file")
+    made.add_argument(
+        "--base", type=Path, help="of an adapter: its base, if it is not beside it by its digest"
+    )
     made.add_argument("prompt", nargs="?", help="default: standard input")
     made.add_argument("--max-tokens", type=int, default=256, metavar="N")
     made.add_argument("--max-time", type=float, metavar="SECONDS")
@@ -134,7 +138,7 @@ def _standard_input() -> str:
         raise InputError("bad-text", "standard input is not UTF-8") from None
 
 
-def _batch(model: GenerativeModel, options: argparse.Namespace) -> int:
+def _batch(model: GenerativeModel | AdaptedModel, options: argparse.Namespace) -> int:
     """One JSON line a prompt: the result, or the error; the exit code is 0 all the same."""
     for prompt in _prompts(options.batch):
         try:
@@ -155,9 +159,10 @@ def _totals(result: Generated) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command on parsed options."""
-    model = GenerativeModel(
+    model = load(
         Bundle.open(options.bundle),
         Options(runtime=options.runtime, threads=options.threads, cache=options.cache),
+        options.base,
     )
     try:
         if options.batch is not None:

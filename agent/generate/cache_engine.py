@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.runtime import processor
+from contracts.adapter import is_adapter_input
 from contracts.errors import RefusedError, UnavailableError
 
 Floats = npt.NDArray[np.float32]
@@ -36,7 +37,9 @@ class CacheEngine(Protocol):
         """``litert`` or ``tflite-runtime``, as in a manifest."""
 
     def open_cache(self, signatures: Sequence[str]) -> dict[str, Array]:
-        """The inputs that are keys, values and their scales, all zero; frees those of before.
+        """The inputs that are kept from run to run, all zero; frees those of before.
+
+        They are keys, values and their scales, and where the signatures take an adapter, its own.
 
         Args:
             signatures: of one context size, that may be run until the next call; the first of
@@ -174,7 +177,7 @@ class BindingEngine:
         """As :meth:`CacheEngine.open_cache`."""
         self._release()
         for name, row in self._model.get_input_tensor_details(signatures[0]).items():
-            if is_cache(name):
+            if is_kept(name):
                 buffer = self._model.create_input_buffer_by_name(signatures[0], name)
                 view = self._view.of(buffer, row)
                 # Masked positions count 0 times their value, which must not be nan.
@@ -250,6 +253,7 @@ class InterpreterEngine:
         self.name = "tflite-runtime" if package == "tflite_runtime" else "litert"
         self._runners: dict[str, Any] = {}
         self._inputs: dict[str, dict[str, Floats]] = {}
+        self._names: dict[str, list[str]] = {}
         self._cache: dict[str, Array] = {}
 
     def _runner(self, signature: str) -> Any:
@@ -263,9 +267,10 @@ class InterpreterEngine:
         self._cache = {
             name: np.zeros(_shape(row), row["dtype"])
             for name, row in details.items()
-            if is_cache(name)
+            if is_kept(name)
         }
         self._inputs.clear()
+        self._names.clear()
         return self._cache
 
     def inputs(self, signature: str) -> dict[str, Floats]:
@@ -279,10 +284,18 @@ class InterpreterEngine:
             }
         return self._inputs[signature]
 
+    def _kept(self, signature: str) -> list[str]:
+        """The kept inputs of a signature."""
+        if signature not in self._names:
+            details = self._runner(signature).get_input_details()
+            self._names[signature] = [name for name in details if name in self._cache]
+        return self._names[signature]
+
     def run(self, signature: str) -> dict[str, Floats]:
         """As :meth:`CacheEngine.run`."""
         small = self.inputs(signature)
-        cache = self._cache if "mask" in small else {}  # a new text reads no cache
+        # A new text reads no cache, and a prefill needs nothing after the last keys and values.
+        cache = {name: self._cache[name] for name in self._kept(signature)}
         try:
             outputs: dict[str, Floats] = self._runner(signature)(**small, **cache)
         except (RuntimeError, ValueError) as error:
@@ -297,9 +310,9 @@ class InterpreterEngine:
         self._interpreter = None
 
 
-def is_cache(name: str) -> bool:
+def is_kept(name: str) -> bool:
     """Whether an input is kept by the host from run to run."""
-    return name.startswith(("k_", "v_"))
+    return name.startswith(("k_", "v_")) or is_adapter_input(name)
 
 
 def _shape(row: Any) -> tuple[int, ...]:

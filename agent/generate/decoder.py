@@ -12,6 +12,7 @@ import numpy.typing as npt
 from agent.generate.cache_engine import Array, CacheEngine, Floats
 from agent.generate.kv_cache import KvCache
 from agent.generate.memory import give_back
+from contracts.adapter import Adapter
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts
 
@@ -79,6 +80,8 @@ class Decoder:
         self._turns = [np.array(turns) for turns in facts.turns()]
         self._context = 0
         self._cache: KvCache | None = None
+        self._adapter: Adapter | None = None
+        self._kept: dict[str, Array] = {}
         self.ids: list[int] = []
 
     @property
@@ -91,6 +94,18 @@ class Decoder:
         """Positions of the cache as it is now."""
         return self._context
 
+    def use(self, adapter: Adapter | None) -> None:
+        """Runs with an adapter from now on, or without one. Another text begins."""
+        if adapter is self._adapter:
+            return
+        others = (adapter is None) != (self._adapter is None)  # signatures than before
+        self._adapter = adapter
+        self.ids = []
+        if others:
+            self.forget()
+        elif adapter is not None and self._context:
+            adapter.fill(self._kept)
+
     def truncate(self, count: int) -> None:
         """Forgets all but the first `count` tokens."""
         del self.ids[count:]
@@ -101,6 +116,7 @@ class Decoder:
         Masked positions count 0 times their value, so the next text begins with a new cache.
         """
         self._cache = None
+        self._kept = {}
         self._context = 0
         self.ids = []
 
@@ -123,9 +139,13 @@ class Decoder:
         used = len(self.ids)
         kept = self._cache.copy(used) if self._cache and used else []
         self._cache = None
+        self._kept = {}
         self._context = fitting
         try:
-            self._cache = KvCache(self._engine.open_cache(self._signatures()), self._facts)
+            self._kept = self._engine.open_cache(self._signatures())
+            self._cache = KvCache(self._kept, self._facts)
+            if self._adapter is not None:
+                self._adapter.fill(self._kept)
         except BaseException:
             # The engine freed what was there: the next text begins anew.
             self._context = 0
@@ -155,7 +175,8 @@ class Decoder:
         return names
 
     def _name(self, kind: Kind, size: int) -> str:
-        return self._facts.signature(kind, size, self._context)
+        adapted = self._adapter is not None
+        return self._facts.signature(kind, size, self._context, adapted=adapted)
 
     def _run(self, kind: Kind, size: int, ids: list[int]) -> dict[str, Floats]:
         """Runs a signature for `ids` (at most `size`) at the next positions."""
@@ -271,4 +292,5 @@ class Decoder:
     def close(self) -> None:
         """Frees the model."""
         self._cache = None
+        self._kept = {}
         self._engine.close()

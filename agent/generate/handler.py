@@ -10,6 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from agent.generate.stop import Stop
 from agent.runtime.model import expect_model_task
 from agent.serving.models import Models
@@ -88,7 +90,18 @@ class Generating:
 
     def register(self, registry: Registry) -> None:
         """Adds the operation."""
-        registry.add(Operation("generate", GenerateRequest, self.generate))
+        registry.add(Operation("generate", GenerateRequest, self.generate, meant=self.meant))
+
+    def meant(self, request: GenerateRequest) -> GenerateRequest:
+        """The request for the slot of the adapter that it names.
+
+        Raises:
+            UnavailableError: ``no-adapter``.
+        """
+        if request.adapter is None:
+            return request
+        slot = self._models.adapter(request.slot, request.adapter)
+        return msgspec.structs.replace(request, slot=slot, adapter=None)
 
     def generate(self, request: GenerateRequest, reply: Reply) -> None:
         """Answers a request; errors are raised to the worker, which sends them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.generate.cache_engine import Array, Floats, is_cache
+from agent.generate.cache_engine import Array, Floats, is_kept
 from agent.runtime.litert_library import Library, Memory, Model, Signature, Tensor
 from contracts.errors import RefusedError
 
@@ -86,7 +86,7 @@ class LiteRtEngine:
         outputs = [self._model.signatures[name].outputs.values() for name in signatures]
         self._scratch = Memory(max(map(Memory.needed, outputs)))
         inputs = self._model.signatures[signatures[0]].inputs
-        kinds = {name: kind for name, kind in inputs.items() if is_cache(name)}
+        kinds = {name: kind for name, kind in inputs.items() if is_kept(name)}
         memory = Memory(Memory.needed(kinds.values()))
         for name, kind in kinds.items():
             self._cache[name] = Tensor(self._library, kind, memory)

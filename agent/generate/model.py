@@ -5,6 +5,8 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -22,6 +24,7 @@ from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
 from agent.generate.tools import Calling
 from agent.runtime.model import Options
+from contracts.adapter import Adapter
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import GeneratorFacts, Manifest
@@ -47,6 +50,21 @@ class _Totals(msgspec.Struct):
     first_token: float | None = None
     logprobs: list[list[tuple[str, float]]] = []
     chosen: list[tuple[str, float]] = []
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """An adapter of a generator, to be used with it.
+
+    Attributes:
+        ref: the adapter's bundle.
+        facts: the generator's, with the adapter's texts.
+        adapter: its matrices.
+    """
+
+    ref: BundleRef
+    facts: GeneratorFacts
+    adapter: Adapter
 
 
 class GenerativeModel:
@@ -109,6 +127,7 @@ class GenerativeModel:
             raise
         self.prefixes = PrefixCache()
         self._factory: ConstraintFactory | None = None
+        self._own = self.ref, self.facts
 
     def _check_signatures(self) -> None:
         named = {spec.name for spec in self.manifest.model.signatures}
@@ -116,14 +135,33 @@ class GenerativeModel:
         for sizes in (facts.contexts, facts.prompt, facts.prefill, facts.score):
             if sizes != sorted(set(sizes)):
                 raise InputError("bad-manifest", "the sizes of signatures must ascend")
-        wanted = [facts.signature("prompt", t, 0) for t in facts.prompt]
-        for context in facts.contexts:
-            wanted.append(facts.signature("decode", 1, context))
-            wanted += [facts.signature("prefill", t, context) for t in facts.prefill]
-            wanted += [facts.signature("score", t, context) for t in facts.score]
+        wanted = []
+        for adapted in {False, facts.adapters is not None}:
+            name = partial(facts.signature, adapted=adapted)
+            wanted += [name("prompt", t, 0) for t in facts.prompt]
+            for context in facts.contexts:
+                wanted.append(name("decode", 1, context))
+                wanted += [name("prefill", t, context) for t in facts.prefill]
+                wanted += [name("score", t, context) for t in facts.score]
         missing = [name for name in wanted if name not in named]
         if missing:
             raise InputError("bad-manifest", f"the model lacks the signature {missing[0]}")
+
+    # With an adapter, or without ---------------------------------------------------------------
+
+    @property
+    def own(self) -> tuple[BundleRef, GeneratorFacts]:
+        """Identity and facts of the bundle itself, whichever adapter is in use."""
+        return self._own
+
+    def _use(self, adapted: Adapted | None) -> None:
+        """Answers with an adapter from now on; None: as it is."""
+        ref, facts = self._own if adapted is None else (adapted.ref, adapted.facts)
+        if ref == self.ref:
+            return
+        self.ref, self.facts, self.prompts.facts = ref, facts, facts
+        self.prefixes.owner = "" if adapted is None else ref.manifest_sha256
+        self.decoder.use(None if adapted is None else adapted.adapter)
 
     # One request ---------------------------------------------------------------------------
 
@@ -132,6 +170,8 @@ class GenerativeModel:
         request: GenerateRequest,
         emit: Callable[[str], None] = lambda piece: None,
         checkpoint: Callable[[], None] = lambda: None,
+        *,
+        adapted: Adapted | None = None,
     ) -> Generated:
         """Answers one request.
 
@@ -140,6 +180,7 @@ class GenerativeModel:
             emit: given each piece of text as it becomes certain, or with `min_confidence` the
                 whole at the end; it may raise :class:`Stop`.
             checkpoint: called before every step; it may raise :class:`Stop` or an error.
+            adapted: with which adapter.
 
         Raises:
             InputError: ``empty-prompt``, ``prompt-too-long``, ``bad-constraint``, ``bad-text``,
@@ -148,6 +189,7 @@ class GenerativeModel:
                 ``budget-ended``; the tokens or the time ended before the constraint was met.
                 ``model-failed``; the runtime would not run it, or it gave what is no number.
         """
+        self._use(adapted)
         if request.tools and request.tool_choice != "none":
             return Calling(self, request, checkpoint, self._clock).answer(emit)
         stream = TextStream(self.prompts.decode, request.stop)
@@ -353,19 +395,27 @@ class GenerativeModel:
         """
         self.prompts.probe()
 
-    def warm_up(self) -> None:
+    def warm_up(self, *, adapted: Adapted | None = None) -> None:
         """Loads the tokenizer and runs one token, so that the first request is not the slow one."""
+        self._use(adapted)
         self.prompts.load()
         self.decoder.truncate(0)
         self.decoder.step(0)
         self.decoder.truncate(0)
 
-    def selftest(self, bundle: Bundle, checkpoint: Callable[[], None] = lambda: None) -> Selftested:
+    def selftest(
+        self,
+        bundle: Bundle,
+        checkpoint: Callable[[], None] = lambda: None,
+        *,
+        adapted: Adapted | None = None,
+    ) -> Selftested:
         """Replays the golden vectors: each is a text and its greedy continuation.
 
         The model is shown the expected tokens, so that one difference is counted once.
         `checkpoint` is called before each run of the model, but for the last of a vector.
         """
+        self._use(adapted)
         vectors = bundle.golden()
         passed = 0
         for vector in vectors:
@@ -386,8 +436,3 @@ class GenerativeModel:
         self.decoder.close()
         if self._unpacked is not None:
             self._unpacked.cleanup()
-
-
-def load(bundle: Bundle, options: Options) -> GenerativeModel:
-    """The loader of generate bundles for :mod:`agent.runtime.model`."""
-    return GenerativeModel(bundle, options)

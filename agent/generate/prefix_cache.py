@@ -27,11 +27,15 @@ class PrefixCache:
 
     Args:
         budget: bytes that all snapshots together may take; 0 keeps none.
+
+    Attributes:
+        owner: whose snapshots count now: what one adapter computed is nothing to another.
     """
 
     def __init__(self, budget: int = DEFAULT_BUDGET) -> None:
         self._budget = budget
-        self._kept: OrderedDict[str, Snapshot] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], Snapshot] = OrderedDict()
+        self.owner = ""
 
     @property
     def nbytes(self) -> int:
@@ -50,12 +54,14 @@ class PrefixCache:
             How many tokens need no computing.
         """
         live = min(shared_prefix(decoder.ids, ids), len(ids) - 1)
-        best, name = live, ""
+        best, name = live, None
         for key, snapshot in self._kept.items():
+            if key[0] != self.owner:
+                continue
             count = min(shared_prefix(snapshot.ids, ids), len(ids) - 1)
             if count > best + _MIN_TOKENS:
                 best, name = count, key
-        if name:
+        if name is not None:
             self._kept.move_to_end(name)
             decoder.restore(self._kept[name], best, room=len(ids))
         else:
@@ -65,15 +71,16 @@ class PrefixCache:
     def keep(self, name: str, decoder: Decoder, count: int | None = None) -> None:
         """Keeps the decoder's first `count` tokens (all of them by default) under a name."""
         count = len(decoder.ids) if count is None else min(count, len(decoder.ids))
-        old = self._kept.get(name)
+        key = self.owner, name
+        old = self._kept.get(key)
         if count < _MIN_TOKENS or (old is not None and old.ids == decoder.ids[:count]):
             return
         if decoder.bytes_of(count) > self._budget:
             return
-        self._kept.pop(name, None)
+        self._kept.pop(key, None)
         while self._kept and self.nbytes + decoder.bytes_of(count) > self._budget:
             self._kept.popitem(last=False)
-        self._kept[name] = decoder.snapshot(count)
+        self._kept[key] = decoder.snapshot(count)
 
     def clear(self) -> None:
         """Drops every snapshot."""

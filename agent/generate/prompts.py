@@ -26,6 +26,9 @@ class Prompts:
         bundle: a generate bundle.
         facts: its generator's facts.
 
+    Attributes:
+        facts: those that count now: an adapter may have other texts around a prompt.
+
     Raises:
         InputError: ``bad-manifest``; at first use also ``bad-tokenizer``, ``bad-template``.
     """
@@ -38,7 +41,7 @@ class Prompts:
         if any(not 0 <= i < facts.vocabulary for i in ids):
             raise InputError("bad-manifest", "a special token is outside the vocabulary")
         self._bundle = bundle
-        self._facts = facts
+        self.facts = facts
         self._front = front
         self.eos_ids = front.eos_ids
 
@@ -92,7 +95,7 @@ class Prompts:
         check_text(prompt)
         if not prompt:
             raise InputError("empty-prompt", "the prompt is empty: there is nothing to go on")
-        return self._ids(self._facts.prompt_prefix + prompt + self._facts.prompt_suffix)
+        return self._ids(self.facts.prompt_prefix + prompt + self.facts.prompt_suffix)
 
     def render_chat(self, messages: list[ChatMessage], tools: list[Tool]) -> str:
         """The prompt of a chat whose model may call tools.
@@ -152,7 +155,7 @@ class Prompts:
     def _ids(self, text: str) -> list[int]:
         # The prompt has its special tokens already; the tokenizer must not add more.
         ids = self._encoded(text)
-        if any(i >= self._facts.vocabulary for i in ids):
+        if any(i >= self.facts.vocabulary for i in ids):
             raise InputError("bad-manifest", "the tokenizer gives ids outside the vocabulary")
         bos = self._front.bos_id
         return ids if bos is None or ids[:1] == [bos] else [bos, *ids]

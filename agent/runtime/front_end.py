@@ -11,7 +11,7 @@ from agent.runtime.engine import Tensor
 from contracts import limits
 from contracts.bundle import Bundle
 from contracts.errors import InputError
-from contracts.manifest import AlphabetFrontEnd, NgramFrontEnd, TokenizerFrontEnd
+from contracts.manifest import AlphabetFrontEnd, BaseFrontEnd, NgramFrontEnd, TokenizerFrontEnd
 from contracts.text import NgramConfig, ngram_ids
 from contracts.tokenizer import load, probe, told
 
@@ -121,4 +121,6 @@ def open_front_end(bundle: Bundle) -> FrontEnd:
         return HashedNgrams(kind.config)
     if isinstance(kind, AlphabetFrontEnd):
         raise InputError("wrong-front-end", f"{bundle.path} is a generator for microcontrollers")
+    if isinstance(kind, BaseFrontEnd):
+        raise InputError("wrong-front-end", f"{bundle.path} is an adapter of a generator")
     return Tokenizer(bundle.read(kind.file), kind)

@@ -65,9 +65,12 @@ class Model(Protocol):
 Load = Callable[[Bundle, Options], Any]
 """Loads a bundle; the result is a :class:`Model`."""
 
+Adapt = Callable[[Any, Bundle], Any]
+"""Loads an adapter's bundle with the loaded model of its base; the result is a :class:`Model`."""
+
 LOADERS: Final = {
     "classify": ("agent.runtime.classifier", "load"),
-    "generate": ("agent.generate.model", "load"),
+    "generate": ("agent.generate.adapted", "load"),
 }
 """Task -> module and function ``load(bundle, options) -> Model``, imported at first use."""
 
@@ -124,6 +127,16 @@ def load(bundle: Bundle, options: Options | None = None) -> Any:
     with refusing(f"loading a {bundle.manifest.task} bundle"):
         loader = getattr(importlib.import_module(module), function)
         return loader(bundle, options or Options())
+
+
+def adapt(base: Any, bundle: Bundle) -> Any:
+    """Loads an adapter with its base.
+
+    Raises:
+        InputError, RefusedError: it is damaged, or the base's no more than this one's.
+    """
+    with refusing("loading an adapter"):
+        return importlib.import_module("agent.generate.adapted").AdaptedModel(base, bundle)
 
 
 def check_signatures(manifest: Manifest) -> None:

@@ -119,6 +119,8 @@ class Dispatcher:
             operation = self._registry.get(op)
             request = codec.decode(inbound.payload, operation.request, what=f"a {op} request")
             slot = getattr(request, "slot", "")
+            request = operation.meant(request)
+            slot = getattr(request, "slot", "")
             if not self._limiter.allow(request.requester, self._monotonic()):
                 raise UnavailableError(
                     "rate-limited", f"too many requests from {request.requester or 'you'}"

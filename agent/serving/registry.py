@@ -23,12 +23,14 @@ class Operation(msgspec.Struct, frozen=True):
         handler: ``handler(request, reply)``.
         queued: it runs on the inference worker, in turn. If not, it runs at once on the
             network thread and must be quick.
+        meant: the request with the slot that it means; it may raise as a handler does.
     """
 
     name: str
     request: type[Request]
     handler: Handler
     queued: bool = True
+    meant: Callable[[Any], Any] = lambda request: request
 
 
 class Registry:

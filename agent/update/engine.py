@@ -36,6 +36,7 @@ from agent.update.store import Store
 from agent.update.waiting import Waiting, patience
 from contracts.board import Board
 from contracts.errors import ErrorInfo, InputError, RefusedError, ShoalError, UnavailableError
+from contracts.manifest import Manifest
 from contracts.messages import (
     Desired,
     Selftested,
@@ -119,7 +120,7 @@ class Engine:
             self._ledger,
             trust=trust,
             fetcher=fetcher,
-            fits=lambda manifest: fit.check_fit(manifest, board, self._device()),
+            fits=self._check_fit,
             board=board,
             clock=clock,
             waiting=self._waiting,
@@ -383,7 +384,7 @@ class Engine:
                 self._obtain.bundle(update)
             case "check-fit":
                 manifest = self.store.manifest(update.bundle.manifest_sha256)
-                fit.check_fit(manifest, self._board, self._device())
+                self._check_fit(manifest, update.slot)
                 self._ledger.apply(machine.Fitted())
             case "self-test":
                 result = self._selftest(self.store.folder(update.bundle.manifest_sha256))
@@ -395,6 +396,10 @@ class Engine:
             case "restore":
                 self._slots.restore()
         return 0
+
+    def _check_fit(self, manifest: Manifest, slot: str) -> None:
+        fit.check_fit(manifest, self._board, self._device())
+        fit.check_base(manifest, slot, self._slots.have())
 
     @property
     def _held(self) -> bool:

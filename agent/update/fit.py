@@ -7,13 +7,15 @@ from typing import Final
 import msgspec
 
 from agent.runtime.engine import available
-from agent.serving.models import memory_need
+from agent.serving.models import memory_need, no_base
 from agent.telemetry.gauges import available_memory
+from agent.update.machine import BASE
 from agent.update.store import Store
 from contracts import limits
 from contracts.board import Board, misfits
 from contracts.errors import RefusedError, ShoalError, UnavailableError
 from contracts.manifest import Manifest
+from contracts.messages import SlotReport
 from contracts.progress import megabytes
 
 SPACE_MARGIN_BYTES: Final = 8 * limits.MIB
@@ -61,6 +63,21 @@ def check_fit(manifest: Manifest, board: Board, device: Device) -> None:
         problems.append(f"memory: needs about {need} bytes, there are {memory} bytes")
     if problems:
         raise RefusedError("does-not-fit", "; ".join(problems))
+
+
+def check_base(manifest: Manifest, slot: str, slots: dict[str, SlotReport]) -> None:
+    """Whether the base of an adapter is active in another slot.
+
+    Raises:
+        RefusedError: ``no-base``, ``wrong-base``.
+    """
+    if manifest.adapter is None:
+        return
+    base = manifest.adapter.base
+    there = [row.active for other, row in slots.items() if other != slot and row.active]
+    if base not in there:
+        why = no_base(f"{manifest.name} {manifest.version}", base, there)
+        raise RefusedError(why.code, why.message, **{BASE: base.manifest_sha256})
 
 
 def check_space(manifest: Manifest, store: Store, board: Board) -> None:

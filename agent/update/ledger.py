@@ -86,7 +86,8 @@ class Ledger:
         if told:
             new = self.with_event(new, after)
         if after.final and after.state != "committed":
-            settled = Settled(after.revision, after.bundle, after.mode)
+            base = after.reason.detail.get(machine.BASE, "") if after.reason else ""
+            settled = Settled(after.revision, after.bundle, after.mode, str(base))
             where = machine.place(after.slot, after.mode)
             new = msgspec.structs.replace(new, settled={**new.settled, where: settled})
         self.save(new)

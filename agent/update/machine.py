@@ -52,6 +52,9 @@ Action = Literal[
     "nothing",
 ]
 
+BASE: Final = "base"
+"""In the detail of a reason: digest of the base that an adapter lacks."""
+
 MAX_LOCAL_FAILURES: Final = 8
 """Failures of this device in a row (disk full, input/output error) that end an update."""
 
@@ -289,12 +292,25 @@ def _capped(reason: ErrorInfo) -> ErrorInfo:
     return msgspec.structs.replace(reason, message=reason.message[: limits.MAX_REASON_CHARS])
 
 
-class Settled(msgspec.Struct, frozen=True):
-    """How a desired bundle of a slot ended, so that it is not tried again and again."""
+class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a desired bundle of a slot ended, so that it is not tried again and again.
+
+    `base`: digest of the base that an adapter was refused for. When that is there it is tried.
+    """
 
     revision: Count
     bundle: BundleRef
     mode: str
+    base: str = ""
+
+    def holds(self, update: tuple[int, BundleRef, Mode], serving: set[str]) -> bool:
+        """Whether the same need not be tried again.
+
+        Args:
+            update: revision, bundle and mode of what is wanted.
+            serving: digests of the active bundles.
+        """
+        return (self.revision, self.bundle, self.mode) == update and self.base not in serving
 
 
 def plan(
@@ -311,6 +327,7 @@ def plan(
         Updates in state ``desired``; empty when there is nothing to do.
     """
     updates = []
+    serving = {report.active.manifest_sha256 for report in slots.values() if report.active}
     for slot, wish in sorted(desired.slots.items()):
         has = slots.get(slot, SlotReport())
         for mode, bundle in wishes(wish).items():
@@ -318,7 +335,7 @@ def plan(
             if there == bundle:
                 continue
             ended = settled.get(place(slot, mode))
-            if ended == Settled(desired.revision, bundle, mode):
+            if ended is not None and ended.holds((desired.revision, bundle, mode), serving):
                 continue
             updates.append(
                 Update(

@@ -48,7 +48,7 @@ class Obtain:
         ledger: the running update.
         trust: signed manifests.
         fetcher: bundle files.
-        fits: raises ``RefusedError`` when a bundle does not fit the device.
+        fits: raises ``RefusedError`` when a bundle does not fit the device, in that slot.
         board: the device's profile.
         clock: the time.
         waiting: what the update waits for, until it gets on.
@@ -62,7 +62,7 @@ class Obtain:
         *,
         trust: Trusted,
         fetcher: Fetcher,
-        fits: Callable[[Manifest], None],
+        fits: Callable[[Manifest, str], None],
         board: Board,
         clock: Clock,
         waiting: Waiting,
@@ -92,7 +92,7 @@ class Obtain:
         store.prepare()
         data = self._trust.newest(update.bundle)
         manifest = _checked(data, update.bundle)
-        self._fits(manifest)
+        self._fits(manifest, update.slot)
         sha256 = update.bundle.manifest_sha256
         store.collect(manifest, sha256)
         store.drop_wrong_blobs(manifest)

@@ -20,7 +20,7 @@ from agent.update.ledger import Ledger
 from agent.update.loading import CRASHED, Loader, insist, refusal
 from agent.update.machine import Update
 from agent.update.store import Store
-from contracts.errors import ErrorInfo
+from contracts.errors import ErrorInfo, InputError
 from contracts.messages import Desired, SlotReport
 
 log = logger(__name__)
@@ -30,6 +30,9 @@ UNSERVED_S: Final = 10.0
 
 TRIAL_CHECK_S: Final = 0.5
 """Seconds between two looks at a trial's health."""
+
+NO_BASE: Final = frozenset({"no-base", "wrong-base"})
+"""Codes of an adapter that has no base to serve with."""
 
 PROBLEM_S: Final = 300.0
 """Seconds before a slot of which nothing loads is loaded again: its runtime may be repaired."""
@@ -78,7 +81,7 @@ class Slots:
         trial = update.slot if update and update.state == "trial" else None
         found = {}
         for slot, report in self._store.reports().items():
-            problem = self._problems.get(slot)
+            problem = self._problems.get(slot) or self._models.problem(slot)
             found[slot] = msgspec.structs.replace(
                 report,
                 active=None if problem else report.active,
@@ -125,7 +128,7 @@ class Slots:
 
     def serve_rest(self) -> None:
         """Loads what has to serve and does not yet; what the disk refuses is left for later."""
-        for slot in sorted(self._unserved):
+        for slot in sorted(self._unserved, key=self._adapters_last):
             if self._clock.monotonic() < self._retry_at.get(slot, 0.0):
                 continue
             wait = PROBLEM_S
@@ -136,6 +139,21 @@ class Slots:
                 self._unserved.add(slot)
                 wait = UNSERVED_S
             self._retry_at[slot] = self._clock.monotonic() + wait
+
+    def _adapters_last(self, slot: str) -> tuple[bool, str]:
+        """The order in which slots are loaded: an adapter needs its base."""
+        current = self._store.linked(slot, "current")
+        try:
+            adapts = current is not None and self._store.manifest(current).adapter is not None
+        except (InputError, OSError):
+            adapts = False
+        return adapts, slot
+
+    def _base_came(self) -> None:
+        """Another bundle serves: adapters that had no base are tried at once."""
+        for slot, problem in self._problems.items():
+            if problem.code in NO_BASE:
+                self._retry_at.pop(slot, None)
 
     def _serve(self, slot: str) -> None:
         """Loads what a slot has to serve.
@@ -178,6 +196,8 @@ class Slots:
         """
         before = self._problems.pop(slot, None)
         self._unserved.discard(slot)
+        if problem is None:
+            self._base_came()
         if problem is not None:
             self._problems[slot] = problem
             links = [self._store.linked(slot, link) for link in ("current", "previous")]

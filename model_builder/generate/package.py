@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
 from contracts.folders import put_folder
 from contracts.manifest import (
+    AdapterRoom,
     GeneratorFacts,
     Golden,
     GoldenVector,
@@ -25,6 +27,7 @@ from contracts.manifest import (
     TokenizerFrontEnd,
 )
 from model_builder.files import write_atomically
+from model_builder.generate.basis import BASIS_FILE
 from model_builder.generate.decoder_graph import DecoderModel
 from model_builder.generate.measure import peak_rss
 from model_builder.generate.quantize import QuantizedDecoder
@@ -37,6 +40,8 @@ MODEL_FILE = "model.tflite"
 EMBEDDING_FILE = "embedding.bin"
 TOKENIZER_FILE = "tokenizer.json"
 GOLDEN_FILE = "golden.json"
+
+Kind = Literal["decode", "prefill", "prompt", "score"]
 
 _GOLDEN_TOKENS = 8
 _GOLDEN_MARGIN = 0.25
@@ -51,6 +56,7 @@ class Layout(msgspec.Struct, frozen=True):
         contexts: cache sizes; the cache grows from one to the next.
         prompt, prefill, score: token counts, as in ``GeneratorFacts``.
         cache: how keys and values are kept.
+        adapters: the highest rank of adapters that it takes; 0: none.
     """
 
     contexts: list[int] = msgspec.field(default_factory=lambda: [128, 256, 512])
@@ -58,6 +64,7 @@ class Layout(msgspec.Struct, frozen=True):
     prefill: list[int] = msgspec.field(default_factory=lambda: [64])
     score: list[int] = msgspec.field(default_factory=lambda: [8])
     cache: Literal["float32", "int8"] = "int8"
+    adapters: int = 0
 
 
 class GeneratorParts(msgspec.Struct):
@@ -73,6 +80,7 @@ class GeneratorParts(msgspec.Struct):
         prompt_prefix, prompt_suffix, grammar: as in ``GeneratorFacts``.
         metrics: for the manifest.
         provenance: digests and versions.
+        basis: where it takes adapters: file that says in which basis its matrices lie.
     """
 
     name: str
@@ -89,6 +97,7 @@ class GeneratorParts(msgspec.Struct):
     grammar: str | None = None
     metrics: dict[str, Any] = {}
     provenance: Provenance = Provenance()
+    basis: bytes = b""
 
 
 def build_model(decoder: QuantizedDecoder, layout: Layout) -> tuple[bytes, list[str]]:
@@ -99,14 +108,20 @@ def build_model(decoder: QuantizedDecoder, layout: Layout) -> tuple[bytes, list[
         f"decoder with dynamic int{decoder.head.bits} weights",
         compact=layout.cache == "int8",
     )
-    for context in layout.contexts:
-        model.add(facts.signature("decode", 1, context), 1, context, logits=True)
-        for tokens in layout.prefill:
-            model.add(facts.signature("prefill", tokens, context), tokens, context, logits=False)
-        for tokens in layout.score:
-            model.add(facts.signature("score", tokens, context), tokens, context, logits=True)
-    for tokens in layout.prompt:
-        model.add(facts.signature("prompt", tokens, 0), tokens, 0, logits=False)
+    for rank in (0, layout.adapters) if layout.adapters else (0,):
+
+        def add(kind: Kind, tokens: int, context: int, *, logits: bool, rank: int = rank) -> None:
+            name = facts.signature(kind, tokens, context, adapted=rank > 0)
+            model.add(name, tokens, context, logits=logits, rank=rank)
+
+        for context in layout.contexts:
+            add("decode", 1, context, logits=True)
+            for tokens in layout.prefill:
+                add("prefill", tokens, context, logits=False)
+            for tokens in layout.score:
+                add("score", tokens, context, logits=True)
+        for tokens in layout.prompt:
+            add("prompt", tokens, 0, logits=False)
     return model.serialize(), model.writer.operators
 
 
@@ -134,6 +149,9 @@ def facts_of(decoder: QuantizedDecoder, layout: Layout) -> GeneratorFacts:
         prompt=layout.prompt,
         prefill=layout.prefill,
         score=layout.score,
+        adapters=AdapterRoom(layout.adapters, c.heads, c.hidden, BASIS_FILE)
+        if layout.adapters
+        else None,
     )
 
 
@@ -162,13 +180,12 @@ def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
         TOKENIZER_FILE: slim(parts.tokenizer_json).encode(),
         GOLDEN_FILE: codec.encode(vectors),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        for name, data in files.items():
-            write_atomically(staging / name, data)
+    if facts.adapters is not None:
+        files[facts.adapters.basis] = parts.basis
+
+    def manifest(staging: Path) -> Manifest:
         runtimes: list[Literal["litert", "tflite-runtime", "tflm"]] = ["litert"]
-        manifest = Manifest(
+        return Manifest(
             schema=1,
             name=parts.name,
             version=parts.version,
@@ -196,7 +213,26 @@ def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
             metrics=parts.metrics,
             provenance=parts.provenance,
         )
-        write_atomically(staging / MANIFEST, codec.pretty(manifest))
+
+    return write_bundle(folder, files, manifest)
+
+
+def write_bundle(
+    folder: Path, files: dict[str, bytes], manifest: Callable[[Path], Manifest]
+) -> Bundle:
+    """Writes a bundle's folder whole, or not at all.
+
+    Args:
+        folder: what was there before is replaced when all is written.
+        files: by name.
+        manifest: makes it, of a folder with the files.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for name, data in files.items():
+            write_atomically(staging / name, data)
+        write_atomically(staging / MANIFEST, codec.pretty(manifest(staging)))
         staging.chmod(0o755)
         put_folder(staging, folder)
     except BaseException:
@@ -206,15 +242,26 @@ def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
 
 
 def _golden(parts: GeneratorParts, model: bytes, facts: GeneratorFacts) -> list[GoldenVector]:
-    """Greedy continuations of the model itself, those that are not close calls."""
+    """Greedy continuations of the model itself."""
     runner = Runner(model, parts.decoder.embedding.restore(), parts.decoder.config, facts)
     tokenizer = Tokenizer.from_str(parts.tokenizer_json)
+    return continued(runner, tokenizer, facts, parts.golden_prompts, parts.bos_id)
+
+
+def continued(
+    runner: Runner,
+    tokenizer: Tokenizer,
+    facts: GeneratorFacts,
+    prompts: list[str],
+    bos_id: int | None,
+) -> list[GoldenVector]:
+    """Greedy continuations of prompts, those that are not close calls."""
     kept: list[tuple[float, GoldenVector]] = []
-    for prompt in parts.golden_prompts:
+    for prompt in prompts:
         text = facts.prompt_prefix + prompt + facts.prompt_suffix
         ids = tokenizer.encode(text, add_special_tokens=False).ids
-        if parts.bos_id is not None:
-            ids = [parts.bos_id, *ids]
+        if bos_id is not None:
+            ids = [bos_id, *ids]
         if not ids or len(ids) + _GOLDEN_TOKENS > facts.contexts[-1]:
             continue
         tokens, margin = runner.greedy(ids, _GOLDEN_TOKENS)
@@ -225,7 +272,14 @@ def _golden(parts: GeneratorParts, model: bytes, facts: GeneratorFacts) -> list[
 
 
 def _signatures(facts: GeneratorFacts) -> list[SignatureSpec]:
-    name = facts.signature
+    plain = _signatures_of(facts, adapted=False)
+    return plain + (_signatures_of(facts, adapted=True) if facts.adapters is not None else [])
+
+
+def _signatures_of(facts: GeneratorFacts, *, adapted: bool) -> list[SignatureSpec]:
+    def name(kind: Kind, tokens: int, context: int) -> str:
+        return facts.signature(kind, tokens, context, adapted=adapted)
+
     specs = [_signature(facts, name("prompt", t, 0), t, 0, logits=False) for t in facts.prompt]
     for c in facts.contexts:
         specs.append(_signature(facts, name("decode", 1, c), 1, c, logits=True))

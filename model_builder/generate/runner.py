@@ -28,6 +28,7 @@ class Runner:
         table: float32 ``[vocabulary, width]``, the embedding as devices will see it.
         config, facts: the decoder's shape and signatures.
         threads: of inference.
+        adapter: inputs that are an adapter's; None: it runs without one.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Runner:
         config: DecoderConfig,
         facts: GeneratorFacts,
         threads: int = 2,
+        adapter: dict[str, Array] | None = None,
     ) -> None:
         import warnings
 
@@ -49,6 +51,7 @@ class Runner:
         self._config = config
         self._facts = facts
         self._runners: dict[str, Any] = {}
+        self._adapter = adapter
 
     def _empty(self, context: int) -> dict[str, Array]:
         """Keys and values as the host keeps them; positions are the second axis of each."""
@@ -95,6 +98,7 @@ class Runner:
             mask=mask,
             **local,
             **cache,
+            **(self._adapter or {}),
         )
         for i in range(self._config.layers):
             for which in "kv":
@@ -108,7 +112,7 @@ class Runner:
         cache = self._empty(context)
         size = self._facts.score[-1] if self._facts.score else 1
         kind: Literal["score", "decode"] = "score" if size > 1 else "decode"
-        name = self._facts.signature(kind, size, context)
+        name = self._facts.signature(kind, size, context, adapted=self._adapter is not None)
         parts = [
             self._run(name, ids[at : at + size], size, cache, at).copy()
             for at in range(0, len(ids), size)
@@ -124,7 +128,7 @@ class Runner:
         token = ids[0]
         for position in range(len(ids) + count - 1):
             one = np.array([token], np.int64)
-            name = self._facts.signature("decode", 1, context)
+            name = self._facts.signature("decode", 1, context, adapted=self._adapter is not None)
             logits = self._run(name, one, 1, cache, position)[0]
             if position + 1 < len(ids):
                 token = ids[position + 1]

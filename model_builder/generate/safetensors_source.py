@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from contracts import codec, limits
 from contracts.errors import InputError
 from model_builder.generate.families import understand
-from model_builder.generate.tensors import read_weights
+from model_builder.generate.tensors import Packing, read_weights
 from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights
 
 _MAX_JSON = 64 * limits.MIB
@@ -62,6 +62,10 @@ class HfFolder:
     def config(self) -> DecoderConfig:
         """The decoder's shape."""
         return self.plan.config
+
+    def packing(self) -> Packing:
+        """How its matrices become the decoder's."""
+        return Packing(self.plan.rotary, self.plan.multipliers.residual)
 
     def end_ids(self) -> list[int]:
         """Ids that end an answer, by config.json and generation_config.json."""
@@ -125,7 +129,7 @@ class HfFolder:
             if name not in where:
                 raise InputError("bad-weights", f"{self.path.name} lacks the tensor {name}")
             read.add(name)
-            return _load(where[name], name)
+            return load_tensor(where[name], name)
 
         def maybe(name: str) -> Array | None:
             return get(name) if name in where else None
@@ -197,7 +201,7 @@ def _index(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _load(file: Path, name: str) -> Array:
+def load_tensor(file: Path, name: str) -> Array:
     """A tensor in float32; bfloat16, which NumPy lacks, is widened by hand."""
     try:
         with safe_open(file, framework="numpy") as tensors:

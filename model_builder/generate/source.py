@@ -22,6 +22,7 @@ from contracts.tokenizer import load
 from contracts.tokenizer_probe import probe_apart
 from model_builder.generate.gguf_source import GgufFile
 from model_builder.generate.safetensors_source import HfFolder
+from model_builder.generate.tensors import Packing
 from model_builder.generate.tokenizer import build_tokenizer
 from model_builder.generate.weights import DecoderWeights
 
@@ -40,6 +41,7 @@ class Pretrained:
         eos_ids: end an answer.
         origin: what it was imported from, for the provenance.
         sha256: of the weights' files.
+        packing: how the checkpoint's own matrices became these.
     """
 
     weights: DecoderWeights
@@ -49,6 +51,7 @@ class Pretrained:
     eos_ids: list[int]
     origin: str
     sha256: str
+    packing: Packing
 
 
 def load_pretrained(source: str) -> Pretrained:
@@ -104,6 +107,7 @@ def _from_gguf(path: Path, origin: str) -> Pretrained:
         eos_ids=_end_ids(tokenizer, source.end_ids),
         origin=origin,
         sha256=sha256_file(path) if len(file.files) == 1 else digest.hexdigest(),
+        packing=file.packing(),
     )
 
 
@@ -130,6 +134,7 @@ def _from_folder(path: Path) -> Pretrained:
         eos_ids=_end_ids(tokenizer, folder.end_ids(), folder.end_texts()),
         origin=path.name,
         sha256=digest.hexdigest(),
+        packing=folder.packing(),
     )
 
 

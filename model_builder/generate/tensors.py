@@ -7,7 +7,7 @@ factors multiplied in, heads put in the order that the decoder turns them in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -15,6 +15,20 @@ import numpy as np
 from contracts.errors import InputError
 from model_builder.generate.families import Multipliers, Plan
 from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights, Layer
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What stands between a checkpoint's own matrices and those of :class:`DecoderWeights`.
+
+    Attributes:
+        rotary: dimensions of a head that turn.
+        residual: factor of what joins the stream.
+    """
+
+    rotary: int
+    residual: float = 1.0
+
 
 Get = Callable[[str], Array]
 """A tensor by its name, or ``InputError`` when the files lack it."""
@@ -136,26 +150,26 @@ def spread(layer: Layer, c: DecoderConfig, rotary: int) -> Layer:
     """
     if rotary == c.head_size:
         return layer
-    turning, half = np.arange(rotary), rotary // 2
-    still = np.arange(rotary, c.head_size)
-    middle = len(still) // 2
-    order = np.concatenate([turning[:half], still[:middle], turning[half:], still[middle:]])
 
     def ordered(value: Array | None) -> Array | None:
-        if value is None:
-            return None
-        parts = value.reshape(-1, c.head_size, *value.shape[1:])
-        return np.ascontiguousarray(parts[:, order].reshape(value.shape))
+        return None if value is None else spread_rows(value, c.head_size, rotary)
 
-    q, k = ordered(layer.q), ordered(layer.k)
-    assert q is not None
-    assert k is not None
     return replace(
         layer,
-        q=q,
-        k=k,
+        q=spread_rows(layer.q, c.head_size, rotary),
+        k=spread_rows(layer.k, c.head_size, rotary),
         q_bias=ordered(layer.q_bias),
         k_bias=ordered(layer.k_bias),
         q_norm=ordered(layer.q_norm),
         k_norm=ordered(layer.k_norm),
     )
+
+
+def spread_rows(value: Array, head_size: int, rotary: int) -> Array:
+    """Rows (or values) of heads of which the first `rotary` dimensions turn, as in `spread`."""
+    turning, half = np.arange(rotary), rotary // 2
+    still = np.arange(rotary, head_size)
+    middle = len(still) // 2
+    order = np.concatenate([turning[:half], still[:middle], turning[half:], still[middle:]])
+    parts = value.reshape(-1, head_size, *value.shape[1:])
+    return np.ascontiguousarray(parts[:, order].reshape(value.shape))

@@ -265,6 +265,13 @@ class Graph:
             inputs.append(self.constant(bias))
         return self._op("FULLY_CONNECTED", inputs, [(*x.shape[:-1], weight.shape[0])], options)[0]
 
+    def product(self, x: Node, matrix: Node) -> Node:
+        """FULLY_CONNECTED with a matrix that is no constant: x ``[..., K]``, ``[N, K]``."""
+        options = schema.FullyConnectedOptionsT()
+        options.keepNumDims = True
+        shape = (*x.shape[:-1], matrix.shape[0])
+        return self._op("FULLY_CONNECTED", [x, matrix], [shape], options)[0]
+
     def binary(self, name: str, a: Node, b: Node) -> Node:
         """ADD, MUL or SUB with broadcasting."""
         options = {

@@ -192,11 +192,13 @@ def tiny_bundle(
     tools: bool = False,
     template: str | None = None,
     special: str | None = None,
+    adapters: int = 0,
 ) -> Path:
     """A generative bundle of a random decoder, through the real import.
 
     With `tools` its template has them, and ``<tool_call>`` is one token. `template`: another
-    one. `special`: a further special token.
+    one. `special`: a further special token. `adapters`: the rank of those that it takes. Its
+    source is ``tiny.gguf`` in `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = tiny_weights()
@@ -212,7 +214,9 @@ def tiny_bundle(
         template=template or (TOOLS_TEMPLATE if tools else TEMPLATE),
     )
     options = ImportOptions(
-        layout=Layout(contexts=list(contexts), prompt=[8], prefill=[8], cache=cache),
+        layout=Layout(
+            contexts=list(contexts), prompt=[8], prefill=[8], cache=cache, adapters=adapters
+        ),
         calibration_tokens=0, check_tokens=64, max_perplexity_change=1.0,
     )  # fmt: skip
     return import_model(str(source), folder / "out", options).bundle

@@ -1,0 +1,205 @@
+"""The file of an adapter, and how its matrices lie in the inputs of a base's signatures.
+
+See :class:`contracts.manifest.AdapterFacts` and :class:`contracts.manifest.AdapterRoom`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from contracts import codec
+from contracts.errors import InputError
+from contracts.manifest import AdapterFacts, AdapterTarget, GeneratorFacts
+
+Floats = npt.NDArray[np.float32]
+Part = tuple[
+    Annotated[int, msgspec.Meta(ge=0, le=255)],
+    AdapterTarget,
+    Annotated[int, msgspec.Meta(ge=1, le=64)],
+]
+"""Layer, matrix and rank of one change."""
+
+PREFIXES: Final = ("lora_a_", "lora_b_")
+_MAX_HEADER: Final = 1 << 20
+_SMALLEST_SCALE: Final = np.float32(1e-30)
+
+_SITES: Final[dict[AdapterTarget, tuple[str, int]]] = {
+    "q": ("qkv", 0),
+    "k": ("qkv", 1),
+    "v": ("qkv", 2),
+    "o": ("o", 0),
+    "gate": ("gate_up", 0),
+    "up": ("gate_up", 1),
+    "down": ("down", 0),
+}
+"""Matrix -> site, and which of the site's runs of ranks is its own."""
+
+
+def is_adapter_input(name: str) -> bool:
+    """Whether an input of a signature holds an adapter."""
+    return name.startswith(PREFIXES)
+
+
+def sizes_of(target: AdapterTarget, facts: GeneratorFacts) -> tuple[int, int]:
+    """Outputs and inputs of a matrix of a base that takes adapters."""
+    assert facts.adapters is not None
+    queries = facts.adapters.heads * facts.head_size
+    keys, hidden = facts.kv_heads * facts.head_size, facts.adapters.hidden
+    return {
+        "q": (queries, facts.width),
+        "k": (keys, facts.width),
+        "v": (keys, facts.width),
+        "o": (facts.width, queries),
+        "gate": (hidden, facts.width),
+        "up": (hidden, facts.width),
+        "down": (facts.width, hidden),
+    }[target]
+
+
+def encode(
+    parts: Mapping[tuple[int, AdapterTarget], tuple[Floats, Floats]],
+    weights: Literal["int8", "float16"],
+) -> bytes:
+    """The file of A ``[rank, inputs]`` and B ``[outputs, rank]`` by layer and matrix."""
+    rows = sorted(parts.items())
+    header = codec.encode([(layer, target, len(a)) for (layer, target), (a, _) in rows])
+    found = [len(header).to_bytes(4, "little"), header]
+    for _, (a, b) in rows:
+        found += [_packed(a, weights), _packed(np.ascontiguousarray(b.T), weights)]
+    return b"".join(found)
+
+
+def _packed(matrix: Floats, weights: Literal["int8", "float16"]) -> bytes:
+    if weights == "float16":
+        return bytes(matrix.astype("<f2").tobytes())
+    scales = np.maximum(np.abs(matrix).max(axis=1) / np.float32(127), _SMALLEST_SCALE)
+    values = np.rint(matrix / scales[:, None]).astype(np.int8)
+    return bytes(values.tobytes() + scales.astype("<f4").tobytes())
+
+
+class Adapter:
+    """A checked file. Its matrices stay as they are stored until they are used.
+
+    Args:
+        data: of the file.
+        facts: the adapter's.
+        base: the facts of the base.
+
+    Raises:
+        InputError: ``bundle-corrupt``; the file is not what the facts say.
+            ``wrong-base``; the base takes no such adapter.
+    """
+
+    def __init__(self, data: bytes, facts: AdapterFacts, base: GeneratorFacts) -> None:
+        self.facts = facts
+        self._base = base
+        room = base.adapters
+        if room is None or facts.rank > room.rank:
+            takes = "none" if room is None else f"those up to rank {room.rank}"
+            raise InputError(
+                "wrong-base",
+                f"the adapter has rank {facts.rank}; of adapters its base takes {takes}",
+            )
+        length = int.from_bytes(data[:4], "little")
+        if length > _MAX_HEADER or len(data) < 4 + length:
+            raise _corrupt("it has no header")
+        header = data[4 : 4 + length]
+        parts = codec.decode(header, list[Part], what="an adapter's header", cap=_MAX_HEADER)
+        self._parts: dict[tuple[int, AdapterTarget], tuple[int, int]] = {}
+        at = 4 + length
+        for layer, target, rank in parts:
+            known = (layer, target) in self._parts
+            if known or layer >= base.layers or rank > facts.rank or target not in facts.targets:
+                raise _corrupt(f"it changes {target} of layer {layer} by rank {rank}")
+            self._parts[layer, target] = (at, rank)
+            at += sum(self._bytes(rank, size) for size in sizes_of(target, base))
+        if at != len(data):
+            raise _corrupt(f"it has {len(data)} bytes, not {at}")
+        self._data = data
+        for part in self._parts:
+            for matrix in self.part(*part):
+                if not np.isfinite(matrix).all():
+                    raise _corrupt("it holds values that are not finite numbers")
+
+    def _bytes(self, rank: int, size: int) -> int:
+        return 2 * rank * size if self.facts.weights == "float16" else rank * (size + 4)
+
+    def part(self, layer: int, target: AdapterTarget) -> tuple[Floats, Floats]:
+        """A ``[rank, inputs]`` and B, transposed, ``[rank, outputs]``, of what it changes."""
+        at, rank = self._parts[layer, target]
+        outputs, inputs = sizes_of(target, self._base)
+        a = self._matrix(at, rank, inputs)
+        return a, self._matrix(at + self._bytes(rank, inputs), rank, outputs)
+
+    def _matrix(self, at: int, rank: int, size: int) -> Floats:
+        cells = rank * size
+        if self.facts.weights == "float16":
+            halves = np.frombuffer(self._data, "<f2", cells, at)
+            return halves.reshape(rank, size).astype(np.float32)
+        values = np.frombuffer(self._data, np.int8, cells, at).reshape(rank, size)
+        scales = np.frombuffer(self._data, "<f4", rank, at + cells)
+        return np.asarray(values * scales[:, None], np.float32)
+
+    def fill(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Writes the adapter into the inputs of a signature, or into some of them, by name."""
+        assert self._base.adapters is not None
+        room = self._base.adapters.rank
+        for name, values in inputs.items():
+            if is_adapter_input(name):
+                values[...] = 0
+        for (layer, target), (_, rank) in self._parts.items():
+            site, run = _SITES[target]
+            names = [f"{prefix}{site}_{layer}" for prefix in PREFIXES]
+            if any(name not in inputs for name in names):
+                continue
+            a, b = self.part(layer, target)
+            start = run * room
+            first = self._first_row(target)
+            inputs[names[0]][start : start + rank] = a
+            inputs[names[1]][first : first + b.shape[1], start : start + rank] = b.T
+
+    def _first_row(self, target: AdapterTarget) -> int:
+        base = self._base
+        before: dict[AdapterTarget, tuple[AdapterTarget, ...]] = {
+            "k": ("q",),
+            "v": ("q", "k"),
+            "up": ("gate",),
+        }
+        return sum(sizes_of(other, base)[0] for other in before.get(target, ()))
+
+    def inputs(self) -> dict[str, Floats]:
+        """All inputs, in memory of their own."""
+        made = {name: np.zeros(shape, np.float32) for name, shape in input_shapes(self._base)}
+        self.fill(made)
+        return made
+
+
+def input_shapes(base: GeneratorFacts) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Names and shapes of the inputs that hold an adapter."""
+    assert base.adapters is not None
+    for layer in range(base.layers):
+        runs: dict[str, int] = {}
+        outputs: dict[str, int] = {}
+        inputs: dict[str, int] = {}
+        for target, (site, _) in _SITES.items():
+            rows, columns = sizes_of(target, base)
+            runs[site] = runs.get(site, 0) + base.adapters.rank
+            outputs[site] = outputs.get(site, 0) + rows
+            inputs[site] = columns
+        for site, ranks in runs.items():
+            yield f"lora_a_{site}_{layer}", (ranks, inputs[site])
+            yield f"lora_b_{site}_{layer}", (outputs[site], ranks)
+
+
+def input_bytes(base: GeneratorFacts) -> int:
+    """Bytes of the inputs that hold an adapter."""
+    return sum(4 * rows * columns for _, (rows, columns) in input_shapes(base))
+
+
+def _corrupt(why: str) -> InputError:
+    return InputError("bundle-corrupt", f"the adapter's file is not what its manifest says: {why}")
