@@ -5,8 +5,9 @@ See :class:`contracts.manifest.AdapterFacts` and :class:`contracts.manifest.Adap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -17,6 +18,8 @@ from contracts.errors import InputError
 from contracts.manifest import AdapterFacts, AdapterTarget, GeneratorFacts
 
 Floats = npt.NDArray[np.float32]
+Matrix = tuple[npt.NDArray[np.int8], Floats]
+"""Values ``[rows, columns]``, and a scale for each row."""
 Part = tuple[
     Annotated[int, msgspec.Meta(ge=0, le=255)],
     AdapterTarget,
@@ -24,8 +27,9 @@ Part = tuple[
 ]
 """Layer, matrix and rank of one change."""
 
-PREFIXES: Final = ("lora_a_", "lora_b_")
+PREFIXES: Final = ("lora_a_", "lora_s_", "lora_b_")
 _MAX_HEADER: Final = 1 << 20
+_LARGEST: Final = 127
 _SMALLEST_SCALE: Final = np.float32(1e-30)
 
 _SITES: Final[dict[AdapterTarget, tuple[str, int]]] = {
@@ -61,23 +65,18 @@ def sizes_of(target: AdapterTarget, facts: GeneratorFacts) -> tuple[int, int]:
     }[target]
 
 
-def encode(
-    parts: Mapping[tuple[int, AdapterTarget], tuple[Floats, Floats]],
-    weights: Literal["int8", "float16"],
-) -> bytes:
+def encode(parts: Mapping[tuple[int, AdapterTarget], tuple[Floats, Floats]]) -> bytes:
     """The file of A ``[rank, inputs]`` and B ``[outputs, rank]`` by layer and matrix."""
     rows = sorted(parts.items())
     header = codec.encode([(layer, target, len(a)) for (layer, target), (a, _) in rows])
     found = [len(header).to_bytes(4, "little"), header]
     for _, (a, b) in rows:
-        found += [_packed(a, weights), _packed(np.ascontiguousarray(b.T), weights)]
+        found += [_packed(a), _packed(np.ascontiguousarray(b.T))]
     return b"".join(found)
 
 
-def _packed(matrix: Floats, weights: Literal["int8", "float16"]) -> bytes:
-    if weights == "float16":
-        return bytes(matrix.astype("<f2").tobytes())
-    scales = np.maximum(np.abs(matrix).max(axis=1) / np.float32(127), _SMALLEST_SCALE)
+def _packed(matrix: Floats) -> bytes:
+    scales = np.maximum(np.abs(matrix).max(axis=1) / np.float32(_LARGEST), _SMALLEST_SCALE)
     values = np.rint(matrix / scales[:, None]).astype(np.int8)
     return bytes(values.tobytes() + scales.astype("<f4").tobytes())
 
@@ -117,33 +116,25 @@ class Adapter:
             if known or layer >= base.layers or rank > facts.rank or target not in facts.targets:
                 raise _corrupt(f"it changes {target} of layer {layer} by rank {rank}")
             self._parts[layer, target] = (at, rank)
-            at += sum(self._bytes(rank, size) for size in sizes_of(target, base))
+            at += sum(rank * (size + 4) for size in sizes_of(target, base))
         if at != len(data):
             raise _corrupt(f"it has {len(data)} bytes, not {at}")
         self._data = data
         for part in self._parts:
-            for matrix in self.part(*part):
-                if not np.isfinite(matrix).all():
-                    raise _corrupt("it holds values that are not finite numbers")
+            (_, first), (_, second) = self.part(*part)
+            if not np.isfinite(first * second).all():
+                raise _corrupt("it holds scales that are not finite numbers")
 
-    def _bytes(self, rank: int, size: int) -> int:
-        return 2 * rank * size if self.facts.weights == "float16" else rank * (size + 4)
-
-    def part(self, layer: int, target: AdapterTarget) -> tuple[Floats, Floats]:
+    def part(self, layer: int, target: AdapterTarget) -> tuple[Matrix, Matrix]:
         """A ``[rank, inputs]`` and B, transposed, ``[rank, outputs]``, of what it changes."""
         at, rank = self._parts[layer, target]
         outputs, inputs = sizes_of(target, self._base)
-        a = self._matrix(at, rank, inputs)
-        return a, self._matrix(at + self._bytes(rank, inputs), rank, outputs)
+        return self._matrix(at, rank, inputs), self._matrix(at + rank * (inputs + 4), rank, outputs)
 
-    def _matrix(self, at: int, rank: int, size: int) -> Floats:
+    def _matrix(self, at: int, rank: int, size: int) -> Matrix:
         cells = rank * size
-        if self.facts.weights == "float16":
-            halves = np.frombuffer(self._data, "<f2", cells, at)
-            return halves.reshape(rank, size).astype(np.float32)
         values = np.frombuffer(self._data, np.int8, cells, at).reshape(rank, size)
-        scales = np.frombuffer(self._data, "<f4", rank, at + cells)
-        return np.asarray(values * scales[:, None], np.float32)
+        return values, np.frombuffer(self._data, "<f4", rank, at + cells)
 
     def fill(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
         """Writes the adapter into the inputs of a signature, or into some of them, by name."""
@@ -157,11 +148,11 @@ class Adapter:
             names = [f"{prefix}{site}_{layer}" for prefix in PREFIXES]
             if any(name not in inputs for name in names):
                 continue
-            a, b = self.part(layer, target)
-            start = run * room
-            first = self._first_row(target)
-            inputs[names[0]][start : start + rank] = a
-            inputs[names[1]][first : first + b.shape[1], start : start + rank] = b.T
+            (a, a_scales), (b, b_scales) = self.part(layer, target)
+            first, mine = self._first_row(target), slice(run * room, run * room + rank)
+            inputs[names[0]][mine] = a
+            inputs[names[1]][0, mine] = a_scales * b_scales
+            inputs[names[2]][first : first + b.shape[1], mine] = b.T
 
     def _first_row(self, target: AdapterTarget) -> int:
         base = self._base
@@ -172,15 +163,17 @@ class Adapter:
         }
         return sum(sizes_of(other, base)[0] for other in before.get(target, ()))
 
-    def inputs(self) -> dict[str, Floats]:
+    def inputs(self) -> dict[str, npt.NDArray[Any]]:
         """All inputs, in memory of their own."""
-        made = {name: np.zeros(shape, np.float32) for name, shape in input_shapes(self._base)}
+        made: dict[str, npt.NDArray[Any]] = {
+            name: np.zeros(shape, kind) for name, shape, kind in input_shapes(self._base)
+        }
         self.fill(made)
         return made
 
 
-def input_shapes(base: GeneratorFacts) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Names and shapes of the inputs that hold an adapter."""
+def input_shapes(base: GeneratorFacts) -> Iterator[tuple[str, tuple[int, int], type]]:
+    """Names, shapes and types of the inputs that hold an adapter."""
     assert base.adapters is not None
     for layer in range(base.layers):
         runs: dict[str, int] = {}
@@ -192,13 +185,14 @@ def input_shapes(base: GeneratorFacts) -> Iterator[tuple[str, tuple[int, int]]]:
             outputs[site] = outputs.get(site, 0) + rows
             inputs[site] = columns
         for site, ranks in runs.items():
-            yield f"lora_a_{site}_{layer}", (ranks, inputs[site])
-            yield f"lora_b_{site}_{layer}", (outputs[site], ranks)
+            yield f"lora_a_{site}_{layer}", (ranks, inputs[site]), np.int8
+            yield f"lora_s_{site}_{layer}", (1, ranks), np.float32
+            yield f"lora_b_{site}_{layer}", (outputs[site], ranks), np.int8
 
 
 def input_bytes(base: GeneratorFacts) -> int:
     """Bytes of the inputs that hold an adapter."""
-    return sum(4 * rows * columns for _, (rows, columns) in input_shapes(base))
+    return sum(np.dtype(kind).itemsize * math.prod(shape) for _, shape, kind in input_shapes(base))
 
 
 def _corrupt(why: str) -> InputError:

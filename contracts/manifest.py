@@ -136,9 +136,10 @@ class AdapterRoom(msgspec.Struct, frozen=True):
     """What a generator takes of adapters.
 
     Every signature is there twice. The name of the second ends in ``_r{rank}``, and it has inputs
-    that are kept from run to run, float32: ``lora_a_{site}_{i}`` ``[n * rank, inputs]`` and
-    ``lora_b_{site}_{i}`` ``[outputs, n * rank]`` for the sites ``qkv`` (n = 3), ``o``, ``gate_up``
-    (n = 2) and ``down``; each site gives ``B A x`` more.
+    that are kept from run to run: ``lora_a_{site}_{i}`` int8 ``[n * rank, inputs]``,
+    ``lora_s_{site}_{i}`` float32 ``[1, n * rank]`` and ``lora_b_{site}_{i}`` int8
+    ``[outputs, n * rank]`` for the sites ``qkv`` (n = 3), ``o``, ``gate_up`` (n = 2) and ``down``;
+    each site gives ``B (s * A x)`` more.
 
     Attributes:
         rank: the highest that it takes.
@@ -158,14 +159,13 @@ class AdapterFacts(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Its file is the length of a header (uint32, little-endian), the header, JSON: a list of
     ``[layer, target, rank]``, and for each A ``[rank, inputs]`` and then B, transposed,
-    ``[rank, outputs]``. With ``int8`` each of both is its values, then a float32 scale for each
-    row. The adapter's own scale is in B, and both are in the basis of the base's matrices.
+    ``[rank, outputs]``: int8 values, then a float32 scale for each row, little-endian. The
+    adapter's own scale is in B, and both are in the basis of the base's matrices.
 
     Attributes:
         base: the bundle that it belongs to; it serves with no other.
         rank: the highest of its matrices.
         targets: that it changes.
-        weights: how A and B are stored.
         prompt_prefix, prompt_suffix, grammar: in place of the base's, as in ``GeneratorFacts``.
             None: those of the base.
     """
@@ -173,7 +173,6 @@ class AdapterFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     base: BundleRef
     rank: Annotated[int, msgspec.Meta(ge=1, le=MAX_ADAPTER_RANK)]
     targets: Annotated[list[AdapterTarget], msgspec.Meta(min_length=1, max_length=7)]
-    weights: Literal["int8", "float16"] = "int8"
     prompt_prefix: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
     prompt_suffix: Annotated[str, msgspec.Meta(max_length=4096)] | None = None
     grammar: Annotated[str, msgspec.Meta(max_length=64 * 1024)] | None = None

@@ -42,8 +42,7 @@ class CacheEngine(Protocol):
         They are keys, values and their scales, and where the signatures take an adapter, its own.
 
         Args:
-            signatures: of one context size, that may be run until the next call; the first of
-                them has a cache.
+            signatures: of one context size, that may be run until the next call.
         """
 
     def inputs(self, signature: str) -> dict[str, Floats]:
@@ -176,13 +175,14 @@ class BindingEngine:
     def open_cache(self, signatures: Sequence[str]) -> dict[str, Array]:
         """As :meth:`CacheEngine.open_cache`."""
         self._release()
-        for name, row in self._model.get_input_tensor_details(signatures[0]).items():
-            if is_kept(name):
-                buffer = self._model.create_input_buffer_by_name(signatures[0], name)
-                view = self._view.of(buffer, row)
-                # Masked positions count 0 times their value, which must not be nan.
-                view[...] = 0
-                self._cache[name] = (buffer, view)
+        for signature in signatures:
+            for name, row in self._model.get_input_tensor_details(signature).items():
+                if is_kept(name) and name not in self._cache:
+                    buffer = self._model.create_input_buffer_by_name(signature, name)
+                    view = self._view.of(buffer, row)
+                    # Masked positions count 0 times their value, which must not be nan.
+                    view[...] = 0
+                    self._cache[name] = (buffer, view)
         return {name: view for name, (_, view) in self._cache.items()}
 
     def _bind(self, signature: str) -> _Bound:
@@ -263,10 +263,10 @@ class InterpreterEngine:
 
     def open_cache(self, signatures: Sequence[str]) -> dict[str, Array]:
         """As :meth:`CacheEngine.open_cache`."""
-        details = self._runner(signatures[0]).get_input_details()
         self._cache = {
             name: np.zeros(_shape(row), row["dtype"])
-            for name, row in details.items()
+            for signature in signatures
+            for name, row in self._runner(signature).get_input_details().items()
             if is_kept(name)
         }
         self._inputs.clear()

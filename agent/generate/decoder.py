@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -81,6 +82,8 @@ class Decoder:
         self._context = 0
         self._cache: KvCache | None = None
         self._adapter: Adapter | None = None
+        self._held: Adapter | None = None
+        self._adapts = False
         self._kept: dict[str, Array] = {}
         self.ids: list[int] = []
 
@@ -98,13 +101,20 @@ class Decoder:
         """Runs with an adapter from now on, or without one. Another text begins."""
         if adapter is self._adapter:
             return
-        others = (adapter is None) != (self._adapter is None)  # signatures than before
         self._adapter = adapter
         self.ids = []
-        if others:
+        if adapter is not None and not self._adapts:
+            self._adapts = True  # from now on both kinds of signatures are in memory
             self.forget()
-        elif adapter is not None and self._context:
-            adapter.fill(self._kept)
+        elif self._context:
+            self._fill()
+
+    def _fill(self) -> None:
+        """Writes the adapter into the signatures' inputs, unless it is there."""
+        if self._adapter is not None and self._adapter is not self._held:
+            self._held = None
+            self._adapter.fill(self._kept)
+            self._held = self._adapter
 
     def truncate(self, count: int) -> None:
         """Forgets all but the first `count` tokens."""
@@ -144,8 +154,8 @@ class Decoder:
         try:
             self._kept = self._engine.open_cache(self._signatures())
             self._cache = KvCache(self._kept, self._facts)
-            if self._adapter is not None:
-                self._adapter.fill(self._kept)
+            self._held = None
+            self._fill()
         except BaseException:
             # The engine freed what was there: the next text begins anew.
             self._context = 0
@@ -167,11 +177,14 @@ class Decoder:
     def _signatures(self) -> list[str]:
         """Those that a cache of this size is used with."""
         facts = self._facts
-        names = [self._name("decode", 1)]
-        names += [self._name("prefill", size) for size in facts.prefill]
-        names += [self._name("score", size) for size in facts.score]
-        if self._context == facts.contexts[0] or not facts.prefill:
-            names += [self._name("prompt", size) for size in facts.prompt]
+        names = []
+        for adapted in (False, True) if self._adapts else (False,):
+            name = partial(facts.signature, context=self._context, adapted=adapted)
+            names.append(name("decode", 1))
+            names += [name("prefill", size) for size in facts.prefill]
+            names += [name("score", size) for size in facts.score]
+            if self._context == facts.contexts[0] or not facts.prefill:
+                names += [name("prompt", size) for size in facts.prompt]
         return names
 
     def _name(self, kind: Kind, size: int) -> str:

@@ -85,8 +85,12 @@ class LiteRtEngine:
         self._model = self._whole or self._prepare(signatures)
         outputs = [self._model.signatures[name].outputs.values() for name in signatures]
         self._scratch = Memory(max(map(Memory.needed, outputs)))
-        inputs = self._model.signatures[signatures[0]].inputs
-        kinds = {name: kind for name, kind in inputs.items() if is_kept(name)}
+        kinds = {
+            name: kind
+            for signature in signatures
+            for name, kind in self._model.signatures[signature].inputs.items()
+            if is_kept(name)
+        }
         memory = Memory(Memory.needed(kinds.values()))
         for name, kind in kinds.items():
             self._cache[name] = Tensor(self._library, kind, memory)

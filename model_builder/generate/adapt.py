@@ -62,7 +62,6 @@ class AdapterOptions(msgspec.Struct, frozen=True):
     Attributes:
         name: of the bundle; empty: from the folder.
         version: of the bundle.
-        weights: how A and B are stored, apart.
         weights_from: the base's source; with it an adapter apart is compared with the float model.
         prompt_prefix, prompt_suffix: around a prompt, in place of the base's.
         grammar: file with a Lark grammar, in place of the base's; empty: the base's.
@@ -72,7 +71,6 @@ class AdapterOptions(msgspec.Struct, frozen=True):
 
     name: str = ""
     version: str = "1.0.0"
-    weights: Literal["int8", "float16"] = "int8"
     weights_from: str = ""
     prompt_prefix: str | None = None
     prompt_suffix: str | None = None
@@ -118,7 +116,7 @@ def import_adapter(
     found = read_adapter(source, basis.sizes)
     own = _own_facts(found, bundle, options)
     parts = basis.placed(basis.native(found.parts))
-    data = encode({key: (part.a, part.b) for key, part in parts.items()}, options.weights)
+    data = encode({key: (part.a, part.b) for key, part in parts.items()})
     adapter = Adapter(data, own, facts)
     progress("writing", 0, 1)
     runner = _runner(bundle, facts, adapter)
@@ -263,7 +261,6 @@ def _own_facts(found: PeftAdapter, bundle: Bundle, options: AdapterOptions) -> A
         "base": msgspec.to_builtins(bundle.ref),
         "rank": found.rank,
         "targets": list(found.targets),
-        "weights": options.weights,
         "prompt_prefix": options.prompt_prefix,
         "prompt_suffix": options.prompt_suffix,
         "grammar": _grammar(options.grammar),

@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from model_builder.generate.importer import Imported
 
 
-class AdapterWeights(str, Enum):
-    """``--adapter-weights``."""
-
-    INT8 = "int8"
-    FLOAT16 = "float16"
-
-
 class Weights(str, Enum):
     """``--weights``."""
 
@@ -94,9 +87,6 @@ def import_command(
         str,
         typer.Option(help="of an adapter: the base's source; needed to merge, else to compare"),
     ] = "",
-    adapter_weights: Annotated[
-        AdapterWeights, typer.Option(help="of an adapter: how its matrices are stored")
-    ] = AdapterWeights.INT8,
     prompt_prefix: Annotated[
         str | None, typer.Option(help="of an adapter: text before a prompt, for the base's")
     ] = None,
@@ -125,7 +115,6 @@ def import_command(
         own = adapt.AdapterOptions(
             name=name,
             version=version,
-            weights=adapter_weights.value,
             weights_from=weights_from,
             prompt_prefix=prompt_prefix,
             prompt_suffix=prompt_suffix,

@@ -213,10 +213,15 @@ class _Signature:
         y = self._linear(x, site)
         if not self.rank:
             return y
+        g, ranks = self.g, parts * self.rank
         outputs, inputs = site.weight.shape
-        a = self.g.input(f"lora_a_{name}", (parts * self.rank, inputs))
-        b = self.g.input(f"lora_b_{name}", (outputs, parts * self.rank))
-        return self.g.binary("ADD", y, self.g.product(self.g.product(x, a), b))
+        a = g.input_int8(f"lora_a_{name}", (ranks, inputs))
+        scales = g.input(f"lora_s_{name}", (1, ranks))
+        b = g.input_int8(f"lora_b_{name}", (outputs, ranks))
+        # XNNPACK takes no matrix that changes. As floats both would be four times as much to
+        # read for each token; the runtime's own kernel rounds what they are multiplied by.
+        inner = g.binary("MUL", g.product(x, a), scales)
+        return g.binary("ADD", y, g.product(inner, b))
 
     def _heads(
         self, qkv: Node, turns: tuple[Node, Node] | None, gain: Weight | None

@@ -38,7 +38,7 @@ class Runner:
         config: DecoderConfig,
         facts: GeneratorFacts,
         threads: int = 2,
-        adapter: dict[str, Array] | None = None,
+        adapter: dict[str, npt.NDArray[Any]] | None = None,
     ) -> None:
         import warnings
 

@@ -266,7 +266,7 @@ class Graph:
         return self._op("FULLY_CONNECTED", inputs, [(*x.shape[:-1], weight.shape[0])], options)[0]
 
     def product(self, x: Node, matrix: Node) -> Node:
-        """FULLY_CONNECTED with a matrix that is no constant: x ``[..., K]``, ``[N, K]``."""
+        """FULLY_CONNECTED with an int8 matrix that is no constant: x ``[..., K]``, ``[N, K]``."""
         options = schema.FullyConnectedOptionsT()
         options.keepNumDims = True
         shape = (*x.shape[:-1], matrix.shape[0])

@@ -1,4 +1,4 @@
-"""Makes the adapters beside it: random LoRAs by the `peft` library, with logits of base and adapter.
+"""Makes the adapters beside it: random LoRAs by the `peft` library, with the logits they give.
 
 Run by ``make oracle`` after ``make_oracle.py``, in the same environment. For each case of
 ``adapters/``: ``adapter_config.json`` and ``adapter_model.safetensors`` as the library writes them,
