@@ -303,14 +303,14 @@ class Settled(msgspec.Struct, frozen=True, omit_defaults=True):
     mode: str
     base: str = ""
 
-    def holds(self, update: tuple[int, BundleRef, Mode], serving: set[str]) -> bool:
+    def holds(self, update: tuple[int, BundleRef, Mode], others: set[str]) -> bool:
         """Whether the same need not be tried again.
 
         Args:
             update: revision, bundle and mode of what is wanted.
-            serving: digests of the active bundles.
+            others: digests of the active bundles of other slots.
         """
-        return (self.revision, self.bundle, self.mode) == update and self.base not in serving
+        return (self.revision, self.bundle, self.mode) == update and self.base not in others
 
 
 def plan(
@@ -327,15 +327,19 @@ def plan(
         Updates in state ``desired``; empty when there is nothing to do.
     """
     updates = []
-    serving = {report.active.manifest_sha256 for report in slots.values() if report.active}
     for slot, wish in sorted(desired.slots.items()):
         has = slots.get(slot, SlotReport())
+        others = {
+            report.active.manifest_sha256
+            for other, report in slots.items()
+            if report.active and other != slot
+        }
         for mode, bundle in wishes(wish).items():
             there = has.active if mode == "active" else has.shadow
             if there == bundle:
                 continue
             ended = settled.get(place(slot, mode))
-            if ended is not None and ended.holds((desired.revision, bundle, mode), serving):
+            if ended is not None and ended.holds((desired.revision, bundle, mode), others):
                 continue
             updates.append(
                 Update(
