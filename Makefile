@@ -90,8 +90,9 @@ test-tuf: $(STAMP) test-tools
 # Logits of small random decoders by another library, which the tests compare with.
 oracle:
 	test -x .venv-oracle/bin/python || $(PYTHON) -m venv .venv-oracle
-	.venv-oracle/bin/pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'transformers==5.24.0'
+	.venv-oracle/bin/pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'transformers==5.24.0' 'peft==0.21.0'
 	.venv-oracle/bin/python tests/model_builder/generate/oracle/make_oracle.py
+	.venv-oracle/bin/python tests/model_builder/generate/oracle/make_adapters.py
 
 bench: $(STAMP)
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --quick || exit 1; done

@@ -354,6 +354,11 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
         return BundleRef(self.name, self.version, manifest_sha256)
 
     @property
+    def slot(self) -> str:
+        """Where it goes unless somebody says otherwise: an adapter stands beside its base."""
+        return self.task if self.adapter is None else self.name
+
+    @property
     def total_bytes(self) -> int:
         """Bytes of all files, without the manifest."""
         return sum(entry.size for entry in self.files)

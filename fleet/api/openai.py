@@ -2,12 +2,14 @@
 
 The model of a request is a selector: a device's name, ``group=kitchen``, or ``all``. Of the
 devices that it means, one answers: online, with a generator, and the least busy. A device that
-is busy or silent before its first token is replaced by the next.
+is busy or silent before its first token is replaced by the next. After a colon stands the adapter
+that is to answer: ``group=kitchen:home``.
 Source: OpenAI API reference, chat completions and completions.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 import time
@@ -38,7 +40,13 @@ SLOT: Final = "generate"
 TIMEOUT_S: Final = 120.0
 """Seconds that one completion may take."""
 
-_RETRY: Final = frozenset({"busy", "device-offline", "no-answer", "no-model", "shutting-down"})
+_RETRY: Final = frozenset(
+    {
+        *("busy", "device-offline", "no-answer", "no-model", "shutting-down"),
+        *("no-adapter", "no-base", "wrong-base"),
+    }
+)
+_ADAPTER: Final = re.compile(r"(.+):([^:=!,()\s]+)")
 _TRIES: Final = 3
 _REASONS: Final = {"stop": "stop", "length": "length", "time": "length", "cancelled": "stop"}
 
@@ -76,6 +84,14 @@ _GENERATES = (
 )
 
 
+def split(model: str) -> tuple[str, str | None]:
+    """The selector and the adapter that a model's name asks for."""
+    found = _ADAPTER.fullmatch(model)
+    if found is None or re.search(rf"\b{selector.OWN.rstrip(':')}$", found[1]):
+        return model, None  # the colon belongs to the selector
+    return found[1], found[2]
+
+
 def _candidates(controller: Controller, model: str) -> list[str]:
     """Devices that may answer, the least busy first.
 
@@ -103,7 +119,7 @@ async def _answers(
     Raises:
         ShoalError: what the last device said.
     """
-    names = await run_in_threadpool(_candidates, controller, model)
+    names = await run_in_threadpool(_candidates, controller, split(model)[0])
     for index, name in enumerate(names[:_TRIES]):
         last = index + 1 == min(len(names), _TRIES)
         started = False
@@ -267,6 +283,9 @@ class _Asked:
 
 def _asked(body: Sampling, fields: dict[str, Any], requester: str) -> list[_Asked]:
     """The choices of a request, prompt by prompt; with a seed each has one of its own."""
+    adapter = split(body.model)[1]
+    if adapter is not None:
+        fields = {**fields, "adapter": adapter}
     prompts = body.prompts if isinstance(body, Completion) else [None]
     choices = []
     for index, (prompt, number) in enumerate(product(prompts, range(body.n or 1))):

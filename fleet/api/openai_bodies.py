@@ -69,7 +69,12 @@ class Strict(BaseModel):
 class Body(Strict):
     """The body of a request; see the module for what is let be."""
 
-    model: Annotated[str, Field(min_length=1, max_length=4000, description="a selector")]
+    model: Annotated[
+        str,
+        Field(
+            min_length=1, max_length=4000, description="a selector; after a colon an adapter's name"
+        ),
+    ]
 
     @model_validator(mode="before")
     @classmethod

@@ -109,7 +109,7 @@ def get_field_of(
     with controller.store.read() as connection:
         published = bundles.find(connection, name, version)
         sha256 = published.ref.manifest_sha256
-        slot = slot or published.manifest.task
+        slot = slot or published.manifest.slot
         of = fields.version_of(
             slot, sha256, published.ref, store.by_device(connection, slot, [sha256], since)
         )

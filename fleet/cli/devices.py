@@ -178,6 +178,10 @@ def query(
     temperature: Annotated[float | None, typer.Option(help="For generate.")] = None,
     seed: Annotated[int | None, typer.Option(help="For generate.")] = None,
     json_schema: Annotated[Path | None, typer.Option(help="For generate.")] = None,
+    slot: Annotated[str | None, typer.Option(help="Whose model; default: of the task.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="For generate: an adapter's slot or name.")
+    ] = None,
     folder: Folder = HERE,
     url: Url = None,
     token_file: TokenFile = None,
@@ -193,6 +197,8 @@ def query(
                 ("max_tokens", max_tokens),
                 ("temperature", temperature),
                 ("seed", seed),
+                ("slot", slot),
+                ("adapter", adapter),
             )
             if value is not None
         }

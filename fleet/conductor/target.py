@@ -109,7 +109,7 @@ def find(connection: sa.Connection, spec: RolloutSpec, signed: Signed) -> Target
         archives = signed().get(spec.version, frozenset())
         return Target(program.ref(spec.version), program.SLOT, archives=archives)
     published = bundles.find(connection, spec.bundle, spec.version)
-    return Target(published.ref, spec.slot or published.manifest.task, published.manifest)
+    return Target(published.ref, spec.slot or published.manifest.slot, published.manifest)
 
 
 @functools.lru_cache(maxsize=256)

@@ -277,7 +277,7 @@ class Data:
         since = self._controller.clock() - fields.WEEK_S
         with self._controller.store.read() as connection:
             found = bundles.find(connection, name, version)
-            slot, sha256 = found.manifest.task, found.ref.manifest_sha256
+            slot, sha256 = found.manifest.slot, found.ref.manifest_sha256
             judged = field.labels(connection, slot, sha256, since)
             versions = [
                 one

@@ -135,7 +135,9 @@ class RolloutSpec(_Model):
     version: Annotated[str, Field(pattern=VERSION_PATTERN)]
     selector: Annotated[str, Field(min_length=1, max_length=MAX_CHARS)] = "all"
     slot: Annotated[str, Field(pattern=NAME_PATTERN)] | None = Field(
-        None, description="which of the devices' models is replaced; null: the bundle's task"
+        None,
+        description="which of the devices' models is replaced; null: the bundle's task, "
+        "or the name of an adapter",
     )
     mode: Literal["active", "shadow"] = Field(
         "active", description="shadow: answer beside the active model, show nothing"
