@@ -1,7 +1,8 @@
 """``family: auto``: the shape, the text and the teacher's share are found on validation.
 
-A few plans are trained for a short time, the better half goes on, and the best is trained once
-more on all rows with the validation rows among them. What validation says about the answers'
+A few plans are trained for a short time and the better ones for longer. All that was trained is
+compared, so a training that goes on for too long wins nothing; the best is trained once more, for
+as long, on all rows with the validation rows among them. What validation says about the answers'
 confidence is taken from before that. Where rows are few, cross-validation stands for validation
 (:mod:`model_builder.classify.folded`). The test split is never looked at.
 
@@ -53,7 +54,7 @@ _MOST_FIRST: Final = 20_000
 _MOST_TWICE: Final = (20_000, 5_000)
 """Rows up to which two plans are trained for all of their steps: few labels, many labels."""
 
-_REFIT: Final = 6000
+_REFIT: Final = 15_000
 """Rows up to which the student learns again with the validation rows, where those were split off
 the training rows: beyond them a few more teach nothing. A validation file is never learned."""
 
@@ -94,12 +95,13 @@ class _Chosen(msgspec.Struct):
 
 
 class _Trial(msgspec.Struct):
-    """A plan with what came of it."""
+    """A plan with what came of it after `steps`; `whole`: it was taught the whole lesson."""
 
     plan: Plan
     bag: Bag
     score: Score
     steps: int
+    whole: bool = True
 
 
 def find(recipe: Recipe, dataset: Dataset, cache: Path, progress: Progress) -> Found:
@@ -242,43 +244,60 @@ def _halve(
     cache: Path,
     progress: Progress,
 ) -> tuple[_Trial, list[list[dict[str, Any]]]]:
-    """All plans for a short time, then the better ones for all of theirs."""
-    alive = tried
-    rounds = []
-    trials: list[_Trial] = []
-    split = dataset.validation
-    for number, part in enumerate((_FIRST[len(dataset.labels) > MANY], 1.0)):
+    """All plans for a short time, then the better ones for all of theirs; the best trial of all."""
+    many = len(dataset.labels) > MANY
+    part = _FIRST[many]
+    some = lesson.some(_MOST_FIRST, derive(recipe.seed, "some"))
+    whole = len(some.texts) == len(lesson.texts)
+    rounds: list[list[_Trial]] = []
+
+    def round_of(taught: Lesson, runs: list[tuple[Plan, int]], word: str) -> list[_Trial]:
+        total, done = sum(steps for _, steps in runs), 0
         trials = []
-        taught = lesson if number else lesson.some(_MOST_FIRST, derive(recipe.seed, "some"))
-        word = f"tries {len(alive)} plans" + (" for longer" if number else "")
-        all_steps = [
-            max(min(plan.fit.steps, _LEAST_FIRST), int(plan.fit.steps * part)) for plan in alive
-        ]
-        for place, (plan, steps) in enumerate(zip(alive, all_steps, strict=True)):
-            before = sum(all_steps[:place])
-            told = partial(counted, progress, word, before, sum(all_steps))
+        for plan, steps in runs:
+            told = partial(counted, progress, f"tries {len(runs)} plans{word}", done, total)
             bag = train_plan(recipe, taught, plan, steps, cache, told)
-            logits = bag.logits(encode(split.texts, plan.shape.features))
-            trials.append(_Trial(plan, bag, score(logits, split.targets), steps))
-        first = best([trial.score for trial in trials])
-        trials = [trials[first], *trials[:first], *trials[first + 1 :]]
-        trials[1:] = sorted(trials[1:], key=lambda trial: -trial.score.mean)
-        rounds.append(
-            [
-                {
-                    "plan": trial.plan.name,
-                    "steps": trial.steps,
-                    "validation": round(trial.score.accuracy, 4),
-                    "surprise": round(trial.score.surprise, 4),
-                    "score": round(trial.score.mean, 4),
-                }
-                for trial in trials
-            ]
-        )
-        most = _MOST_TWICE[len(dataset.labels) > MANY]
-        twice = len(trials) > 2 and lesson.natural <= most
-        alive = [trial.plan for trial in trials[: 2 if twice else 1]]
-    return trials[0], rounds
+            done += steps
+            logits = bag.logits(encode(dataset.validation.texts, plan.shape.features))
+            found = score(logits, dataset.validation.targets)
+            trials.append(_Trial(plan, bag, found, steps, taught is lesson or whole))
+        rounds.append(trials)
+        return trials
+
+    first = round_of(some, [(plan, _fewer(plan, part)) for plan in tried], "")
+    ahead = first[best([trial.score for trial in first])].plan
+    order = sorted(first, key=lambda trial: (trial.plan is not ahead, -trial.score.mean))
+    # A plan that had all of its steps and all of the text has nothing more to show.
+    unseen = [t.plan for t in order if not whole or t.steps < t.plan.fit.steps]
+    twice = len(tried) > 2 and lesson.natural <= _MOST_TWICE[many]
+    longer = [(plan, plan.fit.steps) for plan in unseen[: 2 if twice else 1]]
+    if longer:
+        round_of(lesson, longer, " for longer")
+    # As the plans come, and of one the longer training first.
+    trials = [t for plan in tried for trials in reversed(rounds) for t in trials if t.plan is plan]
+    top = trials[best([trial.score for trial in trials])]
+    return top, [[_row(trial) for trial in _ranked(trials, top)] for trials in rounds]
+
+
+def _fewer(plan: Plan, part: float) -> int:
+    """Steps of the first round."""
+    if plan.linear:
+        return plan.fit.steps
+    return max(min(plan.fit.steps, _LEAST_FIRST), int(plan.fit.steps * part))
+
+
+def _ranked(trials: list[_Trial], top: _Trial) -> list[_Trial]:
+    return sorted(trials, key=lambda trial: (trial is not top, -trial.score.mean))
+
+
+def _row(trial: _Trial) -> dict[str, Any]:
+    return {
+        "plan": trial.plan.name,
+        "steps": trial.steps,
+        "validation": round(trial.score.accuracy, 4),
+        "surprise": round(trial.score.surprise, 4),
+        "score": round(trial.score.mean, 4),
+    }
 
 
 def _final(
@@ -297,9 +316,9 @@ def _final(
     texts, targets = every.train.texts[first:], every.train.targets[first:]
     word = partial(progress, "student learns")
     if recipe.data.validation or first > _REFIT or not texts:
-        if plan is top.plan:
+        if plan is top.plan and top.whole:
             return top.bag, lesson
-        return train_plan(recipe, lesson, plan, plan.fit.steps, cache, word), lesson
+        return train_plan(recipe, lesson, plan, top.steps, cache, word), lesson
     teacher = masters.teacher
     soft: Any = np.eye(masters.classes, dtype=np.float32)[targets]
     if teacher is None or teacher.open_ended:
@@ -309,4 +328,4 @@ def _final(
         np.concatenate([lesson.targets[:first], soft, lesson.targets[first:]]),
         first + len(texts),
     )
-    return train_plan(recipe, whole, plan, plan.fit.steps, cache, word), whole
+    return train_plan(recipe, whole, plan, top.steps, cache, word), whole

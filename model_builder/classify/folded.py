@@ -196,6 +196,8 @@ def by_folds(
 
 
 def _steps(plan: Plan, many: bool) -> int:
+    if plan.linear:
+        return plan.fit.steps
     return max(100, int(plan.fit.steps * _STEPS[many]))
 
 

@@ -16,6 +16,9 @@ MOST_TRAINED: Final = 120_000
 MOST_HELD: Final = 10_000
 """Rows of its validation and test splits: enough to tell a third of a point apart."""
 
+USUALLY_HELD: Final = 1_000
+"""Rows of its validation split that tell two students apart, where that is no large part."""
+
 _RECIPE: Final = """\
 # A classifier of the texts in {file}: {rows} rows, {labels} labels.
 # Build it with: shoal build {recipe}
@@ -92,7 +95,7 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
         limit=f"  limit: {MOST_TRAINED}  # of {rows} rows: more take hours and teach little\n"
         if rows > MOST_TRAINED
         else "",
-        validation=_share(0.05 if rows > 5000 else 0.15, rows),
+        validation=_share(min(0.15, max(0.05, float(f"{USUALLY_HELD / rows:.2g}"))), rows),
         test=_share(0.2, rows),
     )
     return content, found.notes

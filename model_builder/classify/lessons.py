@@ -20,6 +20,7 @@ from model_builder.schedule import seconds_for
 from model_builder.seeds import derive
 from model_builder.students.bag import Bag, train_bag
 from model_builder.students.ids import encode
+from model_builder.students.linear import fit_linear
 from model_builder.teachers.base import Progress
 
 _MOST_MADE: Final = 60_000
@@ -108,9 +109,11 @@ def train_plan(
     seed = derive(recipe.seed, "auto")
     fit = msgspec.structs.replace(plan.fit, steps=steps)
     targets = lesson.targets[:natural]
+    if plan.labels:  # half of what is learned is the label, so it is the most likely
+        targets = np.eye(targets.shape[1], dtype=np.float32)[targets.argmax(axis=1)]
     data = hashlib.sha256("\0".join(lesson.texts[:natural]).encode("utf-8", "replace"))
     data.update(targets.tobytes())
-    run = msgspec.json.encode([data.hexdigest(), plan.shape, plan.natural, fit, seed])
+    run = msgspec.json.encode([data.hexdigest(), plan.shape, plan.natural, fit, seed, plan.linear])
     checkpoint = Checkpoint(cache, hashlib.sha256(run).hexdigest())
     bag = Bag(plan.shape, targets.shape[1], seed)
     saved = checkpoint.load([value.shape for value in bag.weights.values()])
@@ -120,7 +123,12 @@ def train_plan(
         return bag
     ids = encode(lesson.texts[:natural], plan.shape.features)
     weights = lesson.weights(plan.natural)[:natural]
-    train_bag(bag, ids, targets, weights, fit, seed, progress)
+    if plan.linear is None:
+        train_bag(bag, ids, targets, weights, fit, seed, progress)
+    else:
+        alone = msgspec.structs.replace(plan.shape.features, char_min=1, char_max=0)
+        words = encode(lesson.texts[:natural], alone)
+        fit_linear(bag, ids, words, targets, weights, plan.linear, steps, progress)
     checkpoint.save(Saved(steps, True, list(bag.weights.values()), []))
     return bag
 

@@ -18,6 +18,7 @@ from model_builder.recipes.classify import BudgetConfig
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.rounding import common_length
 from model_builder.students.bag import BagFit
+from model_builder.students.linear import LinearFit
 
 DEFAULT_BYTES: Final = 512 * 1024
 """Of the model file, where the recipe has no budget."""
@@ -48,6 +49,15 @@ _PASSES: Final = 9
 small, so is what it learns of rare pieces."""
 
 _MOST_BUCKETS: Final = 2**18
+
+_COLUMNS: Final = 24
+"""Of the table of a fitted student, at most: more labels share them."""
+
+_MOST_TRAINED: Final = 8
+"""Plans that are trained in steps."""
+
+_TURNS: Final = (100, 250)
+"""Of the optimiser that fits one, at most: with a column for each label but one, with fewer."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -104,13 +114,17 @@ class Plan(msgspec.Struct, frozen=True):
         name: for people.
         shape: of the student.
         natural: share of the steps' texts that are training rows; 1: no made text is used.
-        fit: of the training.
+        fit: of the training; of a linear fit its steps are the optimiser's turns, at most.
+        linear: fitted at once instead of trained in steps.
+        labels: learns the rows' labels alone and nothing of what the teacher says of them.
     """
 
     name: str
     shape: NgramStudentConfig
     natural: float
     fit: BagFit
+    linear: LinearFit | None = None
+    labels: bool = False
 
 
 def shape(
@@ -248,10 +262,7 @@ def plans(
         except RefusedError as error:
             refused = error
             continue
-        pieces = f"characters {chars[0]}-{chars[1]}" if chars[1] else "words and pairs"
-        name = f"{own.features.buckets} x {dim}, {pieces}"
-        name += f", hidden {hidden}" if hidden else ", linear"
-        name += ", maximum" if largest else ""
+        name = _named(own)
         if made and (hidden or not briefly):
             found.append(Plan(name, own, natural, many))
         if not made or len(found) == 1 or not hidden:
@@ -260,4 +271,31 @@ def plans(
             found.append(Plan(f"{name}, the rows alone and few times", own, 1.0, brief))
     if not found and refused is not None:
         raise refused
-    return found[:8]
+    return [*_fitted_plans(texts, labels, bounds, made), *found[:_MOST_TRAINED]]
+
+
+def _named(own: NgramStudentConfig) -> str:
+    features = own.features
+    pieces = "words and pairs"
+    if features.char_max:
+        pieces = f"characters {features.char_min}-{features.char_max}"
+    name = f"{features.buckets} x {own.dim}, {pieces}"
+    name += f", hidden {own.hidden}" if own.hidden else ", linear"
+    return name + (", maximum" if own.max_pool else "")
+
+
+def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> list[Plan]:
+    """What TF-IDF with logistic regression is, with as many rows of the table as the budget holds.
+
+    They come first: whatever else is chosen has shown that it is better than that.
+    """
+    chars = (3, 4) if _long(texts) else (3, 5)
+    try:
+        own = shape(texts, labels, bounds, min(labels - 1, _COLUMNS) or 1, 0, chars=chars)
+    except RefusedError:
+        return []
+    name, fit = f"{_named(own)}, fitted", BagFit(steps=_TURNS[labels - 1 > _COLUMNS])
+    found = [Plan(f"{name} to the labels", own, 1.0, fit, LinearFit(), labels=True)]
+    if made:
+        found.append(Plan(f"{name} to the teacher", own, 0.3, fit, LinearFit()))
+    return found

@@ -42,7 +42,7 @@ def test_few_labels_get_more_rows_than_many() -> None:
     for labels in (2, 150):
         facts = Facts(3000, labels, 20.0, 300.0)
         tried = plans(TEXTS, facts, Limits(), 10_000)
-        assert 3 <= len(tried) <= 8
+        assert 5 <= len(tried) <= 10
         rows[labels] = tried[0].shape.features.buckets
     assert rows[2] > 4 * rows[150]
 
@@ -76,12 +76,14 @@ def test_every_plan_keeps_the_budget(size: int, labels: int) -> None:
         assert weights < size
 
 
+@pytest.mark.parametrize("fitted_at_once", [False, True])
 @pytest.mark.parametrize(("labels", "size"), [(2, 65_536), (77, 524_288), (400, 262_144)])
-def test_the_file_of_a_plan_keeps_the_budget(labels: int, size: int) -> None:
+def test_the_file_of_a_plan_keeps_the_budget(labels: int, size: int, fitted_at_once: bool) -> None:
     """Converted, with all that the file holds beside the weights."""
-    plan = plans(TEXTS, Facts(3000, labels, 20.0, 300.0), Limits(size), 100)[0]
+    tried = plans(TEXTS, Facts(3000, labels, 20.0, 300.0), Limits(size), 100)
+    plan = next(plan for plan in tried if bool(plan.linear) == fitted_at_once)
     bag = Bag(plan.shape, labels, 1)
-    for name in ("first_bias", "out_bias"):
+    for name in {"first_bias", "out_bias"} & bag.weights.keys():
         bag.weights[name][:] = np.linspace(-0.1, 0.1, len(bag.weights[name]))
     student = bag.student(labels)
     student.freeze()
@@ -298,7 +300,7 @@ def test_auto_builds_a_bundle_and_says_why(tmp_path: Path) -> None:
     found = result.report["auto"]
     assert found["made_texts"] > 0
     assert found["tfidf_share"] in (0.0, 0.25, 0.5, 0.75, 1.0)
-    assert len(found["rounds"]) == 1 and 3 <= len(found["rounds"][0]) <= 8
+    assert len(found["rounds"]) == 1 and 5 <= len(found["rounds"][0]) <= 10
     assert found["chosen"] in found["why"]
     headline, rows = result.report["headline"], len(sentences())
     assert (headline["rows"], headline["folds"]) == (rows, 3)

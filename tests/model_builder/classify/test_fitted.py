@@ -1,0 +1,116 @@
+"""The student that is fitted at once: TF-IDF with logistic regression in int8."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from contracts.text import NgramConfig
+from model_builder.classify.lessons import Lesson
+from model_builder.classify.plans import Facts, Limits, plans
+from model_builder.convert import Runner, to_int8
+from model_builder.data.shipped import drawn
+from model_builder.recipes.students import NgramStudentConfig
+from model_builder.students.bag import Bag
+from model_builder.students.ids import encode
+from model_builder.students.linear import LinearFit, fit_linear
+from model_builder.teachers.counted import CountedTeacher
+from model_builder.tflm import measure
+from tests.model_builder.support import sentences
+
+TEXTS = [text for text, _ in sentences()]
+LABELS = np.array([("on", "off", "heat").index(label) for _, label in sentences()])
+
+
+def _bag(labels: int, dim: int, buckets: int = 8192) -> Bag:
+    features = NgramConfig(buckets=buckets, length=128, char_min=3, char_max=5, marks=True)
+    config = NgramStudentConfig(features=features, dim=dim, hidden=0, max_pool=False)
+    return Bag(config, labels, 1)
+
+
+def _fit(bag: Bag, texts: list[str], targets: np.ndarray, turns: int = 100) -> Bag:
+    features = bag.config.features
+    words = NgramConfig(features.buckets, features.length, 1, 0, marks=True)
+    soft = np.eye(bag.weights["from_mean"].shape[1], dtype=np.float32)[targets]
+    fit_linear(
+        bag,
+        encode(texts, features),
+        encode(texts, words),
+        soft,
+        np.ones(len(texts)),
+        LinearFit(),
+        turns,
+    )
+    return bag
+
+
+@pytest.mark.parametrize(("labels", "dim"), [(2, 1), (3, 2), (3, 4)])
+def test_it_is_the_same_on_every_runtime(labels: int, dim: int) -> None:
+    """Of one column, of one fewer than labels, of more: LiteRT and TFLM give equal integers."""
+    bag = _fit(_bag(labels, dim), TEXTS, LABELS % labels)
+    ids = encode(TEXTS, bag.config.features)
+    student = bag.student(labels)
+    student.freeze()
+    runner = Runner(to_int8(student, student, 128, ids))
+    assert (runner.logits(ids).argmax(1) == bag.logits(ids).argmax(1)).mean() > 0.97
+    assert (runner.logits(ids).argmax(1) == LABELS % labels).mean() > 0.95
+    others = encode(drawn(300, np.random.default_rng(1)), bag.config.features)
+    _, micro = measure(to_int8(student, student, 128, ids), others)
+    assert np.array_equal(micro, runner.quantised(others))
+
+
+def test_it_answers_what_it_did_not_learn_as_well_as_tfidf() -> None:
+    """Every other sentence is held back."""
+    bag = _fit(_bag(3, 2), TEXTS[::2], LABELS[::2])
+    counted = CountedTeacher(3)
+    counted.train(TEXTS[::2], LABELS[::2])
+    own = bag.logits(encode(TEXTS[1::2], bag.config.features)).argmax(1)
+    theirs = counted.shares(TEXTS[1::2]).argmax(1)
+    assert (own == LABELS[1::2]).mean() >= (theirs == LABELS[1::2]).mean() - 0.05
+    assert (own == theirs).mean() > 0.85
+
+
+def test_a_long_text_is_answered_as_a_short_one() -> None:
+    """The bias does not outweigh a word, nor a page the bias: the rarer label is still found."""
+    rng = np.random.default_rng(1)
+    texts = [f"fine weather today {i}" for i in range(95)] + [f"fire here {i}" for i in range(5)]
+    bag = _fit(_bag(2, 1), texts, np.array([0] * 95 + [1] * 5))
+    asked = ["fire", "fire fire here", " ".join(["fire here"] * 20), "weather"]
+    found = bag.logits(encode(asked, bag.config.features)).argmax(1)
+    assert found.tolist() == [1, 1, 1, 0]
+    unknown = [" ".join(rng.choice(list("qxzjkv"), 5)) for _ in range(5)]
+    assert bag.logits(encode(["", *unknown], bag.config.features)).argmax(1)[0] == 0
+
+
+def test_more_labels_than_columns_share_them() -> None:
+    """Twelve labels in five columns: most answers stay what they were."""
+    texts = [f"{name} number {i}" for name in "abcdefghijkl" for i in range(12)]
+    targets = np.repeat(np.arange(12), 12)
+    bag = _fit(_bag(12, 5), texts, targets)
+    assert (bag.logits(encode(texts, bag.config.features)).argmax(1) == targets).mean() > 0.8
+
+
+@pytest.mark.parametrize("texts", [["", "", ""], ["...", "a", ""], ["same", "same", "same"]])
+def test_text_that_says_nothing_gives_a_student(texts: list[str]) -> None:
+    """No word at all, or no difference: finite weights."""
+    bag = _fit(_bag(3, 2), texts, np.array([0, 1, 2]))
+    assert all(np.isfinite(value).all() for value in bag.weights.values())
+
+
+def test_every_search_begins_with_what_a_person_would_have_used() -> None:
+    """With any number of labels, in a budget that is usual; the rows' labels alone teach it."""
+    for labels in (2, 6, 77, 150):
+        for briefly in (False, True):
+            tried = plans(TEXTS, Facts(3000, labels, 20.0, 300.0), Limits(), 10_000, briefly)
+            first = tried[0]
+            assert first.linear and first.labels and first.natural == 1.0
+            assert not first.shape.hidden and not first.shape.max_pool
+            size = first.shape.features.buckets * first.shape.dim
+            assert 200_000 < size < 512 * 1024
+            assert any(plan.linear and not plan.labels for plan in tried)
+
+
+def test_a_lesson_tells_the_labels_of_its_rows() -> None:
+    """Half of a row's target is its label: it is the most likely, whatever the teacher says."""
+    soft = (np.eye(3, dtype=np.float32)[[0, 1]] + np.eye(3, dtype=np.float32)[[2, 1]] * 0.99) / 2
+    assert Lesson(["a", "b"], soft, 2).targets.argmax(1).tolist() == [0, 1]
