@@ -57,6 +57,28 @@ def weak(report: dict[str, Any]) -> list[str]:
     return [r["label"] for r in sorted(rows, key=lambda r: (r["f1"], r["label"]))]
 
 
+def one_sided(report: dict[str, Any]) -> list[str]:
+    """Warnings where a model says little more than the most frequent label; empty: none."""
+    matrix = np.array(report["confusion"]["matrix"])
+    rows, said = matrix.sum(axis=1), matrix.sum(axis=0)
+    labels = report["confusion"]["labels"]
+    if not rows.any():
+        return []
+    found = []
+    never = [labels[i] for i in np.nonzero((rows > 0) & (said == 0))[0]]
+    if never:
+        named = ", ".join(never[:8]) + (" and others" if len(never) > 8 else "")
+        found.append(f"never answered, though there are rows of them: {named}; label more of them")
+    right, always = matrix.trace() / rows.sum(), rows.max() / rows.sum()
+    if right <= always:
+        largest = labels[int(rows.argmax())]
+        found.append(
+            f"always answering {largest!r} would be right on {always:.1%} of the rows, "
+            f"and the model is on {right:.1%}: it is of no use yet"
+        )
+    return found
+
+
 def label_next(report: dict[str, Any], most: int = 8) -> list[Wish]:
     """Labels in the order in which rows of them promise most: errors that they are part of."""
     counts = report["data"].get("rows_by_label", {})

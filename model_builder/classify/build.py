@@ -22,6 +22,7 @@ from contracts.bundle import Bundle, pack
 from contracts.errors import RefusedError
 from contracts.manifest import Provenance
 from model_builder.classify import metrics
+from model_builder.classify.advice import one_sided
 from model_builder.classify.auto import find
 from model_builder.classify.candidate import Candidate
 from model_builder.classify.card import card
@@ -101,6 +102,7 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     validated = time.monotonic()
     report, parts = _assess(recipe, dataset, student, teacher, progress, crossed)
     report |= searched
+    report["data"]["warnings"] += one_sided(report)
     check(recipe, report)
     name = f"{recipe.name}-{recipe.version}"
     parts.extra = {"card.md": card(recipe, report).encode()}

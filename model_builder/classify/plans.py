@@ -289,13 +289,15 @@ def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> l
 
     They come first: whatever else is chosen has shown that it is better than that.
     """
-    chars = (3, 4) if _long(texts) else (3, 5)
-    try:
-        own = shape(texts, labels, bounds, min(labels - 1, _COLUMNS) or 1, 0, chars=chars)
-    except RefusedError:
-        return []
-    name, fit = f"{_named(own)}, fitted", BagFit(steps=_TURNS[labels - 1 > _COLUMNS])
-    found = [Plan(f"{name} to the labels", own, 1.0, fit, LinearFit(), labels=True)]
-    if made:
-        found.append(Plan(f"{name} to the teacher", own, 0.3, fit, LinearFit()))
+    found = []
+    for chars in [(1, 0), (3, 4)] if _long(texts) else [(3, 5)]:
+        try:
+            columns = max(1, min(labels - 1, _COLUMNS))
+            own = shape(texts, labels, bounds, columns, 0, chars=chars)
+        except RefusedError:
+            return []
+        name, fit = f"{_named(own)}, fitted", BagFit(steps=_TURNS[labels - 1 > _COLUMNS])
+        found.append(Plan(f"{name} to the labels", own, 1.0, fit, LinearFit(), labels=True))
+        if made:
+            found.append(Plan(f"{name} to the teacher", own, 0.3, fit, LinearFit()))
     return found

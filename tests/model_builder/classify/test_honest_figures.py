@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from contracts.bundle import Bundle
 from contracts.labelled.rows import Row
 from model_builder.classify import metrics
+from model_builder.classify.advice import one_sided
 from model_builder.classify.build import build
 from model_builder.classify.crossvalidation import assign
 from model_builder.data.language import detect
@@ -113,3 +115,18 @@ def test_a_small_set_is_cross_validated(tmp_path: Path) -> None:
 def test_the_language_of_short_texts_is_told(texts: list[str], code: str) -> None:
     """A few at a time, for one alone tells little."""
     assert detect(texts).code == code
+
+
+def test_a_model_that_says_one_label_alone_is_called_of_no_use() -> None:
+    """Nine rows in ten have it: nine answers in ten are right, and none of the tenth is found."""
+
+    def report(matrix: list[list[int]]) -> dict[str, Any]:
+        return {"confusion": {"labels": ["ham", "spam"], "matrix": matrix}}
+
+    silent_on_spam = one_sided(report([[90, 0], [10, 0]]))
+    assert len(silent_on_spam) == 2
+    assert "never answered" in silent_on_spam[0] and "spam" in silent_on_spam[0]
+    assert "'ham'" in silent_on_spam[1] and "90.0%" in silent_on_spam[1]
+    assert one_sided(report([[90, 0], [4, 6]])) == []
+    assert len(one_sided(report([[80, 10], [9, 1]]))) == 1
+    assert one_sided(report([[0, 0], [0, 0]])) == []
