@@ -270,7 +270,10 @@ def _halve(
     # A plan that had all of its steps and all of the text has nothing more to show.
     unseen = [t.plan for t in order if not whole or t.steps < t.plan.fit.steps]
     twice = len(tried) > 2 and lesson.natural <= _MOST_TWICE[many]
-    longer = [(plan, plan.fit.steps) for plan in unseen[: 2 if twice else 1]]
+    # What is fitted at once takes seconds, and takes no other's turn.
+    fitted_ones = [plan for plan in unseen[:2] if plan.linear]
+    others = [plan for plan in unseen if not plan.linear][: 2 if twice else 1]
+    longer = [(plan, plan.fit.steps) for plan in [*fitted_ones, *others]]
     if longer:
         round_of(lesson, longer, " for longer")
     # As the plans come, and of one the longer training first.

@@ -132,6 +132,26 @@ def test_what_a_person_would_have_used_instead_is_kept_where_nothing_is_better(
     assert top.plan.linear is not None and top.plan.labels and not top.plan.shape.hidden
 
 
+def test_what_is_fitted_at_once_takes_no_turn_of_what_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leads after the first round on a part of the text; another gains by its long training."""
+    recipe, dataset, lesson = _taught(tmp_path)
+    monkeypatch.setattr(auto, "_MOST_FIRST", 50)
+    tried = _tried(dataset)
+    trained = next(plan for plan in tried if not plan.linear)
+
+    def wrong(plan: Plan, steps: int) -> int:
+        if plan.linear:
+            return 60
+        return 80 - (60 if plan is trained and steps > 1400 else 0)
+
+    _fake(monkeypatch, dataset, wrong)
+    top, rounds = auto._halve(recipe, dataset, lesson, tried, tmp_path, silent)
+    assert top.plan is trained and top.steps > 1400
+    assert sum(row["plan"] == trained.name for row in rounds[1]) == 1
+
+
 def _masters() -> Any:
     class Masters:
         classes, teacher = 3, None
