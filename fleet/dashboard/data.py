@@ -38,6 +38,7 @@ from fleet.rollout import selector
 from fleet.rollout.plan import Plan
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ACTIVE, IN_FLIGHT, Member
+from fleet.samples import labelling
 from fleet.store import (
     audit,
     bundles,
@@ -49,6 +50,7 @@ from fleet.store import (
     history,
     listing,
     rollouts,
+    samples,
     selection,
     telemetry,
     waits,
@@ -407,6 +409,43 @@ class Data:
         if done.todo:
             said += f" The broker does not know yet: {done.todo}."
         return f"{device} is {'renamed to ' + name if what == 'rename' else what + 'd'}.{said}"
+
+    # Hard examples ------------------------------------------------------------------------
+
+    def sampled(self) -> dict[str, int]:
+        """Models with hard examples, and how many."""
+        with self._controller.store.read() as connection:
+            return samples.models(connection)
+
+    def label_queue(self, model: str, token: Token, most: int) -> labelling.Queue:
+        """What a person should label next.
+
+        Raises:
+            InputError: ``no-samples``.
+        """
+        return labelling.queue(self._controller, model, token.name, most)
+
+    def say_label(self, model: str, key: str, label: str | None, token: Token) -> None:
+        """Says the label of a text; None: passes it over.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``no-such-sample``, ``bad-text-label``.
+        """
+        with self._noted(token, "samples.label", model, {}):
+            actor = Actor(token.name, token.role, "dashboard")
+            labelling.say(self._controller, actor, model, key, label)
+
+    def unsay_label(self, model: str, key: str, token: Token) -> None:
+        """Takes back what a person said of a text.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``no-such-sample``.
+        """
+        with self._noted(token, "samples.unlabel", model, {}):
+            actor = Actor(token.name, token.role, "dashboard")
+            labelling.unsay(self._controller, actor, model, key)
 
     # Queries ------------------------------------------------------------------------------
 

@@ -2,7 +2,17 @@
 
 from typing import Final
 
-from fleet.dashboard.pages import audit, device, devices, enrol, models, overview, rollout, rollouts
+from fleet.dashboard.pages import (
+    audit,
+    device,
+    devices,
+    enrol,
+    label,
+    models,
+    overview,
+    rollout,
+    rollouts,
+)
 from fleet.dashboard.site import Site
 
 FAVICON: Final = (
@@ -14,5 +24,5 @@ FAVICON: Final = (
 
 def register(site: Site) -> None:
     """Adds all pages to NiceGUI's app."""
-    for module in (overview, devices, device, enrol, models, rollouts, rollout, audit):
+    for module in (overview, devices, device, enrol, label, models, rollouts, rollout, audit):
         module.register(site)

@@ -27,7 +27,10 @@ def register(site: Site) -> None:
     async def models(request: Request) -> None:
         visit = await site.visit(request)
         with frame(visit, "Models", "/models"):
-            html("<h1>Models</h1>")
+            with ui.element("div").classes("tools"):
+                html("<h1>Models</h1>").classes("grow")
+                if visit.may("operator"):
+                    ui.link("Label texts", "/label").classes("button quiet")
             found = await asyncio.to_thread(site.data.models)
             options = charts.models(one for one, _ in found)
             if options["series"]:
