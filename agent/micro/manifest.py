@@ -87,12 +87,16 @@ def read(manifest, path):
 def _outputs(reader):
     """Scale and zero point of the first signature's first output."""
     signatures = reader.value()
+    if not signatures:  # of an adapter, which misfit() refuses
+        return 0.0, 0
     output = signatures[0]["outputs"][0]
     return output.get("scale", 0.0), output.get("zero_point", 0)
 
 
 def misfit(manifest, board):
     """Why it cannot run here, or None. `board`: the facts of the board's profile."""
+    if manifest.front_end.get("kind") == "base":
+        return "an adapter: the board runs no base of one"
     if manifest.quantization not in board["quantizations"]:
         return "quantisation %s: the board runs int8" % manifest.quantization
     if manifest.arena_bytes is None:

@@ -216,6 +216,8 @@ class Service:
         model, reference = self._device.models[slot]
         if model.manifest.task != "generate":
             raise Refused("wrong-task", "slot %s does not generate" % slot)
+        if request.body.get("adapter") is not None:
+            raise Refused("no-adapter", "this board runs no adapters")
         stream = bool(request.body.get("stream", True))
 
         async def chunk(text):

@@ -125,7 +125,7 @@ def import_adapter(
     tokenizer = Tokenizer.from_str(bundle.read(front.file).decode())
     vectors = continued(
         runner, tokenizer, adapted_facts(facts, own), list(options.golden) or golden_prompts(),
-        front.bos_id,
+        front.bos_id, replayed=True,
     )  # fmt: skip
     fidelity = None
     if options.weights_from:

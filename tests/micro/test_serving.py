@@ -26,6 +26,7 @@ from tests.micro import bundles, device
 from tests.micro.conftest import DATA, Devices
 from tests.micro.controller import Controller, enrol
 from tests.support.broker import mosquitto
+from tests.support.bundles import noise_adapter
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -124,6 +125,23 @@ def test_the_trained_generator_writes_the_right_line_on_a_device(controller, dev
         assert last.generated.text == status
         assert last.generated.finish_reason == "stop"
         assert "".join(answer.chunk for answer in chunks) == status
+
+
+def test_a_device_refuses_adapters_and_requests_that_name_one(controller, chip, talker, tmp_path):
+    """By code, before a file of one is fetched; what serves goes on."""
+    prompt = talker.golden()[0].text
+    named = GenerateRequest(prompt=prompt, adapter="home", max_tokens=4)
+    (answer,) = controller.ask("chip", "generate", named)
+    assert answer.error.code == "no-adapter"
+    adapter = noise_adapter(tmp_path / "home", talker.ref)
+    controller.repository.publish(adapter)
+    slots = {"classify": chip.ref, "generate": talker.ref, "home": adapter.ref}
+    controller.desire_slots("chip", 2, slots)
+    end = controller.wait_update("refused", 2)
+    assert (end.state, end.slot, end.reason.code) == ("refused", "home", "does-not-fit")
+    assert "adapter" in end.reason.message
+    *_, last = controller.ask("chip", "generate", GenerateRequest(prompt=prompt, max_tokens=4))
+    assert last.generated.bundle == talker.ref
 
 
 def test_a_full_queue_is_busy_and_a_request_can_be_cancelled(controller, chip):

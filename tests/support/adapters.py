@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from safetensors.numpy import save_file
 
+from contracts import codec
+from contracts.bundle import Bundle, file_entries
 from model_builder.generate.weights import DecoderWeights
+from tests.support.bundles import rewrite
 
 MODULES = {
     "q": "self_attn.q_proj",
@@ -62,3 +66,15 @@ def write_adapter(
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(document))
     return folder
+
+
+def untrue(folder: Path, adapter: Bundle, version: str) -> Bundle:
+    """A copy of an adapter in `folder`, as another version, whose golden vectors do not hold."""
+    adapter.extract(folder)
+    wrong = [
+        msgspec.structs.replace(vector, tokens=[(token + 1) % 200 for token in vector.tokens])
+        for vector in adapter.golden()
+    ]
+    (folder / adapter.manifest.golden.file).write_bytes(codec.encode(wrong))
+    files = file_entries(folder / entry.path for entry in adapter.manifest.files)
+    return rewrite(Bundle.open(folder), version=version, files=files)

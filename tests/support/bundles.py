@@ -15,7 +15,9 @@ from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
 from contracts.histogram import Histogram
 from contracts.manifest import (
+    AdapterFacts,
     AlphabetFrontEnd,
+    BaseFrontEnd,
     Baseline,
     Classifier,
     Golden,
@@ -26,6 +28,7 @@ from contracts.manifest import (
     SignatureSpec,
     TensorSpec,
 )
+from contracts.messages import BundleRef
 from contracts.text import NgramConfig
 
 LABELS = ["lights-on", "lights-off", "weather"]
@@ -76,6 +79,18 @@ def noise_generator(folder: Path, *, name: str = "words") -> Bundle:
     """The same of a generator, for devices whose models are scripted."""
     bundle = noise_bundle(folder, name=name)
     return rewrite(bundle, task="generate", front_end=AlphabetFrontEnd("ab"), classifier=None)
+
+
+def noise_adapter(folder: Path, base: BundleRef, *, name: str = "home") -> Bundle:
+    """The same of an adapter: whole, of a base that need not be there."""
+    bundle = noise_bundle(folder, name=name)
+    model = msgspec.structs.replace(
+        bundle.manifest.model, quantization="dynamic-int8", signatures=[], arena_bytes=None
+    )
+    return rewrite(
+        bundle, task="generate", model=model, front_end=BaseFrontEnd(), classifier=None,
+        baseline=None, adapter=AdapterFacts(base, 4, ["q"]),
+    )  # fmt: skip
 
 
 def rewrite(bundle: Bundle, **changes: object) -> Bundle:

@@ -39,33 +39,40 @@ def tiny_tokenizer(size: int = 300, phrases: list[str] | None = None) -> Tokeniz
 
 
 def tiny_weights(
-    *, seed: int = 0, bias: bool = False, tied: bool = True, vocabulary: int = 300
+    *,
+    seed: int = 0,
+    bias: bool = False,
+    tied: bool = True,
+    vocabulary: int = 300,
+    size: int = 1,
 ) -> DecoderWeights:
-    """A random two-layer decoder; `bias` as Qwen2 has it."""
+    """A random two-layer decoder; `bias` as Qwen2 has it. `size`: factor of all its widths."""
     rng = np.random.default_rng(seed)
+    w, k, h = 64 * size, 32 * size, 96 * size
     c = DecoderConfig(
-        vocabulary=vocabulary, layers=2, width=64, hidden=96, heads=4, kv_heads=2, head_size=16,
+        vocabulary=vocabulary, layers=2, width=w, hidden=h, heads=4, kv_heads=2,
+        head_size=16 * size,
         rope_base=10000.0, norm_epsilon=1e-5, trained_context=64,
     )  # fmt: skip
 
     def normal(*shape: int, scale: float = 0.15) -> Array:
         return rng.normal(0, scale, shape).astype(np.float32)
 
-    def gain(size: int) -> Array:
-        return (1 + rng.normal(0, 0.1, size)).astype(np.float32)
+    def gain() -> Array:
+        return (1 + rng.normal(0, 0.1, w)).astype(np.float32)
 
     layers = [
         Layer(
-            attention_norm=gain(64), q=normal(64, 64), k=normal(32, 64), v=normal(32, 64),
-            o=normal(64, 64), ffn_norm=gain(64), gate=normal(96, 64), up=normal(96, 64),
-            down=normal(64, 96), q_bias=normal(64) if bias else None,
-            k_bias=normal(32) if bias else None, v_bias=normal(32) if bias else None,
+            attention_norm=gain(), q=normal(w, w), k=normal(k, w), v=normal(k, w),
+            o=normal(w, w), ffn_norm=gain(), gate=normal(h, w), up=normal(h, w),
+            down=normal(w, h), q_bias=normal(w) if bias else None,
+            k_bias=normal(k) if bias else None, v_bias=normal(k) if bias else None,
         )
         for _ in range(2)
     ]  # fmt: skip
-    embedding = normal(vocabulary, 64, scale=0.3)
-    head = embedding if tied else normal(vocabulary, 64, scale=0.3)
-    return DecoderWeights(c, embedding, layers, gain(64), head)
+    embedding = normal(vocabulary, w, scale=0.3)
+    head = embedding if tied else normal(vocabulary, w, scale=0.3)
+    return DecoderWeights(c, embedding, layers, gain(), head)
 
 
 def interleaved(value: Array, heads: int) -> Array:
@@ -193,15 +200,16 @@ def tiny_bundle(
     template: str | None = None,
     special: str | None = None,
     adapters: int = 0,
+    size: int = 1,
 ) -> Path:
     """A generative bundle of a random decoder, through the real import.
 
     With `tools` its template has them, and ``<tool_call>`` is one token. `template`: another
     one. `special`: a further special token. `adapters`: the rank of those that it takes. Its
-    source is ``tiny.gguf`` in `folder`.
+    source is ``tiny.gguf`` in `folder`. `size`: factor of its widths.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = tiny_weights()
+    weights = tiny_weights(size=size)
     weights.config = replace(weights.config, trained_context=max(64, *contexts))
     one_token = [TOOL_TAG] if tools else [special] if special else []
     tokenizer = tiny_tokenizer(phrases=one_token)

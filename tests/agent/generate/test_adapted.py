@@ -31,11 +31,12 @@ class Kit:
         self.base = tiny_bundle(folder / "base", adapters=4)
         source = str(folder / "base" / "tiny.gguf")
         made = {}
+        options = AdapterOptions(golden=("the quick brown fox", "the lazy dog", "name", "count"))
         for seed, name in enumerate(("home", "office"), 1):
             peft = write_adapter(folder / name, tiny_weights(), seed=seed, size=0.3)
-            made[name] = import_adapter(peft, self.base, folder / "out", AdapterOptions()).bundle
+            made[name] = import_adapter(peft, self.base, folder / "out", options).bundle
         self.home, self.office = made["home"], made["office"]
-        options = AdapterOptions(weights_from=source)
+        options = AdapterOptions(weights_from=source, check_tokens=64)
         self.merged = import_merged(folder / "home", self.base, folder / "merged", options).bundle
 
 

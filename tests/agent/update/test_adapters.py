@@ -8,16 +8,17 @@ import pytest
 
 from agent.system.filesystem import Disk
 from contracts import board as boards
-from contracts.bundle import Bundle, file_entries
+from contracts.bundle import Bundle
 from contracts.errors import ErrorInfo, UnavailableError
 from contracts.messages import BundleRef, Desired, DesiredBundle, GenerateRequest, TrialRules
 from model_builder.generate.adapt import AdapterOptions, import_adapter
-from tests.support.adapters import write_adapter
+from tests.support.adapters import untrue, write_adapter
 from tests.support.bundles import rewrite
 from tests.support.engine import MemoryRepository, Rig
 from tests.support.tiny_decoder import tiny_bundle, tiny_weights
 
 QUICK = TrialRules(seconds=1.0)
+GOLDEN = ("the quick brown fox", "the lazy dog", "name", "count 12")
 
 
 class Kit:
@@ -34,7 +35,7 @@ class Kit:
         other = write_adapter(folder / "other", tiny_weights(), seed=7, size=0.3)
 
         def adapter(source: Path, of: Bundle, version: str) -> Bundle:
-            options = AdapterOptions(name="home", version=version)
+            options = AdapterOptions(name="home", version=version, golden=GOLDEN)
             out = folder / f"{source.name}-{version}"
             return Bundle.open(import_adapter(source, of.path, out, options).bundle)
 
@@ -231,12 +232,8 @@ def test_golden_vectors_that_do_not_hold_refuse_it(
     kit: Kit, repository: MemoryRepository, tmp_path: Path
 ) -> None:
     """They were made with base and adapter together."""
-    wrong = tmp_path / "wrong"
-    kit.better.extract(wrong)
-    (wrong / "golden.json").write_bytes(kit.home.read("golden.json"))
-    files = file_entries(wrong / entry.path for entry in kit.better.manifest.files)
-    made = rewrite(Bundle.open(wrong), version="3.0.0", files=files)
-    repository.add(wrong)
+    made = untrue(tmp_path / "wrong", kit.better, "3.0.0")
+    repository.add(made.path)
     rig = start(tmp_path, repository)
     want(rig, 1, generate=kit.base, home=kit.home)
     want(rig, 2, generate=kit.base, home=made)
