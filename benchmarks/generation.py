@@ -10,6 +10,12 @@ loaded by the first text; ``load_tokenizer_ms`` is that time. llama.cpp's is in 
 ``load_cold_ms`` is the first load of a bundle: it checks every file's hash and packs the weights.
 
     python benchmarks/generation.py --bundle out/smollm2-135m-1.0.0 --gguf FILE.gguf
+
+With ``--adapter A --adapter B --merged M`` (B another adapter of the bundle, M the bundle with A
+in its weights) the rows are of adapters alone: decode speed apart and merged, in turns, and the
+time to change between two.
+
+Over 400 lines: the two systems, what they are asked, and the table.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import _adapters
 import numpy as np
 from _figures import machine, save
 
@@ -320,6 +327,13 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     tokenizer = Tokenizer.from_file(str(options.bundle / "tokenizer.json"))
     ids = tokenizer.encode(shipped_text("perplexity"), add_special_tokens=False).ids
+    if options.adapter:
+        rounds = options.rounds or (3 if options.quick else 9)
+        with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
+            _adapters.run(
+                options.bundle, options.adapter, options.merged, ids, Path(folder), rounds, add
+            )
+        return rows
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
         q8 = options.q8 or f"{folder}/q8_0.gguf"
         if not Path(q8).is_file():
@@ -425,12 +439,16 @@ def main() -> None:
     parser.add_argument("--q8", help="its Q8_0, when it is there already")
     parser.add_argument("--llama-python", default=sys.executable, help="Python with llama-cpp")
     parser.add_argument("--no-fidelity", action="store_true")
+    parser.add_argument("--adapter", type=Path, action="append", metavar="BUNDLE", default=[])
+    parser.add_argument("--merged", type=Path, metavar="BUNDLE")
     parser.add_argument("--rounds", type=int, default=0, help="of speed; default: 9, quick: 3")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     options = parser.parse_args()
-    if options.bundle is None or options.gguf is None:
+    if options.adapter and (len(options.adapter) != 2 or not options.merged):
+        parser.error("--adapter is given twice, with --merged")
+    if options.bundle is None or (options.gguf is None and not options.adapter):
         sys.stdout.write("needs --bundle and --gguf: see the first lines of the script\n")
         return
     facts = machine()
