@@ -96,6 +96,12 @@ def inspect(arguments: argparse.Namespace) -> int:
     ]
     if model.peak_rss_bytes is not None:
         rows.append(["memory", f"{model.peak_rss_bytes:,} bytes"])
+    if manifest.adapter is not None:
+        own = manifest.adapter
+        rows.append(["adapter of", f"{own.base} ({own.base.manifest_sha256})"])
+        rows.append(["changes", f"{', '.join(own.targets)} by rank {own.rank}"])
+    if manifest.generator is not None and manifest.generator.adapters is not None:
+        rows.append(["takes adapters", f"up to rank {manifest.generator.adapters.rank}"])
     if manifest.classifier is not None:
         labels = manifest.classifier
         rows.append(["labels", f"{len(labels.labels)}, threshold {labels.threshold:g}"])

@@ -103,7 +103,10 @@ def load(
         return GenerativeModel(bundle, options)
     folder = base or bundle.path.parent / own.base.manifest_sha256
     if not folder.exists():
-        raise RefusedError("no-base", f"{bundle.ref} needs {own.base}, which is not here")
+        raise RefusedError(
+            "no-base",
+            f"{bundle.ref} is an adapter of {own.base}, which is not here: name it (--base)",
+        )
     model = GenerativeModel(Bundle.open(folder), options)
     try:
         return AdaptedModel(model, bundle, owns_base=True)

@@ -29,7 +29,10 @@ def memory_need(manifest: Manifest) -> int:
 
 
 class _Loaded(msgspec.Struct):
-    """A loaded model. `adapted`: by their slots, the adapters that were loaded with it."""
+    """A loaded model. `adapted`: by their slots, the adapters that were loaded with it.
+
+    `need` is of both.
+    """
 
     model: Any
     need: int
@@ -37,6 +40,12 @@ class _Loaded(msgspec.Struct):
     last_use: int = 0
     retired: bool = False
     adapted: dict[str, Any] = {}
+
+    def forget(self, slot: str) -> None:
+        """Lets go of an adapter."""
+        model = self.adapted.pop(slot, None)
+        if model is not None:
+            self.need -= memory_need(model.manifest)
 
 
 class Models:
@@ -221,8 +230,7 @@ class Models:
 
         It is not warmed up: another thread may be using the base.
         """
-        # The inputs that hold it are there once, and its file for each.
-        need = bundle.manifest.total_bytes if loaded.adapted else memory_need(bundle.manifest)
+        need = memory_need(bundle.manifest)
         if not self._make_room(need, keep=where):
             raise RefusedError(
                 "no-memory",
@@ -292,7 +300,7 @@ class Models:
 
     def _retire(self, slot: str) -> None:
         for other in self._loaded.values():
-            other.adapted.pop(slot, None)
+            other.forget(slot)
         loaded = self._loaded.pop(slot, None)
         if loaded is not None:
             loaded.retired = True

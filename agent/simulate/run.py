@@ -112,7 +112,11 @@ class Run(Device):
             fs=owner.disk,
             spool=owner.spool,
             models=Models(
-                _OPTIONS, board.model_ram_bytes, open_bundle=owner.disk.bundle, load=self._load
+                _OPTIONS,
+                board.model_ram_bytes,
+                open_bundle=owner.disk.bundle,
+                load=self._load,
+                adapt=lambda base, bundle: self._load(bundle, _OPTIONS),
             ),
             selftest=self._selftest,
             link=lambda on_message, on_change, on_refusal: world.make_link(

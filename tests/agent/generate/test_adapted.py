@@ -188,3 +188,23 @@ def test_slots_of_adapters_share_one_base(kit: Kit) -> None:
     with serving.use("home") as model:
         assert model.generate(request()).text == answers[1].text
     serving.close()
+
+
+def test_an_adapter_that_is_replaced_takes_no_memory_any_more(kit: Kit) -> None:
+    """A hundred updates of it fit into what two of them need."""
+    base, home = (Bundle.open(folder).manifest for folder in (kit.base, kit.home))
+    assert base.model.peak_rss_bytes is not None
+    assert home.model.peak_rss_bytes is not None
+    serving = Models(Options(), base.model.peak_rss_bytes + 3 * home.model.peak_rss_bytes)
+    serving.activate("generate", kit.base)
+    for _ in range(20):
+        serving.activate("home", kit.home)
+        serving.activate("home", kit.office)
+    serving.activate("desk", kit.home)
+    with pytest.raises(RefusedError) as full:
+        for slot in ("a", "b", "c"):
+            serving.activate(slot, kit.home)
+    assert full.value.code == "no-memory"
+    with serving.use("desk") as model:
+        assert model.generate(request()).bundle == Bundle.open(kit.home).ref
+    serving.close()
