@@ -189,4 +189,5 @@ def create_app(controller: Controller) -> FastAPI:
         routes_operations,
     ):
         app.include_router(module.ROUTER)
+    app.include_router(routes_samples.NEXT)
     return app

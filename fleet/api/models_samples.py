@@ -107,3 +107,26 @@ class Deleted(Answer):
     """How many samples were deleted."""
 
     samples: int
+
+
+class NewImprovement(Given):
+    """Which model gets a next version."""
+
+    model: Name
+
+
+class ImprovementModel(Answer):
+    """A next version, made or being made; `stops` says why it is not rolled out."""
+
+    name: str
+    version: str
+    against: str
+    step: str
+    stops: list[str] = Field([], description="why it is not rolled out")
+    running: bool = False
+
+
+class ImprovementPage(Answer):
+    """All of them, the newest first."""
+
+    items: list[ImprovementModel]

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Path, Query, Response
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.errors import InputError
+from fleet import improvements
 from fleet.api import models, models_samples
 from fleet.api.auth import Admin, Operator, TheController
 from fleet.rollout import selector
@@ -21,6 +22,7 @@ from fleet.store.samples import Ask, Text
 from fleet.store.tokens import Token
 
 ROUTER = APIRouter(prefix="/v1/samples", tags=["samples"])
+NEXT = APIRouter(prefix="/v1/improvements", tags=["samples"])
 
 _Name = Annotated[str, Query(pattern=NAME_PATTERN)]
 _Key: Final = r"^[0-9a-f]{32}$"
@@ -162,6 +164,28 @@ def unsay_label(
     """Takes back what you said of a text."""
     labelling.unsay(controller, _actor(token), model, key)
     return Response(status_code=204)
+
+
+@NEXT.post("", status_code=202)
+def improve_model(
+    controller: TheController, token: Admin, new: models_samples.NewImprovement
+) -> models_samples.ImprovementPage:
+    """Starts `shoal improve` for a model, as a program of its own; its recipe is the last time's.
+
+    It builds, compares with the version that runs, signs, and rolls out behind gates, or stops.
+    """
+    improvements.start(controller.fleet, controller.store, _actor(token), new.model)
+    return list_improvements(controller, token)
+
+
+@NEXT.get("")
+def list_improvements(
+    controller: TheController, _token: Operator
+) -> models_samples.ImprovementPage:
+    """Next versions, made or being made, the newest first."""
+    found = improvements.every(controller.fleet)
+    items = [models_samples.ImprovementModel(**msgspec.structs.asdict(one)) for one in found]
+    return models_samples.ImprovementPage(items=items)
 
 
 def _ask(one: Ask, gave: list[collect.Gave]) -> models_samples.AskModel:

@@ -47,6 +47,13 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="small data and training: the path, not the quality")
     ] = False,
+    improve: Annotated[
+        bool,
+        typer.Option(
+            "--improve",
+            help="one more step: hard examples, labels, a better version (a build more)",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="the steps as JSON on stdout; the rest on stderr")
     ] = False,
@@ -56,10 +63,10 @@ def demo(
     Exit code 0 only if every step held. Nothing is left running, unless you say --keep.
     """
     with reported(as_json):
-        _play(keep, work, quick, as_json)
+        _play(keep, work, quick, as_json, improves=improve)
 
 
-def _play(keep: bool, work: Path | None, quick: bool, as_json: bool) -> None:
+def _play(keep: bool, work: Path | None, quick: bool, as_json: bool, *, improves: bool) -> None:
     """Plays the demo and prints its table."""
     if work is not None and work.exists() and any(work.iterdir()):
         raise InputError("folder-not-empty", f"{work} is not empty: name a new folder")
@@ -73,7 +80,8 @@ def _play(keep: bool, work: Path | None, quick: bool, as_json: bool) -> None:
         processes = stack.enter_context(Processes(work / "logs"))
         budget = QUICK if quick else Budget()
         began = time.monotonic()
-        show = Demo(work, processes, report, budget, (_free_port(), _free_port()))
+        ports = (_free_port(), _free_port())
+        show = Demo(work, processes, report, budget, ports, improves=improves)
         stack.callback(show.close)
         with contextlib.suppress(StepFailedError):
             show.play()

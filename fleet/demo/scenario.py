@@ -18,6 +18,7 @@ from contracts.errors import UnavailableError
 from fleet.api.models import DeviceModel, Query, RolloutModel
 from fleet.cli.options import connect
 from fleet.client import Client
+from fleet.demo.improving import SHARES, improve
 from fleet.demo.processes import Processes, run
 from fleet.demo.report import Report, Step
 from fleet.demo.tampered import with_wrong_golden_vectors
@@ -75,6 +76,7 @@ class Demo:
         report: collects the steps.
         budget: how much to build.
         ports: of the broker and of the HTTP API, on loopback.
+        improves: the field loop is the last step; agents share hard examples for it.
     """
 
     def __init__(
@@ -84,7 +86,10 @@ class Demo:
         report: Report,
         budget: Budget,
         ports: tuple[int, int],
+        *,
+        improves: bool = False,
     ) -> None:
+        self.improves = improves
         self.work = work
         self.processes = processes
         self.report = report
@@ -125,6 +130,10 @@ class Demo:
             step.held = step.held and self.versions() == dict.fromkeys(DEVICES, "2.0.0")
         with self.report.step("Publish 2.1.0, whose golden vectors do not match") as step:
             self._refused(step)
+        if self.improves:
+            with self.report.step("Improve 2.0.0 by what people say to it") as step:
+                settings = [f"data.sentences={self.budget.second}", *self.budget.settings]
+                improve(self, MODEL, recipe(), settings, step)
 
     # Steps --------------------------------------------------------------------------------------
 
@@ -171,7 +180,7 @@ class Demo:
                 "enroll", device, "--board", board, "--label", f"room={device}",
                 "--out", str(config), *folder, "--json",
             )  # fmt: skip
-            quicken(config)
+            quicken(config, SHARES if self.improves else None)
             self.processes.start(f"agent-{device}", "agent", ["run", "--config", str(config)])
         self._wait("devices", 60, lambda: set(self._devices("online")) == set(DEVICES))
         step.held = True
@@ -331,10 +340,15 @@ class Demo:
                 time.sleep(0.3)
 
 
-def quicken(config: Path) -> None:
-    """Makes an agent report every second, so that nobody waits for the demo's figures."""
+def quicken(config: Path, examples: dict[str, Any] | None = None) -> None:
+    """Makes an agent report every second, so that nobody waits for the demo's figures.
+
+    `examples`: of its configuration, where it shares some.
+    """
     settings = yaml.safe_load(config.read_text())
     settings["telemetry_s"] = 1.0
+    if examples is not None:
+        settings["examples"] = examples
     config.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 

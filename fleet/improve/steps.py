@@ -29,13 +29,12 @@ from fleet.client import Client
 from fleet.folder import Fleet
 from fleet.improve import answers, verdict
 from fleet.improve.verdict import Verdict
+from fleet.improvements import FOLDER, LOCK, STATE
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ENDED
 from fleet.samples import rows
 from fleet.store import audit, bundles, samples
 
-FOLDER: Final = "improve"
-STATE: Final = "state.json"
 FIELD: Final = "field.jsonl"
 VERDICT: Final = "verdict.json"
 
@@ -111,7 +110,7 @@ class Improvement:
             UnavailableError: ``folder-busy``.
         """
         durable.make_folder(self._home)
-        with (self._home / ".lock").open("w") as stream:
+        with (self._home / LOCK).open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

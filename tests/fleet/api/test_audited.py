@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +25,7 @@ from contracts.errors import ShoalError
 from contracts.messages import BundleRef, FieldSample
 from contracts.release import ReleaseArchive
 from contracts.renewal import signed_bytes
+from fleet import improvements
 from fleet.api.app import create_app
 from fleet.api.refusals import CHANGES
 from fleet.controller import Controller
@@ -240,6 +242,18 @@ def takes_back(client: TestClient, controller: Controller) -> None:
     made(client.delete("/v1/samples/labels", params=given))
 
 
+def improves(client: TestClient, controller: Controller) -> None:
+    """Starts a program for a model whose recipe is known."""
+    folder = controller.fleet.folder / improvements.FOLDER / "noise" / "1.1.0"
+    folder.mkdir(parents=True)
+    state = {"name": "noise", "version": "1.1.0", "against": "1.0.0", "step": "stopped"}
+    (folder / improvements.STATE).write_text(json.dumps(state))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(improvements.interpreter, "module", lambda *_: ["true"])
+        answer = made(client.post("/v1/improvements", json={"model": "noise"}))
+    assert [(one["version"], one["step"]) for one in answer["items"]] == [("1.1.0", "stopped")]
+
+
 def collects(client: TestClient, controller: Controller) -> None:
     """Asks a device again, which gives something."""
     ask = made(client.post("/v1/samples/asks", json=ASK))["name"]
@@ -268,6 +282,7 @@ DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
     ("POST", "/v1/devices/{device}/rename"): leaves("rename", {"name": "hall"}),
     ("POST", "/v1/rollouts"): lambda client, _: made(client.post("/v1/rollouts", json=SPEC)),
     ("POST", "/v1/rollouts/{rollout}/{command}"): command,
+    ("POST", "/v1/improvements"): improves,
     ("POST", "/v1/samples/asks"): lambda client, _: made(client.post("/v1/samples/asks", json=ASK)),
     ("POST", "/v1/samples/asks/{ask}/collect"): collects,
     ("DELETE", "/v1/samples"): lambda client, _: made(
