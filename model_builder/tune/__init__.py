@@ -1,0 +1,1 @@
+"""Fine-tunes a pretrained decoder on pairs: LoRA, or its matrices themselves."""

@@ -1,0 +1,85 @@
+"""The text around a pair: the base's own chat template, as a device renders it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from contracts.chat.template import ChatTemplate
+from contracts.errors import InputError
+from contracts.messages import ChatMessage
+from model_builder.generate.pairs import Pair
+from model_builder.generate.source import Pretrained
+from model_builder.tune.packing import Coded
+
+_MARK = "zqPROMPTqz"
+_ANSWER = "zqANSWERqz"
+_NEXT = "zqNEXTqz"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands around a prompt, and what ends an answer.
+
+    Attributes:
+        prefix, suffix: of a prompt.
+        end: id that ends a turn.
+        bos: id that begins a text; None: nothing does.
+    """
+
+    prefix: str
+    suffix: str
+    end: int
+    bos: int | None
+
+    def ids(self, tokenizer: Tokenizer, prompt: str) -> list[int]:
+        """Of a prompt, as the agent encodes it."""
+        text = self.prefix + prompt + self.suffix
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+
+    def coded(self, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[Coded]:
+        """Pairs as tokens, an end after each answer."""
+        answers = tokenizer.encode_batch([p.completion for p in pairs], add_special_tokens=False)
+        return [
+            Coded(self.ids(tokenizer, pair.prompt), [*answer.ids, self.end])
+            for pair, answer in zip(pairs, answers, strict=True)
+        ]
+
+
+def frame_of(pretrained: Pretrained, tokenizer: Tokenizer, system: str) -> Frame:
+    """The frame that a base's template puts around a user's message.
+
+    A base without a template gets a line end after the prompt.
+
+    Raises:
+        InputError: ``bad-template``; it cannot be used for prompts, or there is no token that
+            ends an answer; ``bad-recipe``, a system message without a template.
+    """
+    ends = pretrained.eos_ids
+    if not ends:
+        raise InputError("bad-template", "the base has no token that ends an answer")
+    if pretrained.chat_template is None:
+        if system:
+            raise InputError("bad-recipe", "system: the base has no chat template to put it in")
+        return Frame("", "\n", ends[0], pretrained.bos_id)
+
+    def named(token: int | None) -> str:
+        return "" if token is None else tokenizer.id_to_token(token) or ""
+
+    template = ChatTemplate(
+        pretrained.chat_template, named(pretrained.bos_id), named(next(iter(ends), None))
+    )
+    first = [ChatMessage("system", system)] if system else []
+    first.append(ChatMessage("user", _MARK))
+    prefix, mark, suffix = template.render(first).partition(_MARK)
+    if not mark or _MARK in suffix:
+        raise InputError("bad-template", "the base's chat template changes or repeats the prompt")
+    later = [*first, ChatMessage("assistant", _ANSWER), ChatMessage("user", _NEXT)]
+    after = template.render(later).partition(_ANSWER)[2].partition(_NEXT)[0]
+    following: list[Any] = tokenizer.encode(after, add_special_tokens=False).ids
+    end = next((i for i in following if i in ends), ends[0])
+    return Frame(prefix, suffix, end, pretrained.bos_id)
