@@ -17,6 +17,7 @@ HANDED_OVER: Final = {
     "build": "model_builder",
     "compare": "model_builder",
     "import": "model_builder",
+    "tune": "model_builder",
     "classify": "agent",
     "embed": "agent",
     "generate": "agent",

@@ -23,6 +23,7 @@ from contracts.labelled.tables import is_table
 from model_builder.files import write_atomically
 from model_builder.generate.cli import build_generator, import_command
 from model_builder.recipes import file as recipe_file
+from model_builder.tune.cli import tune_command, tune_document
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -75,7 +76,7 @@ def build(
     kind = recipe_file.kind_of(document)
     if kind != "classify":
         _classifiers_only(others, recipe)
-        make = build_generator if kind == "generate" else _build_tiny
+        make = {"generate": build_generator, "tune": tune_document}.get(kind, _build_tiny)
         make(document, recipe, out, as_json)
         return
     from model_builder.lock import locked
@@ -183,6 +184,7 @@ def compare(
 
 
 app.command("import")(import_command)
+app.command("tune")(tune_command)
 
 
 def _recipe_of(data: Path, out: Path, text: str, label: str, *, quiet: bool) -> Path:

@@ -36,6 +36,7 @@ _HELP: Final = {
     "build": "Build a bundle from a recipe or a table.",
     "compare": "Compare two builds by every figure and label.",
     "import": "Import a pretrained Llama-family model as a generative bundle.",
+    "tune": "Fine-tune a pretrained generator on pairs: an adapter, a bundle, a report.",
     "classify": "Classify texts with a bundle, here.",
     "embed": "Texts as vectors, by a bundle of an encoder, here.",
     "generate": "Generate text with a bundle, here.",

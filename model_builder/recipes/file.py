@@ -19,7 +19,7 @@ from contracts.errors import InputError
 
 T = TypeVar("T")
 
-Kind = Literal["classify", "generate", "status-lines"]
+Kind = Literal["classify", "generate", "status-lines", "tune"]
 
 
 def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
@@ -35,13 +35,16 @@ def read(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
         raise InputError("bad-recipe", str(error)) from None
     if not isinstance(document, dict):
         raise InputError("bad-recipe", f"recipe {path}: expected keys and values")
-    for change in changes:
-        _apply(document, change)
+    for one in changes:
+        change(document, one)
     return document
 
 
 def kind_of(document: dict[str, Any]) -> Kind:
-    """What a recipe builds: a classifier, a generator, or a tiny generator."""
+    """What a recipe builds: a classifier, a generator from nothing or from a base, a tiny one."""
+    student = document.get("student")
+    if document.get("task") == "generate" and isinstance(student, dict) and "base" in student:
+        return "tune"
     if document.get("kind") == "status-lines":
         return "status-lines"
     return "generate" if document.get("task") == "generate" else "classify"
@@ -68,11 +71,15 @@ def convert(document: dict[str, Any], kind: type[T], what: str) -> T:
         raise InputError("bad-recipe", f"{what}: {error}") from None
 
 
-def _apply(document: dict[str, Any], change: str) -> None:
-    """Sets one dotted key; the value is YAML."""
-    key, separator, value = change.partition("=")
+def change(document: dict[str, Any], text: str) -> None:
+    """Sets one dotted key, ``key.sub=value``; the value is YAML.
+
+    Raises:
+        InputError: ``bad-option``.
+    """
+    key, separator, value = text.partition("=")
     if not separator or not key.strip():
-        raise InputError("bad-option", f"expected --set key=value, found {change[:80]!r}")
+        raise InputError("bad-option", f"expected --set key=value, found {text[:80]!r}")
     *parents, last = key.strip().split(".")
     place = document
     for parent in parents:

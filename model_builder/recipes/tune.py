@@ -70,6 +70,8 @@ class TuneRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         system: a system message before every prompt; empty: the template's own.
         seed: of the split, the start and the order.
         test: pairs that are measured at most, of each kind.
+        compare: folders of bundles that answer the same pairs, for example of a student from
+            nothing; relative to the recipe.
         handwritten: a file of pairs that are only measured; relative to the recipe.
         constrain: ``prompt-values``, as for students from nothing. None: free output.
     """
@@ -81,7 +83,8 @@ class TuneRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     student: BaseStudent
     system: str = ""
     seed: int = 0
-    test: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 200
+    test: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
+    compare: list[str] = []
     handwritten: str = ""
     constrain: Literal["prompt-values"] | None = None
 
@@ -94,12 +97,6 @@ class TuneRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError("bad-recipe", "student.targets: expected matrices, each once")
         if not self.student.base:
             raise InputError("bad-recipe", "student.base is needed: what `shoal import` takes")
-
-
-def is_tuning(document: dict[str, Any]) -> bool:
-    """Whether a recipe of ``task: generate`` has a pretrained base."""
-    student = document.get("student")
-    return isinstance(student, dict) and "base" in student
 
 
 def parse(document: dict[str, Any], path: Path) -> tuple[TuneRecipe, bytes]:

@@ -13,6 +13,7 @@ from contracts.errors import InputError
 from contracts.messages import ChatMessage
 from model_builder.generate.pairs import Pair
 from model_builder.generate.source import Pretrained
+from model_builder.tune.data import history_of
 from model_builder.tune.packing import Coded
 
 _MARK = "zqPROMPTqz"
@@ -25,7 +26,8 @@ class Frame:
     """What stands around a prompt, and what ends an answer.
 
     Attributes:
-        prefix, suffix: of a prompt.
+        prefix, suffix: of a prompt that is one message.
+        template, system: for chats.
         end: id that ends a turn.
         bos: id that begins a text; None: nothing does.
     """
@@ -34,10 +36,23 @@ class Frame:
     suffix: str
     end: int
     bos: int | None
+    template: ChatTemplate | None = None
+    system: str = ""
 
     def ids(self, tokenizer: Tokenizer, prompt: str) -> list[int]:
-        """Of a prompt, as the agent encodes it."""
+        """Of a prompt, as the agent encodes it.
+
+        Raises:
+            InputError: ``bad-data``; a chat, and the base has no template.
+        """
         text = self.prefix + prompt + self.suffix
+        chat = history_of(prompt)
+        if chat is not None:
+            if self.template is None:
+                raise InputError("bad-data", "a chat of several turns: the base has no template")
+            if self.system and chat[0].role != "system":
+                chat = [ChatMessage("system", self.system), *chat]
+            text = self.template.render(chat)
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
 
@@ -82,4 +97,4 @@ def frame_of(pretrained: Pretrained, tokenizer: Tokenizer, system: str) -> Frame
     after = template.render(later).partition(_ANSWER)[2].partition(_NEXT)[0]
     following: list[Any] = tokenizer.encode(after, add_special_tokens=False).ids
     end = next((i for i in following if i in ends), ends[0])
-    return Frame(prefix, suffix, end, pretrained.bos_id)
+    return Frame(prefix, suffix, end, pretrained.bos_id, template, system)

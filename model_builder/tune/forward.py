@@ -154,7 +154,9 @@ class Decoder:
         """Logits float32 ``[N, vocabulary]`` of the token after each place in `at`.
 
         Args:
-            ids, positions, segments: int32 ``[rows, count]``, see :mod:`.packing`.
+            ids: int32 ``[rows, count]``, see :mod:`.packing`.
+            positions: alike.
+            segments: alike.
             at: integers ``[N]``, of the ``rows * count`` places.
         """
         c = self.config

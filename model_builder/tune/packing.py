@@ -7,8 +7,8 @@ what it would compute for the pair alone.
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -73,8 +73,8 @@ class Packer:
                     f"template; the model holds {context}: shorten it",
                 )
         # A prompt's last token is never shared: it is where the answer begins.
-        shared = os.path.commonprefix([pair.prompt[:-1] for pair in pairs]) if pairs else []
-        self.shared: list[int] = list(shared)
+        columns = zip(*(pair.prompt[:-1] for pair in pairs), strict=False)
+        self.shared = [c[0] for c in itertools.takewhile(lambda c: len(set(c)) == 1, columns)]
         longest = max((len(p.prompt) + len(p.answer) for p in pairs), default=1)
         length = _SHORTEST_ROW
         while length < longest:
@@ -83,7 +83,7 @@ class Packer:
         self.rows = max(1, tokens // self.length)
         # Logits cost as much as layers: room for the answers that a full batch has, and a little.
         answers = sum(len(p.answer) for p in pairs)
-        whole = sum(len(p.prompt) - len(shared) + len(p.answer) for p in pairs)
+        whole = sum(len(p.prompt) - len(self.shared) + len(p.answer) for p in pairs)
         room = math.ceil(1.25 * self.rows * self.length * answers / max(whole, 1))
         self.answers = max(room, *(len(p.answer) for p in pairs)) if pairs else 1
 

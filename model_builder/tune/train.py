@@ -67,9 +67,7 @@ class _Run:
         self.listed = list(self.variables.values())
         self.first = [tf.Variable(tf.zeros_like(x)) for x in self.listed]
         self.second = [tf.Variable(tf.zeros_like(x)) for x in self.listed]
-        decoder = Decoder(
-            weights, self.variables, student.scale, half=student.half, length=length
-        )
+        decoder = Decoder(weights, self.variables, student.scale, half=student.half, length=length)
 
         def loss_of(batch: Any) -> tuple[Any, Any]:
             ids, positions, segments, at, wanted, counts = batch
@@ -138,7 +136,8 @@ def tune(
 
     Args:
         weights: of the base, float32.
-        train, validation: coded pairs.
+        train: coded pairs.
+        validation: coded pairs to stop by.
         student: how.
         seed: of the start and the order.
         checkpoint: where the state is kept; None: nowhere.

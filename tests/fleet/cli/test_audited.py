@@ -55,6 +55,7 @@ NO_ENTRY = {
     "init": "writes a recipe; there is no fleet",
     "build": "builds a bundle; there is no fleet",
     "import": "builds a bundle; there is no fleet",
+    "tune": "builds a bundle; there is no fleet",
     "classify": "runs a bundle here",
     "generate": "runs a bundle here",
     "compare": "reads two reports",

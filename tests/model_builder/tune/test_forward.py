@@ -43,7 +43,7 @@ def test_a_packed_pair_computes_what_it_computes_alone() -> None:
     rng = np.random.default_rng(3)
     begin = [int(i) for i in rng.integers(0, 300, 7)]
     pairs = [
-        Coded(begin + [n, *map(int, rng.integers(0, 300, 3 + n))], [5, 6 + n, 7]) for n in range(4)
+        Coded([*begin, n, *map(int, rng.integers(0, 300, 3 + n))], [5, 6 + n, 7]) for n in range(4)
     ]
     packed = _logits(weights, pairs)
     alone = [

