@@ -20,7 +20,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-OTHERS = {"home-commands", "status-lines", "rehearsal"}
+OTHERS = {"home-commands", "home-commands-smollm2", "status-lines", "rehearsal"}
 """Recipes of generators, and a scenario of the simulator: their own tests load them."""
 
 CLASSIFIERS = [path for path in sorted(EXAMPLES.glob("*.yaml")) if path.stem not in OTHERS]

@@ -19,6 +19,7 @@ EXAMPLES = Path("examples")
     [
         ("home-intents.yaml", "classify"),
         ("home-commands.yaml", "generate"),
+        ("home-commands-smollm2.yaml", "tune"),
         ("status-lines.yaml", "status-lines"),
     ],
 )
@@ -85,3 +86,13 @@ def test_a_change_that_cannot_be_made_is_refused(tmp_path: Path, change: str, co
     with pytest.raises(InputError) as raised:
         recipe_file.read(path, [change])
     assert raised.value.code == code
+
+
+def test_the_example_with_a_pretrained_base_is_a_valid_recipe() -> None:
+    """It is read, and its rate is what it says."""
+    from model_builder.recipes.tune import parse
+
+    path = EXAMPLES / "home-commands-smollm2.yaml"
+    recipe, _ = parse(recipe_file.read(path), path)
+    assert (recipe.student.adapt, recipe.student.rate) == ("lora", 0.0015)
+    assert (EXAMPLES / recipe.handwritten).is_file()
