@@ -220,6 +220,7 @@ def test_a_retry_goes_on_where_the_attempt_before_ended(
         came = controller.wait_for(
             UpdateEvent, lambda e: e.done_bytes > SIZE // 2 and e.total_bytes > SIZE
         )
+        link.bytes_per_s = 8_000  # the rest takes long enough to be taken back
         kept = SIZE - (came.total_bytes - came.done_bytes)  # its other files may all be there
         back = controller.want(agent.device, REF)
         controller.wait_for(Reported, lambda r: r.desired_revision == back)
@@ -230,4 +231,6 @@ def test_a_retry_goes_on_where_the_attempt_before_ended(
         link.bytes_per_s = 0
         assert controller.wait_final(controller.want(agent.device, big.ref)).state == "committed"
         again = [at for path, at in asked[before:] if path == large]
-        assert again and min(again) >= kept > SIZE // 3
+        assert all(at >= kept for at in again) and kept > SIZE // 3
+        # Of blocks that the broker held for the agent, none may be left to ask for.
+        assert again or way == "mqtt"
