@@ -25,9 +25,11 @@ from agent.serving.examples import Examples
 from agent.serving.feedback import Feedback
 from agent.serving.handlers import Answering
 from agent.serving.inflight import RunningMark
+from agent.serving.lessons import Lessons
 from agent.serving.limiter import RateLimiter
 from agent.serving.models import Models
 from agent.serving.registry import Registry
+from agent.serving.teaching import Teaching
 from agent.serving.worker import Worker
 from agent.sharing.giving import Giving
 from agent.system.clock import Clock
@@ -154,6 +156,7 @@ class Device:
         self.recorder = Recorder(means.rss, serving=self.models.ref)
         self.worker = means.worker(self.failed)
         self.routing = Routing(self)
+        self.lessons = Lessons(means.fs, means.root, self.models.ref)
         self.reporting = Reporting(self, means.facts, self.topics, means.room)
         self.registry = Registry()
         self.examples = means.examples
@@ -165,8 +168,12 @@ class Device:
             self.reporting.document,
             self.answers,
             self.examples,
+            self.lessons,
         )
         self.answering.register(self.registry)
+        Teaching(self.models, self.lessons, self.clock.time, self.reporting.changed).register(
+            self.registry
+        )
         Generating(
             self.models, self._generated, self.clock.monotonic, self.answers.generated
         ).register(self.registry)

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from agent.link import Link
+from agent.serving.lessons import Lessons
 from agent.system.clock import Clock, is_set
 from agent.system.controller_clock import ControllerClock
 from agent.system.log import logger
@@ -20,7 +21,7 @@ from agent.telemetry.news import News
 from agent.update.engine import Engine
 from contracts import codec, limits
 from contracts.errors import ErrorInfo, ShoalError
-from contracts.messages import FINAL_UPDATE_STATES, Reported, UpdateEvent, Wait
+from contracts.messages import FINAL_UPDATE_STATES, Reported, SlotReport, UpdateEvent, Wait
 from contracts.topics import Topics
 
 log = logger(__name__)
@@ -47,6 +48,10 @@ class Parts(Protocol):
     @property
     def spool(self) -> Spooling:
         """What waits to be sent."""
+
+    @property
+    def lessons(self) -> Lessons:
+        """What it was taught."""
 
     @property
     def controller_clock(self) -> ControllerClock:
@@ -112,7 +117,7 @@ class Reporting:
             at=parts.clock.time(),
             labels=facts.labels,
             groups=facts.groups,
-            slots=parts.engine.slots(),
+            slots=self._slots(),
             desired_revision=journal.reached,
             desired_fence=journal.desired.fence if journal.desired else 0,
             last_update=journal.last_event,
@@ -123,6 +128,15 @@ class Reporting:
             waits=self.waits(),
             clock_offset_s=parts.controller_clock.offset_s,
         )
+
+    def _slots(self) -> dict[str, SlotReport]:
+        """What every slot has, and what it was taught."""
+        found = self._parts.engine.slots()
+        for slot, report in found.items():
+            taught = self._parts.lessons.of(slot)
+            if taught:
+                found[slot] = msgspec.structs.replace(report, taught=taught)
+        return found
 
     def lately(self) -> Reported | None:
         """The document that was sent a moment ago; there is none later."""

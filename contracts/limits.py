@@ -43,6 +43,12 @@ MAX_SAMPLE_BYTES: Final = 2 * KIB
 MAX_SAMPLES_BYTES: Final = 64 * KIB
 """UTF-8 bytes of the texts of one answer with hard examples."""
 
+MAX_LESSONS: Final = 32
+"""Lessons that one device keeps, of all its slots."""
+
+MAX_LESSON_TEXTS: Final = 20
+"""Examples of one lesson."""
+
 MAX_LABELS: Final = 4096
 """Labels of one classifier."""
 

@@ -125,6 +125,32 @@ class UpdateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     after: Before | None = None
 
 
+class Lesson(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a device was taught beside its model; none of its examples can be read.
+
+    Attributes:
+        name: by which it is taken back.
+        label: that its examples have; the model may know it, or not.
+        examples: how many.
+        at: when it was taught, by the device's clock.
+        bundle: the model that it belongs to.
+        serves: that model serves. If not, the lesson does not answer; it does again if its model
+            comes back.
+        by: who taught it, by their own word.
+    """
+
+    name: Name
+    label: Label
+    examples: Count
+    at: float
+    bundle: BundleRef
+    serves: bool = True
+    by: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+Lessons = Annotated[list[Lesson], msgspec.Meta(max_length=limits.MAX_LESSONS)]
+
+
 class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one slot of a device runs.
 
@@ -134,6 +160,7 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
         shadow: the bundle that answers beside it.
         trial: `active` is on trial.
         problem: why the bundle that should serve does not.
+        taught: lessons of this slot.
     """
 
     active: BundleRef | None = None
@@ -141,6 +168,7 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     shadow: BundleRef | None = None
     trial: bool = False
     problem: ErrorInfo | None = None
+    taught: Lessons = []
 
 
 class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -652,6 +680,28 @@ class SamplesRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     why: Annotated[str, msgspec.Meta(max_length=200)] = ""
 
 
+class TeachRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
+    """``req/teach``: a label from a few examples, until the next version of the model.
+
+    Of the examples the device keeps features alone, for the model that serves now.
+
+    Attributes:
+        action: ``add`` a lesson, ``undo`` it, or ``list`` what there is.
+        lesson: its name; the same lesson again changes nothing, another of its name is refused.
+        label: of all `texts`; one of the model's, or a new one.
+        model: name of the bundle that is meant; where another one serves it is refused.
+    """
+
+    slot: Name = "classify"
+    action: Literal["add", "undo", "list"] = "add"
+    lesson: Name | None = None
+    label: Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_LABEL_CHARS)] | None = (
+        None
+    )
+    texts: Annotated[list[Text], msgspec.Meta(max_length=limits.MAX_LESSON_TEXTS)] = []
+    model: Name | None = None
+
+
 class StatusRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     """``req/status``: answer with the reported document."""
 
@@ -674,6 +724,7 @@ class Classified(msgspec.Struct, frozen=True, omit_defaults=True):
         latency_us: front end and model on the device, microseconds.
         truncated: the text was longer than the model's window.
         best: the label that won, where `label` is ``unknown`` because it is below the threshold.
+        taught: a lesson gave the label, not the model.
     """
 
     label: Label
@@ -683,6 +734,7 @@ class Classified(msgspec.Struct, frozen=True, omit_defaults=True):
     latency_us: float
     truncated: bool = False
     best: Label | None = None
+    taught: bool = False
 
 
 class Embedded(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -804,6 +856,14 @@ class Shared(msgspec.Struct, frozen=True, omit_defaults=True):
     consent: Literal["configuration", "owner"] = "configuration"
 
 
+class Taught(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to ``teach``: the lessons of the slot, and how long this one took to learn."""
+
+    slot: Name
+    lessons: Lessons
+    took_ms: float = 0.0
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """``res/{id}``: exactly one of the result fields, or a chunk, or an error.
 
@@ -823,6 +883,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     cancelled: bool | None = None
     noted: Noted | None = None
     shared: Shared | None = None
+    taught: Taught | None = None
     error: ErrorInfo | None = None
 
 

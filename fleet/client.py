@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from contracts import authorities, files
 from contracts.errors import ErrorInfo, ShoalError, UnavailableError, from_info
-from fleet.api import models, models_field, models_samples
+from fleet.api import models, models_field, models_lessons, models_samples
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import audit
 from fleet.store.audit import Entry, Filter
@@ -273,6 +273,20 @@ class Client:
         return self._get(
             models_field.FieldDetail, f"/v1/field/{name}/{version}", seconds=seconds, by=by
         )
+
+    # Lessons ------------------------------------------------------------------------------
+
+    def teach(self, new: models_lessons.NewLesson) -> models_lessons.TaughtPage:
+        """Teaches devices a label."""
+        document = new.model_dump(mode="json", exclude_none=True)
+        timeout = new.timeout_s + _TIMEOUT_S
+        return self._post(models_lessons.TaughtPage, "/v1/lessons", document, timeout=timeout)
+
+    def unteach(self, old: models_lessons.OldLesson) -> models_lessons.TaughtPage:
+        """Takes a lesson back."""
+        document = old.model_dump(mode="json", exclude_none=True)
+        timeout = old.timeout_s + _TIMEOUT_S
+        return self._post(models_lessons.TaughtPage, "/v1/lessons/undo", document, timeout=timeout)
 
     # Hard examples ------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import numpy as np
 from agent.runtime import engine, golden
 from agent.runtime.engine import Runtime, Tensor
 from agent.runtime.front_end import Encoded, open_front_end
+from agent.runtime.lessons import Features, Head, features
 from agent.runtime.model import Options, refusing
 from contracts import limits
 from contracts.bundle import Bundle
@@ -134,29 +135,48 @@ class Classifier:
             inputs[extra.name] = _mask(encoded, extra)
         return self._engine.run(spec.name, inputs), encoded, spec
 
+    def _logits(self, raw: Raw) -> Tensor:
+        """float64[classes]: what the model gave, as numbers.
+
+        Raises:
+            RefusedError: ``model-failed``; with the manifest's scale they are none.
+        """
+        spec = next(iter(self._by_length.values())).outputs[0]
+        logits: Tensor = raw.output.astype(np.float64)
+        if spec.scale:
+            with np.errstate(over="ignore"):
+                logits = (logits - spec.zero_point) * spec.scale
+            _expect_finite(logits)
+        return logits
+
     def probabilities(self, raw: Raw) -> Tensor:
         """float64[classes]: softmax of the logits over the temperature, as the manifest says.
 
         Raises:
             RefusedError: ``model-failed``; with the manifest's scale the logits are no numbers.
         """
-        spec = next(iter(self._by_length.values())).outputs[0]
-        logits = raw.output.astype(np.float64)
-        if spec.scale:
-            with np.errstate(over="ignore"):
-                logits = (logits - spec.zero_point) * spec.scale
-            _expect_finite(logits)
+        logits = self._logits(raw)
         logits = (logits - logits.max()) / self._facts.temperature
         exponents = np.exp(logits)
         result: Tensor = exponents / exponents.sum()
         return result
 
-    def classify(self, text: str, top_k: int = 3) -> Classified:
+    def features(self, text: str) -> Features:
+        """What lessons keep of an example.
+
+        Raises:
+            InputError: ``too-large``, ``bad-text``.
+            RefusedError: ``model-failed``.
+        """
+        return features(self._logits(self.run(text)), text)
+
+    def classify(self, text: str, top_k: int = 3, head: Head | None = None) -> Classified:
         """Classifies one text.
 
         Args:
             text: at most the protocol's cap of bytes.
             top_k: how many labels to list.
+            head: what was taught beside this model; None: nothing.
 
         Raises:
             InputError: ``too-large``, ``bad-text``.
@@ -170,6 +190,22 @@ class Classifier:
         top = [Scored(labels[i], round(float(shares[i]), 6)) for i in order]
         confidence = float(shares[raw.best])
         sure = confidence >= self._facts.threshold
+        said = None
+        if head is not None:
+            said = head.judge(self._logits(raw), confidence, text, labels[raw.best])
+        if said is not None:
+            scored = [Scored(said[0], round(said[1], 6))]
+            rest = [one for one in top if one.label != said[0]]
+            scored += [Scored(o.label, round(o.confidence * (1 - said[1]), 6)) for o in rest]
+            return Classified(
+                label=said[0],
+                confidence=round(said[1], 6),
+                top=scored[:top_k],
+                bundle=self.ref,
+                latency_us=round((time.perf_counter() - start) * 1e6, 1),
+                truncated=raw.truncated,
+                taught=True,
+            )
         return Classified(
             label=labels[raw.best] if sure else UNKNOWN,
             confidence=round(confidence, 6),

@@ -86,12 +86,16 @@ class Answers:
         manifest: Manifest,
         text: str = "",
         source: str = "",
+        taught: frozenset[str] = frozenset(),
     ) -> None:
         """Keeps the answer of a classifier; its text where hard examples are kept.
 
-        `source`: that the text came from; empty: somebody asked.
+        `source`: that the text came from; empty: somebody asked. `taught`: labels that the device
+        knows beside those of the bundle.
         """
         labels = self._labels_of(answer.bundle, manifest)
+        if labels is not None and not taught <= labels:
+            labels |= taught
         kept = _Kept(
             slot, answer.bundle, answer.label, self._monotonic(), answer.confidence, labels,
             source=source,

@@ -8,6 +8,7 @@ from agent.runtime.classifier import UNKNOWN
 from agent.runtime.model import expect_model_task
 from agent.serving.answers import Answers
 from agent.serving.examples import Examples
+from agent.serving.lessons import Lessons
 from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
@@ -39,6 +40,7 @@ class Answering:
         reported: makes the reported document.
         answers: that may be judged later.
         examples: keeps texts with hard answers; None: none is kept.
+        lessons: what was taught beside models; None: nothing is.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Answering:
         reported: Callable[[], Reported],
         answers: Answers,
         examples: Examples | None = None,
+        lessons: Lessons | None = None,
     ) -> None:
         self._models = models
         self._recorder = recorder
@@ -56,6 +59,7 @@ class Answering:
         self._reported = reported
         self._answers = answers
         self._examples = examples
+        self._lessons = lessons
         self._thresholds: dict[str, float] = {}
 
     def register(self, registry: Registry) -> None:
@@ -93,7 +97,10 @@ class Answering:
         """
         with self._models.use(slot) as model:
             expect_model_task(model, "classify")
-            answer: Classified = model.classify(text, top_k)
+            head = self._lessons.head(slot, model.ref) if self._lessons is not None else None
+            answer: Classified = (
+                model.classify(text, top_k) if head is None else model.classify(text, top_k, head)
+            )
             self._recorder.answered(
                 slot,
                 answer.bundle,
@@ -105,7 +112,10 @@ class Answering:
                 times=times,
             )
             if answer_id:
-                self._answers.classified(slot, answer_id, answer, model.manifest, text, source)
+                taught = self._lessons.labels(slot, model.ref) if head and self._lessons else None
+                self._answers.classified(
+                    slot, answer_id, answer, model.manifest, text, source, taught or frozenset()
+                )
                 facts = model.manifest.classifier
                 self._thresholds[slot] = facts.threshold if facts else 0.0
         return answer

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from agent.generate.stop import Stop
 from agent.runtime.classifier import UNKNOWN
+from agent.runtime.lessons import Features
 from agent.simulate.scenario import Behaviour
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
@@ -126,6 +127,11 @@ class ScriptedModel:
         label = UNKNOWN if unknown else best
         board.shown = (self, text, label)
         return Classified(label, confidence, top, self.ref, round(latency_us, 1))
+
+    def features(self, text: str) -> Features:
+        """No simulated model can be taught."""
+        del text
+        raise InputError("wrong-task", "simulated models learn nothing")
 
     def embed(self, text: str) -> Embedded:
         """No simulated model is an encoder."""

@@ -63,6 +63,7 @@ class SlotModel(Answer):
     problem: ErrorInfo | None = Field(None, description="why the slot serves nothing")
     desired: Ref | None = None
     desired_mode: str | None = None
+    taught: list[dict[str, Any]] = Field([], description="lessons beside the model")
 
 
 class WaitModel(Answer):

@@ -28,6 +28,8 @@ CHANGES: Final = {
     ("POST", "/v1/rollouts"): "rollout.create",
     ("POST", "/v1/rollouts/{rollout}/{command}"): "rollout.{command}",
     ("POST", "/v1/improvements"): "model.improve",
+    ("POST", "/v1/lessons"): "lesson.teach",
+    ("POST", "/v1/lessons/undo"): "lesson.undo",
     ("POST", "/v1/samples/asks"): "samples.ask",
     ("POST", "/v1/samples/asks/{ask}/collect"): "samples.collect",
     ("DELETE", "/v1/samples"): "samples.delete",

@@ -44,6 +44,7 @@ def device(one: Device, books: Books) -> models.DeviceModel:
             problem=_plain(report.problem) if report else None,
             desired=_ref(desired.bundle) if desired else None,
             desired_mode=desired.mode if desired else None,
+            taught=_plain(report.taught) if report else [],
         )
     state: Any = "revoked" if one.revoked_at is not None else one.state
     return models.DeviceModel(

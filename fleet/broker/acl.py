@@ -27,7 +27,9 @@ SHOWN = ("status", "reported", "telemetry", "result")
 APPLICATION = "app:"
 """How the common name of an application's certificate begins: no device's name has a colon."""
 
-OPERATIONS = ("classify", "embed", "generate", "feedback", "cancel", "selftest", "status")
+OPERATIONS = (
+    "classify", "embed", "generate", "feedback", "teach", "cancel", "selftest", "status"
+)  # fmt: skip
 """What an application may be allowed to ask."""
 
 WRITES = ("status", "reported", "update", "telemetry", "result", "res/+", "blob/get")

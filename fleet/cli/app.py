@@ -28,6 +28,7 @@ from fleet.cli import (
     samples,
     serve,
     simulate,
+    teach,
     up,
 )
 
@@ -66,6 +67,7 @@ operations.register(fleet_app)
 audit.register(fleet_app)
 devices.register(fleet_app)
 field.register(fleet_app)
+teach.register(fleet_app)
 simulate.register(fleet_app)
 fleet_app.add_typer(enroll.app, name="tokens")
 fleet_app.add_typer(agent.app, name="agent")

@@ -251,7 +251,16 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
         )
     ):  # fmt: skip
         mark = device.mark().replace(" ", "_" if number % 2 else " ").encode()
-        for op in ("classify", "generate", "feedback", "selftest", "cancel", "leave", "samples"):
+        for op in (
+            "classify",
+            "generate",
+            "feedback",
+            "selftest",
+            "cancel",
+            "leave",
+            "samples",
+            "teach",
+        ):
             device.ask(op, wrong % mark)
         for kind in ("desired", "ack"):
             device.controller.send(f"{prefix}/{kind}", wrong % mark)
@@ -329,6 +338,10 @@ SAFE = {
     "agent.runtime.front_end:FrontEnd.encode": "an interface",
     "agent.runtime.front_end:Tokenizer.encode": "called as HashedNgrams.encode, which is broken",
     "agent.runtime.classifier:Classifier.embed": "called on the worker, as classify is",
+    "agent.runtime.classifier:Classifier.features": "calls run, which is broken, on the worker",
+    "agent.runtime.lessons:features": "called on the worker, as classify is",
+    "agent.runtime.lessons:_grams": "called on the worker, as classify is",
+    "agent.runtime.lessons:Head.judge": "called on the worker, by classify",
     "agent.runtime.classifier:Classifier._outputs": "called by run, which is broken",
     "agent.cli.samples:_one_line": "to whoever sits at this terminal",
     "agent.sharing.giving:_one_line": "called where what is broken is, by Giving._shared",

@@ -20,6 +20,7 @@ from contracts.errors import ShoalError
 from contracts.topics import Topics
 from fleet.api.models import Query
 from fleet.api.models_field import Feedback
+from fleet.api.models_lessons import NewLesson, OldLesson
 from fleet.client import Client
 from fleet.rollout.spec import RolloutSpec
 from tests.support.controller import TINY, TINY_NEXT, AgentProcess
@@ -149,6 +150,21 @@ def test_a_version_that_users_say_is_wrong_is_stopped_at_the_canary(
         client.feedback(Feedback(device="cellar", answer=answers[0][0], right=True))
     assert error.value.code == "no-such-answer", "an answer is its own device's"
     served.until(lambda: home.counts().get("1.0.0") == (3, 0))
+
+    new = NewLesson(
+        devices=["cellar"], model="tiny-classifier", lesson="music", label="music", timeout_s=60,
+        texts=["zqx play a song", "zqx put on some jazz", "zqx start the playlist"],
+    )  # fmt: skip
+    (taught,) = client.teach(new).devices
+    assert [one.label for one in taught.lessons] == ["music"], taught.error
+    query = Query(devices=["cellar"], text="zqx play some jazz", timeout_s=30)
+    (answer,) = client.query(query).answers
+    assert answer.classified is not None
+    assert (answer.classified["label"], answer.classified["taught"]) == ("music", True)
+    served.until(lambda: "music" in str(client.device("cellar").slots["classify"].taught))
+    (left,) = client.unteach(OldLesson(devices=["cellar"], lesson="music", timeout_s=60)).devices
+    assert left.error is None
+    assert left.lessons == []
 
     gates = {"min_field_accuracy": 0.8, "min_field_judged": 8, "min_field_devices": 1}
     second = home.roll_out(TINY_NEXT, gates=gates, on_gate="abort")

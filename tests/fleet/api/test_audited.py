@@ -219,6 +219,10 @@ def leaves(
 
 
 ASK = {"model": "noise", "selector": "d1"}
+LESSON = {
+    "devices": ["d1"], "model": "noise", "lesson": "one", "label": "x", "texts": ["y"],
+    "timeout_s": 0.1,
+}  # fmt: skip
 
 
 def sample(controller: Controller) -> dict[str, str]:
@@ -283,6 +287,10 @@ DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
     ("POST", "/v1/rollouts"): lambda client, _: made(client.post("/v1/rollouts", json=SPEC)),
     ("POST", "/v1/rollouts/{rollout}/{command}"): command,
     ("POST", "/v1/improvements"): improves,
+    ("POST", "/v1/lessons"): lambda client, _: made(client.post("/v1/lessons", json=LESSON)),
+    ("POST", "/v1/lessons/undo"): lambda client, _: made(
+        client.post("/v1/lessons/undo", json={"devices": ["d1"], "lesson": "one", "timeout_s": 0.1})
+    ),
     ("POST", "/v1/samples/asks"): lambda client, _: made(client.post("/v1/samples/asks", json=ASK)),
     ("POST", "/v1/samples/asks/{ask}/collect"): collects,
     ("DELETE", "/v1/samples"): lambda client, _: made(

@@ -39,6 +39,7 @@ BY_ROUTE = {
     "fleet label": ("PATCH", "/v1/devices/{device}"),
     "fleet rollout create": ("POST", "/v1/rollouts"),
     "fleet agent rollout": ("POST", "/v1/rollouts"),
+    "fleet teach": ("POST", "/v1/lessons"),
     "fleet samples ask": ("POST", "/v1/samples/asks"),
     "fleet samples collect": ("POST", "/v1/samples/asks/{ask}/collect"),
     "fleet samples label": ("POST", "/v1/samples/labels"),

@@ -1,0 +1,103 @@
+"""``shoal fleet teach``: a label from a few examples, on devices, without a build."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from contracts.errors import InputError
+from contracts.files import read_small
+from fleet.api import models_lessons
+from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
+from fleet.cli.output import emit_json, reported, safe, table
+from fleet.rollout.spec import describe
+
+
+def teach(
+    model: Annotated[str, typer.Argument(help="The model: a bundle's name.")],
+    label: Annotated[str | None, typer.Option(help="Of the examples: new, or the model's.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="An example; give about five.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--from", help="Examples, one a line, in place of --text.")
+    ] = None,
+    on: Annotated[str, typer.Option("--on", help="Which devices, a selector.")] = "all",
+    lesson: Annotated[
+        str | None, typer.Option(help="Its name; else made of label and examples.")
+    ] = None,
+    undo: Annotated[str | None, typer.Option(help="Takes the lesson of this name back.")] = None,
+    slot: Annotated[str, typer.Option(help="Of the devices.")] = "classify",
+    folder: Folder = HERE,
+    url: Url = None,
+    token_file: TokenFile = None,
+    token: TokenValue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Teaches devices a label from about five examples, until the next version of the model.
+
+    It takes a moment and no build. Answers that come of it say `taught`. A lesson is for the
+    version that serves: when another one comes, it does not answer, and the device says so.
+    """
+    with reported(as_json), connect(folder, url, token_file, token) as client:
+        texts = [*(text or []), *(_lines(file) if file else [])]
+        try:
+            if undo is not None:
+                if label or texts:
+                    raise InputError("bad-options", "--undo takes no label and no examples")
+                old = models_lessons.OldLesson(selector=on, lesson=undo, slot=slot)
+                found = client.unteach(old)
+            else:
+                if label is None or not texts:
+                    raise InputError("bad-lesson", "give --label and its examples: --text, --from")
+                new = models_lessons.NewLesson(
+                    selector=on,
+                    model=model,
+                    lesson=lesson or _name(label, texts),
+                    label=label,
+                    texts=texts,
+                    slot=slot,
+                )
+                found = client.teach(new)
+        except ValidationError as error:
+            raise InputError("bad-lesson", f"the lesson is not valid: {describe(error)}") from None
+        if as_json:
+            emit_json(found)
+        else:
+            _show(found)
+        if all(one.error is not None for one in found.devices):
+            raise typer.Exit(1)
+
+
+def _lines(file: Path) -> list[str]:
+    data = read_small(file, what="the examples", hint="one example a line")
+    try:
+        lines = data.decode().splitlines()
+    except UnicodeDecodeError:
+        raise InputError("bad-lesson", f"{file} is not UTF-8") from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _name(label: str, texts: list[str]) -> str:
+    content = "\n".join([label, *texts]).encode("utf-8", "surrogatepass")
+    return f"lesson-{hashlib.sha256(content).hexdigest()[:8]}"
+
+
+def _show(found: models_lessons.TaughtPage) -> None:
+    rows = []
+    for one in found.devices:
+        if one.error is not None:
+            rows.append((one.device, "", "", "", safe(one.error.message)))
+        for lesson in one.lessons:
+            state = "" if lesson.serves else f"does not answer: it is for {lesson.bundle}"
+            rows.append((one.device, lesson.name, safe(lesson.label), str(lesson.examples), state))
+        if one.error is None and not one.lessons:
+            rows.append((one.device, "", "", "", "no lessons are left"))
+    table(("device", "lesson", "label", "examples", ""), rows)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+    app.command("teach")(teach)
