@@ -32,8 +32,8 @@ _WEIGHTS: Final = (10.569, 4.56, 5.608, 0.893)
 logarithm of the model's doubt."""
 
 _BIAS: Final = -10.584
-_BAR: Final = -1.2
-_BAR_EACH: Final = 0.12
+_BAR: Final = -0.8
+_BAR_EACH: Final = 0.33
 """The bar above which a lesson answers, and what each doubling of their number adds to it: of many
 lessons one is near by chance."""
 
