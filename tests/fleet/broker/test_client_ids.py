@@ -134,7 +134,9 @@ def test_a_device_gets_no_turn_among_those_that_share(reef: Reef, sharing: Contr
         assert device.publish(TOPICS.blob_get("good"), request) == 0
     device.close()
     reef.until_stored(sharing, before + SENT)
-    until(lambda: sharing.blocks.served == SENT, "block requests are not answered")
+    # Of one device so many may wait; what is too many was taken, and is dropped.
+    taken = sharing.blocks
+    until(lambda: taken.served + taken.dropped == SENT, "block requests are not taken")
     thief.close()
 
 
