@@ -6,6 +6,7 @@ import argparse
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ CONFIG: Final = Path("/etc/shoal/agent.yaml")
 FOLDERS: Final = (Path("/etc/shoal"), Path("/var/lib/shoal"))
 PROGRAMS: Final = Path("/opt")
 USER: Final = "shoal"
+_TRIES: Final = 40
+_PAUSE_S: Final = 0.25
 
 
 def uninstall(arguments: argparse.Namespace) -> int:
@@ -37,7 +40,7 @@ def uninstall(arguments: argparse.Namespace) -> int:
     UNIT.unlink(missing_ok=True)
     _run("systemctl", "daemon-reload")
     for folder in FOLDERS:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
     _run("userdel", USER)
     # This program's own environment goes last.
     link = PROGRAMS / "shoal"
@@ -53,6 +56,15 @@ def uninstall(arguments: argparse.Namespace) -> int:
     else:
         output.line(f"removed; on the controller: shoal fleet retire {device or 'DEVICE'}")
     return 0
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder, also when a process that is about to end still writes into it."""
+    for _ in range(_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_PAUSE_S)
 
 
 def _run(*command: str) -> None:

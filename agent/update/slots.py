@@ -142,8 +142,8 @@ class Slots:
 
     def _adapters_last(self, slot: str) -> tuple[bool, str]:
         """The order in which slots are loaded: an adapter needs its base."""
-        current = self._store.linked(slot, "current")
         try:
+            current = self._store.linked(slot, "current")
             adapts = current is not None and self._store.manifest(current).adapter is not None
         except (InputError, OSError):
             adapts = False

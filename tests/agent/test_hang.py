@@ -337,10 +337,14 @@ def test_a_line_is_answered_before_its_shadow_runs(clock: FakeClock, worker: Wor
     class Labels:
         """Answers at once, and looks at what was sent before the shadow runs."""
 
-        def label(self, slot: str, text: str, top: int, *, answer_id: str) -> Classified:
+        def label(
+            self, slot: str, text: str, top: int, *, answer_id: str, source: str
+        ) -> Classified:
             return Classified(label="lights", confidence=0.9, top=[], bundle=OLD, latency_us=1)
 
-        def shadow(self, slot: str, text: str, answer: Classified, *, answer_id: str) -> None:
+        def shadow(
+            self, slot: str, text: str, answer: Classified, *, answer_id: str, source: str
+        ) -> None:
             running = worker.running
             assert running is not None
             seen.append(running.reply.finished and len(sent) == 1)
