@@ -8,6 +8,7 @@ import msgspec
 
 from contracts.errors import InputError
 from contracts.labelled.rows import Log
+from contracts.labelled.several import marked
 
 _TEXTS: Final = (
     *("text", "sentence", "utterance", "message", "query", "question", "comment", "review"),
@@ -134,6 +135,14 @@ def _by_content(
             return names[0]
         return text
     labels = [name for name in labels if name != found["text"]]
+    marks = marked(labels, sample)
+    if len(marks) > 1 and marks == labels:
+        raise InputError(
+            "bad-data",
+            f"{where}: {len(marks)} columns hold 0 and 1, as with one column for each label: "
+            f"{', '.join(name[:40] for name in marks[:8])}; a text has one label: write its name "
+            "into one column, or name a column with --label to learn that one alone",
+        )
     if len(labels) > 1:
         choices = ", ".join(
             f"{name} ({len({str(row.get(name)) for row in sample})} values)" for name in labels[:8]

@@ -17,6 +17,7 @@ from contracts import limits
 from contracts.errors import InputError
 from contracts.labelled.columns import Columns, choose
 from contracts.labelled.rows import Log, Problem, Row, told
+from contracts.labelled.several import joined
 from contracts.labelled.tables import Record, records
 
 _SAMPLE: Final = 1000
@@ -101,7 +102,20 @@ def load_table(
     if left_out:
         own: list[Problem] = log.problems[known:]
         log.note(f"{left_out} rows of {path.name} were left out: {', '.join(told(own))}")
+    if columns.label:
+        _say_joined(path, rows, log)
     return Table(rows, columns)
+
+
+def _say_joined(path: Path, rows: list[Row], log: Log) -> None:
+    found = joined(row.label for row in rows)
+    if found is not None:
+        log.note(
+            f"{path.name}: {found.rows} rows seem to have several labels, joined by "
+            f"{found.separator!r}, for example {found.example[:60]!r}; a text has one label, so "
+            f"each of the {found.cells} combinations is a label of its own; if that is not "
+            "meant, keep one label a row"
+        )
 
 
 def _why(log: Log, known: int) -> str:
@@ -137,7 +151,9 @@ def _cell(cells: dict[str, Any], column: str, *, whole: bool = False) -> str:
         if hasattr(value, "why"):
             raise ValueError(f"{column!r} holds {value.why}")
         if isinstance(value, list):
-            raise ValueError(f"{column!r} is a list; one label a text")
+            if whole or len(value) != 1 or isinstance(value[0], list):
+                raise ValueError(f"{column!r} is a list; one label a text")
+            return _cell({column: value[0]}, column)
         if whole or not isinstance(value, (int, bool)):
             raise ValueError(f"{column!r} is not a string")
         value = str(value)
