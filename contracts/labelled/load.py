@@ -16,7 +16,7 @@ import msgspec
 from contracts import limits
 from contracts.errors import InputError
 from contracts.labelled.columns import Columns, choose
-from contracts.labelled.rows import Log, Problem, Row, told
+from contracts.labelled.rows import ERRORS, Log, Problem, Row, told
 from contracts.labelled.several import joined
 from contracts.labelled.tables import Record, records
 
@@ -160,6 +160,8 @@ def _cell(cells: dict[str, Any], column: str, *, whole: bool = False) -> str:
     value = value.strip()
     if not value:
         raise ValueError(f"{column!r} is empty")
+    if value in ERRORS:
+        raise ValueError(f"{column!r} holds the error {value}")
     try:
         value.encode()
     except UnicodeEncodeError:

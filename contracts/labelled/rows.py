@@ -15,6 +15,12 @@ MAX_PROBLEMS: Final = 100_000
 """Problems that are kept by place; the rest are counted."""
 
 
+ERRORS: Final = frozenset(
+    ("#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!")
+)
+"""What a spreadsheet program shows, and exports, in place of a value."""
+
+
 class Row(msgspec.Struct, frozen=True):
     """A text with its label.
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from contracts import limits
 from contracts.errors import InputError, UnavailableError
-from contracts.labelled.rows import Log
+from contracts.labelled.rows import ERRORS, Log
 
 MAX_SHEET_BYTES: Final = 512 * limits.MIB
 """Of a workbook's parts, unpacked: a small file that unpacks to more is an attack."""
@@ -26,10 +26,6 @@ _MERGED: Final = re.compile(
     rb'<(?:\w+:)?mergeCell ref="([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})"'
 )
 _FORMULA: Final = re.compile(rb"<(?:\w+:)?f[ >/]")
-_ERRORS: Final = frozenset(
-    ("#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!", "#SPILL!", "#CALC!")
-)
-
 Place = tuple[int, int]
 """Row and column, both from 0."""
 
@@ -138,7 +134,7 @@ def _shown(value: Any) -> Any:
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str):
-        return Unreadable(f"the error {value}") if value in _ERRORS else value
+        return Unreadable(f"the error {value}") if value in ERRORS else value
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)

@@ -217,6 +217,18 @@ def test_formulas_merged_cells_and_errors_of_a_workbook_are_told(tmp_path: Path)
     assert any("merged cells; 1 rows" in note for note in log.notes)
 
 
+def test_errors_that_a_spreadsheet_exported_are_no_texts_and_no_labels(tmp_path: Path) -> None:
+    """A CSV has them as a workbook shows them; what only has such a mark in it is text."""
+    rows = [*good(), ("#NAME?", "l0"), ("no value", "#N/A"), ("It says #N/A again", "l1")]
+    log = Log()
+    found = load_rows(csv_of(tmp_path / "a.csv", rows), log=log)
+    assert [row.text for row in found[20:]] == ["It says #N/A again"]
+    assert [(p.place, p.what) for p in log.problems] == [
+        ("line 22", "'text' holds the error #NAME?"),
+        ("line 23", "'label' holds the error #N/A"),
+    ]
+
+
 def test_a_workbook_that_broke_off_or_is_locked_is_one_error(tmp_path: Path) -> None:
     """What to do is in it."""
     whole = workbook(tmp_path / "whole.xlsx", [["text", "label"], *map(list, good())])
