@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-SEPARATORS: Final = ("|", ";", ",")
+SEPARATORS: Final = ("|", ";", ",", "#", "+")
 """What joins labels in one cell. A slash or ``>`` is left out: it names a place in a hierarchy."""
 
 _LEAST: Final = 2

@@ -26,6 +26,8 @@ def csv_of(path: Path, header: str, cells: list[str]) -> Path:
         (["a|b", "a", "b|c", "c"], "|"),
         (["a;b", "b; a", "b"], ";"),
         (["a, b", "b,c", "c, a"], ","),
+        (["a#b", "a", "c#b#a", "c"], "#"),
+        (["a+b", "a", "c + b", "c"], "+"),
         (["['a', 'b']", "['b', 'c']", "['c']", "['a']"], ","),
     ],
 )
@@ -46,6 +48,7 @@ def test_labels_that_come_again_apart_were_joined(cells: list[str], separator: s
         ["yes, please", "no, thanks", "yes"],
         ["a|b", "a", "b"],
         ["news/sport", "news/politics", "sport/politics"],
+        ["C#", "C++", "C", "F#", "F"],
         ["|", ";", ",,", ""],
     ],
 )
