@@ -109,6 +109,16 @@ def test_what_one_computed_is_nothing_to_another(kit: Kit, base: GenerativeModel
     assert [a.text for a in first] == [a.text for a in again]
     base.prefixes.clear()
     assert home.generate(chat).text == first[1].text
+    # A few tokens may be the same by chance: what is taken over is counted too.
+    base.prefixes.clear()
+    base.generate(chat)
+    ids = list(base.decoder.ids)
+    taken = {}
+    for owner in ("", kit.home.name):
+        base.decoder.truncate(0)
+        base.prefixes.owner = owner
+        taken[owner] = base.prefixes.prepare(base.decoder, ids)
+    assert taken[""] > len(ids) // 2 and taken[kit.home.name] == 0
 
 
 def test_its_golden_vectors_hold_with_its_base_alone(kit: Kit, base: GenerativeModel) -> None:
