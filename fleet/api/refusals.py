@@ -44,6 +44,7 @@ CHANGES: Final = {
     ("POST", "/v1/certificates/renew"): "certificate.renew",
     ("POST", "/ui/login"): "session.begin",
     ("POST", "/ui/logout"): "session.end",
+    ("POST", "/ui/upload"): "bundle.publish",
 }
 """Requests that change something, and what their entries are called."""
 

@@ -207,3 +207,19 @@ def models(published: Iterable[Published]) -> dict[str, Any]:
         for name, data in sorted(series.items())
     ]  # fmt: skip
     return options
+
+
+def by_label(published: Published, most: int = 40) -> dict[str, Any]:
+    """What the builder measured of each label, the worst first; bars, at most `most`."""
+    options = _base(time=False, legend=False)
+    measured = published.manifest.metrics.get("f1_per_class")
+    rows = sorted(measured.items(), key=lambda row: row[1]) if isinstance(measured, dict) else []
+    rows = [(label, value) for label, value in rows if isinstance(value, int | float)][:most]
+    options["xAxis"] = {"type": "category", "data": [label[:40] for label, _ in rows],
+                        "axisLabel": {"color": _TEXT, "rotate": 45,
+                                      "hideOverlap": True}}  # fmt: skip
+    options["yAxis"] |= {"name": "F1 %", "max": 100}
+    options["grid"] |= {"top": 34}
+    values = [round(value * 100, 2) for _, value in rows]
+    options["series"] = [{"name": "F1 %", "type": "bar", "data": values}] if rows else []
+    return options

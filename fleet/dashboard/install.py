@@ -17,7 +17,7 @@ from fleet.api.auth import Gatekeeper
 from fleet.api.errors import ApiError
 from fleet.api.refusals import address
 from fleet.controller import Controller
-from fleet.dashboard import pages
+from fleet.dashboard import pages, receiving
 from fleet.dashboard.data import Data
 from fleet.dashboard.render import render
 from fleet.dashboard.session import COOKIE, LIFETIME_S, Sessions
@@ -54,6 +54,7 @@ def mount(app: FastAPI, controller: Controller) -> None:
     sessions = Sessions(gatekeeper.find)
     site = Site(Data(controller), sessions, Work(controller))
     _add_sign_in(app, gatekeeper, site)
+    receiving.add(app, site)
     pages.register(site)
     ui.run_with(
         app,

@@ -12,8 +12,9 @@ from typing import Final
 
 from contracts import board
 from contracts.errors import InputError, RefusedError
-from contracts.messages import DeviceLabels
+from contracts.messages import BundleRef, DeviceLabels
 from fleet.controller import Controller
+from fleet.dashboard.uploads import Upload, Uploads
 from fleet.identity.registry import Invitation
 from fleet.joining import invitations, offers, table
 from fleet.joining.invitations import Wanted
@@ -44,6 +45,7 @@ class Work:
     def __init__(self, controller: Controller) -> None:
         self._controller = controller
         self._fleet = controller.fleet
+        self.uploads = Uploads(controller.fleet.folder)
 
     @contextmanager
     def _as(self, token: Token, role: Role, action: str, target: str) -> Iterator[Actor]:
@@ -164,6 +166,45 @@ class Work:
             done = [leaving.revoke(self._fleet, name, actor) for name in names]
         self._controller.wake()
         return sorted({one.todo for one in done if one.todo})
+
+    # Bundles --------------------------------------------------------------------------------
+
+    def receive(
+        self, identifier: str, name: str, size: int, offset: int, data: bytes, token: Token
+    ) -> Upload:
+        """A part of a bundle's file; without an identifier, the first.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError, UnavailableError: what :class:`~fleet.dashboard.uploads.Uploads` refuses.
+        """
+        with self._as(token, "admin", "bundle.publish", name[:200]):
+            if not identifier:
+                identifier = self.uploads.begin(name, size, token.id).id
+            return self.uploads.add(identifier, offset, data, token.id)
+
+    def publish(self, upload: Upload, token: Token) -> BundleRef:
+        """Checks and publishes what came whole, as `shoal fleet publish`; it is removed then.
+
+        Raises:
+            RefusedError: ``forbidden``, ``version-taken``.
+            ShoalError: what the bundle and the repository raise.
+        """
+        try:
+            with self._as(token, "admin", "bundle.publish", upload.path.name) as actor:
+                return self._fleet.publish(upload.path, actor=actor)[0]
+        finally:
+            self.uploads.drop(upload.id)
+
+    def withdraw(self, name: str, version: str, token: Token) -> None:
+        """Takes a bundle out of the signed list.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``no-such-bundle``, and what the repository raises.
+        """
+        with self._as(token, "admin", "bundle.withdraw", f"{name} {version}"[:200]) as actor:
+            self._fleet.withdraw(name, version, actor=actor)
 
 
 def pairs(text: str) -> DeviceLabels | None:

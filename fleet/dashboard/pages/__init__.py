@@ -4,6 +4,7 @@ from typing import Final
 
 from fleet.dashboard.pages import (
     audit,
+    compare,
     device,
     devices,
     enrol,
@@ -24,5 +25,16 @@ FAVICON: Final = (
 
 def register(site: Site) -> None:
     """Adds all pages to NiceGUI's app."""
-    for module in (overview, devices, device, enrol, label, models, rollouts, rollout, audit):
+    for module in (
+        overview,
+        devices,
+        device,
+        enrol,
+        label,
+        models,
+        compare,
+        rollouts,
+        rollout,
+        audit,
+    ):
         module.register(site)

@@ -9,11 +9,12 @@ from nicegui import ui
 
 from contracts.errors import ShoalError
 from fleet.dashboard import charts
-from fleet.dashboard.layout import RESPONSE_S, frame, html, live, problem
+from fleet.dashboard.layout import RESPONSE_S, attempt, frame, html, live, problem
 from fleet.dashboard.render import render
-from fleet.dashboard.site import Site
+from fleet.dashboard.site import Site, Visit
 from fleet.dashboard.views import flatten
 from fleet.field import enough
+from fleet.store.bundles import Published
 
 
 def register(site: Site) -> None:
@@ -39,6 +40,9 @@ def register(site: Site) -> None:
                     ui.echart(options)
             with ui.element("section").classes("card").props('aria-label="Bundles"'):
                 await live(table, visit, every_s=5.0)
+            if visit.may("admin"):
+                with ui.element("section").classes("card").props('aria-label="Publish"'):
+                    html(render("upload.html"))
 
     @ui.page("/models/{name}/{version}", response_timeout=RESPONSE_S)
     async def model(request: Request, name: str, version: str) -> None:
@@ -50,6 +54,13 @@ def register(site: Site) -> None:
             except ShoalError as error:
                 problem(error)
                 return
+            if visit.may("admin") and not found.withdrawn:
+                _withdrawing(visit, found, running)
+            chart = charts.by_label(found)
+            if chart["series"]:
+                with ui.element("section").classes("card").props('aria-label="Measured by label"'):
+                    html("<h2>Measured by label</h2>")
+                    ui.echart(chart)
             html(
                 render(
                     "model.html",
@@ -61,3 +72,24 @@ def register(site: Site) -> None:
                     report=flatten(report) if report else None,
                 )
             ).classes("live")
+
+
+def _withdrawing(visit: Visit, found: Published, running: int) -> None:
+    """A button that takes the version out of the signed list; asks once more."""
+    ref = found.ref
+    with ui.dialog() as dialog, ui.element("div").classes("dialog"):
+        ui.label(f"Withdraw {ref.name} {ref.version}?").style("font-weight: 650; font-size: 17px")
+        kept = f" {running:,} devices run it and keep it." if running else ""
+        ui.label("No device installs it any more." + kept)
+        with ui.element("div").classes("tools"):
+            sure = ui.button("Yes, withdraw").props("unelevated color=negative")
+            ui.button("No", on_click=dialog.close).props("flat")
+
+    async def give() -> None:
+        token = await visit.signed_in()
+        dialog.close()
+        await asyncio.to_thread(visit.site.work.withdraw, ref.name, ref.version, token)
+        ui.navigate.to(f"/models/{ref.name}/{ref.version}")
+
+    sure.on_click(lambda: attempt(give))
+    ui.button("Withdraw", on_click=dialog.open).props("outline color=negative").classes("fit")

@@ -50,3 +50,33 @@ async function shoalCopy(id, told) {
   }
   if (status) status.textContent = done ? "Copied." : "Select the line and copy it.";
 }
+// Sends a bundle's file in parts; says how far it is, and what became of it.
+async function shoalUpload(input, told) {
+  const file = input.files[0], status = document.getElementById(told), part = 512 * 1024;
+  if (!file) return;
+  const say = (text, kind) => { status.textContent = text; status.dataset.kind = kind || ""; };
+  input.disabled = true;
+  try {
+    for (let offset = 0, id = ""; ; offset += part) {
+      const asked = new URLSearchParams({ name: file.name, size: file.size, offset, id });
+      const answer = await fetch(`/ui/upload?${asked}`, { method: "POST", body: file.slice(offset, offset + part), redirect: "error" });
+      const found = await answer.json();
+      if (!answer.ok) throw new Error(found.error.message);
+      if (found.refused) throw new Error(found.refused);
+      if (found.published) {
+        say(`Published ${found.name}. `, "ok");
+        const link = document.createElement("a");
+        link.href = found.published;
+        link.textContent = "Look at it";
+        status.append(link);
+        break;
+      }
+      id = found.id;
+      say(`${Math.floor((100 * found.done) / file.size)} % of ${file.name}`);
+    }
+  } catch (error) {
+    say(`Not published: ${error.message}`, "bad");
+  }
+  input.disabled = false;
+  input.value = "";
+}
