@@ -194,7 +194,9 @@ class Bundle:
 
 
 def _read_member(path: Path, name: str, cap: int) -> bytes:
+    import struct
     import zipfile  # 1 MB that a program with an unpacked bundle does without
+    import zlib
 
     try:
         with zipfile.ZipFile(path) as archive:
@@ -205,7 +207,10 @@ def _read_member(path: Path, name: str, cap: int) -> bytes:
                 data = stream.read(cap + 1)
     except KeyError:
         raise InputError("not-a-bundle", f"{path} has no {name}") from None
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError, OSError) as error:
+    except (
+        zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, EOFError, RuntimeError,
+        OSError, ValueError,
+    ) as error:  # fmt: skip
         raise InputError(
             "not-a-bundle", f"{path} is not a bundle, or is truncated: {error}"
         ) from None

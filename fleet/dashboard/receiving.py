@@ -11,7 +11,7 @@ from contracts.errors import InputError, ShoalError
 from fleet.api.errors import ApiError
 from fleet.dashboard.session import COOKIE
 from fleet.dashboard.site import PREFIX, Site
-from fleet.dashboard.uploads import MAX_PART_BYTES
+from fleet.dashboard.uploads import MAX_PART_BYTES, REPORT
 
 PATH = f"{PREFIX}/upload"
 
@@ -26,12 +26,15 @@ def add(app: FastAPI, site: Site) -> None:
         size: Annotated[int, Query(ge=1)],
         offset: Annotated[int, Query(ge=0)] = 0,
         identifier: Annotated[str, Query(alias="id", max_length=64)] = "",
+        report: Annotated[str, Query(max_length=64)] = "",
     ) -> dict[str, Any]:
         """A part; after the last one, what became of the file."""
         token = await site.sessions.token(request.cookies.get(COOKIE))
         if token is None:
             raise ApiError("unauthorized", "The session has ended: sign in again.")
         request.state.token = token
+        if not token.may("admin"):
+            raise ApiError("forbidden", "Publishing needs the role admin.")
         data = bytearray()
         async for chunk in request.stream():
             data += chunk
@@ -40,11 +43,11 @@ def add(app: FastAPI, site: Site) -> None:
         found = await run_in_threadpool(
             site.work.receive, identifier, name, size, offset, bytes(data), token
         )
-        if not found.whole:
+        if not found.whole or found.path.name.endswith(REPORT):
             return {"id": found.id, "done": found.done}
         try:
-            ref = await run_in_threadpool(site.work.publish, found, token)
+            ref = await run_in_threadpool(site.work.publish, found, token, report)
         except ShoalError as error:
             # It came whole; that it was refused is in the audit log already.
-            return {"refused": str(error)}
+            return {"refused": str(error), "code": error.code}
         return {"published": f"{PREFIX}/models/{ref.name}/{ref.version}", "name": str(ref)}

@@ -6,6 +6,7 @@ came is hostile until the caller has checked it; here its bytes are only counted
 
 from __future__ import annotations
 
+import contextlib
 import re
 import secrets
 import shutil
@@ -28,7 +29,13 @@ IDLE_S: Final = 600.0
 SPARE_BYTES: Final = 64 * limits.MIB
 """What stays free on the disk: the upload, and its copy among the signed files, are more."""
 
+LEFT_S: Final = 3600.0
+"""Seconds after which what another process left is removed; it may be at work until then."""
+
 PREFIX: Final = ".upload."
+MAX_BYTES: Final = limits.MAX_BUNDLE_BYTES + limits.MAX_MANIFEST_BYTES
+MAX_REPORT_BYTES: Final = 8 * limits.MIB
+REPORT: Final = ".json"
 
 
 class Upload(msgspec.Struct):
@@ -57,7 +64,7 @@ class Upload(msgspec.Struct):
 
 
 class Uploads:
-    """The uploads of one controller. What an earlier process left is removed.
+    """The uploads of one controller process.
 
     Args:
         folder: of the fleet: uploads are beside what they become.
@@ -69,8 +76,7 @@ class Uploads:
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._open: dict[str, Upload] = {}
-        for left in folder.glob(f"{PREFIX}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        self._drop_left()
 
     def begin(self, name: str, size: int, owner: str) -> Upload:
         """Makes room for a file.
@@ -84,11 +90,13 @@ class Uploads:
             InputError: ``too-large``, ``disk-full``.
             UnavailableError: ``busy``; too many are on their way.
         """
-        if not 0 < size <= limits.MAX_BUNDLE_BYTES + limits.MAX_MANIFEST_BYTES:
-            raise InputError("too-large", f"a bundle has 1 to {limits.MAX_BUNDLE_BYTES} bytes")
-        plain = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip(".")[-80:] or "bundle"
+        plain = re.sub(r"[^A-Za-z0-9._-]", "-", name)[-80:].lstrip(".") or "bundle"
+        most = MAX_REPORT_BYTES if plain.endswith(REPORT) else MAX_BYTES
+        if not 0 < size <= most:
+            raise InputError("too-large", f"{plain} has {size} bytes; 1 to {most} are taken")
         with self._lock:
             self._drop_idle()
+            self._drop_left()
             if len(self._open) >= MAX_OPEN:
                 raise UnavailableError("busy", f"{MAX_OPEN} files are on their way already: wait")
             claimed = sum(2 * one.size - one.done for one in self._open.values())
@@ -103,9 +111,18 @@ class Uploads:
             folder = self._folder / f"{PREFIX}{identifier}"
             folder.mkdir(mode=0o700)
             upload = Upload(identifier, owner, folder / plain, size, 0, self._monotonic())
-            upload.path.touch(mode=0o600)
             self._open[identifier] = upload
+            upload.path.touch(mode=0o600)
         return upload
+
+    def find(self, identifier: str, owner: str) -> Upload:
+        """An upload that is on its way, or came.
+
+        Raises:
+            InputError: ``no-such-upload``; also when it is somebody else's.
+        """
+        with self._lock:
+            return self._find(identifier, owner)
 
     def add(self, identifier: str, offset: int, data: bytes, owner: str) -> Upload:
         """Appends a part.
@@ -114,16 +131,23 @@ class Uploads:
             InputError: ``no-such-upload``, ``bad-range``, ``too-large``.
         """
         with self._lock:
-            self._drop_idle()
-            upload = self._open.get(identifier)
-            if upload is None or upload.owner != owner:
-                raise InputError("no-such-upload", "this upload is not known: begin again")
+            upload = self._find(identifier, owner)
             if offset != upload.done:
-                raise InputError("bad-range", f"expected what follows byte {upload.done}")
+                raise InputError(
+                    "bad-range", f"expected what follows byte {upload.done}", done=upload.done
+                )
             if len(data) > MAX_PART_BYTES or upload.done + len(data) > upload.size:
                 raise InputError("too-large", "the part goes beyond the file, or is too large")
-            with upload.path.open("ab") as stream:
-                stream.write(data)
+            if not data:
+                raise InputError("bad-range", "the part is empty", done=upload.done)
+            try:
+                # Where the disk was full, a piece of this part may stand there already.
+                with upload.path.open("r+b") as stream:
+                    stream.seek(upload.done)
+                    stream.write(data)
+            except OSError as error:
+                self._remove(identifier)
+                raise UnavailableError("disk-error", f"cannot write the upload: {error}") from None
             upload.done += len(data)
             upload.at = self._monotonic()
         return upload
@@ -132,6 +156,22 @@ class Uploads:
         """Removes an upload: it was taken, or refused."""
         with self._lock:
             self._remove(identifier)
+
+    def _find(self, identifier: str, owner: str) -> Upload:
+        self._drop_idle()
+        upload = self._open.get(identifier)
+        if upload is None or upload.owner != owner:
+            raise InputError("no-such-upload", "this upload is not known: begin again")
+        return upload
+
+    def _drop_left(self) -> None:
+        """Removes what processes left that ended in the middle of an upload."""
+        for left in self._folder.glob(f"{PREFIX}*"):
+            if left.name.removeprefix(PREFIX) in self._open:
+                continue
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > LEFT_S:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _drop_idle(self) -> None:
         now = self._monotonic()

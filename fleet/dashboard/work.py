@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from contracts import board
-from contracts.errors import InputError, RefusedError
+from contracts.errors import InputError, RefusedError, ShoalError
 from contracts.messages import BundleRef, DeviceLabels
 from fleet.controller import Controller
 from fleet.dashboard.uploads import Upload, Uploads
@@ -172,19 +172,29 @@ class Work:
     def receive(
         self, identifier: str, name: str, size: int, offset: int, data: bytes, token: Token
     ) -> Upload:
-        """A part of a bundle's file; without an identifier, the first.
+        """A part of a file, a bundle or its report; without an identifier, the first.
 
         Raises:
             RefusedError: ``forbidden``.
             InputError, UnavailableError: what :class:`~fleet.dashboard.uploads.Uploads` refuses.
         """
         with self._as(token, "admin", "bundle.publish", name[:200]):
-            if not identifier:
-                identifier = self.uploads.begin(name, size, token.id).id
-            return self.uploads.add(identifier, offset, data, token.id)
+            if identifier:
+                return self.uploads.add(identifier, offset, data, token.id)
+            begun = self.uploads.begin(name, size, token.id)
+            try:
+                return self.uploads.add(begun.id, offset, data, token.id)
+            except ShoalError:
+                self.uploads.drop(begun.id)
+                raise
 
-    def publish(self, upload: Upload, token: Token) -> BundleRef:
+    def publish(self, upload: Upload, token: Token, report: str = "") -> BundleRef:
         """Checks and publishes what came whole, as `shoal fleet publish`; it is removed then.
+
+        Args:
+            upload: the bundle.
+            token: whose.
+            report: the upload of its build report, which came before; empty: there is none.
 
         Raises:
             RefusedError: ``forbidden``, ``version-taken``.
@@ -192,9 +202,11 @@ class Work:
         """
         try:
             with self._as(token, "admin", "bundle.publish", upload.path.name) as actor:
-                return self._fleet.publish(upload.path, actor=actor)[0]
+                beside = self.uploads.find(report, token.id).path if report else None
+                return self._fleet.publish(upload.path, beside, actor=actor)[0]
         finally:
             self.uploads.drop(upload.id)
+            self.uploads.drop(report)
 
     def withdraw(self, name: str, version: str, token: Token) -> None:
         """Takes a bundle out of the signed list.

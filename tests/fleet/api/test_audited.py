@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 from starlette.routing import BaseRoute, Mount
 
 from agent.certificates.device import new_request
+from contracts.bundle import pack
 from contracts.errors import ShoalError
 from contracts.messages import BundleRef, FieldSample
 from contracts.release import ReleaseArchive
@@ -36,6 +37,7 @@ from fleet.store import audit, samples
 from fleet.store.audit import Entry
 from fleet.store.entries import Actor
 from tests.fleet.api.conftest import Signed, app_of
+from tests.support.bundles import noise_bundle
 from tests.support.wheels import make_release
 
 Route = tuple[str, str]
@@ -143,6 +145,20 @@ def logout(client: TestClient, controller: Controller) -> None:
     """Signs out again."""
     login(client, controller)
     assert client.post("/ui/logout", follow_redirects=False).is_redirect
+
+
+def uploads(client: TestClient, controller: Controller) -> None:
+    """Publishes a bundle's file from the dashboard."""
+    login(client, controller)
+    with TemporaryDirectory() as folder:
+        bundle, file = (
+            noise_bundle(Path(folder) / "made", version="2.0.0"),
+            Path(folder) / "n.shoal",
+        )
+        pack(bundle.path, file)
+        data = file.read_bytes()
+    asked = {"name": file.name, "size": len(data)}
+    assert "published" in made(client.post("/ui/upload", params=asked, content=data))
 
 
 def made(answer: Any) -> Any:
@@ -309,6 +325,7 @@ DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
     ("POST", "/v1/certificates/renew"): renew,
     ("POST", "/ui/login"): login,
     ("POST", "/ui/logout"): logout,
+    ("POST", "/ui/upload"): uploads,
 }
 
 

@@ -55,6 +55,8 @@ FOR_ADMINS: list[tuple[str, Act]] = [
     ("device.token-revoke", lambda work, token: work.take_back("a", token)),
     ("device.token-list", lambda work, token: work.open_offers(token)),
     ("device.revoke", lambda work, token: work.revoke(["a"], token)),
+    ("bundle.publish", lambda work, token: work.receive("", "a.shoal", 9, 0, b"x", token)),
+    ("bundle.withdraw", lambda work, token: work.withdraw("a", "1.0.0", token)),
 ]
 
 
