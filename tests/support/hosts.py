@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 import pytest
@@ -62,16 +63,18 @@ def wire(
     addresses: Mapping[str, Sequence[str]],
     names: str,
     environment: Mapping[str, str],
+    slow: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[dict[str, Host]]:
-    """Two hosts on one wire, each with a home in `folder`.
+    """Hosts on one wire, each with a home in `folder`; the first holds the switch.
 
     Args:
         folder: for their homes.
-        addresses: of each of the two hosts, with the bits of their network.
-        names: what stands in the ``/etc/hosts`` of both.
+        addresses: of each host, with the bits of their network.
+        names: what stands in the ``/etc/hosts`` of all.
         environment: variables of what runs there.
+        slow: of hosts behind a slow link, its rate in both directions, as ``1mbit``.
     """
-    for tool in ("unshare", "nsenter", "ip"):
+    for tool in ("unshare", "nsenter", "ip", *(["tc"] if slow else [])):
         need_tool(tool, f"/usr/sbin/{tool}", f"/usr/bin/{tool}")
     (folder / "hosts").write_text(f"127.0.0.1 localhost\n::1 localhost\n{names}\n")
     mine = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
@@ -80,18 +83,30 @@ def wire(
         outer = hold(stack, ["unshare", *mine, "--net", "--mount", "sh", "-c", setup])
         user = [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
         into = ["nsenter", "--target", str(outer), "--mount", "--net", *user]
-        inner = hold(stack, [*into, "unshare", "--net", "--mount", "sh", "-c", setup])
+        pids = {
+            name: hold(stack, [*into, "unshare", "--net", "--mount", "sh", "-c", setup])
+            if number
+            else outer
+            for number, name in enumerate(addresses)
+        }
         hosts = {}
-        pids = dict(zip(addresses, (outer, inner), strict=True))
         for name, pid in pids.items():
             (folder / name).mkdir()
             hosts[name] = Host(pid, folder / name, environment)
-        first = next(iter(hosts.values()))
-        _do(first, f"ip link add wire type veth peer name wire netns {inner}")
+        first, *others = hosts
+        _do(hosts[first], "ip link add wire type bridge && ip link set wire up")
+        for name in others:
+            port = f"to-{name}"[:15]
+            _do(hosts[first], f"ip link add {port} type veth peer name wire netns {pids[name]}")
+            _do(hosts[first], f"ip link set {port} master wire up")
+            _do(hosts[name], "ip link set wire up")
+            if name in slow:
+                shape = f"root tbf rate {slow[name]} burst 32kbit latency 400ms"
+                _do(hosts[first], f"tc qdisc add dev {port} {shape}")
+                _do(hosts[name], f"tc qdisc add dev wire {shape}")
         for name, host in hosts.items():
             for one in addresses[name]:
                 _do(host, f"ip address add {one} dev wire {'nodad' if ':' in one else ''}")
-            _do(host, "ip link set wire up")
         yield hosts
 
 
