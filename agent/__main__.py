@@ -10,6 +10,7 @@ from pathlib import Path
 
 from agent.cli import output
 from agent.system import stderr
+from contracts import interpreter
 from contracts.errors import ShoalError
 
 _QUIET = ("agent.cli.local", "agent.cli.evaluate")
@@ -98,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             output.quiet_libraries()
         if options.function == "run" and arguments is None:
             stderr.set_apart()
-        function = getattr(importlib.import_module(options.module), options.function)
+        with interpreter.loading():
+            function = getattr(importlib.import_module(options.module), options.function)
         code: int = function(options)
         sys.stdout.flush()
         return code

@@ -6,10 +6,17 @@ module is imported, but as the base of a class: such modules are imported where 
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import Any
+
+from contracts import interpreter
 
 
 def __getattr__(name: str) -> Any:
+    if "tensorflow" not in sys.modules:
+        with interpreter.loading():  # collecting garbage takes a sixth of the time
+            importlib.import_module("tensorflow")
     import tensorflow
 
     return getattr(tensorflow, name)

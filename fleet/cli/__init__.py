@@ -1,5 +1,19 @@
 """The command line, ``shoal``."""
 
-from fleet.cli.app import main
+from __future__ import annotations
+
+import sys
+
+from contracts import interpreter
+
+
+def main() -> None:
+    """Runs what the arguments say; only what it needs is loaded."""
+    with interpreter.loading():
+        from fleet.cli import one
+
+        app = one.chosen(sys.argv[1:])
+    app()
+
 
 __all__ = ["main"]

@@ -23,6 +23,7 @@ from fleet.cli import (
     init,
     keys,
     members,
+    one,
     operations,
     rollout,
     samples,
@@ -45,15 +46,7 @@ _HELP: Final = {
     "inspect": "Show a bundle: sizes, operators, memory, boards it fits.",
 }
 
-app = typer.Typer(
-    name="shoal",
-    help="Small language models on fleets of devices.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-fleet_app = typer.Typer(no_args_is_help=True, help="The fleet: devices, models, rollouts.")
-app.add_typer(fleet_app, name="fleet")
+app, fleet_app = one.root()
 app.add_typer(boards.app, name="boards")
 improve.register(app)
 init.register(fleet_app)
@@ -106,9 +99,9 @@ def demo(context: typer.Context) -> None:
     except ModuleNotFoundError as error:
         typer.echo(f"error: this installation has no demo ({error.name} is missing)", err=True)
         raise typer.Exit(1) from None
-    one = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    one.command("demo")(run)
-    one(args=context.args, prog_name="shoal demo")
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command("demo")(run)
+    alone(args=context.args, prog_name="shoal demo")
 
 
 def main() -> None:

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.dialects import postgresql, sqlite
 
 from contracts import __version__
 from contracts.errors import InputError, RefusedError, UnavailableError
 from fleet.store.schema import WRITTEN_BY
+
+if TYPE_CHECKING:  # Alembic loads a template engine, too: only where a database is opened
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 _WRITE = "shoal_write"
 _BUSY_MS = 15_000
@@ -116,6 +116,13 @@ class Store:
     def _alembic(self) -> Config:
         return _migrations()
 
+    def _upgrade(self, connection: sa.Connection) -> None:
+        from alembic import command
+
+        config = self._alembic()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
     def migrate(self) -> None:
         """Brings the schema to the newest version; does nothing when it is there.
 
@@ -128,10 +135,8 @@ class Store:
                 if not self.is_sqlite:
                     # Two controllers that start together must not both migrate.
                     connection.execute(sa.text("SELECT pg_advisory_xact_lock(7460631)"))
-                refuse_newer(connection)
-                config = self._alembic()
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                if refuse_newer(connection) != _head():
+                    self._upgrade(connection)
                 connection.execute(
                     self.insert(WRITTEN_BY)
                     .values(schema=_head(), program=__version__, at=time.time())
@@ -146,8 +151,7 @@ class Store:
     def revision(self) -> tuple[str | None, str | None]:
         """The schema's version in the database, and the one this program expects."""
         with self.read() as connection:
-            current = MigrationContext.configure(connection).get_current_revision()
-        return current, _head()
+            return _current(connection), _head()
 
     def check(self) -> None:
         """Raises ``UnavailableError`` or ``RefusedError`` when it cannot be used as it is."""
@@ -168,7 +172,7 @@ def refuse_newer(connection: sa.Connection) -> str | None:
     Raises:
         RefusedError: ``newer-database``.
     """
-    current = MigrationContext.configure(connection).get_current_revision()
+    current = _current(connection)
     if current is None or current in _known():
         return current
     writer = "a newer version of Shoal"
@@ -185,7 +189,15 @@ def refuse_newer(connection: sa.Connection) -> str | None:
     )
 
 
+def _current(connection: sa.Connection) -> str | None:
+    from alembic.runtime.migration import MigrationContext
+
+    return MigrationContext.configure(connection).get_current_revision()
+
+
 def _migrations() -> Config:
+    from alembic.config import Config
+
     config = Config()
     folder = resources.files("fleet.store") / "migrations"
     config.set_main_option("script_location", str(folder))
@@ -195,14 +207,20 @@ def _migrations() -> Config:
 @functools.cache
 def _head() -> str | None:
     """The schema that this program expects. It is asked for with each look at what is ready."""
-    return ScriptDirectory.from_config(_migrations()).get_current_head()
+    return _scripts().get_current_head()
 
 
 @functools.cache
 def _known() -> frozenset[str]:
     """All schemas that this program can read or bring up to date."""
-    script = ScriptDirectory.from_config(_migrations())
-    return frozenset(one.revision for one in script.walk_revisions())
+    return frozenset(one.revision for one in _scripts().walk_revisions())
+
+
+@functools.cache
+def _scripts() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory.from_config(_migrations())
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
