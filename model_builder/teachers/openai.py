@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,19 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.errors import InputError, RefusedError, UnavailableError
+from contracts.errors import RefusedError
 from model_builder.recipes.teachers import EndpointConfig
 from model_builder.teachers.base import Progress
+from model_builder.teachers.endpoint import AskAgainError, ChatEndpoint, Meter, estimated_tokens
+from model_builder.teachers.kept import Kept
 
-_CHARACTERS_PER_TOKEN: Final = 4
 _TOKENS_PER_ANSWER: Final = 12
-_RETRIED: Final = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-_MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-_MAX_PAUSE_S: Final = 30.0
 
 _SYSTEM: Final = (
     "You label texts. Answer with one JSON object and nothing else: keys are the texts' numbers, "
@@ -47,9 +43,12 @@ class EndpointTeacher:
         cache: folder for the answers.
         progress: is told of the texts done.
         pause: sleeps some seconds; tests pass their own.
+        meanings: of labels, which the model is told too.
+        where: the section of `config` in the recipe, for messages.
+        meter: counts and bounds the requests.
 
     Raises:
-        InputError: ``bad-teacher``; no URL, or no key in the environment.
+        InputError: ``bad-teacher``; no URL.
     """
 
     open_ended = True
@@ -63,23 +62,23 @@ class EndpointTeacher:
         cache: Path,
         progress: Progress,
         pause: Callable[[float], None] = time.sleep,
+        meanings: Mapping[str, str] | None = None,
+        where: str = "teacher.endpoint",
+        meter: Meter | None = None,
     ) -> None:
-        if not model or not config.base_url.startswith(("http://", "https://")):
-            raise InputError(
-                "bad-teacher",
-                "openai: needs a model name and teacher.endpoint.base_url (http:// or https://)",
-            )
-        self.name = f"openai:{model}"
-        self._model = model
+        self._endpoint = ChatEndpoint(model, config, where, meter, pause)
+        self.name = self._endpoint.name
         self._config = config
         self._labels = list(labels)
         self._index = {label: i for i, label in enumerate(labels)}
         self._progress = progress
-        self._pause = pause
         self._system = _SYSTEM + json.dumps(self._labels, ensure_ascii=False)
+        if meanings:
+            told = json.dumps(dict(meanings), ensure_ascii=False)
+            self._system += f" What they mean: {told}"
         identity = json.dumps([model, config.base_url, self._system])
         self.digest = hashlib.sha256(identity.encode()).hexdigest()
-        self._file = cache / f"endpoint-{self.digest[:24]}.jsonl"
+        self._kept = Kept(cache / f"endpoint-{self.digest[:24]}.jsonl")
         self._lock = threading.Lock()
         self._known = self._read()
 
@@ -87,8 +86,8 @@ class EndpointTeacher:
         """Requests, tokens and cost of labelling what is not known yet."""
         missing = self._missing(texts)
         requests = -(-len(missing) // self._config.batch)
-        written = sum(len(text) for text in missing) + requests * len(self._system)
-        tokens_in = written / _CHARACTERS_PER_TOKEN
+        written = sum(len(text) for text in missing)
+        tokens_in = float(written // 4 + requests * estimated_tokens(self._system))
         tokens_out = len(missing) * float(_TOKENS_PER_ANSWER)
         price_in, price_out = self._config.price_per_million
         cost = (tokens_in * price_in + tokens_out * price_out) / 1e6
@@ -119,6 +118,10 @@ class EndpointTeacher:
             self._ask_all(missing)
         return np.log(np.stack([self._known[_key(text)] for text in texts]))
 
+    def known(self, text: str) -> NDArray[np.float32] | None:
+        """Probabilities float32 [C] of a text that was labelled; None: it was not."""
+        return self._known.get(_key(text))
+
     def embeddings(self, texts: Sequence[str]) -> NDArray[np.float32] | None:
         """None: a chat endpoint gives none."""
         return None
@@ -131,43 +134,23 @@ class EndpointTeacher:
         return list(dict.fromkeys(t for t in texts if _key(t) not in self._known))
 
     def _read(self) -> dict[str, NDArray[np.float32]]:
-        """Answers of earlier runs; a line that a crash cut short is skipped."""
+        """Answers of earlier runs."""
         known: dict[str, NDArray[np.float32]] = {}
-        if not self._file.is_file():
-            return known
-        for line in self._file.read_bytes().splitlines():
+        for record in self._kept.records():
             try:
-                record = json.loads(line)
                 row = np.asarray(record["p"], np.float32)
-                if row.shape == (len(self._labels),) and np.isfinite(row).all():
-                    known[str(record["key"])] = row
             except (ValueError, KeyError, TypeError):
                 continue
+            if row.shape == (len(self._labels),) and np.isfinite(row).all():
+                known[str(record.get("key"))] = row
         return known
 
     def _ask_all(self, texts: list[str]) -> None:
-        key = os.environ.get(self._config.api_key_env, "")
-        if not key:
-            raise InputError(
-                "bad-teacher",
-                f"the environment variable {self._config.api_key_env} with the endpoint's key "
-                "is not set",
-            )
         size = self._config.batch
         batches = [texts[i : i + size] for i in range(0, len(texts), size)]
-        self._file.parent.mkdir(parents=True, exist_ok=True)
         done = 0
-        with (
-            httpx.Client(
-                base_url=self._config.base_url.rstrip("/") + "/",
-                headers={"Authorization": f"Bearer {key}"},
-                timeout=self._config.timeout_s,
-                follow_redirects=False,
-            ) as client,
-            self._file.open("ab") as sink,
-            ThreadPoolExecutor(self._config.concurrency) as pool,
-        ):
-            tasks = [pool.submit(self._ask, client, batch, sink) for batch in batches]
+        with self._endpoint.opened(), ThreadPoolExecutor(self._config.concurrency) as pool:
+            tasks = [pool.submit(self._ask, batch) for batch in batches]
             try:
                 for task, batch in zip(tasks, batches, strict=True):
                     task.result()
@@ -177,71 +160,29 @@ class EndpointTeacher:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _ask(self, client: httpx.Client, texts: list[str], sink: Any) -> None:
+    def _ask(self, texts: list[str]) -> None:
         """One batch: ask, check, keep. An answer that is not usable is asked for again."""
-        problem = ""
-        for attempt in range(self._config.retries + 1):
-            if attempt:
-                self._pause(min(_MAX_PAUSE_S, 0.5 * 2**attempt))
-            try:
-                rows = self._rows(self._request(client, texts), len(texts))
-            except _AskAgainError as again:
-                problem = str(again)
-                continue
-            with self._lock:
-                for text, row in zip(texts, rows, strict=True):
-                    self._known[_key(text)] = row
-                    record = {"key": _key(text), "p": [round(float(v), 6) for v in row]}
-                    sink.write(json.dumps(record).encode() + b"\n")
-                sink.flush()
-                os.fsync(sink.fileno())
-            return
-        raise UnavailableError(
-            "endpoint-failed",
-            f"{self.name}: gave up after {self._config.retries + 1} tries: {problem}; the answers "
-            "so far are kept, run the build again to go on",
-        )
-
-    def _request(self, client: httpx.Client, texts: list[str]) -> str:
         numbered = {str(number): text for number, text in enumerate(texts, 1)}
-        body = {
-            "model": self._model,
-            "temperature": 0,
-            "response_format": {"type": "json_object"},
-            "messages": [
-                {"role": "system", "content": self._system},
-                {"role": "user", "content": json.dumps(numbered, ensure_ascii=False)},
-            ],
-        }
-        try:
-            response = client.post("chat/completions", json=body)
-        except httpx.HTTPError as error:
-            raise _AskAgainError(f"{type(error).__name__}: {error}") from None
-        if response.status_code in _RETRIED:
-            raise _AskAgainError(f"HTTP {response.status_code}")
-        if response.status_code != 200:
-            raise RefusedError(
-                "endpoint-refused",
-                f"{self.name}: HTTP {response.status_code}: {response.text[:200]}",
-            )
-        if len(response.content) > _MAX_ANSWER_BYTES:
-            raise _AskAgainError("the answer is too large")
-        try:
-            content = response.json()["choices"][0]["message"]["content"]
-        except (ValueError, KeyError, IndexError, TypeError):
-            raise _AskAgainError("the answer is not a chat completion") from None
-        if not isinstance(content, str):
-            raise _AskAgainError("the answer has no text")
-        return content
+        rows = self._endpoint.ask(
+            self._system,
+            json.dumps(numbered, ensure_ascii=False),
+            lambda answer: self._rows(answer.text, len(texts)),
+        )
+        records = []
+        for text, row in zip(texts, rows, strict=True):
+            records.append({"key": _key(text), "p": [round(float(v), 6) for v in row]})
+        self._kept.add(*records)
+        with self._lock:
+            self._known |= {_key(text): row for text, row in zip(texts, rows, strict=True)}
 
     def _rows(self, content: str, count: int) -> list[NDArray[np.float32]]:
         """Probabilities of each text of a batch, from the model's JSON."""
         try:
             answer = json.loads(content)
         except (ValueError, RecursionError):
-            raise _AskAgainError("the model did not answer in JSON") from None
+            raise AskAgainError("the model did not answer in JSON") from None
         if not isinstance(answer, dict):
-            raise _AskAgainError("the model did not answer with a JSON object")
+            raise AskAgainError("the model did not answer with a JSON object")
         return [self._row(answer.get(str(number))) for number in range(1, count + 1)]
 
     def _row(self, value: Any) -> NDArray[np.float32]:
@@ -249,22 +190,18 @@ class EndpointTeacher:
         if isinstance(value, str):
             value = {value: self._config.confidence}
         if not isinstance(value, dict) or not value:
-            raise _AskAgainError("the model left a text out")
+            raise AskAgainError("the model left a text out")
         strange = [label for label in value if label not in self._index]
         if strange:
-            raise _AskAgainError(f"the model used a label that there is not: {strange[0][:60]!r}")
+            raise AskAgainError(f"the model used a label that there is not: {strange[0][:60]!r}")
         row = np.zeros(classes, np.float32)
         for label, share in value.items():
             if not isinstance(share, (int, float)) or not 0 <= share <= 1:
-                raise _AskAgainError("the model gave a probability outside 0 to 1")
+                raise AskAgainError("the model gave a probability outside 0 to 1")
             row[self._index[label]] = share
         rest = max(0.0, 1.0 - float(row.sum()))
         row += max(rest, 1e-3) / classes
         return np.asarray(row / row.sum(), np.float32)
-
-
-class _AskAgainError(Exception):
-    """A request that is worth another try, and why."""
 
 
 def _key(text: str) -> str:
