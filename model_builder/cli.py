@@ -126,18 +126,48 @@ def build(
 
 @app.command()
 def init(
-    data: Annotated[Path, typer.Argument(help="texts with labels: .csv, .xlsx, .tsv, .jsonl ...")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="texts with labels: .csv, .xlsx, .tsv, .jsonl ...; or labels with descriptions"
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="the recipe to write; default: the table's name, .yaml")
     ] = None,
     text: Annotated[str, typer.Option(help="column of the text; default: by its name")] = "",
     label: Annotated[str, typer.Option(help="column of the label; default: by its name")] = "",
+    describe: Annotated[
+        list[str] | None,
+        typer.Option(help="without a table: LABEL=what it means; a model writes texts; repeatable"),
+    ] = None,
+    by: Annotated[str, typer.Option(help="who writes texts: openai:MODEL, or bundle:FOLDER")] = "",
+    url: Annotated[str, typer.Option(help="of openai:, its endpoint, up to and with /v1")] = "",
+    about: Annotated[str, typer.Option(help="what the written texts are")] = "",
 ) -> None:
     """Looks at a table and writes a recipe for it, with comments."""
     from model_builder.classify.initial import recipe_name, write
+    from model_builder.data.written import described
+    from model_builder.writing import initial
 
-    recipe = out or Path(f"{recipe_name(data)}.yaml")
-    for note in write(data, recipe, text, label):
+    if (data is None) == (not describe):
+        raise InputError("bad-option", "expected a table, or --describe LABEL=MEANING for each")
+    recipe = out or Path(f"{recipe_name(data or Path('classifier'))}.yaml")
+    notes: list[str] = []
+    if data is None or described(data):
+        labels = initial.given(describe or []) if data is None else data
+        content = initial.compose(labels, recipe, recipe_name(recipe), by, url, about)
+        if recipe.exists():
+            raise InputError("file-exists", f"{recipe} is there already; name another with --out")
+        write_atomically(recipe, content.encode())
+    else:
+        if by or url or about:
+            raise InputError(
+                "bad-option",
+                f"--by, --url and --about are for labels without texts, and {data} has texts",
+            )
+        notes = write(data, recipe, text, label)
+    for note in notes:
         Console(stderr=True).print(f"note: {note}", markup=False, highlight=False)
     sys.stdout.write(f"Wrote {recipe}. Next: shoal build {recipe}\n")
 
@@ -190,7 +220,14 @@ app.command("tune")(tune_command)
 def _recipe_of(data: Path, out: Path, text: str, label: str, *, quiet: bool) -> Path:
     """Writes the recipe of a table beside what is built of it."""
     from model_builder.classify.initial import compose, recipe_name
+    from model_builder.data.written import described
 
+    if described(data):
+        raise InputError(
+            "bad-data",
+            f"{data} has labels with descriptions and no texts; a model can write them: "
+            f"shoal init {data} --by openai:MODEL --url ENDPOINT",
+        )
     recipe = out / f"{recipe_name(data)}.yaml"
     content, notes = compose(data, recipe, text, label)
     out.mkdir(parents=True, exist_ok=True)
@@ -246,6 +283,8 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if "teacher" in accuracy:
         rows.append(("accuracy teacher", f"{accuracy['teacher']:.4f}"))
+    if "nearest_description" in accuracy:
+        rows.append(("nearest description", f"{accuracy['nearest_description']:.4f}"))
     arena = size["arena_bytes"]
     return [
         *rows,

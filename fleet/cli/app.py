@@ -34,7 +34,7 @@ from fleet.cli import (
 )
 
 _HELP: Final = {
-    "init": "Write a recipe for a table of texts with labels.",
+    "init": "Write a recipe for a table of texts with labels, or for labels alone.",
     "build": "Build a bundle from a recipe or a table.",
     "compare": "Compare two builds by every figure and label.",
     "import": "Import a pretrained Llama-family model as a generative bundle.",

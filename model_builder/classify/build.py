@@ -28,6 +28,7 @@ from model_builder.classify.candidate import Candidate
 from model_builder.classify.card import card
 from model_builder.classify.crossvalidation import Judged, cross_validate, folds_of
 from model_builder.classify.curve import learning_curve
+from model_builder.classify.described import how_measured, nearest_description, written_for
 from model_builder.classify.distil import Student, distil, soft_labels, untrained
 from model_builder.classify.package import ClassifierParts, versions, write_classifier
 from model_builder.classify.report import html
@@ -70,7 +71,7 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     boards = [board.load(name) for name in recipe.budget.boards]
     recipe = _with_common_length(recipe)
     make_deterministic(recipe.seed)
-    dataset = prepare(recipe)
+    dataset = prepare(recipe, written_for(recipe, out / "cache", progress))
     _foresee(recipe, dataset)
     searched: dict[str, Any] = {}
     if recipe.student.family == "auto":
@@ -102,6 +103,9 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     validated = time.monotonic()
     report, parts = _assess(recipe, dataset, student, teacher, progress, crossed)
     report |= searched
+    peer = nearest_description(recipe, dataset, out / "cache", progress)
+    if peer is not None:
+        report["accuracy"]["nearest_description"] = peer
     report["data"]["warnings"] += one_sided(report)
     check(recipe, report)
     name = f"{recipe.name}-{recipe.version}"
@@ -265,7 +269,7 @@ def _assess(
             "without_threshold": round(float(right.mean()), 4),
             "rows": len(right),
             "folds": judged.folds,
-            "how": judged.how,
+            "how": how_measured(recipe, judged.how, len(right)),
         },
         "accuracy": accuracy,
         "calibration": {

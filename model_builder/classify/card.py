@@ -8,6 +8,11 @@ from typing import Any
 from model_builder.recipes.classify import Recipe
 
 
+def _source(recipe: Recipe) -> str:
+    written = recipe.data.written
+    return recipe.data.source if written is None else f"written by {written.by}"
+
+
 def card(recipe: Recipe, report: dict[str, Any]) -> str:
     """The model card, Markdown (M. Mitchell et al., "Model Cards", 2019)."""
     accuracy, data, outside = report["accuracy"], report["data"], report["out_of_scope"]
@@ -22,7 +27,7 @@ def card(recipe: Recipe, report: dict[str, Any]) -> str:
         "",
         (
             f"- Data: {data['train']} training, {data['validation']} validation, "
-            f"{data['test']} test texts (source: {recipe.data.source}, "
+            f"{data['test']} test texts (source: {_source(recipe)}, "
             f"language {data['language']})."
         ),
         f"- Teacher: {report['teacher']['name']}.",

@@ -61,7 +61,12 @@ class Judged(msgspec.Struct):
 
 
 def folds_of(recipe: Recipe, dataset: Dataset) -> int:
-    """How many folds a build needs; 0: its test split is large enough, or the recipe says no."""
+    """How many folds a build needs; 0: its test split is large enough, or the recipe says no.
+
+    Real rows beside written text are judged by alone, however few, and never learned.
+    """
+    if recipe.data.written is not None and recipe.data.test:
+        return 0
     rows = sum(len(part.texts) for part in (dataset.train, dataset.validation, dataset.test))
     if rows >= BELOW_ROWS or not recipe.evaluation.folds:
         return 0

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from contracts import codec
-from model_builder.classify import advice
+from model_builder.classify import advice, described
 from model_builder.classify.charts import Point, Series, chart
 from model_builder.classify.details import details, percent, size_of, table
 from model_builder.recipes.classify import Recipe
@@ -111,6 +111,7 @@ def html(recipe: Recipe, report: dict[str, Any]) -> str:
         _strong(report),
         _weak(report),
         "</div>",
+        described.page(report),
         "<h2>What it confuses</h2>",
         _confusions(report),
         _matrix(report),

@@ -30,6 +30,7 @@ from model_builder.data.clean import (
 from model_builder.data.language import Language, detect
 from model_builder.data.noise import noise_report
 from model_builder.data.split import split_off
+from model_builder.data.written import Written
 from model_builder.recipes.classify import Recipe
 from model_builder.seeds import derive
 
@@ -54,6 +55,7 @@ class Dataset(msgspec.Struct):
         sha256: of all rows.
         language: that most of the training texts are in.
         field: what came of the field; None: nothing was asked for.
+        written: what a model wrote; None: nothing.
     """
 
     labels: list[str]
@@ -67,6 +69,7 @@ class Dataset(msgspec.Struct):
     sha256: str
     language: Language = Language("und", 0.0)
     field: dict[str, Any] | None = None
+    written: Written | None = None
 
     def summary(self) -> dict[str, Any]:
         """For the report: counts, lengths, the largest and the smallest classes."""
@@ -101,11 +104,16 @@ class Dataset(msgspec.Struct):
             "suspected_label_noise": self.report.noise,
             "warnings": self.report.warnings,
             **({"field": self.field} if self.field is not None else {}),
+            **({"written": self.written.facts} if self.written is not None else {}),
         }
 
 
-def prepare(recipe: Recipe) -> Dataset:
+def prepare(recipe: Recipe, written: Written | None = None) -> Dataset:
     """Loads or samples, cleans, splits and checks.
+
+    Args:
+        recipe: what is built.
+        written: what a model wrote for it; None: it asks for nothing written.
 
     Raises:
         InputError: whatever is wrong with the data; see the functions used.
@@ -133,10 +141,11 @@ def prepare(recipe: Recipe) -> Dataset:
         from model_builder.data.home import sample
 
         rows = sample(data.language, data.sentences, derive(seed, "sample"))
-    elif data.train:
-        rows = read(data.train)
+    elif data.train or written is not None:
+        rows = read(data.train) if data.train else []
     else:
         raise InputError("bad-recipe", "the recipe names no data.train and no data.source")
+    rows += written.rows if written is not None else []
     keep: dict[str, Any] = {
         "deduplicate": recipe.clean.deduplicate,
         "conflicts": recipe.clean.conflicts,
@@ -188,7 +197,7 @@ def prepare(recipe: Recipe) -> Dataset:
             report.warnings.append(f"{len(report.noise)} training labels look wrong: see report")
     outside = [texts(path) for path in (data.out_of_scope, data.out_of_scope_test)]
     unlabelled = texts(data.unlabelled)
-    report.warnings[:0] = log.notes
+    report.warnings[:0] = [*(written.warnings if written is not None else []), *log.notes]
     report.left_out, report.unusable = log.problems[:MOST_LISTED], log.left_out
     index = {label: i for i, label in enumerate(labels)}
 
@@ -215,4 +224,5 @@ def prepare(recipe: Recipe) -> Dataset:
         sha256=hashlib.sha256(codec.encode(found)).hexdigest(),
         language=detect([row.text for row in train], derive(seed, "language")),
         field=learned,
+        written=written,
     )

@@ -21,6 +21,7 @@ from model_builder.recipes.students import (
     TransformerConfig,
 )
 from model_builder.recipes.teachers import TeacherConfig
+from model_builder.recipes.written import WrittenConfig
 
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -45,7 +46,7 @@ class Columns(Section, frozen=True):
 
 
 class DataConfig(Section, frozen=True):
-    """Where the text comes from. Give `train`, or `source: home-intents`.
+    """Where the text comes from. Give `train`, `source: home-intents`, or `written`.
 
     Attributes:
         source: ``files``, or ``home-intents``: sampled from Home Assistant's templates.
@@ -61,6 +62,7 @@ class DataConfig(Section, frozen=True):
         field: texts of devices that people labelled: what `shoal fleet samples export` wrote, or
             a fleet's folder. Those that are kept out to judge by are not learned.
         field_weight: how often each of them counts.
+        written: no rows, or few: a model writes them from what the labels mean.
     """
 
     source: Literal["files", "home-intents"] = "files"
@@ -76,6 +78,7 @@ class DataConfig(Section, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=0)] = 0
     field: str = ""
     field_weight: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
+    written: WrittenConfig | None = None
 
 
 class CleanConfig(Section, frozen=True):
@@ -245,4 +248,6 @@ def parse(document: dict[str, Any], path: Path) -> Recipe:
             teacher, source=f"{kind}:{(path.parent / Path(place).expanduser()).resolve()}"
         )
     data = msgspec.structs.replace(recipe.data, **resolved)
+    if data.written is not None:
+        data = msgspec.structs.replace(data, written=data.written.resolved(path.parent))
     return msgspec.structs.replace(recipe, data=data, teacher=teacher)
