@@ -262,17 +262,20 @@ class Client:
             timeout=feedback.timeout_s + _TIMEOUT_S,
         )
 
-    def field(self, seconds: float, selector: str | None = None) -> models_field.FieldPage:
-        """How often versions are right in the field."""
-        return self._get(models_field.FieldPage, "/v1/field", seconds=seconds, selector=selector)
+    def field(
+        self, seconds: float, selector: str | None = None, *, noise: float = 0.0
+    ) -> models_field.FieldPage:
+        """How often versions are right in the field; `noise`: share of wrong verdicts."""
+        return self._get(
+            models_field.FieldPage, "/v1/field", seconds=seconds, selector=selector, noise=noise
+        )
 
     def field_of(
-        self, name: str, version: str, seconds: float, *, by: str | None = None
+        self, name: str, version: str, seconds: float, *, by: str | None = None, noise: float = 0.0
     ) -> models_field.FieldDetail:
         """How often one version is right, by label and by a label of devices."""
-        return self._get(
-            models_field.FieldDetail, f"/v1/field/{name}/{version}", seconds=seconds, by=by
-        )
+        path = f"/v1/field/{name}/{version}"
+        return self._get(models_field.FieldDetail, path, seconds=seconds, by=by, noise=noise)
 
     # Lessons ------------------------------------------------------------------------------
 

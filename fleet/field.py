@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from contracts.judged import Judged
 from contracts.messages import BundleRef
 from fleet import accuracy
-from fleet.accuracy import Estimate, Tally, tally
+from fleet.accuracy import Estimate, Noise, Tally, tally
 from fleet.store import bundles, field
 
 WEEK_S: Final = 7 * 24 * 3600.0
@@ -55,13 +55,23 @@ def enough(estimate: Estimate | None) -> bool:
     return estimate is not None and estimate.judged >= accuracy.MIN_JUDGED
 
 
+NONE: Final = Noise()
+"""Nobody said how often verdicts are wrong: they are taken as they are."""
+
+
 def versions(
-    connection: sa.Connection, since: float, devices: sa.ColumnElement[bool] | None = None
+    connection: sa.Connection,
+    since: float,
+    devices: sa.ColumnElement[bool] | None = None,
+    noise: Noise = NONE,
 ) -> list[Version]:
-    """All versions of which something was judged, by slot and name; the newest version first."""
+    """All versions of which something was judged, by slot and name; the newest version first.
+
+    `noise`: how often verdicts are wrong themselves; it is taken out of the estimates.
+    """
     names = bundles.names(connection)
     found = [
-        version_of(slot, bundle, names.get(bundle), by_device)
+        version_of(slot, bundle, names.get(bundle), by_device, noise)
         for (slot, bundle), by_device in field.by_version(connection, since, devices).items()
     ]
     found.sort(key=lambda one: _numbers(one.ref), reverse=True)
@@ -74,7 +84,11 @@ def _numbers(ref: BundleRef | None) -> tuple[int, ...]:
 
 
 def version_of(
-    slot: str, bundle: str, ref: BundleRef | None, by_device: Mapping[str, Judged]
+    slot: str,
+    bundle: str,
+    ref: BundleRef | None,
+    by_device: Mapping[str, Judged],
+    noise: Noise = NONE,
 ) -> Version:
     """What is known of a version from the counts of its devices."""
     total = Judged()
@@ -87,19 +101,19 @@ def version_of(
         bundle,
         ref,
         total,
-        accuracy.estimate(said),
-        accuracy.estimate(picked),
+        accuracy.estimate(said, noise),
+        accuracy.estimate(picked, noise),
         accuracy.apart(said),
     )
 
 
-def by_label(judged: Judged) -> list[Line]:
+def by_label(judged: Judged, noise: Noise = NONE) -> list[Line]:
     """How often each label that was given is right."""
     wrong = {label: sum(meant.values()) for label, meant in judged.confusions.items()}
     found = []
     for label in judged.labels.keys() | wrong.keys():
         one = Tally(judged.labels.get(label, 0), wrong.get(label, 0))
-        line = _line(label, {"": one})
+        line = _line(label, {"": one}, noise)
         if line is not None:
             found.append(line)
     return _worst_first(found)
@@ -116,7 +130,12 @@ def confusions(judged: Judged) -> list[tuple[str, str, int]]:
 
 
 def by_group(
-    connection: sa.Connection, slot: str, bundle: str, since: float, key: str
+    connection: sa.Connection,
+    slot: str,
+    bundle: str,
+    since: float,
+    key: str,
+    noise: Noise = NONE,
 ) -> list[Line]:
     """How often a version is right on the devices of each value of a label."""
     said = {
@@ -125,15 +144,16 @@ def by_group(
     }
     found = []
     for value, devices in field.values(connection, key).items():
-        line = _line(value, {device: said[device] for device in devices if device in said})
+        of = {device: said[device] for device in devices if device in said}
+        line = _line(value, of, noise)
         if line is not None:
             found.append(line)
     return _worst_first(found)
 
 
-def _line(name: str, said: Mapping[str, Tally]) -> Line | None:
+def _line(name: str, said: Mapping[str, Tally], noise: Noise) -> Line | None:
     total = sum(said.values(), Tally())
-    found = accuracy.estimate(said)
+    found = accuracy.estimate(said, noise)
     return None if found is None else Line(name, int(total.right), int(total.wrong), found)
 
 

@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from contracts import messages
 from contracts.errors import ErrorInfo, InputError, UnavailableError, from_info
 from fleet import field as fields
-from fleet.accuracy import Estimate
+from fleet.accuracy import Estimate, Noise
 from fleet.api import models, models_field
 from fleet.api.auth import QUESTION, Operator, TheController, Viewer
 from fleet.api.routes_queries import choose
@@ -22,6 +22,10 @@ from fleet.store import field as store
 
 ROUTER = APIRouter(prefix="/v1", tags=["feedback"])
 
+_NOISE = Annotated[
+    float,
+    Query(ge=0, le=0.4, description="share of feedback that is itself wrong; it is taken out"),
+]
 _SECONDS = Annotated[float, Query(gt=0, le=400 * 24 * 3600, description="of the last how many")]
 
 
@@ -80,12 +84,13 @@ def get_field(
     _token: Viewer,
     seconds: _SECONDS = fields.WEEK_S,
     selector_: Annotated[str | None, Query(alias="selector", max_length=4000)] = None,
+    noise: _NOISE = 0.0,
 ) -> models_field.FieldPage:
     """How often versions are right in the field, by what people say of their answers."""
     since = controller.clock() - seconds
     with controller.store.read() as connection:
         chosen = None if selector_ is None else selection.means(selector.parse(selector_))
-        found = fields.versions(connection, since, chosen)
+        found = fields.versions(connection, since, chosen, Noise(noise, noise))
         refused = store.refused(connection, since)
     return models_field.FieldPage(
         since=since, versions=[_version(one) for one in found], refused=refused
@@ -103,6 +108,7 @@ def get_field_of(
     by: Annotated[
         str | None, Query(max_length=80, description="a label of devices: site, own:board, ...")
     ] = None,
+    noise: _NOISE = 0.0,
 ) -> models_field.FieldDetail:
     """How often one version is right, by label, and by the values of a label of devices."""
     since = controller.clock() - seconds
@@ -110,15 +116,15 @@ def get_field_of(
         published = bundles.find(connection, name, version)
         sha256 = published.ref.manifest_sha256
         slot = slot or published.manifest.slot
-        of = fields.version_of(
-            slot, sha256, published.ref, store.by_device(connection, slot, [sha256], since)
-        )
+        wrong = Noise(noise, noise)
+        said = store.by_device(connection, slot, [sha256], since)
+        of = fields.version_of(slot, sha256, published.ref, said, wrong)
         judged = store.labels(connection, slot, sha256, since)
-        groups = fields.by_group(connection, slot, sha256, since, by) if by else []
+        groups = fields.by_group(connection, slot, sha256, since, by, wrong) if by else []
     return models_field.FieldDetail(
         **_version(of).model_dump(),
         since=since,
-        labels=[_line(one) for one in fields.by_label(judged)],
+        labels=[_line(one) for one in fields.by_label(judged, wrong)],
         confusions=[
             models_field.ConfusionModel(given=given, right=right, count=count)
             for given, right, count in fields.confusions(judged)

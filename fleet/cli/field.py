@@ -60,6 +60,10 @@ def accuracy(
     ] = None,
     days: Annotated[float, typer.Option(help="Of the last how many.", min=0.05, max=400)] = 7.0,
     selector: Annotated[str | None, typer.Option(help="Which devices; else all.")] = None,
+    noise: Annotated[
+        float,
+        typer.Option(help="Share of feedback that is itself wrong; taken out.", min=0, max=0.4),
+    ] = 0.0,
     folder: Folder = HERE,
     url: Url = None,
     token_file: TokenFile = None,
@@ -73,9 +77,9 @@ def accuracy(
     """
     with reported(as_json), connect(folder, url, token_file, token) as client:
         if name is not None and version is not None:
-            _one(client.field_of(name, version, days * _DAY_S, by=by), as_json)
+            _one(client.field_of(name, version, days * _DAY_S, by=by, noise=noise), as_json)
             return
-        found = client.field(days * _DAY_S, selector)
+        found = client.field(days * _DAY_S, selector, noise=noise)
         found.versions = [one for one in found.versions if name in (None, one.name)]
         if as_json:
             emit_json(found)
