@@ -91,6 +91,7 @@ class Loop:
         self.texts = texts
         self.labelled = 0
         self.asks = 0
+        self.versions = 0
         self.bundle = first
         rows = [one.text for one in texts.heard]
         redacted = redaction.redact(rows, RedactConfig())
@@ -162,7 +163,9 @@ class Loop:
         client = cast("Client", NoDevices())
         improvement = Improvement(self.fleet, client, MODEL, say)
         with improvement.locked():
-            state = improvement.begin(lambda last: last or Wish(str(self.recipe)), None)
+            self.versions += 1  # named, as what was not rolled out would be gone on with
+            version = f"1.{self.versions}.0"
+            state = improvement.begin(lambda last: last or Wish(str(self.recipe)), version)
             try:
                 run(improvement, lambda verdict: True, roll_out=False)
             except RefusedError as error:

@@ -10,6 +10,10 @@ from contracts import limits
 
 _Label = Annotated[str, msgspec.Meta(max_length=limits.MAX_LABEL_CHARS)]
 _Count = Annotated[int, msgspec.Meta(ge=0)]
+TENTHS: Final = 10
+"""Parts of confidence by which verdicts are told apart."""
+
+_Tenths = Annotated[list[_Count], msgspec.Meta(max_length=TENTHS)]
 _Code = Annotated[str, msgspec.Meta(max_length=limits.MAX_ID_CHARS)]
 
 WHOLE: Final = "(text)"
@@ -33,6 +37,8 @@ class Judged(msgspec.Struct, omit_defaults=True):
         confusions: wrong ones by the label that was given, then by the right one; ``(not said)``
             where nobody said which. At most `MAX_CONFUSIONS` pairs, the rest under ``(other)``.
         refused: verdicts that did not count, by the code of the error.
+        sure_right, sure_wrong: right and wrong ones by how sure the model was, in `TENTHS` parts
+            of 0 to 1, the least sure first; empty: it is not known of any.
     """
 
     right: _Count = 0
@@ -42,13 +48,23 @@ class Judged(msgspec.Struct, omit_defaults=True):
     labels: dict[_Label, _Count] = {}
     confusions: dict[_Label, dict[_Label, _Count]] = {}
     refused: dict[_Code, _Count] = {}
+    sure_right: _Tenths = []
+    sure_wrong: _Tenths = []
 
     @property
     def pairs(self) -> int:
         """How many pairs of labels are told apart."""
         return sum(map(len, self.confusions.values()))
 
-    def note(self, given: str, meant: str | None, *, right: bool, sampled: bool) -> None:
+    def note(
+        self,
+        given: str,
+        meant: str | None,
+        *,
+        right: bool,
+        sampled: bool,
+        confidence: float | None = None,
+    ) -> None:
         """Counts one verdict.
 
         Args:
@@ -56,6 +72,7 @@ class Judged(msgspec.Struct, omit_defaults=True):
             meant: the right one, if it is wrong and somebody said which.
             right: whether it is right.
             sampled: whether it was picked before anybody looked.
+            confidence: of the answer, 0 to 1; None: it is not known.
         """
         self.right += right
         self.wrong += not right
@@ -65,6 +82,13 @@ class Judged(msgspec.Struct, omit_defaults=True):
             self._add_label(given, 1)
         else:
             self._add_pair(given, UNSAID if meant is None else meant, 1)
+        if confidence is not None:
+            part = min(int(min(max(confidence, 0.0), 1.0) * TENTHS), TENTHS - 1)
+            one = [int(tenth == part) for tenth in range(TENTHS)]
+            if right:
+                self.sure_right = _sum(self.sure_right, one, limits.MAX_WHOLE)
+            else:
+                self.sure_wrong = _sum(self.sure_wrong, one, limits.MAX_WHOLE)
 
     def refuse(self, code: str) -> None:
         """Counts a verdict that did not count."""
@@ -84,6 +108,8 @@ class Judged(msgspec.Struct, omit_defaults=True):
         for code, count in other.refused.items():
             known = code if code in self.refused or len(self.refused) < _MAX_CODES else OTHER
             self.refused[known] = min(self.refused.get(known, 0) + count, most)
+        self.sure_right = _sum(self.sure_right, other.sure_right, most)
+        self.sure_wrong = _sum(self.sure_wrong, other.sure_wrong, most)
 
     def totals(self) -> Judged:
         """The same without labels."""
@@ -102,3 +128,13 @@ class Judged(msgspec.Struct, omit_defaults=True):
 
 
 _MAX_CODES: Final = 16
+
+
+def _sum(ones: list[int], others: list[int], most: int) -> list[int]:
+    """Sums part by part; a list that is not there is one of zeros."""
+    if not others:
+        return ones
+    return [
+        min((ones[n] if n < len(ones) else 0) + (others[n] if n < len(others) else 0), most)
+        for n in range(TENTHS)
+    ]

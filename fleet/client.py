@@ -277,6 +277,10 @@ class Client:
         path = f"/v1/field/{name}/{version}"
         return self._get(models_field.FieldDetail, path, seconds=seconds, by=by, noise=noise)
 
+    def pooled(self, name: str, version: str, week: str | None = None) -> models_field.PoolModel:
+        """Figures of one version by groups of devices, in a week."""
+        return self._get(models_field.PoolModel, f"/v1/pooled/{name}/{version}", week=week)
+
     # Lessons ------------------------------------------------------------------------------
 
     def teach(self, new: models_lessons.NewLesson) -> models_lessons.TaughtPage:

@@ -14,6 +14,7 @@ from contracts.messages import Name
 from fleet.broker.mosquitto import DEVICES
 from fleet.egress import Allowed
 from fleet.ingest.quota import Quota
+from fleet.pooled import PoolConfig
 from fleet.store.telemetry import Retention
 
 CONFIG: Final = "fleet.yaml"
@@ -86,6 +87,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         home_assistant: devices tell Home Assistant what they have, and it may read it; asked for
             of the devices that are enrolled from then on (`home_assistant` in their agent.yaml).
         quota: what one device may store on a day.
+        pooled: of which groups figures are pooled, and how few devices are never told of.
         webhook_hosts: names, addresses and networks that are not public, and to which webhooks
             may be sent.
         engine_s: most seconds between two steps of the rollouts.
@@ -108,6 +110,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     home_assistant: bool = False
     retention: Retention = Retention()
     quota: Quota = Quota()
+    pooled: PoolConfig = PoolConfig()
     webhook_hosts: Annotated[list[str], msgspec.Meta(max_length=100)] = []
     engine_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
 

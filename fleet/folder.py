@@ -55,6 +55,7 @@ from fleet.store.entries import Actor
 __all__ = ["CONFIG", "ApiConfig", "BrokerConfig", "Fleet", "FleetConfig"]
 
 SESSION_SECRET: Final = "session.secret"  # noqa: S105  (the name of a file)
+POOL_SECRET: Final = "pool.secret"  # noqa: S105  (the name of a file)
 PASSPHRASE: Final = "SHOAL_PASSPHRASE"  # noqa: S105  (the name of a variable)
 _REPORT_CAP: Final = 8 * limits.MIB
 
@@ -230,7 +231,18 @@ class Fleet:
         Raises:
             InputError: ``bad-secret``.
         """
-        path = self.folder / "ca" / SESSION_SECRET
+        return self._secret(SESSION_SECRET)
+
+    def pool_secret(self) -> bytes:
+        """What the noise of pooled figures follows from. Made when missing.
+
+        Raises:
+            InputError: ``bad-secret``.
+        """
+        return bytes.fromhex(self._secret(POOL_SECRET))
+
+    def _secret(self, name: str) -> str:
+        path = self.folder / "ca" / name
         if not path.exists():
             with contextlib.suppress(FileExistsError):
                 durable.write(path, secrets.token_hex(16).encode(), mode=0o600, overwrite=False)

@@ -166,7 +166,13 @@ class Answers:
                 )
             kept.said, kept.sampled = said, request.sampled
             self._recorder.judged(
-                kept.slot, kept.bundle, kept.label, meant, right=right, sampled=request.sampled
+                kept.slot,
+                kept.bundle,
+                kept.label,
+                meant,
+                right=right,
+                sampled=request.sampled,
+                confidence=None if kept.label == WHOLE else kept.confidence,
             )
             self._score_shadow(kept)
             text = self._forget_text((kept.slot, request.answer))

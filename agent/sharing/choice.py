@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.serving.examples import Example
+from contracts.doubt import doubt
 from contracts.likeness import spread
 
 MAX_LOOKED_AT: Final = 500
@@ -14,14 +15,8 @@ MAX_LOOKED_AT: Final = 500
 
 
 def worth(example: Example) -> float:
-    """How hard it was, and how often it came: a correction tells the most."""
-    hard = 1.0 - example.confidence
-    if "near-threshold" in example.reasons:
-        hard = max(hard, 0.5)
-    if "shadow-disagrees" in example.reasons:
-        hard = max(hard, 0.6) + 0.2
-    if "corrected" in example.reasons:
-        hard = max(hard, 0.8) + 0.5
+    """How likely it was answered wrong, and how often it came."""
+    hard = doubt(example.confidence, example.reasons, int("corrected" in example.reasons))
     return (0.05 + hard) * (1.0 + math.log2(max(1, example.times)))
 
 

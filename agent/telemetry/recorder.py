@@ -164,12 +164,13 @@ class Recorder:
         *,
         right: bool,
         sampled: bool,
+        confidence: float | None = None,
     ) -> None:
         """Counts what somebody said of an answer; see :meth:`contracts.judged.Judged.note`."""
         with self._lock:
             window = self._window(slot, bundle)
             window.judged = window.judged or Judged()
-            window.judged.note(given, meant, right=right, sampled=sampled)
+            window.judged.note(given, meant, right=right, sampled=sampled, confidence=confidence)
 
     def feedback_refused(self, code: str) -> None:
         """Counts feedback that did not count: the device's, as no bundle is to blame."""

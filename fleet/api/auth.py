@@ -204,6 +204,7 @@ SHOWN_ONCE: Final = Depends(idempotency.shown_once)
 QUESTION: Final = Depends(idempotency.question)
 """Of routes that ask devices: their answers hold texts."""
 
+Pooled = Annotated[Token, Depends(_needs("pooled"))]
 Viewer = Annotated[Token, Depends(_needs("viewer"))]
 Operator = Annotated[Token, Depends(_needs("operator"))]
 Admin = Annotated[Token, Depends(_needs("admin"))]

@@ -468,7 +468,7 @@ class NewToken(Given):
     """A token to make."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    role: Literal["viewer", "operator", "admin"]
+    role: Literal["pooled", "viewer", "operator", "admin"]
     seconds: Annotated[float, Field(gt=0, le=10 * 366 * 24 * 3600)] | None = None
 
 

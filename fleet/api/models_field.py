@@ -109,3 +109,46 @@ class FieldDetail(FieldVersion):
     labels: list[LineModel]
     confusions: list[ConfusionModel]
     groups: list[LineModel] = Field([], description="by the values of the label `by`")
+
+
+class PairModel(Answer):
+    """How often `given` was answered where `right` is right; the same twice: it is right."""
+
+    given: str
+    right: str
+    count: int
+
+
+class TenthModel(Answer):
+    """Answers of which the model was sure from `low` to a tenth more: right and wrong ones."""
+
+    low: float
+    right: int
+    wrong: int
+
+
+class PooledGroup(Answer):
+    """What is told of a group of devices; with noise, `devices` is the least there may be."""
+
+    name: str
+    devices: int
+    right: int
+    wrong: int
+    accuracy: float | None = None
+    low: float = Field(description="of the 95 % interval of the accuracy, of counts without noise")
+    high: float
+    confusion: list[PairModel]
+    calibration: list[TenthModel]
+
+
+class PoolModel(Answer):
+    """Pooled figures of a version in a week; no groups: all devices together are too few."""
+
+    slot: str
+    bundle: Ref
+    week: str
+    by: str = Field(description="the label of devices whose values are the groups")
+    least: int = Field(description="devices of which something is told, of a group or a pair")
+    cap: int = Field(description="verdicts of a device that count")
+    epsilon: float = Field(description="of the noise of each count; 0: there is none")
+    groups: list[PooledGroup]

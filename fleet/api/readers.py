@@ -120,6 +120,8 @@ async def _check(request: Request) -> bool:
     token = await request.app.state.gatekeeper.identify(secret, address(request.scope))
     request.state.token = token
     request.app.state.gatekeeper.limit(token)
+    if not token.may("viewer"):
+        raise ApiError("forbidden", f"this needs the role viewer; the token is {token.role}")
     return False
 
 

@@ -103,6 +103,65 @@ def accuracy(
             typer.echo(f"did not count: {count} {safe(code)}")
 
 
+def pooled(
+    name: Annotated[str, typer.Argument(help="A bundle.")],
+    version: Annotated[str, typer.Argument(help="Of the bundle.")],
+    week: Annotated[str | None, typer.Option(help="As 2026-W48; else the newest.")] = None,
+    folder: Folder = HERE,
+    url: Url = None,
+    token_file: TokenFile = None,
+    token: TokenValue = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shows confusion and calibration of whole groups of devices, in a week.
+
+    A token with the role `pooled` reads this and nothing else. What is told of a week stays as it
+    was told. Groups, their least size and noise: `pooled` in fleet.yaml.
+    """
+    with reported(as_json), connect(folder, url, token_file, token) as client:
+        found = client.pooled(name, version, week)
+        if as_json:
+            emit_json(found)
+            return
+        noise = f"noise of epsilon {found.epsilon:g}" if found.epsilon else "no noise"
+        typer.echo(
+            f"{found.week}, by {safe(found.by)}: of {found.least} devices and more, at most "
+            f"{found.cap} verdicts of each, {noise}"
+        )
+        if not found.groups:
+            typer.echo(f"nothing is told: fewer than {found.least} devices had answers judged")
+            return
+        rows = [
+            (
+                safe(one.name),
+                f"{one.devices}+" if found.epsilon else one.devices,
+                one.right,
+                one.wrong,
+                "-" if one.accuracy is None else f"{one.accuracy:.1%}",
+                _calibration(one),
+            )
+            for one in found.groups
+        ]
+        table((found.by, "devices", "right", "wrong", "accuracy", "sure: right"), rows)
+        pairs = [
+            (safe(one.name), safe(pair.given), safe(pair.right), pair.count)
+            for one in found.groups
+            for pair in one.confusion
+            if pair.given != pair.right
+        ]
+        if pairs:
+            table((found.by, "answered", "right is", "times"), pairs)
+
+
+def _calibration(one: models_field.PooledGroup) -> str:
+    """How often answers are right of which the model was so sure."""
+    return ", ".join(
+        f"{tenth.low:.0%}+: {tenth.right / judged:.0%}"
+        for tenth in one.calibration
+        if (judged := tenth.right + tenth.wrong)
+    )
+
+
 def _one(found: models_field.FieldDetail, as_json: bool) -> None:
     if as_json:
         emit_json(found)
@@ -127,5 +186,5 @@ def _shown(estimate: models_field.EstimateModel | None) -> str:
 
 def register(app: typer.Typer) -> None:
     """Adds the commands."""
-    for command in (feedback, accuracy):
+    for command in (feedback, accuracy, pooled):
         app.command(command.__name__)(command)

@@ -100,6 +100,8 @@ def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, site: Site) -> None:
             if error.code == "rate-limited":
                 return page(429, "Too many tries. Wait a moment.", following)
             return page(401, "This token is not valid. Check that all of it was pasted.", following)
+        if not token.may("viewer"):
+            return page(403, "This token reads pooled figures alone, over the API.", following)
         await run_in_threadpool(site.data.signed, token, "session.begin")
         response = RedirectResponse(_inside(following), 303)
         response.set_cookie(

@@ -282,6 +282,8 @@ def _check_judged(judged: Judged) -> None:
         or judged.sampled_wrong > judged.wrong
         or sum(judged.labels.values()) > judged.right
         or sum(wrong) > judged.wrong
+        or sum(judged.sure_right) > judged.right
+        or sum(judged.sure_wrong) > judged.wrong
     ):
         raise InputError("bad-message", "a part of the feedback is more than all of it")
 

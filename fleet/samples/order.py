@@ -1,4 +1,4 @@
-"""Which text to label next: the model was unsure x it is unlike the others x it came often."""
+"""Which text to label next: likely answered wrong x unlike the others x frequent."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+from contracts.doubt import doubt
 from contracts.likeness import spread
 from fleet.store.samples import Text
 
@@ -14,15 +15,9 @@ MAX_LOOKED_AT: Final = 400
 
 
 def worth(text: Text) -> float:
-    """What a label would tell: of a text that was corrected, disputed or unsure, and frequent."""
+    """What a label would tell: of a text that is likely wrong, or disputed, and frequent."""
     sample = text.sample
-    unsure = 1.0 - sample.confidence
-    if "near-threshold" in sample.reasons:
-        unsure = max(unsure, 0.5)
-    if "shadow-disagrees" in sample.reasons:
-        unsure = max(unsure, 0.6) + 0.2
-    if text.meant:
-        unsure = max(unsure, 0.8) + 0.5
+    unsure = doubt(sample.confidence, sample.reasons, text.corrected)
     if text.disputed or (text.votes and text.label is None):
         unsure += 0.5  # a third word decides
     return (0.05 + unsure) * (1.0 + math.log2(max(1, text.times) * len(text.devices)))

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 
 from contracts.judged import Judged
 from fleet.figures import MAX_SUM, read
-from fleet.store.schema import DEVICE, JUDGED, ROLLUP, TRAIT
+from fleet.store.database import Store
+from fleet.store.schema import DEVICE, FIELD_POOL, JUDGED, ROLLUP, TRAIT
 from fleet.store.telemetry import FLEET, HOUR
 
 BEFORE_S: Final = 30 * 24 * 3600.0
@@ -95,6 +96,47 @@ def labels(
         if judged is not None:
             found.merge(judged, MAX_SUM)
     return found
+
+
+def labels_by_device(
+    connection: sa.Connection, slot: str, bundle: str, first: float, end: float
+) -> dict[str, Judged]:
+    """Counts of one version with their labels by device, of the hours from `first` to `end`."""
+    query = sa.select(ROLLUP.c.device, ROLLUP.c.content).where(
+        _of_devices(first),
+        ROLLUP.c.start < int(end),
+        ROLLUP.c.slot == slot,
+        ROLLUP.c.bundle == bundle,
+    )
+    found: dict[str, Judged] = {}
+    for row in connection.execute(query.execution_options(yield_per=1000)):
+        judged = read(row.content).judged
+        if judged is not None:
+            found.setdefault(row.device, Judged()).merge(judged, MAX_SUM)
+    return found
+
+
+def pool(connection: sa.Connection, slot: str, bundle: str, week: str) -> str | None:
+    """What was told of a week, as it was told; None: nobody has asked yet."""
+    query = sa.select(FIELD_POOL.c.content).where(
+        FIELD_POOL.c.slot == slot, FIELD_POOL.c.bundle == bundle, FIELD_POOL.c.week == week
+    )
+    found = connection.scalar(query)
+    return None if found is None else str(found)
+
+
+def add_pool(
+    store: Store,
+    connection: sa.Connection,
+    slot: str,
+    bundle: str,
+    week: str,
+    content: str,
+    now: float,
+) -> None:
+    """Keeps what is told of a week; what is there stays."""
+    values = {"slot": slot, "bundle": bundle, "week": week, "content": content, "at": now}
+    connection.execute(store.insert(FIELD_POOL).values(**values).on_conflict_do_nothing())
 
 
 def values(connection: sa.Connection, key: str) -> dict[str, list[str]]:

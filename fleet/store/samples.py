@@ -57,6 +57,7 @@ class Text(msgspec.Struct, frozen=True):
         times: how often it was asked, on all of them.
         meant: right labels by users of devices, with their number.
         said: by people who label, the oldest first.
+        corrected: devices whose users said that the answer is wrong.
     """
 
     key: str
@@ -65,6 +66,7 @@ class Text(msgspec.Struct, frozen=True):
     times: int
     meant: dict[str, int]
     said: list[Said]
+    corrected: int = 0
 
     @property
     def votes(self) -> Counter[str]:
@@ -171,6 +173,7 @@ def _text(key: str, found: list[tuple[str, FieldSample]], said: list[Said]) -> T
         times=sum(one.times for _, one in found),
         meant=dict(meant.most_common()),
         said=said,
+        corrected=len({device for device, one in found if "corrected" in one.reasons}),
     )
 
 

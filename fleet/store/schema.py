@@ -448,3 +448,14 @@ FIELD_LABEL: Final = sa.Table(
     sa.Column("label", sa.String(256)),
     sa.Column("at", _TIME, nullable=False),
 )
+
+FIELD_POOL: Final = sa.Table(
+    "field_pool",
+    METADATA,
+    sa.Column("slot", _NAME, primary_key=True),
+    sa.Column("bundle", sa.String(64), primary_key=True),
+    # A week, as 2026-W48; what was told of it is never reckoned again.
+    sa.Column("week", sa.String(8), primary_key=True),
+    sa.Column("at", _TIME, nullable=False),
+    sa.Column("content", sa.Text(), nullable=False),
+)

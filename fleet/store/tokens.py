@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from contracts.errors import InputError
 from fleet.store.schema import TOKEN
 
-Role = Literal["viewer", "operator", "admin"]
+Role = Literal["pooled", "viewer", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 _FORM: Final = re.compile(r"shoal_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
