@@ -39,6 +39,19 @@ def test_adding_in_any_order_gives_the_same_and_totals_have_no_labels() -> None:
     assert one.labels == {"a": 1}, "what was added is as it was"
 
 
+def test_verdicts_are_counted_by_how_sure_the_model_was() -> None:
+    """In tenths, also at and beyond the ends; those without a confidence are in none."""
+    judged, other = Judged(), Judged()
+    for confidence in (0.0, 0.99, 1.0, 7.0, -1.0, None):
+        judged.note("a", None, right=True, sampled=False, confidence=confidence)
+    other.note("a", "b", right=False, sampled=False, confidence=0.55)
+    judged.merge(other, 2**53)
+    judged.merge(Judged(right=3), 2**53)
+    assert judged.sure_right == [2, 0, 0, 0, 0, 0, 0, 0, 0, 3]
+    assert judged.sure_wrong == [0, 0, 0, 0, 0, 1, 0, 0, 0, 0]
+    assert judged.right == 9
+
+
 def test_pairs_beyond_the_cap_are_counted_together() -> None:
     """However many labels somebody makes up, the count stays small and its sum true."""
     judged = Judged()

@@ -71,6 +71,7 @@ NO_ENTRY = {
     "fleet agent list": "reads",
     "fleet app list": "reads",
     "fleet accuracy": "reads",
+    "fleet pooled": "reads",
     "fleet audit": "reads",
     "fleet devices": "reads",
     "fleet doctor": "reads",

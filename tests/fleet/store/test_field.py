@@ -135,6 +135,9 @@ def test_feedback_that_did_not_count_is_told_by_its_code(store: Store) -> None:
         {"refused": {f"c{n}": 1 for n in range(100)}},
         {"refused": {"c" * 65: 1}},
         {"right": -1},
+        {"right": 1, "sure_right": [1, 1]},
+        {"wrong": 1, "sure_wrong": [0, 2]},
+        {"right": 99, "sure_right": [0] * 11},
         {"labels": {"a" * 257: 0}},
     ],
 )
