@@ -256,18 +256,20 @@ def test_requests_that_wait_are_bounded_and_end(tmp_path: Path) -> None:
 
 
 def test_the_most_telling_are_chosen_and_unlike_each_other() -> None:
-    """A correction before a guess; one of many that say the same."""
+    """A correction before as good a guess; one of many that say the same."""
 
     def one(text: str, confidence: float, *reasons: Any, times: int = 1) -> Example:
         return Example(0, "classify", text, "x", confidence, REF, list(reasons), times=times)
 
     same = [one(f"turn on the light in the {room}", 0.4, "low-confidence")
             for room in ("kitchen", "cellar", "garden")]  # fmt: skip
-    corrected = one("is it going to rain", 0.9, "corrected")
+    corrected = one("is it going to rain", 0.6, "corrected")
+    sure = one("is it going to snow", 0.97, "corrected")
     odd = one("defrost the freezer", 0.5, "low-confidence")
     chosen = choice.choose([*same, odd, corrected], 3)
     assert chosen[0] == corrected
     assert {one.text for one in chosen[1:]} >= {"defrost the freezer"}
+    assert choice.choose([sure, odd], 1) == [odd], "one correction in ten is false"
     often = one("water the plants", 0.59, "low-confidence", times=40)
     assert choice.choose([odd, often], 1) == [often]
     assert choice.choose([], 3) == [] and choice.choose(same, 0) == []
