@@ -169,7 +169,7 @@ def test_the_most_useful_text_comes_first() -> None:
     assert order.queue([sure, unsure], "ann", 9) == [unsure, sure]
     often = text("play the radio", 0.59, times=60)
     assert order.queue([often, unsure], "ann", 9)[0] == often
-    # Of an answer that the model was sure of, one correction is as likely false as true; two are not.
+    # One correction of an answer that the model was sure of is likely false; two are not.
     half, sure = text("is it wet outside", 0.5, corrected=1), text("play it", 0.97, corrected=1)
     assert order.queue([unsure, half, sure], "ann", 3) == [half, unsure, sure]
     twice = text("is it wet outside", 0.93, corrected=2)
