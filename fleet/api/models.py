@@ -330,6 +330,19 @@ class PlannedWaveModel(Answer):
     bake_s: float
 
 
+class SetbackModel(Answer):
+    """An earlier rollout of the same version that was stopped, or on which devices failed."""
+
+    rollout: str
+    status: str
+    wave: int
+    waves: int
+    at: float
+    reason: ErrorInfo | None = None
+    failed: int = 0
+    why: ErrorInfo | None = Field(None, description="what one of the devices said")
+
+
 class PlanModel(Answer):
     """What a rollout would do."""
 
@@ -337,6 +350,10 @@ class PlanModel(Answer):
     moving: int
     waves: list[PlannedWaveModel]
     left_out: dict[str, str]
+    setbacks: list[SetbackModel] = Field([], description="what went wrong with it before")
+    given: int = Field(
+        0, description="of those left out: they run it though nobody asked it of them"
+    )
 
 
 class Query(Given):

@@ -85,6 +85,9 @@ def create(
     waves: Waves = None,
     option: Option = None,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it until it ends.")] = False,
+    allow_empty: Annotated[
+        bool, typer.Option(help="Also where every device has the version: for late joiners.")
+    ] = False,
     folder: Folder = HERE,
     url: Url = None,
     token_file: TokenFile = None,
@@ -93,7 +96,8 @@ def create(
 ) -> None:
     """Creates a rollout. With --wait, exit code 0 only if it succeeds."""
     with reported(as_json):
-        spec = _spec(bundle, version, file, selector, waves, option or [])
+        options = [*(option or []), *(["allow_empty=true"] if allow_empty else [])]
+        spec = _spec(bundle, version, file, selector, waves, options)
         with connect(folder, url, token_file, token) as client:
             made = client.create_rollout(spec)
             if wait:
@@ -146,6 +150,12 @@ def plan(
         )
         for device, why in list(found.left_out.items())[:50]:
             typer.echo(f"left out: {safe(device)}: {safe(why)}")
+        for one in found.setbacks:
+            said = one.reason or one.why
+            typer.echo(
+                f"before: {one.rollout} {one.status} in wave {one.wave + 1} of {one.waves}, "
+                f"{one.failed} devices failed" + (f": {safe(said.message)}" if said else "")
+            )
 
 
 @app.command("list")

@@ -16,9 +16,10 @@ from typing import Final, Literal
 import sqlalchemy as sa
 
 from contracts.errors import InputError, RefusedError, UnavailableError
+from fleet.conductor.ahead import Ahead, ahead
 from fleet.conductor.look import Change, Look
 from fleet.conductor.target import Signed, nothing
-from fleet.conductor.world import World, device_fact, sharing
+from fleet.conductor.world import World, device_fact, runs, sharing
 from fleet.rollout import commands, selector
 from fleet.rollout.facts import Action, Note, Release, SetDesired
 from fleet.rollout.plan import Plan, plan
@@ -31,12 +32,14 @@ from fleet.store import (
     leases,
     rollouts,
     selection,
+    setbacks,
     webhooks,
 )
 from fleet.store.rollouts import Stored
 
 LEASE: Final = "rollouts"
 _TRIES: Final = 20
+_CHUNK: Final = 200
 _DEVICES: Final = 2000
 """Changed devices of one look: it must end, as a person's command waits behind it."""
 
@@ -177,17 +180,28 @@ class Runner:
             fit, left_out = world.pool(spec)
             left_out = world.explained(spec, left_out)
             world.load(fit)
-            moving = []
+            moving, given = [], 0
             for name in sorted(fit):
                 device = world.devices[name]
-                fact = device_fact(device, target.slot, spec.mode, eligible=True)
                 if device.rollout is not None:
                     left_out[name] = f"held by rollout {device.rollout}"
-                elif fact.active == target.ref and not fact.trial:
+                elif runs(world, spec, name):
+                    given += not _is_meant_to(world, spec, name)
                     left_out[name] = "has it already"
                 else:
-                    moving.append(fact)
-            return plan(rollouts.next_id(connection), spec, moving, left_out)
+                    moving.append(device_fact(device, target.slot, spec.mode, eligible=True))
+            before = setbacks.of(connection, target.ref)
+            return plan(rollouts.next_id(connection), spec, moving, left_out, before, given)
+
+    def ahead(self, rollout: str) -> Ahead:
+        """What is still ahead of a rollout that is under way.
+
+        Raises:
+            InputError: ``no-such-rollout``, ``no-such-bundle``.
+        """
+        with self._store.read() as connection:
+            stored = rollouts.get(connection, rollout)
+            return ahead(World(connection, self._clock(), self._signed), stored)
 
     def create(
         self, spec: RolloutSpec, who: str, extra: Callable[[sa.Connection], None] | None = None
@@ -222,6 +236,13 @@ class Runner:
                         left_out=dict(list(left_out.items())[:20]),
                     )
                 busy = sharing(connection, world, spec)
+                if not (busy or spec.allow_empty or _any_moves(world, spec, fit)):
+                    raise InputError(
+                        "no-devices",
+                        f"every device that selector {spec.selector!r} means has {target.ref} "
+                        f"already ({len(fit)}): nothing would move; with allow_empty the rollout "
+                        "serves those that join later",
+                    )
             if busy and spec.if_busy == "refuse":
                 raise RefusedError(
                     "devices-busy",
@@ -314,6 +335,28 @@ class Runner:
                 except _Conflict:
                     continue
         raise UnavailableError("busy", "rollouts change too fast now: try again")
+
+
+def _is_meant_to(world: World, spec: RolloutSpec, name: str) -> bool:
+    """Whether the device was told to have it: of one that came with it, nobody asked it."""
+    target = world.target(spec)
+    desired = world.devices[name].desired
+    slot = desired.slots.get(target.slot) if desired else None
+    return slot is not None and slot.bundle == target.ref and slot.mode == spec.mode
+
+
+def _any_moves(world: World, spec: RolloutSpec, names: set[str]) -> bool:
+    """Whether a rollout has something to do: devices are read until one is found."""
+    ordered = sorted(names)
+    for start in range(0, len(ordered), _CHUNK):
+        chunk = ordered[start : start + _CHUNK]
+        world.load(chunk)
+        for name in chunk:
+            if name not in world.devices:
+                continue
+            if not (runs(world, spec, name) and _is_meant_to(world, spec, name)):
+                return True
+    return False
 
 
 def _some(left_out: dict[str, str]) -> str:

@@ -203,6 +203,13 @@ def device_fact(
     )
 
 
+def runs(world: World, spec: RolloutSpec, name: str) -> bool:
+    """Whether a device that was read has the version, and is not in its trial."""
+    target = world.target(spec)
+    fact = device_fact(world.devices[name], target.slot, spec.mode, eligible=True)
+    return fact.active == target.ref and not fact.trial
+
+
 def figures_of(
     connection: sa.Connection, spec: RolloutSpec, state: RolloutState
 ) -> dict[str, Figures]:

@@ -93,13 +93,16 @@ def _counts(rows: Sequence[tuple[int, gaps.Row | None]], *names: str) -> dict[st
 
 
 def latency(points: Sequence[Point], _until: float | None = None) -> dict[str, Any]:
-    """p50 and p95 of the inference, milliseconds."""
+    """p50 and p95 of the inference, milliseconds; broken where nothing was answered."""
     options = _base()
     series: dict[str, list[Any]] = {"p50 ms": [], "p95 ms": []}
+    last: Point | None = None
     for point in points:
         found = point.figures.latency_us
         if found is None or not found.count:
             continue
+        _break(series.values(), last, point)
+        last = point
         for name, q in (("p50 ms", 0.5), ("p95 ms", 0.95)):
             value = found.quantile(q)
             series[name].append([point.start * 1000, round((value or 0) / 1000, 3)])
@@ -107,8 +110,15 @@ def latency(points: Sequence[Point], _until: float | None = None) -> dict[str, A
     return options
 
 
+def _break(series: Iterable[list[Any]], last: Point | None, point: Point) -> None:
+    """Ends the lines after `last` where a span without figures is before `point`."""
+    if last is not None and point.start - last.start > 2 * last.resolution:
+        for data in series:
+            data.append([(last.start + last.resolution) * 1000, None])
+
+
 def labels(points: Sequence[Point], _until: float | None = None, most: int = 7) -> dict[str, Any]:
-    """Share of each label over time; the rarest together."""
+    """Share of each label over time, the rarest together; broken where nothing was answered."""
     options = _base()
     options["yAxis"] |= {"max": 100, "axisLabel": {"color": _TEXT, "formatter": "{value} %"}}
     whole: dict[str, int] = {}
@@ -119,10 +129,13 @@ def labels(points: Sequence[Point], _until: float | None = None, most: int = 7) 
     series: dict[str, list[Any]] = {label: [] for label in shown}
     if len(whole) > most:
         series["other"] = []
+    last: Point | None = None
     for point in points:
         total = sum(point.figures.labels.values())
         if not total:
             continue
+        _break(series.values(), last, point)
+        last = point
         rest = 100.0
         for label in shown:
             share = 100 * point.figures.labels.get(label, 0) / total

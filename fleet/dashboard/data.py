@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeVar
 
@@ -22,8 +23,11 @@ from contracts.errors import InputError, RefusedError
 from contracts.messages import Answer, ClassifyRequest, GenerateRequest
 from fleet import expiry
 from fleet import field as fields
+from fleet.conductor.ahead import Ahead
 from fleet.conductor.runner import Command
 from fleet.controller import Controller
+from fleet.dashboard import words
+from fleet.dashboard.progress import Progress
 from fleet.dashboard.views import (
     FIELD_GROUPS,
     Alert,
@@ -70,6 +74,10 @@ PAGE: Final = 50
 """Rows of one page of a table."""
 
 _CACHE_S: Final = 1.0
+_AHEAD_S: Final = 5.0
+_NAMED: Final = 1000
+"""Members of a rollout whose reasons are counted."""
+
 _RECENT_S: Final = 24 * 3600.0
 _MAX_CODES: Final = 5
 """Reasons for which devices wait that one alert names: devices make them up."""
@@ -315,6 +323,40 @@ class Data:
                 failed += rollouts.members_page(connection, name, phase, "", PAGE)[0]
         return RolloutView.of(stored, waves), events[::-1], failed
 
+    def progress(self, name: str) -> Progress:
+        """Of all devices of a rollout, also those that it has not told yet, where they are.
+
+        Raises:
+            InputError: ``no-such-rollout``.
+        """
+        with self._controller.store.read() as connection:
+            stored = rollouts.get(connection, name, members=False)
+            counts = rollouts.phase_counts(connection, [name])[name]
+            away = rollouts.away(connection, name)
+            failed = rollouts.members_page(connection, name, "failed", "", _NAMED)[0]
+            deferred = rollouts.members_page(connection, name, "deferred", "", _NAMED)[0]
+        active = stored.state.header.status in ACTIVE
+        return Progress(
+            counts,
+            away,
+            Counter(words.cause(one.reason) for one in failed),
+            sum(one.lost for one in deferred),
+            self._ahead(name) if active else None,
+        )
+
+    def _ahead(self, name: str) -> Ahead:
+        """It looks at every device that is meant: not for each who looks, nor each second."""
+        key = f"ahead {name}"
+        with self._lock:
+            found = self._cache.get(key)
+        if found is not None and time.monotonic() - found[0] < _AHEAD_S:
+            known: Ahead = found[1]
+            return known
+        made = self._controller.runner.ahead(name)
+        with self._lock:
+            self._cache[key] = (time.monotonic(), made)
+        return made
+
     def waiting(self, name: str) -> list[tuple[Member, Waiting]]:
         """Devices of a rollout that are under way and wait, each with what for; the first ones."""
         found: list[Member] = []
@@ -325,18 +367,42 @@ class Data:
         return [
             (member, wait)
             for member in found
-            if member.device in known
-            for wait in waits.of(known[member.device])
+            if (device := known.get(member.device)) is not None
+            for wait in _waits(device)
         ]
 
     def plan(self, spec: RolloutSpec) -> Plan:
         """What a rollout would do."""
         return self._controller.runner.plan(spec)
 
-    def create_rollout(self, spec: RolloutSpec, token: Token) -> str:
-        """Creates a rollout; returns its id."""
+    def create_rollout(self, spec: RolloutSpec, token: Token, known: Sequence[str] = ()) -> str:
+        """Creates a rollout; returns its id.
+
+        Args:
+            spec: what is asked.
+            token: who asks.
+            known: rollouts of the version that were stopped, as the person was told.
+
+        Raises:
+            RefusedError: ``forbidden``, ``stopped-before``, ``devices-busy``.
+            InputError: ``no-such-bundle``, ``no-devices``; also where nothing would move.
+        """
         detail = {"selector": spec.selector, "waves": [str(wave) for wave in spec.waves]}
+        if known:
+            detail["stopped_before"] = list(known)
         with self._noted(token, "rollout.create", f"{spec.bundle} {spec.version}", detail) as note:
+            unknown = [
+                one.rollout
+                for one in self._controller.runner.plan(spec).setbacks
+                if one.ended and one.rollout not in known
+            ]
+            if unknown:
+                raise RefusedError(
+                    "stopped-before",
+                    f"{spec.bundle} {spec.version} was stopped in rollout {unknown[0]}: look why, "
+                    "then start it again",
+                    rollouts=unknown,
+                )
             stored = self._controller.runner.create(spec, token.name, note)
         self._controller.wake()
         return stored.state.id
@@ -531,6 +597,13 @@ def _alerts(
                   "/devices?q=state%3Doffline")
         )  # fmt: skip
     return found
+
+
+def _waits(device: devices.Device) -> list[Waiting]:
+    """What a device waits for that is under way; one that is away says nothing newer."""
+    if device.online:
+        return waits.of(device)
+    return [Waiting("offline", "is away: it goes on when it is back", since=device.state_at)]
 
 
 def _sorted(found: list[Alert]) -> list[Alert]:

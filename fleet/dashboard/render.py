@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from fleet.dashboard import words
 from fleet.dashboard.site import PREFIX
 
 
@@ -74,8 +75,9 @@ _ENVIRONMENT = jinja2.Environment(
 )
 _ENVIRONMENT.globals["prefix"] = PREFIX
 _ENVIRONMENT.filters.update(
-    ago=ago, duration=duration, clock=clock, size=size, number=number, percent=percent
-)
+    ago=ago, duration=duration, clock=clock, size=size, number=number, percent=percent,
+    cause=words.cause, engine=words.engine, state=words.state,
+)  # fmt: skip
 
 
 def render(template: str, **values: Any) -> str:

@@ -9,6 +9,7 @@ import msgspec
 
 from contracts.clock import TOLERANCE_S, span
 from contracts.messages import BundleRef, Reported
+from fleet.dashboard import words
 from fleet.field import Line, Version
 from fleet.rollout.gates import MAX_BLAMED
 from fleet.rollout.state import ACTIVE, Reading
@@ -111,7 +112,7 @@ class DeviceView(msgspec.Struct, frozen=True):
                     shadow=_ref(report.shadow if report else None),
                     trial=report.trial if report else False,
                     mode=desired.mode if desired else "active",
-                    problem=report.problem.message if report and report.problem else "",
+                    problem=words.both(report.problem) if report and report.problem else "",
                 )
             )
         event = device.update
@@ -285,11 +286,13 @@ class RolloutView(msgspec.Struct, frozen=True):
 
     @property
     def progress(self) -> str:
-        """In words."""
+        """In words, of the devices that it has told so far."""
         counts = dict(self.phases)
-        done, bad = counts.get("confirmed", 0), counts.get("failed", 0)
-        text = f"{done} of {self.devices} confirmed"
-        return f"{text}, {bad} failed" if bad else text
+        text = f"{counts.get('confirmed', 0)} of {self.devices} confirmed"
+        text += " so far" if self.active else ""
+        for phase, said in (("deferred", "away"), ("failed", "failed")):
+            text += f", {counts[phase]} {said}" if phase in counts else ""
+        return text
 
     @classmethod
     def of(cls, stored: Stored, by_wave: dict[int, dict[str, int]]) -> Self:

@@ -187,6 +187,11 @@ class RolloutSpec(_Model):
         30 * 24 * 3600,
         description="how long after success late joiners and returning devices are still served",
     )
+    allow_empty: bool = Field(
+        False,
+        description="start although every device that is meant has the version already: late "
+        "joiners and returning devices are served",
+    )
     trial: Trial = Trial()
     note: Annotated[str, Field(max_length=2000)] = ""
 

@@ -15,7 +15,7 @@ from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ACTIVE, ENDED, IN_FLIGHT, Header, Member, RolloutState
 from fleet.store import Store, bundles
 from fleet.store.documents import dump, load
-from fleet.store.schema import MEMBER, ROLLOUT, ROLLOUT_EVENT
+from fleet.store.schema import DEVICE, MEMBER, ROLLOUT, ROLLOUT_EVENT
 
 _CHUNK: Final = 500
 Counts = dict[int, dict[str, int]]
@@ -217,6 +217,21 @@ def members_page(
     rows = [load(text, Member) for text in connection.scalars(query)]
     found = rows[:limit]
     return found, (found[-1].device if len(rows) > limit else None)
+
+
+def away(connection: sa.Connection, rollout: str) -> int:
+    """How many members that are on their way are not connected now."""
+    query = (
+        sa.select(sa.func.count())
+        .select_from(MEMBER)
+        .join(DEVICE, DEVICE.c.id == MEMBER.c.device)
+        .where(
+            MEMBER.c.rollout == rollout,
+            MEMBER.c.phase.in_(sorted(IN_FLIGHT)),
+            DEVICE.c.state != "online",
+        )
+    )
+    return connection.scalar(query) or 0
 
 
 def next_id(connection: sa.Connection) -> str:

@@ -91,12 +91,13 @@ def test_a_rollout_is_started_by_keyboard_and_watched_until_it_succeeds(
     tab_to(page, "Start a rollout")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Start a rollout")).to_be_visible()
+    page.wait_for_function("() => window.did_handshake === true")
+    expect(page.get_by_text(f"{DEVICES} of {DEVICES} devices would move")).to_be_visible()
     type_into(page, "Waves, each counted from the start", "1,50%,100%")
     type_into(page, "Trial on each device (seconds)", "1")
     type_into(page, "Watch each wave for (seconds)", "1")
-    tab_to(page, "Plan")
-    page.keyboard.press("Enter")
-    expect(page.get_by_text(f"{DEVICES} of {DEVICES} devices would move")).to_be_visible()
+    expect(page.get_by_text("Wave 3: 12 devices")).to_be_visible()
+    expect(page.get_by_text("tries it for 1 second")).to_be_visible()
     keep(page, "rollout-form")
     tab_to(page, "Start")
     page.keyboard.press("Enter")
@@ -104,7 +105,7 @@ def test_a_rollout_is_started_by_keyboard_and_watched_until_it_succeeds(
     expect(page.get_by_role("heading", name="tiny-classifier 1.1.0")).to_be_visible()
     keep(page, "rollout-running")
     expect(page.get_by_text("succeeded", exact=True)).to_be_visible(timeout=180_000)
-    expect(page.get_by_text(f"{DEVICES} confirmed").first).to_be_visible()
+    expect(page.get_by_text(f"{DEVICES} have the version").first).to_be_visible()
     keep(page, "rollout-succeeded")
 
 
@@ -206,8 +207,12 @@ def test_a_viewer_sees_figures_but_no_buttons(window: BrowserContext, site: Serv
     for path in ("/ui/rollouts", f"/ui/rollouts/{rollout}", "/ui/devices/sim-00001"):
         page.goto(site.url + path)
         expect(page.get_by_role("heading", level=1).first).to_be_visible()
-        for name in ("Start a rollout", "Abort", "Pause", "Approve wave", "Classify", "Generate"):
+        expect(page.get_by_role("link", name="Start a rollout")).to_have_count(0)
+        for name in ("Abort", "Pause", "Approve wave", "Classify", "Generate"):
             expect(page.get_by_role("button", name=name, include_hidden=True)).to_have_count(0)
+    page.goto(f"{site.url}/ui/rollouts/new")
+    expect(page.get_by_text("needs the role operator")).to_be_visible()
+    expect(page.get_by_role("button", name="Start", include_hidden=True)).to_have_count(0)
     page.goto(f"{site.url}/ui/audit")
     expect(page.get_by_text("needs the role operator")).to_be_visible()
     expect(page.get_by_role("table")).to_have_count(0)
@@ -223,7 +228,8 @@ def test_pages_fit_a_phone_in_light_and_dark(chromium: Browser, site: Served, sc
     try:
         page = sign_in(context, site, "operator")
         paths = ["/", "/devices", "/devices/sim-00001", "/models", "/models/tiny-classifier/1.0.0",
-                 "/rollouts", f"/rollouts/{rollout}", "/audit"]  # fmt: skip
+                 "/rollouts", f"/rollouts/{rollout}", "/rollouts/new", "/audit",
+                 "/compare/tiny-classifier"]  # fmt: skip
         for path in paths:
             page.goto(f"{site.url}/ui{path}")
             expect(page.get_by_role("heading", level=1).first).to_be_visible()

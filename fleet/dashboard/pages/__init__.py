@@ -13,6 +13,7 @@ from fleet.dashboard.pages import (
     overview,
     rollout,
     rollouts,
+    wizard,
 )
 from fleet.dashboard.site import Site
 
@@ -34,6 +35,7 @@ def register(site: Site) -> None:
         models,
         compare,
         rollouts,
+        wizard,
         rollout,
         audit,
     ):

@@ -70,6 +70,7 @@ def register(site: Site) -> None:
                     enough=enough,
                     metrics=flatten(found.manifest.metrics)[:60],
                     report=flatten(report) if report else None,
+                    may_roll=visit.may("operator") and not found.withdrawn,
                 )
             ).classes("live")
 

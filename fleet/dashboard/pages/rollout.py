@@ -35,8 +35,14 @@ def register(site: Site) -> None:
 
         def body() -> str:
             view, events, failed = site.data.rollout(name)
-            waiting = site.data.waiting(name)
-            return render("rollout.html", r=view, events=events, failed=failed, waiting=waiting)
+            return render(
+                "rollout.html",
+                r=view,
+                events=events,
+                failed=failed,
+                waiting=site.data.waiting(name),
+                progress=site.data.progress(name),
+            )
 
         with frame(visit, f"Rollout {name[:64]}", "/rollouts"):
             try:
