@@ -79,7 +79,13 @@ def test_field_accuracy_is_told_with_its_interval_by_label_and_by_group(
     with controller.store.read() as connection:
         found = bundles.find(connection, ref.name, ref.version)
     page = render(
-        "model.html", b=found, running=1, field=field, enough=enough, metrics=[], report=None,
+        "model.html",
+        b=found,
+        running=1,
+        field=field,
+        enough=enough,
+        metrics=[],
+        report=None,
         may_roll=False,
     )
     assert "&lt;b&gt;off&lt;/b&gt;" in page, "a label is text, never HTML"
@@ -99,7 +105,13 @@ def test_little_feedback_is_not_shown_as_a_figure(controller: Controller, signed
     with controller.store.read() as connection:
         found = bundles.find(connection, ref.name, ref.version)
     page = render(
-        "model.html", b=found, running=1, field=field, enough=enough, metrics=[], report=None,
+        "model.html",
+        b=found,
+        running=1,
+        field=field,
+        enough=enough,
+        metrics=[],
+        report=None,
         may_roll=False,
     )
     assert "not enough yet" in page

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.errors import RefusedError
+from contracts.histogram import Histogram
 from contracts.messages import (
     BundleRef,
     ErrorInfo,
@@ -288,6 +289,25 @@ def test_a_gauge_is_drawn_through_idle_time_and_not_through_an_absence() -> None
     assert memory == [(0, 50), (60, None), (900, 50)]
 
 
+def _answered(start: int) -> Point:
+    figures = Figures(requests=3, labels={"on": 3}, latency_us=Histogram("log8"))
+    assert figures.latency_us is not None
+    figures.latency_us.add(900.0, 3)
+    return Point("d", "classify", "", start, 60, figures)
+
+
+@pytest.mark.parametrize("draw", [charts.latency, charts.labels])
+def test_no_line_joins_answers_across_a_time_without_any(
+    draw: Callable[[list[Point]], dict[str, Any]],
+) -> None:
+    """There was no latency and no label then, whether the device was away or nobody asked it."""
+    found = draw([_answered(0), _answered(60), _answered(900), _answered(960)])
+    for series in found["series"]:
+        rows = [(at / 1000, value is None) for at, value in series["data"]]
+        assert rows == [(0, False), (60, False), (120, True), (900, False), (960, False)]
+        assert series["showSymbol"]
+
+
 def test_the_fleets_traffic_is_zero_in_minutes_of_which_nobody_tells() -> None:
     """A line from the last busy minute to the next sample would show requests that never were."""
     found = charts.traffic([(0, 40, 2), (600, 0, 0)], until=900.0)
@@ -341,7 +361,12 @@ def test_what_devices_wait_for_is_on_every_page_that_shows_them(controller: Cont
     )
     view, events, failed = data.rollout(rollout)
     page = render(
-        "rollout.html", r=view, events=events, failed=failed, waiting=data.waiting(rollout)
+        "rollout.html",
+        r=view,
+        events=events,
+        failed=failed,
+        waiting=data.waiting(rollout),
+        progress=data.progress(rollout),
     )
     assert "Devices that wait" in page and page.count(shown) == 2
     assert [a.text for a in data.overview().alerts if "wait" in a.text] == [
