@@ -1,9 +1,12 @@
-"""A typed client of the API: what the CLI uses, and what a Python program may use."""
+"""A typed client of the API: what the CLI uses, and what a Python program may use.
+
+Over 400 lines: one short method for each route, in the order of the API's pages.
+"""
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -15,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from contracts import authorities, files
 from contracts.errors import ErrorInfo, ShoalError, UnavailableError, from_info
-from fleet.api import models, models_field, models_lessons, models_samples
+from fleet.api import models, models_alerts, models_field, models_lessons, models_samples
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import audit
 from fleet.store.audit import Entry, Filter
@@ -336,6 +339,39 @@ class Client:
         parameters = {k: v for k, v in given.items() if v is not None}
         response = self._request("DELETE", "/v1/samples", params=parameters)
         return _read(models_samples.Deleted, response).samples
+
+    # Alerts -------------------------------------------------------------------------------
+
+    def alerts(self, which: Literal["open", "past", "all"]) -> list[models_alerts.AlertModel]:
+        """The newest alerts."""
+        return self._get(models_alerts.AlertPage, "/v1/alerts", which=which).items
+
+    def rules(self) -> list[models_alerts.RuleModel]:
+        """All alert rules."""
+        return self._get(models_alerts.RulePage, "/v1/alerts/rules").items
+
+    def add_rule(self, new: models_alerts.NewRule) -> models_alerts.RuleModel:
+        """Adds an alert rule."""
+        document = new.model_dump(mode="json", exclude_none=True)
+        return self._post(models_alerts.RuleModel, "/v1/alerts/rules", document)
+
+    def remove_rule(self, rule: str) -> None:
+        """Removes an alert rule."""
+        self._request("DELETE", f"/v1/alerts/rules/{quote(rule, safe='')}")
+
+    def silence_rule(self, rule: str, seconds: float) -> models_alerts.RuleModel:
+        """Has nobody told of a rule's alerts for a while."""
+        path = f"/v1/alerts/rules/{quote(rule, safe='')}/silence"
+        return self._post(models_alerts.RuleModel, path, {"seconds": seconds})
+
+    def test_alerts(self, emails: Sequence[str]) -> models_alerts.TestModel:
+        """Sends a test message in every way in which alerts are told."""
+        document = {"emails": list(emails)}
+        return self._post(models_alerts.TestModel, "/v1/alerts/test", document)
+
+    def deliveries(self) -> list[models_alerts.DeliveryModel]:
+        """How the newest deliveries of alerts went."""
+        return self._get(models_alerts.DeliveryPage, "/v1/alerts/deliveries", limit=200).items
 
     # Administration -----------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from fleet.broker.mosquitto import DEVICES
 from fleet.egress import Allowed
 from fleet.ingest.quota import Quota
 from fleet.pooled import PoolConfig
+from fleet.smtp import MailConfig
+from fleet.smtp import check as check_mail
 from fleet.store.telemetry import Retention
 
 CONFIG: Final = "fleet.yaml"
@@ -90,6 +92,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         pooled: of which groups figures are pooled, and how few devices are never told of.
         webhook_hosts: names, addresses and networks that are not public, and to which webhooks
             may be sent.
+        mail: the server that takes mail of alerts; None: they are told by webhooks alone.
         engine_s: most seconds between two steps of the rollouts.
     """
 
@@ -112,6 +115,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     quota: Quota = Quota()
     pooled: PoolConfig = PoolConfig()
     webhook_hosts: Annotated[list[str], msgspec.Meta(max_length=100)] = []
+    mail: MailConfig | None = None
     engine_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
 
 
@@ -143,6 +147,8 @@ def check(config: FleetConfig) -> None:
     if api.url is not None and urlsplit(api.url).scheme not in ("http", "https"):
         raise InputError("bad-config", "api.url is not an http or https URL")
     Allowed(config.webhook_hosts)
+    if config.mail is not None:
+        check_mail(config.mail)
     if config.broker.port == config.mqtt.port:
         raise InputError(
             "bad-config",

@@ -30,6 +30,8 @@ from fleet.folder import Fleet
 from fleet.ingest import Consumer
 from fleet.ingest.receipts import news
 from fleet.ingest.writer import Change, Writer
+from fleet.lookout.lookout import Lookout
+from fleet.mailer import Mailer
 from fleet.membership import used
 from fleet.membership.watch import Watch
 from fleet.mqtt.blocks import BlockServer
@@ -39,13 +41,16 @@ from fleet.pace import Pace
 from fleet.query import Asker
 from fleet.repository import paths, releases
 from fleet.samples import collect
+from fleet.smtp import Post
 from fleet.store import (
+    alerts,
     audit,
     bundles,
     clones,
     delivery,
     expiries,
     leases,
+    mail,
     samples,
     telemetry,
     webhooks,
@@ -62,6 +67,9 @@ _INGEST: Final = "ingest"
 _SHARE: Final = 3.0
 _HOUSEKEEPING_S: Final = 300.0
 _DAY_S: Final = 24 * 3600.0
+_ALERTS_S: Final = 20.0
+"""Seconds for which a controller that took the lease hears devices before it looks for alerts."""
+
 _ROLL_S: Final = 1.0
 _MOST_ROLL_S: Final = 10.0
 _MANY_ROLLED: Final = 500
@@ -128,10 +136,25 @@ class Controller:
         )
         allowed = self.webhook_hosts = Allowed(fleet.config.webhook_hosts)
         self.sender = Sender(self.store, clock, ca=fleet.own_ca(), allowed=allowed)
+        settings = fleet.config.mail
+        post = Post(settings, fleet.folder, fleet.own_ca()) if settings is not None else None
+        self.mailer = Mailer(
+            self.store, post, clock, fleet=fleet.config.fleet, may=lambda: self.leading
+        )
         self.attempts = Attempts(self.store, clock)
         self.watch = Watch(fleet, mqtt, self.store, clock)
         self.on_api_renewed: Callable[[], None] = lambda: None
         self.expiring = expiry.Kept(self._expiring, clock)
+        self.lookout = Lookout(
+            self.store,
+            clock,
+            expiring=self.expiring,
+            to=settings.to if settings is not None else (),
+            mails=settings is not None,
+            fleet=fleet.config.fleet,
+            url=fleet.api_url,
+        )
+        self._alerts_from: float | None = None
         self.cloned: list[tuple[str, clones.Clone]] = []
         self.steps = 0
         self.leading = False
@@ -153,6 +176,7 @@ class Controller:
                 (self._housekeeper, "housekeeping"),
                 (self.attempts.write, "audit"),
                 (self._look_at_broker, "broker-watch"),
+                (self._look_for_alerts, "alerts"),
             )
         ]
 
@@ -185,9 +209,9 @@ class Controller:
         self.store.close()
 
     @property
-    def _parts(self) -> tuple[Outbox, BlockServer, Asker, Sender]:
+    def _parts(self) -> tuple[Outbox, BlockServer, Asker, Sender, Mailer]:
         """What speaks to devices, and to others of them."""
-        return self.outbox, self.blocks, self.asker, self.sender
+        return self.outbox, self.blocks, self.asker, self.sender, self.mailer
 
     def _on_ownership(self, speaks: bool) -> None:
         """On the keeper's thread: whether anything may be sent from now on."""
@@ -361,6 +385,17 @@ class Controller:
     def _look_at_broker(self) -> float:
         return self.watch.look() if self.ownership.speaks else _LEASE_S / 4
 
+    def _look_for_alerts(self) -> float:
+        """Where the rollouts are stepped, and once the devices had time to be heard."""
+        hears = self.consumer.connected.is_set() or not self.ingesting
+        if not (self.leading and hears):
+            self._alerts_from = None
+        elif self._alerts_from is None:
+            self._alerts_from = time.monotonic() + _ALERTS_S
+        elif time.monotonic() >= self._alerts_from:
+            return self.lookout.look()
+        return _LEASE_S / 4
+
     def _roller(self) -> float:
         self._note_retained()
         done = telemetry.roll_up(self.store, on_dropped=self._on_dropped)
@@ -372,6 +407,8 @@ class Controller:
         telemetry.expire(self.store, self.fleet.config.retention, self.clock())
         with self.store.write() as connection:
             webhooks.forget(connection, self.clock() - 7 * 24 * 3600)
+            alerts.forget(connection, self.clock() - self.fleet.config.retention.event_s)
+            mail.forget(connection, self.clock() - 30 * _DAY_S)
             audit.forget(connection, self.clock())
             samples.delete(connection, before=self.clock() - self.fleet.config.retention.sample_s)
         try:

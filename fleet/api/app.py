@@ -20,6 +20,7 @@ from fleet.api import (
     openai,
     responses,
     routes_admin,
+    routes_alerts,
     routes_devices,
     routes_field,
     routes_join,
@@ -189,6 +190,7 @@ def create_app(controller: Controller) -> FastAPI:
         openai,
         responses,
         embeddings,
+        routes_alerts,
         routes_admin,
         routes_operations,
     ):

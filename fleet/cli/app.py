@@ -10,6 +10,7 @@ import typer
 from fleet.__main__ import HANDED_OVER, hand_over
 from fleet.cli import (
     agent,
+    alert,
     applications,
     audit,
     boards,
@@ -64,6 +65,7 @@ teach.register(fleet_app)
 simulate.register(fleet_app)
 fleet_app.add_typer(enroll.app, name="tokens")
 fleet_app.add_typer(agent.app, name="agent")
+fleet_app.add_typer(alert.app, name="alert")
 fleet_app.add_typer(applications.app, name="app")
 fleet_app.add_typer(rollout.app, name="rollout")
 fleet_app.add_typer(samples.app, name="samples")

@@ -408,6 +408,78 @@ DELIVERY: Final = sa.Table(
     sa.Index("ix_webhook_delivery_next_at", "next_at"),
 )
 
+ALERT_RULE: Final = sa.Table(
+    "alert_rule",
+    METADATA,
+    sa.Column("id", _NAME, primary_key=True),
+    sa.Column("title", sa.String(128), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("selector", sa.Text, nullable=False),
+    sa.Column("threshold", sa.Double, nullable=False),
+    sa.Column("hold_s", sa.Double, nullable=False),
+    sa.Column("clear_s", sa.Double, nullable=False),
+    sa.Column("emails", _JSON, nullable=False, server_default="[]"),
+    sa.Column("silenced_until", _TIME, nullable=False, server_default="0"),
+    # When somebody was told last: what opens soon after is told together.
+    sa.Column("told_at", _TIME, nullable=False, server_default="0"),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("created_by", sa.String(128), nullable=False),
+)
+
+ALERT: Final = sa.Table(
+    "alert",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("rule", _NAME, nullable=False),
+    # As the rule said: it may be gone.
+    sa.Column("title", sa.String(128), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("subject", sa.String(256), nullable=False),
+    # Null: of no device alone.
+    sa.Column("device", _NAME),
+    # `pending`, `open` or `resolved`; see :mod:`fleet.alerts.judge`.
+    sa.Column("status", sa.String(8), nullable=False),
+    sa.Column("since", _TIME, nullable=False),
+    sa.Column("opened_at", _TIME),
+    sa.Column("clear_since", _TIME),
+    sa.Column("resolved_at", _TIME),
+    sa.Column("value", sa.Double, nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    # `open` or `resolved`: what somebody is still to be told; empty: nothing.
+    sa.Column("to_tell", sa.String(8), nullable=False, server_default=""),
+    # Whether somebody was told that it is open.
+    sa.Column("told", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Index(
+        "uq_alert_rule_subject",
+        "rule",
+        "subject",
+        unique=True,
+        sqlite_where=sa.text("status <> 'resolved'"),
+        postgresql_where=sa.text("status <> 'resolved'"),
+    ),
+    _few("ix_alert_to_tell", "rule", "to_tell <> ''"),
+    sa.Index("ix_alert_device", "device", "opened_at"),
+    sa.Index("ix_alert_resolved_at", "resolved_at"),
+)
+
+MAIL: Final = sa.Table(
+    "mail",
+    METADATA,
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("event", sa.String(64), nullable=False),
+    sa.Column("recipient", sa.String(254), nullable=False),
+    sa.Column("subject", sa.String(200), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created_at", _TIME, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    # Null: it is not tried (any more).
+    sa.Column("next_at", _TIME),
+    sa.Column("delivered_at", _TIME),
+    sa.Column("error", sa.Text),
+    sa.Index("ix_mail_next_at", "next_at"),
+    sa.Index("ix_mail_created_at", "created_at"),
+)
+
 FIELD_ASK: Final = sa.Table(
     "field_ask",
     METADATA,

@@ -93,8 +93,21 @@ def remove(connection: sa.Connection, webhook: str) -> None:
     connection.execute(WEBHOOK.delete().where(WEBHOOK.c.id == webhook))
 
 
-def enqueue(connection: sa.Connection, event: str, facts: dict[str, Any], now: float) -> None:
-    """Notes an event for every webhook that wants it, in the transaction of the event itself."""
+def enqueue(
+    connection: sa.Connection, event: str, facts: dict[str, Any], now: float, *, also: str = ""
+) -> int:
+    """Notes an event for every webhook that wants it, in the transaction of the event itself.
+
+    Args:
+        connection: the transaction.
+        event: its kind.
+        facts: what is told.
+        now: seconds since the epoch.
+        also: another kind: who wants that gets this one too.
+
+    Returns:
+        For how many.
+    """
     rows = [
         {
             "webhook": hook.id,
@@ -103,10 +116,11 @@ def enqueue(connection: sa.Connection, event: str, facts: dict[str, Any], now: f
             "next_at": now,
         }
         for hook in every(connection)
-        if "*" in hook.events or event in hook.events
+        if {"*", event, also} & set(hook.events)
     ]
     if rows:
         connection.execute(DELIVERY.insert(), rows)
+    return len(rows)
 
 
 def _is_due(now: float) -> sa.ColumnElement[bool]:
@@ -162,6 +176,41 @@ def note_failed(
             next_at=now + min(2.0 ** (attempts + 1), 3600.0),
         )
     )
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How one delivery went; `to` says of a URL what may be told of it."""
+
+    id: int
+    event: str
+    to: str
+    attempts: int
+    next_at: float | None
+    delivered_at: float | None
+    error: str | None
+
+
+def outcomes(connection: sa.Connection, beginning: str, limit: int) -> list[Outcome]:
+    """The newest deliveries of events whose kinds begin so, newest first."""
+    hooks = {hook.id: origin(hook.url) for hook in every(connection)}
+    rows = connection.execute(
+        sa.select(DELIVERY)
+        .where(DELIVERY.c.event.startswith(beginning, autoescape=True))
+        .order_by(DELIVERY.c.id.desc())
+        .limit(limit)
+    )
+    return [
+        Outcome(
+            row.id,
+            row.event,
+            hooks.get(row.webhook, row.webhook),
+            row.attempts,
+            row.next_at if row.delivered_at is None and row.attempts < MAX_ATTEMPTS else None,
+            row.delivered_at,
+            row.error,
+        )
+        for row in rows
+    ]
 
 
 def forget(connection: sa.Connection, before: float) -> None:

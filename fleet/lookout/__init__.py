@@ -1,0 +1,1 @@
+"""Looks at the fleet by its alert rules, and tells people."""
