@@ -24,6 +24,7 @@ from contracts.messages import Answer, ClassifyRequest, GenerateRequest
 from fleet import expiry
 from fleet import field as fields
 from fleet.conductor.ahead import Ahead
+from fleet.alerts.rule import Rule
 from fleet.conductor.runner import Command
 from fleet.controller import Controller
 from fleet.dashboard import words
@@ -37,6 +38,7 @@ from fleet.dashboard.views import (
     Overview,
     RolloutView,
 )
+from fleet.lookout.commands import Delivery, deliveries
 from fleet.membership import leaving
 from fleet.rollout import selector
 from fleet.rollout.plan import Plan
@@ -44,6 +46,7 @@ from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ACTIVE, IN_FLIGHT, Member
 from fleet.samples import labelling
 from fleet.store import (
+    alerts,
     audit,
     bundles,
     clones,
@@ -137,6 +140,8 @@ class Data:
             failures = self._failures(connection)
             losses = self._losses(connection)
             published = len(bundles.names(connection))
+            by_rule = alerts.counts(connection)
+            titles = {one.id: one.title for one in alerts.rules(connection)} if by_rule else {}
         views = [RolloutView.of(one, waves[one.state.id]) for one in recent]
         return Overview(
             counts=counts,
@@ -150,6 +155,10 @@ class Data:
                     *losses,
                     *_alerts(counts, views, failures, waiting, self._controller.problems, self.now),
                     *self._identity_alerts(),
+                    *(
+                        Alert("warn", f"{titles.get(rule, rule)}: {count} open.", "/alerts")
+                        for rule, count in by_rule.items()
+                    ),
                 ]
             ),
         )
@@ -206,6 +215,25 @@ class Data:
             .group_by(UPDATE_EVENT.c.state)
         )
         return [(str(state), int(count)) for state, count in rows]
+
+    # Alerts -------------------------------------------------------------------------------
+
+    def alert_rules(self) -> list[tuple[Rule, int]]:
+        """All alert rules, each with how many alerts are open."""
+        with self._controller.store.read() as connection:
+            found, counts = alerts.rules(connection), alerts.counts(connection)
+        return [(one, counts.get(one.id, 0)) for one in found]
+
+    def alert_page(
+        self, which: alerts.Which, before: int | None
+    ) -> tuple[list[alerts.Alert], int | None]:
+        """Alerts of rules, newest first."""
+        with self._controller.store.read() as connection:
+            return alerts.page(connection, which, before, PAGE)
+
+    def alert_deliveries(self) -> list[Delivery]:
+        """How the newest deliveries of alerts went."""
+        return deliveries(self._controller.store, 10)
 
     # Devices ------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ _NAVIGATION: Final = (
     ("/devices", "Devices", "sensors"),
     ("/models", "Models", "memory"),
     ("/rollouts", "Rollouts", "rocket_launch"),
+    ("/alerts", "Alerts", "notifications"),
     ("/audit", "Audit", "fact_check"),
 )
 

@@ -19,6 +19,7 @@ from fleet.identity.registry import Invitation
 from fleet.joining import invitations, offers, table
 from fleet.joining.invitations import Wanted
 from fleet.joining.offers import Offer
+from fleet.lookout import commands
 from fleet.membership import labelling, leaving
 from fleet.membership.labelling import Relabelling
 from fleet.store import listing
@@ -119,6 +120,33 @@ class Work:
         """
         with self._as(token, "admin", "device.token-revoke", which[:200]) as actor:
             return invitations.revoke(self._fleet, which, actor)
+
+    # Alerts -------------------------------------------------------------------------------
+
+    def silence(self, rule: str, seconds: float, token: Token) -> None:
+        """Has nobody told of a rule's alerts for a while; 0: they are told again.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``no-such-rule``.
+        """
+        controller = self._controller
+        with self._as(token, "operator", "alert.silence", rule[:200]) as actor:
+            commands.silence(controller.store, rule, seconds, actor, controller.clock())
+
+    def test_alerts(self, to: Sequence[str], token: Token) -> tuple[int, int]:
+        """Sends a test message; to how many webhooks, and to how many addresses.
+
+        Raises:
+            RefusedError: ``forbidden``, ``nobody-to-tell``.
+            InputError: ``bad-address``.
+        """
+        controller = self._controller
+        with self._as(token, "admin", "alert.test", "") as actor:
+            hooks, mails = commands.test(
+                controller.store, controller.lookout, to, actor, controller.clock()
+            )
+        return hooks, len(mails)
 
     # Labels, groups, and who leaves ---------------------------------------------------------
 

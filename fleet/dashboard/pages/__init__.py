@@ -3,6 +3,7 @@
 from typing import Final
 
 from fleet.dashboard.pages import (
+    alerts,
     audit,
     compare,
     device,
@@ -37,6 +38,7 @@ def register(site: Site) -> None:
         rollouts,
         wizard,
         rollout,
+        alerts,
         audit,
     ):
         module.register(site)

@@ -105,6 +105,7 @@ def path_of(path: str) -> str:
     for name, value in (
         ("{device}", "nobody"), ("{rollout}", "r-0"), ("{command}", "pause"),
         ("{identifier}", "9999"), ("{webhook}", "9999"), ("{ask}", "ask-0"),
+        ("{rule}", "nobody"),
     ):  # fmt: skip
         path = path.replace(name, value)
     return path
@@ -187,6 +188,12 @@ def delete_webhook(client: TestClient, _controller: Controller) -> None:
     """Makes a webhook and removes it."""
     hook = made(client.post("/v1/webhooks", json=HOOK))
     made(client.delete(f"/v1/webhooks/{hook['id']}"))
+
+
+def sends_test(client: TestClient, _controller: Controller) -> None:
+    """Sends a test message to a webhook."""
+    made(client.post("/v1/webhooks", json=HOOK))
+    made(client.post("/v1/alerts/test", json={}))
 
 
 def enroll(client: TestClient, controller: Controller) -> None:
@@ -318,6 +325,16 @@ DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
         client.post("/v1/tokens", json={"name": "ci", "role": "viewer"})
     ),
     ("DELETE", "/v1/tokens/{identifier}"): revoke_token,
+    ("POST", "/v1/alerts/rules"): lambda client, _: made(
+        client.post("/v1/alerts/rules", json={"kind": "offline"})
+    ),
+    ("DELETE", "/v1/alerts/rules/{rule}"): lambda client, _: made(
+        client.delete("/v1/alerts/rules/offline")
+    ),
+    ("POST", "/v1/alerts/rules/{rule}/silence"): lambda client, _: made(
+        client.post("/v1/alerts/rules/offline/silence", json={"seconds": 60})
+    ),
+    ("POST", "/v1/alerts/test"): sends_test,
     ("POST", "/v1/webhooks"): lambda client, _: made(client.post("/v1/webhooks", json=HOOK)),
     ("DELETE", "/v1/webhooks/{webhook}"): delete_webhook,
     ("POST", "/v1/enroll"): enroll,

@@ -36,6 +36,10 @@ from tests.support.wheels import make_release
 RUN = CliRunner()
 
 BY_ROUTE = {
+    "fleet alert add": ("POST", "/v1/alerts/rules"),
+    "fleet alert remove": ("DELETE", "/v1/alerts/rules/{rule}"),
+    "fleet alert silence": ("POST", "/v1/alerts/rules/{rule}/silence"),
+    "fleet alert test": ("POST", "/v1/alerts/test"),
     "fleet label": ("PATCH", "/v1/devices/{device}"),
     "fleet rollout create": ("POST", "/v1/rollouts"),
     "fleet agent rollout": ("POST", "/v1/rollouts"),
@@ -69,6 +73,7 @@ NO_ENTRY = {
     "boards files": "writes files of a device; its enrolment is noted",
     "boards flash": "copies files to a board; its enrolment is noted",
     "fleet agent list": "reads",
+    "fleet alert list": "reads",
     "fleet app list": "reads",
     "fleet accuracy": "reads",
     "fleet pooled": "reads",

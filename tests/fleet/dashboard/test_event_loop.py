@@ -15,7 +15,7 @@ from tests.support.serving import served
 
 DATA = Path(__file__).parents[2] / "data"
 PAGES = ("/", "/devices", "/devices/d1", "/models", "/models/tiny-classifier/1.0.0",
-         "/models/none/1.0.0", "/rollouts", "/rollouts/r1", "/rollouts/r9", "/audit",
+         "/models/none/1.0.0", "/rollouts", "/rollouts/r1", "/rollouts/r9", "/alerts", "/audit",
          "/label", "/label/tiny-classifier",
          "/no-such-page")  # fmt: skip
 
