@@ -3,6 +3,8 @@
 Times are seconds since the Unix epoch by the controller's clock unless said otherwise. JSON
 documents are text in the compact form of :func:`contracts.codec.encode`: the database keeps
 them, Python reads them.
+
+Over 400 lines: a list of tables without logic.
 """
 
 from __future__ import annotations
