@@ -156,6 +156,7 @@ class Controller:
         )
         self._alerts_from: float | None = None
         self.cloned: list[tuple[str, clones.Clone]] = []
+        self.open_alerts: dict[str, int] = {}
         self.steps = 0
         self.leading = False
         self._renew_at = 0.0
@@ -383,6 +384,10 @@ class Controller:
         return 0.0 if changed else self.fleet.config.engine_s
 
     def _look_at_broker(self) -> float:
+        """And at what a person should see at once."""
+        with self.store.read() as connection:
+            self.cloned = clones.every(connection, self.clock() - clones.QUIET_S)
+            self.open_alerts = alerts.counts(connection)
         return self.watch.look() if self.ownership.speaks else _LEASE_S / 4
 
     def _look_for_alerts(self) -> float:
@@ -425,12 +430,6 @@ class Controller:
             for ask in collect.open_asks(self):
                 asyncio.run(collect.collect(self, ask, audit.CONTROLLER))
         return _HOUSEKEEPING_S
-
-    def _look(self) -> float:
-        """At the broker, and at what a person should see at once."""
-        with self.store.read() as connection:
-            self.cloned = clones.every(connection, self.clock() - clones.QUIET_S)
-        return self.watch.look()
 
     def _expiring(self) -> list[expiry.Item]:
         with self.store.read() as connection:

@@ -140,8 +140,6 @@ class Data:
             failures = self._failures(connection)
             losses = self._losses(connection)
             published = len(bundles.names(connection))
-            by_rule = alerts.counts(connection)
-            titles = {one.id: one.title for one in alerts.rules(connection)} if by_rule else {}
         views = [RolloutView.of(one, waves[one.state.id]) for one in recent]
         return Overview(
             counts=counts,
@@ -156,8 +154,10 @@ class Data:
                     *_alerts(counts, views, failures, waiting, self._controller.problems, self.now),
                     *self._identity_alerts(),
                     *(
-                        Alert("warn", f"{titles.get(rule, rule)}: {count} open.", "/alerts")
-                        for rule, count in by_rule.items()
+                        Alert(
+                            "warn", f"Rule {rule}: {count} open alert{'s'[: count - 1]}.", "/alerts"
+                        )
+                        for rule, count in sorted(self._controller.open_alerts.items())
                     ),
                 ]
             ),

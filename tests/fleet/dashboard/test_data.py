@@ -29,6 +29,7 @@ from contracts.messages import (
     UpdateEvent,
     Wait,
 )
+from fleet.alerts.judge import Change, Reading
 from fleet.api import prometheus
 from fleet.controller import Controller
 from fleet.dashboard import charts
@@ -42,7 +43,7 @@ from fleet.ingest.decode import Batch, Message
 from fleet.ingest.writer import Writer
 from fleet.rollout import selector
 from fleet.rollout.spec import RolloutSpec
-from fleet.store import telemetry
+from fleet.store import alerts, clones, telemetry
 from fleet.store.listing import Listing
 from fleet.store.telemetry import Point
 from fleet.store.tokens import Token
@@ -372,3 +373,17 @@ def test_what_devices_wait_for_is_on_every_page_that_shows_them(controller: Cont
     assert [a.text for a in data.overview().alerts if "wait" in a.text] == [
         "Devices wait: disk-full (1)."
     ]
+
+
+def test_what_needs_a_look_at_once_is_on_the_first_page(controller: Controller) -> None:
+    """Doubled identities, and rules with open alerts, as the controller sees them."""
+    _report(controller, 2)
+    with controller.store.write() as connection:
+        clones.note(connection, "d0000", "renewal", controller.clock(), "192.0.2.1")
+        rule = next(one for one in alerts.rules(connection) if one.kind == "offline")
+        found = Change(None, "d0001", "open", 1.0, reading=Reading(True, 1.0, "away", "d0001"))
+        alerts.change(controller.store, connection, rule, [found], controller.clock())
+    controller._look_at_broker()
+    told = [(one.text, one.link) for one in Data(controller).overview().alerts]
+    assert ("Rule offline: 1 open alert.", "/alerts") in told
+    assert any(link == "/devices/d0000" for _, link in told)

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0610"
-down_revision = "0510"
+down_revision = "0620"
 branch_labels = None
 depends_on = None
 
