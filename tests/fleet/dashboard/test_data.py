@@ -385,5 +385,5 @@ def test_what_needs_a_look_at_once_is_on_the_first_page(controller: Controller) 
         alerts.change(controller.store, connection, rule, [found], controller.clock())
     controller._look_at_broker()
     told = [(one.text, one.link) for one in Data(controller).overview().alerts]
-    assert ("Rule offline: 1 open alert.", "/alerts") in told
+    assert ("Rule offline: open alerts: 1.", "/alerts") in told
     assert any(link == "/devices/d0000" for _, link in told)
