@@ -154,9 +154,7 @@ class Data:
                     *_alerts(counts, views, failures, waiting, self._controller.problems, self.now),
                     *self._identity_alerts(),
                     *(
-                        Alert(
-                            "warn", f"Rule {rule}: {count} open alert{'s'[: count - 1]}.", "/alerts"
-                        )
+                        Alert("warn", f"Rule {rule}: open alerts: {count}.", "/alerts")
                         for rule, count in sorted(self._controller.open_alerts.items())
                     ),
                 ]
