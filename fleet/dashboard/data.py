@@ -23,8 +23,8 @@ from contracts.errors import InputError, RefusedError
 from contracts.messages import Answer, ClassifyRequest, GenerateRequest
 from fleet import expiry
 from fleet import field as fields
-from fleet.conductor.ahead import Ahead
 from fleet.alerts.rule import Rule
+from fleet.conductor.ahead import Ahead
 from fleet.conductor.runner import Command
 from fleet.controller import Controller
 from fleet.dashboard import words
