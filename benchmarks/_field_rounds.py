@@ -158,8 +158,11 @@ class Loop:
 
     # The next version. --------------------------------------------------------------------------
 
-    def improve(self, say: Callable[[str], None]) -> State:
-        """Builds, compares, signs: `shoal improve --yes --publish-only`."""
+    def improve(self, say: Callable[[str], None], *, anyway: bool = False) -> State:
+        """Builds, compares, signs: `shoal improve --yes --publish-only`.
+
+        `anyway`: what it stops counts all the same as the newest version.
+        """
         client = cast("Client", NoDevices())
         improvement = Improvement(self.fleet, client, MODEL, say)
         with improvement.locked():
@@ -170,6 +173,8 @@ class Loop:
                 run(improvement, lambda verdict: True, roll_out=False)
             except RefusedError as error:
                 say(error.info.message)
+                if anyway:
+                    self.bundle = Path(state.bundle)
                 return state
         self.bundle = Path(state.bundle)
         return state
@@ -326,13 +331,16 @@ def by_chance(
     rounds: Sequence[int],
     say: Callable[[str], None],
 ) -> list[Round]:
-    """The same number of rounds, with labels of texts picked by chance."""
+    """The same number of rounds, with labels of texts picked by chance.
+
+    Versions that would be stopped count too: this is of what labels are worth.
+    """
     folder.mkdir()
     loop = Loop(folder, texts, first, recipe)
     found = [measure(loop, None, folder)]
     for number, count in enumerate(rounds):
         loop.label_random(count, number)
-        found.append(measure(loop, loop.improve(say), folder))
+        found.append(measure(loop, loop.improve(say, anyway=True), folder))
         say(str(found[-1]))
     loop.close()
     return found

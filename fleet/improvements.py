@@ -26,7 +26,8 @@ from fleet.store.entries import Actor
 FOLDER: Final = "improve"
 STATE: Final = "state.json"
 LOCK: Final = ".lock"
-_LOG: Final = "improve.log"
+VERDICT: Final = "verdict.json"
+LOG: Final = "improve.log"
 
 
 class Improving(msgspec.Struct, frozen=True):
@@ -100,7 +101,7 @@ def start(fleet: Fleet, store: Store, actor: Actor, model: str) -> None:
         )
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "start_new_session": True}
         try:
-            with (home / _LOG).open("ab") as log:
+            with (home / LOG).open("ab") as log:
                 process = subprocess.Popen(command, stdout=log, stderr=log, **options)
         except OSError as error:
             raise UnavailableError(

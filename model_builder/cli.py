@@ -124,6 +124,29 @@ def build(
     Console().print(table)
 
 
+@app.command(hidden=True)
+def suggest(
+    recipe: Annotated[Path, typer.Argument(help="the recipe, a YAML file")],
+    cache: Annotated[Path, typer.Option(help="folder for what the teacher learnt")],
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the recipe; repeatable")
+    ] = None,
+) -> None:
+    """Says what the recipe's teacher takes texts for: JSON texts on stdin, JSON on stdout."""
+    from model_builder.lock import locked
+    from model_builder.progress import bars
+    from model_builder.recipes import classify as recipes
+
+    loaded = recipes.load(recipe, change or [])
+    texts = codec.decode(sys.stdin.buffer.read(), list[str], what="texts", cap=64 * 1024 * 1024)
+    with locked(cache), bars(quiet=not sys.stderr.isatty()) as progress:
+        _import_tensorflow()
+        from model_builder.classify.suggest import suggest as run
+
+        name, found = run(loaded, texts, cache, progress)
+    sys.stdout.write(codec.encode({"teacher": name, "found": found}).decode() + "\n")
+
+
 @app.command()
 def init(
     data: Annotated[

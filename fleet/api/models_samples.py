@@ -59,6 +59,14 @@ class SaidModel(Answer):
     at: float
 
 
+class HintModel(Answer):
+    """What the newest version, or a teacher, takes a text for."""
+
+    source: str
+    label: str
+    confidence: float
+
+
 class TextModel(Answer):
     """A text that devices had a hard time with."""
 
@@ -73,6 +81,7 @@ class TextModel(Answer):
     devices: int
     meant: dict[str, int] = Field({}, description="right labels by users of devices")
     said: list[SaidModel] = Field([], description="by people who label")
+    hints: list[HintModel] = Field([], description="of `shoal fleet samples suggest`")
     label: str | None = Field(None, description="what most of them say")
     disputed: bool = False
 

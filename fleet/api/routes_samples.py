@@ -221,6 +221,7 @@ def _text(one: Text) -> models_samples.TextModel:
         devices=len(one.devices),
         meant=one.meant,
         said=[models_samples.SaidModel(**msgspec.structs.asdict(said)) for said in one.said],
+        hints=[models_samples.HintModel(**msgspec.structs.asdict(hint)) for hint in one.hints],
         label=one.label,
         disputed=one.disputed,
     )

@@ -15,7 +15,7 @@ from fleet.cli.output import emit_json, reported, safe, table
 from fleet.folder import Fleet
 from fleet.improve import steps
 from fleet.improve.steps import Improvement, Wish
-from fleet.improve.verdict import Verdict
+from fleet.improve.verdict import Verdict, told
 
 
 def improve(
@@ -63,7 +63,7 @@ def improve(
 
     def agreed(found: Verdict) -> bool:
         if not as_json:
-            table(("rows", "count", "right before", "right now"), steps.told(found))
+            table(("rows", "count", "right before", "right now"), told(found))
         if yes:
             return True
         if as_json:

@@ -18,6 +18,7 @@ from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, 
 from fleet.cli.output import ago, emit_json, reported, safe, table
 from fleet.client import Client
 from fleet.folder import Fleet
+from fleet.improve import hints
 from fleet.rollout.spec import describe
 from fleet.samples import rows
 from fleet.store import samples as store
@@ -127,6 +128,36 @@ def show(
 
 
 @app.command()
+def suggest(
+    model: _Model,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Asks the teacher of this recipe too, trained if need be.")
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="key=value of the recipe, as teacher.source; repeatable."),
+    ] = None,
+    folder: Folder = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Writes beside each text of the queue what the newest version, and a teacher, take it for.
+
+    `--set teacher.source=openai:MODEL` sends the texts, redacted as they are here, to that
+    endpoint. From the folder, without the controller.
+    """
+    with reported(as_json):
+        if change and recipe is None:
+            raise InputError("bad-options", "--set changes a recipe: name it with --recipe")
+        where = str(recipe.resolve()) if recipe is not None else None
+        made = hints.suggest(Fleet.open(folder), model, where, change or [])
+        if as_json:
+            emit_json(made)
+            return
+        for source, count in made.items():
+            typer.echo(f"{safe(source)}: {count} suggestions")
+
+
+@app.command()
 def label(
     model: _Model,
     folder: Folder = HERE,
@@ -168,10 +199,11 @@ def _label(client: Client, model: str) -> int:
 
 
 def suggestions(one: models_samples.TextModel) -> list[str]:
-    """What users of devices say, what other people say, what the model said; the first first."""
+    """What users say, what other people say, what models take it for; the first first."""
     said = [said.label for said in one.said if said.label is not None]
     model = one.best or one.answered
-    found = [*one.meant, *said, *([] if model == "unknown" else [model])]
+    now = [hint.label for hint in sorted(one.hints, key=lambda hint: -hint.confidence)]
+    found = [*one.meant, *said, *now, *([] if model == "unknown" else [model])]
     return list(dict.fromkeys(found))
 
 
@@ -188,6 +220,10 @@ def _ask_key(
         f"  {safe(one.answered)} {one.confidence:.0%}, {', '.join(one.reasons)}, "
         f"{one.times}x on {one.devices}; {found.left} left, {found.labelled} labelled"
     )
+    for hint in one.hints:
+        typer.echo(f"  {safe(hint.source)}: {safe(hint.label)} {hint.confidence:.0%}")
+    if one.disputed:
+        typer.echo("  people disagree:")
     for said in one.said:
         typer.echo(f"  {safe(said.person)} says {safe(said.label or 'nothing')}")
     while True:

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from contracts import drops
 from contracts.errors import InputError, RefusedError
 from contracts.messages import Answer, ClassifyRequest, GenerateRequest
-from fleet import expiry
+from fleet import expiry, improvements
 from fleet import field as fields
 from fleet.alerts.rule import Rule
 from fleet.conductor.ahead import Ahead
@@ -38,6 +38,7 @@ from fleet.dashboard.views import (
     Overview,
     RolloutView,
 )
+from fleet.improve import progress as improving
 from fleet.lookout.commands import Delivery, deliveries
 from fleet.membership import leaving
 from fleet.rollout import selector
@@ -538,6 +539,27 @@ class Data:
         with self._noted(token, "samples.unlabel", model, {}):
             actor = Actor(token.name, token.role, "dashboard")
             labelling.unsay(self._controller, actor, model, key)
+
+    def next_version(self, model: str) -> improving.Progress:
+        """How far the next version of a model is.
+
+        Raises:
+            InputError: ``bad-name``.
+        """
+        return improving.progress(self._controller.fleet, model)
+
+    def improve(self, model: str, token: Token) -> None:
+        """Starts the next version, as a program of its own.
+
+        Raises:
+            RefusedError: ``forbidden``, ``no-recipe``.
+            InputError: ``bad-name``.
+            UnavailableError: ``folder-busy``, ``program-failed``.
+        """
+        if not token.may("admin"):
+            raise RefusedError("forbidden", "this needs the role admin")
+        actor = Actor(token.name, token.role, "dashboard")
+        improvements.start(self._controller.fleet, self._controller.store, actor, model)
 
     # Queries ------------------------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from contracts import codec, interpreter
 from contracts.bundle import Bundle
@@ -52,12 +53,25 @@ def _whole(repository: Repository, path: str) -> bytes:
     return b"".join(parts)
 
 
+class Given(msgspec.Struct, frozen=True):
+    """What a bundle answers. `best`: the label that won, where it is below the threshold."""
+
+    label: str
+    confidence: float
+    best: str | None = None
+
+
 def labels(bundle: Path, texts: Sequence[str]) -> list[str]:
     """The label that a bundle gives to each text.
 
     Raises:
         UnavailableError: ``program-failed``.
     """
+    return [one.label for one in given(bundle, texts)]
+
+
+def given(bundle: Path, texts: Sequence[str]) -> list[Given]:
+    """What a bundle answers to each text; raises as :func:`labels`."""
     lines = [" ".join(text.split()) for text in texts]
     command = interpreter.module("agent", "classify", str(bundle), "--json", "--top", "1")
     done = subprocess.run(
@@ -67,7 +81,11 @@ def labels(bundle: Path, texts: Sequence[str]) -> list[str]:
         timeout=_RUN_S,
         check=False,
     )
-    found = [json.loads(line)["label"] for line in done.stdout.splitlines() if line.strip()]
+    found = [
+        codec.decode(line, Given, what="an answer")
+        for line in done.stdout.splitlines()
+        if line.strip()
+    ]
     if done.returncode != 0 or len(found) != len(lines):
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise UnavailableError(

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,14 +29,13 @@ from fleet.client import Client
 from fleet.folder import Fleet
 from fleet.improve import answers, verdict
 from fleet.improve.verdict import Verdict
-from fleet.improvements import FOLDER, LOCK, STATE
+from fleet.improvements import FOLDER, LOCK, STATE, VERDICT
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ENDED
 from fleet.samples import rows
 from fleet.store import audit, bundles, samples
 
 FIELD: Final = "field.jsonl"
-VERDICT: Final = "verdict.json"
 
 _POLL_S: Final = 0.5
 
@@ -431,13 +430,3 @@ def run(
 def _numbers(version: str) -> tuple[int, int, int]:
     major, minor, patch = (int(part) for part in version.split("."))
     return major, minor, patch
-
-
-def told(found: Verdict) -> Sequence[tuple[str, int, int, int]]:
-    """Rows for people: what, rows, right before, right now; all, then labels that changed."""
-    lines: list[tuple[str, int, int, int]] = []
-    for one in found.sets:
-        lines.append((one.name, one.all.rows, one.all.old, one.all.new))
-        changed = [line for line in one.labels if line.fixed or line.broken]
-        lines += [(f"  {line.label}", line.rows, line.old, line.new) for line in changed[:10]]
-    return lines

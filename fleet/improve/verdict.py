@@ -137,3 +137,13 @@ def _named(labels: Sequence[Line]) -> str:
     if not harmed:
         return ""
     return " (most: " + ", ".join(f"{o.label} {o.old} to {o.new} of {o.rows}" for o in harmed) + ")"
+
+
+def told(found: Verdict) -> Sequence[tuple[str, int, int, int]]:
+    """Rows for people: what, rows, right before, right now; all, then labels that changed."""
+    lines: list[tuple[str, int, int, int]] = []
+    for one in found.sets:
+        lines.append((one.name, one.all.rows, one.all.old, one.all.new))
+        changed = [line for line in one.labels if line.fixed or line.broken]
+        lines += [(f"  {line.label}", line.rows, line.old, line.new) for line in changed[:10]]
+    return lines

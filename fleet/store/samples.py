@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -18,7 +18,7 @@ from contracts import codec
 from contracts.messages import FieldSample
 from contracts.text import normalize
 from fleet.store import Store
-from fleet.store.schema import FIELD_ASK, FIELD_LABEL, FIELD_SAMPLE
+from fleet.store.schema import FIELD_ASK, FIELD_HINT, FIELD_LABEL, FIELD_SAMPLE
 
 ASK_S: Final = 7 * 24 * 3600.0
 """Seconds for which a request goes on, as long as the owners of devices may approve it."""
@@ -47,6 +47,14 @@ class Said(msgspec.Struct, frozen=True):
     at: float
 
 
+class Hint(msgspec.Struct, frozen=True):
+    """A label that nobody said: the newest version's, or a teacher's. `source`: whose."""
+
+    source: str
+    label: str
+    confidence: float
+
+
 class Text(msgspec.Struct, frozen=True):
     """A text with all samples of it, and what people say.
 
@@ -58,6 +66,7 @@ class Text(msgspec.Struct, frozen=True):
         meant: right labels by users of devices, with their number.
         said: by people who label, the oldest first.
         corrected: devices whose users said that the answer is wrong.
+        hints: what the newest version and a teacher take it for, where they were asked.
     """
 
     key: str
@@ -67,6 +76,7 @@ class Text(msgspec.Struct, frozen=True):
     meant: dict[str, int]
     said: list[Said]
     corrected: int = 0
+    hints: list[Hint] = []
 
     @property
     def votes(self) -> Counter[str]:
@@ -151,6 +161,10 @@ def texts(connection: sa.Connection, model: str) -> list[Text]:
     query = sa.select(FIELD_LABEL).where(FIELD_LABEL.c.model == model).order_by(FIELD_LABEL.c.at)
     for row in connection.execute(query):
         said.setdefault(row.key, []).append(Said(row.person, row.label, row.at))
+    hints: dict[str, list[Hint]] = {}
+    known = sa.select(FIELD_HINT).where(FIELD_HINT.c.model == model).order_by(FIELD_HINT.c.source)
+    for row in connection.execute(known):
+        hints.setdefault(row.key, []).append(Hint(row.source, row.label, row.confidence))
     samples: dict[str, list[tuple[str, FieldSample]]] = {}
     rows = connection.execute(
         sa.select(FIELD_SAMPLE.c.device, FIELD_SAMPLE.c.key, FIELD_SAMPLE.c.content)
@@ -161,10 +175,14 @@ def texts(connection: sa.Connection, model: str) -> list[Text]:
     for row in rows:
         one = codec.decode(row.content.encode(), FieldSample, what="a stored sample")
         samples.setdefault(row.key, []).append((row.device, one))
-    return [_text(key, found, said.get(key, [])) for key, found in samples.items()]
+    return [
+        _text(key, found, said.get(key, []), hints.get(key, [])) for key, found in samples.items()
+    ]
 
 
-def _text(key: str, found: list[tuple[str, FieldSample]], said: list[Said]) -> Text:
+def _text(
+    key: str, found: list[tuple[str, FieldSample]], said: list[Said], hints: list[Hint]
+) -> Text:
     meant = Counter(one.meant for _, one in found if one.meant is not None)
     return Text(
         key=key,
@@ -174,6 +192,7 @@ def _text(key: str, found: list[tuple[str, FieldSample]], said: list[Said]) -> T
         meant=dict(meant.most_common()),
         said=said,
         corrected=len({device for device, one in found if "corrected" in one.reasons}),
+        hints=hints,
     )
 
 
@@ -223,6 +242,29 @@ def unsay(connection: sa.Connection, model: str, key: str, person: str) -> bool:
     return done.rowcount > 0
 
 
+def hint(
+    connection: sa.Connection, model: str, source: str, hints: Mapping[str, tuple[str, float]]
+) -> None:
+    """Replaces what a source takes texts for: by key, a label and how sure it is."""
+    own = (FIELD_HINT.c.model == model, FIELD_HINT.c.source == source)
+    connection.execute(FIELD_HINT.delete().where(*own))
+    rows = [
+        {"model": model, "key": key, "source": source, "label": label, "confidence": sure}
+        for key, (label, sure) in hints.items()
+    ]
+    if rows:
+        connection.execute(FIELD_HINT.insert(), rows)
+
+
+def unhint(connection: sa.Connection, model: str, sources: Sequence[str]) -> None:
+    """Forgets what all sources but these take texts for."""
+    connection.execute(
+        FIELD_HINT.delete().where(
+            FIELD_HINT.c.model == model, FIELD_HINT.c.source.not_in(list(sources))
+        )
+    )
+
+
 def delete(
     connection: sa.Connection,
     *,
@@ -249,4 +291,8 @@ def delete(
             FIELD_SAMPLE.c.model == FIELD_LABEL.c.model, FIELD_SAMPLE.c.key == FIELD_LABEL.c.key
         )
         connection.execute(FIELD_LABEL.delete().where(~sa.exists(there)))
+        still = sa.select(FIELD_SAMPLE.c.id).where(
+            FIELD_SAMPLE.c.model == FIELD_HINT.c.model, FIELD_SAMPLE.c.key == FIELD_HINT.c.key
+        )
+        connection.execute(FIELD_HINT.delete().where(~sa.exists(still)))
     return done.rowcount

@@ -533,3 +533,14 @@ FIELD_POOL: Final = sa.Table(
     sa.Column("at", _TIME, nullable=False),
     sa.Column("content", sa.Text(), nullable=False),
 )
+
+FIELD_HINT: Final = sa.Table(
+    "field_hint",
+    METADATA,
+    sa.Column("model", _NAME, primary_key=True),
+    sa.Column("key", sa.String(32), primary_key=True),
+    # Who suggests: a version of the model, or a teacher.
+    sa.Column("source", _NAME, primary_key=True),
+    sa.Column("label", sa.String(256), nullable=False),
+    sa.Column("confidence", sa.Double, nullable=False),
+)

@@ -65,6 +65,7 @@ def register(site: Site) -> None:
                 problem(error)
                 return
             _Desk(visit, model, found).build()
+            ui.link("The next version", f"/improve/{model}").classes("button quiet")
 
 
 class _Desk:
@@ -91,7 +92,9 @@ class _Desk:
         with ui.element("section").classes("card stack").props('aria-label="Text"'):
             self._text = ui.label("").props("role=status aria-live=polite").classes("answer")
             self._facts = ui.label("").classes("sub")
+            self._torn = ui.label("").props("role=alert").classes("sub")
             self._others = ui.label("").classes("sub")
+            self._hints = ui.label("").classes("sub")
         with ui.element("section").classes("card stack").props('aria-label="Labels"'):
             self._choices = (
                 ui.element("div").classes("tools").props('role=group aria-label="Label"')
@@ -125,7 +128,8 @@ class _Desk:
             return []
         sample = one.sample
         model = [sample.best or sample.label] if (sample.best or sample.label) != "unknown" else []
-        first = [*one.meant, *one.votes, *model]
+        now = [hint.label for hint in sorted(one.hints, key=lambda hint: -hint.confidence)]
+        first = [*one.meant, *one.votes, *now, *model]
         every = list(dict.fromkeys([*first, *self._labels]))
         typed = self._typed.casefold()
         begin = [label for label in every if label.casefold().startswith(typed)]
@@ -137,7 +141,8 @@ class _Desk:
         if one is None:
             self._text.set_text("Nothing is left to label.")
             self._facts.set_text(f"{self._counts.labelled} texts of this model are labelled.")
-            self._others.set_text("")
+            for shown in (self._others, self._hints, self._torn):
+                shown.set_text("")
         else:
             sample = one.sample
             said = sample.label if sample.best is None else f"{sample.label} ({sample.best}?)"
@@ -149,6 +154,9 @@ class _Desk:
             words = [f"{person.person} says {person.label or 'nothing'}" for person in one.said]
             words += [f"users say {label} ({n})" for label, n in one.meant.items()]
             self._others.set_text("; ".join(words))
+            hints = [f"{o.source}: {o.label} ({o.confidence:.0%})" for o in one.hints]
+            self._hints.set_text(f"Suggested by {', '.join(hints)}." if hints else "")
+            self._torn.set_text("People disagree: your word decides." if one.disputed else "")
         self._find.set_text(f"Labels with {self._typed!r}" if self._typed else "")
         self._choices.clear()
         with self._choices:

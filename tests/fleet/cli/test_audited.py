@@ -21,14 +21,16 @@ from typer.testing import CliRunner
 from contracts import __version__
 from contracts.config import MqttConfig
 from contracts.errors import UnavailableError
+from contracts.messages import FieldSample
 from fleet.api.refusals import CHANGES
 from fleet.cli import noted
 from fleet.cli.app import app
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.joining import wheelhouse
-from fleet.store import audit
+from fleet.store import audit, samples
 from fleet.store.audit import Entry
 from tests.support.bundles import noise_bundle
+from tests.support.controller import TINY
 from tests.support.served import ServedFleet
 from tests.support.tools import free_port
 from tests.support.wheels import make_release
@@ -220,6 +222,23 @@ def application(case: Case) -> None:
 FOR = ("--platform", "x86-64", "--python", "3.11")
 
 
+def suggested(case: Case) -> None:
+    """Suggestions for a text that a device gave, by the version that is published."""
+    ref, _ = case.fleet.publish(TINY)
+    store = case.fleet.open_store()
+    ask = samples.Ask("ask-1", ref.name, "all", 9, "", "ann", 1.0)
+    one = FieldSample("0" * 32, 1.0, "ring in an hour", "x", 0.1, ref, ["low-confidence"])
+    with store.write() as connection:
+        samples.add(store, connection, ask, "d1", [one], 1.0)
+    store.close()
+    assert "version 1.0.0: 1 suggestions" in case.here("samples", "suggest", ref.name)
+    store = case.fleet.open_store()
+    with store.read() as connection:
+        (text,) = samples.texts(connection, ref.name)
+    store.close()
+    assert [hint.source for hint in text.hints] == ["version 1.0.0"]
+
+
 def fetch(case: Case, gather: Callable[[Path], object], *, ok: bool = True) -> None:
     """The agent's wheels, from an index that is not asked."""
     with pytest.MonkeyPatch.context() as patch:
@@ -314,6 +333,11 @@ CHANGING: dict[str, tuple[str, Do | None, Do]] = {
         "samples.export",
         lambda c: c.here("samples", "export", "m", "--out", c.work / "m.jsonl"),
         lambda c: c.here("samples", "export", "m", "--out", c.work / "no" / "m", ok=False),
+    ),
+    "fleet samples suggest": (
+        "samples.suggest",
+        suggested,
+        lambda c: c.here("samples", "suggest", "nothing", ok=False),
     ),
     "fleet backup": (
         "fleet.backup",
