@@ -342,7 +342,7 @@ def _import_tensorflow() -> None:
 def main() -> None:
     """Runs the program; known errors become one line and an exit code."""
     try:
-        app(standalone_mode=False)
+        app(prog_name="shoal", standalone_mode=False)
     except ShoalError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(error.exit_code)

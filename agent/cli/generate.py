@@ -20,7 +20,7 @@ from agent.runtime.model import Options
 from contracts import codec, files, limits
 from contracts.bundle import Bundle
 from contracts.errors import InputError, ShoalError
-from contracts.messages import ChatMessage, Generated, GenerateRequest
+from contracts.messages import ChatMessage, Generated, GenerateRequest, Tool
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--tool-choice", choices=["auto", "none", "required"], default="auto")
     made.add_argument(
-        "--batch", type=Path, metavar="FILE", help="JSONL with 'prompt'; one JSON line an answer"
+        "--batch",
+        type=Path,
+        metavar="FILE",
+        help="JSONL with 'prompt', or 'messages' and 'tools'; one JSON line an answer",
     )
     made.add_argument("--runtime", choices=["litert", "litert-interpreter", "tflite-runtime"])
     made.add_argument("--threads", type=int, default=1, choices=range(1, 65), metavar="N")
@@ -117,15 +120,24 @@ def _request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
     return request
 
 
-def _prompts(path: Path) -> Iterator[str]:
+class _Asked(msgspec.Struct):
+    """A line of a batch: a prompt, or messages with the tools that go with them."""
+
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+    tools: list[Tool] = []
+
+
+def _asked(path: Path) -> Iterator[_Asked]:
     try:
         with path.open("rb") as stream:
             lines = iter(partial(stream.readline, limits.MAX_MESSAGE_BYTES + 1), b"")
             for number, line in enumerate(lines, 1):
-                row = codec.decode(line, dict[str, Any], what=f"{path}, line {number}")
-                if not isinstance(row.get("prompt"), str):
-                    raise InputError("bad-data", f"{path}, line {number} has no 'prompt'")
-                yield row["prompt"]
+                what = f"{path}, line {number}"
+                row = codec.decode(line, _Asked, what=what)
+                if (row.prompt is None) == (row.messages is None):
+                    raise InputError("bad-data", f"{what} has no 'prompt', or 'messages' beside it")
+                yield row
     except OSError as error:
         raise InputError("no-such-file", f"cannot read {path}: {error}") from None
 
@@ -140,11 +152,18 @@ def _standard_input() -> str:
 
 def _batch(model: GenerativeModel | AdaptedModel, options: argparse.Namespace) -> int:
     """One JSON line a prompt: the result, or the error; the exit code is 0 all the same."""
-    for prompt in _prompts(options.batch):
+    for row in _asked(options.batch):
+        asked = {"prompt": row.prompt} if row.messages is None else {"messages": row.messages}
         try:
-            line: Any = {"prompt": prompt, "generated": model.generate(_request(options, prompt))}
+            if row.messages is None:
+                request = _request(options, row.prompt or "")
+            else:
+                request = msgspec.structs.replace(
+                    _request(options, ""), prompt=None, messages=row.messages, tools=row.tools
+                )
+            line: Any = {**asked, "generated": model.generate(request)}
         except ShoalError as error:
-            line = {"prompt": prompt, "error": error.info}
+            line = {**asked, "error": error.info}
         sys.stdout.write(codec.encode(line).decode() + "\n")
     return 0
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from agent.generate.call_forms import CallForm, form_of
 from agent.generate.memory import give_back
 from agent.runtime.front_end import check_text
 from contracts.bundle import Bundle
+from contracts.chat.call_forms import CallForm, form_of
 from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts, TokenizerFrontEnd

@@ -1,6 +1,6 @@
 """Calls of tools: text, and then calls that validate against the tools' own schemas.
 
-A call has the form that the model's chat template teaches (:mod:`agent.generate.call_forms`): a
+A call has the form that the model's chat template teaches (:mod:`contracts.chat.call_forms`): a
 tag, and JSON with a name and arguments. The tag is the model's own decision, or is put into the
 prompt where a call is required. Then the name is one of the tools', and the arguments are held to
 its schema. Each part is an answer of its own on a longer prompt, of which the cache holds all but
@@ -16,10 +16,10 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from agent.generate.call_forms import CallForm
 from agent.generate.prompts import Prompts
 from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
+from contracts.chat.call_forms import CallForm
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import GeneratorFacts
 from contracts.messages import Generated, GenerateRequest, Tool, ToolCall

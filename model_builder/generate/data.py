@@ -29,7 +29,9 @@ def load_data(
     """
     d = recipe.data
     if d.kind == "home-commands":
-        return sample_commands(d.language, d.sentences, d.test, d.seed, d.rephrased)
+        return sample_commands(
+            d.language, d.sentences, d.test, d.seed, d.rephrased, d.spoken, d.invented
+        )
     constrained = recipe.constrain == "prompt-values"
 
     def checked(pair: Pair) -> Pair:

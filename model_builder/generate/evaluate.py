@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,23 @@ class _Line(msgspec.Struct):
     generated: Generated | None = None
 
 
-def run_generator(bundle: Path, prompts: list[str], max_tokens: int) -> list[Generated | None]:
+def run_generator(
+    bundle: Path, prompts: Sequence[str | dict[str, Any]], max_tokens: int
+) -> list[Generated | None]:
     """Greedy completions by ``python -m agent generate``; None for one that failed.
+
+    Args:
+        bundle: its folder.
+        prompts: texts, or what a chat's request has: ``messages``, and ``tools``.
+        max_tokens: of an answer.
 
     Raises:
         RefusedError: ``model-failed``; the program ended with an error.
     """
+    rows = [{"prompt": p} if isinstance(p, str) else p for p in prompts]
     with tempfile.TemporaryDirectory(prefix="shoal-evaluate-") as folder:
         file = Path(folder) / "prompts.jsonl"
-        file.write_bytes(b"".join(codec.encode({"prompt": p}) + b"\n" for p in prompts))
+        file.write_bytes(b"".join(codec.encode(row) + b"\n" for row in rows))
         command = [sys.executable, "-m", "agent", "generate", str(bundle), "--batch", str(file)]
         command += ["--max-tokens", str(max_tokens), "--threads", "2"]
         done = subprocess.run(command, capture_output=True, check=False)

@@ -11,7 +11,6 @@ an unknown value stays only if hassil, told the values but not what each one is,
 
 from __future__ import annotations
 
-import dataclasses
 import random
 import statistics
 from collections import Counter
@@ -20,19 +19,21 @@ from typing import Any
 
 import msgspec
 from hassil.expression import Alternative, Expression, Group, ListReference, Permutation
-from hassil.intents import Intents, TextSlotList
-from hassil.recognize import recognize_all
+from hassil.intents import TextSlotList
 from hassil.util import normalize_whitespace
 
 from model_builder.data import home
 from model_builder.generate.answers import completion
 from model_builder.generate.inventor import Inventor, prose_words
+from model_builder.generate.judge import FREE, Judge
 from model_builder.generate.pairs import Pair, Split
 from model_builder.generate.rephrase import Rephraser, mark, slots_of, unmarked
+from model_builder.generate.spoken import sample_spoken
 
 _TRIES = 20
 _MADE_UP = 0.85
-"""Share of free values that are made-up words while training, so that copying is learnt."""
+"""Share of free values that are made-up words while training, so that copying is learnt. A
+pretrained model can copy: it is to learn the commands."""
 
 _FIRST = 1000
 """Sentences that free text is cut out of."""
@@ -40,7 +41,6 @@ _FIRST = 1000
 _SENTENCE = 1.8
 """Words of a list's values, in the mean, from which on they are free text and not names."""
 
-_FREE = ("area", "name")
 _LOOKS_AT_TEMPLATE = 40
 _TEST_SHARE = 0.1
 _TESTED = "of the test split"
@@ -73,6 +73,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
         free: the values among them that a household chooses.
         unknown: whether one of those is made up or held from training.
         testing: whether values are to be those held from training.
+        made_up: share of free values that are.
         held: values that training must not see.
         names, texts: make up areas and names, by list, and free text; None: nothing is made up.
     """
@@ -80,6 +81,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
     def __init__(self, rules: Any, lists: Any, house: home.House) -> None:
         super().__init__(rules, lists, house)
         self.testing = False
+        self.made_up = _MADE_UP
         self.held: set[str] = set()
         self.names: dict[str, Inventor] = {}
         self.texts: Inventor | None = None
@@ -115,7 +117,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
     def _slot_value(
         self, node: ListReference, domains: tuple[str, ...], rng: random.Random
     ) -> str | None:
-        if node.list_name not in _FREE and node.list_name not in self.house.wildcards:
+        if node.list_name not in FREE and node.list_name not in self.house.wildcards:
             return self._value(node, domains, rng)
         value = self._free_value(node, domains, rng)
         if value is not None:
@@ -125,7 +127,7 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
     def _free_value(
         self, node: ListReference, domains: tuple[str, ...], rng: random.Random
     ) -> str | None:
-        if not self.testing and self.texts and rng.random() < _MADE_UP:
+        if not self.testing and self.texts and rng.random() < self.made_up:
             self.unknown = True
             named = self.names.get(node.list_name)
             made = named.name(rng) if named else self.texts.text(rng)
@@ -136,48 +138,6 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
                 self.unknown = self.unknown or self.testing
                 return value
         return None
-
-
-class Judge:
-    """Says what sentences mean to one who knows no area and no name.
-
-    Args:
-        language: for example ``en``.
-    """
-
-    def __init__(self, language: str) -> None:
-        self._intents: Intents = home.load_intents(language)
-        self._house = home.houses().get(language, home.houses()["en"])
-        for intent in self._intents.intents.values():
-            # What a device is does not show in a name that nobody knows.
-            intent.data = [
-                dataclasses.replace(data, requires_context={}, excludes_context={})
-                for data in intent.data
-            ]
-
-    def parses(self, text: str, values: set[str]) -> set[str]:
-        """The answers that a sentence may have, as their JSON.
-
-        Args:
-            text: the sentence.
-            values: words in it that may be an area, a name or free text.
-        """
-        names = (*_FREE, *self._house.wildcards)
-        # Where two of them touch, nobody knows the border.
-        values = values | {
-            f"{a} {b}" for a in values for b in values if f" {a} {b} " in f" {text} "
-        }
-        lists: dict[str, Any] = {
-            name: TextSlotList.from_strings(sorted(values), allow_template=False, name=name)
-            for name in names
-        }
-        lists["floor"] = TextSlotList.from_strings(self._house.floor, name="floor")
-        found = set()
-        for result in recognize_all(text, self._intents, slot_lists=lists):
-            spoken = {k: normalize_whitespace(e.text).strip() for k, e in result.entities.items()}
-            slots = {k: value for k, value in spoken.items() if value and value in text}
-            found.add(completion(result.intent.name, slots))
-        return found
 
 
 def _templates(language: str) -> list[_Template]:
@@ -220,7 +180,13 @@ def _listed_words(templates: list[_Template], rng: random.Random) -> list[str]:
 
 
 def sample_commands(
-    language: str, sentences: int, test: int, seed: int, rephrased: float = 0.0
+    language: str,
+    sentences: int,
+    test: int,
+    seed: int,
+    rephrased: float = 0.0,
+    spoken: float = 0.0,
+    invented: float = _MADE_UP,
 ) -> Split:
     """Distinct sentences with their JSON; the test split has unseen templates and values.
 
@@ -230,6 +196,8 @@ def sample_commands(
         test: to measure with.
         seed: same seed, same pairs.
         rephrased: other ways to say them, by share of `sentences`, to train with too.
+        spoken: what people say and no template has, by share of `sentences`, likewise.
+        invented: share of free values that are made-up words while training.
 
     Raises:
         InputError: ``unknown-language``.
@@ -241,7 +209,7 @@ def sample_commands(
     templates = _templates(language)
     by_intent: dict[str, list[_Template]] = {}
     for template in templates:
-        template.walker.held = held
+        template.walker.held, template.walker.made_up = held, invented
         by_intent.setdefault(template.intent, []).append(template)
     unseen: list[_Template] = []
     seen: list[_Template] = []
@@ -260,7 +228,13 @@ def sample_commands(
     for said in tested:
         owner[said.pair.prompt] = _TESTED
     more = _rephrased(trained[spared:], int(sentences * rephrased), house.joining, owner, rng)
-    return Split(pairs[spared:] + more, pairs[:spared], [said.pair for said in tested])
+    intents = home.load_intents(language)
+    walker = _SlotWalker(intents.expansion_rules, intents.slot_lists, house)
+    walker.held, walker.made_up = held, invented
+    walker.names, walker.texts = templates[0].walker.names, templates[0].walker.texts
+    others, kept = sample_spoken(language, int(sentences * spoken), walker, owner, rng)
+    stopped_by = pairs[:spared] + kept
+    return Split(pairs[spared:] + more + others, stopped_by, [said.pair for said in tested])
 
 
 def _invent(

@@ -24,6 +24,10 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         language, sentences, test: of home commands.
         rephrased: other ways to say the sentences, as a share of them: phrases moved, swapped,
             put in and left out.
+        spoken: what people say and no template has ("we are out of milk"), as a share of the
+            sentences; English only.
+        invented: share of areas, names and free text that are made-up words while training. A
+            student from nothing learns to copy by them; a pretrained one can.
         seed: of the sample and the split.
     """
 
@@ -33,6 +37,8 @@ class DataSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sentences: Annotated[int, msgspec.Meta(ge=100, le=1_000_000)] = 40_000
     test: Annotated[int, msgspec.Meta(ge=10, le=100_000)] = 1500
     rephrased: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
+    spoken: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.0
+    invented: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.85
     seed: int = 0
 
 
@@ -108,7 +114,7 @@ class GenerateRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.data.kind == "pairs" and not self.data.path:
             raise InputError("bad-recipe", "data.path is needed for pairs")
-        for field in ("language", "sentences", "test", "rephrased"):
+        for field in ("language", "sentences", "test", "rephrased", "spoken", "invented"):
             if self.data.kind == "pairs" and getattr(self.data, field) != getattr(
                 DataSource(), field
             ):

@@ -24,11 +24,15 @@ class BaseStudent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ``config.json`` and ``*.safetensors``. Paths are relative to the recipe.
         adapt: ``lora`` (small factors beside frozen matrices) or ``full`` (the matrices
             themselves; takes about five times the memory).
+        start: folder of an adapter of the same base, rank and targets that training goes on from,
+            relative to the recipe; empty: from nothing.
         rank: of the factors.
         alpha: their scale is alpha / rank.
         targets: the matrices that change.
         rate: of the optimiser at its highest; 0: 0.001 for ``lora``, 0.00002 for ``full``.
         epochs: times that each pair is seen at most.
+        minutes: that the training may take, from start to end; the rate falls so that it ends
+            then. 0: no limit.
         batch_tokens: of a step.
         looks: at the validation loss.
         patience: looks without a better loss before training stops.
@@ -39,6 +43,7 @@ class BaseStudent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     base: str
     adapt: Literal["lora", "full"] = "lora"
+    start: str = ""
     rank: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     alpha: Annotated[float, msgspec.Meta(gt=0, le=1024)] = 16.0
     targets: list[Matrix] = msgspec.field(
@@ -46,6 +51,7 @@ class BaseStudent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     epochs: Annotated[int, msgspec.Meta(ge=1, le=100)] = 3
+    minutes: Annotated[float, msgspec.Meta(ge=0, le=100_000)] = 0.0
     batch_tokens: Annotated[int, msgspec.Meta(ge=64, le=65536)] = 512
     looks: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 6
     patience: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
@@ -95,6 +101,8 @@ class TuneRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         targets = self.student.targets
         if not targets or len(set(targets)) != len(targets):
             raise InputError("bad-recipe", "student.targets: expected matrices, each once")
+        if self.student.start and self.student.adapt != "lora":
+            raise InputError("bad-recipe", "student.start is an adapter: adapt has to be lora")
         if not self.student.base:
             raise InputError("bad-recipe", "student.base is needed: what `shoal import` takes")
 

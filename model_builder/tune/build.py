@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,10 +35,11 @@ from model_builder.generate.weights import DecoderWeights
 from model_builder.recipes.tune import TuneRecipe
 from model_builder.teachers.base import Progress, silent
 from model_builder.tune.chat import Frame, frame_of
-from model_builder.tune.compare import Way, compared, warnings
-from model_builder.tune.data import history_of, load, read_answered
+from model_builder.tune.compare import Way, compared, expected, text_of, warnings
+from model_builder.tune.data import calls_of, chat_of, load, read_answered
+from model_builder.tune.float_answers import answers_right
 from model_builder.tune.packing import Coded, Packer
-from model_builder.tune.peft_folder import merged, write_adapter
+from model_builder.tune.peft_folder import merged, read_factors, write_adapter
 from model_builder.tune.shift import shifted
 
 _CALIBRATION_TOKENS: Final = 4096
@@ -47,7 +48,11 @@ _SHOTS: Final = 4
 _BASE_PAIRS: Final = 30
 _SHORTEST_CONTEXT: Final = 128
 
+_ROUNDED_PAIRS: Final = 100
+"""Of each set, that float and int8 are compared on."""
+
 HELD, SHIFTED, BY_HAND = "held-out pairs", "shifted pairs", "pairs by hand"
+CHATS = "held-out chats"
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -73,6 +78,7 @@ class _Ready:
     by_hand: list[Pair]
     grammar: str | None
     longest: int
+    start: dict[str, Any]
 
 
 def build(
@@ -98,7 +104,7 @@ def build(
     # TensorFlow: after all that can be wrong with the data.
     from model_builder.tune.train import tune
 
-    key = sha256_of(recipe_bytes + codec.encode(ready.split) + ready.pretrained.sha256.encode())
+    key = _key(recipe, ready)
     tuned = tune(
         ready.pretrained.weights,
         ready.train,
@@ -107,6 +113,7 @@ def build(
         recipe.seed,
         Checkpoint(out / "cache", key),
         progress,
+        start=ready.start,
     )
     lora = recipe.student.adapt == "lora"
     adapter = out / f"{recipe.name}-{recipe.version}-adapter" if lora else None
@@ -126,12 +133,19 @@ def build(
     bundle = out / f"{recipe.name}-{recipe.version}"
     with tempfile.TemporaryDirectory(prefix="shoal-tune-") as name:
         base, trial = Path(name) / "base", Path(name) / "tuned"
-        plain = _parts(recipe, ready, ready.pretrained.weights, Provenance(), progress)
+        plain = _parts(
+            recipe, ready, ready.pretrained.weights, Provenance(), progress, fitted=False
+        )
         plain.grammar = None
         write_generator(base, plain)
         write_generator(trial, parts)
         progress("measuring", 0, 1)
         found = _measured(recipe, ready, folder, base, trial)
+        parts.grammar = None
+        free = Path(name) / "free"
+        write_generator(free, parts)
+        parts.grammar = ready.grammar
+        found["rounding"] = _rounding(recipe, ready, whole, free, progress)
         progress("measuring", 1, 1)
     scores = found["scores"][recipe.student.adapt]
     parts.metrics = {"quality": scores}
@@ -162,6 +176,15 @@ def build(
     return Made(bundle, archive, adapter, report, document)
 
 
+def _key(recipe: TuneRecipe, ready: _Ready) -> str:
+    """Of a training: all that it depends on, and nothing that only the report does."""
+    student = msgspec.to_builtins(recipe.student)
+    del student["weights"]
+    student["start"] = sha256_of(b"".join(a.tobytes() for _, a in sorted(ready.start.items())))
+    learnt = [ready.split.train, ready.split.validation, student, recipe.seed, recipe.system]
+    return sha256_of(codec.encode([*learnt, ready.pretrained.sha256]))
+
+
 def _prepared(recipe: TuneRecipe, folder: Path, progress: Progress) -> _Ready:
     """All that can be wrong without a training."""
     split = load(recipe, folder)
@@ -178,6 +201,11 @@ def _prepared(recipe: TuneRecipe, folder: Path, progress: Progress) -> _Ready:
     progress("loading the base", 1, 1)
     tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
     frame = frame_of(pretrained, tokenizer, recipe.system)
+    pairs = [*split.train, *split.validation, *split.test]
+    if any(chat.tools for chat in map(chat_of, (p.prompt for p in pairs)) if chat is not None):
+        frame = replace(frame, wrapped=False)
+        if recipe.constrain:
+            raise InputError("bad-recipe", "constrain: chats with tools are answered by calls")
     train = frame.coded(tokenizer, split.train)
     validation = frame.coded(tokenizer, split.validation)
     context = min(recipe.student.context, pretrained.weights.config.trained_context)
@@ -185,7 +213,11 @@ def _prepared(recipe: TuneRecipe, folder: Path, progress: Progress) -> _Ready:
     constrained = recipe.constrain == "prompt-values"
     grammar = output_grammar(split.train, split.validation) if constrained else None
     longest = max(len(c.answer) for c in (*train, *validation))
-    return _Ready(split, pretrained, tokenizer, frame, train, validation, by_hand, grammar, longest)
+    start = recipe.student.start
+    factors = read_factors(folder / start, recipe.student, pretrained) if start else {}
+    return _Ready(
+        split, pretrained, tokenizer, frame, train, validation, by_hand, grammar, longest, factors
+    )
 
 
 def _parts(
@@ -194,15 +226,19 @@ def _parts(
     weights: DecoderWeights,
     provenance: Provenance,
     progress: Progress,
+    *,
+    fitted: bool = True,
 ) -> GeneratorParts:
-    """Weights as the parts of a bundle; the rounding is fitted to training pairs."""
+    """Weights as the parts of a bundle; the rounding is fitted to training pairs, or to none."""
     folded = fold(weights, seed=recipe.seed)
-    texts = _calibration(ready.train)
-    if recipe.student.weights == "int4":
+    most = min(recipe.student.context, weights.config.trained_context)
+    texts = _calibration(ready.train, most)
+    if not fitted:
+        decoder = quantize(folded, None, progress)
+    elif recipe.student.weights == "int4":
         decoder = quantize_in_order(folded, texts, progress)
     else:
         decoder = quantize(folded, calibrate(folded, texts, progress), progress)
-    most = min(recipe.student.context, weights.config.trained_context)
     contexts = sorted({c for c in (_SHORTEST_CONTEXT, 256, 512) if c < most} | {most})
     home = recipe.data.kind == "home-commands"
     return GeneratorParts(
@@ -222,45 +258,70 @@ def _parts(
         chat_template=ready.pretrained.chat_template,
         bos_id=ready.pretrained.bos_id,
         eos_ids=ready.pretrained.eos_ids,
-        prompt_prefix=ready.frame.prefix,
-        prompt_suffix=ready.frame.suffix,
+        prompt_prefix=ready.frame.prefix if ready.frame.wrapped else "",
+        prompt_suffix=ready.frame.suffix if ready.frame.wrapped else "",
         grammar=ready.grammar,
         provenance=provenance,
     )
 
 
-def _calibration(pairs: list[Coded]) -> list[Any]:
-    texts: list[Any] = []
+def _calibration(pairs: list[Coded], context: int) -> list[Any]:
+    """Pairs behind one another, in few long texts: matrices of many rows are much faster."""
+    texts: list[list[int]] = [[]]
     tokens = 0
     for pair in pairs:
         if tokens >= _CALIBRATION_TOKENS:
             break
-        texts.append(np.array([*pair.prompt, *pair.answer], np.int64))
-        tokens += len(texts[-1])
-    return texts
+        added = [*pair.prompt, *pair.answer]
+        if len(texts[-1]) + len(added) > context:
+            texts.append([])
+        texts[-1] += added
+        tokens += len(added)
+    return [np.array(text, np.int64) for text in texts if text]
 
 
 def _measured(
     recipe: TuneRecipe, ready: _Ready, folder: Path, base: Path, tuned: Path
 ) -> dict[str, Any]:
-    """Each way on held-out, shifted and handwritten pairs of one message."""
-    single = [p for p in ready.split.test if history_of(p.prompt) is None][: recipe.test]
-    sets = {
-        HELD: single,
-        SHIFTED: [pair for _, pair in shifted(single, recipe.seed)],
-        BY_HAND: ready.by_hand,
-    }
+    """Each way on held-out, shifted and handwritten pairs, and on chats."""
+    sets = {**_test_sets(recipe, ready), BY_HAND: ready.by_hand}
     short = sorted(
-        (p for p in ready.split.train if history_of(p.prompt) is None),
+        (p for p in ready.split.train if chat_of(p.prompt) is None),
         key=lambda p: (len(p.prompt) + len(p.completion), p.prompt),
     )
     shots = tuple(short[len(short) // 2 :][:_SHOTS])
     ways = [
         Way("base", base, most=_BASE_PAIRS),
-        Way("base with examples", base, shots, most=_BASE_PAIRS),
+        *([Way("base with examples", base, shots, most=_BASE_PAIRS)] if shots else []),
         *(Way(Path(path).name, folder / path) for path in recipe.compare),
         Way(recipe.student.adapt, tuned),
     ]
-    if not single:
-        return {"scores": {recipe.student.adapt: {}}, "examples": {}}
-    return compared(ways, sets, ready.longest + 8)
+    return compared(ways, sets, ready.longest + 8, ready.frame.asked)
+
+
+def _test_sets(recipe: TuneRecipe, ready: _Ready) -> dict[str, list[Pair]]:
+    single = [p for p in ready.split.test if chat_of(p.prompt) is None][: recipe.test]
+    return {
+        HELD: single,
+        SHIFTED: [pair for _, pair in shifted(single, recipe.seed)],
+        CHATS: [p for p in ready.split.test if chat_of(p.prompt) is not None][: recipe.test],
+    }
+
+
+def _rounding(
+    recipe: TuneRecipe, ready: _Ready, whole: DecoderWeights, bundle: Path, progress: Progress
+) -> dict[str, Any]:
+    """Exact match of float and of rounded weights, both without a grammar, on the same pairs."""
+    pairs = [
+        pair
+        for listed in _test_sets(recipe, ready).values()
+        for pair in [p for p in listed if calls_of(p.completion) is None][:_ROUNDED_PAIRS]
+    ]
+    exact = answers_right(whole, ready.frame.coded(ready.tokenizer, pairs), progress)
+    made = Way("rounded", bundle).answers(pairs, ready.longest + 8, ready.frame.asked)
+    right = [expected(p) == text_of(one) for p, one in zip(pairs, made, strict=True)]
+    return {
+        "pairs": len(pairs),
+        "float": sum(exact) / max(1, len(pairs)),
+        recipe.student.weights: sum(right) / max(1, len(pairs)),
+    }

@@ -8,12 +8,13 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from contracts.chat.call_forms import CallForm, form_of
 from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
 from contracts.messages import ChatMessage
 from model_builder.generate.pairs import Pair
 from model_builder.generate.source import Pretrained
-from model_builder.tune.data import history_of
+from model_builder.tune.data import Chat, calls_of, chat_of
 from model_builder.tune.packing import Coded
 
 _MARK = "zqPROMPTqz"
@@ -30,6 +31,9 @@ class Frame:
         template, system: for chats.
         end: id that ends a turn.
         bos: id that begins a text; None: nothing does.
+        form: of calls of tools, as the template teaches it; None: of none.
+        wrapped: a device puts `prefix` and `suffix` around a prompt. A bundle that calls tools has
+            neither: its prompts are chats.
     """
 
     prefix: str
@@ -38,27 +42,64 @@ class Frame:
     bos: int | None
     template: ChatTemplate | None = None
     system: str = ""
+    form: CallForm | None = None
+    wrapped: bool = True
+
+    def asked(self, prompt: str) -> str | dict[str, Any]:
+        """What a device is sent: a prompt as it is, or a chat's messages and tools."""
+        chat = chat_of(prompt)
+        if chat is None and self.wrapped:
+            return prompt
+        chat = chat or Chat([ChatMessage("user", prompt)])
+        return {"messages": self._messages(chat), "tools": chat.tools}
+
+    def _messages(self, chat: Chat) -> list[ChatMessage]:
+        if not self.system or chat.messages[0].role == "system":
+            return chat.messages
+        return [ChatMessage("system", self.system), *chat.messages]
 
     def ids(self, tokenizer: Tokenizer, prompt: str) -> list[int]:
         """Of a prompt, as the agent encodes it.
 
         Raises:
-            InputError: ``bad-data``; a chat, and the base has no template.
+            InputError: ``bad-data``; a chat, and the base has no template. ``bad-messages``; its
+                template refuses the chat, or knows no tools.
         """
         text = self.prefix + prompt + self.suffix
-        chat = history_of(prompt)
+        chat = chat_of(prompt)
         if chat is not None:
             if self.template is None:
                 raise InputError("bad-data", "a chat of several turns: the base has no template")
-            if self.system and chat[0].role != "system":
-                chat = [ChatMessage("system", self.system), *chat]
-            text = self.template.render(chat)
+            text = self.template.render(self._messages(chat), chat.tools)
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
 
+    def answer(self, completion: str) -> str:
+        """The text that the model is to write.
+
+        Raises:
+            InputError: ``bad-data``; it calls tools, and the base's template teaches no form of
+                calls that a device knows, or not so many of them.
+        """
+        message = calls_of(completion)
+        if message is None:
+            return completion
+        if self.form is None:
+            raise InputError(
+                "bad-data",
+                "an answer calls tools, and the base's chat template teaches no form of calls that "
+                "devices know; take a base that calls tools",
+            )
+        calls = [(call.name, call.arguments) for call in message.tool_calls]
+        try:
+            return self.form.answer(message.content, calls)
+        except ValueError as error:
+            raise InputError("bad-data", str(error)) from None
+
     def coded(self, tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[Coded]:
         """Pairs as tokens, an end after each answer."""
-        answers = tokenizer.encode_batch([p.completion for p in pairs], add_special_tokens=False)
+        texts = [self.answer(pair.completion) for pair in pairs]
+        answers = tokenizer.encode_batch(texts, add_special_tokens=False)
         return [
             Coded(self.ids(tokenizer, pair.prompt), [*answer.ids, self.end])
             for pair, answer in zip(pairs, answers, strict=True)
@@ -97,4 +138,5 @@ def frame_of(pretrained: Pretrained, tokenizer: Tokenizer, system: str) -> Frame
     after = template.render(later).partition(_ANSWER)[2].partition(_NEXT)[0]
     following: list[Any] = tokenizer.encode(after, add_special_tokens=False).ids
     end = next((i for i in following if i in ends), ends[0])
-    return Frame(prefix, suffix, end, pretrained.bos_id, template, system)
+    form = form_of(pretrained.chat_template)
+    return Frame(prefix, suffix, end, pretrained.bos_id, template, system, form)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from contracts.messages import Generated, ToolCall
 from model_builder.generate.evaluate import f1, is_json, run_generator
 from model_builder.generate.pairs import Pair
+from model_builder.tune.data import calls_of, chat_of
 
 FALLS = 0.1
 """Exact match that other words may cost before the report warns."""
@@ -26,6 +28,8 @@ class Score(msgspec.Struct, frozen=True):
         token_f1: mean F1 of words and punctuation.
         field_f1: F1 of the fields of all answers that are JSON; None: none is to be.
         valid_json: share of answers that parse as JSON; None: none is to be.
+        tokens: mean length of an answer.
+        token_ms: mean time of a token on this machine.
     """
 
     pairs: int
@@ -33,29 +37,27 @@ class Score(msgspec.Struct, frozen=True):
     token_f1: float
     field_f1: float | None = None
     valid_json: float | None = None
+    tokens: float = 0.0
+    token_ms: float = 0.0
 
 
 def score(pairs: Sequence[Pair], answers: Sequence[str]) -> Score:
     """Compares answers with what was expected."""
     count = len(pairs)
-    both = list(zip([p.completion for p in pairs], answers, strict=True))
+    both = list(zip([expected(p) for p in pairs], answers, strict=True))
     fields: float | None = None
     valid: float | None = None
-    if all(_is_document(expected) for expected, _ in both):
+    if all(_is_document(wanted) for wanted, _ in both):
         valid = sum(is_json(found) for _, found in both) / count
-        right = wanted = made = 0
-        for expected, found in both:
-            a, b = _fields(expected), _fields(found)
-            right, wanted, made = (
-                right + (a & b).total(),
-                wanted + a.total(),
-                made + b.total(),
-            )
-        fields = 2 * right / max(1, wanted + made)
+        right = there = made = 0
+        for wanted, found in both:
+            a, b = _fields(wanted), _fields(found)
+            right, there, made = right + (a & b).total(), there + a.total(), made + b.total()
+        fields = 2 * right / max(1, there + made)
     return Score(
         count,
-        sum(expected == found for expected, found in both) / count,
-        sum(f1(found, expected) for expected, found in both) / count,
+        sum(wanted == found for wanted, found in both) / count,
+        sum(f1(found, wanted) for wanted, found in both) / count,
         fields,
         valid,
     )
@@ -82,13 +84,17 @@ def _fields(text: str) -> Counter[str]:
     return found
 
 
+Asked = Callable[[str], str | dict[str, Any]]
+"""A prompt as a device is sent it: text, or a chat's messages and tools."""
+
+
 class Way(msgspec.Struct, frozen=True):
     """A model that answers.
 
     Attributes:
         name: in the report.
         bundle: its folder.
-        examples: pairs that stand before each prompt.
+        examples: pairs that stand before each prompt; not before a chat.
         most: pairs that it is measured on, of each set; None: all.
     """
 
@@ -97,37 +103,84 @@ class Way(msgspec.Struct, frozen=True):
     examples: tuple[Pair, ...] = ()
     most: int | None = None
 
-    def answers(self, pairs: Sequence[Pair], max_tokens: int) -> list[str]:
-        """Greedy answers by the program that devices run; empty for one that failed."""
+    def answers(
+        self, pairs: Sequence[Pair], max_tokens: int, asked: Asked
+    ) -> list[Generated | None]:
+        """Greedy answers by the program that devices run; None for one that failed."""
         before = "".join(f"{p.prompt}\n{p.completion}\n\n" for p in self.examples)
-        made = run_generator(self.bundle, [before + p.prompt for p in pairs], max_tokens)
-        return ["" if one is None else one.text for one in made]
+        prompts = [p.prompt if chat_of(p.prompt) else before + p.prompt for p in pairs]
+        return run_generator(self.bundle, [asked(prompt) for prompt in prompts], max_tokens)
+
+
+def text_of(answer: Generated | None) -> str:
+    """An answer as it is compared: its text, and a line for each call."""
+    return "" if answer is None else _with_calls(answer.text, answer.tool_calls)
+
+
+def expected(pair: Pair) -> str:
+    """What :func:`text_of` of a right answer is."""
+    message = calls_of(pair.completion)
+    if message is None:
+        return pair.completion
+    return _with_calls(message.content, message.tool_calls)
+
+
+def _with_calls(text: str, calls: Sequence[ToolCall]) -> str:
+    if not calls:
+        return text
+    rows = [{"name": call.name, "arguments": json.loads(call.arguments)} for call in calls]
+    lines = [json.dumps(row, sort_keys=True, ensure_ascii=False) for row in rows]
+    return "\n".join([*([text.strip()] if text.strip() else []), *lines])
+
+
+def _asked_text(pair: Pair) -> str:
+    chat = chat_of(pair.prompt)
+    if chat is None:
+        return pair.prompt
+    return "\n".join(f"{message.role}: {message.content}" for message in chat.messages)
 
 
 def compared(
-    ways: Sequence[Way], sets: dict[str, list[Pair]], max_tokens: int, examples: int = 8
+    ways: Sequence[Way],
+    sets: dict[str, list[Pair]],
+    max_tokens: int,
+    asked: Asked = lambda prompt: prompt,
+    examples: int = 8,
 ) -> dict[str, Any]:
     """Scores of each way on each set, and answers side by side."""
     filled = {name: pairs for name, pairs in sets.items() if pairs}
     scores: dict[str, dict[str, Any]] = {}
     rows = {
-        name: [{"prompt": p.prompt, "expected": p.completion} for p in pairs]
+        name: [{"prompt": _asked_text(p), "expected": expected(p)} for p in pairs]
         for name, pairs in filled.items()
     }
     for way in ways:
         cut = {name: pairs[: way.most] for name, pairs in filled.items()}
-        answers = iter(way.answers([p for pairs in cut.values() for p in pairs], max_tokens))
+        wanted = [p for pairs in cut.values() for p in pairs]
+        answers = iter(way.answers(wanted, max_tokens, asked))
         for name, pairs in cut.items():
             own = [next(answers) for _ in pairs]
-            scores.setdefault(way.name, {})[name] = msgspec.to_builtins(score(pairs, own))
-            for row, answer in zip(rows[name], own, strict=False):
-                row[way.name] = answer
+            texts = [text_of(one) for one in own]
+            found = msgspec.structs.replace(score(pairs, texts), **_pace(own))
+            scores.setdefault(way.name, {})[name] = msgspec.to_builtins(found)
+            for row, text in zip(rows[name], texts, strict=False):
+                row[way.name] = text
     tuned = ways[-1].name
     beside = {}
     for name, listed in rows.items():
         wrong_first = sorted(listed, key=lambda row: row[tuned] == row["expected"])
         beside[name] = [*wrong_first[: examples // 2], *listed[: examples - examples // 2]]
     return {"scores": scores, "examples": beside}
+
+
+def _pace(answers: Sequence[Generated | None]) -> dict[str, float]:
+    """Length of answers, and time of a token."""
+    made = [a for a in answers if a is not None]
+    rates = [a.tokens_per_s for a in made if a.tokens_per_s]
+    return {
+        "tokens": round(sum(a.tokens for a in made) / max(1, len(made)), 1),
+        "token_ms": round(1000 * sum(1 / rate for rate in rates) / max(1, len(rates)), 2),
+    }
 
 
 def warnings(scores: dict[str, Any], held: str, others: Sequence[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 Chats come in OpenAI's form (``{"messages": [{"role": "user", "content": ...}]}``) and in
 ShareGPT's (``{"conversations": [{"from": "human", "value": ...}]}``). Each answer of the
-assistant is learnt, after all that was said before it.
+assistant is learnt, after all that was said before it. A chat may have ``tools`` that the assistant
+calls (``tool_calls``; in ShareGPT's form turns from ``function_call`` and ``observation``).
 """
 
 from __future__ import annotations
@@ -10,34 +11,38 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
 
 import msgspec
 
-from contracts import limits
 from contracts.errors import InputError
-from contracts.messages import ChatMessage
+from contracts.messages import ChatMessage, Tool
 from model_builder.generate.answers import as_answer
 from model_builder.generate.home_commands import sample_commands
 from model_builder.generate.pairs import MAX_PAIRS, Pair, Split, read_pairs, split_pairs
 from model_builder.recipes.tune import TuneRecipe
+from model_builder.tune.chat_rows import Row, chat_row
 
-Role = Literal["system", "user", "assistant"]
-_ROLES: Final[dict[str, Role]] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
-_HISTORY: Final = "\x1e"
+_MARK: Final = "\x1e"
 
 
-def history_of(prompt: str) -> list[ChatMessage] | None:
-    """The messages of a prompt that is a chat; None: it is one message of a user."""
-    if not prompt.startswith(_HISTORY):
+class Chat(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model is asked: the messages so far, and the tools that it may call."""
+
+    messages: list[ChatMessage]
+    tools: list[Tool] = []
+
+
+def chat_of(prompt: str) -> Chat | None:
+    """A prompt that is a chat; None: it is one message of a user."""
+    return msgspec.json.decode(prompt[1:], type=Chat) if prompt.startswith(_MARK) else None
+
+
+def calls_of(completion: str) -> ChatMessage | None:
+    """A completion that calls tools; None: it is text."""
+    if not completion.startswith(_MARK):
         return None
-    return msgspec.json.decode(prompt[1:], type=list[ChatMessage])
+    return msgspec.json.decode(completion[1:], type=ChatMessage)
 
 
 def load(recipe: TuneRecipe, folder: Path) -> Split:
@@ -48,7 +53,9 @@ def load(recipe: TuneRecipe, folder: Path) -> Split:
     """
     d = recipe.data
     if d.kind == "home-commands":
-        return sample_commands(d.language, d.sentences, d.test, d.seed, d.rephrased)
+        return sample_commands(
+            d.language, d.sentences, d.test, d.seed, d.rephrased, d.spoken, d.invented
+        )
     path = folder / d.path
     chats = read_chats(path) if _is_chat(path) else None
     return split_pairs(read_answered(recipe, path) if chats is None else chats, d.seed)
@@ -60,8 +67,8 @@ def read_answered(recipe: TuneRecipe, path: Path) -> list[Pair]:
     def checked(pair: Pair) -> Pair:
         if not pair.completion:
             raise InputError("bad-data", "no completion: there is nothing to learn; write one")
-        if pair.prompt.startswith(_HISTORY):
-            raise InputError("bad-data", "the prompt begins with a control character")
+        if _MARK in (pair.prompt[:1], pair.completion[:1]):
+            raise InputError("bad-data", "a text begins with a control character")
         return as_answer(pair) if recipe.constrain == "prompt-values" else pair
 
     return list(dict.fromkeys(read_pairs(path, checked)))
@@ -94,7 +101,7 @@ def read_chats(path: Path) -> list[Pair]:
             for number, line in enumerate(stream, 1):
                 if not line.strip():
                     continue
-                for pair in _answers(_messages(json.loads(line)), number):
+                for pair in _answers(chat_row(json.loads(line)), number):
                     before, answer = seen.setdefault(pair.prompt, (number, pair.completion))
                     if answer != pair.completion:
                         raise InputError(
@@ -113,45 +120,28 @@ def read_chats(path: Path) -> list[Pair]:
     return list(dict.fromkeys(pairs))
 
 
-def _messages(row: Any) -> list[ChatMessage]:
-    turns = row.get("messages", row.get("conversations")) if isinstance(row, dict) else None
-    if not isinstance(turns, list) or not turns:
-        raise InputError("bad-data", "expected messages, or conversations, with at least one turn")
-    found = []
-    for turn in turns:
-        if not isinstance(turn, dict):
-            raise InputError("bad-data", "a turn is no object with a role and a content")
-        role = _ROLES.get(str(turn.get("role", turn.get("from"))))
-        content = turn.get("content", turn.get("value"))
-        if role is None or not isinstance(content, str) or turn.get("tool_calls"):
-            raise InputError(
-                "bad-data",
-                f"a turn of {str(turn.get('role', turn.get('from')))[:40]!r}: expected the text "
-                "of a system, user or assistant",
-            )
-        try:
-            size = len(content.encode())
-        except UnicodeEncodeError as error:
-            raise InputError("bad-data", f"a content is no text: {error}") from None
-        if size > limits.MAX_TEXT_BYTES:
-            raise InputError("bad-data", f"a content is over {limits.MAX_TEXT_BYTES} bytes")
-        found.append(ChatMessage(role, content))
-    return found
-
-
-def _answers(messages: list[ChatMessage], row: int) -> Iterable[Pair]:
+def _answers(row: Row, number: int) -> Iterable[Pair]:
     some = False
-    for at, message in enumerate(messages):
+    for at, message in enumerate(row.messages):
         if message.role != "assistant":
             continue
-        before = messages[:at]
-        if not before or before[-1].role != "user" or not message.content:
+        before = row.messages[:at]
+        said = message.content or message.tool_calls
+        if not before or before[-1].role not in ("user", "tool") or not said:
             raise InputError("bad-data", "an answer is empty, or follows no message of a user")
         some = True
-        alone = len(before) == 1 and not before[0].content.startswith(_HISTORY)
-        prompt = before[0].content if alone else _HISTORY + msgspec.json.encode(before).decode()
+        if at in row.left_out:
+            continue
+        alone = len(before) == 1 and not row.tools and before[0].content[:1] != _MARK
+        chat = Chat(before, row.tools)
+        prompt = before[0].content if alone else _MARK + msgspec.json.encode(chat).decode()
         if not prompt:
             raise InputError("bad-data", "a message of the user is empty")
-        yield Pair(prompt, message.content, f"chat {row}")
+        answer = message.content
+        if message.tool_calls:
+            answer = _MARK + msgspec.json.encode(message).decode()
+        elif answer[0] == _MARK:
+            raise InputError("bad-data", "an answer begins with a control character")
+        yield Pair(prompt, answer, f"chat {number}")
     if not some:
         raise InputError("bad-data", "no answer of the assistant: there is nothing to learn")

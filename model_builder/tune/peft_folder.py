@@ -15,9 +15,11 @@ import numpy as np
 from safetensors.numpy import save
 
 from contracts import codec
+from contracts.errors import InputError
 from contracts.folders import put_folder
 from model_builder.files import write_atomically
-from model_builder.generate.peft import CONFIG, WEIGHTS
+from model_builder.generate.basis import native
+from model_builder.generate.peft import CONFIG, WEIGHTS, Sizes, read_adapter
 from model_builder.generate.source import Pretrained
 from model_builder.generate.tensors import spread_rows
 from model_builder.generate.weights import Array, DecoderWeights
@@ -76,6 +78,30 @@ def write_adapter(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def read_factors(folder: Path, student: BaseStudent, pretrained: Pretrained) -> dict[str, Array]:
+    """What :func:`write_adapter` wrote, or the `peft` library, as arrays to go on from.
+
+    Raises:
+        InputError: as of :func:`model_builder.generate.peft.read_adapter`; ``wrong-base``, rank or
+            matrices are not those of the recipe.
+    """
+    c = pretrained.weights.config
+    sizes = Sizes(c.layers, c.width, c.hidden, c.heads * c.head_size, c.kv_heads * c.head_size)
+    parts = native(read_adapter(folder, sizes).parts, pretrained.packing, c)
+    wanted = {(layer, target) for layer in range(c.layers) for target in student.targets}
+    if set(parts) != wanted or any(len(part.a) != student.rank for part in parts.values()):
+        raise InputError(
+            "wrong-base",
+            f"{folder}: expected factors of rank {student.rank} for "
+            f"{', '.join(student.targets)} of {c.layers} layers, as the recipe says",
+        )
+    found: dict[str, Array] = {}
+    for (layer, target), part in parts.items():
+        found[f"{layer}.{target}.a"] = np.ascontiguousarray(part.a.T, np.float32)
+        found[f"{layer}.{target}.b"] = np.ascontiguousarray(part.b.T / student.scale, np.float32)
+    return found
 
 
 def _own(b: Array, target: str, pretrained: Pretrained) -> Array:

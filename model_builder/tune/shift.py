@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from model_builder.generate.pairs import Pair
-from model_builder.tune.data import history_of
+from model_builder.tune.data import chat_of
 
 PARAPHRASE, WORDS, TYPO = "paraphrase", "other words", "typo"
 
@@ -75,7 +75,7 @@ def shifted(pairs: Sequence[Pair], seed: int) -> list[tuple[str, Pair]]:
     rules = (PARAPHRASE, WORDS, TYPO)
     found = []
     for number, pair in enumerate(pairs):
-        if history_of(pair.prompt) is not None:
+        if chat_of(pair.prompt) is not None:
             continue
         for turn in range(3):
             rule = rules[(number + turn) % 3]

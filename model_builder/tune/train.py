@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -131,6 +131,7 @@ def tune(
     checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
     clock: Callable[[], float] = time.monotonic,
+    start: Mapping[str, Array] | None = None,
 ) -> Tuned:
     """Trains on pairs; what had the best validation loss is returned.
 
@@ -143,6 +144,7 @@ def tune(
         checkpoint: where the state is kept; None: nowhere.
         progress: told steps.
         clock: seconds.
+        start: factors to go on from.
 
     Raises:
         InputError: ``bad-data``, a pair is too long; ``disk-full``, the state cannot be written.
@@ -151,18 +153,21 @@ def tune(
     started = clock()
     packer = Packer([*train, *validation], student.batch_tokens, weights.config.trained_context)
     run = _Run(weights, student, seed, packer.length)
+    for name, value in (start or {}).items():
+        run.variables[name].assign(value)
     looks = [_tensors(batch) for batch in packer.batches(validation)]
     epochs = [_epoch(packer, train, seed, number) for number in range(student.epochs)]
     order = [batch for epoch in epochs for batch in epoch]
     total = len(order)
     every = max(1, min(total // max(1, student.looks), len(epochs[0]) if epochs else 1))
     names = list(run.variables)
-    done, tokens, losses, best = 0, 0, [], run.arrays()
+    done, tokens, losses, best, before = 0, 0, [], run.arrays(), 0.0
     saved = checkpoint.load([x.shape for x in run.listed]) if checkpoint else None
     count = len(run.listed)
     if saved is not None and len(saved.arrays) == 4 * count:
         done = saved.epoch
         tokens, losses = int(saved.notes[0]), [(int(a), float(b)) for a, b in saved.notes[1]]
+        before = float(saved.notes[2]) if len(saved.notes) > 2 else 0.0
         run.load(saved.arrays[: 3 * count])
         best = saved.arrays[3 * count :]
     resumed = done
@@ -171,9 +176,17 @@ def tune(
     finished = bool(saved and saved.finished)
     last = clock()
 
+    def spent() -> float:
+        return before + clock() - started
+
+    def part() -> float:
+        """Of the training that is done, by steps or by the time that it may take."""
+        limit = 60 * student.minutes
+        return max(done / total, spent() / limit if limit else 0.0)
+
     def save(finished: bool) -> None:
         if checkpoint is not None:
-            notes: list[Any] = [tokens, losses]
+            notes: list[Any] = [tokens, losses, spent()]
             try:
                 checkpoint.save(Saved(done, finished, [*run.state(), *best], notes))
             except OSError as error:
@@ -186,7 +199,7 @@ def tune(
     progress("training", done, total)
     while done < total and not finished:
         batch = order[done]
-        rate = student.rate * _share(done + 1, total)
+        rate = student.rate * _share(done + 1, total, part())
         loss, _ = run.step(
             _tensors(batch), tf.constant(rate, tf.float32), tf.constant(done + 1, tf.float32)
         )
@@ -194,13 +207,14 @@ def tune(
         done += 1
         tokens += int((batch.segments >= 0).sum())
         progress("training", done, total)
-        if done % every == 0 or done == total:
+        ended = part() >= 1
+        if done % every == 0 or ended:
             losses.append((done, _number(run.validation(looks))))
             if losses[-1][1] <= min(loss for _, loss in losses):
                 best = run.arrays()
-            finished = _worse(losses, student.patience)
-        if clock() - last >= _SAVE_S or finished or done == total:
-            save(finished or done == total)
+            finished = ended or _worse(losses, student.patience)
+        if clock() - last >= _SAVE_S or finished:
+            save(finished)
             last = clock()
     arrays = dict(zip(names, best, strict=True))
     return Tuned(arrays, student.scale, done, tokens, losses, clock() - started, resumed)
@@ -211,12 +225,12 @@ def _epoch(packer: Packer, pairs: Sequence[Coded], seed: int, number: int) -> li
     return packer.batches([pairs[i] for i in order])
 
 
-def _share(number: int, total: int) -> float:
-    """Of the rate: linear warm-up, then a cosine."""
-    warm = max(1, round(_WARM_UP * total))
-    if number < warm:
-        return number / warm
-    part = (number - warm) / max(1, total - warm)
+def _share(number: int, total: int, part: float) -> float:
+    """Of the rate: a linear warm-up, then a cosine down to the end of all parts."""
+    rise = max(number / max(1, round(_WARM_UP * total)), part / _WARM_UP)
+    if rise < 1:
+        return rise
+    part = min(1.0, max(0.0, (part - _WARM_UP) / (1 - _WARM_UP)))
     return _LEAST_RATE + (1 - _LEAST_RATE) * 0.5 * (1 + math.cos(math.pi * part))
 
 

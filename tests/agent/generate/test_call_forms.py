@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent.generate.call_forms import form_of
 from agent.generate.model import GenerativeModel
 from agent.generate.tools import Calling
 from contracts.bundle import Bundle
+from contracts.chat.call_forms import form_of
 from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
 from contracts.messages import ChatMessage, Generated, GenerateRequest, Tool

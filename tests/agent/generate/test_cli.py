@@ -131,3 +131,18 @@ def test_bytes_of_a_shell_and_a_prompt_after_the_options(bundle_path: Path) -> N
     assert bad.returncode == 2 and b"UTF-8" in bad.stderr and b"Traceback" not in bad.stderr
     good = program(b"--max-tokens", b"2", b"the")
     assert good.returncode == 0 and good.stdout, good.stderr
+
+
+def test_a_batch_may_hold_chats(
+    bundle_path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Messages in place of a prompt; a line with both, or neither, is named."""
+    path = tmp_path / "batch.jsonl"
+    chat = json.dumps({"messages": [{"role": "user", "content": "the quick"}]})
+    path.write_text(f'{chat}\n{{"prompt": "a", "messages": []}}\n')
+    assert main(["generate", str(bundle_path), "--batch", str(path), "--max-tokens", "2"]) == 2
+    captured = capfd.readouterr()
+    (row,) = [json.loads(line) for line in captured.out.splitlines()]
+    assert row["messages"][0]["content"] == "the quick"
+    assert row["generated"]["tokens"] == 2
+    assert "line 2 has no 'prompt', or 'messages' beside it" in captured.err

@@ -9,7 +9,8 @@ import pytest
 from agent.generate.constraint import ConstraintFactory
 from contracts.errors import RefusedError
 from model_builder.generate.answers import completion
-from model_builder.generate.home_commands import Judge, sample_commands
+from model_builder.generate.home_commands import sample_commands
+from model_builder.generate.judge import Judge
 from model_builder.generate.pairs import Pair
 from model_builder.generate.value_grammar import answer_phrases, output_grammar
 from model_builder.generate.vocabulary import END, train_tokenizer

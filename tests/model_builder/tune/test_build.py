@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -48,7 +49,7 @@ def _recipe(path: Path) -> tuple[TuneRecipe, bytes]:
 def test_pairs_and_a_base_become_an_adapter_and_a_bundle_that_answers(tmp_path: Path) -> None:
     """The loss falls; PEFT's folder holds what the bundle's matrices hold; a device runs it."""
     from model_builder.tune.build import build
-    from model_builder.tune.peft_folder import merged
+    from model_builder.tune.peft_folder import merged, read_factors
 
     recipe, data = _recipe(_written(tmp_path, epochs=12, rate=0.02, looks=2, targets=["q", "down"]))
     told: list[str] = []
@@ -72,6 +73,12 @@ def test_pairs_and_a_base_become_an_adapter_and_a_bundle_that_answers(tmp_path: 
         before = getattr(pretrained.weights.layers[layer], target)
         after = getattr(whole.layers[layer], target)
         assert np.abs(before + part.b @ part.a - after).max() < 1e-5
+    factors = read_factors(made.adapter, recipe.student, pretrained)
+    assert all(np.abs(value - best[name]).max() < 1e-6 for name, value in factors.items())
+    assert set(factors) == set(best)
+    other = msgspec.structs.replace(recipe.student, rank=4)
+    with pytest.raises(InputError, match="factors of rank 4"):
+        read_factors(made.adapter, other, pretrained)
     bundle = Bundle.open(made.bundle)
     assert bundle.manifest.provenance.teacher_sha256 == pretrained.sha256
     assert bundle.manifest.generator is not None
@@ -141,6 +148,7 @@ def _At(state: Path):  # a checkpoint of that file
         ([*PAIRS, ("x" * 400, "y")], {}, "the model holds 128"),
         (PAIRS, {"base": "pairs.jsonl"}, "pairs.jsonl"),
         (PAIRS, {"base": "none.gguf"}, "expected a .gguf file"),
+        (PAIRS, {"start": "nowhere"}, "nowhere"),
     ],
 )
 def test_what_cannot_be_tuned_is_one_clear_error_before_training(
@@ -190,7 +198,7 @@ def test_a_full_disk_is_told_and_the_state_before_it_is_kept(tmp_path: Path) -> 
 def test_chats_in_both_forms_give_a_pair_for_each_answer(tmp_path: Path, form: str) -> None:
     """What was said before stands in the prompt, as the base's template renders it."""
     from model_builder.tune.chat import frame_of
-    from model_builder.tune.data import history_of, read_chats
+    from model_builder.tune.data import chat_of, read_chats
 
     _written(tmp_path)
     said = [("user", "the fox"), ("assistant", "dog"), ("user", "over"), ("assistant", "lazy")]
@@ -202,7 +210,9 @@ def test_chats_in_both_forms_give_a_pair_for_each_answer(tmp_path: Path, form: s
     path.write_bytes(codec.encode(row) + b"\n")
     first, second = read_chats(path)
     assert (first.prompt, first.completion, second.completion) == ("the fox", "dog", "lazy")
-    assert [m.content for m in history_of(second.prompt) or []] == ["the fox", "dog", "over"]
+    chat = chat_of(second.prompt)
+    assert chat is not None
+    assert [m.content for m in chat.messages] == ["the fox", "dog", "over"]
     pretrained = load_pretrained(str(tmp_path / "base.gguf"))
     from tokenizers import Tokenizer
 
@@ -210,6 +220,12 @@ def test_chats_in_both_forms_give_a_pair_for_each_answer(tmp_path: Path, form: s
     frame = frame_of(pretrained, tokenizer, "")
     text = tokenizer.decode(frame.ids(tokenizer, second.prompt), skip_special_tokens=False)
     assert text == "<user>the fox\n<assistant>dog\n<user>over\n<assistant>"
+
+
+def _called(name: str, arguments: object) -> dict[str, object]:
+    """An answer that calls a tool, as OpenAI writes it."""
+    call = {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
 @pytest.mark.parametrize(
@@ -220,6 +236,18 @@ def test_chats_in_both_forms_give_a_pair_for_each_answer(tmp_path: Path, form: s
         ({"messages": [{"role": "assistant", "content": "a"}]}, "follows no message"),
         ({"messages": [{"role": "pilot", "content": "a"}]}, "'pilot'"),
         ({"conversations": [{"from": "human", "value": 3}]}, "expected the text"),
+        ({"messages": [{"role": "user", "content": "a"}, _called("lamp", "{}")]}, "call of lamp"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, _called("lamp", "[1]")], "tools": []},
+            "no JSON object",
+        ),
+        (
+            {
+                "messages": [{"role": "user", "content": "a"}, _called("lamp", "{}")],
+                "tools": [{"name": "la mp"}],
+            },
+            "a tool cannot be used",
+        ),
     ],
 )
 def test_a_broken_chat_is_refused_with_its_row(tmp_path: Path, row: object, words: str) -> None:
@@ -257,3 +285,60 @@ def test_a_report_warns_where_other_words_cost_much() -> None:
     assert "98% on held-out pairs to 70% on b" in text
     found = score([Pair("x", '{"a":1,"b":{"c":2}}')], ['{"a":1,"b":{"c":3}}'])
     assert (found.exact_match, found.valid_json, found.field_f1) == (0, 1, 0.5)
+
+
+def test_whole_matrices_at_int4_are_compared_with_another_bundle_on_pairs_by_hand(
+    tmp_path: Path,
+) -> None:
+    """`adapt: full`, `weights: int4`, `compare`, `handwritten`; other figures, no new training."""
+    from model_builder.tune.build import BY_HAND, build
+
+    path = _written(tmp_path, epochs=1, targets=["q"], adapt="full", weights="int4")
+    (tmp_path / "hand.csv").write_text("prompt,completion\nquick fox,fox\n")
+    document = json.loads(path.read_text())
+    recipe, data = parse({**document, "handwritten": "hand.csv"}, path)
+    first = build(recipe, data, tmp_path, tmp_path / "out")
+    assert first.adapter is None
+    assert first.document["scores"]["full"][BY_HAND]["pairs"] == 1
+    assert set(first.document["rounding"]) == {"pairs", "float", "int4"}
+    other = os.path.relpath(first.bundle, tmp_path)
+    recipe, data = parse({**document, "compare": [other], "version": "1.0.1"}, path)
+    second = build(recipe, data, tmp_path, tmp_path / "out")
+    assert first.bundle.name in second.document["scores"]
+    assert second.document["resumed_at_step"] == second.document["steps"] > 0
+    recipe, data = parse({**document, "compare": ["nothing"]}, path)
+    with pytest.raises(InputError, match="nothing is no bundle's folder"):
+        build(recipe, data, tmp_path, tmp_path / "out")
+
+
+def test_float_answers_are_those_of_greedy_decoding() -> None:
+    """A pair is right exactly when the reference's likeliest tokens are its answer."""
+    from model_builder.generate import reference
+    from model_builder.tune.float_answers import answers_right
+    from model_builder.tune.packing import Coded
+
+    weights = tiny_weights()
+    prompts = [[5, 9, 31], [7, 100], [44, 2, 8, 19, 120]]
+    pairs = []
+    for prompt in prompts:
+        ids = list(prompt)
+        for _ in range(4):
+            ids.append(int(reference.logits(weights, np.array(ids))[-1].argmax()))
+        answer = ids[len(prompt) :]
+        pairs += [Coded(prompt, answer), Coded(prompt, [*answer[:-1], (answer[-1] + 1) % 300])]
+    assert answers_right(weights, pairs) == [True, False] * 3
+
+
+def test_a_training_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
+    """The rate falls by the time that is left, and what was best is kept."""
+    from model_builder.tune.build import _prepared
+    from model_builder.tune.train import tune
+
+    path = _written(tmp_path, epochs=50, batch_tokens=64, targets=["q"], minutes=1)
+    recipe, _ = _recipe(path)
+    ready = _prepared(recipe, tmp_path, lambda *_: None)
+    seconds = iter(range(0, 100_000, 5))
+    tuned = tune(ready.pretrained.weights, ready.train, ready.validation, recipe.student, 0,
+                 clock=lambda: float(next(seconds)))  # fmt: skip
+    assert 0 < tuned.steps < 20
+    assert tuned.losses[-1][0] == tuned.steps

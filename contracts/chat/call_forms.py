@@ -8,6 +8,7 @@ another), Llama 3 (an object alone, which is all of the answer).
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +42,27 @@ class CallForm:
     def new_id(self) -> str:
         """The id of a call."""
         return secrets.token_hex(16)[: self.id_size] or f"call_{secrets.token_hex(8)}"
+
+    def answer(self, text: str, calls: Sequence[tuple[str, str]]) -> str:
+        """A whole answer with calls, as a model writes it.
+
+        Args:
+            text: that is said before them.
+            calls: names, and arguments as the text of a JSON object.
+
+        Raises:
+            ValueError: the form has one call and no text, and there is more.
+        """
+        if self.alone and (text or len(calls) != 1):
+            raise ValueError("one call is all of an answer in the form that the template teaches")
+        parts = [text, "\n" if text else ""]
+        for number, (name, arguments) in enumerate(calls):
+            if not number or not self.between:
+                parts += ["\n" if number else "", self.tag, self.name]
+            else:
+                parts.append(self.between)
+            parts += [name, self.arguments, arguments, self.close]
+        return "".join((*parts, self.end))
 
 
 _ARGUMENTS: Final = '", "arguments": '
