@@ -382,6 +382,7 @@ def shadow_spec(state: State) -> RolloutSpec:
             "mode": "shadow",
             "waves": [{"percent": 100}],
             "bake_s": state.wish.shadow_s,
+            "allow_empty": True,
             **fields,
         }
     )
@@ -394,6 +395,7 @@ def active_spec(state: State) -> RolloutSpec:
         "waves": [{"count": 1}, {"percent": 10}, {"percent": 100}],
         "gates": {**gates, "no_evidence": "pass"},
         "note": f"improves {state.against}",
+        "allow_empty": True,  # somebody else may have moved the devices meanwhile
         **state.wish.rollout,
     }
     return RolloutSpec.model_validate(

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
+from contracts.bundle import pack
 from fleet.joining import invitations
+from fleet.rollout.spec import RolloutSpec
 from tests.browser.conftest import fits, keep, sign_in, tab_to, type_into
+from tests.support.bundles import noise_bundle
 from tests.support.serving import Served
+from tests.support.tools import until
 
 expect.set_options(timeout=60_000)
 
@@ -112,4 +120,159 @@ def test_many_devices_get_a_label_by_keyboard_on_a_phone(
         assert [one.id for one in client.devices("shelf=upper")] == ["sim-00010", "sim-00012"]
     page.goto(f"{site.url}/ui/devices?sort=-device")
     expect(page.get_by_role("checkbox").first).to_have_attribute("value", "sim-00023")
-    expect(page.get_by_role("option", name="Revoke")).to_have_count(0)
+    page.wait_for_function("() => window.did_handshake === true")
+    tab_to(page, "What to do")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("option", name="Take out of groups")).to_be_visible()
+    assert "Revoke" not in page.get_by_role("option").all_inner_texts(), "that is for admins"
+
+
+def _choose(page: Page, *files: Path) -> None:
+    """Opens the browser's dialog by keyboard, and chooses files."""
+    tab_to(page, "Bundle file")
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files(files)
+
+
+def test_a_bundle_is_published_compared_and_withdrawn_by_keyboard_on_a_phone(
+    phone: BrowserContext, site: Served, tmp_path: Path
+) -> None:
+    """What is no bundle is refused; a broken connection is gone on with; devices are revoked."""
+    broken, first, second = (tmp_path / f"{name}.shoal" for name in ("broken", "first", "second"))
+    broken.write_bytes(b"x" * 999)
+    report = tmp_path / "noise-1.0.0-report.json"
+    report.write_text(json.dumps({"teacher": {"accuracy": 0.875}}))
+    pack(noise_bundle(tmp_path / "a", size=1_200_000).path, first)
+    pack(noise_bundle(tmp_path / "b", version="1.1.0").path, second)
+    asked: list[str] = []
+
+    def breaks_once(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 3:
+            route.abort("connectionreset")
+        else:
+            route.continue_()
+
+    page = sign_in(phone, site, "admin")
+    _open(page, site, "/models")
+    told = page.get_by_role("region", name="Publish a bundle").get_by_role("status")
+    _choose(page, broken)
+    expect(told).to_contain_text("Not published:")
+    expect(told).to_contain_text("is not a bundle")
+    expect(page.get_by_label("Bundle file")).to_be_focused()
+    page.route("**/ui/upload?*", breaks_once)
+    _choose(page, first, report)
+    expect(told).to_contain_text("Published noise 1.0.0.")
+    fits(page)
+    keep(page, "phone-publish")
+    sizes = [int(url.split("offset=")[1].split("&")[0]) for url in asked]
+    assert sizes[0] == 0 and sizes[2] == sizes[3] > 0, "it goes on where it broke"
+    _choose(page, second)
+    expect(told).to_contain_text("Published noise 1.1.0.")
+    tab_to(page, "Look at it")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="noise 1.1.0", exact=True)).to_be_visible()
+    tab_to(page, "Compare versions")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Compare versions of noise")).to_be_visible()
+    row = page.get_by_role("row").filter(has_text="size of all files")
+    expect(row).to_contain_text("better")
+    expect(page.get_by_role("row").filter(has_text="report: teacher.accuracy")).to_contain_text(
+        "0.875"
+    )
+    fits(page)
+    keep(page, "phone-compare")
+    _open(page, site, "/models/noise/1.0.0")
+    expect(page.get_by_role("region", name="Build report")).to_contain_text("0.875")
+    fits(page)
+    tab_to(page, "Withdraw")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Withdraw noise 1.0.0?")).to_be_visible()
+    tab_to(page, "Yes, withdraw")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("withdrawn", exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name="Roll out")).to_have_count(0)
+    for name in ("spare-1", "spare-2"):
+        site.fleet.enroll(name, "raspberry-pi-5")
+    _open(page, site, "/devices?text=spare")
+    for name in ("spare-1", "spare-2"):
+        tab_to(page, f"Choose {name}")
+        page.keyboard.press("Space")
+    tab_to(page, "What to do")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("option", name="Revoke")).to_be_visible()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    tab_to(page, "Change")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Revoke 2 devices?")).to_be_visible()
+    tab_to(page, "Yes, change them")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("2 revoked.")).to_be_visible()
+    with site.client() as client:
+        assert {client.device(name).state for name in ("spare-1", "spare-2")} == {"revoked"}
+        noted = [(one.action, one.target) for one in client.audit() if one.actor == "a admin"]
+    wanted = {("bundle.publish", "noise 1.0.0"), ("bundle.withdraw", "noise 1.0.0"),
+              ("device.revoke", "spare-1"), ("device.revoke", "spare-2")}  # fmt: skip
+    assert wanted <= set(noted)
+
+
+def test_a_rollout_is_planned_while_it_is_typed_by_keyboard_on_a_phone(
+    phone: BrowserContext, site: Served
+) -> None:
+    """Nothing to do cannot start and says why; what was stopped before is asked for twice."""
+    two = "device in (sim-00003,sim-00004)"
+    spec = RolloutSpec.model_validate(
+        {"bundle": "tiny-classifier", "version": "1.1.0", "selector": two, "bake_s": 3600}
+    )
+    with site.client() as client:
+        stopped = client.create_rollout(spec).id
+        client.command_rollout(stopped, "abort")
+        until(lambda: client.rollout(stopped).status == "aborted")
+    page = sign_in(phone, site, "operator")
+    _open(page, site, "/models/tiny-classifier/1.1.0")
+    tab_to(page, "Roll out")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Start a rollout", exact=True)).to_be_visible()
+    page.wait_for_function("() => window.did_handshake === true")
+    start, told = page.get_by_role("button", name="Start"), page.locator("#why-not")
+    expect(start).to_be_enabled()
+    for text, why in (
+        ("site=nowhere", "It cannot start: no device matches site=nowhere"),
+        ("site=(", "selector"),
+    ):
+        type_into(page, "Devices (selector)", text)
+        expect(told).to_contain_text(why)
+        expect(start).to_be_disabled()
+    type_into(page, "Devices (selector)", two)
+    expect(page.get_by_role("heading", name="2 of 2 devices would move")).to_be_visible()
+    expect(page.get_by_label("Waves, each counted from the start")).to_have_value("1,100%")
+    expect(page.get_by_role("group", name="Devices of wave 2")).to_contain_text("sim-0000")
+    expect(page.get_by_text("one failure stops it").first).to_be_visible()
+    expect(page.get_by_text("tiny-classifier 1.1.0 was stopped by a person")).to_be_visible()
+    type_into(page, "Trial on each device (seconds)", "1")
+    type_into(page, "Watch each wave for (seconds)", "1")
+    expect(page.get_by_text("were watched for 1 second")).to_be_visible()
+    expect(start).to_be_enabled()
+    fits(page)
+    keep(page, "phone-rollout-form")
+    tab_to(page, "Start")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("Start tiny-classifier 1.1.0 again?")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_contain_text(f"rollout {stopped}")
+    tab_to(page, "Yes, start it again")
+    page.keyboard.press("Enter")
+    page.wait_for_url(re.compile(r"/ui/rollouts/r\d+$"))
+    progress = page.get_by_role("region", name="Progress")
+    expect(progress).to_contain_text("2 have the version", timeout=180_000)
+    expect(page.get_by_text("succeeded", exact=True)).to_be_visible(timeout=180_000)
+    fits(page)
+    keep(page, "phone-rollout-progress")
+    with site.client() as client:
+        (made,) = [one for one in client.audit() if "stopped_before" in one.detail]
+    assert (made.actor, made.detail["stopped_before"]) == ("a operator", [stopped])
+    of_it = f"bundle=tiny-classifier&version=1.1.0&selector={quote(two)}"
+    _open(page, site, f"/rollouts/new?{of_it}")
+    expect(told).to_contain_text("none of the 2 devices would move")
+    expect(start).to_be_disabled()

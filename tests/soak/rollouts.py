@@ -54,6 +54,7 @@ class Rollouts:
             retry_s=5,
             trial=Trial(seconds=1, max_restarts=100, min_requests=0),
             if_busy="queue",
+            allow_empty=True,
             note=f"number {number}",
         )
 
