@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any, Final
 
 from fastapi import Request
@@ -20,6 +21,9 @@ from fleet.rollout.spec import RolloutSpec, describe, parse_waves
 
 _AGAIN_S: Final = 10.0
 """Seconds after which a plan is made again: devices come and go."""
+
+_SHARE: Final = 20
+"""It takes a twentieth of the time at most."""
 
 
 def register(site: Site) -> None:
@@ -42,7 +46,7 @@ def register(site: Site) -> None:
             wanted = f"{asked.get('bundle', '')[:64]} {asked.get('version', '')[:32]}"
             wizard = Wizard(visit, offered, wanted, asked.get("selector", "all")[:4000])
             await wizard.plan()
-            ui.timer(_AGAIN_S, wizard.plan)
+            ui.timer(_AGAIN_S, wizard.plan_again)
 
 
 class Wizard:
@@ -58,7 +62,8 @@ class Wizard:
     def __init__(self, visit: Visit, offered: list[str], wanted: str, selector: str) -> None:
         self._visit = visit
         self._planned: tuple[RolloutSpec, Plan] | None = None
-        self._round = 0
+        self._planning = self._stale = False
+        self._due = 0.0
         self._filling = False
         self._drawn: str | None = None
         self._advised: dict[Any, Any] = {}
@@ -74,8 +79,8 @@ class Wizard:
             self._waves = ui.input("Waves, each counted from the start", value=None)
             html("<p class=sub>Counts or percents, from small to large; a ? asks a person first.")
             self._failures = ui.number("Failure rate allowed (%)", value=5, min=0, max=100)
-            self._errors = ui.number("Error rate allowed (%), empty: not looked at", min=0, max=100)
-            self._latency = ui.number("Latency p95 allowed (ms), empty: not looked at", min=0)
+            self._errors = ui.number("Error rate allowed (%), if any", min=0, max=100)
+            self._latency = ui.number("Latency p95 allowed (ms), if any", min=0)
             self._trial = ui.number("Trial on each device (seconds)", min=0)
             self._bake = ui.number("Watch each wave for (seconds)", min=0)
             for field in self._fields:
@@ -135,23 +140,39 @@ class Wizard:
             raise InputError("bad-rollout", describe(error)) from None
 
     async def plan(self) -> None:
-        """Plans what the form says now; of several rounds under way, the newest is shown."""
-        self._round += 1
-        mine = self._round
+        """Plans what the form says now; what is typed meanwhile is planned next."""
+        self._stale = True
+        if self._planning:
+            return
+        self._planning = True
+        try:
+            while self._stale:
+                self._stale = False
+                await self._plan()
+        finally:
+            self._planning = False
+
+    async def plan_again(self) -> None:
+        """Devices come and go: as often as it is cheap."""
+        if time.monotonic() >= self._due:
+            await self.plan()
+
+    async def _plan(self) -> None:
+        began = time.monotonic()
         try:
             spec = self._spec()
             found = await asyncio.to_thread(self._visit.site.data.plan, spec)
-            if mine == self._round and self._advise(found.moving + found.given):
-                spec = self._spec()
-                found = await asyncio.to_thread(self._visit.site.data.plan, spec)
-        except ShoalError as error:
-            if mine == self._round:
-                self._planned = None
-                self._show("", str(error))
-            return
-        if mine == self._round:
+            if self._advise(found.moving + found.given):
+                self._stale = True
+                return
             self._planned = spec, found
-            self._show(_drawn(spec, found), _why_not(spec, found))
+            self._show(_drawn(spec, found), _why_not(spec, found), _summary(found))
+        except ShoalError as error:
+            self._planned = None
+            self._show("", str(error), "")
+        finally:
+            now = time.monotonic()
+            self._due = now + max(_AGAIN_S, _SHARE * (now - began))
 
     def _advise(self, devices: int) -> bool:
         """Fills in what suits so many devices, where nobody typed something else."""
@@ -170,7 +191,7 @@ class Wizard:
                 changed = True
         return changed
 
-    def _show(self, drawn: str, why_not: str) -> None:
+    def _show(self, drawn: str, why_not: str, summary: str) -> None:
         if self._drawn is None:
             self._region.set_content(drawn)
         elif drawn != self._drawn:
@@ -178,7 +199,7 @@ class Wizard:
             fresh = json.dumps(drawn)
             ui.run_javascript(f"shoalPatch('region-{self._region.id}', {fresh})")
         self._drawn = drawn
-        self._told.set_text(why_not or "It can start.")
+        self._told.set_text(why_not or summary)
         self._told.props(f"data-kind={'bad' if why_not else 'ok'}")
         self._start.set_enabled(not why_not)
 
@@ -234,6 +255,13 @@ def _drawn(spec: RolloutSpec, found: Plan) -> str:
         left_out=sorted(left_out.items(), key=lambda row: -len(row[1])),
         steps=explained(spec, found),
     )
+
+
+def _summary(found: Plan) -> str:
+    """What the plan comes to, in a line that is read out."""
+    count = f"{found.moving:,} device{'' if found.moving == 1 else 's'} would move"
+    waves = sum(1 for wave in found.waves if wave.adds)
+    return f"{count}, in {waves} wave{'' if waves == 1 else 's'}."
 
 
 def _why_not(spec: RolloutSpec, found: Plan) -> str:

@@ -371,7 +371,7 @@ def test_what_devices_wait_for_is_on_every_page_that_shows_them(controller: Cont
     )
     assert "Devices that wait" in page and page.count(shown) == 2
     assert [a.text for a in data.overview().alerts if "wait" in a.text] == [
-        "Devices wait: disk-full (1)."
+        "Devices wait: its disk is full (1)."
     ]
 
 
