@@ -156,6 +156,8 @@ def test_a_bundle_is_published_compared_and_withdrawn_by_keyboard_on_a_phone(
             route.continue_()
 
     page = sign_in(phone, site, "admin")
+    # From here on: asked for only as the key is pressed, the dialog may be there before.
+    page.on("filechooser", lambda _: None)
     _open(page, site, "/models")
     told = page.get_by_role("region", name="Publish a bundle").get_by_role("status")
     _choose(page, broken)
