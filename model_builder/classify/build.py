@@ -28,7 +28,12 @@ from model_builder.classify.candidate import Candidate
 from model_builder.classify.card import card
 from model_builder.classify.crossvalidation import Judged, cross_validate, folds_of
 from model_builder.classify.curve import learning_curve
-from model_builder.classify.described import how_measured, nearest_description, written_for
+from model_builder.classify.described import (
+    how_measured,
+    nearest_description,
+    rows_of,
+    written_for,
+)
 from model_builder.classify.distil import Student, distil, soft_labels, untrained
 from model_builder.classify.package import ClassifierParts, versions, write_classifier
 from model_builder.classify.report import html
@@ -144,6 +149,8 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     write_atomically(result.report_json, codec.pretty(report))
     write_atomically(result.report_html, html(recipe, report).encode())
     write_atomically(out / f"{name}-test.jsonl", _test_rows(dataset))
+    if dataset.written is not None:
+        write_atomically(out / f"{name}-written.jsonl", rows_of(dataset.written))
     return result
 
 

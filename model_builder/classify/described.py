@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from contracts import codec
 from model_builder.classify.details import table
 from model_builder.data.dataset import Dataset
 from model_builder.data.written import Written
@@ -25,6 +26,14 @@ def written_for(recipe: Recipe, cache: Path, progress: Progress) -> Written | No
     from model_builder.writing.write import write
 
     return write(recipe, cache, progress)
+
+
+def rows_of(written: Written) -> bytes:
+    """What was written as JSONL, for a person to read and correct, and for ``data.train``."""
+    return b"".join(
+        codec.encode({"text": row.text, "label": row.label, "group": row.group or row.text}) + b"\n"
+        for row in written.rows
+    )
 
 
 def how_measured(recipe: Recipe, how: str, rows: int) -> str:

@@ -71,22 +71,25 @@ def meanings_of(labels: dict[str, str] | str) -> dict[str, str]:
 
 
 def described(path: Path) -> bool:
-    """Whether a table has labels and descriptions, and no texts."""
+    """Whether a table has labels and descriptions, and no texts.
+
+    A column of descriptions may as well be the texts, of tickets or of goods; then labels come
+    more than once.
+    """
+    seen: set[str] = set()
     try:
-        names = {name.casefold().strip() for name in _names(path)}
+        for _, row in records(path, Log()) if path.is_file() else ():
+            folded = {str(name).casefold().strip(): name for name in row if name is not None}
+            label = next((folded[name] for name in _LABELS if name in folded), None)
+            if label is None or not set(folded) & set(_MEANINGS) or "text" in folded:
+                return False
+            name = str(row[label]).strip()
+            if name in seen:
+                return False
+            seen.add(name)
     except InputError:
         return False  # whoever reads it as texts says what is wrong
-    return (
-        len(names) <= 3
-        and bool(names & set(_LABELS))
-        and bool(names & set(_MEANINGS))
-        and "text" not in names
-    )
-
-
-def _names(path: Path) -> list[str]:
-    first = next(records(path, Log()), None) if path.is_file() else None
-    return [] if first is None else [str(name) for name in first[1] if name is not None]
+    return bool(seen)
 
 
 def _read(path: Path) -> list[tuple[str, str]]:

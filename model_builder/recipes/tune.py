@@ -12,8 +12,29 @@ from contracts.errors import InputError
 from contracts.messages import Name, Version
 from model_builder.recipes import file as recipe_file
 from model_builder.recipes.generate import DataSource
+from model_builder.recipes.written import WrittenPairsConfig
 
 Matrix = Literal["q", "k", "v", "o", "gate", "up", "down"]
+
+
+class TuneData(DataSource, frozen=True, forbid_unknown_fields=True):
+    """Where the pairs come from.
+
+    Attributes:
+        kind: ``pairs`` (a file) or ``home-commands`` (Home Assistant's templates).
+        path: of the pairs, relative to the recipe; empty: all are written.
+        language, sentences, test: of home commands.
+        rephrased: other ways to say the sentences, as a share of them: phrases moved, swapped,
+            put in and left out.
+        spoken: what people say and no template has ("we are out of milk"), as a share of the
+            sentences; English only.
+        invented: share of areas, names and free text that are made-up words while training. A
+            student from nothing learns to copy by them; a pretrained one can.
+        seed: of the sample and the split.
+        written: few pairs, or none: a model writes prompts and answers them.
+    """
+
+    written: WrittenPairsConfig | None = None
 
 
 class BaseStudent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,7 +106,7 @@ class TuneRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     version: Version
     task: Literal["generate"]
-    data: DataSource
+    data: TuneData
     student: BaseStudent
     system: str = ""
     seed: int = 0
@@ -96,8 +117,12 @@ class TuneRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def check(self) -> None:
         """Raises ``InputError`` ``bad-recipe`` for what no field alone shows."""
-        if self.data.kind == "pairs" and not self.data.path:
-            raise InputError("bad-recipe", "data.path is needed for pairs")
+        if self.data.kind == "pairs" and not (self.data.path or self.data.written):
+            raise InputError("bad-recipe", "data.path is needed for pairs, or data.written")
+        if self.data.written is not None:
+            if self.data.kind != "pairs":
+                raise InputError("bad-recipe", "data.written goes with kind: pairs alone")
+            self.data.written.resolved(Path())
         targets = self.student.targets
         if not targets or len(set(targets)) != len(targets):
             raise InputError("bad-recipe", "student.targets: expected matrices, each once")

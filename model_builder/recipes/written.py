@@ -87,24 +87,94 @@ class WrittenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Raises:
             InputError: ``bad-recipe`` for what no field alone shows.
         """
-        kind, _, place = self.by.partition(":")
-        if kind not in ("openai", "bundle") or not place:
-            raise InputError(
-                "bad-recipe",
-                f"written.by {self.by[:80]!r}: expected openai:MODEL or bundle:FOLDER",
-            )
-        if kind == "bundle" and self.check == "writer":
+        by = _author(self.by, folder, "by")
+        if self.kind == "bundle" and self.check == "writer":
             raise InputError(
                 "bad-recipe",
                 "written.check: writer needs openai:; with bundle: use encoder or none",
             )
-        empty = [name for name, values in self.attributes.items() if not values]
-        if empty:
-            raise InputError("bad-recipe", f"written.attributes.{empty[0][:40]} has no values")
+        _check_attributes(self.attributes)
         labels = self.labels
         if isinstance(labels, str):
             labels = str((folder / labels).resolve())
-        by = self.by
-        if kind == "bundle":
-            by = f"bundle:{(folder / Path(place).expanduser()).resolve()}"
         return msgspec.structs.replace(self, labels=labels, by=by)
+
+
+class Example(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A prompt, and what should follow."""
+
+    prompt: str
+    completion: str
+
+
+class WrittenPairsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Pairs that a model writes: prompts from a description, then an answer to each.
+
+    Prompts of `path` that have no completion are answered too.
+
+    Attributes:
+        by: who writes the prompts: ``openai:MODEL`` at `endpoint`, or ``bundle:FOLDER``.
+        about: what the generator does with what is said to it; the more exactly, the better.
+        answers: what who answers is told to do; empty: `about`.
+        answered_by: who answers, likewise; empty: who writes the prompts.
+        examples: a few pairs, or a file of them: shown to who writes and who answers, and learned.
+        count: prompts that are written; 0: those of `path` alone are answered.
+        language: of the prompts, as a code or a name.
+        attributes: how prompts differ, values by name; each request draws one value of each.
+        lines: prompts asked for in one request.
+        rounds: how often is asked at most for what is still missing.
+        longest: characters of a prompt.
+        answer_tokens: of an answer; one that is longer is left out.
+        alike: a prompt that is as like another one is left out; 0 to 1.
+        temperature: of the writing; answers are the most likely ones.
+        max_requests: answers of the endpoint at most, over all runs with one ``OUT/cache``; 0: no
+            bound.
+        max_tokens: read and written by the endpoint, likewise.
+        endpoint: for ``openai:``; its ``max_cost`` is a bound too.
+    """
+
+    by: str
+    about: str
+    answers: str = ""
+    answered_by: str = ""
+    examples: list[Example] | str = []
+    count: Annotated[int, msgspec.Meta(ge=0, le=10_000)] = 300
+    language: str = "en"
+    attributes: dict[str, list[str]] = msgspec.field(default_factory=lambda: dict(ATTRIBUTES))
+    lines: Annotated[int, msgspec.Meta(ge=1, le=50)] = 10
+    rounds: Annotated[int, msgspec.Meta(ge=1, le=20)] = 4
+    longest: Annotated[int, msgspec.Meta(ge=10, le=limits.MAX_TEXT_BYTES // 4)] = 300
+    answer_tokens: Annotated[int, msgspec.Meta(ge=4, le=2048)] = 256
+    alike: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.8
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
+    max_requests: Count = 0
+    max_tokens: Count = 0
+    endpoint: EndpointConfig = EndpointConfig()
+
+    def resolved(self, folder: Path) -> WrittenPairsConfig:
+        """With the bundles' paths relative to `folder`.
+
+        Raises:
+            InputError: ``bad-recipe`` for what no field alone shows.
+        """
+        by = _author(self.by, folder, "by")
+        other = _author(self.answered_by, folder, "answered_by") if self.answered_by else by
+        if not self.about.strip():
+            raise InputError("bad-recipe", "written.about: say what the generator does")
+        _check_attributes(self.attributes)
+        return msgspec.structs.replace(self, by=by, answered_by=other)
+
+
+def _author(by: str, folder: Path, key: str) -> str:
+    kind, _, place = by.partition(":")
+    if kind not in ("openai", "bundle") or not place:
+        raise InputError(
+            "bad-recipe", f"written.{key} {by[:80]!r}: expected openai:MODEL or bundle:FOLDER"
+        )
+    return f"bundle:{(folder / Path(place).expanduser()).resolve()}" if kind == "bundle" else by
+
+
+def _check_attributes(attributes: dict[str, list[str]]) -> None:
+    empty = [name for name, values in attributes.items() if not values]
+    if empty:
+        raise InputError("bad-recipe", f"written.attributes.{empty[0][:40]} has no values")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import email.utils
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,10 @@ _MAX_ASKED_PAUSE_S: Final = 120.0
 
 _OPTIONAL: Final = ("response_format", "temperature", "max_tokens")
 """What is asked for only where the endpoint knows it."""
+
+
+_THOUGHTS: Final = re.compile(r"^\s*<think>.*?</think>\s*", re.DOTALL)
+"""What some models think aloud before they answer."""
 
 
 class AskAgainError(Exception):
@@ -170,6 +175,7 @@ class ChatEndpoint:
         self._where = where
         self._meter = meter
         self._pause = pause
+        self._stopped = threading.Event()
         self._key = ""
         self._client: httpx.Client | None = None
         self._answered = False
@@ -199,10 +205,15 @@ class ChatEndpoint:
             follow_redirects=False,
         ) as client:
             self._client = client
+            self._stopped.clear()
             try:
                 yield self
             finally:
                 self._client = None
+
+    def stop(self) -> None:
+        """Nothing is tried again: what is asked for is of no use any more."""
+        self._stopped.set()
 
     def ask(
         self,
@@ -212,8 +223,9 @@ class ChatEndpoint:
         *,
         temperature: float = 0.0,
         max_tokens: int = 0,
+        as_json: bool = True,
     ) -> T:
-        """One question for JSON, asked until the answer is of use.
+        """One question, asked until the answer is of use.
 
         Args:
             system: what the model is told it is to do.
@@ -221,6 +233,7 @@ class ChatEndpoint:
             use: makes of the answer what is wanted, or raises :class:`AskAgainError`.
             temperature: of the sampling.
             max_tokens: of the answer; 0: as the endpoint has it.
+            as_json: whether the answer is to be a JSON object.
 
         Raises:
             RefusedError: ``endpoint-refused``.
@@ -230,12 +243,13 @@ class ChatEndpoint:
         body: dict[str, Any] = {
             "model": self.model,
             "temperature": temperature,
-            "response_format": {"type": "json_object"},
             "messages": [
                 {"role": "system", "content": system},
                 {"role": "user", "content": user},
             ],
         }
+        if as_json:
+            body["response_format"] = {"type": "json_object"}
         if max_tokens:
             body["max_tokens"] = max_tokens
         problem = ""
@@ -247,6 +261,8 @@ class ChatEndpoint:
                 wait = min(_MAX_PAUSE_S, 0.5 * 2 ** (attempt + 1))
                 if again.after is not None:
                     wait = min(_MAX_ASKED_PAUSE_S, max(wait, again.after))
+            if self._stopped.is_set():
+                break
             if attempt < self.config.retries:
                 self._pause(wait)
         raise UnavailableError(
@@ -328,6 +344,7 @@ def _answer(response: httpx.Response, body: dict[str, Any]) -> Answer:
         raise AskAgainError("the answer is not a chat completion") from None
     if not isinstance(content, str):
         raise AskAgainError("the answer has no text")
+    content = _THOUGHTS.sub("", content)
     usage = document.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     read, wrote = usage.get("prompt_tokens"), usage.get("completion_tokens")

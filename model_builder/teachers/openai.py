@@ -157,6 +157,7 @@ class EndpointTeacher:
                     done += len(batch)
                     self._progress("endpoint labels", done, len(texts))
             except BaseException:
+                self._endpoint.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 

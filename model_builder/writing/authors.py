@@ -18,7 +18,7 @@ import msgspec
 from contracts import codec, limits
 from contracts.errors import InputError, RefusedError
 from contracts.messages import Generated
-from model_builder.recipes.written import WrittenConfig
+from model_builder.recipes.teachers import EndpointConfig
 from model_builder.teachers.endpoint import Answer, ChatEndpoint, Meter
 from model_builder.writing.lines import texts_of, tidy
 from model_builder.writing.plan import SYSTEM, Ask
@@ -51,20 +51,25 @@ class EndpointAuthor:
 
     Args:
         model: its name there.
-        config: of the writing.
+        config: where it is.
         meter: counts and bounds what is asked.
         pause: sleeps some seconds; tests pass their own.
+        system: what it is told to do.
+        answers: a request is for one answer as it is, not for a list of texts.
     """
 
     def __init__(
         self,
         model: str,
-        config: WrittenConfig,
+        config: EndpointConfig,
         meter: Meter,
         pause: Callable[[float], None] = time.sleep,
+        system: str = SYSTEM,
+        answers: bool = False,
     ) -> None:
-        self._endpoint = ChatEndpoint(model, config.endpoint, "data.written.endpoint", meter, pause)
+        self._endpoint = ChatEndpoint(model, config, "data.written.endpoint", meter, pause)
         self.name = self._endpoint.name
+        self._system, self._answers = system, answers
         self._lock = threading.Lock()
         self._useless = 0
         self._useful = False
@@ -82,6 +87,8 @@ class EndpointAuthor:
                 for task in tasks:
                     task.result()
             except BaseException:
+                self._failed.set()
+                endpoint.stop()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
@@ -96,13 +103,14 @@ class EndpointAuthor:
 
     def _asked(self, endpoint: ChatEndpoint, ask: Ask, keep: Keep) -> None:
         answer: Answer = endpoint.ask(
-            SYSTEM,
+            self._system,
             ask.prompt,
             lambda answer: answer,
             temperature=ask.temperature,
             max_tokens=ask.max_tokens,
+            as_json=not self._answers,
         )
-        texts = texts_of(answer.text)
+        texts = self._texts(answer)
         with self._lock:
             self._useful = self._useful or bool(texts)
             self._useless += not texts
@@ -110,11 +118,17 @@ class EndpointAuthor:
         if hopeless:
             raise RefusedError(
                 "bad-answer",
-                f"{self.name} did not write a list of texts in {_USELESS} answers, but "
+                f"{self.name} wrote nothing of use in {_USELESS} answers, but "
                 f"{' '.join(answer.text.split())[:_SHOWN]!r}; a larger model may",
             )
         if texts:  # an answer of no use is asked for again by the next run
             keep(ask, texts)
+
+    def _texts(self, answer: Answer) -> list[str]:
+        if not self._answers:
+            return texts_of(answer.text)
+        text = answer.text.encode("utf-8", "ignore").decode().strip()
+        return [text] if text and not answer.cut else []
 
 
 class _Line(msgspec.Struct):
@@ -128,16 +142,21 @@ class BundleAuthor:
         folder: of the bundle.
         longest: characters of a text.
         seed: of the sampling.
+        system: what it is told to do; empty: nothing.
+        answers: a request is for one answer as it is, of any number of lines.
 
     Raises:
         InputError: ``no-such-file``.
     """
 
-    def __init__(self, folder: Path, longest: int, seed: int) -> None:
+    def __init__(
+        self, folder: Path, longest: int, seed: int, system: str = "", answers: bool = False
+    ) -> None:
         if not folder.exists():
             raise InputError("no-such-file", f"data.written.by: there is no bundle at {folder}")
         self.name = f"bundle:{folder.name}"
         self._folder, self._longest, self._seed = folder, longest, seed
+        self._system, self._answers = system, answers
 
     def write(self, asks: Sequence[Ask], keep: Keep) -> None:
         """See :class:`Author`."""
@@ -158,10 +177,12 @@ class BundleAuthor:
                     )
 
     def _run(self, prompts: Path, asks: Sequence[Ask], keep: Keep, errors: Any) -> int:
-        longest = max(24, self._longest // 3)
         first = asks[0]
+        longest = first.max_tokens if self._answers else max(24, self._longest // 3)
         command = [sys.executable, "-m", "agent", "generate", str(self._folder), "--chat"]
-        command += ["--batch", str(prompts), "--threads", "2", "--stop", "\n"]
+        command += ["--batch", str(prompts), "--threads", "2"]
+        command += ["--system", self._system] if self._system else []
+        command += [] if self._answers else ["--stop", "\n"]
         command += ["--max-tokens", str(longest), "--max-time", "60", "--top-p", "0.95"]
         command += ["--temperature", str(min(first.temperature, 0.9))]
         command += ["--seed", str((self._seed + first.round) % 2**31)]
@@ -175,12 +196,17 @@ class BundleAuthor:
                 for ask, line in zip(asks, process.stdout, strict=False):
                     cap = 4 * limits.MAX_MESSAGE_BYTES
                     found = codec.decode(line, _Line, what="an answer", cap=cap).generated
-                    text = tidy(_whole(found)) if found is not None else ""
+                    text = self._text(found) if found is not None else ""
                     keep(ask, [text] if text else [])
                     done += 1
             finally:
                 process.kill()
         return done
+
+    def _text(self, found: Generated) -> str:
+        if not self._answers:
+            return tidy(_whole(found))
+        return "" if found.finish_reason == "length" else found.text.strip()
 
 
 def _whole(found: Generated) -> str:

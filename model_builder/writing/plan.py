@@ -21,13 +21,15 @@ from model_builder.recipes.written import WrittenConfig
 _OTHERS: Final = 8
 """Labels that a request is told to keep away from: the likest ones."""
 
-_SHOWN: Final = 6
+SHOWN: Final = 6
 """Texts that are shown as there already, and examples."""
 
-_SURPLUS: Final = 1.2
+SURPLUS: Final = 1.2
 """Texts asked for, as a share of those wanted: some are always left out."""
 
 _TOKENS_PER_LINE: Final = 60
+
+_COMPARED: Final = 2000
 
 SYSTEM: Final = (
     "You write texts that a small text classifier learns from. Write as different people really "
@@ -47,6 +49,7 @@ class Ask(msgspec.Struct, frozen=True):
         round: from 0.
         lines: texts that are asked for.
         temperature: of the sampling.
+        tokens: of the answer at most; 0: as many as the texts need.
     """
 
     label: str
@@ -55,6 +58,7 @@ class Ask(msgspec.Struct, frozen=True):
     round: int
     lines: int
     temperature: float
+    tokens: int = 0
 
     @property
     def key(self) -> str:
@@ -64,7 +68,7 @@ class Ask(msgspec.Struct, frozen=True):
     @property
     def max_tokens(self) -> int:
         """Of the answer: room for the texts and the JSON around them."""
-        return 64 + self.lines * _TOKENS_PER_LINE
+        return self.tokens or 64 + self.lines * _TOKENS_PER_LINE
 
 
 def plan(
@@ -86,10 +90,10 @@ def plan(
     by_label: list[list[Ask]] = []
     for label in meanings:
         missing = config.per_label - len(have.get(label, ()))
-        wanted = int(missing * _SURPLUS + 0.999)
+        wanted = int(missing * SURPLUS + 0.999)
         asks: list[Ask] = []
         draw = random.Random(f"{seed}/{round_}/{label}")
-        ways = {name: _turns(values, draw) for name, values in config.attributes.items()}
+        ways = {name: turns(values, draw) for name, values in config.attributes.items()}
         while missing > 0 and wanted > 0:
             lines = 1 if config.kind == "bundle" else min(config.lines, max(wanted, 2))
             number = len(asks)
@@ -105,12 +109,12 @@ def plan(
     return [asks[i] for i in range(longest) for asks in by_label if i < len(asks)]
 
 
-def _turns(values: Sequence[str], draw: random.Random) -> list[str]:
+def turns(values: Sequence[str], draw: random.Random) -> list[str]:
     """Values in an order of their own, several times, so that those of attributes mix."""
-    turns: list[str] = []
+    found: list[str] = []
     for _ in range(12):
-        turns += draw.sample(list(values), len(values))
-    return turns
+        found += draw.sample(list(values), len(values))
+    return found
 
 
 def _prompt(
@@ -135,10 +139,10 @@ def _prompt(
     examples = config.examples.get(label, [])
     if examples:
         said.append("Examples, not to be repeated:")
-        said += [f"- {text}" for text in draw.sample(examples, min(_SHOWN, len(examples)))]
+        said += [f"- {text}" for text in draw.sample(examples, min(SHOWN, len(examples)))]
     if have:
         said.append("These are there already; write others:")
-        said += [f"- {text}" for text in draw.sample(list(have), min(_SHOWN, len(have)))]
+        said += [f"- {text}" for text in draw.sample(list(have), min(SHOWN, len(have)))]
     if style:
         said.append(f"How: {'; '.join(f'{name}: {value}' for name, value in style.items())}")
     said.append(
@@ -180,7 +184,10 @@ def nearest_labels(meanings: Mapping[str, str], label: str) -> list[str]:
 
 
 def most_different(texts: list[str], most: int) -> list[str]:
-    """At most so many texts, those that are unlike each other, in their order."""
-    if len(texts) <= most:
-        return texts
+    """At most so many texts, those that are unlike each other, in their order.
+
+    Of very many the first: each would be compared with each.
+    """
+    if len(texts) <= most or len(texts) > _COMPARED:
+        return texts[:most]
     return [texts[i] for i in sorted(spread(texts, [1.0] * len(texts), most))]

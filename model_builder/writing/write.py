@@ -17,7 +17,7 @@ from contracts.labelled.rows import Row
 from model_builder.data.language import detect
 from model_builder.data.written import Written, meanings_of
 from model_builder.recipes.classify import Recipe
-from model_builder.recipes.written import WrittenConfig
+from model_builder.recipes.written import WrittenConfig, WrittenPairsConfig
 from model_builder.seeds import derive
 from model_builder.teachers.base import Progress
 from model_builder.teachers.endpoint import BudgetSpentError, Meter
@@ -87,26 +87,18 @@ def write(
         raise InputError(
             "bad-recipe", f"written.examples: there is no label {strange[0][:60]!r} in labels"
         )
-    endpoint = config.endpoint
-    identity = hashlib.sha256(codec.encode([config.by, endpoint.base_url])).hexdigest()[:24]
-    meter = Meter(
-        cache / f"spent-{identity}.jsonl",
-        endpoint.price_per_million,
-        config.max_requests,
-        config.max_tokens,
-        endpoint.max_cost,
-    )
+    meter, kept = ledger(config, config.by, cache)
     author = author_of(config, meter, derive(recipe.seed, "writes"), pause)
     check = _check(recipe, config, meanings, cache, progress, meter, pause)
     sieve = Sieve(meanings, config.examples, config.longest, config.alike)
-    kept = Kept(cache / f"written-{identity}.jsonl")
     state = _State({label: [] for label in meanings}, Counter(), Counter())
     for round_ in range(config.rounds):
         texts = {label: [one.text for one in found] for label, found in state.have.items()}
         asks = plan(config, meanings, texts, round_, derive(recipe.seed, "writes"))
         if not asks:
             break
-        answers = ask_all(author, asks, kept, f"writes, round {round_ + 1}", progress, state)
+        what = f"writes, round {round_ + 1}"
+        answers, state.spent = ask_all(author, asks, kept, what, progress)
         new = _sifted(asks, answers, sieve, check, state)
         state.rounds += 1
         if state.spent or new < _LITTLE * sum(ask.lines for ask in asks):
@@ -116,6 +108,25 @@ def write(
     return _finished(recipe, config, meanings, author.name, meter, sieve, state)
 
 
+def ledger(config: WrittenConfig | WrittenPairsConfig, by: str, cache: Path) -> tuple[Meter, Kept]:
+    """What was asked of `by`, and its answers, over all runs with one folder."""
+    endpoint = config.endpoint
+    kind, _, place = by.partition(":")
+    # Another bundle in the same folder gives other answers.
+    manifest = Path(place) / "manifest.json" if kind == "bundle" else Path(place)
+    own = manifest.read_bytes() if kind == "bundle" and manifest.is_file() else b""
+    digest = hashlib.sha256(codec.encode([by, endpoint.base_url]) + own)
+    identity = digest.hexdigest()[:24]
+    meter = Meter(
+        cache / f"spent-{identity}.jsonl",
+        endpoint.price_per_million,
+        config.max_requests,
+        config.max_tokens,
+        endpoint.max_cost,
+    )
+    return meter, Kept(cache / f"written-{identity}.jsonl")
+
+
 def author_of(
     config: WrittenConfig, meter: Meter, seed: int, pause: Callable[[float], None]
 ) -> Author:
@@ -123,7 +134,7 @@ def author_of(
     kind, _, name = config.by.partition(":")
     if kind == "bundle":
         return BundleAuthor(Path(name), config.longest, seed)
-    return EndpointAuthor(name, config, meter, pause)
+    return EndpointAuthor(name, config.endpoint, meter, pause)
 
 
 def _check(
@@ -148,14 +159,13 @@ def _check(
 
 
 def ask_all(
-    author: Author,
-    asks: list[Ask],
-    kept: Kept,
-    what: str,
-    progress: Progress,
-    state: _State,
-) -> dict[str, list[str]]:
-    """Answers by the key of their request: those that are kept, and the others by asking."""
+    author: Author, asks: list[Ask], kept: Kept, what: str, progress: Progress
+) -> tuple[dict[str, list[str]], str]:
+    """Answers by the key of their request: those that are kept, and the others by asking.
+
+    Returns:
+        The answers; and of what there may be no more, empty: there may.
+    """
     wanted = {ask.key for ask in asks}
     answers: dict[str, list[str]] = {}
     for record in kept.records():
@@ -174,8 +184,8 @@ def ask_all(
         if missing:
             author.write(missing, keep)
     except BudgetSpentError as spent:
-        state.spent = str(spent)
-    return answers
+        return answers, str(spent)
+    return answers, ""
 
 
 def _sifted(

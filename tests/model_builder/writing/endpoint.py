@@ -64,7 +64,11 @@ class Writer:
             fixed = self.always(body)
             if fixed is not None:
                 return fixed
-            return said(json.dumps(self._content(body["messages"][1]["content"])))
+            return self.answer(body)
+
+    def answer(self, body: dict[str, Any]) -> Reply:
+        """What it says when nothing is wrong."""
+        return said(json.dumps(self._content(body["messages"][1]["content"])))
 
     def _content(self, prompt: str) -> Any:
         match = re.search(r"^Label: (.+)$", prompt, re.MULTILINE)

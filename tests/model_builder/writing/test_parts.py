@@ -17,7 +17,7 @@ from model_builder.teachers.kept import Kept
 from model_builder.writing.authors import BundleAuthor
 from model_builder.writing.lines import texts_of
 from model_builder.writing.plan import Ask, nearest_labels, plan
-from tests.model_builder.writing.endpoint import MEANINGS
+from tests.model_builder.writing.endpoint import MEANINGS, THINGS
 from tests.support.tiny_decoder import tiny_bundle
 
 ROOT = Path(__file__).parents[3]
@@ -148,6 +148,18 @@ def test_init_writes_a_recipe_for_labels_with_descriptions(tmp_path: Path) -> No
         failed = run(cli.app, words)
         assert isinstance(failed.exception, InputError)
         assert says in str(failed.exception)
+
+
+def test_a_table_whose_texts_are_descriptions_is_one_of_texts(tmp_path: Path) -> None:
+    """Tickets have a description each; their labels come again."""
+    table = tmp_path / "tickets.csv"
+    rows = [f"{'ab'[n % 2]},the {thing} is broken\n" for n, thing in enumerate(THINGS)]
+    table.write_text("category,description\n" + "".join(rows))
+    assert not described(table)
+    recipe = tmp_path / "tickets.yaml"
+    done = CliRunner().invoke(cli.app, ["init", str(table), "--out", str(recipe)])
+    assert done.exit_code == 0, done.output
+    assert load(recipe).data.columns.text == "description"
 
 
 def test_the_example_of_descriptions_is_a_recipe() -> None:

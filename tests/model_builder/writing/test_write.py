@@ -119,6 +119,8 @@ def test_real_rows_are_what_a_build_from_descriptions_is_judged_by(
     assert not any("no real text" in warning for warning in report["data"]["warnings"])
     assert report["data"]["written"]["by_label"] == dict.fromkeys(MEANINGS, 24)
     assert "What it was taught with" in result.report_html.read_text("utf-8")
+    texts = (tmp_path / "out" / "shop-1.0.0-written.jsonl").read_text("utf-8").splitlines()
+    assert Counter(json.loads(line)["label"] for line in texts) == dict.fromkeys(MEANINGS, 24)
     everything = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert all(SECRET.encode() not in path.read_bytes() for path in everything)
 
@@ -271,6 +273,22 @@ def test_an_endpoint_that_knows_fewer_settings_is_asked_without_them(
     writer.always = strict
     assert len(run(write_written(tmp_path, writer)).rows) == 72
     assert "response_format" not in writer.asked[-1]
+
+
+def test_what_a_model_thinks_aloud_is_no_text(writer: Writer, tmp_path: Path) -> None:
+    """It may hold lists of its own before the answer."""
+
+    def thinking(body: dict[str, Any]) -> Any:
+        status, data, headers = writer.answer(body)
+        document = json.loads(data)
+        message = document["choices"][0]["message"]
+        message["content"] = f'<think>Maybe ["no", "this"]?</think>\n{message["content"]}'
+        return status, json.dumps(document).encode(), headers
+
+    writer.always = thinking
+    made = run(write_written(tmp_path, writer))
+    assert len(made.rows) == 72
+    assert "no" not in {row.text for row in made.rows}
 
 
 def test_an_endpoint_that_fails_half_way_keeps_what_it_wrote(
