@@ -69,13 +69,15 @@ def to_int8(
             [function.get_concrete_function()], module
         )
 
+    reference = converting()
+    reference.experimental_lower_to_saved_model = False  # nobody asks for its signature
     converter = converting()
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.representative_dataset = lambda: ([row[None]] for row in samples)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
     converter.inference_output_type = tf.int8
     with native_output():
-        return align(bytes(converter.convert()), bytes(converting().convert()))
+        return align(bytes(converter.convert()), bytes(reference.convert()))
 
 
 class Runner:

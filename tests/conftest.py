@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import ssl
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -35,6 +36,14 @@ def pytest_configure() -> None:
     if "TMPDIR" not in os.environ and _is_roomy(MEMORY):
         os.environ["TMPDIR"] = str(MEMORY)  # workers and programs inherit it
         tempfile.tempdir = None
+    # Tests talk to loopback: where authorities are found by their hash, none need be read. A file
+    # of all of them would be read for every connection, a third of the work of tests with TLS.
+    if any(Path(ssl.get_default_verify_paths().openssl_capath).glob("????????.0")):
+        os.environ.pop("SSL_CERT_FILE", None)
+        os.environ.pop("SSL_CERT_DIR", None)
+    # Several workers share the cores: threads that wait for each other spin.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 
 @pytest.hookimpl(trylast=True)
