@@ -69,6 +69,11 @@ class Pair(msgspec.Struct, frozen=True):
     right: str
     count: int
 
+    @property
+    def wrong(self) -> bool:
+        """Whether it is a confusion."""
+        return self.given != self.right
+
 
 class Tenth(msgspec.Struct, frozen=True):
     """Verdicts on answers of which the model was sure from `low` to a tenth more."""

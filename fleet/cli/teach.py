@@ -6,14 +6,17 @@ import hashlib
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 from pydantic import ValidationError
 
 from contracts.errors import InputError
 from contracts.files import read_small
+from contracts.messages import Lesson
 from fleet.api import models_lessons
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
 from fleet.cli.output import emit_json, reported, safe, table
+from fleet.client import Client
 from fleet.rollout.spec import describe
 
 
@@ -29,6 +32,9 @@ def teach(
         str | None, typer.Option(help="Its name; else made of label and examples.")
     ] = None,
     undo: Annotated[str | None, typer.Option(help="Takes the lesson of this name back.")] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Shows what devices were taught, as they reported it.")
+    ] = False,
     slot: Annotated[str, typer.Option(help="Of the devices.")] = "classify",
     folder: Folder = HERE,
     url: Url = None,
@@ -44,7 +50,11 @@ def teach(
     with reported(as_json), connect(folder, url, token_file, token) as client:
         texts = [*(text or []), *(_lines(file) if file else [])]
         try:
-            if undo is not None:
+            if listed:
+                if label or texts or undo:
+                    raise InputError("bad-options", "--list takes no label, example or --undo")
+                found = _reported(client, model, on, slot)
+            elif undo is not None:
                 if label or texts:
                     raise InputError("bad-options", "--undo takes no label and no examples")
                 old = models_lessons.OldLesson(selector=on, lesson=undo, slot=slot)
@@ -67,8 +77,31 @@ def teach(
             emit_json(found)
         else:
             _show(found)
-        if all(one.error is not None for one in found.devices):
+        if not listed and all(one.error is not None for one in found.devices):
             raise typer.Exit(1)
+
+
+def _reported(client: Client, model: str, on: str, slot: str) -> models_lessons.TaughtPage:
+    """The lessons for a model on devices that have some; also on those that are offline."""
+    found = []
+    for device in client.devices(on):
+        known = device.slots.get(slot)
+        lessons = [
+            models_lessons.LessonModel(
+                name=one.name,
+                label=one.label,
+                examples=one.examples,
+                at=one.at,
+                bundle=str(one.bundle),
+                serves=one.serves,
+                by=one.by,
+            )
+            for one in msgspec.convert(known.taught if known is not None else [], list[Lesson])
+            if one.bundle.name == model
+        ]
+        if lessons:
+            found.append(models_lessons.TaughtModel(device=device.id, lessons=lessons))
+    return models_lessons.TaughtPage(devices=found)
 
 
 def _lines(file: Path) -> list[str]:

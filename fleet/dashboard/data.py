@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from contracts import drops
 from contracts.errors import InputError, RefusedError
 from contracts.messages import Answer, ClassifyRequest, GenerateRequest
-from fleet import expiry, improvements
+from fleet import expiry, improvements, pools
 from fleet import field as fields
 from fleet.alerts.rule import Rule
 from fleet.conductor.ahead import Ahead
@@ -332,6 +332,14 @@ class Data:
         return FieldView(
             sha256, versions, fields.by_label(judged), fields.confusions(judged)[:10], groups
         )
+
+    def pooled(self, name: str, version: str) -> pools.Pool:
+        """Pooled figures of a bundle, of the newest week that is over.
+
+        Raises:
+            InputError: ``no-such-bundle``.
+        """
+        return pools.pool(self._controller, name, version)
 
     # Rollouts -----------------------------------------------------------------------------
 

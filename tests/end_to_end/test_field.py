@@ -162,6 +162,13 @@ def test_a_version_that_users_say_is_wrong_is_stopped_at_the_canary(
     assert answer.classified is not None
     assert (answer.classified["label"], answer.classified["taught"]) == ("music", True)
     served.until(lambda: "music" in str(client.device("cellar").slots["classify"].taught))
+    shown = subprocess.run(
+        [*served.program, "fleet", "teach", "tiny-classifier", "--list", "--json",
+         "--dir", str(served.fleet.folder)],
+        check=True, capture_output=True, timeout=120,
+    ).stdout  # fmt: skip
+    (told,) = json.loads(shown)["devices"]
+    assert (told["device"], [one["name"] for one in told["lessons"]]) == ("cellar", ["music"])
     (left,) = client.unteach(OldLesson(devices=["cellar"], lesson="music", timeout_s=60)).devices
     assert left.error is None
     assert left.lessons == []
@@ -214,11 +221,11 @@ def test_a_version_that_users_say_is_wrong_is_stopped_at_the_canary(
             'shoal_field_judged_7d{bundle="tiny-classifier",slot="classify",verdict="wrong",'
             'version="1.1.0"} 8.0' in text
         )
-    shown = subprocess.run(
+    table = subprocess.run(
         [*served.program, "fleet", "accuracy", "--dir", str(served.fleet.folder)],
         check=True, capture_output=True, text=True, timeout=120,
     ).stdout  # fmt: skip
-    assert "not enough yet (8 judged)" in shown
+    assert "not enough yet (8 judged)" in table
 
     sent = [(topic, data) for topic, data in listener.heard if "/req/" not in topic]
     assert any(b'"judged"' in data for topic, data in sent if topic.endswith("/telemetry"))

@@ -51,6 +51,7 @@ def register(site: Site) -> None:
             try:
                 found, report, running = await asyncio.to_thread(site.data.model, name, version)
                 field = await asyncio.to_thread(site.data.field, name, version)
+                pool = await asyncio.to_thread(site.data.pooled, name, version)
             except ShoalError as error:
                 problem(error)
                 return
@@ -67,6 +68,7 @@ def register(site: Site) -> None:
                     b=found,
                     running=running,
                     field=field,
+                    pool=pool,
                     enough=enough,
                     metrics=flatten(found.manifest.metrics)[:60],
                     report=flatten(report) if report else None,

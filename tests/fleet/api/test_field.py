@@ -83,6 +83,7 @@ def test_field_accuracy_is_told_with_its_interval_by_label_and_by_group(
         b=found,
         running=1,
         field=field,
+        pool=Data(controller).pooled(ref.name, ref.version),
         enough=enough,
         metrics=[],
         report=None,
@@ -92,6 +93,7 @@ def test_field_accuracy_is_told_with_its_interval_by_label_and_by_group(
     assert "69.2 %" in page
     assert "lyon" in page
     assert "not enough yet" not in page
+    assert "Too few devices had answers judged in that week." in page, "it is not over"
 
 
 def test_little_feedback_is_not_shown_as_a_figure(controller: Controller, signed: Signed) -> None:
@@ -109,6 +111,7 @@ def test_little_feedback_is_not_shown_as_a_figure(controller: Controller, signed
         b=found,
         running=1,
         field=field,
+        pool=Data(controller).pooled(ref.name, ref.version),
         enough=enough,
         metrics=[],
         report=None,

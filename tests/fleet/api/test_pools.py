@@ -10,6 +10,9 @@ from contracts.judged import Judged
 from contracts.messages import Sample, Telemetry
 from fleet import pools
 from fleet.controller import Controller
+from fleet.dashboard.data import Data
+from fleet.dashboard.render import render
+from fleet.field import enough
 from fleet.ingest.decode import decode
 from fleet.ingest.writer import Writer
 from fleet.store import bundles, devices, telemetry
@@ -63,6 +66,14 @@ def test_a_week_is_told_once_and_stays_as_it_was_told(
     assert group["confusion"][0] == {"given": "on", "right": "on", "count": 15}
     assert [t["right"] for t in group["calibration"]][9] == 15
     assert group["low"] < group["accuracy"] == 0.75 < group["high"]
+    with controller.store.read() as connection:
+        (published,) = bundles.every(connection)
+    page = render(
+        "model.html", b=published, running=1, enough=enough, metrics=[], report=None,
+        may_roll=False, field=Data(controller).field(published.ref.name, published.ref.version),
+        pool=Data(controller).pooled(published.ref.name, published.ref.version),
+    )  # fmt: skip
+    assert "week 2027-W02" in page and "(others)" in page and "on for off (5)" in page
     # Late verdicts, and devices that moved to a site, are the difference that would tell of them.
     tell(controller, 2, NOW + 10, 9)
     with controller.store.write() as connection:
