@@ -107,3 +107,9 @@ chaos: $(STAMP) test-tools
 
 clean:
 	rm -rf .venv .venv-pythons .venv-tflite .venv-oracle .venv-tuf .tuf-conformance .arm .pytest_cache .mypy_cache .ruff_cache build dist
+
+# Sign-in with the certified provider of Node (npm fetches it), beside the one that tests have.
+.PHONY: test-openid
+test-openid: test-tools
+	npm install --silent --no-audit --no-fund --prefix .cache/openid oidc-provider@9
+	OIDC_NODE_FOLDER=$(CURDIR)/.cache/openid .venv/bin/python -m pytest -q tests/fleet/openid

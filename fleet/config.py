@@ -14,6 +14,8 @@ from contracts.messages import Name
 from fleet.broker.mosquitto import DEVICES
 from fleet.egress import Allowed
 from fleet.ingest.quota import Quota
+from fleet.openid.config import OpenIdConfig
+from fleet.openid.config import check as check_openid
 from fleet.pooled import PoolConfig
 from fleet.smtp import MailConfig
 from fleet.smtp import check as check_mail
@@ -93,6 +95,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         webhook_hosts: names, addresses and networks that are not public, and to which webhooks
             may be sent.
         mail: the server that takes mail of alerts; None: they are told by webhooks alone.
+        openid: whose accounts may sign in to the dashboard; None: tokens alone. Those always may.
         engine_s: most seconds between two steps of the rollouts.
     """
 
@@ -116,6 +119,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     pooled: PoolConfig = PoolConfig()
     webhook_hosts: Annotated[list[str], msgspec.Meta(max_length=100)] = []
     mail: MailConfig | None = None
+    openid: OpenIdConfig | None = None
     engine_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 1.0
 
 
@@ -149,6 +153,8 @@ def check(config: FleetConfig) -> None:
     Allowed(config.webhook_hosts)
     if config.mail is not None:
         check_mail(config.mail)
+    if config.openid is not None:
+        check_openid(config.openid)
     if config.broker.port == config.mqtt.port:
         raise InputError(
             "bad-config",

@@ -63,6 +63,9 @@ LOGIN: Final = "login"
 FORBIDDEN: Final = "forbidden"
 """The action of a request that reads what its token's role may not."""
 
+COUNTED: Final = "counted"
+"""In the state of a request whose refusal was counted by whoever refused it, in better words."""
+
 _CODES: Final = {401: "unauthorized", 413: "too-large", 429: "rate-limited"}
 _MAX_BODY: Final = 64 * 1024
 
@@ -87,7 +90,8 @@ class Refusals:
         async def counted(message: Message) -> None:
             """An answer that refuses goes out when the refusal is counted."""
             nonlocal held, body
-            if message["type"] == "http.response.start" and message["status"] >= 400:
+            refuses = message["type"] == "http.response.start" and message["status"] >= 400
+            if refuses and not scope["state"].get(COUNTED):
                 held = message
                 return
             if held is None:

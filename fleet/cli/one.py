@@ -44,6 +44,7 @@ COMMANDS: Final = {
 GROUPS: Final = {
     "tokens": "enroll",
     "agent": "agent",
+    "alert": "alert",
     "app": "applications",
     "rollout": "rollout",
     "samples": "samples",

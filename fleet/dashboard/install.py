@@ -17,7 +17,7 @@ from fleet.api.auth import Gatekeeper
 from fleet.api.errors import ApiError
 from fleet.api.refusals import address
 from fleet.controller import Controller
-from fleet.dashboard import pages, receiving
+from fleet.dashboard import company, pages, receiving
 from fleet.dashboard.data import Data
 from fleet.dashboard.render import render
 from fleet.dashboard.session import COOKIE, LIFETIME_S, Sessions
@@ -53,7 +53,10 @@ def mount(app: FastAPI, controller: Controller) -> None:
     gatekeeper: Gatekeeper = app.state.gatekeeper
     sessions = Sessions(gatekeeper.find)
     site = Site(Data(controller), sessions, Work(controller))
-    _add_sign_in(app, gatekeeper, site)
+    provider = company.provider_of(controller)
+    if provider is not None:
+        company.add(app, controller, provider, sessions, _inside)
+    _add_sign_in(app, gatekeeper, site, provider.config.title if provider else "")
     receiving.add(app, site)
     pages.register(site)
     ui.run_with(
@@ -69,11 +72,14 @@ def mount(app: FastAPI, controller: Controller) -> None:
     app.add_middleware(Gate, sessions=sessions, url=controller.fleet.api_url)
 
 
-def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, site: Site) -> None:
+def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, site: Site, account: str) -> None:
     sessions, fleet = site.sessions, site.data.fleet
 
     def page(status: int = 200, problem: str = "", following: str = "") -> HTMLResponse:
-        html = render("login.html", fleet=fleet, problem=problem, next=following)
+        html = render(
+            "login.html", fleet=fleet, problem=problem, next=following, account=account,
+            begin=company.login_address(following),
+        )  # fmt: skip
         return HTMLResponse(html, status)
 
     @app.get("/", include_in_schema=False)
