@@ -16,7 +16,7 @@ from typing import Final
 
 from contracts import codec, limits
 from contracts.errors import InputError
-from contracts.manifest import FileEntry, GoldenVector, Manifest
+from contracts.manifest import SEVERAL_SCHEMA, FileEntry, GoldenVector, Manifest
 from contracts.messages import BundleRef
 
 MANIFEST: Final = "manifest.json"
@@ -62,6 +62,7 @@ def decode_manifest(data: bytes) -> Manifest:
         raise InputError("too-large", f"the bundle's files have {manifest.total_bytes} bytes")
     if manifest.task == "classify" and manifest.classifier is None:
         raise InputError("bad-manifest", "a classify bundle needs 'classifier' with its labels")
+    _check_several(manifest)
     tag = manifest.front_end.__struct_config__.tag
     adapts = manifest.adapter is not None
     if adapts != (tag == "base") or (
@@ -75,6 +76,25 @@ def decode_manifest(data: bytes) -> Manifest:
     if manifest.task == "generate" and manifest.generator is None and not whole:
         raise InputError("bad-manifest", "a generate bundle needs 'generator' with its signatures")
     return manifest
+
+
+def _check_several(manifest: Manifest) -> None:
+    """Cuts, and the schema that keeps them from readers that do not know them, come together."""
+    facts = manifest.classifier
+    cuts = facts.cuts if facts is not None else []
+    if bool(cuts) != (manifest.schema == SEVERAL_SCHEMA):
+        raise InputError(
+            "bad-manifest",
+            f"schema {SEVERAL_SCHEMA} is that of classifiers with cuts, and of no others",
+        )
+    if facts is None or not cuts:
+        return
+    if len(cuts) != len(facts.labels):
+        raise InputError(
+            "bad-manifest", f"the manifest has {len(cuts)} cuts for {len(facts.labels)} labels"
+        )
+    if manifest.model.quantization != "int8":
+        raise InputError("bad-manifest", "cuts are of int8 outputs; the model is not int8")
 
 
 class Bundle:

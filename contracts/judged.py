@@ -22,12 +22,19 @@ WHOLE: Final = "(text)"
 UNSAID: Final = "(not said)"
 """In the place of the right label: the answer is wrong, and nobody said what is right."""
 
+UNKNOWN: Final = "unknown"
+"""In the place of a label: none was given, or none is right."""
+
 OTHER: Final = "(other)"
 """In the place of labels for which there is no room."""
 
 
 class Judged(msgspec.Struct, omit_defaults=True):
     """Verdicts on answers of one bundle.
+
+    An answer with several labels is right as a whole, or wrong. Its labels count one by one: right
+    ones also where others are wrong; one too many stands with the right one that is missing, or
+    else with ``unknown``; so does a missing one.
 
     Attributes:
         right, wrong: answers that were judged so.
@@ -39,6 +46,7 @@ class Judged(msgspec.Struct, omit_defaults=True):
         refused: verdicts that did not count, by the code of the error.
         sure_right, sure_wrong: right and wrong ones by how sure the model was, in `TENTHS` parts
             of 0 to 1, the least sure first; empty: it is not known of any.
+        several: verdicts on answers that may have several labels.
     """
 
     right: _Count = 0
@@ -50,6 +58,7 @@ class Judged(msgspec.Struct, omit_defaults=True):
     refused: dict[_Code, _Count] = {}
     sure_right: _Tenths = []
     sure_wrong: _Tenths = []
+    several: _Count = 0
 
     @property
     def pairs(self) -> int:
@@ -58,8 +67,8 @@ class Judged(msgspec.Struct, omit_defaults=True):
 
     def note(
         self,
-        given: str,
-        meant: str | None,
+        given: str | frozenset[str],
+        meant: str | frozenset[str] | None,
         *,
         right: bool,
         sampled: bool,
@@ -68,8 +77,8 @@ class Judged(msgspec.Struct, omit_defaults=True):
         """Counts one verdict.
 
         Args:
-            given: the label of the answer.
-            meant: the right one, if it is wrong and somebody said which.
+            given: the label of the answer, or its labels.
+            meant: the right one, or ones, if it is wrong and somebody said which.
             right: whether it is right.
             sampled: whether it was picked before anybody looked.
             confidence: of the answer, 0 to 1; None: it is not known.
@@ -78,10 +87,8 @@ class Judged(msgspec.Struct, omit_defaults=True):
         self.wrong += not right
         self.sampled_right += right and sampled
         self.sampled_wrong += sampled and not right
-        if right:
-            self._add_label(given, 1)
-        else:
-            self._add_pair(given, UNSAID if meant is None else meant, 1)
+        self.several += not isinstance(given, str)
+        self._add_labels(_names(given), None if meant is None else _names(meant), right=right)
         if confidence is not None:
             part = min(int(min(max(confidence, 0.0), 1.0) * TENTHS), TENTHS - 1)
             one = [int(tenth == part) for tenth in range(TENTHS)]
@@ -89,6 +96,26 @@ class Judged(msgspec.Struct, omit_defaults=True):
                 self.sure_right = _sum(self.sure_right, one, limits.MAX_WHOLE)
             else:
                 self.sure_wrong = _sum(self.sure_wrong, one, limits.MAX_WHOLE)
+
+    def _add_labels(
+        self, said: frozenset[str], truth: frozenset[str] | None, *, right: bool
+    ) -> None:
+        if right:
+            truth = said
+        for label in sorted(said & truth if truth is not None else ()):
+            self._add_label(label, 1)
+        if truth is None:
+            for label in sorted(said):
+                self._add_pair(label, UNSAID, 1)
+            return
+        extra, missed = sorted(said - truth), sorted(truth - said)
+        if len(extra) == len(missed) == 1:
+            self._add_pair(extra[0], missed[0], 1)
+            return
+        for label in extra:
+            self._add_pair(label, UNKNOWN, 1)
+        for label in missed:
+            self._add_pair(UNKNOWN, label, 1)
 
     def refuse(self, code: str) -> None:
         """Counts a verdict that did not count."""
@@ -100,6 +127,7 @@ class Judged(msgspec.Struct, omit_defaults=True):
         self.wrong = min(self.wrong + other.wrong, most)
         self.sampled_right = min(self.sampled_right + other.sampled_right, most)
         self.sampled_wrong = min(self.sampled_wrong + other.sampled_wrong, most)
+        self.several = min(self.several + other.several, most)
         for label, count in other.labels.items():
             self._add_label(label, count, most)
         for given, meant in other.confusions.items():
@@ -138,3 +166,8 @@ def _sum(ones: list[int], others: list[int], most: int) -> list[int]:
         min((ones[n] if n < len(ones) else 0) + (others[n] if n < len(others) else 0), most)
         for n in range(TENTHS)
     ]
+
+
+def _names(labels: str | frozenset[str]) -> frozenset[str]:
+    """Labels as a set; none of them is ``unknown``."""
+    return (frozenset([labels]) if isinstance(labels, str) else labels) or frozenset([UNKNOWN])

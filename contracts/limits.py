@@ -55,6 +55,9 @@ MAX_LABELS: Final = 4096
 MAX_LABEL_CHARS: Final = 256
 """Characters of one label."""
 
+MAX_SAID: Final = 64
+"""Labels that one answer gives, where a text may have several: the surest."""
+
 MAX_CONFUSIONS: Final = 256
 """Pairs of a label that was given and the right one that are told apart in one count."""
 

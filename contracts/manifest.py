@@ -16,7 +16,11 @@ from contracts.histogram import Histogram
 from contracts.messages import BundleRef, Count, Label, Name, Sha256, Version
 from contracts.text import NgramConfig
 
-SCHEMA = 1
+SCHEMA = 2
+"""The newest that is read. What an older reader would answer wrongly has a newer one: 2 is that of
+classifiers that give a text several labels; all others have 1."""
+
+SEVERAL_SCHEMA: Final = 2
 Task = Literal["classify", "generate"]
 
 EMBEDDING: Final = "sentence"
@@ -24,6 +28,7 @@ EMBEDDING: Final = "sentence"
 float32 [1, H] of length 1. Encoders have it."""
 
 Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Cut = Annotated[int, msgspec.Meta(ge=-128, le=127)]
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -119,11 +124,20 @@ class Classifier(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Logits are ``(q - zero_point) * scale``; the confidence is the largest entry of
     ``softmax(logits / temperature)``; below `threshold` the answer is ``unknown``.
+
+    With `cuts` a text may have several labels, or none: each whose int8 output is at least its
+    cut. Integers are compared, so every device gives the same labels; how sure one is is
+    ``sigmoid(logit / temperature)``, and `threshold` is not used. Such a manifest has schema 2.
+
+    Attributes:
+        labels: in the order of the model's outputs.
+        cuts: one for each label; none: a text has one label.
     """
 
     labels: Annotated[list[Label], msgspec.Meta(min_length=2, max_length=limits.MAX_LABELS)]
     temperature: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     threshold: Ratio = 0.0
+    cuts: Annotated[list[Cut], msgspec.Meta(max_length=limits.MAX_LABELS)] = []
 
 
 AdapterTarget = Literal["q", "k", "v", "o", "gate", "up", "down"]
@@ -311,7 +325,10 @@ class GoldenVector(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """Distributions on the test split, for drift: share of each label, and confidences."""
+    """Distributions on the test split, for drift: share of each label, and confidences.
+
+    Where a text may have several labels, the shares are of texts and add up to more than 1.
+    """
 
     labels: dict[Label, Ratio]
     confidence: Histogram

@@ -377,7 +377,8 @@ class Sample(msgspec.Struct, omit_defaults=True):
         unknown: answers below the out-of-scope threshold.
         latency_us: model and front end, microseconds (``log8``).
         confidence: of the answers (``unit20``).
-        labels: answers by label.
+        labels: answers by label; an answer with several counts under each of them, so that they
+            may add up to more than there are answers.
         tokens: tokens generated.
         shadow_requests, shadow_disagreements: shadow mode.
         drift: distance of this window's labels from the manifest's baseline, 0 to 1.
@@ -430,9 +431,17 @@ class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
     after: Before | None = None
 
 
+class Scored(msgspec.Struct, frozen=True):
+    """A label and its calibrated confidence, 0 to 1."""
+
+    label: Label
+    confidence: float
+
+
 class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     """``result``: the output for one line of a local source. `text` only if shared.
 
+    `labels`: as in `Classified`, of a model that gives a text several labels.
     `boot`, `seq` and `after` number it, as in `Telemetry`; agents without ``ack`` do not.
     """
 
@@ -445,6 +454,7 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True):
     boot: Name | None = None
     seq: Count | None = None
     after: Before | None = None
+    labels: Annotated[list[Scored], msgspec.Meta(max_length=limits.MAX_SAID)] | None = None
 
 
 Acknowledged = Literal["telemetry", "update", "result"]
@@ -637,14 +647,16 @@ class SelftestRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
 class FeedbackRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     """``req/feedback``: what somebody says of an answer of this device. Only counts are kept.
 
-    Exactly one of `right`, `label` and `text`. An answer is judged once: the same said again
-    changes nothing, another verdict is refused as ``already-judged``.
+    Exactly one of `right`, `label`, `labels` and `text`. An answer is judged once: the same said
+    again changes nothing, another verdict is refused as ``already-judged``.
 
     Attributes:
         answer: the id of the request that was answered; of a result of a local source its
             `boot`, a dot, and its `seq`.
         right: whether the answer is right.
         label: the right label; the answer may have it.
+        labels: the right labels, all of them, of an answer that may have several; none: it has
+            none.
         text: the right completion, of a generator; it is compared, and forgotten.
         sampled: the answer was picked to be judged before anybody looked whether it is right.
     """
@@ -654,6 +666,7 @@ class FeedbackRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     label: Label | None = None
     text: Text | None = None
     sampled: bool = False
+    labels: Annotated[list[Label], msgspec.Meta(max_length=limits.MAX_SAID)] | None = None
 
 
 SampleId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}$")]
@@ -706,13 +719,6 @@ class StatusRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     """``req/status``: answer with the reported document."""
 
 
-class Scored(msgspec.Struct, frozen=True):
-    """A label and its calibrated confidence, 0 to 1."""
-
-    label: Label
-    confidence: float
-
-
 class Classified(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer to ``classify``.
 
@@ -725,6 +731,9 @@ class Classified(msgspec.Struct, frozen=True, omit_defaults=True):
         truncated: the text was longer than the model's window.
         best: the label that won, where `label` is ``unknown`` because it is below the threshold.
         taught: a lesson gave the label, not the model.
+        labels: of a model that gives a text several labels: those that it gives, the surest
+            first; `label` is the first of them, or ``unknown`` where there is none. Confidences
+            then are each label's own and do not add up to 1. None: a text has one label.
     """
 
     label: Label
@@ -735,6 +744,22 @@ class Classified(msgspec.Struct, frozen=True, omit_defaults=True):
     truncated: bool = False
     best: Label | None = None
     taught: bool = False
+    labels: Annotated[list[Scored], msgspec.Meta(max_length=limits.MAX_SAID)] | None = None
+
+    @property
+    def said(self) -> list[str]:
+        """The labels that the answer gives: one, or several; ``unknown`` where it is none."""
+        return [one.label for one in self.labels or []] or [self.label]
+
+    @property
+    def given(self) -> str | frozenset[str]:
+        """The label; where a text may have several: all that were given, without ``unknown``."""
+        return self.label if self.labels is None else frozenset(o.label for o in self.labels)
+
+    @property
+    def whole(self) -> str:
+        """The answer as one name: equal where all labels are; several in their order, by ``+``."""
+        return " + ".join(sorted(self.said))
 
 
 class Embedded(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -88,7 +88,10 @@ def build(
         boards.load(name)  # a wrong name is told before seconds go into loading TensorFlow
     with locked(out), bars(quiet=as_json and not sys.stderr.isatty()) as progress:
         _import_tensorflow()
-        from model_builder.classify.build import build as run
+        if loaded.data.labels == "several":
+            from model_builder.several.build import build as run
+        else:
+            from model_builder.classify.build import build as run
 
         result = run(loaded, out, progress)
     summary = {
@@ -287,6 +290,8 @@ def _build_tiny(document: dict[str, Any], path: Path, out: Path, as_json: bool) 
 
 
 def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
+    if report.get("labels_kind") == "several":
+        return _lines_of_several(report)
     accuracy, size, cost = report["accuracy"], report["size"], report["cost"]
     headline = report["headline"]
     low, high = headline["interval"]
@@ -313,6 +318,32 @@ def _lines(report: dict[str, Any]) -> list[tuple[str, str]]:
         *rows,
         ("model", f"{size['model_bytes']} bytes"),
         ("arena", f"{arena} bytes" if arena else "does not run on microcontrollers"),
+        ("latency p50 / p95", f"{cost['latency_p50_us']} / {cost['latency_p95_us']} us"),
+        ("time", f"{report['seconds']['all']} s"),
+    ]
+
+
+def _lines_of_several(report: dict[str, Any]) -> list[tuple[str, str]]:
+    found, peer, data = report["headline"], report["peer"], report["data"]
+    size, cost = report["size"], report["cost"]
+    low, high = found["interval"]
+    return [
+        (
+            "training texts",
+            f"{data['train']} in {data['labels']} labels, {data['labels_a_text']:.2f} a text",
+        ),
+        ("F1 over all labels", f"{found['micro_f1']:.4f} ({low} to {high}), {found['how']}"),
+        ("mean F1 of a label", f"{found['macro_f1']:.4f}"),
+        ("all labels of a text right", f"{found['exact']:.1%}"),
+        (
+            "one TF-IDF model a label",
+            "F1 {:.4f} from one half, {:.4f} with thresholds".format(
+                *(peer[kind]["micro_f1"] for kind in ("from_one_half", "with_thresholds"))
+            ),
+        ),
+        ("F1 int8 / float", f"{report['accuracy']['int8']} / {report['accuracy']['float']}"),
+        ("model", f"{size['model_bytes']} bytes"),
+        ("arena", f"{size['arena_bytes']} bytes"),
         ("latency p50 / p95", f"{cost['latency_p50_us']} / {cost['latency_p95_us']} us"),
         ("time", f"{report['seconds']['all']} s"),
     ]

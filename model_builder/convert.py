@@ -105,6 +105,11 @@ class Runner:
             rows.append(self._interpreter.get_tensor(self._output["index"])[0])
         return np.stack(rows)
 
+    def steps(self, logits: NDArray[np.float32]) -> NDArray[np.int8]:
+        """The int8 outputs that logits of this model came from."""
+        values = np.rint(logits.astype(np.float64) / self.scale) + self.zero_point
+        return np.asarray(values, np.int8)
+
     def logits(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """Ids int32 [N, L] -> float32 [N, C]."""
         values = self.quantised(ids).astype(np.float32) - self.zero_point

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from contracts.errors import InputError
 from contracts.histogram import Histogram
 from contracts.labelled.load import load_rows
 from contracts.labelled.rows import Log, Row
+from contracts.labelled.several import Several
 from contracts.messages import Classified
 
 
@@ -65,30 +67,97 @@ class Tally:
         }
 
 
+class SeveralTally:
+    """Counts of one evaluation of a bundle that gives a text several labels.
+
+    Args:
+        labels: of the bundle.
+        unknown: what it answers where no label is over its threshold.
+    """
+
+    def __init__(self, labels: list[str], unknown: str) -> None:
+        self._unknown = unknown
+        self._spelt = {label.casefold(): label for label in reversed(labels)}
+        self._known = set(labels)
+        self.rows = self.exact = self.answered = 0
+        self.strange: dict[str, int] = {}
+        self._counts: dict[str, list[int]] = {}
+
+    def add(self, labels: Iterable[str], answer: Classified) -> None:
+        """Counts one answer to a text that has `labels`."""
+        true = {
+            label if label in self._known else self._spelt.get(label.casefold(), label)
+            for label in labels
+        }
+        said = set(answer.said) - {self._unknown}
+        self.rows += 1
+        self.exact += said == true
+        self.answered += bool(said)
+        for label in true - self._known:
+            self.strange[label] = self.strange.get(label, 0) + 1
+        for label in true | said:
+            counts = self._counts.setdefault(label, [0, 0, 0])
+            counts[0] += label in true
+            counts[1] += label in said
+            counts[2] += label in true and label in said
+
+    def figures(self) -> dict[str, Any]:
+        """F1 over all labels, the mean of a label's, and how often all labels are right."""
+        rows = {
+            label: {
+                "precision": round(hit / said, 4) if said else 0.0,
+                "recall": round(hit / true, 4) if true else 0.0,
+                "f1": round(2 * hit / (true + said), 4),
+                "support": true,
+            }
+            for label, (true, said, hit) in sorted(self._counts.items())
+        }
+        true, said, hit = (sum(one[i] for one in self._counts.values()) for i in range(3))
+        judged = [row["f1"] for row in rows.values() if row["support"]]
+        return {
+            "examples": self.rows,
+            "accuracy": round(self.exact / self.rows, 6),
+            "micro_f1": round(2 * hit / (true + said), 6) if true + said else 1.0,
+            "macro_f1": round(sum(judged) / len(judged), 6) if judged else 1.0,
+            "micro_precision": round(hit / said, 6) if said else 0.0,
+            "micro_recall": round(hit / true, 6) if true else 0.0,
+            "answered_ratio": round(self.answered / self.rows, 6),
+            "labels_not_in_bundle": self.strange,
+            "f1": {label: row["f1"] for label, row in rows.items()},
+            "labels": rows,
+        }
+
+
 def evaluate(arguments: argparse.Namespace) -> int:
     """Accuracy, per-class figures and latency on labelled data."""
     from agent.runtime.classifier import UNKNOWN, Classifier
 
     bundle = Bundle.open(arguments.bundle)
     log = Log()
-    rows: list[Row] = load_rows(arguments.data, text=arguments.text, label=arguments.label, log=log)
     facts = bundle.manifest.classifier
     if facts is None:
         raise InputError("wrong-task", f"{bundle.path} is a {bundle.manifest.task} bundle")
+    several = Several(known=frozenset(facts.labels)) if facts.cuts else None
+    rows: list[Row] = load_rows(
+        arguments.data, text=arguments.text, label=arguments.label, log=log, several=several
+    )
     model = Classifier(bundle, runtime=arguments.runtime, threads=arguments.threads)
     progress = output.Progress(len(rows), "evaluating")
     latency = Histogram("log8")
-    tally = Tally(facts.labels, UNKNOWN)
+    one, more = Tally(facts.labels, UNKNOWN), SeveralTally(facts.labels, UNKNOWN)
     try:
         model.warm_up()
         for number, row in enumerate(rows, 1):
             answer = model.classify(row.text, 1)
             latency.add(answer.latency_us)
-            tally.add(row.label, answer)
+            if several is None:
+                one.add(row.label, answer)
+            else:
+                more.add(row.labels, answer)
             progress(number)
     finally:
         model.close()
-    figures = tally.figures()
+    figures = one.figures() if several is None else more.figures()
     result = {
         "bundle": bundle.ref,
         "runtime": model.runtime,
@@ -115,14 +184,25 @@ def _show(result: dict[str, Any]) -> None:
             f"note: {count} rows have labels that the bundle lacks and count as wrong: "
             f"{', '.join(sorted(strange))[:300]}\n"
         )
-    output.table(
-        [
-            ["bundle", f"{result['bundle']} in {result['runtime']}"],
-            ["examples", str(result["examples"])],
+    if "micro_f1" in result:
+        right = [
+            ["F1 over all labels", f"{result['micro_f1']:.4f}"],
+            ["mean F1 of a label", f"{result['macro_f1']:.4f}"],
+            ["all labels of a text right", f"{result['accuracy']:.2%}"],
+            ["any label given", f"{result['answered_ratio']:.2%}"],
+        ]
+    else:
+        right = [
             ["accuracy, as it answers", f"{result['accuracy']:.2%}"],
             ["accuracy without threshold", f"{result['accuracy_without_threshold']:.2%}"],
             ["above threshold", f"{result['answered_ratio']:.2%}"],
             ["macro F1", f"{result['macro_f1']:.4f}"],
+        ]
+    output.table(
+        [
+            ["bundle", f"{result['bundle']} in {result['runtime']}"],
+            ["examples", str(result["examples"])],
+            *right,
             [
                 "latency p50 / p95",
                 f"{result['latency_p50_us']:.0f} / {result['latency_p95_us']:.0f} us",

@@ -13,6 +13,7 @@ from contracts import board as boards
 from contracts import limits
 from contracts.bundle import Bundle
 from contracts.errors import InputError
+from contracts.messages import Classified
 
 
 def classify(arguments: argparse.Namespace) -> int:
@@ -29,6 +30,9 @@ def classify(arguments: argparse.Namespace) -> int:
                 sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
             else:
                 won = answer.label if answer.best is None else f"{answer.label} ({answer.best}?)"
+                if answer.labels is not None:
+                    output.line(_several(answer))
+                    continue
                 best = f"{won}  {answer.confidence:.3f}  {answer.latency_us:.0f} us"
                 rest = ", ".join(f"{s.label} {s.confidence:.3f}" for s in answer.top[1:])
                 note = "  (text cut to the model's window)" if answer.truncated else ""
@@ -36,6 +40,18 @@ def classify(arguments: argparse.Namespace) -> int:
     finally:
         model.close()
     return 0
+
+
+def _several(answer: Classified) -> str:
+    """An answer that may have several labels, as a line; what is near too, after them."""
+    given = ", ".join(f"{one.label} {one.confidence:.3f}" for one in answer.labels or [])
+    said = set(answer.said)
+    rest = ", ".join(
+        f"{one.label} {one.confidence:.3f}" for one in answer.top if one.label not in said
+    )
+    note = "  (text cut to the model's window)" if answer.truncated else ""
+    near = f"  not {rest}" if rest else ""
+    return f"{given or 'unknown'}  {answer.latency_us:.0f} us{near}{note}"
 
 
 def embed(arguments: argparse.Namespace) -> int:
@@ -104,7 +120,10 @@ def inspect(arguments: argparse.Namespace) -> int:
         rows.append(["takes adapters", f"up to rank {manifest.generator.adapters.rank}"])
     if manifest.classifier is not None:
         labels = manifest.classifier
-        rows.append(["labels", f"{len(labels.labels)}, threshold {labels.threshold:g}"])
+        kind = f"threshold {labels.threshold:g}"
+        if labels.cuts:
+            kind = "a text may have several, or none; a threshold for each"
+        rows.append(["labels", f"{len(labels.labels)}, {kind}"])
     rows += [["file", f"{entry.path}  {entry.size:,} bytes"] for entry in manifest.files]
     for name, found in fits.items():
         rows.append([f"board {name}", "fits" if not found else "; ".join(map(str, found))])

@@ -9,6 +9,7 @@ from .loan import give_back
 from .ngrams import Ngrams
 
 MANIFEST = "manifest.json"
+MAX_SAID = 64
 
 
 class Manifest:
@@ -81,10 +82,12 @@ class Classifier:
         manifest = self.manifest
         step = manifest.scale / manifest.temperature
         values = [(b ^ 128) - 128 for b in scores]
+        if manifest.cuts:
+            return self._several(values, top_k, over, start)
         most = max(values)
         weights = [math.exp((v - most) * step) for v in values]
         total = sum(weights)
-        order = sorted(range(len(values)), key=lambda i: -values[i])[:top_k]
+        order = best_first(values)[:top_k]
         top = [{"label": manifest.labels[i], "confidence": weights[i] / total} for i in order]
         confidence = top[0]["confidence"]
         result = {
@@ -96,6 +99,33 @@ class Classifier:
         if over:
             result["truncated"] = True
         if confidence < manifest.threshold:
+            result["best"] = top[0]["label"]
+        return result
+
+    def _several(self, values, top_k, over, start):
+        """The answer of a model that gives several labels: by its integers alone."""
+        manifest = self.manifest
+        step = manifest.scale / manifest.temperature
+        order = best_first(values)
+
+        def scored(i):
+            # The smaller exponential: a float has no room for the larger.
+            power = math.exp(-abs(values[i] - manifest.zero_point) * step)
+            chance = (1.0 if values[i] >= manifest.zero_point else power) / (1 + power)
+            return {"label": manifest.labels[i], "confidence": chance}
+
+        said = [scored(i) for i in order if values[i] >= manifest.cuts[i]][:MAX_SAID]
+        top = [scored(i) for i in order[:top_k]]
+        result = {
+            "label": said[0]["label"] if said else "unknown",
+            "confidence": (said or top)[0]["confidence"],
+            "top": top,
+            "latency_us": float(time.ticks_diff(time.ticks_us(), start)),
+            "labels": said,
+        }
+        if over:
+            result["truncated"] = True
+        if not said:
             result["best"] = top[0]["label"]
         return result
 
@@ -114,6 +144,14 @@ class Classifier:
             and values[self.manifest.labels.index(vector["label"])] == max(values)
         )
         return steps, held
+
+
+def best_first(values):
+    """Places of int8 values, the largest first; of equals the first, as agents answer.
+
+    MicroPython's sort keeps no order of equals.
+    """
+    return sorted(range(len(values)), key=lambda i: i - 65536 * values[i])
 
 
 def open_bundle(folder, manifest, memory):

@@ -208,7 +208,9 @@ class Device:
         window = self._window(slot)
         if result["label"] == "unknown":
             window.unknown += 1
-        window.labels[result["label"]] = window.labels.get(result["label"], 0) + 1
+        # Of an answer with several labels each counts.
+        for name in [one["label"] for one in result.get("labels", ())] or [result["label"]]:
+            window.labels[name] = window.labels.get(name, 0) + 1
         latency = result["latency_us"]
         key = str(min(504, int(8 * math.log(latency) / math.log(2))) if latency >= 1 else 0)
         window.latency[key] = window.latency.get(key, 0) + 1

@@ -46,8 +46,8 @@ def read(manifest, path):
             else:
                 reader.skip()
         reader.end()
-    if found["schema"] != 1:
-        raise Refused("bad-manifest", "schema %s, 1 is read" % found["schema"])
+    if found["schema"] not in (1, 2):
+        raise Refused("bad-manifest", "schema %s, 1 and 2 are read" % found["schema"])
     manifest.name = checked_name(found["name"])
     manifest.version = _text(found["version"], "the version")
     manifest.task = found["task"]
@@ -78,6 +78,13 @@ def read(manifest, path):
     manifest.labels = classifier.get("labels", [])
     manifest.temperature = classifier.get("temperature", 1.0)
     manifest.threshold = classifier.get("threshold", 0.0)
+    manifest.cuts = classifier.get("cuts", [])
+    cuts = manifest.cuts
+    if bool(cuts) != (found["schema"] == 2) or (cuts and len(cuts) != len(manifest.labels)):
+        raise Refused("bad-manifest", "schema 2 has a cut for each label, and schema 1 none")
+    for cut in cuts:
+        if not isinstance(cut, int) or not -128 <= cut <= 127:
+            raise Refused("bad-manifest", "a cut is no int8 number")
     if manifest.task not in ("classify", "generate"):
         raise Refused("bad-manifest", "the task is %s" % manifest.task)
     if manifest.task == "classify" and (len(manifest.labels) < 2 or manifest.temperature <= 0):

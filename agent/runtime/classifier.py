@@ -152,10 +152,15 @@ class Classifier:
     def probabilities(self, raw: Raw) -> Tensor:
         """float64[classes]: softmax of the logits over the temperature, as the manifest says.
 
+        Of a model that gives several labels: each label's sigmoid.
+
         Raises:
             RefusedError: ``model-failed``; with the manifest's scale the logits are no numbers.
         """
         logits = self._logits(raw)
+        if self._facts.cuts:
+            chances: Tensor = expit(logits / self._facts.temperature)
+            return chances
         logits = (logits - logits.max()) / self._facts.temperature
         exponents = np.exp(logits)
         result: Tensor = exponents / exponents.sum()
@@ -165,9 +170,15 @@ class Classifier:
         """What lessons keep of an example.
 
         Raises:
-            InputError: ``too-large``, ``bad-text``.
+            InputError: ``too-large``, ``bad-text``; ``wrong-task``, the model gives several labels.
             RefusedError: ``model-failed``.
         """
+        if self._facts.cuts:
+            raise InputError(
+                "wrong-task",
+                f"{self.ref} gives a text several labels; only models of one label can be taught: "
+                "build it again with more rows",
+            )
         return features(self._logits(self.run(text)), text)
 
     def classify(self, text: str, top_k: int = 3, head: Head | None = None) -> Classified:
@@ -185,6 +196,8 @@ class Classifier:
         start = time.perf_counter()
         raw = self.run(text)
         shares = self.probabilities(raw)
+        if self._facts.cuts:
+            return self._several(raw, shares, top_k, start)
         order = np.argsort(-shares, kind="stable")[:top_k]
         labels = self._facts.labels
         top = [Scored(labels[i], round(float(shares[i]), 6)) for i in order]
@@ -214,6 +227,27 @@ class Classifier:
             latency_us=round((time.perf_counter() - start) * 1e6, 1),
             truncated=raw.truncated,
             best=None if sure else labels[raw.best],
+        )
+
+    def _several(self, raw: Raw, shares: Tensor, top_k: int, start: float) -> Classified:
+        """The answer of a model that gives several labels: by its integers alone."""
+        if raw.output.dtype != np.int8:
+            raise RefusedError("bad-manifest", "cuts are of int8 outputs; the model gives others")
+        outputs: Tensor = raw.output.astype(np.int64)
+        order = [int(i) for i in np.argsort(-outputs, kind="stable")]
+        labels, cuts = self._facts.labels, self._facts.cuts
+        scored = [Scored(labels[i], round(float(shares[i]), 6)) for i in order]
+        said = [one for i, one in zip(order, scored, strict=True) if outputs[i] >= cuts[i]]
+        first = said[0] if said else Scored(UNKNOWN, scored[0].confidence)
+        return Classified(
+            label=first.label,
+            confidence=first.confidence,
+            top=scored[:top_k],
+            bundle=self.ref,
+            latency_us=round((time.perf_counter() - start) * 1e6, 1),
+            truncated=raw.truncated,
+            best=None if said else scored[0].label,
+            labels=said[: limits.MAX_SAID],
         )
 
     def embed(self, text: str) -> Embedded:
@@ -283,6 +317,12 @@ class Classifier:
 def load(bundle: Bundle, options: Options) -> Classifier:
     """The loader of classify bundles for :mod:`agent.runtime.model`."""
     return Classifier(bundle, runtime=options.runtime, threads=options.threads, cache=options.cache)
+
+
+def expit(logits: Tensor) -> Tensor:
+    """Sigmoid, without an overflow: float64 of any shape."""
+    found: Tensor = 0.5 * (1 + np.tanh(0.5 * logits))
+    return found
 
 
 def _cast(ids: Tensor, spec: TensorSpec) -> Tensor:

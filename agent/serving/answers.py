@@ -36,7 +36,10 @@ _MAX_BUNDLES: Final = 8
 
 
 class _Kept(msgspec.Struct, gc=False):
-    """One answer. `said`: the verdict, and the right label where somebody said it."""
+    """One answer. `said`: the verdict, and what is right where somebody said it.
+
+    `given`: its labels, where it may have several; without ``unknown``.
+    """
 
     slot: str
     bundle: BundleRef
@@ -46,8 +49,9 @@ class _Kept(msgspec.Struct, gc=False):
     labels: frozenset[str] | None = None
     digest: bytes = b""
     shadow: BundleRef | None = None
-    shadow_label: str = ""
-    said: tuple[bool, str | None] | None = None
+    shadow_label: str | frozenset[str] = ""
+    said: tuple[bool, str | frozenset[str] | None] | None = None
+    given: frozenset[str] | None = None
     sampled: bool = False
     source: str = ""
 
@@ -98,7 +102,7 @@ class Answers:
             labels |= taught
         kept = _Kept(
             slot, answer.bundle, answer.label, self._monotonic(), answer.confidence, labels,
-            source=source,
+            source=source, given=answer.given if isinstance(answer.given, frozenset) else None,
         )  # fmt: skip
         self._keep(answer_id, kept, text if self._examples is not None else None)
 
@@ -106,7 +110,9 @@ class Answers:
         """Keeps that a generator answered; of its text a hash alone."""
         self._keep(answer_id, _Kept(slot, bundle, WHOLE, self._monotonic(), digest=_digest(text)))
 
-    def shadowed(self, slot: str, answer_id: str, bundle: BundleRef, label: str) -> None:
+    def shadowed(
+        self, slot: str, answer_id: str, bundle: BundleRef, label: str | frozenset[str]
+    ) -> None:
         """Adds what the shadow says of the same text; it may be judged by now."""
         with self._lock:
             kept = self._slots[slot].get(answer_id) if slot in self._slots else None
@@ -151,8 +157,11 @@ class Answers:
             InputError: ``bad-feedback``, ``no-such-answer``, ``answer-too-old``, ``wrong-task``,
                 ``unknown-label``, ``already-judged``; nothing is counted.
         """
-        if sum(one is not None for one in (request.right, request.label, request.text)) != 1:
-            raise InputError("bad-feedback", "feedback needs exactly one of right, label and text")
+        given = (request.right, request.label, request.labels, request.text)
+        if sum(one is not None for one in given) != 1:
+            raise InputError(
+                "bad-feedback", "feedback needs exactly one of right, label, labels and text"
+            )
         with self._lock:
             kept = self._find(request.answer)
             said = _verdict(kept, request)
@@ -168,18 +177,22 @@ class Answers:
             self._recorder.judged(
                 kept.slot,
                 kept.bundle,
-                kept.label,
+                _whole(kept),
                 meant,
                 right=right,
                 sampled=request.sampled,
-                confidence=None if kept.label == WHOLE else kept.confidence,
+                # Of several labels the surest one's says nothing of all of them.
+                confidence=(
+                    None if kept.label == WHOLE or kept.given is not None else kept.confidence
+                ),
             )
             self._score_shadow(kept)
             text = self._forget_text((kept.slot, request.answer))
         if text is not None and not right and self._examples is not None:
             self._examples.corrected(
-                kept.slot, text, kept.label, kept.confidence, kept.bundle, meant, kept.source
-            )
+                kept.slot, text, _name(_whole(kept)), kept.confidence, kept.bundle,
+                None if meant is None else _name(meant), kept.source,
+            )  # fmt: skip
         return noted
 
     def _find(self, answer_id: str) -> _Kept:
@@ -205,8 +218,8 @@ class Answers:
         if kept.shadow is None or kept.said is None:
             return
         right, meant = kept.said
-        truth = kept.label if right else meant
-        if truth is None and kept.shadow_label != kept.label:
+        truth = _whole(kept) if right else meant
+        if truth is None and kept.shadow_label != _whole(kept):
             return
         holds = kept.shadow_label == truth
         self._recorder.judged(
@@ -219,7 +232,16 @@ class Answers:
         )
 
 
-def _verdict(kept: _Kept, request: FeedbackRequest) -> tuple[bool, str | None]:
+def _whole(kept: _Kept) -> str | frozenset[str]:
+    return kept.label if kept.given is None else kept.given
+
+
+def _name(labels: str | frozenset[str]) -> str:
+    """One name, as of :attr:`Classified.whole`."""
+    return labels if isinstance(labels, str) else " + ".join(sorted(labels)) or UNKNOWN
+
+
+def _verdict(kept: _Kept, request: FeedbackRequest) -> tuple[bool, str | frozenset[str] | None]:
     """Whether the answer is right, and if not the right label, where it is said."""
     if request.right is not None:
         return request.right, None
@@ -228,6 +250,8 @@ def _verdict(kept: _Kept, request: FeedbackRequest) -> tuple[bool, str | None]:
         raise InputError("wrong-task", f"that answer is {has}: say right, or what is right")
     if request.text is not None:
         return _digest(request.text) == kept.digest, None
+    if kept.given is not None or request.labels is not None:
+        return _verdict_on_several(kept, request)
     assert request.label is not None
     if kept.labels is not None and request.label not in kept.labels:
         raise InputError(
@@ -236,6 +260,25 @@ def _verdict(kept: _Kept, request: FeedbackRequest) -> tuple[bool, str | None]:
         )
     right = request.label == kept.label
     return right, None if right else request.label
+
+
+def _verdict_on_several(
+    kept: _Kept, request: FeedbackRequest
+) -> tuple[bool, frozenset[str] | None]:
+    """An answer with several labels is right when they are all that are right, and no others."""
+    if kept.given is None:
+        raise InputError("wrong-task", f"{kept.bundle} gives a text one label: say label")
+    said = [request.label] if request.label is not None else request.labels or []
+    truth = frozenset(said) - {UNKNOWN}
+    strange = sorted(truth - (kept.labels or truth))
+    if strange:
+        raise InputError(
+            "unknown-label",
+            f"{kept.bundle} has no label {strange[0][:60]!r}: see shoal inspect, or say "
+            "right: false",
+        )
+    right = truth == kept.given
+    return right, None if right else truth
 
 
 def _bytes(text: str) -> int:

@@ -140,7 +140,7 @@ class Examples:
             text: what was asked.
             answer: what was answered.
             threshold: below which it would have been ``unknown``.
-            hidden: the shadow's label; None: there is no shadow.
+            hidden: what the shadow says, whole; None: there is no shadow.
             source: that the text came from; empty: somebody asked.
         """
         reasons: list[HardReason] = []
@@ -148,7 +148,7 @@ class Examples:
             reasons.append("low-confidence")
         if threshold and abs(answer.confidence - threshold) <= self._config.near:
             reasons.append("near-threshold")
-        if hidden is not None and hidden != answer.label:
+        if hidden is not None and hidden != answer.whole:
             reasons.append("shadow-disagrees")
         if reasons:
             self._put(

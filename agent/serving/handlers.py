@@ -106,6 +106,7 @@ class Answering:
                 answer.bundle,
                 answer.latency_us,
                 label=answer.label,
+                also=answer.said[1:],
                 confidence=answer.confidence,
                 unknown=answer.label == UNKNOWN,
                 baseline=model.manifest.baseline,
@@ -143,7 +144,7 @@ class Answering:
     def _hidden(
         self, slot: str, text: str, shown: Classified, times: int, answer_id: str
     ) -> str | None:
-        """The label of the shadow; None: there is no shadow, or it failed."""
+        """What the shadow says, whole; None: there is no shadow, or it failed."""
         name = f"{slot}/shadow"
         bundle = self._models.ref(name)
         if bundle is None:
@@ -155,11 +156,11 @@ class Answering:
             log.warning("shadow failed", slot=slot, code=error.code)
             self._recorder.shadowed(slot, bundle, disagrees=True, times=times)
             return None
-        disagrees = hidden.label != shown.label
+        disagrees = hidden.whole != shown.whole
         self._recorder.shadowed(slot, hidden.bundle, disagrees=disagrees, times=times)
         if answer_id:
-            self._answers.shadowed(slot, answer_id, hidden.bundle, hidden.label)
-        return hidden.label
+            self._answers.shadowed(slot, answer_id, hidden.bundle, hidden.given)
+        return hidden.whole
 
     def classify(self, request: ClassifyRequest, reply: Reply) -> None:
         """``req/classify``."""

@@ -126,7 +126,10 @@ class ScriptedModel:
         unknown = board.chance.random() < self.behaviour.unknown_rate
         label = UNKNOWN if unknown else best
         board.shown = (self, text, label)
-        return Classified(label, confidence, top, self.ref, round(latency_us, 1))
+        labels: list[Scored] | None = None
+        if self.manifest.classifier is not None and self.manifest.classifier.cuts:
+            labels = [] if unknown else top[:1]
+        return Classified(label, confidence, top, self.ref, round(latency_us, 1), labels=labels)
 
     def features(self, text: str) -> Features:
         """No simulated model can be taught."""

@@ -110,6 +110,7 @@ class Feed:
                 confidence=round(answer.confidence, 6),
                 bundle=answer.bundle,
                 text=text if self.source.share_text else None,
+                labels=answer.labels,
             )
         )
         reply.finish()

@@ -6,7 +6,7 @@ What a bundle did counts under that bundle: who judges a version reads its figur
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -28,13 +28,17 @@ MIN_DRIFT_ANSWERS = 20
 def drift(labels: dict[str, int], baseline: Baseline | None) -> float | None:
     """Total variation distance of a window's labels from the manifest's baseline, 0 to 1.
 
-    None without a baseline, or with too few answers.
+    Where a text has several labels both add up to more than the texts: of both the shares of all
+    labels that were given are compared. None without a baseline, or with too few answers.
     """
     total = sum(labels.values())
-    if baseline is None or total < MIN_DRIFT_ANSWERS:
+    mass = sum(baseline.labels.values()) if baseline is not None else 0.0
+    if baseline is None or total < MIN_DRIFT_ANSWERS or not mass:
         return None
     names = set(labels) | set(baseline.labels)
-    return 0.5 * sum(abs(labels.get(n, 0) / total - baseline.labels.get(n, 0.0)) for n in names)
+    return 0.5 * sum(
+        abs(labels.get(n, 0) / total - baseline.labels.get(n, 0.0) / mass) for n in names
+    )
 
 
 class _Trial(msgspec.Struct):
@@ -94,13 +98,17 @@ class Recorder:
         latency_us: float,
         *,
         label: str | None = None,
+        also: Sequence[str] = (),
         confidence: float | None = None,
         unknown: bool = False,
         tokens: int = 0,
         baseline: Baseline | None = None,
         times: int = 1,
     ) -> None:
-        """Counts an answer, or `times` answers that were all the same."""
+        """Counts an answer, or `times` answers that were all the same.
+
+        `also`: further labels of the same answer.
+        """
         with self._lock:
             window = self._window(slot, bundle)
             totals = self.totals.setdefault(slot, Totals())
@@ -110,8 +118,8 @@ class Recorder:
                 counted.requests += times
                 counted.unknown += unknown * times
                 counted.tokens += tokens * times
-                if label is not None:
-                    counted.labels[label] = counted.labels.get(label, 0) + times
+                for name in () if label is None else (label, *also):
+                    counted.labels[name] = counted.labels.get(name, 0) + times
             window.latency_us.add(latency_us, times)
             totals.latency_us.add(latency_us, times)
             if confidence is not None:
@@ -159,8 +167,8 @@ class Recorder:
         self,
         slot: str,
         bundle: BundleRef,
-        given: str,
-        meant: str | None,
+        given: str | frozenset[str],
+        meant: str | frozenset[str] | None,
         *,
         right: bool,
         sampled: bool,

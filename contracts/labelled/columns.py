@@ -140,8 +140,9 @@ def _by_content(
         raise InputError(
             "bad-data",
             f"{where}: {len(marks)} columns hold 0 and 1, as with one column for each label: "
-            f"{', '.join(name[:40] for name in marks[:8])}; a text has one label: write its name "
-            "into one column, or name a column with --label to learn that one alone",
+            f"{', '.join(name[:40] for name in marks[:8])}; where a text may have several, write "
+            "labels: several below data in the recipe; or name a column with --label to learn "
+            "that one alone",
         )
     if len(labels) > 1:
         choices = ", ".join(

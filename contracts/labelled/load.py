@@ -15,13 +15,16 @@ import msgspec
 
 from contracts import limits
 from contracts.errors import InputError
-from contracts.labelled.columns import Columns, choose
+from contracts.labelled.columns import Columns, choose, guess
 from contracts.labelled.rows import ERRORS, Log, Problem, Row, told
-from contracts.labelled.several import joined
+from contracts.labelled.several import Several, joined, labels_of, mark, marks_of, separator_of
 from contracts.labelled.tables import Record, records
 
 _SAMPLE: Final = 1000
 """Rows that are looked at where names do not tell which column is which."""
+
+_LEAST_SEVERAL: Final = 0.05
+"""Share of rows with more than one label from which a table is taken for one of several."""
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -30,10 +33,12 @@ class Table(msgspec.Struct, frozen=True):
     Attributes:
         rows: that can be used.
         columns: that they were read from, as the table spells them.
+        several: where their labels stood, if a text may have several.
     """
 
     rows: list[Row]
     columns: Columns
+    several: Several | None = None
 
 
 def load_rows(
@@ -44,9 +49,12 @@ def load_rows(
     group: str = "",
     labelled: bool = True,
     log: Log | None = None,
+    several: Several | None = None,
 ) -> list[Row]:
     """The rows of :func:`load_table`."""
-    table = load_table(path, text=text, label=label, group=group, labelled=labelled, log=log)
+    table = load_table(
+        path, text=text, label=label, group=group, labelled=labelled, log=log, several=several
+    )
     return table.rows
 
 
@@ -58,6 +66,7 @@ def load_table(
     group: str = "",
     labelled: bool = True,
     log: Log | None = None,
+    several: Several | None = None,
 ) -> Table:
     """Reads a data file by its suffix, or a folder with a folder for each label.
 
@@ -69,6 +78,8 @@ def load_table(
         group: column of the group; empty: none.
         labelled: labels are needed; otherwise they are not read.
         log: is told what was assumed, and every row that was left out.
+        several: a text may have several labels, which stand so; they are in ``labels`` of a row,
+            and its ``label`` is empty. None: it has one.
 
     Raises:
         InputError: ``no-such-file``, ``bad-data`` with the place, ``too-large``.
@@ -81,13 +92,16 @@ def load_table(
     if not sample:
         raise InputError("bad-data", f"{path} has no row that can be used{_why(log, known)}")
     names = list(dict.fromkeys(str(n) for _, row in sample for n in row if n not in (None, "")))
-    columns = choose(
-        names, [row for _, row in sample], Columns(text, label, group), f"{path}", labelled, log
-    )
+    cells = [row for _, row in sample]
+    marks: tuple[str, ...] = ()
+    if several is not None:
+        marks = _marks(names, cells, several, label, group, str(path))
+    wanted = Columns(text, label, group)
+    columns = choose(names, cells, wanted, f"{path}", labelled and not marks, log)
     rows: list[Row] = []
     for record in itertools.chain(sample, found):
         try:
-            rows.append(_row(record, columns))
+            rows.append(_row(record, columns, marks, listed=several is not None))
         except ValueError as error:
             log.problem(path.name, record[0], str(error))
     left_out = log.left_out - before
@@ -102,9 +116,82 @@ def load_table(
     if left_out:
         own: list[Problem] = log.problems[known:]
         log.note(f"{left_out} rows of {path.name} were left out: {', '.join(told(own))}")
+    if several is not None and labelled:
+        separator = ""
+        if not marks:
+            separator = several.separator or _separator(path, rows, several.known, log)
+            rows = _split(path, rows, separator, log)
+        return Table(rows, columns, Several(marks, separator, several.known))
     if columns.label:
         _say_joined(path, rows, log)
     return Table(rows, columns)
+
+
+def several_in(path: Path, text: str = "text", label: str = "label") -> Several | None:
+    """Where a table gives texts several labels, if it looks as if it did.
+
+    A few joined cells among many may be names: of the rows a twentieth must have several labels.
+
+    Raises:
+        InputError, UnavailableError: as :func:`load_table`.
+    """
+    try:
+        table = load_table(path, text=text, label=label, log=Log(), several=Several())
+    except InputError as error:
+        if error.code != "bad-data":
+            raise
+        return None  # whoever reads it as a table of one label says what is wrong
+    found = table.several
+    if found is None or not (found.columns or found.separator or _lists(table.rows)):
+        return None
+    more = sum(len(row.labels) > 1 for row in table.rows)
+    return found if more >= max(1, len(table.rows) * _LEAST_SEVERAL) else None
+
+
+def _lists(rows: list[Row]) -> bool:
+    return any(len(row.labels) > 1 for row in rows)
+
+
+def _marks(
+    names: list[str],
+    sample: list[dict[str, Any]],
+    several: Several,
+    label: str,
+    group: str,
+    where: str,
+) -> tuple[str, ...]:
+    """The columns of 0 and 1 that are meant; none: the labels stand in one cell."""
+    if several.columns:
+        missing = [name for name in several.columns if name not in names]
+        if missing:
+            raise InputError("bad-data", f"{where}: no column {missing[0][:60]!r} of a label")
+        return several.columns
+    if several.known:
+        own = [name for name in names if name in several.known]
+        return tuple(own) if len(own) > 1 else ()
+    if label != "label" or guess(names) is not None:
+        return ()
+    return marks_of([name for name in names if name != group], sample)
+
+
+def _separator(path: Path, rows: list[Row], known: frozenset[str], log: Log) -> str:
+    found = separator_of((row.label for row in rows if row.label), known)
+    if found:
+        log.note(f"{path.name}: labels in one cell are joined by {found!r}")
+    return found
+
+
+def _split(path: Path, rows: list[Row], separator: str, log: Log) -> list[Row]:
+    """Rows with the labels of their cells apart."""
+    kept = []
+    for row in rows:
+        try:
+            labels = labels_of(row.label, separator) if row.label else row.labels
+        except ValueError as error:
+            log.problem(path.name, row.place, str(error))
+            continue
+        kept.append(msgspec.structs.replace(row, label="", labels=labels))
+    return kept
 
 
 def _say_joined(path: Path, rows: list[Row], log: Log) -> None:
@@ -114,7 +201,7 @@ def _say_joined(path: Path, rows: list[Row], log: Log) -> None:
             f"{path.name}: {found.rows} rows seem to have several labels, joined by "
             f"{found.separator!r}, for example {found.example[:60]!r}; a text has one label, so "
             f"each of the {found.cells} combinations is a label of its own; if that is not "
-            "meant, keep one label a row"
+            "meant, let a text have several: labels: several below data in the recipe"
         )
 
 
@@ -123,8 +210,16 @@ def _why(log: Log, known: int) -> str:
     return f": {reasons}" if reasons else ""
 
 
-def _row(record: Record, columns: Columns) -> Row:
+def _row(
+    record: Record, columns: Columns, marks: tuple[str, ...] = (), *, listed: bool = False
+) -> Row:
     """One row.
+
+    Args:
+        record: its place and cells.
+        columns: of its text, label and group.
+        marks: columns of 0 and 1, one for each label.
+        listed: a cell may hold a list of labels, and what is joined may be long.
 
     Raises:
         ValueError: what is wrong with it.
@@ -133,13 +228,20 @@ def _row(record: Record, columns: Columns) -> Row:
     if None in cells:
         raise ValueError("more cells than the header")
     text = _cell(cells, columns.text, whole=True)
-    label = " ".join(_cell(cells, columns.label).split()) if columns.label else ""
+    label, labels = "", tuple(sorted(name for name in marks if mark(cells.get(name))))
+    value = cells.get(columns.label)
+    if listed and isinstance(value, list):
+        labels = tuple(sorted({" ".join(_cell({"": one}, "").split()) for one in value}))
+        if any(len(one) > limits.MAX_LABEL_CHARS for one in labels):
+            raise ValueError(f"a label has at most {limits.MAX_LABEL_CHARS} characters")
+    elif columns.label:
+        label = " ".join(_cell(cells, columns.label).split())
     group = _cell(cells, columns.group) if columns.group else ""
     if len(text.encode("utf-8", "replace")) > limits.MAX_TEXT_BYTES:
         raise ValueError(f"the text has more than {limits.MAX_TEXT_BYTES} bytes")
-    if len(label) > limits.MAX_LABEL_CHARS:
+    if len(label) > limits.MAX_LABEL_CHARS and not listed:
         raise ValueError(f"a label has at most {limits.MAX_LABEL_CHARS} characters")
-    return Row(text, label, group, place)
+    return Row(text, label, group, place, labels)
 
 
 def _cell(cells: dict[str, Any], column: str, *, whole: bool = False) -> str:

@@ -29,12 +29,14 @@ class Row(msgspec.Struct, frozen=True):
         label: the class; empty: unlabelled.
         group: rows of one group never fall into different splits; empty: its own group.
         place: where it stands in its file, as ``line 7``; empty: it comes from no file.
+        labels: where a text may have several: all of them, sorted; it may have none.
     """
 
     text: str
     label: str = ""
     group: str = ""
     place: str = ""
+    labels: tuple[str, ...] = ()
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from contracts import limits
+
 SEPARATORS: Final = ("|", ";", ",", "#", "+")
 """What joins labels in one cell. A slash or ``>`` is left out: it names a place in a hierarchy."""
 
@@ -19,6 +21,20 @@ _LEAST: Final = 2
 """Different joined cells before anything is concluded: one alone may be a name."""
 
 _ONES: Final = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
+
+
+class Several(msgspec.Struct, frozen=True):
+    """Where the labels of a text stand, if it may have several.
+
+    Attributes:
+        columns: of 0 and 1, one for each label; none: all stand in one cell.
+        separator: between the labels of a cell; empty: what the table shows.
+        known: what the labels are; none: anything.
+    """
+
+    columns: tuple[str, ...] = ()
+    separator: str = ""
+    known: frozenset[str] = frozenset()
 
 
 class Joined(msgspec.Struct, frozen=True):
@@ -75,6 +91,67 @@ def joined(labels: Iterable[str]) -> Joined | None:
             example=min(again, key=lambda cell: (-counts[cell], cell)),
         )
     return None
+
+
+def separator_of(cells: Iterable[str], known: frozenset[str]) -> str:
+    """What joins the labels in most cells; empty: each cell is one label.
+
+    Args:
+        cells: one a row.
+        known: what the labels are; none: anything, and the cells show it.
+    """
+    if not known:
+        found = joined(cells)
+        return found.separator if found is not None else ""
+    counts = Counter(cells)
+
+    def hits(separator: str) -> int:
+        return sum(
+            count
+            for cell, count in counts.items()
+            if known.issuperset(parts(cell, separator) if separator else [cell])
+        )
+
+    return max(("", *SEPARATORS), key=hits)  # of equals the first
+
+
+def labels_of(cell: str, separator: str) -> tuple[str, ...]:
+    """The labels of a cell, sorted.
+
+    Raises:
+        ValueError: what is wrong with one.
+    """
+    found = parts(cell, separator) if separator else [cell]
+    if any(len(label) > limits.MAX_LABEL_CHARS for label in found):
+        raise ValueError(f"a label has at most {limits.MAX_LABEL_CHARS} characters")
+    return tuple(sorted(found))
+
+
+def mark(value: Any) -> bool:
+    """Whether a cell of 0 or 1 is 1; an empty one is 0.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    text = "0" if value is None or value == "" else str(value).strip().casefold()
+    if text not in _ONES:
+        raise ValueError(f"{str(value)[:20]!r} stands where 0 or 1 says whether it has the label")
+    return _ONES[text]
+
+
+def marks_of(names: list[str], sample: list[dict[str, Any]]) -> tuple[str, ...]:
+    """The columns of a table with a column of 0 and 1 for each label; none: it is none.
+
+    A rare label may have no 1 in the sample: what holds 0 alone is taken too, beside others.
+    """
+    if len(marked(names, sample)) < _LEAST:
+        return ()
+    found = []
+    for name in names:
+        cells = [row[name] for row in sample if row.get(name) not in (None, "")]
+        if cells and all(str(cell).strip().casefold() in _ONES for cell in cells):
+            found.append(name)
+    return tuple(found)
 
 
 def marked(names: list[str], sample: list[dict[str, Any]]) -> list[str]:

@@ -11,7 +11,7 @@ from fleet.api.models import Answer, Given, Name, Ref, Text
 
 
 class Feedback(Given):
-    """What somebody says of an answer. Exactly one of `right`, `label` and `text`."""
+    """What somebody says of an answer. Exactly one of `right`, `label`, `labels` and `text`."""
 
     device: Name
     answer: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")] = Field(
@@ -20,6 +20,15 @@ class Feedback(Given):
     right: bool | None = None
     label: Annotated[str, Field(max_length=limits.MAX_LABEL_CHARS)] | None = Field(
         None, description="the right label; the answer may have it"
+    )
+    labels: (
+        Annotated[
+            list[Annotated[str, Field(max_length=limits.MAX_LABEL_CHARS)]],
+            Field(max_length=limits.MAX_SAID),
+        ]
+        | None
+    ) = Field(
+        None, description="all right labels, of an answer that may have several; empty: none is"
     )
     text: Text | None = Field(
         None, description="the right completion of a generator; only whether it is the same counts"

@@ -38,14 +38,18 @@ async def give_feedback(
     Errors of the device come with its code: `no-such-answer`, `answer-too-old`, `unknown-label`,
     `already-judged`, `wrong-task`, `rate-limited`.
     """
-    if sum(one is not None for one in (feedback.right, feedback.label, feedback.text)) != 1:
-        raise InputError("bad-feedback", "feedback needs exactly one of right, label and text")
+    given = (feedback.right, feedback.label, feedback.labels, feedback.text)
+    if sum(one is not None for one in given) != 1:
+        raise InputError(
+            "bad-feedback", "feedback needs exactly one of right, label, labels and text"
+        )
     query = models.Query(devices=[feedback.device], op="status", text="")
     online = await run_in_threadpool(choose, controller, query)
     request = messages.FeedbackRequest(
         answer=feedback.answer,
         right=feedback.right,
         label=feedback.label,
+        labels=feedback.labels,
         text=feedback.text,
         sampled=feedback.sampled,
         requester=token.name[:64],

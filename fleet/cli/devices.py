@@ -250,6 +250,13 @@ def _query(
         raise InputError("bad-query", f"the query is not valid: {describe(error)}") from None
 
 
+def _answered(found: dict[str, Any]) -> str:
+    """The label of an answer, or its labels."""
+    if found.get("best") is not None:
+        return f"{found['label']} ({found['best']}?)"
+    return ", ".join(one["label"] for one in found.get("labels") or []) or found["label"]
+
+
 def _show(result: models.QueryResult) -> None:
     rows = []
     for one in result.answers:
@@ -261,7 +268,7 @@ def _show(result: models.QueryResult) -> None:
             rows.append(
                 (
                     one.device,
-                    c["label"] if c.get("best") is None else f"{c['label']} ({c['best']}?)",
+                    _answered(c),
                     f"{c['confidence']:.3f}",
                     f"{c['latency_us'] / 1000:.2f}",
                     bundle,

@@ -22,7 +22,13 @@ def feedback(
     right: Annotated[
         bool | None, typer.Option("--right/--wrong", help="Whether the answer is right.")
     ] = None,
-    label: Annotated[str | None, typer.Option(help="The right label.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="The right label; repeatable, where a text may have several."),
+    ] = None,
+    none: Annotated[
+        bool, typer.Option("--none", help="No label is right, where a text may have several.")
+    ] = False,
     text: Annotated[str | None, typer.Option(help="The right completion, of a generator.")] = None,
     sampled: Annotated[
         bool, typer.Option("--sampled", help="It was picked before anybody looked at it.")
@@ -35,10 +41,15 @@ def feedback(
 ) -> None:
     """Says whether an answer was right. The device counts it; only counts leave the device."""
     with reported(as_json), connect(folder, url, token_file, token) as client:
+        several = [] if none else label if label and len(label) > 1 else None
+        one = label[0] if label and several is None else None
+        if none and label:
+            raise InputError("bad-feedback", "--none and --label: one of them")
         try:
             given = models_field.Feedback(
-                device=device, answer=answer, right=right, label=label, text=text, sampled=sampled
-            )
+                device=device, answer=answer, right=right, label=one, labels=several, text=text,
+                sampled=sampled,
+            )  # fmt: skip
         except ValidationError as error:
             message = f"the feedback is not valid: {describe(error)}"
             raise InputError("bad-feedback", message) from None

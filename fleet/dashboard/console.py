@@ -68,10 +68,19 @@ def describe(answer: Answer) -> tuple[str, str]:
         return answer.error.message, f"error {answer.error.code}"
     if answer.classified is not None:
         found = answer.classified
-        others = ", ".join(f"{s.label} {s.confidence:.0%}" for s in found.top[1:])
+        said = set(found.said)
+        rest = found.top[1:] if found.labels is None else found.top
+        others = ", ".join(
+            f"{s.label} {s.confidence:.0%}"
+            for s in rest
+            if found.labels is None or s.label not in said
+        )
         facts = f"{found.bundle}, {found.latency_us / 1000:.2f} ms on the device"
         won = found.label if found.best is None else f"{found.label} ({found.best}?)"
-        return f"{won}  {found.confidence:.0%}", facts + (f"; next: {others}" if others else "")
+        main = f"{won}  {found.confidence:.0%}"
+        if found.labels:
+            main = ", ".join(f"{one.label} {one.confidence:.0%}" for one in found.labels)
+        return main, facts + (f"; next: {others}" if others else "")
     if answer.generated is not None:
         made = answer.generated
         facts = (

@@ -273,6 +273,8 @@ def _check_sample(sample: Sample) -> None:
 def _check_judged(judged: Judged) -> None:
     wrong = [count for meant in judged.confusions.values() for count in meant.values()]
     _counts(judged.right, judged.wrong, *judged.labels.values(), *wrong, *judged.refused.values())
+    # Of an answer with several labels each counts: one that is right, or too many, or missing.
+    more = judged.several * limits.MAX_SAID
     if len(judged.labels) > limits.MAX_LABELS or len(wrong) > limits.MAX_CONFUSIONS + 1:
         raise InputError("bad-message", "feedback is told by more labels than it may be")
     if len(judged.confusions) > limits.MAX_CONFUSIONS + 1 or len(judged.refused) > MAX_CODES:
@@ -280,8 +282,9 @@ def _check_judged(judged: Judged) -> None:
     if (
         judged.sampled_right > judged.right
         or judged.sampled_wrong > judged.wrong
-        or sum(judged.labels.values()) > judged.right
-        or sum(wrong) > judged.wrong
+        or judged.several > judged.right + judged.wrong
+        or sum(judged.labels.values()) > judged.right + more
+        or sum(wrong) > judged.wrong + 2 * more
         or sum(judged.sure_right) > judged.right
         or sum(judged.sure_wrong) > judged.wrong
     ):

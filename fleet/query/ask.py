@@ -208,7 +208,8 @@ def votes(answers: Sequence[Answer]) -> dict[str, Any] | None:
         return None
     by_label: dict[str, list[float]] = {}
     for one in found:
-        by_label.setdefault(one.label, []).append(one.confidence)
+        # Of several labels all together are the vote: half of them is another answer.
+        by_label.setdefault(one.whole, []).append(one.confidence)
     # Ties go to the surer label, then to the first by name.
     winner = max(sorted(by_label), key=lambda label: (len(by_label[label]), sum(by_label[label])))
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from contracts.errors import InputError
-from model_builder.data.examine import examine
+from model_builder.data.examine import Examined, examine
 
 MOST_TRAINED: Final = 120_000
 """Rows that a recipe for a table trains on; beyond it, hours buy next to nothing."""
@@ -19,6 +19,12 @@ MOST_HELD: Final = 10_000
 USUALLY_HELD: Final = 1_000
 """Rows of its validation split that tell two students apart, where that is no large part."""
 
+_SEVERAL: Final = """\
+  # {more} of {rows} texts have several labels: the model gives a text all that it has, or none.
+  # labels: one would make each combination a label of its own.
+  labels: several
+"""
+
 _RECIPE: Final = """\
 # A classifier of the texts in {file}: {rows} rows, {labels} labels.
 # Build it with: shoal build {recipe}
@@ -28,8 +34,8 @@ seed: 1
 
 data:
   train: {train}
-  columns: {{text: {text}, label: {label}}}
-{limit}\
+  columns: {columns}
+{several}{limit}\
 # With a file of your own for the test: test: test.csv. Texts that belong to no label, so that the
 # model learns to say that it does not know: out_of_scope: other.csv.
 
@@ -90,8 +96,8 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
         recipe=recipe.name,
         name=recipe_name(data),
         train=json.dumps(_place(data, recipe)),
-        text=json.dumps(found.columns.text),
-        label=json.dumps(found.columns.label),
+        columns=_columns(found),
+        several="" if found.several is None else _SEVERAL.format(more=found.joined_rows, rows=rows),
         limit=f"  limit: {MOST_TRAINED}  # of {rows} rows: more take hours and teach little\n"
         if rows > MOST_TRAINED
         else "",
@@ -99,6 +105,19 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
         test=_share(0.2, rows),
     )
     return content, found.notes
+
+
+def _columns(found: Examined) -> str:
+    """The columns as YAML; of 0 and 1 each label's own."""
+    named = {"text": json.dumps(found.columns.text)}
+    several = found.several
+    if several is not None and several.columns:
+        named["labels"] = f"[{', '.join(map(json.dumps, several.columns))}]"
+    else:
+        named["label"] = json.dumps(found.columns.label)
+    if several is not None and several.separator:
+        named["separator"] = json.dumps(several.separator)
+    return f"{{{', '.join(f'{name}: {value}' for name, value in named.items())}}}"
 
 
 def _place(data: Path, recipe: Path) -> str:

@@ -25,6 +25,11 @@ def softmax(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[np.float6
     return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
 
 
+def sigmoid(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Chances of logits of any shape, without an overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * np.asarray(values, np.float64))), np.float64)
+
+
 def accuracy(logits: NDArray[Any], targets: NDArray[Any]) -> float:
     """Share of rows whose best label is the target; nan for no rows."""
     return float((logits.argmax(axis=1) == targets).mean()) if len(targets) else math.nan

@@ -17,6 +17,7 @@ from contracts.bundle import MANIFEST, Bundle, file_entries
 from contracts.folders import put_folder
 from contracts.histogram import Histogram
 from contracts.manifest import (
+    SEVERAL_SCHEMA,
     Baseline,
     Classifier,
     Manifest,
@@ -24,7 +25,7 @@ from contracts.manifest import (
     Provenance,
 )
 from model_builder.classify.candidate import GOLDEN_FILE, MODEL_FILE, Candidate
-from model_builder.classify.metrics import softmax
+from model_builder.classify.metrics import sigmoid, softmax
 from model_builder.convert import Runner, write_atomically
 
 
@@ -38,6 +39,7 @@ class ClassifierParts(msgspec.Struct):
         golden_texts: inputs of the golden vectors.
         baseline_logits: float32 [N, C] of the model file on the test split, for drift.
         temperature, threshold: what turns logits into an answer.
+        cuts: of each label, where a text may have several.
         boards: that it fits; none: any.
         metrics: for the manifest, JSON values.
         provenance: digests and versions.
@@ -58,6 +60,28 @@ class ClassifierParts(msgspec.Struct):
     provenance: Provenance = Provenance()
     peak_rss_bytes: int | None = None
     extra: dict[str, bytes] = {}
+    cuts: list[int] = []
+
+
+def baseline_of_several(
+    chances: NDArray[np.float64], said: NDArray[np.bool_], labels: list[str]
+) -> Baseline:
+    """Shares of the texts that get each label, and the confidences of their surest one.
+
+    Args:
+        chances: float64 [N, C].
+        said: bool [N, C]: which labels are given.
+        labels: C.
+    """
+    histogram = Histogram("unit20")
+    for row, given in zip(chances, said, strict=True):
+        histogram.add(float(row[given].max() if given.any() else row.max()))
+    shares = {label: float(share) for label, share in zip(labels, said.mean(axis=0), strict=True)}
+    none = float((~said.any(axis=1)).mean())
+    if none:
+        shares["unknown"] = min(1.0, shares.get("unknown", 0.0) + none)
+    found = {label: round(share, 6) for label, share in sorted(shares.items()) if share}
+    return Baseline(found, histogram)
 
 
 def baseline(
@@ -86,6 +110,12 @@ def write_classifier(folder: Path, parts: ClassifierParts) -> Bundle:
     """
     candidate = parts.candidate
     runner = Runner(candidate.model)
+    if parts.cuts:
+        chances = sigmoid(parts.baseline_logits / parts.temperature)
+        said = runner.steps(parts.baseline_logits) >= np.array(parts.cuts)
+        usual = baseline_of_several(chances, said, parts.labels)
+    else:
+        usual = baseline(parts.baseline_logits, parts.labels, parts.temperature, parts.threshold)
     arena = candidate.arena(parts.golden_texts[0])
     vectors = candidate.golden(parts.golden_texts, parts.labels)
     files = {
@@ -100,7 +130,7 @@ def write_classifier(folder: Path, parts: ClassifierParts) -> Bundle:
         for name, data in files.items():
             write_atomically(staging / name, data)
         manifest = Manifest(
-            schema=1,
+            schema=SEVERAL_SCHEMA if parts.cuts else 1,
             name=parts.name,
             version=parts.version,
             task="classify",
@@ -117,12 +147,10 @@ def write_classifier(folder: Path, parts: ClassifierParts) -> Bundle:
             ),
             front_end=candidate.front_end,
             golden=candidate.golden_rule(len(vectors)),
-            classifier=Classifier(parts.labels, parts.temperature, parts.threshold),
+            classifier=Classifier(parts.labels, parts.temperature, parts.threshold, parts.cuts),
             boards=parts.boards,
             metrics=parts.metrics,
-            baseline=baseline(
-                parts.baseline_logits, parts.labels, parts.temperature, parts.threshold
-            ),
+            baseline=usual,
             provenance=parts.provenance,
         )
         write_atomically(staging / MANIFEST, codec.pretty(manifest))

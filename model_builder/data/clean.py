@@ -47,7 +47,7 @@ class CleanReport(msgspec.Struct):
     warnings: list[str] = []
 
 
-def _folded(label: str) -> str:
+def folded_label(label: str) -> str:
     """A label without case and without what separates its words."""
     folded = "".join(c if c.isalnum() else " " for c in label.casefold())
     return " ".join(folded.split()) or label
@@ -58,7 +58,7 @@ def spellings(rows: list[Row]) -> dict[str, str]:
     counts = Counter(row.label for row in rows)
     found: dict[str, str] = {}
     for label in sorted(counts, key=lambda name: (-counts[name], name)):
-        found.setdefault(_folded(label), label)
+        found.setdefault(folded_label(label), label)
     return found
 
 
@@ -67,7 +67,7 @@ def one_spelling(rows: list[Row], known: dict[str, str], report: CleanReport) ->
     changed: Counter[tuple[str, str]] = Counter()
     found = []
     for row in rows:
-        label = known.get(_folded(row.label), row.label)
+        label = known.get(folded_label(row.label), row.label)
         if label != row.label:
             changed[row.label, label] += 1
             row = msgspec.structs.replace(row, label=label)

@@ -8,9 +8,11 @@ from pathlib import Path
 import msgspec
 
 from contracts.labelled.columns import Columns
-from contracts.labelled.load import load_table
+from contracts.labelled.load import load_table, several_in
 from contracts.labelled.rows import Log
+from contracts.labelled.several import Several
 from model_builder.data.clean import CleanReport, clean, drop_lonely, one_spelling, spellings
+from model_builder.data.several import usable
 
 
 class Examined(msgspec.Struct, frozen=True):
@@ -20,6 +22,8 @@ class Examined(msgspec.Struct, frozen=True):
         rows: that can be used.
         labels: how many.
         columns: as the table spells them.
+        several: where labels stand, if texts have several; None: a text has one.
+        joined_rows: that have several.
         notes: what was assumed, what is left out and why, what to look at.
     """
 
@@ -27,6 +31,8 @@ class Examined(msgspec.Struct, frozen=True):
     labels: int
     columns: Columns
     notes: list[str]
+    several: Several | None = None
+    joined_rows: int = 0
 
 
 def examine(data: Path, text: str = "text", label: str = "label") -> Examined:
@@ -41,6 +47,9 @@ def examine(data: Path, text: str = "text", label: str = "label") -> Examined:
         InputError: what makes it useless: see :func:`load_table`, :func:`drop_lonely`.
     """
     log, report = Log(), CleanReport()
+    several = several_in(data, text, label)
+    if several is not None:
+        return _examine_several(data, text, label, several)
     table = load_table(data, text=text, label=label, log=log)
     rows = one_spelling(table.rows, spellings(table.rows), report)
     rows = drop_lonely(clean(rows, report, deduplicate=True, conflicts="drop"), report)
@@ -51,3 +60,23 @@ def examine(data: Path, text: str = "text", label: str = "label") -> Examined:
             f"{len(few)} labels have fewer than 3 rows, for example {', '.join(few[:3])}"
         )
     return Examined(len(rows), len(counts), table.columns, [*log.notes, *report.warnings])
+
+
+def _examine_several(data: Path, text: str, label: str, several: Several) -> Examined:
+    """Of a table whose texts have several labels."""
+    log, report = Log(), CleanReport()
+    table = load_table(data, text=text, label=label, log=log, several=several)
+    rows = usable(table.rows, report)
+    counts = Counter(name for row in rows for name in row.labels)
+    more = sum(len(row.labels) > 1 for row in rows)
+    log.note(
+        f"{more} of {len(rows)} texts have several labels, so the model will give a text all that "
+        "it has"
+    )
+    few = sorted(name for name, count in counts.items() if count < 3)
+    if few:
+        report.warnings.append(
+            f"{len(few)} labels have fewer than 3 rows, for example {', '.join(few[:3])}"
+        )
+    notes = [*log.notes, *report.warnings]
+    return Examined(len(rows), len(counts), table.columns, notes, table.several, more)

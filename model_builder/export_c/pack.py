@@ -82,8 +82,48 @@ const int8_t *shoal_scores(void);
 
 /* All of it: the index of the best label, or -1. */
 int shoal_classify(const char *text, size_t size);
-
+{_several_header(manifest)}
 #endif
+"""
+
+
+def _several_header(manifest: Manifest) -> str:
+    if manifest.classifier is None or not manifest.classifier.cuts:
+        return ""
+    return """
+/* A text may have several labels, or none: each whose score is at least its cut. */
+#define SHOAL_SEVERAL 1
+
+extern const int8_t shoal_cuts[SHOAL_LABEL_COUNT];
+
+/* All of it: writes the labels that the text has, by their indexes in ascending order, and gives
+ * how many they are; 0: none is over its cut. -1 as above. `found` has room for all. */
+int shoal_classify_several(const char *text, size_t size, int found[SHOAL_LABEL_COUNT]);
+"""
+
+
+def _several_source(manifest: Manifest) -> str:
+    if manifest.classifier is None or not manifest.classifier.cuts:
+        return ""
+    cuts = ", ".join(map(str, manifest.classifier.cuts))
+    return f"""
+const int8_t shoal_cuts[SHOAL_LABEL_COUNT] = {{{cuts}}};
+
+int shoal_classify_several(const char *text, size_t size, int found[SHOAL_LABEL_COUNT])
+{{
+    const int8_t *scores;
+    int count = 0;
+    if (shoal_prepare(text, size) < 0 || shoal_run() != 0) {{
+        return -1;
+    }}
+    scores = shoal_scores();
+    for (int i = 0; i < SHOAL_LABEL_COUNT; i++) {{
+        if (scores[i] >= shoal_cuts[i]) {{
+            found[count++] = i;
+        }}
+    }}
+    return count;
+}}
 """
 
 
@@ -134,7 +174,7 @@ int shoal_classify(const char *text, size_t size)
     }}
     return best;
 }}
-"""
+{_several_source(manifest)}"""
 
 
 def _replayed(bundle: Bundle, model: bytes, front: NgramFrontEnd) -> list[GoldenVector]:
@@ -279,6 +319,7 @@ def export(bundle: Bundle, out: Path, *, board: Board | None = None) -> Graph:
                 "operators": sorted({op.name for op in graph.operators}),
                 "temperature": manifest.classifier.temperature,
                 "threshold": manifest.classifier.threshold,
+                "cuts": manifest.classifier.cuts,
             },
             indent=2,
         )

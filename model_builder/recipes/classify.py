@@ -38,11 +38,16 @@ class Columns(Section, frozen=True):
     Attributes:
         text, label: their columns.
         group: rows of one group stay in one split; empty: none.
+        labels: with ``labels: several``: columns of 0 and 1, one for each label, in place of
+            `label`.
+        separator: likewise: what joins the labels in one cell; empty: as the table shows.
     """
 
     text: str = "text"
     label: str = "label"
     group: str = ""
+    labels: Annotated[tuple[str, ...], msgspec.Meta(max_length=limits.MAX_LABELS)] = ()
+    separator: str = ""
 
 
 class DataConfig(Section, frozen=True):
@@ -56,6 +61,8 @@ class DataConfig(Section, frozen=True):
         out_of_scope_test: the same, only for the report.
         unlabelled: more text for the teacher to label.
         columns: of the files.
+        labels: ``one`` a text, or ``several``: a text may have some, or none; see
+            docs/how-to/several-labels.md.
         language: of ``home-intents``, for example ``en``, ``de``, ``ru``.
         sentences: how many ``home-intents`` gives.
         limit: at most so many rows of `train`; 0: all.
@@ -73,6 +80,7 @@ class DataConfig(Section, frozen=True):
     out_of_scope_test: str = ""
     unlabelled: str = ""
     columns: Columns = Columns()
+    labels: Literal["one", "several"] = "one"
     language: str = "en"
     sentences: Positive = 14_000
     limit: Annotated[int, msgspec.Meta(ge=0)] = 0
@@ -86,7 +94,8 @@ class CleanConfig(Section, frozen=True):
 
     Attributes:
         deduplicate: keep one of the rows with one normalised text.
-        conflicts: a text with two labels: ``drop`` all its rows, or ``error``.
+        conflicts: a text with two labels: ``drop`` all its rows, or ``error``. Where a text may
+            have several labels, ``drop`` joins those of its rows.
         noise_report: list rows whose label disagrees with a cross-validated classifier.
     """
 

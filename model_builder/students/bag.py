@@ -42,6 +42,7 @@ class BagFit(msgspec.Struct, frozen=True):
         dropout: of the pooled features.
         feature_dropout: share of a text's ids hidden in a step.
         rounded_from: share of the steps after which the table is rounded as int8 will be.
+        several: a text may have several labels: each is learned for itself.
     """
 
     steps: int
@@ -51,6 +52,7 @@ class BagFit(msgspec.Struct, frozen=True):
     dropout: float = 0.1
     feature_dropout: float = 0.2
     rounded_from: float = 0.5
+    several: bool = False
 
 
 class Bag:
@@ -139,7 +141,7 @@ def train_bag(
     Args:
         bag: changed.
         ids: int32 [N, L].
-        targets: float32 [N, C], rows sum to 1.
+        targets: float32 [N, C], rows sum to 1; with ``fit.several`` each is a chance.
         weights: float64 [N], how often a row is drawn, in any unit.
         fit: how.
         seed: of draws and dropout.
@@ -206,8 +208,12 @@ def _gradients(
     total = np.asarray(where @ (bag.rounded(own["table"]) if rounded else own["table"]))
     total = total * masks[0] * np.float32(kept)
     first, logits = bag._top(total, largest)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    error = (powers / powers.sum(axis=1, keepdims=True) - targets) / np.float32(count)
+    if fit.several:
+        shares = 0.5 * (1 + np.tanh(0.5 * logits))
+    else:
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares = powers / powers.sum(axis=1, keepdims=True)
+    error = (shares - targets) / np.float32(count)
     found: dict[str, Floats] = {}
     if "out" in own:
         found["out"] = np.maximum(first, 0).T @ error

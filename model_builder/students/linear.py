@@ -40,10 +40,13 @@ class LinearFit(msgspec.Struct, frozen=True):
     Attributes:
         strength: inverse of the penalty on the weights' squares.
         words: how much words and pairs count beside pieces of words.
+        several: a text may have several labels: each is learned for itself. Whether it has one is
+            asked of texts of any length, so they keep theirs, and each label has a bias.
     """
 
     strength: float = 30.0
     words: float = 1.4
+    several: bool = False
 
 
 def fit_linear(
@@ -62,7 +65,7 @@ def fit_linear(
         bag: changed.
         ids: int32 [N, L].
         words: int32 [N, L], of the same texts with the same table, words and pairs alone.
-        targets: float32 [N, C], rows sum to 1.
+        targets: float32 [N, C], rows sum to 1; with ``fit.several`` each is a chance.
         weights: float64 [N], how much a text counts, in any unit.
         fit: how.
         turns: of the optimiser, at most.
@@ -80,19 +83,27 @@ def fit_linear(
     some = lengths > 0
     unit = np.zeros(len(ids))
     unit[some] = float(np.sqrt(1 + fit.words**2)) / lengths[some]
+    if fit.several and some.any():
+        unit[:] = unit[some].mean()
     features = scipy.sparse.diags(unit) @ counts @ scipy.sparse.diags(scale)
     features = features.astype(np.float32)
     share = weights * len(ids) / weights.sum()
     width = min(bag.config.dim, targets.shape[1])
     with threadpool_limits(1, "blas"):
-        found, codes = _fitted(
-            features.tocsr(), targets, share, fit.strength, width, turns, progress
-        )
+        if fit.several:
+            found, codes, bias = _fitted_each(
+                features.tocsr(), targets, share, fit.strength, width, turns, progress
+            )
+        else:
+            found, codes = _fitted(
+                features.tocsr(), targets, share, fit.strength, width, turns, progress
+            )
+            often = np.log(np.maximum(share @ targets, 1e-6))
+            bias = _PRIOR * (often - often.mean())
     # A device reads no length: of a usual one, where the mean of the unit is.
     usual = float(unit[some].mean()) if some.any() else 1.0
     found *= (scale * usual)[:, None]
-    often = np.log(np.maximum(share @ targets, 1e-6))
-    _fold(bag, where, found, codes, _PRIOR * (often - often.mean()))
+    _fold(bag, where, found, codes, bias)
 
 
 def _counted(ids: NDArray[np.int32], size: int) -> Any:
@@ -168,6 +179,58 @@ def _fitted(
     best = minimize(loss, start, jac=True, method="L-BFGS-B", callback=told, options=options).x
     progress(turns, turns)
     return best[:cut].reshape(rows, width), best[cut:].reshape(width, classes) if found else codes
+
+
+def _fitted_each(
+    features: Any,
+    targets: Floats,
+    share: NDArray[np.float64],
+    strength: float,
+    width: int,
+    turns: int,
+    progress: Callable[[int, int], None],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """As :func:`_fitted`, each label for itself; and a bias of each, float64 [C].
+
+    As many columns as labels hold any weights; fewer are found with what they say of each label.
+    """
+    rows, classes = features.shape[1], targets.shape[1]
+    turned = features.T.tocsr()
+    counts = share.astype(np.float32)[:, None]
+    found = width < classes
+    codes = np.eye(classes)
+    if found:
+        codes = np.linalg.qr(np.random.default_rng(0).normal(size=(classes, classes)))[0][:width]
+    cut, end = rows * width, rows * width + codes.size * found
+    done = 0
+
+    def loss(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        own, bias = flat[:cut].reshape(rows, width), flat[end:]
+        say = flat[cut:end].reshape(width, classes) if found else codes
+        inner = features @ own.astype(np.float32)
+        logits = inner @ say.astype(np.float32) + bias.astype(np.float32)
+        error = (0.5 * (1 + np.tanh(0.5 * logits)) - targets) * counts
+        size, shape = own.T @ own, say @ say.T
+        missed = (np.logaddexp(0, logits) - targets * logits) * counts
+        value = float((size * shape).sum()) / (2 * strength) + float(missed.sum())
+        slope = turned @ (error @ say.T.astype(np.float32)) + own @ (shape / strength)
+        other = (inner.T @ error + size @ say / strength).ravel() if found else []
+        return value, np.concatenate([slope.ravel(), other, error.sum(axis=0)]).astype(np.float64)
+
+    def told(_: object) -> None:
+        nonlocal done
+        done = min(done + 1, turns)
+        progress(done, turns)
+
+    often = np.clip(share @ targets / share.sum(), 1e-4, 1 - 1e-4)
+    start = np.concatenate(
+        [np.zeros(cut), codes.ravel() if found else [], np.log(often / (1 - often))]
+    )
+    options = {"maxiter": turns}
+    best = minimize(loss, start, jac=True, method="L-BFGS-B", callback=told, options=options).x
+    progress(turns, turns)
+    say = best[cut:end].reshape(width, classes) if found else codes
+    return best[:cut].reshape(rows, width), say, best[end:]
 
 
 def _fold(

@@ -1,0 +1,150 @@
+"""The student of several labels: what is tried, and which one answers validation rows best.
+
+The plans are those of :mod:`model_builder.classify.plans`, each label learned for itself: from the
+rows' labels alone, and from these and the teachers' word together.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from model_builder.classify.choice import Score, best
+from model_builder.classify.lessons import Lesson, about_tokens, counted, train_plan
+from model_builder.classify.plans import Facts, Plan, limits, plans
+from model_builder.data.several import Dataset
+from model_builder.recipes.classify import Recipe
+from model_builder.schedule import seconds_for
+from model_builder.several import figures
+from model_builder.students.bag import Bag
+from model_builder.students.ids import encode
+from model_builder.teachers.base import Progress
+
+_MOST_TRAINED: Final = 2
+"""Plans that are trained in steps: each takes as long as all that is fitted at once."""
+
+Floats = NDArray[np.float32]
+
+
+class Trained(msgspec.Struct):
+    """The chosen student.
+
+    Attributes:
+        bag: its weights.
+        plan: how it was made.
+        tried: what came of each, the chosen one first.
+        why: it was chosen.
+    """
+
+    bag: Bag
+    plan: Plan
+    tried: list[dict[str, Any]]
+    why: str
+
+
+def facts_of(dataset: Dataset) -> Facts:
+    """What the plans go by."""
+    texts = dataset.train.texts
+    step = max(1, len(texts) // 500)
+    tokens = float(np.mean([about_tokens(text) for text in texts[::step]]))
+    return Facts(len(texts), len(dataset.labels), tokens, seconds_for(len(texts)))
+
+
+def plans_for(recipe: Recipe, dataset: Dataset) -> list[Plan]:
+    """What is tried, the likeliest first.
+
+    Raises:
+        RefusedError: ``over-budget``; no student fits.
+    """
+    bounds = limits(recipe.budget, len(dataset.labels))
+    texts = dataset.train.texts
+    found = plans(texts, facts_of(dataset), bounds, 0)
+    trained = [plan for plan in found if plan.linear is None][:_MOST_TRAINED]
+    return [_each(plan) for plan in [*(plan for plan in found if plan.linear), *trained]]
+
+
+def _each(plan: Plan) -> Plan:
+    """The plan with each label learned for itself."""
+    linear = plan.linear and msgspec.structs.replace(plan.linear, several=True)
+    fit = msgspec.structs.replace(plan.fit, several=True)
+    name = plan.name.removesuffix(" to the labels").removesuffix(", the rows alone")
+    return msgspec.structs.replace(plan, name=name, fit=fit, linear=linear, labels=False)
+
+
+def learn(
+    recipe: Recipe, dataset: Dataset, soft: Floats | None, cache: Path, progress: Progress
+) -> Trained:
+    """Trains the plans and chooses one.
+
+    Args:
+        recipe: what is built.
+        dataset: its training and validation rows.
+        soft: what the teachers say of the training rows, float32 [N, C]; None: there is none.
+        cache: folder of the checkpoints.
+        progress: is told of long work.
+    """
+    texts = dataset.train.texts + dataset.outside
+    own = dataset.train.targets.astype(np.float32)
+    none = np.zeros((len(dataset.outside), len(dataset.labels)), np.float32)
+    lessons = {"the labels": Lesson(texts, np.concatenate([own, none]), len(texts))}
+    if soft is not None:
+        mixed = np.asarray((own + soft) / 2, np.float32)
+        lessons["the labels and the teacher"] = Lesson(
+            texts, np.concatenate([mixed, none]), len(texts)
+        )
+    runs = [
+        (plan, name)
+        for plan in plans_for(recipe, dataset)
+        for name in (lessons if plan.linear else list(lessons)[-1:])
+    ]
+    total, done = sum(plan.fit.steps for plan, _ in runs), 0
+    bags: list[Bag] = []
+    scores: list[Score] = []
+    rows: list[dict[str, Any]] = []
+    for plan, name in runs:
+        told = partial(counted, progress, f"tries {len(runs)} plans", done, total)
+        bag = train_plan(recipe, lessons[name], plan, plan.fit.steps, cache, told)
+        done += plan.fit.steps
+        logits = bag.logits(encode(dataset.validation.texts, plan.shape.features))
+        found = score(logits, dataset.validation.targets)
+        bags.append(bag)
+        scores.append(found)
+        rows.append(
+            {
+                "plan": plan.name,
+                "learned": name,
+                "steps": plan.fit.steps,
+                "validation": found.accuracy,
+                "surprise": round(found.surprise, 4),
+                "score": round(found.mean, 4),
+            }
+        )
+    chosen = best(scores)
+    order = sorted(range(len(runs)), key=lambda i: (i != chosen, -scores[i].mean))
+    plan, name = runs[chosen]
+    why = (
+        f"{len(runs)} plans were tried. {plan.name}, which learned {name}, gives the best labels "
+        f"on validation (F1 of a text {scores[chosen].accuracy:.3f} with one threshold); of those "
+        "that differ by no more than chance, the first is taken."
+    )
+    return Trained(bags[chosen], plan, [rows[i] for i in order], why)
+
+
+def score(logits: Floats, targets: NDArray[np.bool_]) -> Score:
+    """Judges answers float32 [N, C].
+
+    Of each text by its F1 with the best one threshold for all labels, less its surprise.
+    """
+    temperature = figures.best_temperature(logits, targets)
+    values = np.unique(np.quantile(logits, np.linspace(0.5, 0.999, 60)))
+    cut = max(values, key=lambda v: float(figures.figures(logits >= v, targets)["micro_f1"]))
+    f1 = figures.row_f1(logits >= cut, targets)
+    lost = np.minimum(figures.surprises(logits, targets, temperature), 6.0)
+    return Score(
+        np.asarray(f1 - lost / 2, np.float64), round(float(f1.mean()), 5), float(lost.mean())
+    )
