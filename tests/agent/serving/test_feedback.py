@@ -92,7 +92,12 @@ def test_a_right_answer_and_a_corrected_one_are_counted_under_their_version(benc
     assert not wrong.right
     bench.say("q3", right=False)
     counted = bench.counted()
-    assert counted == {"1.0.0": Judged(2, 2, 1, 1, {ONE: 2}, {TWO: {THREE: 1, UNSAID: 1}})}
+    sure = [0] * 9 + [2]  # every answer had a confidence of 0.9
+    assert counted == {
+        "1.0.0": Judged(
+            2, 2, 1, 1, {ONE: 2}, {TWO: {THREE: 1, UNSAID: 1}}, sure_right=sure, sure_wrong=sure
+        )
+    }
     assert bench.counted() == {}, "each is told once"
 
 
