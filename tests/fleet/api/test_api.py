@@ -313,6 +313,9 @@ def test_a_queued_rollout_starts_when_the_other_has_ended(
     controller.runner.tick()
     assert client.get("/v1/rollouts/r1").json()["status"] == "aborted"
     assert client.get("/v1/rollouts/r2").json()["status"] == "running"
+    (before,) = client.post("/v1/rollouts/plan", json=ROLLOUT).json()["setbacks"]
+    assert (before["rollout"], before["status"], before["wave"]) == ("r1", "aborted", 0)
+    assert before["reason"]["code"] == "aborted"
 
 
 def test_a_plan_says_what_would_happen_and_does_nothing(signed: Signed) -> None:

@@ -63,6 +63,7 @@ def test_enrol_writes_one_file_and_publish_numbers_releases(folder: Path, tmp_pa
         (["query", "all", "classify", "hello"], 1, "controller-unreachable"),
         (["query", "all", "sing", "hello"], 2, "bad-query"),
         (["rollout", "create", "m", "1.0.0"], 1, "controller-unreachable"),
+        (["rollout", "create", "m", "1.0.0", "--allow-empty"], 1, "controller-unreachable"),
         (["rollout", "create", "m", "1.0"], 2, "bad-rollout"),
         (["rollout", "create"], 2, "bad-rollout"),
         (["rollout", "create", "m", "1.0.0", "--waves", "50%,10%"], 2, "bad-rollout"),

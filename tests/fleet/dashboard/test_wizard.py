@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from contracts.config import MqttConfig
@@ -150,6 +151,11 @@ def test_a_plan_says_what_will_happen_in_plain_words() -> None:
         "plan.html", plan=plan_of(0, 0, []), bundle="noise 1.0.0", fails=[""], left_out=[], steps=[]
     )
     assert "No device would move" in nothing and "Wave 1" not in nothing
+    some = msgspec.structs.replace(plan, moving=9)
+    short = render(
+        "plan.html", plan=some, bundle="noise 1.0.0", fails=[""], left_out=[], steps=steps
+    )
+    assert "5 never get the version" in short and "never get" not in page
 
 
 def test_a_persons_words_come_before_the_engines() -> None:
