@@ -573,7 +573,7 @@ def _read_report(path: Path | None, *, needed: bool) -> str | None:
         if path.stat().st_size > _REPORT_CAP:
             raise InputError("too-large", f"{path} is over {_REPORT_CAP} bytes")
         document = msgspec.json.decode(path.read_bytes(), type=dict)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         if not needed:
             return None
         raise InputError("bad-report", f"{path} is not a build report: {error}") from None

@@ -54,7 +54,9 @@ def compare(
     figures = _rows(
         *(_figures(one, report) for one, report in zip((first, second), reports, strict=True))
     )
-    by_label = _rows(*(_of_labels(one) for one in (first, second)))
+    by_label = _rows(
+        *(_of_labels(one, report) for one, report in zip((first, second), reports, strict=True))
+    )
     labels = [
         set(one.manifest.classifier.labels if one.manifest.classifier else ())
         for one in (first, second)
@@ -83,15 +85,25 @@ def _figures(one: Published, report: Mapping[str, Any] | None) -> dict[str, Any]
     return found
 
 
-def _of_labels(one: Published) -> dict[str, Any]:
+def _of_labels(one: Published, report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the manifest says of each label, and what the report's table has beside it."""
     known = set(one.manifest.classifier.labels if one.manifest.classifier else ())
-    return {
+    found = {
         f"{label} ({name.removesuffix('_per_class')})": value
         for name, figures in one.manifest.metrics.items()
         if _by_label(figures)
         for label, value in figures.items()
         if label in known or not known
     }
+    table = (report or {}).get("per_class")
+    for row in table if isinstance(table, list) else []:
+        label = row.get("label") if isinstance(row, dict) else None
+        if isinstance(label, str) and label in known:
+            # The manifest's figure is the signed one.
+            for name, value in row.items():
+                if _is_number(value):
+                    found.setdefault(f"{label} ({name})", value)
+    return found
 
 
 def _by_label(value: Any) -> bool:

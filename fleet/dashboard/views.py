@@ -22,6 +22,9 @@ from fleet.store.waits import Waiting
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+MAX_DEPTH: Final = 16
+"""Levels of a nested document that a table shows: reports come from elsewhere."""
+
 DONE: Final = frozenset({"confirmed", "undone"})
 PHASE_ORDER: Final = (
     "confirmed", "trial", "updating", "assigned", "undoing", "undone", "deferred", "failed",
@@ -376,13 +379,14 @@ class Overview(msgspec.Struct, frozen=True):
         return sum(errors for *_, errors in self.traffic) / self.requests if self.requests else None
 
 
-def flatten(document: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(document: dict[str, Any], prefix: str = "", depth: int = 0) -> list[tuple[str, Any]]:
     """A nested document as dotted names and values, for a table; at most 400 of them."""
     found: list[tuple[str, Any]] = []
     for key, value in document.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict):
-            found += flatten(value, f"{name}.")
+            deep = depth >= MAX_DEPTH
+            found += [(name, "more")] if deep else flatten(value, f"{name}.", depth + 1)
         elif isinstance(value, list) and len(value) > 12:
             found.append((name, f"{len(value)} values"))
         else:

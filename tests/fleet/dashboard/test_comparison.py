@@ -42,7 +42,14 @@ def made(folder: Path) -> Comparison:
         {"accuracy_int8": 0.95, "ece": 0.1, "latency_us": 12,
          "f1_per_class": {"on": 0.9, "<b>dim</b>": 0.5}},
     )  # fmt: skip
-    reports = ({"teacher": {"accuracy": 0.9}, "seed": 1}, {"teacher": {"accuracy": 0.8}, "seed": 2})
+    table = [
+        {"label": "on", "f1": 0.1, "recall": 0.6, "note": "x"}, {"label": "of nobody", "f1": 1},
+        {"label": ["on"], "f1": 1}, "no row",
+    ]  # fmt: skip
+    reports = (
+        {"teacher": {"accuracy": 0.9}, "seed": 1, "per_class": table},
+        {"teacher": {"accuracy": 0.8}, "seed": 2, "per_class": "no table"},
+    )
     return compare(first, second, reports)
 
 
@@ -64,6 +71,7 @@ def test_every_label_of_either_version_is_compared(tmp_path: Path) -> None:
     found = made(tmp_path)
     assert rows(found.labels) == {
         "on (f1)": (0.8, 0.9, 1), "off (f1)": (0.7, None, 0), "<b>dim</b> (f1)": (None, 0.5, 0),
+        "on (recall)": (0.6, None, 0),
     }  # fmt: skip
     assert (found.gained, found.lost) == (["<b>dim</b>"], ["off"])
     page = render("compare.html", first="1.0.0", second="1.1.0", c=found)

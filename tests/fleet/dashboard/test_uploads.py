@@ -20,6 +20,7 @@ from fleet.api.app import create_app
 from fleet.controller import Controller
 from fleet.dashboard import mount, uploads
 from fleet.dashboard.uploads import MAX_OPEN, MAX_PART_BYTES, Uploads
+from fleet.dashboard.views import MAX_DEPTH, flatten
 from fleet.dashboard.work import Work
 from fleet.folder import Fleet, FleetConfig
 from fleet.store import audit, bundles, tokens
@@ -208,6 +209,31 @@ def test_a_bundle_and_its_report_are_published_from_a_browser(
     assert newest(controller).outcome == "version-taken"
 
 
+@pytest.mark.parametrize(
+    ("depth", "code"), [(900, None), (50_000, "bad-report")], ids=["deep", "bottomless"]
+)
+def test_a_report_is_no_trap_for_whoever_reads_it(
+    controller: Controller,
+    browsers: dict[str, TestClient],
+    tmp_path: Path,
+    depth: int,
+    code: str | None,
+) -> None:
+    """However deep it is nested: it is shown so far, or refused."""
+    file, report = tmp_path / "deep.shoal", tmp_path / "deep-1.0.0-report.json"
+    pack(noise_bundle(tmp_path / "a", name=f"deep-{depth}").path, file)
+    report.write_text('{"a":' * depth + "1" + "}" * depth)
+    sent = send(browsers["admin"], report)
+    found = send(browsers["admin"], file, report=str(sent["id"]))
+    assert found.get("code") == code
+    if code is None:
+        with controller.store.read() as connection:
+            stored = bundles.report(connection, f"deep-{depth}", "1.0.0")
+        assert stored is not None
+        ((name, value),) = flatten(stored)
+        assert (name.count("a"), value) == (MAX_DEPTH + 1, "more")
+
+
 def hostile(kind: str, folder: Path) -> Path:
     """An archive that is no bundle as it should be."""
     bundle = noise_bundle(folder / kind, name="bad")
@@ -265,8 +291,11 @@ def test_only_an_admin_of_this_site_sends_a_bundle(
     asked = {"name": "a.shoal", "size": "9"}
     answer = browsers["operator"].post("/ui/upload", params=asked, content=b"x")
     assert answer.status_code == 403 and "role admin" in answer.text
-    entry = newest(controller)
-    assert (entry.action, entry.outcome, entry.times) == ("bundle.publish", "forbidden", 1)
+    controller.attempts.write()
+    with controller.store.read() as connection:
+        found = audit.page(connection, None, 99)[0]
+    (entry,) = (one for one in found if one.outcome == "forbidden")
+    assert (entry.action, entry.times, entry.actor) == ("bundle.publish", 1, "the operator")
     elsewhere = {"Origin": "https://evil.example"}
     admin = browsers["admin"]
     refused = admin.post("/ui/upload", params=asked, content=b"x", headers=elsewhere)
