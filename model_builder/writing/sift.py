@@ -13,7 +13,7 @@ from contracts.likeness import features, likeness
 from contracts.text import normalize
 from model_builder.writing.plan import spoken
 
-_BLANK: Final = re.compile(r"\[[^\]\d]{1,40}\]|\{[^}]{1,40}\}|<[^>]{1,40}>|_{3,}|\bX{4,}\b")
+_BLANK: Final = re.compile(r"\[(?!\d+\])[^\]]{1,40}\]|\{[^}]{1,40}\}|<[^>]{1,40}>|_{3,}|\bX{4,}\b")
 """What a model leaves to be filled in: ``[Your name]``, ``{amount}``, ``<date>``."""
 
 _SAID_AGAIN: Final = 0.9

@@ -17,6 +17,17 @@ from model_builder.teachers.kept import Kept
 from model_builder.writing.authors import BundleAuthor
 from model_builder.writing.lines import texts_of
 from model_builder.writing.plan import Ask, nearest_labels, plan
+from model_builder.writing.sift import (
+    ALIKE,
+    BLANK,
+    EMPTY,
+    LONG,
+    NAMED,
+    REPEATED,
+    TWICE,
+    Sieve,
+    told,
+)
 from tests.model_builder.writing.endpoint import MEANINGS, THINGS
 from tests.support.tiny_decoder import tiny_bundle
 
@@ -57,6 +68,40 @@ def test_no_text_is_read_out_of_prose(answer: str) -> None:
 def test_half_a_surrogate_pair_is_no_letter() -> None:
     """JSON can name one; UTF-8 cannot write it."""
     assert texts_of('["caf\\u00e9 \\ud83d now", "line\\none"]') == ["café now", "line one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("hello [Your Name], where is it", BLANK),
+        ("i am from [location1]", BLANK),
+        ("order {number} is late", BLANK),
+        ("card <last four digits> is lost", BLANK),
+        ("send it to ____ please", BLANK),
+        ("it said [1] of 2", ""),
+        ("Refund!", NAMED),
+        ("the customer wants his money back", REPEATED),
+        ("?! 12", EMPTY),
+        ("money " * 60, LONG),
+        ("my money, please", ""),
+    ],
+)
+def test_a_text_of_no_use_is_left_out_for_what_it_is(text: str, why: str) -> None:
+    """And the report can say so."""
+    meanings = {**MEANINGS, "refund": "the customer wants his money back"}
+    sieve = Sieve(meanings, {}, 300, 0.8)
+    assert sieve.take("refund", text) == (not why)
+    assert [one.why for one in told(sieve)] == ([why] if why else [])
+
+
+def test_the_same_and_nearly_the_same_are_taken_once() -> None:
+    """The same whatever its label; nearly the same within its label."""
+    sieve = Sieve(MEANINGS, {"refund": ["give me the money back for this chair"]}, 300, 0.8)
+    assert sieve.take("refund", "i would like to have my money back for the broken kettle")
+    assert not sieve.take("delivery", "I would like to have my money back for the broken kettle!")
+    assert not sieve.take("refund", "i would like to have my money back for that broken kettle")
+    assert not sieve.take("refund", "give me the money back for this chair!")
+    assert {one.why for one in told(sieve)} == {TWICE, ALIKE, REPEATED}
 
 
 def config(**changes: object) -> WrittenConfig:
