@@ -26,6 +26,9 @@ from fleet.store.entries import Actor
 FOLDER: Final = "improve"
 STATE: Final = "state.json"
 LOCK: Final = ".lock"
+CACHE: Final = "cache"
+"""Of all versions of a model: what their teacher said of texts."""
+
 VERDICT: Final = "verdict.json"
 LOG: Final = "improve.log"
 

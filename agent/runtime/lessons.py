@@ -33,7 +33,7 @@ logarithm of the model's doubt."""
 
 _BIAS: Final = -10.584
 _BAR: Final = -0.8
-_BAR_EACH: Final = 0.33
+_BAR_EACH: Final = 0.4
 """The bar above which a lesson answers, and what each doubling of their number adds to it: of many
 lessons one is near by chance."""
 

@@ -22,6 +22,7 @@ from contracts.redacted import as_said
 from fleet import durable
 from fleet.folder import Fleet
 from fleet.improve import answers
+from fleet.improvements import CACHE, FOLDER
 from fleet.samples import order
 from fleet.store import audit, bundles, samples
 from fleet.store.samples import Text
@@ -68,7 +69,7 @@ def suggest(
         waiting = order.queue(found, "", most)
         made = {f"version {refs[0].version}": _by_version(fleet, refs[0], waiting)}
         if recipe is not None:
-            home = fleet.folder / "improve" / model
+            home = fleet.folder / FOLDER / model
             name, by_teacher = _by_teacher(home, recipe, changes, waiting)
             made[name] = by_teacher
         with store.write() as connection:
@@ -97,9 +98,7 @@ def _by_teacher(
     home: Path, recipe: str, changes: Sequence[str], texts: Sequence[Text]
 ) -> tuple[str, dict[str, tuple[str, float]]]:
     durable.make_folder(home)
-    command = interpreter.module(
-        "model_builder", "suggest", recipe, "--cache", str(home / "teacher")
-    )
+    command = interpreter.module("model_builder", "suggest", recipe, "--cache", str(home / CACHE))
     for change in changes:
         command += ["--set", change]
     asked = codec.encode([as_said(one.sample.text) for one in texts])

@@ -29,7 +29,7 @@ from fleet.client import Client
 from fleet.folder import Fleet
 from fleet.improve import answers, verdict
 from fleet.improve.verdict import Verdict
-from fleet.improvements import FOLDER, LOCK, STATE, VERDICT
+from fleet.improvements import CACHE, FOLDER, LOCK, STATE, VERDICT
 from fleet.rollout.spec import RolloutSpec
 from fleet.rollout.state import ENDED
 from fleet.samples import rows
@@ -234,6 +234,7 @@ class Improvement:
         self._say(
             f"building {self.name} {state.version} from {state.rows.get('learn', 0)} more texts"
         )
+        self._share_cache(out)
         log = self.folder / "build.log"
         with log.open("ab") as sink:
             # Of a person at a terminal the builder's progress is shown.
@@ -254,6 +255,13 @@ class Improvement:
         summary = codec.decode(done.stdout, dict[str, Any], what="the builder's summary")
         state.bundle = str(summary["bundle"])
         self._reach("built")
+
+    def _share_cache(self, out: Path) -> None:
+        """What a teacher said of a text stays from version to version: most texts are the same."""
+        durable.make_folder(self._home / CACHE)
+        durable.make_folder(out)
+        with contextlib.suppress(FileExistsError):
+            (out / "cache").symlink_to((self._home / CACHE).resolve(), target_is_directory=True)
 
     def judge(self) -> Verdict:
         """Compares it with the version that runs; where it is worse it ends here.
