@@ -138,12 +138,19 @@ def field_readings(
         judge: Callable[[Mapping[str, Tally], Mapping[str, Tally], float], Verdict],
     ) -> Verdict:
         whole = judge(now, old, Z)
+        suspects: list[str] = []
         parts = sorted({groups[device] for device in now if device in groups})
         for part in parts if whole.holds is not False else ():
             mine, theirs = _only(now, groups, part), _only(old, groups, part)
             alone = judge(mine, theirs, z_of(len(parts)))
             if alone.holds is False:
                 return msgspec.structs.replace(alone, why=f"{gates.field_by}={part} alone")
+            if whole.holds and judge(mine, theirs, z_of(len(parts)) / 2).holds is False:
+                # What is likely worse there is not known to be: more feedback tells.
+                suspects.append(f"{gates.field_by}={part}")
+        if suspects:
+            why = f"it looks beyond the limit at {', '.join(suspects[:5])} alone"
+            return msgspec.structs.replace(whole, holds=None, why=why)
         return whole
 
     if (least := gates.min_field_accuracy) is not None:

@@ -55,7 +55,8 @@ SHIFTED = {
     "weather": (DAYS, ["forecast {} please", "is a coat needed {}"]),
     "blinds": (ROOMS, ["raise the blinds in the {}", "lower the shutters of the {}"]),
 }  # fmt: skip
-CODE = "4711"
+CODE = "471108154711"
+"""Digits that no time, count or digest has by chance."""
 DEVICES: dict[str, Any] = {"kitchen": "hard", "cellar": "ask"}
 
 

@@ -166,3 +166,20 @@ def test_a_site_with_little_feedback_decides_nothing() -> None:
     border = {f"d{n}": said(17, 3) if n < 5 else said(20, 0) for n in range(100)}
     site = {f"d{n}": f"s{n // 5}" for n in range(100)}
     assert field(gates, border, None, {"site": site}).holds
+
+
+def test_a_site_that_looks_worse_is_waited_for_and_not_left_to_the_sum() -> None:
+    """Too little to fail by, with many sites; more of the same fails, and better holds."""
+    gates = Gates(max_field_regression=0.05, field_by="site")
+    site = {f"d{n}": f"s{n // 10}" for n in range(80)}
+    before = {f"d{n}": Judged(95, 5) for n in range(80)}
+
+    def asked(right: int, wrong: int) -> tuple[bool | None, str]:
+        figures = {f"d{n}": said(19, 1) for n in range(80)}
+        figures |= {f"d{n}": said(right, wrong) for n in range(10)}
+        found = field(gates, figures, before, {"site": site})
+        return found.holds, found.why
+
+    assert asked(5, 1) == (None, "it looks beyond the limit at site=s0 alone")
+    assert asked(50, 10) == (False, "site=s0 alone")
+    assert asked(56, 4) == (True, "")
