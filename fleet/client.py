@@ -152,6 +152,13 @@ class Client:
         """What the device's updates did, newest first."""
         return self._get(models.UpdatePage, f"/v1/devices/{device}/updates", limit=limit)
 
+    def timeline(
+        self, device: str, cursor: str | None = None, limit: int = 100
+    ) -> models.TimelinePage:
+        """What happened to a device, newest first."""
+        path = f"/v1/devices/{quote(device, safe='')}/timeline"
+        return self._get(models.TimelinePage, path, cursor=cursor, limit=limit)
+
     def telemetry(
         self,
         device: str,

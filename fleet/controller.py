@@ -53,6 +53,7 @@ from fleet.store import (
     mail,
     samples,
     telemetry,
+    timeline,
     webhooks,
 )
 from fleet.store.admission import Admission
@@ -414,6 +415,7 @@ class Controller:
             webhooks.forget(connection, self.clock() - 7 * 24 * 3600)
             alerts.forget(connection, self.clock() - self.fleet.config.retention.event_s)
             mail.forget(connection, self.clock() - 30 * _DAY_S)
+            timeline.forget(connection, self.clock() - self.fleet.config.retention.event_s)
             audit.forget(connection, self.clock())
             samples.delete(connection, before=self.clock() - self.fleet.config.retention.sample_s)
         try:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from email.message import EmailMessage
 from email.policy import SMTP as POLICY
+from email.utils import formatdate
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -142,6 +143,7 @@ class Post:
         message = EmailMessage(policy=POLICY)
         message["From"], message["To"] = self._config.sender, recipient
         message["Subject"] = " ".join(subject.split())
+        message["Date"] = formatdate()
         message["Message-ID"] = f"<{identifier}>"
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(body)

@@ -439,6 +439,25 @@ class MetricsModel(Answer):
     )
 
 
+class HappenedModel(Answer):
+    """Something that happened to a device."""
+
+    at: float
+    kind: Literal["audit", "wanted", "update", "presence", "alert", "resolved", "samples"]
+    id: int
+    what: str = Field(description="the action, state, rule or request")
+    text: str
+    by: str = ""
+    detail: dict[str, Any] = {}
+
+
+class TimelinePage(Answer):
+    """What happened to a device, newest first."""
+
+    items: list[HappenedModel]
+    next: str | None = None
+
+
 class AuditModel(Answer):
     """One change, and who made it; or what was refused or failed: `outcome` is its error's code.
 

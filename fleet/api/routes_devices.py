@@ -26,6 +26,7 @@ from fleet.store import (
     listing,
     selection,
     telemetry,
+    timeline,
 )
 from fleet.store.entries import Actor
 from fleet.store.listing import Listing
@@ -129,6 +130,27 @@ def patch_devices(
     )
     controller.wake()
     return models.ManyChanged(matching=len(names), changed=changed)
+
+
+@ROUTER.get("/devices/{device}/timeline")
+def get_timeline(
+    controller: TheController,
+    token: Viewer,
+    device: DeviceId,
+    cursor: paging.Cursor = None,
+    limit: paging.Limit = 100,
+) -> models.TimelinePage:
+    """What happened to a device, newest first. Who changed what is for operators."""
+    start = paging.decode_cursor(cursor)
+    with controller.store.read() as connection:
+        departures.check_known(connection, device)
+        found, following = timeline.page(
+            connection, device, start, limit, audited=token.may("operator")
+        )
+    return models.TimelinePage(
+        items=[models.HappenedModel(**msgspec.structs.asdict(one)) for one in found],
+        next=paging.encode_cursor(following),
+    )
 
 
 @ROUTER.get("/devices/{device}/updates")

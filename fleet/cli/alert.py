@@ -83,7 +83,7 @@ def add(
         if as_json:
             emit_json(made)
             return
-        typer.echo(f"Added {made.id}: {safe(made.title)}, {made.kind} {made.threshold:g}")
+        typer.echo(f"Added {made.id}: {safe(made.title)}, {made.kind} {made.threshold:.10g}")
 
 
 @app.command("list")
@@ -114,7 +114,7 @@ def show(
                 (
                     one.id,
                     one.kind,
-                    f"{one.threshold:g}",
+                    f"{one.threshold:.10g}",
                     f"{one.hold_s:g} s",
                     one.selector,
                     one.open,
@@ -197,7 +197,7 @@ def test(
         found = _outcomes(client, sent, newest, wait)
         _deliveries(found, as_json)
         if bad := [one for one in found if wait and one.delivered_at is None]:
-            reason = bad[0].error or "it was not tried yet"
+            reason = bad[0].error or "not tried yet: is the controller ready? `shoal fleet doctor`"
             raise UnavailableError("not-delivered", f"{bad[0].to}: {reason}")
 
 

@@ -31,6 +31,7 @@ from fleet.cli import (
     serve,
     simulate,
     teach,
+    timeline,
     up,
 )
 
@@ -62,6 +63,7 @@ audit.register(fleet_app)
 devices.register(fleet_app)
 field.register(fleet_app)
 teach.register(fleet_app)
+timeline.register(fleet_app)
 simulate.register(fleet_app)
 fleet_app.add_typer(enroll.app, name="tokens")
 fleet_app.add_typer(agent.app, name="agent")

@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "feedback": "field",
     "accuracy": "field",
     "teach": "teach",
+    "timeline": "timeline",
     "simulate": "simulate",
 }
 """The module of ``fleet.cli`` in which each command of ``shoal fleet`` is registered."""

@@ -62,6 +62,7 @@ from fleet.store import (
     selection,
     setbacks,
     telemetry,
+    timeline,
     waits,
 )
 from fleet.store.audit import Entry
@@ -285,6 +286,18 @@ class Data:
         with self._controller.store.read() as connection:
             found = devices.contacts(connection, DEVICE.c.id == name)
         return self.now if found.get(name) else None
+
+    def timeline(
+        self, name: str, cursor: str, token: Token | None
+    ) -> tuple[list[timeline.Happened], str | None]:
+        """What happened to a device, newest first; who changed what is for operators.
+
+        Raises:
+            InputError: ``bad-cursor``.
+        """
+        audited = token is not None and token.may("operator")
+        with self._controller.store.read() as connection:
+            return timeline.page(connection, name, cursor, PAGE, audited=audited)
 
     def updates(self, name: str, before: int | None = None) -> list[history.Update]:
         """A device's newest update events."""

@@ -12,7 +12,13 @@ from contracts.clock import can_be_right
 from contracts.messages import Reported, Result, Status, UpdateEvent
 from fleet.ingest.decode import Batch, Message
 from fleet.ingest.heard import spoken_at
-from fleet.store import Store, clones, desired, devices
+from fleet.store import (
+    Store,
+    clones,
+    desired,
+    devices,
+    timeline,
+)
 from fleet.store.documents import dump, load
 from fleet.store.schema import DEVICE, RESULT, UPDATE_EVENT
 
@@ -257,7 +263,9 @@ def _write_status(
     if status.session >= before.session:
         values |= {"session": status.session, "boot": status.boot}
         if status.state != before.state:
-            values |= {"state": status.state, "state_at": _since(message, before.seen_at, now)}
+            since = _since(message, before.seen_at, now)
+            values |= {"state": status.state, "state_at": since}
+            timeline.note_presence(connection, [(device, status.state)], since)
             values |= devices.CHANGED
             changes.append(Change(f"device-{status.state}", device, {"boot": status.boot}))
     if values:

@@ -50,7 +50,10 @@ def compose(fleet: str, url: str, rule: Rule, some: Sequence[Alert]) -> tuple[st
         first = f"{len(resolved)}" if len(resolved) > 1 or opened else resolved[0].subject
         said.append(f"{first} resolved")
     subject = f"[{fleet}] {rule.title}: {', '.join(said)}"
-    lines = [f"Rule {rule.id}: {rule.title} (threshold {rule.threshold:g}, {rule.about.unit})", ""]
+    lines = [
+        f"Rule {rule.id}: {rule.title} (threshold {rule.threshold:.10g}, {rule.about.unit})",
+        "",
+    ]
     for title, which in (("Opened", opened), ("Resolved", resolved)):
         if not which:
             continue

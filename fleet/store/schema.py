@@ -360,6 +360,19 @@ AUDIT: Final = sa.Table(
     sa.Column("times", sa.BigInteger, nullable=False, server_default="1"),
     sa.Column("until", _TIME),
     sa.Index("ix_audit_at", "at"),
+    sa.Index("ix_audit_target", "target", "at"),
+)
+
+PRESENCE: Final = sa.Table(
+    "presence",
+    METADATA,
+    # A device connected (`online`), or lost its connection (`offline`).
+    sa.Column("id", _ID, primary_key=True),
+    sa.Column("device", _NAME, nullable=False),
+    sa.Column("state", sa.String(8), nullable=False),
+    sa.Column("at", _TIME, nullable=False),
+    sa.Index("ix_presence_device", "device", "at"),
+    sa.Index("ix_presence_at", "at"),
 )
 
 WRITTEN_BY: Final = sa.Table(

@@ -13,7 +13,7 @@ from contracts.errors import ShoalError
 from fleet.dashboard import charts, console, membership
 from fleet.dashboard.layout import RESPONSE_S, frame, html, live, problem
 from fleet.dashboard.render import render
-from fleet.dashboard.site import Site
+from fleet.dashboard.site import PREFIX, Site
 from fleet.store.telemetry import Point
 
 Draw = Callable[[Sequence[Point], float | None], dict[str, Any]]
@@ -36,8 +36,17 @@ def register(site: Site) -> None:
     async def device(request: Request, name: str) -> None:
         visit, data = await site.visit(request), site.data
         with frame(visit, name[:64], "/devices"):
+            after = request.query_params.get("after", "")[:64]
+
+            def happened() -> str:
+                found, following = data.timeline(name, after, visit.opened_by)
+                return render("timeline.html", happened=found) + render(
+                    "pager.html", base=f"{PREFIX}/devices/{name}", q="", after=after, next=following
+                )
+
             try:
                 await asyncio.to_thread(data.device, name)
+                await asyncio.to_thread(happened)
             except ShoalError as error:
                 problem(error)
                 return
@@ -51,6 +60,9 @@ def register(site: Site) -> None:
             with ui.element("section").classes("card").props('aria-label="Update history"'):
                 html("<h2>Update history</h2>")
                 await live(lambda: render("updates.html", updates=data.updates(name)), visit)
+            with ui.element("section").classes("card").props('aria-label="Timeline"'):
+                html("<h2>Timeline</h2>")
+                await live(happened, visit, every_s=5.0)
 
 
 async def _figures(site: Site, name: str) -> None:

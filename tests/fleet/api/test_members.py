@@ -12,7 +12,7 @@ from fleet import expiry
 from fleet.controller import Controller
 from fleet.ingest.decode import decode
 from fleet.ingest.writer import Writer
-from fleet.store import clones, devices
+from fleet.store import clones, devices, timeline
 from fleet.store.departures import Departure
 from tests.fleet.api.conftest import Signed
 
@@ -133,3 +133,21 @@ def test_all_that_runs_out_is_listed(controller: Controller, signed: Signed) -> 
         ("list", "revocation"), ("token", "ci"),
     }  # fmt: skip
     assert all(one["todo"] for one in items)
+
+
+def test_a_timeline_has_the_audit_log_for_operators(controller: Controller, signed: Signed) -> None:
+    """A viewer sees what the device did, page by page; nobody one that is not there."""
+    operator, viewer = signed("operator"), signed("viewer")
+    assert operator.patch("/v1/devices/d1", json={"labels": {"a": "b"}}).is_success
+    (one,) = operator.get("/v1/devices/d1/timeline").json()["items"]
+    assert (one["kind"], one["what"], one["by"]) == ("audit", "device.change", "the operator")
+    assert viewer.get("/v1/devices/d1/timeline").json() == {"items": [], "next": None}
+    assert viewer.get("/v1/devices/none/timeline").status_code == 404
+    assert viewer.get("/v1/devices/d1/timeline?cursor=eHg").status_code == 400
+    with controller.store.write() as connection:
+        timeline.note_presence(connection, [("d1", "online"), ("d1", "offline")], 5.0)
+    first = viewer.get("/v1/devices/d1/timeline", params={"limit": 1}).json()
+    more = {"limit": 1, "cursor": first["next"]}
+    second = viewer.get("/v1/devices/d1/timeline", params=more).json()
+    assert [first["items"][0]["what"], second["items"][0]["what"]] == ["offline", "online"]
+    assert second["next"] is None

@@ -90,6 +90,7 @@ NO_ENTRY = {
     "fleet samples list": "reads",
     "fleet rollout plan": "says what a rollout would do",
     "fleet rollout show": "reads",
+    "fleet timeline": "reads",
     "fleet tokens list": "reads",
     "fleet keys list": "reads",
     "fleet keys delegated": "reads",
