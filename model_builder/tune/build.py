@@ -52,6 +52,9 @@ _SHORTEST_CONTEXT: Final = 128
 _ROUNDED_PAIRS: Final = 100
 """Of each set, that float and int8 are compared on."""
 
+_KNOWN_BYTES: Final = 1.8
+"""Of a token, in a language that a tokenizer was made for or is near to one."""
+
 HELD, SHIFTED, BY_HAND = "held-out pairs", "shifted pairs", "pairs by hand"
 CHATS = "held-out chats"
 
@@ -174,6 +177,7 @@ def build(
         **({"written": ready.written.facts} if ready.written else {}),
         "warnings": [
             *(ready.written.warnings if ready.written else []),
+            *_unknown(ready),
             *warnings(scores, HELD, (SHIFTED, BY_HAND)),
         ],
     }
@@ -315,6 +319,20 @@ def _measured(
         Way(recipe.student.adapt, tuned),
     ]
     return compared(ways, sets, ready.longest + 8, ready.frame.asked)
+
+
+def _unknown(ready: _Ready) -> list[str]:
+    """A warning where the base hardly knows the language of the pairs."""
+    pairs = [p for p in ready.split.train if chat_of(p.prompt) is None][:_ROUNDED_PAIRS]
+    coded = ready.tokenizer.encode_batch([p.prompt for p in pairs], add_special_tokens=False)
+    size = sum(len(p.prompt.encode()) for p in pairs) / max(1, sum(len(c.ids) for c in coded))
+    if not pairs or size >= _KNOWN_BYTES:
+        return []
+    told = (
+        f"the base spells the prompts almost letter by letter, {size:.1f} bytes a token where a "
+        "language that it knows has 3 to 4.5: it has hardly learnt this one; another base may"
+    )
+    return [told]
 
 
 def _test_sets(recipe: TuneRecipe, ready: _Ready) -> dict[str, list[Pair]]:

@@ -293,7 +293,8 @@ def test_whole_matrices_at_int4_are_compared_with_another_bundle_on_pairs_by_han
     """`adapt: full`, `weights: int4`, `compare`, `handwritten`; other figures, no new training."""
     from model_builder.tune.build import BY_HAND, build
 
-    path = _written(tmp_path, epochs=1, targets=["q"], adapt="full", weights="int4")
+    pairs = [(f"wüßte {a} zäh", a) for a in ("qzx", "vjk", "wgp", "ymb", "hcu")]
+    path = _written(tmp_path, pairs, epochs=1, targets=["q"], adapt="full", weights="int4")
     (tmp_path / "hand.csv").write_text("prompt,completion\nquick fox,fox\n")
     document = json.loads(path.read_text())
     recipe, data = parse({**document, "handwritten": "hand.csv"}, path)
@@ -301,6 +302,8 @@ def test_whole_matrices_at_int4_are_compared_with_another_bundle_on_pairs_by_han
     assert first.adapter is None
     assert first.document["scores"]["full"][BY_HAND]["pairs"] == 1
     assert set(first.document["rounding"]) == {"pairs", "float", "int4"}
+    # A tokenizer of a few English words spells what it does not know.
+    assert any("letter by letter" in text for text in first.document["warnings"])
     other = os.path.relpath(first.bundle, tmp_path)
     recipe, data = parse({**document, "compare": [other], "version": "1.0.1"}, path)
     second = build(recipe, data, tmp_path, tmp_path / "out")
