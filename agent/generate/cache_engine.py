@@ -56,7 +56,13 @@ class CacheEngine(Protocol):
 
 
 def open_engine(
-    path: Path, *, runtime: str | None, wanted: Sequence[str], threads: int, cache: Path | None
+    path: Path,
+    *,
+    runtime: str | None,
+    wanted: Sequence[str],
+    threads: int,
+    cache: Path | None,
+    lean: bool = False,
 ) -> CacheEngine:
     """Loads a decoder's model file.
 
@@ -68,6 +74,7 @@ def open_engine(
         wanted: the manifest's runtimes.
         threads: of inference.
         cache: file for packed weights.
+        lean: without one, no signature is prepared before it is needed.
 
     Raises:
         UnavailableError: ``no-runtime``.
@@ -88,7 +95,7 @@ def open_engine(
         )
     try:
         if choice == "litert":
-            return _litert(path, threads, cache)
+            return _litert(path, threads, cache, lean)
         return InterpreterEngine(path, modules[choice.removesuffix("-interpreter")], threads)
     except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
         raise RefusedError(
@@ -96,14 +103,14 @@ def open_engine(
         ) from None
 
 
-def _litert(path: Path, threads: int, cache: Path | None) -> CacheEngine:
+def _litert(path: Path, threads: int, cache: Path | None, lean: bool) -> CacheEngine:
     import ai_edge_litert
 
     from agent.generate.litert_engine import LiteRtEngine
     from agent.runtime.litert_library import Library
 
     if Library.supports(ai_edge_litert.__version__):
-        return LiteRtEngine(path, threads=threads, cache=cache)
+        return LiteRtEngine(path, threads=threads, cache=cache, lean=lean)
     if processor.runs_binding():
         return BindingEngine(path, threads=threads, cache=cache)
     return InterpreterEngine(path, "ai_edge_litert", threads)

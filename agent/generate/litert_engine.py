@@ -51,6 +51,8 @@ class LiteRtEngine:
         threads: of inference.
         cache: file for packed weights. Without one all signatures are prepared at once, because
             each preparation would pack the weights for itself.
+        lean: without one, signatures are prepared when they are needed all the same: all of
+            those of a base that takes adapters want gigabytes.
 
     Raises:
         RuntimeError: LiteRT refuses the model.
@@ -60,11 +62,11 @@ class LiteRtEngine:
 
     name = "litert"
 
-    def __init__(self, path: Path, *, threads: int, cache: Path | None) -> None:
+    def __init__(self, path: Path, *, threads: int, cache: Path | None, lean: bool = False) -> None:
         self._path = path
         self._library = Library(threads, cache)
         try:
-            self._whole = None if cache else Model(self._library, path)
+            self._whole = None if cache or lean else Model(self._library, path)
         except BaseException:
             self._library.close()
             raise

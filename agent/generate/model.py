@@ -117,6 +117,7 @@ class GenerativeModel:
             wanted=self.manifest.model.runtimes,
             threads=options.threads,
             cache=options.cache,
+            lean=options.lean,
         )
         self.runtime = engine.name
         self.decoder = Decoder(engine, embedding, self.facts)

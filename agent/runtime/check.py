@@ -165,7 +165,7 @@ def main(line: BufferedRWPair) -> int:
     resource.setrlimit(resource.RLIMIT_CPU, (until, hard))
     from agent.runtime import model
 
-    options = model.Options(asked.runtime, asked.threads)
+    options = model.Options(asked.runtime, asked.threads, lean=True)
     try:
         answer = Answer(model.selftest(Bundle.open(Path(asked.folder)), options))
     except ShoalError as error:

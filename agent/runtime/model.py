@@ -24,11 +24,14 @@ class Options(msgspec.Struct, frozen=True):
         runtime: which runtime; None: the best that is installed and in the manifest.
         threads: of inference.
         cache: file for the runtime's packed weights; None: no cache.
+        lean: without a cache, a generator prepares no signature before it is needed. That takes
+            less memory, and packs the weights anew when its context grows.
     """
 
     runtime: str | None = None
     threads: int = 1
     cache: Path | None = None
+    lean: bool = False
 
 
 class Model(Protocol):

@@ -218,3 +218,16 @@ def test_an_adapter_that_is_replaced_takes_no_memory_any_more(kit: Kit) -> None:
     with serving.use("desk") as model:
         assert model.generate(request()).bundle == Bundle.open(kit.home).ref
     serving.close()
+
+
+def test_a_self_test_prepares_no_signature_that_it_does_not_run(kit: Kit) -> None:
+    """All of a base that takes adapters, each with its buffers, would want gigabytes."""
+    sizes = {}
+    for lean in (False, True):
+        model = GenerativeModel(Bundle.open(kit.base), Options(lean=lean))
+        assert model.selftest(Bundle.open(kit.base)).passed
+        sizes[lean] = set(model.decoder._engine.loaded)
+        model.close()
+    assert sizes[True] < sizes[False]
+    assert any(name.endswith("_r4") for name in sizes[False])
+    assert not any(name.endswith("_r4") for name in sizes[True])
