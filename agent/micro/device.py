@@ -179,6 +179,9 @@ class Device:
         """Loads what serves; a bundle that cannot be loaded gives way to the one before."""
         for slot in self._slots.values():
             await self.trials.boot(slot)
+        await self._load_all()
+
+    async def _load_all(self):
         for slot, error in self.load():
             if slot.trial is not None:
                 await self.trials.roll_back(slot, "load", "could not be loaded: %s" % error)
@@ -555,6 +558,9 @@ class Device:
             updater = Updater = None
             give_back("update")
             gc.collect()
+            # What found no memory beside the update: else it would serve after a restart only.
+            if [1 for slot in self._slots.values() if slot.active and slot.name not in self.models]:
+                await self._load_all()
             # Only now is there memory to tell it.
             while self.starved:
                 reason = {"code": "out-of-memory", "message": "the board has too little memory"}

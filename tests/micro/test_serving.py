@@ -127,6 +127,20 @@ def test_the_trained_generator_writes_the_right_line_on_a_device(controller, dev
         assert "".join(answer.chunk for answer in chunks) == status
 
 
+def test_what_finds_no_memory_beside_its_update_serves_after_it(controller, devices):
+    """It does not wait for a restart."""
+    devices.around = lambda command: [word.replace("/device.py", "/crowded.py") for word in command]
+    devices.start(devices.enrol("chip"))
+    bundle = Bundle.open(DATA / "status-lines-1.0.0")
+    controller.repository.publish(bundle)
+    controller.desire_slots("chip", 1, {"generate": bundle.ref})
+    controller.wait_update("committed", 1)
+    ((prompt, status),) = task.lines(1, seed=99, test=True)
+    *_, last = controller.ask("chip", "generate", GenerateRequest(prompt=prompt, max_tokens=99))
+    assert last.error is None
+    assert last.generated.text == status
+
+
 def test_a_device_refuses_adapters_and_requests_that_name_one(controller, chip, talker, tmp_path):
     """By code, before a file of one is fetched; what serves goes on."""
     prompt = talker.golden()[0].text
