@@ -41,8 +41,8 @@ class WrittenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         attributes: how texts differ, values by name; each request draws one value of each.
         check: who else has to see the label in a text: ``writer`` labels each text without
             knowing what it was written for; ``encoder`` is the teacher's encoder, for which the
-            label's meaning has to be among the nearest; ``none``. Empty: ``writer`` for
-            ``openai:``, ``encoder`` for ``bundle:``.
+            label's meaning has to be the nearest, of many labels one of them; ``none``. Empty:
+            ``writer`` for ``openai:``, ``encoder`` for ``bundle:``.
         lines: texts asked for in one request.
         rounds: how often is asked at most for what is still missing.
         longest: characters of a text.

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from model_builder.recipes.written import WrittenConfig
-from model_builder.seeds import derive
 from model_builder.teachers.base import Progress
 from model_builder.teachers.endpoint import BudgetSpentError, Meter
-from model_builder.teachers.nearest import NearestMeaning
 from model_builder.teachers.openai import EndpointTeacher
+
+_PART: Final = 20
+
+
+class Meanings(Protocol):
+    """Compares texts with what labels mean."""
+
+    labels: list[str]
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """How near each label's meaning is, float32 [N, C]."""
 
 
 class Check(Protocol):
@@ -78,14 +88,14 @@ class WriterCheck:
 
 
 class EncoderCheck:
-    """The meaning of the label has to be among the nearest to the text, a quarter of all.
+    """The meaning of the label has to be the nearest to the text; of many, among a twentieth.
 
-    Nearest alone would keep only what the encoder can tell already.
+    Where there are many, nearest alone would keep only what the encoder can tell already.
     """
 
-    def __init__(self, nearest: NearestMeaning) -> None:
+    def __init__(self, nearest: Meanings) -> None:
         self._nearest = nearest
-        self._rank = max(1, round(len(nearest.labels) / 4))
+        self._rank = max(1, round(len(nearest.labels) / _PART))
 
     def agrees(self, texts: Sequence[str], labels: Sequence[str]) -> list[bool | None]:
         """See :class:`Check`."""
@@ -93,8 +103,3 @@ class EncoderCheck:
         own = np.array([self._nearest.labels.index(label) for label in labels])
         above = (scores > scores[np.arange(len(own)), own][:, None]).sum(axis=1)
         return [bool(rank < self._rank) for rank in above]
-
-
-def encoder_seed(seed: int) -> int:
-    """Of the encoder that compares meanings."""
-    return derive(seed, "meanings")

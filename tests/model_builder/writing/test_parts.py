@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from contracts.errors import InputError, RefusedError
@@ -15,6 +18,7 @@ from model_builder.recipes.classify import load
 from model_builder.recipes.written import WrittenConfig
 from model_builder.teachers.kept import Kept
 from model_builder.writing.authors import BundleAuthor
+from model_builder.writing.checks import EncoderCheck
 from model_builder.writing.lines import texts_of
 from model_builder.writing.plan import Ask, nearest_labels, plan
 from model_builder.writing.sift import (
@@ -92,6 +96,30 @@ def test_a_text_of_no_use_is_left_out_for_what_it_is(text: str, why: str) -> Non
     sieve = Sieve(meanings, {}, 300, 0.8)
     assert sieve.take("refund", text) == (not why)
     assert [one.why for one in told(sieve)] == ([why] if why else [])
+
+
+class Nearness:
+    """Nearness to labels that a text names by their numbers, the nearest first."""
+
+    def __init__(self, count: int) -> None:
+        self.labels = [str(number) for number in range(count)]
+
+    def scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Less with each place."""
+        rows = np.full((len(texts), len(self.labels)), -99, np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            for place, number in enumerate(text.split()):
+                row[int(number)] = -place
+        return rows
+
+
+@pytest.mark.parametrize(("count", "found"), [(8, [True, False]), (40, [True, True, False])])
+def test_the_encoder_wants_the_label_to_be_the_nearest_or_of_many_near(
+    count: int, found: list[bool]
+) -> None:
+    """With 40 labels it may be the second."""
+    labels = ["3", "5", "7"][: len(found)]
+    assert EncoderCheck(Nearness(count)).agrees(["3 5 7"] * len(found), labels) == found
 
 
 def test_the_same_and_nearly_the_same_are_taken_once() -> None:
