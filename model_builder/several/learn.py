@@ -14,19 +14,31 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.errors import RefusedError
 from model_builder.classify.choice import Score, best
 from model_builder.classify.lessons import Lesson, about_tokens, counted, train_plan
-from model_builder.classify.plans import Facts, Plan, limits, plans
+from model_builder.classify.plans import Facts, Limits, Plan, limits, plans, shape
 from model_builder.data.several import Dataset
 from model_builder.recipes.classify import Recipe
 from model_builder.schedule import seconds_for
 from model_builder.several import figures
-from model_builder.students.bag import Bag
+from model_builder.students.bag import Bag, BagFit
 from model_builder.students.ids import encode
+from model_builder.students.linear import LinearFit
 from model_builder.teachers.base import Progress
 
 _MOST_TRAINED: Final = 2
 """Plans that are trained in steps: each takes as long as all that is fitted at once."""
+
+_SHARED: Final = 24
+"""Labels beyond which the usual fitted plan has fewer columns than labels."""
+
+_WIDEST: Final = 128
+_LEAST_ROWS: Final = 2048
+"""Of a table with a column for each label: fewer mix too many pieces of words."""
+
+_TURNS: Final = 100
+"""Of the optimiser, at most."""
 
 Floats = NDArray[np.float32]
 
@@ -64,8 +76,27 @@ def plans_for(recipe: Recipe, dataset: Dataset) -> list[Plan]:
     bounds = limits(recipe.budget, len(dataset.labels))
     texts = dataset.train.texts
     found = plans(texts, facts_of(dataset), bounds, 0)
+    fitted = [plan for plan in found if plan.linear]
     trained = [plan for plan in found if plan.linear is None][:_MOST_TRAINED]
-    return [_each(plan) for plan in [*(plan for plan in found if plan.linear), *trained]]
+    return [_each(plan) for plan in [*fitted, *_wide(texts, len(dataset.labels), bounds), *trained]]
+
+
+def _wide(texts: list[str], labels: int, bounds: Limits) -> list[Plan]:
+    """A column for each label where the usual plan shares them: labels lean on no others then.
+
+    It is tried where the budget still holds enough rows of the table.
+    """
+    if not _SHARED < labels <= _WIDEST:
+        return []
+    try:
+        own = shape(texts, labels, bounds, labels, 0, chars=(3, 5))
+    except RefusedError:
+        return []
+    rows = own.features.buckets
+    if rows < _LEAST_ROWS:
+        return []
+    name = f"{rows} x {labels}, characters 3-5, linear, fitted"
+    return [Plan(name, own, 1.0, BagFit(steps=_TURNS), LinearFit())]
 
 
 def _each(plan: Plan) -> Plan:
