@@ -20,6 +20,9 @@ from fleet.rollout.state import Member, Reading
 MAX_BLAMED: Final = 20
 """Devices that a reading names."""
 
+_SUSPICION: Final = 5
+"""How many times less evidence makes a part of the fleet look worse than shows that it is."""
+
 _Figure = Callable[[Figures], float | None]
 
 _COUNTED: Final = (
@@ -135,17 +138,18 @@ def field_readings(
     old = {device: tally(one, sampled=sampled) for device, one in before.items()}
 
     def verdict(
-        judge: Callable[[Mapping[str, Tally], Mapping[str, Tally], float], Verdict],
+        judge: Callable[[Mapping[str, Tally], Mapping[str, Tally], float, int], Verdict],
     ) -> Verdict:
-        whole = judge(now, old, Z)
+        whole = judge(now, old, Z, need)
         suspects: list[str] = []
         parts = sorted({groups[device] for device in now if device in groups})
         for part in parts if whole.holds is not False else ():
             mine, theirs = _only(now, groups, part), _only(old, groups, part)
-            alone = judge(mine, theirs, z_of(len(parts)))
+            alone = judge(mine, theirs, z_of(len(parts)), need)
             if alone.holds is False:
                 return msgspec.structs.replace(alone, why=f"{gates.field_by}={part} alone")
-            if whole.holds and judge(mine, theirs, z_of(len(parts)) / 2).holds is False:
+            few = max(1, need // _SUSPICION)
+            if whole.holds and judge(mine, theirs, z_of(len(parts)) / 4, few).holds is False:
                 # What is likely worse there is not known to be: more feedback tells.
                 suspects.append(f"{gates.field_by}={part}")
         if suspects:
@@ -154,10 +158,10 @@ def field_readings(
         return whole
 
     if (least := gates.min_field_accuracy) is not None:
-        one = verdict(lambda n, _, z: at_least(n, least, need, devices, noise, z))
+        one = verdict(lambda n, _, z, few: at_least(n, least, few, devices, noise, z))
         found.append(_judged("min_field_accuracy", wave, least, one))
     if (most := gates.max_field_regression) is not None:
-        one = verdict(lambda n, o, z: regressed(o, n, most, need, devices, noise, z))
+        one = verdict(lambda n, o, z, few: regressed(o, n, most, few, devices, noise, z))
         found.append(_judged("max_field_regression", wave, most, one))
     return found
 
