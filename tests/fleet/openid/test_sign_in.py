@@ -222,6 +222,7 @@ def test_sign_ins_under_way_are_bounded_and_end() -> None:
     assert pending.take(first.state, first.browser) is None
     assert pending.take(second.state, "other") is None
     assert pending.take(second.state, second.browser) == second
+    assert pending.take(second.state, second.browser) is None  # once
     third = pending.begin("")
     now = 601.0
     assert pending.take(third.state, third.browser) is None
