@@ -49,10 +49,11 @@ from agent.update.program import Own
 from agent.vitals import Vitals
 from contracts import board as boards
 from contracts import codec, drops
+from contracts.answers import Selftested
 from contracts.config import AgentConfig, SourceConfig
 from contracts.connection import device_client_id, tls_context
 from contracts.errors import InputError, UnavailableError
-from contracts.messages import Result, Selftested, UpdateEvent
+from contracts.messages import Result, UpdateEvent
 from contracts.topics import home_assistant_discovery
 
 if TYPE_CHECKING:

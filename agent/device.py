@@ -47,18 +47,13 @@ from agent.update.hold import Holding
 from agent.update.obtain import Trusted
 from agent.update.program import Own
 from contracts import codec, drops, limits
+from contracts.answers import Generated, Selftested
 from contracts.board import Board
 from contracts.config import AgentConfig
+from contracts.desired import Desired
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import (
-    Ack,
-    Acknowledged,
-    BlobGet,
-    Desired,
-    Generated,
-    Selftested,
-    UpdateEvent,
-)
+from contracts.messages import Ack, Acknowledged, UpdateEvent
+from contracts.requests import BlobGet
 from contracts.topics import Topics
 
 TRUST: Final = "trust"

@@ -12,8 +12,9 @@ from agent.serving.dispatch import Dispatcher
 from agent.system.log import logger
 from agent.update.engine import Engine
 from contracts import codec
+from contracts.desired import Desired
 from contracts.errors import InputError, ShoalError
-from contracts.messages import Ack, Desired, Leave
+from contracts.messages import Ack, Leave
 from contracts.topics import LEAVE, parse
 
 log = logger(__name__)

@@ -21,9 +21,11 @@ from agent.serving.answers import Answers
 from agent.serving.examples import Examples
 from agent.telemetry.recorder import Recorder
 from contracts import codec
+from contracts.answers import Classified
 from contracts.bundle import Bundle
 from contracts.manifest import Manifest
-from contracts.messages import BundleRef, Classified, FeedbackRequest, Telemetry
+from contracts.messages import BundleRef, Telemetry
+from contracts.requests import FeedbackRequest
 from contracts.topics import Topics
 from fleet.ingest.decode import Message, decode
 from fleet.ingest.writer import Writer

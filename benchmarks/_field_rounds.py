@@ -25,10 +25,11 @@ from agent.serving.registry import Registry
 from agent.serving.reply import Reply
 from agent.sharing import redaction
 from agent.sharing.giving import Giving
+from contracts.answers import Answer, FieldSample
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, ExamplesConfig, RedactConfig
 from contracts.errors import RefusedError
-from contracts.messages import Answer, FieldSample, SamplesRequest
+from contracts.requests import SamplesRequest
 from fleet.client import Client
 from fleet.config import FleetConfig
 from fleet.folder import Fleet

@@ -21,7 +21,8 @@ sys.path.insert(0, str(ROOT))
 
 from contracts.bundle import MANIFEST, Bundle, file_entries
 from contracts.config import MqttConfig
-from contracts.messages import Reported, TrialRules, UpdateEvent
+from contracts.desired import TrialRules
+from contracts.messages import Reported, UpdateEvent
 from fleet.repository.repository import Repository
 from tests.support.broker import mosquitto
 from tests.support.bundles import rewrite

@@ -43,10 +43,12 @@ sys.path.insert(0, str(ROOT))
 from agent.generate.model import GenerativeModel
 from agent.runtime.model import Options
 from contracts import codec
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig, ServingConfig
 from contracts.connection import new_client
-from contracts.messages import Answer, GenerateRequest, Reported, Status
+from contracts.messages import Reported, Status
+from contracts.requests import GenerateRequest
 from tests.support.broker import mosquitto, mutual_tls
 from tests.support.controller import (
     TINY,

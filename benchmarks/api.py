@@ -26,8 +26,8 @@ from _figures import ROOT, Row, machine, row, save, show
 
 sys.path.insert(0, str(ROOT))
 
+from contracts.answers import Answer
 from contracts.bundle import Bundle
-from contracts.messages import Answer
 from fleet.rollout.spec import RolloutSpec
 from tests.support.broker import mosquitto
 from tests.support.controller import AgentProcess, Controller

@@ -39,7 +39,7 @@ from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.manifest import NgramFrontEnd
-from contracts.messages import ClassifyRequest
+from contracts.requests import ClassifyRequest
 from contracts.text import ngram_ids
 from fleet.boards.folder import load_config, write_folder
 from fleet.broker.run import MosquittoBroker, free_port, wait_until_connectable

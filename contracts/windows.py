@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from contracts.messages import Window
+from contracts.desired import Window
 
 DAY_S: Final = 86400
 AHEAD_DAYS: Final = 15

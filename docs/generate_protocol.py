@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from contracts import limits, messages
+from contracts import answers, desired, limits, messages, requests
 from contracts.judged import Judged
 
 TARGET = Path(__file__).with_name("protocol.md")
@@ -193,10 +193,11 @@ def _structs() -> list[type[msgspec.Struct]]:
 def _messages() -> list[type[msgspec.Struct]]:
     return [
         kind
-        for kind in vars(messages).values()
+        for module in (messages, desired, requests, answers)
+        for kind in vars(module).values()
         if isinstance(kind, type)
         and issubclass(kind, msgspec.Struct)
-        and kind.__module__ == messages.__name__
+        and kind.__module__ == module.__name__
     ]
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import msgspec
 
 from agent.cli import output
+from contracts.answers import Classified
 from contracts.bundle import Bundle
 from contracts.errors import InputError
 from contracts.histogram import Histogram
 from contracts.labelled.load import load_rows
 from contracts.labelled.rows import Log, Row
 from contracts.labelled.several import Several
-from contracts.messages import Classified
 
 
 class Tally:

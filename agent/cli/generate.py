@@ -18,9 +18,10 @@ from agent.generate.adapted import AdaptedModel, load
 from agent.generate.model import GenerativeModel
 from agent.runtime.model import Options
 from contracts import codec, files, limits
+from contracts.answers import Generated
 from contracts.bundle import Bundle
 from contracts.errors import InputError, ShoalError
-from contracts.messages import ChatMessage, Generated, GenerateRequest, Tool
+from contracts.requests import ChatMessage, GenerateRequest, Tool
 
 
 def parser() -> argparse.ArgumentParser:

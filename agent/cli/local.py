@@ -11,9 +11,9 @@ import msgspec
 from agent.cli import output
 from contracts import board as boards
 from contracts import limits
+from contracts.answers import Classified
 from contracts.bundle import Bundle
 from contracts.errors import InputError
-from contracts.messages import Classified
 
 
 def classify(arguments: argparse.Namespace) -> int:

@@ -14,10 +14,12 @@ import msgspec
 from agent.generate.model import Adapted, GenerativeModel
 from agent.runtime.model import Options
 from contracts.adapter import Adapter
+from contracts.answers import Generated, Selftested
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import Manifest
-from contracts.messages import BundleRef, Generated, GenerateRequest, Selftested
+from contracts.messages import BundleRef
+from contracts.requests import GenerateRequest
 
 
 class AdaptedModel:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.generate.sampling import top_logprobs
-from contracts.messages import Generated
+from contracts.answers import Generated
 
 
 class Confidence:

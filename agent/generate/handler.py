@@ -17,8 +17,10 @@ from agent.runtime.model import expect_model_task
 from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
+from contracts.answers import Generated
 from contracts.errors import UnavailableError
-from contracts.messages import BundleRef, Generated, GenerateRequest
+from contracts.messages import BundleRef
+from contracts.requests import GenerateRequest
 
 MIN_CHUNK_S = 0.02
 """Seconds between two chunks; tokens that come faster travel together."""

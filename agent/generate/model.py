@@ -25,16 +25,12 @@ from agent.generate.text_stream import TextStream
 from agent.generate.tools import Calling
 from agent.runtime.model import Options
 from contracts.adapter import Adapter
+from contracts.answers import FinishReason, Generated, Selftested
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import GeneratorFacts, Manifest
-from contracts.messages import (
-    BundleRef,
-    FinishReason,
-    Generated,
-    GenerateRequest,
-    Selftested,
-)
+from contracts.messages import BundleRef
+from contracts.requests import GenerateRequest
 
 _PREFIX = "\x00prefix"
 """Name of the shared beginning of chats; not a legal session name."""

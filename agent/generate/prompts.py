@@ -12,7 +12,7 @@ from contracts.chat.call_forms import CallForm, form_of
 from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts, TokenizerFrontEnd
-from contracts.messages import ChatMessage, Tool
+from contracts.requests import ChatMessage, Tool
 from contracts.tokenizer import load, probe, told
 
 

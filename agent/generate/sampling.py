@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import RefusedError
-from contracts.messages import GenerateRequest
+from contracts.requests import GenerateRequest
 
 Floats = npt.NDArray[np.float32]
 _PENALTY_WINDOW = 256

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contracts.messages import FinishReason
+from contracts.answers import FinishReason
 
 
 class Stop(Exception):  # noqa: N818 - it is no error

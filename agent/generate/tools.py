@@ -19,10 +19,11 @@ import msgspec
 from agent.generate.prompts import Prompts
 from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
+from contracts.answers import Generated
 from contracts.chat.call_forms import CallForm
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import GeneratorFacts
-from contracts.messages import Generated, GenerateRequest, Tool, ToolCall
+from contracts.requests import GenerateRequest, Tool, ToolCall
 
 MAX_CALLS: Final = 8
 """Calls in one answer."""

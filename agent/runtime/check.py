@@ -20,10 +20,10 @@ import msgspec
 from agent.children import helper, wire
 from agent.children.limits import Failure, limit_child, silence
 from contracts import codec
+from contracts.answers import Selftested
 from contracts.bundle import Bundle
 from contracts.errors import ErrorInfo, RefusedError, ShoalError, UnavailableError
 from contracts.manifest import GoldenVector, Manifest
-from contracts.messages import Selftested
 
 BASE_MEMORY_BYTES: Final = 512 * 1024 * 1024
 """Bytes of private memory that Python and a runtime map before any model."""

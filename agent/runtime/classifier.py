@@ -15,10 +15,11 @@ from agent.runtime.front_end import Encoded, open_front_end
 from agent.runtime.lessons import Features, Head, features
 from agent.runtime.model import Options, refusing
 from contracts import limits
+from contracts.answers import Classified, Embedded, Selftested
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import EMBEDDING, SignatureSpec, TensorSpec
-from contracts.messages import BundleRef, Classified, Embedded, Scored, Selftested
+from contracts.messages import BundleRef, Scored
 
 UNKNOWN = "unknown"
 """The label of an answer below the bundle's threshold."""

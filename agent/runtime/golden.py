@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from contracts.answers import Selftested
 from contracts.errors import RefusedError
 from contracts.manifest import Golden, GoldenVector, Manifest
-from contracts.messages import Selftested
 
 if TYPE_CHECKING:
     from agent.runtime.classifier import Classifier

@@ -11,10 +11,11 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from contracts.answers import Selftested
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError, ShoalError, UnavailableError
 from contracts.manifest import Manifest
-from contracts.messages import BundleRef, Selftested
+from contracts.messages import BundleRef
 
 
 class Options(msgspec.Struct, frozen=True):

@@ -18,10 +18,12 @@ import msgspec
 from agent.runtime.classifier import UNKNOWN
 from agent.serving.examples import Examples
 from agent.telemetry.recorder import Recorder
+from contracts.answers import Classified, Noted
 from contracts.errors import InputError
 from contracts.judged import WHOLE
 from contracts.manifest import Manifest
-from contracts.messages import BundleRef, Classified, FeedbackRequest, Noted
+from contracts.messages import BundleRef
+from contracts.requests import FeedbackRequest
 
 MAX_ANSWERS: Final = 1000
 """Answers of a slot that are kept; the oldest is forgotten first."""

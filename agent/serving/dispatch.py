@@ -19,8 +19,9 @@ from agent.serving.reply import Reply
 from agent.serving.worker import Job, Worker
 from agent.system.log import logger
 from contracts import codec, limits
+from contracts.answers import Answer
 from contracts.errors import InputError, ShoalError, UnavailableError
-from contracts.messages import Answer, Request
+from contracts.requests import Request
 from contracts.topics import Topics, check_name, parse
 
 log = logger(__name__)

@@ -22,9 +22,10 @@ import msgspec
 from agent.system.log import logger
 from agent.system.sealed import KEY_BYTES, Seal, read_key, write_key
 from contracts import codec
+from contracts.answers import Classified, HardReason
 from contracts.config import ExamplesConfig
 from contracts.errors import InputError, UnavailableError
-from contracts.messages import BundleRef, Classified, HardReason
+from contracts.messages import BundleRef
 
 log = logger(__name__)
 

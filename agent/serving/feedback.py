@@ -11,7 +11,7 @@ from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
 from agent.telemetry.recorder import Recorder
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import FeedbackRequest
+from contracts.requests import FeedbackRequest
 
 REQUESTER_PER_S: Final = 5.0
 """Verdicts a second of one requester, by the name that it gives."""

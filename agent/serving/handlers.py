@@ -15,14 +15,13 @@ from agent.serving.reply import Reply
 from agent.serving.worker import Worker
 from agent.system.log import logger
 from agent.telemetry.recorder import Recorder
+from contracts.answers import Classified, Embedded
 from contracts.errors import ShoalError
-from contracts.messages import (
+from contracts.messages import Reported
+from contracts.requests import (
     CancelRequest,
-    Classified,
     ClassifyRequest,
-    Embedded,
     EmbedRequest,
-    Reported,
     SelftestRequest,
     StatusRequest,
 )

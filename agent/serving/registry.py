@@ -9,7 +9,7 @@ import msgspec
 
 from agent.serving.reply import Reply
 from contracts.errors import InputError
-from contracts.messages import Request
+from contracts.requests import Request
 
 Handler = Callable[[Any, Reply], None]
 
@@ -19,7 +19,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the last part of ``req/{op}``.
-        request: the message type; a subclass of :class:`contracts.messages.Request`.
+        request: the message type; a subclass of :class:`contracts.requests.Request`.
         handler: ``handler(request, reply)``.
         queued: it runs on the inference worker, in turn. If not, it runs at once on the
             network thread and must be quick.

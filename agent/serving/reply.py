@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from contracts.answers import Answer
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import Answer
 
 Send = Callable[[Answer], None]
 
@@ -84,7 +84,7 @@ class Reply:
         """Sends the final message.
 
         Args:
-            **result: one result field of :class:`contracts.messages.Answer`
+            **result: one result field of :class:`contracts.answers.Answer`
                 (``classified=...``, ``generated=...``).
         """
         self._end(Answer(id=self.id, device=self.device, seq=self._seq, **result))

@@ -11,8 +11,10 @@ from agent.serving.lessons import Kept, Lessons
 from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
+from contracts.answers import Taught
 from contracts.errors import InputError, RefusedError
-from contracts.messages import Lesson, Taught, TeachRequest
+from contracts.messages import Lesson
+from contracts.requests import TeachRequest
 
 
 class Teaching:

@@ -21,9 +21,10 @@ from agent.sharing import choice, redaction
 from agent.sharing.ledger import Ask, Ledger
 from agent.system.log import logger
 from contracts import limits
+from contracts.answers import FieldSample, Shared
 from contracts.config import AgentConfig
 from contracts.errors import RefusedError, ShoalError, UnavailableError
-from contracts.messages import FieldSample, SamplesRequest, Shared
+from contracts.requests import SamplesRequest
 
 log = logger(__name__)
 

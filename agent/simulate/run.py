@@ -27,10 +27,12 @@ from agent.update.health import Health, Trials
 from agent.update.program import Own
 from contracts import __version__, codec
 from contracts import board as boards
+from contracts.answers import Answer, Selftested
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig
+from contracts.desired import Desired
 from contracts.errors import RefusedError, ShoalError, UnavailableError
-from contracts.messages import Answer, BundleRef, Desired, Selftested, UpdateEvent
+from contracts.messages import BundleRef, UpdateEvent
 
 if TYPE_CHECKING:
     from agent.simulate.device import SimulatedDevice

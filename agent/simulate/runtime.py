@@ -11,18 +11,12 @@ from agent.generate.stop import Stop
 from agent.runtime.classifier import UNKNOWN
 from agent.runtime.lessons import Features
 from agent.simulate.scenario import Behaviour
+from contracts.answers import Classified, Embedded, Generated, Selftested
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import Manifest
-from contracts.messages import (
-    BundleRef,
-    Classified,
-    Embedded,
-    Generated,
-    GenerateRequest,
-    Scored,
-    Selftested,
-)
+from contracts.messages import BundleRef, Scored
+from contracts.requests import GenerateRequest
 
 SPREAD: Final = 0.25
 """Of the logarithm of latencies, around their median."""

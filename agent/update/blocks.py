@@ -20,7 +20,7 @@ import msgspec
 from agent.update.fetch import NO_SUCH_FILE, Transfer
 from contracts import blocks, limits
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import BlobGet
+from contracts.requests import BlobGet
 
 BLOCK_BYTES: Final = 32 * limits.KIB
 """Bytes of the first blocks: at 50 kB/s one takes less than a second."""

@@ -34,16 +34,12 @@ from agent.update.program import Own, Program
 from agent.update.slots import UNSERVED_S, Slots
 from agent.update.store import Store
 from agent.update.waiting import Waiting, patience
+from contracts.answers import Selftested
 from contracts.board import Board
+from contracts.desired import Desired
 from contracts.errors import ErrorInfo, InputError, RefusedError, ShoalError, UnavailableError
 from contracts.manifest import Manifest
-from contracts.messages import (
-    Desired,
-    Selftested,
-    SlotReport,
-    UpdateEvent,
-    Wait,
-)
+from contracts.messages import SlotReport, UpdateEvent, Wait
 from contracts.program import is_program
 
 log = logger(__name__)

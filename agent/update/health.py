@@ -8,8 +8,8 @@ import msgspec
 
 from agent.serving.worker import STALL_S, Job, Worker
 from agent.telemetry.observed import Observed
+from contracts.desired import TrialRules
 from contracts.errors import ErrorInfo
-from contracts.messages import TrialRules
 
 LEAST_STALL_S: Final = 5.0
 """Seconds without a sign of life that the shortest trial allows a request."""

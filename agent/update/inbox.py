@@ -17,8 +17,9 @@ from agent.system.clock import Clock
 from agent.system.log import logger
 from agent.update.waiting import Waiting
 from contracts import limits
+from contracts.desired import Desired
 from contracts.errors import ErrorInfo
-from contracts.messages import Desired, Wait
+from contracts.messages import Wait
 
 log = logger(__name__)
 

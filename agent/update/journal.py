@@ -18,8 +18,9 @@ from agent.system.log import logger
 from agent.update.machine import Settled, Update
 from contracts import codec, limits
 from contracts.bundle import sha256_of
+from contracts.desired import Desired
 from contracts.errors import InputError
-from contracts.messages import Count, Desired, UpdateEvent
+from contracts.messages import Count, UpdateEvent
 
 log = logger(__name__)
 

@@ -22,19 +22,9 @@ from typing import Final, Literal
 import msgspec
 
 from contracts import limits
+from contracts.desired import Desired, DesiredBundle, TrialRules, Window
 from contracts.errors import ErrorInfo
-from contracts.messages import (
-    FINAL_UPDATE_STATES,
-    BundleRef,
-    Count,
-    Desired,
-    DesiredBundle,
-    Name,
-    SlotReport,
-    TrialRules,
-    UpdateState,
-    Window,
-)
+from contracts.messages import FINAL_UPDATE_STATES, BundleRef, Count, Name, SlotReport, UpdateState
 
 State = Literal["desired", "held", "rolling-back", UpdateState]
 """The states of the protocol, and three that only the journal knows."""

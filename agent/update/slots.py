@@ -20,8 +20,9 @@ from agent.update.ledger import Ledger
 from agent.update.loading import CRASHED, Loader, insist, refusal
 from agent.update.machine import Update
 from agent.update.store import Store
+from contracts.desired import Desired
 from contracts.errors import ErrorInfo, InputError
-from contracts.messages import Desired, SlotReport
+from contracts.messages import SlotReport
 
 log = logger(__name__)
 

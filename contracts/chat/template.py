@@ -12,7 +12,7 @@ import msgspec
 
 from contracts import codec, limits
 from contracts.errors import InputError
-from contracts.messages import ChatMessage, Tool, ToolCall
+from contracts.requests import ChatMessage, Tool, ToolCall
 
 MAX_CHARS = 32 * limits.KIB
 """Characters of a template's source."""

@@ -18,8 +18,9 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
 from contracts import codec, limits
+from contracts.answers import Embedded
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
-from contracts.messages import Embedded, EmbedRequest
+from contracts.requests import EmbedRequest
 from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.openai_bodies import Body
 from fleet.controller import Controller

@@ -24,9 +24,10 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
-from contracts import codec, messages
+from contracts import codec
+from contracts.answers import Answer, Generated
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
-from contracts.messages import Answer, GenerateRequest
+from contracts.requests import GenerateRequest, ToolCall
 from fleet.api.auth import QUESTION, Operator, TheController, Viewer
 from fleet.api.openai_bodies import ChatCompletion, Completion, Sampling, StreamOptions
 from fleet.api.stream import Stream
@@ -168,7 +169,7 @@ class _Shape:
         made = {"id": self.id, "object": name, "created": self.created, "model": self.model}
         return {**made, "choices": choices, **({"usage": usage} if usage else {})}
 
-    def whole(self, asked: list[_Asked], results: list[messages.Generated]) -> dict[str, Any]:
+    def whole(self, asked: list[_Asked], results: list[Generated]) -> dict[str, Any]:
         """The document of answers that are not streamed."""
         name = "chat.completion" if self.chat else "text_completion"
         choices = [self._choice(a, r) for a, r in zip(asked, results, strict=True)]
@@ -178,7 +179,7 @@ class _Shape:
             "system_fingerprint": f"{bundle.name} {bundle.version}",
         }
 
-    def _choice(self, asked: _Asked, result: messages.Generated) -> dict[str, Any]:
+    def _choice(self, asked: _Asked, result: Generated) -> dict[str, Any]:
         choice: dict[str, Any] = {
             "index": asked.index,
             "finish_reason": _reason(result),
@@ -192,7 +193,7 @@ class _Shape:
             return {**choice, "message": message}
         return {**choice, "text": asked.echo + result.text}
 
-    def _logprobs(self, result: messages.Generated) -> dict[str, Any] | None:
+    def _logprobs(self, result: Generated) -> dict[str, Any] | None:
         if self.alternatives is None:
             return None
         if len(result.chosen) != result.tokens:
@@ -228,24 +229,24 @@ class _Shape:
             delta = {"role": "assistant", "content": text}
         return self._document("chat.completion.chunk", [{**choice, "delta": delta}])
 
-    def calls(self, asked: _Asked, calls: list[messages.ToolCall]) -> dict[str, Any]:
+    def calls(self, asked: _Asked, calls: list[ToolCall]) -> dict[str, Any]:
         """The event of a stream that has its calls."""
         rows = [{"index": index, **_call(call)} for index, call in enumerate(calls)]
         choice = {"index": asked.index, "finish_reason": None, "logprobs": None}
         return self._document("chat.completion.chunk", [{**choice, "delta": {"tool_calls": rows}}])
 
-    def totals(self, asked: list[_Asked], results: list[messages.Generated]) -> dict[str, Any]:
+    def totals(self, asked: list[_Asked], results: list[Generated]) -> dict[str, Any]:
         """The last event of a stream, when its reader asked for the usage."""
         name = "chat.completion.chunk" if self.chat else "text_completion"
         return self._document(name, [], usage(asked, results))
 
 
-def _reason(result: messages.Generated) -> str:
+def _reason(result: Generated) -> str:
     reason = _REASONS[result.finish_reason]
     return "tool_calls" if result.tool_calls and reason == "stop" else reason
 
 
-def _call(call: messages.ToolCall) -> dict[str, Any]:
+def _call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function}
 
@@ -255,7 +256,7 @@ def _token(text: str, logprob: float) -> dict[str, Any]:
     return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
 
 
-def usage(asked: list[_Asked], results: list[messages.Generated]) -> dict[str, int]:
+def usage(asked: list[_Asked], results: list[Generated]) -> dict[str, int]:
     """Tokens as OpenAI counts them: a prompt once, however many choices it has."""
     rows = list(zip(asked, results, strict=True))
     prompts = sum(result.prompt_tokens for one, result in rows if one.first)
@@ -351,9 +352,7 @@ async def _complete(
     return shape.whole(asked, results)
 
 
-async def result(
-    controller: Controller, model: str, request: GenerateRequest
-) -> messages.Generated:
+async def result(controller: Controller, model: str, request: GenerateRequest) -> Generated:
     """What one of the devices that `model` means generates.
 
     Raises:

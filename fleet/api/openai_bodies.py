@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contracts import limits, messages
+from contracts import limits, requests
 from contracts.errors import InputError
 
 if TYPE_CHECKING:
@@ -159,17 +159,17 @@ class Turn(Strict):
             raise ValueError("a message of the role tool, and no other, has a tool_call_id")
         return self
 
-    def message(self) -> messages.ChatMessage:
+    def message(self) -> requests.ChatMessage:
         """The message on the wire."""
         text = self.content or ""
         if not isinstance(text, str):
             text = "".join(part.text for part in text)
         role: Any = "system" if self.role == "developer" else self.role
         calls = [
-            messages.ToolCall(call.id, call.function.name, call.function.arguments)
+            requests.ToolCall(call.id, call.function.name, call.function.arguments)
             for call in self.tool_calls or []
         ]
-        return messages.ChatMessage(role, text, calls, self.tool_call_id or "")
+        return requests.ChatMessage(role, text, calls, self.tool_call_id or "")
 
 
 class JsonSchema(Strict):
@@ -213,7 +213,7 @@ class Sampling(Body):
                 Annotated[str, Field(pattern=r"^[0-9]{1,7}$")],
                 Annotated[float, Field(ge=-100, le=100)],
             ],
-            Field(max_length=messages.MAX_LOGIT_BIASES),
+            Field(max_length=requests.MAX_LOGIT_BIASES),
         ]
         | None
     ) = None
@@ -318,7 +318,7 @@ class ChatCompletion(Sampling):
         functions = [tool.function for tool in self.tools]
         return {
             "tools": [
-                messages.Tool(f.name, f.description, f.parameters)
+                requests.Tool(f.name, f.description, f.parameters)
                 for f in functions
                 if f.name == (only or f.name)
             ],

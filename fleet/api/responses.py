@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from contracts import limits, messages
+from contracts import limits, requests
 from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.openai import request_of, result
 from fleet.api.openai_bodies import Body, JsonSchema, Strict
@@ -41,13 +41,13 @@ class Item(Strict):
     status: Literal["completed", "incomplete"] | None = None
     phase: None = None
 
-    def message(self) -> messages.ChatMessage:
+    def message(self) -> requests.ChatMessage:
         """The message on the wire."""
         text = self.content
         if not isinstance(text, str):
             text = "".join(part.text for part in text)
         role: Any = "system" if self.role == "developer" else self.role
-        return messages.ChatMessage(role, text)
+        return requests.ChatMessage(role, text)
 
 
 class PlainFormat(Strict):
@@ -87,9 +87,9 @@ class Responses(Body):
 
     def fields(self) -> dict[str, Any]:
         """The wire's fields of what was given."""
-        turns = [messages.ChatMessage("system", self.instructions)] if self.instructions else []
+        turns = [requests.ChatMessage("system", self.instructions)] if self.instructions else []
         if isinstance(self.input, str):
-            turns.append(messages.ChatMessage("user", self.input))
+            turns.append(requests.ChatMessage("user", self.input))
         else:
             turns += [item.message() for item in self.input]
         found: dict[str, Any] = {

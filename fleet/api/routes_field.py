@@ -8,8 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query
 from fastapi.concurrency import run_in_threadpool
 
-from contracts import messages
+from contracts.answers import Noted
 from contracts.errors import ErrorInfo, InputError, UnavailableError, from_info
+from contracts.requests import FeedbackRequest
 from fleet import field as fields
 from fleet.accuracy import Estimate, Noise
 from fleet.api import models, models_field
@@ -45,7 +46,7 @@ async def give_feedback(
         )
     query = models.Query(devices=[feedback.device], op="status", text="")
     online = await run_in_threadpool(choose, controller, query)
-    request = messages.FeedbackRequest(
+    request = FeedbackRequest(
         answer=feedback.answer,
         right=feedback.right,
         label=feedback.label,
@@ -71,7 +72,7 @@ async def give_feedback(
     raise UnavailableError("no-answer", f"{feedback.device} did not answer")
 
 
-def _noted(device: str, noted: messages.Noted) -> models_field.NotedModel:
+def _noted(device: str, noted: Noted) -> models_field.NotedModel:
     ref = models.Ref(
         name=noted.bundle.name,
         version=noted.bundle.version,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
-from contracts.messages import Answer, TeachRequest
+from contracts.answers import Answer
+from contracts.requests import TeachRequest
 from fleet.api import models, models_lessons
 from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.routes_queries import choose

@@ -11,7 +11,8 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
-from contracts import codec, messages
+from contracts import codec, requests
+from contracts.answers import Answer
 from contracts.errors import InputError, ShoalError
 from fleet.api import models, views
 from fleet.api.auth import QUESTION, Operator, TheController
@@ -23,17 +24,17 @@ from fleet.store import devices, selection
 from fleet.store.schema import DEVICE
 
 ROUTER = APIRouter(prefix="/v1", tags=["queries"])
-_TYPES: dict[str, type[messages.Request]] = {
-    "classify": messages.ClassifyRequest,
-    "embed": messages.EmbedRequest,
-    "generate": messages.GenerateRequest,
-    "selftest": messages.SelftestRequest,
-    "status": messages.StatusRequest,
+_TYPES: dict[str, type[requests.Request]] = {
+    "classify": requests.ClassifyRequest,
+    "embed": requests.EmbedRequest,
+    "generate": requests.GenerateRequest,
+    "selftest": requests.SelftestRequest,
+    "status": requests.StatusRequest,
 }
 _OURS = frozenset({"id", "reply_to", "deadline_ms", "requester"})
 
 
-def build_request(query: models.Query, requester: str) -> messages.Request:
+def build_request(query: models.Query, requester: str) -> requests.Request:
     """The wire's request.
 
     Raises:
@@ -105,7 +106,7 @@ async def ask_devices(controller: TheController, token: Operator, query: models.
     if query.stream:
         return Stream(_lines(answers), "application/x-ndjson")
     began = time.monotonic()
-    final: list[messages.Answer] = [answer async for answer in answers if answer.done]
+    final: list[Answer] = [answer async for answer in answers if answer.done]
     final.sort(key=lambda answer: answer.device)
     failed = sum(answer.error is not None for answer in final)
     counted = votes(final)
@@ -119,7 +120,7 @@ async def ask_devices(controller: TheController, token: Operator, query: models.
     )
 
 
-async def _lines(answers: AsyncGenerator[messages.Answer, None]) -> AsyncGenerator[bytes, None]:
+async def _lines(answers: AsyncGenerator[Answer, None]) -> AsyncGenerator[bytes, None]:
     async with aclosing(answers):
         try:
             async for answer in answers:

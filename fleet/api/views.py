@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from contracts.messages import Answer, BundleRef
+from contracts.answers import Answer
+from contracts.messages import BundleRef
 from fleet.api import models
 from fleet.figures import Figures
 from fleet.rollout.state import Member

@@ -6,8 +6,8 @@ import asyncio
 
 from nicegui import ui
 
+from contracts.answers import Answer
 from contracts.errors import InputError
-from contracts.messages import Answer
 from fleet.dashboard.layout import attempt, html
 from fleet.dashboard.site import Visit
 

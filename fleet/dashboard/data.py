@@ -19,8 +19,9 @@ import msgspec
 import sqlalchemy as sa
 
 from contracts import drops
+from contracts.answers import Answer
 from contracts.errors import InputError, RefusedError
-from contracts.messages import Answer, ClassifyRequest, GenerateRequest
+from contracts.requests import ClassifyRequest, GenerateRequest
 from fleet import expiry, improvements, pools
 from fleet import field as fields
 from fleet.alerts.rule import Rule

@@ -20,7 +20,7 @@ from contracts import blocks, codec, limits
 from contracts.config import MqttConfig
 from contracts.errors import InputError, ShoalError
 from contracts.log_errors import reason_of
-from contracts.messages import BlobGet
+from contracts.requests import BlobGet
 from contracts.topics import Topics, parse
 from fleet.mqtt.link import Link
 from fleet.repository import Repository

@@ -12,8 +12,8 @@ import structlog
 
 from contracts import codec
 from contracts.config import MqttConfig
+from contracts.desired import Desired
 from contracts.errors import ShoalError
-from contracts.messages import Desired
 from contracts.topics import Topics
 from fleet.mqtt.link import Link
 from fleet.store import Store, desired, ownership

@@ -6,8 +6,8 @@ import threading
 from typing import Final
 
 from contracts import codec, limits
+from contracts.desired import Owner
 from contracts.errors import InputError, UnavailableError
-from contracts.messages import Owner
 from contracts.topics import Topics
 from fleet.mqtt.link import Handler
 from fleet.ownership.keeper import SETTLE_S

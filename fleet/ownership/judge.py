@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from contracts.messages import Owner
+from contracts.desired import Owner
 from fleet.store.ownership import Known
 
 PATIENCE_S: Final = 30.0

@@ -18,8 +18,8 @@ import structlog
 
 from contracts import codec, limits
 from contracts.config import MqttConfig
+from contracts.desired import Owner
 from contracts.errors import InputError, ShoalError
-from contracts.messages import Owner
 from contracts.topics import Topics
 from fleet.mqtt.link import Link
 from fleet.ownership.judge import Standing, View, judge

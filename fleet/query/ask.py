@@ -14,10 +14,11 @@ import msgspec
 import structlog
 
 from contracts import codec
+from contracts.answers import Answer
 from contracts.config import MqttConfig
 from contracts.errors import ErrorInfo, InputError, ShoalError, UnavailableError
 from contracts.log_errors import reason_of
-from contracts.messages import Answer, CancelRequest, Request
+from contracts.requests import CancelRequest, Request
 from contracts.topics import Topics, parse
 from fleet.mqtt.link import Link
 

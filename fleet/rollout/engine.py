@@ -23,8 +23,9 @@ import msgspec
 
 from contracts import limits
 from contracts.clock import utc
+from contracts.desired import DesiredBundle, TrialRules
 from contracts.errors import ErrorInfo
-from contracts.messages import BundleRef, DesiredBundle, TrialRules
+from contracts.messages import BundleRef
 from fleet.rollout import gates, progress, windows
 from fleet.rollout.facts import Action, DeviceFact, Facts, Note, Release, SetDesired
 from fleet.rollout.judge import judge, judge_undo

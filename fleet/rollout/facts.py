@@ -6,9 +6,10 @@ from typing import Any
 
 import msgspec
 
+from contracts.desired import DesiredBundle
 from contracts.judged import Judged
 from contracts.manifest import Baseline
-from contracts.messages import BundleRef, DesiredBundle, UpdateEvent, Wait
+from contracts.messages import BundleRef, UpdateEvent, Wait
 from fleet.figures import Figures
 
 

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from contracts import codec, limits
+from contracts.desired import TrialRules
 from contracts.errors import InputError
-from contracts.messages import TrialRules
 from fleet.rollout.selector import MAX_CHARS, parse
 from fleet.rollout.windows import Window
 

@@ -6,8 +6,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from contracts.desired import DesiredBundle
 from contracts.errors import ErrorInfo
-from contracts.messages import BundleRef, DesiredBundle
+from contracts.messages import BundleRef
 
 Status = Literal[
     "queued",

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from contracts import limits
-from contracts import messages as wire
 from contracts import windows as arithmetic
+from contracts.desired import Window as WireWindow
 
 Day = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 _DAYS: tuple[Day, ...] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -49,10 +49,10 @@ class Window(BaseModel):
             raise ValueError(f"unknown time zone {value!r}") from None
         return value
 
-    def on_wire(self, now: float) -> wire.Window:
+    def on_wire(self, now: float) -> WireWindow:
         """As a device reads it: with the zone's changes of two years from `now` on."""
         offsets = _offsets(self.timezone, int(now // _SINCE_S))
-        return wire.Window(
+        return WireWindow(
             _minute(self.start),
             _minute(self.end),
             sorted({_DAYS.index(day) for day in self.days}),
@@ -96,7 +96,7 @@ def _offset(zone: ZoneInfo, moment: int) -> int:
     return int(found.total_seconds())
 
 
-def on_wire(windows: Sequence[Window], now: float) -> list[wire.Window]:
+def on_wire(windows: Sequence[Window], now: float) -> list[WireWindow]:
     """Windows as devices read them."""
     return [window.on_wire(now) for window in windows]
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from contracts.answers import Answer, FieldSample
 from contracts.errors import ErrorInfo, ShoalError
-from contracts.messages import Answer, FieldSample, SamplesRequest
+from contracts.requests import SamplesRequest
 from fleet.rollout import selector
 from fleet.store import audit, devices, samples, selection
 from fleet.store.entries import Actor

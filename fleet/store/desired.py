@@ -10,8 +10,9 @@ import sqlalchemy as sa
 import structlog
 
 from contracts import limits, program
+from contracts.desired import DESIRED_REFUSALS, Desired, DesiredBundle
 from contracts.errors import ErrorInfo
-from contracts.messages import DESIRED_REFUSALS, Desired, DesiredBundle, Reported
+from contracts.messages import Reported
 from fleet.store import Store, devices, traits
 from fleet.store.devices import CHANGED, Device
 from fleet.store.documents import dump, load

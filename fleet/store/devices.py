@@ -8,8 +8,9 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from contracts.desired import Desired
 from contracts.errors import InputError
-from contracts.messages import Desired, DeviceLabels, Reported, UpdateEvent
+from contracts.messages import DeviceLabels, Reported, UpdateEvent
 from fleet.rollout.selector import Selector
 from fleet.store import Store, selection, traits
 from fleet.store.documents import dump, load

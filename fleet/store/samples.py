@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 
 from contracts import codec
-from contracts.messages import FieldSample
+from contracts.answers import FieldSample
 from contracts.text import normalize
 from fleet.store import Store
 from fleet.store.schema import FIELD_ASK, FIELD_HINT, FIELD_LABEL, FIELD_SAMPLE

@@ -26,7 +26,8 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 
 from contracts import program
-from contracts.messages import Desired, Reported
+from contracts.desired import Desired
+from contracts.messages import Reported
 from fleet.rollout.selector import BUILT_IN, OWN, OWN_BUILT_IN
 from fleet.store import Store
 from fleet.store.schema import TRAIT

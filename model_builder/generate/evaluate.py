@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 
 from contracts import codec, limits
+from contracts.answers import Generated
 from contracts.errors import InputError, RefusedError
-from contracts.messages import Generated
 from model_builder.generate.pairs import Pair
 
 

@@ -15,7 +15,8 @@ from contracts.bundle import SUFFIX, Bundle, pack
 from contracts.chat.template import MAX_CHARS, ChatTemplate
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import MAX_ADAPTER_RANK, Provenance
-from contracts.messages import ChatMessage, Name, Version
+from contracts.messages import Name, Version
+from contracts.requests import ChatMessage
 from model_builder.files import check_folder, write_atomically
 from model_builder.generate.basis import Basis
 from model_builder.generate.fidelity import Fidelity, Ids, compare, shipped_text, windows

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from contracts.chat.call_forms import CallForm, form_of
 from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
-from contracts.messages import ChatMessage
+from contracts.requests import ChatMessage
 from model_builder.generate.pairs import Pair
 from model_builder.generate.source import Pretrained
 from model_builder.tune.data import Chat, calls_of, chat_of

@@ -16,7 +16,7 @@ import msgspec
 
 from contracts import limits
 from contracts.errors import InputError
-from contracts.messages import ChatMessage, Tool, ToolCall
+from contracts.requests import ChatMessage, Tool, ToolCall
 
 Role = Literal["system", "user", "assistant", "tool"]
 _ROLES: Final[dict[str, Role]] = {

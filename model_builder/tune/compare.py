@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from contracts.messages import Generated, ToolCall
+from contracts.answers import Generated
+from contracts.requests import ToolCall
 from model_builder.generate.evaluate import f1, is_json, run_generator
 from model_builder.generate.pairs import Pair
 from model_builder.tune.data import calls_of, chat_of

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from contracts.errors import InputError
-from contracts.messages import ChatMessage, Tool
+from contracts.requests import ChatMessage, Tool
 from model_builder.generate.answers import as_answer
 from model_builder.generate.home_commands import sample_commands
 from model_builder.generate.pairs import MAX_PAIRS, Pair, Split, read_pairs, split_pairs

@@ -16,8 +16,8 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from contracts import codec, limits
+from contracts.answers import Generated
 from contracts.errors import InputError, RefusedError
-from contracts.messages import Generated
 from model_builder.recipes.teachers import EndpointConfig
 from model_builder.teachers.endpoint import Answer, ChatEndpoint, Meter
 from model_builder.writing.lines import texts_of, tidy

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.manifest import Golden
-from contracts.messages import Answer, Reported, Status, Telemetry, UpdateEvent
+from contracts.messages import Reported, Status, Telemetry, UpdateEvent
 from fleet.repository.repository import Repository
 from tests.support.bundles import rewrite
 from tests.support.controller import (

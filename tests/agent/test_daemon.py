@@ -21,17 +21,12 @@ from agent.daemon import Agent
 from agent.system.statusfile import LocalStatus
 from agent.telemetry.spool import Spool
 from contracts import codec
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, MqttConfig, ServingConfig
+from contracts.desired import TrialRules
 from contracts.errors import ErrorInfo
-from contracts.messages import (
-    Answer,
-    Reported,
-    Status,
-    Telemetry,
-    TrialRules,
-    UpdateEvent,
-)
+from contracts.messages import Reported, Status, Telemetry, UpdateEvent
 from fleet.repository.repository import Repository
 from tests.support import full_disk
 from tests.support.controller import (

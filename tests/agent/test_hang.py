@@ -31,19 +31,14 @@ from agent.telemetry.observed import Observed
 from agent.telemetry.recorder import Recorder
 from agent.update.health import LEAST_STALL_S, Trials, verdict
 from contracts import codec
+from contracts.answers import Answer, Classified
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, SourceConfig
+from contracts.desired import TrialRules
 from contracts.errors import UnavailableError
 from contracts.histogram import Histogram
-from contracts.messages import (
-    Answer,
-    Classified,
-    ClassifyRequest,
-    GenerateRequest,
-    Result,
-    SelftestRequest,
-    TrialRules,
-)
+from contracts.messages import Result
+from contracts.requests import ClassifyRequest, GenerateRequest, SelftestRequest
 from contracts.topics import Topics
 from tests.support.controller import TINY, TINY_NEXT
 from tests.support.engine import FakeClock, MemoryRepository, Rig

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from contracts.messages import Classified
+from contracts.answers import Classified
 
 TINY = Path(__file__).parents[1] / "data" / "tiny-classifier-1.0.0"
 

@@ -25,10 +25,11 @@ import pytest
 from agent.children import wire
 from agent.serving.examples import read
 from agent.system import log as log_module
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import ExamplesConfig, MqttConfig, SourceConfig
 from contracts.errors import InputError
-from contracts.messages import Answer, Result
+from contracts.messages import Result
 from tests.agent.sources.test_sources import _publish
 from tests.support import breaking_agent
 from tests.support.breaking import Panic

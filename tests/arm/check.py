@@ -26,17 +26,12 @@ import msgspec
 from agent.cli import output
 from agent.generate.model import GenerativeModel
 from agent.runtime.classifier import Classifier
+from contracts.answers import Answer, Classified, Generated, Selftested
 from contracts.bundle import Bundle
+from contracts.desired import TrialRules
 from contracts.errors import ShoalError
-from contracts.messages import (
-    Answer,
-    Classified,
-    Generated,
-    GenerateRequest,
-    Selftested,
-    Status,
-    TrialRules,
-)
+from contracts.messages import Status
+from contracts.requests import GenerateRequest
 from fleet.repository.repository import Repository
 from tests.arm.roots import ARM64, ARMHF, CACHE, Architecture, BuildError, Root, build_wheel
 from tests.support.broker import mosquitto

@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from contracts import codec
+from contracts.answers import FieldSample
 from contracts.bundle import Bundle
-from contracts.messages import FieldSample
 from fleet.improve.verdict import Answered, compare, judge
 from fleet.store import samples
 from tests.browser.conftest import DATA, HOSTILE, fits, keep, sign_in, tab_to

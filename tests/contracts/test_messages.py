@@ -5,13 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import blocks, codec, messages
+from contracts import answers, blocks, codec, desired, messages, requests
 from contracts.errors import ErrorInfo, InputError, ShoalError, UnavailableError
 from contracts.histogram import Histogram
 
 STRUCTS = [
     kind
-    for kind in vars(messages).values()
+    for module in (messages, desired, requests, answers)
+    for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind is not msgspec.Struct
 ]
 REF = messages.BundleRef("home", "1.0.0", "a" * 64)
@@ -27,14 +28,14 @@ def _examples() -> list[msgspec.Struct]:
         messages.Status("online", "boot", 3, 1.0),
         event,
         messages.Reported("d", "b", "0.1.0", "pi", "litert", 1.0, slots=slots, last_update=event),
-        messages.Desired(4, {"classify": messages.DesiredBundle(REF)}),
+        desired.Desired(4, {"classify": desired.DesiredBundle(REF)}),
         messages.Telemetry("b", 1, [messages.Sample(1.0, 10.0, latency_us=hist)]),
         messages.Result("door", 1.0, "on", 0.5, REF),
-        messages.ClassifyRequest(text="hello"),
-        messages.GenerateRequest(prompt="hello"),
-        messages.CancelRequest(cancel="x"),
-        messages.Answer(id="x", device="d", error=ErrorInfo("busy", "try later")),
-        messages.BlobGet("x", "metadata/timestamp.json", 0, 100),
+        requests.ClassifyRequest(text="hello"),
+        requests.GenerateRequest(prompt="hello"),
+        requests.CancelRequest(cancel="x"),
+        answers.Answer(id="x", device="d", error=ErrorInfo("busy", "try later")),
+        requests.BlobGet("x", "metadata/timestamp.json", 0, 100),
     ]
 
 
@@ -57,20 +58,20 @@ def test_hostile_bytes_give_an_input_error(kind: type[msgspec.Struct], payload: 
 def test_a_payload_over_the_cap_is_refused_before_it_is_parsed() -> None:
     """The cap counts bytes, and the error names both figures."""
     with pytest.raises(InputError, match="11 bytes; at most 10"):
-        codec.decode(b'{"a": "bcd"', messages.Desired, what="it", cap=10)
+        codec.decode(b'{"a": "bcd"', desired.Desired, what="it", cap=10)
 
 
 def test_deep_nesting_is_an_input_error() -> None:
     """A bomb of brackets ends in our error, not in a crash."""
     bomb = b'{"revision":1,"settings":{"a":' + b"[" * 100_000
     with pytest.raises(InputError):
-        codec.decode(bomb, messages.Desired, what="it")
+        codec.decode(bomb, desired.Desired, what="it")
 
 
 def test_a_text_over_the_limit_is_refused() -> None:
     """A text of more characters than the cap has bytes cannot be asked."""
     with pytest.raises(InputError):
-        codec.decode(codec.encode({"text": "x" * 20_000}), messages.ClassifyRequest, what="it")
+        codec.decode(codec.encode({"text": "x" * 20_000}), requests.ClassifyRequest, what="it")
 
 
 @given(st.integers(0, 2**47), st.binary(max_size=100))

@@ -12,7 +12,7 @@ import pytest
 
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
-from contracts.messages import DesiredBundle, TrialRules
+from contracts.desired import DesiredBundle, TrialRules
 from fleet.api.models import Query, RolloutModel
 from fleet.client import Client
 from fleet.rollout.spec import RolloutSpec

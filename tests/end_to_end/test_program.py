@@ -9,9 +9,11 @@ from pathlib import Path
 
 from agent.release import starter
 from contracts import __version__, program
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
-from contracts.messages import Answer, DesiredBundle, Reported, TrialRules, UpdateEvent
+from contracts.desired import DesiredBundle, TrialRules
+from contracts.messages import Reported, UpdateEvent
 from fleet.repository import releases
 from tests.support.controller import TINY, AgentProcess, Controller, make_repository
 from tests.support.program_wheels import CRASH, archive

@@ -13,7 +13,7 @@ from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.connection import new_client
-from contracts.messages import Desired
+from contracts.desired import Desired
 from contracts.topics import Topics
 from fleet.api.models import Query, RolloutModel
 from fleet.client import Client

@@ -12,7 +12,8 @@ import pytest
 from contracts import codec, limits
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
-from contracts.messages import Desired, DesiredBundle, Reported
+from contracts.desired import Desired, DesiredBundle
+from contracts.messages import Reported
 from fleet.store import desired, devices
 from tests.support.controller import QUICK_TRIAL, TINY, AgentProcess
 from tests.support.owners import Sea, newest, take_over, until

@@ -17,7 +17,7 @@ import pytest
 
 from agent.system.filesystem import Disk
 from contracts.bundle import Bundle
-from contracts.messages import Desired
+from contracts.desired import Desired
 from tests.support.controller import TINY, TINY_NEXT
 from tests.support.engine import MemoryRepository, Rig, copy_state
 from tests.support.faulty_disk import CRASHES, ERRORS, Fault, FaultyDisk, PowerCut

@@ -33,18 +33,15 @@ from agent.telemetry.spool import Spool
 from agent.trust.client import named
 from agent.update import delta, journal
 from contracts import blocks, codec
+from contracts.answers import Answer
 from contracts.bundle import MANIFEST, Bundle, decode_manifest, file_entries, pack, sha256_of
 from contracts.config import AgentConfig
+from contracts.desired import Desired, DesiredBundle
 from contracts.errors import ShoalError
 from contracts.labelled.load import load_rows
 from contracts.manifest import TokenizerFrontEnd
-from contracts.messages import (
-    Answer,
-    Desired,
-    DesiredBundle,
-    GenerateRequest,
-    Status,
-)
+from contracts.messages import Status
+from contracts.requests import GenerateRequest
 from fleet.identity import provisioning
 from fleet.repository.repository import Repository
 from tests.support.bundles import rewrite

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from contracts.answers import Answer
 from contracts.bundle import MANIFEST, Bundle, file_entries
 from contracts.config import MqttConfig
-from contracts.messages import Answer, Reported, Status, Telemetry, UpdateEvent
+from contracts.messages import Reported, Status, Telemetry, UpdateEvent
 from fleet.repository import paths
 from fleet.repository.repository import Repository
 from tests.support.broker import mosquitto

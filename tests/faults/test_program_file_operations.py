@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from contracts import program
-from contracts.messages import TrialRules
+from contracts.desired import TrialRules
 from tests.faults.test_every_file_operation import QuickDisk
 from tests.support.engine import copy_state
 from tests.support.faulty_disk import CRASHES, ERRORS, Fault, FaultyDisk, PowerCut

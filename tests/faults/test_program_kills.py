@@ -11,7 +11,8 @@ import pytest
 
 from contracts import program
 from contracts.config import MqttConfig
-from contracts.messages import DesiredBundle, Reported, TrialRules, UpdateEvent
+from contracts.desired import DesiredBundle, TrialRules
+from contracts.messages import Reported, UpdateEvent
 from fleet.repository import releases
 from tests.end_to_end.test_program import MODEL, started_by_starter
 from tests.support.controller import TINY, AgentProcess, Controller, make_repository

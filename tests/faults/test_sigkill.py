@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
-from contracts.messages import Answer, Reported, TrialRules, UpdateEvent
+from contracts.desired import TrialRules
+from contracts.messages import Reported, UpdateEvent
 from tests.support.controller import (
     TINY,
     TINY_NEXT,

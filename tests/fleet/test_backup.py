@@ -14,8 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.trust.client import Trust
+from contracts.desired import Desired, DesiredBundle
 from contracts.errors import InputError, RefusedError
-from contracts.messages import Desired, DesiredBundle
 from fleet.backup import backup, restore
 from fleet.cli.app import app
 from fleet.folder import Fleet, FleetConfig

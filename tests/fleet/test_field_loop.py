@@ -14,8 +14,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from contracts.answers import Classified
 from contracts.bundle import Bundle
-from contracts.messages import Classified
 from tests.support.controller import TINY
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from contracts.answers import FieldSample
 from contracts.config import MqttConfig
 from contracts.errors import InputError
-from contracts.messages import FieldSample
 from fleet.folder import Fleet, FleetConfig
 from fleet.improve import hints
 from fleet.store import samples

@@ -23,17 +23,10 @@ import httpx
 import pytest
 
 from contracts import codec
+from contracts.answers import Answer, Classified, Embedded, Generated
 from contracts.config import MqttConfig
 from contracts.connection import new_client
-from contracts.messages import (
-    Answer,
-    BundleRef,
-    Classified,
-    Embedded,
-    Generated,
-    Result,
-    Status,
-)
+from contracts.messages import BundleRef, Result, Status
 from contracts.topics import Topics
 from fleet.store import tokens
 from tests.support import breaking_controller

@@ -14,11 +14,14 @@ import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from contracts import blocks, codec, messages, topics
+from contracts import blocks, codec, topics
+from contracts.answers import Answer
 from contracts.config import MqttConfig
 from contracts.connection import connect_properties, new_client
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.errors import ShoalError
-from contracts.messages import Answer, BlobGet, BundleRef, Reported, Status, UpdateEvent
+from contracts.messages import BundleRef, Reported, Status, Telemetry, UpdateEvent
+from contracts.requests import BlobGet
 from fleet.repository.repository import Repository
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ _KINDS: dict[str, Any] = {
     "status": Status,
     "reported": Reported,
     "update": UpdateEvent,
-    "telemetry": messages.Telemetry,
+    "telemetry": Telemetry,
     "response": Answer,
 }
 
@@ -136,11 +139,11 @@ class Controller:
         self, device: str, revision: int, refs: dict[str, BundleRef], **trial: Any
     ) -> None:
         """Publishes a desired document."""
-        rules = messages.TrialRules(**{"seconds": 0.3, **trial})
-        wishes = {slot: messages.DesiredBundle(ref, trial=rules) for slot, ref in refs.items()}
-        self.desire_document(device, messages.Desired(revision, wishes, rollout="test"))
+        rules = TrialRules(**{"seconds": 0.3, **trial})
+        wishes = {slot: DesiredBundle(ref, trial=rules) for slot, ref in refs.items()}
+        self.desire_document(device, Desired(revision, wishes, rollout="test"))
 
-    def desire_document(self, device: str, desired: messages.Desired) -> None:
+    def desire_document(self, device: str, desired: Desired) -> None:
         """Publishes any desired document."""
         topic = self.topics.of_device(device, "desired")
         self._client.publish(topic, codec.encode(desired), qos=1, retain=True)

@@ -15,16 +15,9 @@ from contracts import blocks, codec
 from contracts.blocks import Block
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
-from contracts.messages import (
-    ClassifyRequest,
-    Desired,
-    DesiredBundle,
-    GenerateRequest,
-    Reported,
-    SelftestRequest,
-    StatusRequest,
-    TrialRules,
-)
+from contracts.desired import Desired, DesiredBundle, TrialRules
+from contracts.messages import Reported
+from contracts.requests import ClassifyRequest, GenerateRequest, SelftestRequest, StatusRequest
 from fleet.repository import delegation
 from fleet.repository.repository import Repository
 from tests.fleet.repository.test_delegation import Publisher

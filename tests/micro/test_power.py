@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from contracts import codec
-from contracts.messages import Desired, DesiredBundle, TrialRules
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from fleet.repository.repository import Repository
 from tests.micro import bundles, device
 

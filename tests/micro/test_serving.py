@@ -16,7 +16,7 @@ import pytest
 
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
-from contracts.messages import ClassifyRequest, GenerateRequest, SelftestRequest
+from contracts.requests import ClassifyRequest, GenerateRequest, SelftestRequest
 from fleet.repository.repository import Repository
 from model_builder.generate_tiny import build, task
 from model_builder.generate_tiny.cell import Cell

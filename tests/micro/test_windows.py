@@ -10,7 +10,7 @@ import msgspec
 from agent.micro import windows as micro
 from contracts import windows
 from contracts.bundle import Bundle
-from contracts.messages import Desired, DesiredBundle, TrialRules, Window
+from contracts.desired import Desired, DesiredBundle, TrialRules, Window
 from tests.micro.conftest import DATA
 
 OLD = Bundle.open(DATA / "tiny-classifier-1.0.0").ref

@@ -21,23 +21,14 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from contracts import blocks, codec
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, MqttConfig
 from contracts.connection import connect_properties, new_client
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.errors import ShoalError
-from contracts.messages import (
-    Answer,
-    BlobGet,
-    BundleRef,
-    Desired,
-    DesiredBundle,
-    Reported,
-    Result,
-    Status,
-    Telemetry,
-    TrialRules,
-    UpdateEvent,
-)
+from contracts.messages import BundleRef, Reported, Result, Status, Telemetry, UpdateEvent
+from contracts.requests import BlobGet
 from contracts.topics import Topics, parse
 from fleet.identity import provisioning
 from fleet.repository.repository import Repository

@@ -15,16 +15,11 @@ from agent.update.engine import Engine
 from agent.update.fetch import NO_SUCH_FILE, Transfer
 from agent.update.fit import Device
 from contracts import board as boards
+from contracts.answers import Selftested
 from contracts.bundle import Bundle
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.errors import RefusedError, UnavailableError
-from contracts.messages import (
-    BundleRef,
-    Desired,
-    DesiredBundle,
-    Selftested,
-    TrialRules,
-    UpdateEvent,
-)
+from contracts.messages import BundleRef, UpdateEvent
 
 
 class FakeClock:

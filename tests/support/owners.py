@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.connection import connect_properties, new_client
+from contracts.desired import Desired, DesiredBundle, Owner
 from contracts.errors import InputError
-from contracts.messages import BundleRef, Desired, DesiredBundle, Owner
+from contracts.messages import BundleRef
 from contracts.topics import Topics, parse
 from fleet.backup import backup, restore
 from fleet.cli.app import app

@@ -16,8 +16,9 @@ from agent.trust.client import Signed
 from agent.update.program import Own
 from contracts import codec, program, release
 from contracts.bundle import sha256_of
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.errors import RefusedError
-from contracts.messages import BundleRef, Desired, DesiredBundle, TrialRules
+from contracts.messages import BundleRef
 from tests.support.engine import MemoryRepository, Rig
 
 TARGET = ("x86-64", "cp311")

@@ -15,7 +15,7 @@ from agent.runtime.model import Options
 from agent.serving.models import Models
 from contracts.bundle import MANIFEST, Bundle, sha256_of
 from contracts.errors import InputError, RefusedError, UnavailableError
-from contracts.messages import ChatMessage, GenerateRequest
+from contracts.requests import ChatMessage, GenerateRequest
 from model_builder.generate.adapt import AdapterOptions, import_adapter, import_merged
 from tests.support.adapters import write_adapter
 from tests.support.bundles import rewrite

@@ -11,11 +11,12 @@ import pytest
 
 from agent.generate.model import GenerativeModel
 from agent.generate.tools import Calling
+from contracts.answers import Generated
 from contracts.bundle import Bundle
 from contracts.chat.call_forms import form_of
 from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
-from contracts.messages import ChatMessage, Generated, GenerateRequest, Tool
+from contracts.requests import ChatMessage, GenerateRequest, Tool
 from tests.support.tiny_decoder import tiny_bundle
 
 WEATHER = Tool(

@@ -12,7 +12,7 @@ from agent.generate.drafts import CLOSE, Lookup, Steps, Worth
 from agent.generate.model import GenerativeModel
 from agent.runtime.model import Options
 from contracts.bundle import Bundle
-from contracts.messages import GenerateRequest
+from contracts.requests import GenerateRequest
 from model_builder.generate.importer import ImportOptions, import_model
 from model_builder.generate.package import Layout
 from tests.support.tiny_decoder import tiny_tokenizer, tiny_weights, write_gguf

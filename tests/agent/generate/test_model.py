@@ -25,7 +25,7 @@ from agent.generate.stop import Stop
 from agent.runtime import model as models
 from contracts.bundle import Bundle, pack, sha256_file
 from contracts.errors import InputError, RefusedError, ShoalError
-from contracts.messages import ChatMessage, GenerateRequest, Tool
+from contracts.requests import ChatMessage, GenerateRequest, Tool
 from contracts.template_budget import SECONDS
 
 PROMPT = "the quick brown fox jumps"
@@ -319,7 +319,7 @@ from pathlib import Path
 from agent.generate.model import GenerativeModel
 from contracts.bundle import Bundle
 from contracts.errors import ShoalError
-from contracts.messages import GenerateRequest
+from contracts.requests import GenerateRequest
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

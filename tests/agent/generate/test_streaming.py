@@ -13,10 +13,11 @@ from paho.mqtt.properties import Properties
 from agent.generate.handler import MAX_CHUNK_CHARS, ChunkSender
 from agent.serving.reply import Reply
 from contracts import codec
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.connection import new_client
-from contracts.messages import Answer, Telemetry
+from contracts.messages import Telemetry
 from tests.support.controller import AgentProcess, Controller, make_repository
 
 

@@ -13,9 +13,10 @@ import pytest
 from agent.__main__ import main
 from agent.generate.model import GenerativeModel
 from agent.generate.stop import Stop
+from contracts.answers import Generated
 from contracts.bundle import Bundle
 from contracts.errors import InputError, ShoalError
-from contracts.messages import ChatMessage, Generated, GenerateRequest, Tool, ToolCall
+from contracts.requests import ChatMessage, GenerateRequest, Tool, ToolCall
 from tests.support.tiny_decoder import TOOL_TAG, tiny_bundle
 
 SCHEMA: dict[str, Any] = {

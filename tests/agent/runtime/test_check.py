@@ -21,9 +21,9 @@ from agent.runtime import check
 from agent.system.filesystem import Disk
 from agent.update.machine import MAX_LOCAL_FAILURES
 from contracts import codec
+from contracts.answers import Selftested
 from contracts.bundle import Bundle, file_entries
 from contracts.errors import RefusedError, ShoalError
-from contracts.messages import Selftested
 from tests.support.controller import TINY
 from tests.support.engine import MemoryRepository, Rig
 from tests.support.tiny_decoder import tiny_bundle

@@ -12,10 +12,11 @@ from agent.__main__ import main
 from agent.serving.answers import MAX_TEXT_BYTES, Answers
 from agent.serving.examples import DATABASE, KEY, MAX_WAITING, Examples, erase, read
 from agent.telemetry.recorder import Recorder
+from contracts.answers import Classified
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, ExamplesConfig
 from contracts.errors import InputError, UnavailableError
-from contracts.messages import Classified, FeedbackRequest
+from contracts.requests import FeedbackRequest
 from fleet.identity import provisioning
 from tests.support.controller import TINY
 

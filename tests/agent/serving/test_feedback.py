@@ -13,10 +13,12 @@ from agent.serving.answers import MAX_AGE_S, MAX_ANSWERS, Answers
 from agent.serving.feedback import DEVICE_PER_S, REQUESTER_PER_S, Feedback
 from agent.serving.reply import Reply
 from agent.telemetry.recorder import Recorder
+from contracts.answers import Answer, Classified
 from contracts.bundle import Bundle
 from contracts.errors import InputError, ShoalError
 from contracts.judged import UNSAID, WHOLE, Judged
-from contracts.messages import Answer, BundleRef, Classified, FeedbackRequest
+from contracts.messages import BundleRef
+from contracts.requests import FeedbackRequest
 from tests.support.controller import TINY
 
 MANIFEST = Bundle.open(TINY).manifest

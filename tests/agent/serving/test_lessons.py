@@ -22,9 +22,11 @@ from agent.serving.worker import Worker
 from agent.system.filesystem import Disk
 from agent.telemetry.recorder import Recorder
 from contracts import codec, limits
+from contracts.answers import Answer, Classified, Taught
 from contracts.bundle import Bundle
 from contracts.errors import ShoalError
-from contracts.messages import Answer, Classified, FeedbackRequest, Reported, Taught, TeachRequest
+from contracts.messages import Reported
+from contracts.requests import FeedbackRequest, TeachRequest
 from tests.support.controller import TINY, TINY_NEXT
 from tests.support.faulty_disk import CRASHES, Fault, FaultyDisk, PowerCut
 

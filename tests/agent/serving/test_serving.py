@@ -25,9 +25,11 @@ from agent.serving.reply import Reply
 from agent.serving.worker import Job, Worker
 from agent.telemetry.recorder import Recorder
 from contracts import codec
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.errors import RefusedError, UnavailableError
-from contracts.messages import Answer, ClassifyRequest, Reported
+from contracts.messages import Reported
+from contracts.requests import ClassifyRequest
 from contracts.topics import Topics
 from tests.support.controller import TINY, TINY_NEXT
 from tests.support.full_disk import full_disk

@@ -9,12 +9,14 @@ import pytest
 from agent.serving.answers import Answers
 from agent.telemetry.recorder import Recorder, drift
 from contracts import codec
+from contracts.answers import Classified
 from contracts.bundle import Bundle
 from contracts.errors import InputError
 from contracts.histogram import Histogram
 from contracts.judged import UNKNOWN, UNSAID, Judged
 from contracts.manifest import Baseline
-from contracts.messages import BundleRef, Classified, FeedbackRequest, Scored
+from contracts.messages import BundleRef, Scored
+from contracts.requests import FeedbackRequest
 from fleet.ingest.decode import decode
 from tests.support.controller import TINY
 

@@ -19,10 +19,11 @@ from agent.sharing import choice
 from agent.sharing.giving import Giving, consents
 from agent.sharing.ledger import MAX_WAITING, Ask, Ledger
 from contracts import limits
+from contracts.answers import Answer, Classified
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig, ExamplesConfig, RedactConfig, SourceConfig
 from contracts.errors import InputError, RefusedError
-from contracts.messages import Answer, Classified, SamplesRequest
+from contracts.requests import SamplesRequest
 from fleet.identity import provisioning
 from tests.support.controller import TINY
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.connection import new_client
-from contracts.messages import Desired, DesiredBundle
+from contracts.desired import Desired, DesiredBundle
 from contracts.topics import Topics
 from tests.support.controller import TINY
 from tests.support.many_devices import ManyDevices, installed

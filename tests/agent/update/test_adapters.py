@@ -9,8 +9,10 @@ import pytest
 from agent.system.filesystem import Disk
 from contracts import board as boards
 from contracts.bundle import Bundle
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.errors import ErrorInfo, UnavailableError
-from contracts.messages import BundleRef, Desired, DesiredBundle, GenerateRequest, TrialRules
+from contracts.messages import BundleRef
+from contracts.requests import GenerateRequest
 from model_builder.generate.adapt import AdapterOptions, import_adapter
 from tests.support.adapters import untrue, write_adapter
 from tests.support.bundles import rewrite

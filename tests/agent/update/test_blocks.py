@@ -18,7 +18,7 @@ from agent.update.blocks import (
 )
 from contracts import blocks
 from contracts.errors import UnavailableError
-from contracts.messages import BlobGet
+from contracts.requests import BlobGet
 
 DATA = random.Random(1).randbytes(3 * 1024 * 1024 + 77)
 

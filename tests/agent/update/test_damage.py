@@ -12,8 +12,9 @@ from agent.system.filesystem import Disk
 from agent.update.loading import MAX_LOADS, PATIENCE_S, LoadingMarks
 from agent.update.slots import PROBLEM_S, UNSERVED_S
 from contracts.bundle import MANIFEST, Bundle
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.errors import RefusedError, UnavailableError
-from contracts.messages import BundleRef, Desired, DesiredBundle, TrialRules
+from contracts.messages import BundleRef
 from fleet.repository import delta
 from tests.support.bundles import rewrite
 from tests.support.controller import TINY, TINY_NEXT

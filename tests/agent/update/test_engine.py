@@ -13,10 +13,12 @@ from agent.update.fetch import Transfer
 from agent.update.journal import NAMES, Record
 from contracts import board as boards
 from contracts import codec
+from contracts.answers import Selftested
 from contracts.bundle import MANIFEST, Bundle, file_entries
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.errors import RefusedError, UnavailableError
 from contracts.manifest import Manifest
-from contracts.messages import BundleRef, Desired, DesiredBundle, Selftested, TrialRules
+from contracts.messages import BundleRef
 from fleet.repository import delta
 from tests.support.bundles import rewrite
 from tests.support.controller import TINY, TINY_NEXT

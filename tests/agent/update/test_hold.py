@@ -11,8 +11,9 @@ from agent.system.controller_clock import ControllerClock
 from agent.system.filesystem import Disk
 from agent.update.hold import CLOSED, UNKNOWN, Holding
 from contracts.bundle import Bundle
+from contracts.desired import Desired, DesiredBundle, TrialRules, Window
 from contracts.errors import UnavailableError
-from contracts.messages import Desired, DesiredBundle, TrialRules, Wait, Window
+from contracts.messages import Wait
 from tests.support.controller import TINY, TINY_NEXT
 from tests.support.engine import FakeClock, MemoryRepository, Rig, copy_state
 from tests.support.faulty_disk import FaultyDisk, PowerCut

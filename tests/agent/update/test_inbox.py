@@ -16,8 +16,8 @@ from agent.update.inbox import Inbox, judge
 from contracts import limits
 from contracts.bundle import Bundle
 from contracts.config import AgentConfig
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.errors import ErrorInfo
-from contracts.messages import Desired, DesiredBundle, TrialRules
 from fleet.identity.provisioning import to_yaml
 from tests.support.controller import TINY, TINY_NEXT
 from tests.support.engine import FakeClock, MemoryRepository, Rig

@@ -7,15 +7,9 @@ from hypothesis import strategies as st
 
 from agent.update import machine
 from agent.update.machine import Update
+from contracts.desired import Desired, DesiredBundle, TrialRules, Window
 from contracts.errors import ErrorInfo
-from contracts.messages import (
-    BundleRef,
-    Desired,
-    DesiredBundle,
-    SlotReport,
-    TrialRules,
-    Window,
-)
+from contracts.messages import BundleRef, SlotReport
 
 ONE = BundleRef("m", "1.0.0", "1" * 64)
 TWO = BundleRef("m", "2.0.0", "2" * 64)

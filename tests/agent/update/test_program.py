@@ -10,7 +10,7 @@ import pytest
 from agent.system.filesystem import Disk
 from agent.update import delta
 from contracts import program, release
-from contracts.messages import Desired, TrialRules
+from contracts.desired import Desired, TrialRules
 from fleet.repository.delta import make
 from tests.support.engine import Rig
 from tests.support.program import BASE, TARGET, Folders, ProgramDevice, Releases, ref, want

@@ -14,8 +14,9 @@ from agent.update.machine import MAX_LOCAL_FAILURES
 from agent.update.waiting import AGAIN_S, Waiting
 from contracts import progress
 from contracts.bundle import Bundle
+from contracts.desired import TrialRules
 from contracts.errors import ErrorInfo, RefusedError, UnavailableError
-from contracts.messages import BundleRef, TrialRules, Wait
+from contracts.messages import BundleRef, Wait
 from tests.support.controller import TINY
 from tests.support.engine import FakeClock, MemoryRepository, Rig
 

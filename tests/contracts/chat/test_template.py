@@ -11,7 +11,7 @@ from jinja2 import Environment
 
 from contracts.chat.template import MAX_CHARS, ChatTemplate
 from contracts.errors import InputError
-from contracts.messages import ChatMessage
+from contracts.requests import ChatMessage
 from contracts.template_budget import SECONDS, Budget
 
 CHAT = [ChatMessage("system", "be brief"), ChatMessage("user", " <think>a</think> hi\n")]
@@ -223,7 +223,7 @@ _RENDER = """
 import json, resource, sys, time
 from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
-from contracts.messages import ChatMessage
+from contracts.requests import ChatMessage
 ChatTemplate("{{ messages }}").render([ChatMessage("user", "a")])
 base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 resource.setrlimit(resource.RLIMIT_CPU, (15, 15))

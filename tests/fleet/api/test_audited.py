@@ -21,9 +21,10 @@ from fastapi.testclient import TestClient
 from starlette.routing import BaseRoute, Mount
 
 from agent.certificates.device import new_request
+from contracts.answers import FieldSample
 from contracts.bundle import pack
 from contracts.errors import ShoalError
-from contracts.messages import BundleRef, FieldSample
+from contracts.messages import BundleRef
 from contracts.release import ReleaseArchive
 from contracts.renewal import signed_bytes
 from fleet import improvements

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 from fastapi.testclient import TestClient
 
-from contracts.messages import BundleRef, Desired, DesiredBundle, Reported, SlotReport
+from contracts.desired import Desired, DesiredBundle
+from contracts.messages import BundleRef, Reported, SlotReport
 from fleet.controller import Controller
 from fleet.ingest.decode import Message
 from fleet.ingest.writer import Writer

@@ -7,7 +7,8 @@ import json
 import pytest
 from fastapi.testclient import TestClient
 
-from contracts.messages import BundleRef, FieldSample, HardReason
+from contracts.answers import FieldSample, HardReason
+from contracts.messages import BundleRef
 from fleet.controller import Controller
 from fleet.samples import order, rows
 from fleet.store import samples

@@ -15,7 +15,8 @@ from agent.link import Link
 from agent.system.clock import SystemClock
 from contracts import codec
 from contracts.config import MqttConfig
-from contracts.messages import BlobGet, Telemetry
+from contracts.messages import Telemetry
+from contracts.requests import BlobGet
 from contracts.topics import Topics
 from fleet.broker import MosquittoBroker
 from fleet.controller import Controller

@@ -17,9 +17,10 @@ import yaml
 
 from agent.daemon import Agent
 from contracts import codec
+from contracts.answers import Answer
 from contracts.config import AgentConfig, MqttConfig, TlsConfig
 from contracts.connection import tls_context
-from contracts.messages import Answer, Reported
+from contracts.messages import Reported
 from contracts.topics import Topics, home_assistant_discovery
 from fleet.broker import MosquittoBroker
 from fleet.broker.acl import READER

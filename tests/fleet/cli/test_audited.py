@@ -19,9 +19,9 @@ import typer.main
 from typer.testing import CliRunner
 
 from contracts import __version__
+from contracts.answers import FieldSample
 from contracts.config import MqttConfig
 from contracts.errors import UnavailableError
-from contracts.messages import FieldSample
 from fleet.api.refusals import CHANGES
 from fleet.cli import noted
 from fleet.cli.app import app

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from contracts.desired import Desired
 from contracts.errors import ErrorInfo, InputError, RefusedError
-from contracts.messages import Desired, UpdateEvent
+from contracts.messages import UpdateEvent
 from fleet.conductor.look import Change, Look
 from fleet.rollout.state import ENDED
 from fleet.store import Store, devices, rollouts

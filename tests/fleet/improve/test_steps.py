@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from contracts.answers import FieldSample
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError, ShoalError, UnavailableError
-from contracts.messages import BundleRef, FieldSample
+from contracts.messages import BundleRef
 from fleet.folder import Fleet, FleetConfig
 from fleet.improve import answers, steps
 from fleet.improve.steps import Improvement, State, Wish, active_spec, shadow_spec

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from contracts import codec, limits
+from contracts.desired import Desired, DesiredBundle
 from contracts.errors import ErrorInfo
-from contracts.messages import BundleRef, Desired, DesiredBundle, Reported, Wait
+from contracts.messages import BundleRef, Reported, Wait
 from contracts.topics import Topics
 from fleet.ingest.decode import decode
 from fleet.ingest.writer import Writer

@@ -15,7 +15,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from contracts.config import AgentConfig
-from contracts.messages import BundleRef, Desired, DesiredBundle, Reported, SlotReport
+from contracts.desired import Desired, DesiredBundle
+from contracts.messages import BundleRef, Reported, SlotReport
 from fleet.api.app import create_app
 from fleet.ingest.decode import Message
 from fleet.ingest.writer import Writer

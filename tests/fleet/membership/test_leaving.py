@@ -20,9 +20,11 @@ from agent.link import Link
 from agent.system.clock import SystemClock
 from contracts import codec
 from contracts.config import AgentConfig, MqttConfig
+from contracts.desired import Desired
 from contracts.errors import InputError, RefusedError, ShoalError, UnavailableError
-from contracts.messages import BlobGet, Desired, Leave, Status, Telemetry
+from contracts.messages import Leave, Status, Telemetry
 from contracts.renewal import signed_bytes
+from contracts.requests import BlobGet
 from contracts.topics import LEAVE, Topics, parse
 from fleet.broker import MosquittoBroker
 from fleet.controller import Controller

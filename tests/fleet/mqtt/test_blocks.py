@@ -14,7 +14,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from contracts import blocks, codec, limits
 from contracts.config import MqttConfig
 from contracts.connection import new_client
-from contracts.messages import BlobGet
+from contracts.requests import BlobGet
 from contracts.topics import Topics, parse
 from fleet.mqtt.blocks import (
     MAX_OF_DEVICE,

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.connection import new_client
-from contracts.messages import Desired
+from contracts.desired import Desired
 from contracts.topics import Topics
 from fleet.mqtt.outbox import Outbox
 from fleet.store import Store, desired, devices, ownership

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.messages import Owner
+from contracts.desired import Owner
 from fleet.ownership.judge import PATIENCE_S, View, judge
 from fleet.store.ownership import Fence, Known
 

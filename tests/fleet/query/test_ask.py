@@ -10,18 +10,12 @@ from typing import Any
 import pytest
 
 from contracts import codec
+from contracts.answers import Answer, Classified, Generated
 from contracts.config import MqttConfig
 from contracts.connection import new_client
 from contracts.errors import UnavailableError
-from contracts.messages import (
-    Answer,
-    BundleRef,
-    CancelRequest,
-    Classified,
-    ClassifyRequest,
-    Generated,
-    GenerateRequest,
-)
+from contracts.messages import BundleRef
+from contracts.requests import CancelRequest, ClassifyRequest, GenerateRequest
 from contracts.topics import Topics
 from fleet.query import Asker
 from fleet.query.ask import votes

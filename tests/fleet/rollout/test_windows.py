@@ -10,8 +10,8 @@ import pytest
 
 from contracts import codec
 from contracts import windows as arithmetic
+from contracts.desired import Window as OnWire
 from contracts.errors import ErrorInfo
-from contracts.messages import Window as OnWire
 from fleet.rollout.windows import Window, is_open, later, next_open
 from tests.fleet.rollout.world import NEW, OLD, FakeFleet, spec_of
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from contracts.desired import DesiredBundle
 from contracts.errors import ErrorInfo
 from contracts.judged import Judged
 from contracts.manifest import Baseline
-from contracts.messages import BundleRef, DesiredBundle, UpdateEvent
+from contracts.messages import BundleRef, UpdateEvent
 from fleet.figures import Figures
 from fleet.rollout import commands
 from fleet.rollout.engine import step

@@ -21,18 +21,10 @@ from agent.simulate.run import ROOT
 from contracts import codec, limits
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
+from contracts.desired import Desired, DesiredBundle, TrialRules, Window
 from contracts.errors import UnavailableError
 from contracts.judged import Judged
-from contracts.messages import (
-    Desired,
-    DesiredBundle,
-    Reported,
-    Status,
-    Telemetry,
-    TrialRules,
-    UpdateEvent,
-    Window,
-)
+from contracts.messages import Reported, Status, Telemetry, UpdateEvent
 from contracts.topics import parse
 from fleet.repository.repository import Repository
 from tests.support.bundles import rewrite

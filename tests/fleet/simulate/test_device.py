@@ -19,20 +19,12 @@ from agent.simulate.device import SimulatedDevice, World
 from agent.simulate.fate import Fates
 from agent.simulate.repository import Got, Repository
 from contracts import codec
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.errors import UnavailableError
-from contracts.messages import (
-    Answer,
-    BundleRef,
-    Desired,
-    DesiredBundle,
-    Reported,
-    Status,
-    Telemetry,
-    TrialRules,
-    UpdateEvent,
-)
+from contracts.messages import BundleRef, Reported, Status, Telemetry, UpdateEvent
 from contracts.simulation import Counters
 from contracts.topics import Topics, parse
 from tests.support.bundles import noise_generator

@@ -13,8 +13,9 @@ from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.connection import new_client
+from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.errors import InputError
-from contracts.messages import Desired, DesiredBundle, Reported, Status, TrialRules
+from contracts.messages import Reported, Status
 from contracts.topics import Topics, parse
 from fleet.simulate.launcher import Simulation
 from tests.support.controller import TINY, http_server, make_repository

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import agent.simulate
-from contracts import messages
+from contracts import answers, desired, messages, requests
 from contracts.messages import UpdateState
 
 SIMULATOR = Path(agent.simulate.__file__).parent
@@ -19,7 +19,8 @@ AGENT = SIMULATOR.parent
 
 MESSAGES = {
     name
-    for name, kind in vars(messages).items()
+    for module in (messages, desired, requests, answers)
+    for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 }
 """Every message of the protocol."""

@@ -10,7 +10,8 @@ import msgspec
 import sqlalchemy as sa
 from alembic import command
 
-from contracts.messages import BundleRef, Desired, DesiredBundle, Reported, SlotReport
+from contracts.desired import Desired, DesiredBundle
+from contracts.messages import BundleRef, Reported, SlotReport
 from fleet.ingest.decode import Message
 from fleet.ingest.writer import Writer
 from fleet.rollout.selector import Selector, Term, parse

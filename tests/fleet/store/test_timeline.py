@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from contracts import codec
+from contracts.answers import FieldSample
 from contracts.errors import InputError
-from contracts.messages import BundleRef, ErrorInfo, FieldSample, Status, UpdateEvent
+from contracts.messages import BundleRef, ErrorInfo, Status, UpdateEvent
 from fleet.alerts.judge import Change, Reading
 from fleet.ingest.decode import Message
 from fleet.ingest.writer import Writer
