@@ -46,7 +46,7 @@ from contracts.config import MqttConfig
 from contracts.connection import connect_properties, new_client
 from contracts.messages import BundleRef, Sample, Telemetry
 from contracts.topics import Topics
-from fleet.api import models
+from fleet.api import models, models_rollouts
 from fleet.broker import write_configuration
 from fleet.ingest.consumer import RECEIVE_MAXIMUM
 from fleet.rollout.spec import RolloutSpec
@@ -353,7 +353,9 @@ def until(condition: Callable[[], bool], seconds: float = 600) -> None:
         time.sleep(0.1)
 
 
-def roll_out(running: Served, version: str, failing: float) -> tuple[models.RolloutModel, float]:
+def roll_out(
+    running: Served, version: str, failing: float
+) -> tuple[models_rollouts.RolloutModel, float]:
     """A rollout in four waves; returns its end and its seconds."""
     spec = RolloutSpec.model_validate(
         {

@@ -18,7 +18,16 @@ from pydantic import BaseModel, ValidationError
 
 from contracts import authorities, files
 from contracts.errors import ErrorInfo, ShoalError, UnavailableError, from_info
-from fleet.api import models, models_alerts, models_field, models_lessons, models_samples
+from fleet.api import (
+    models,
+    models_admin,
+    models_alerts,
+    models_devices,
+    models_field,
+    models_lessons,
+    models_rollouts,
+    models_samples,
+)
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import audit
 from fleet.store.audit import Entry, Filter
@@ -108,13 +117,13 @@ class Client:
 
     def devices_page(
         self, selector: str = "all", cursor: str | None = None, limit: int = 500
-    ) -> models.DevicePage:
+    ) -> models_devices.DevicePage:
         """One page of devices."""
         return self._get(
-            models.DevicePage, "/v1/devices", selector=selector, cursor=cursor, limit=limit
+            models_devices.DevicePage, "/v1/devices", selector=selector, cursor=cursor, limit=limit
         )
 
-    def devices(self, selector: str = "all") -> Iterator[models.DeviceModel]:
+    def devices(self, selector: str = "all") -> Iterator[models_devices.DeviceModel]:
         """All devices of a selector."""
         cursor: str | None = None
         while True:
@@ -124,9 +133,9 @@ class Client:
             if cursor is None:
                 return
 
-    def device(self, device: str) -> models.DeviceModel:
+    def device(self, device: str) -> models_devices.DeviceModel:
         """One device."""
-        return self._get(models.DeviceModel, f"/v1/devices/{device}")
+        return self._get(models_devices.DeviceModel, f"/v1/devices/{device}")
 
     def change_device(
         self,
@@ -135,29 +144,29 @@ class Client:
         labels: dict[str, str] | None = None,
         groups: list[str] | None = None,
         version: int | None = None,
-    ) -> models.DeviceModel:
+    ) -> models_devices.DeviceModel:
         """Changes the labels or groups that operators give."""
         given = {k: v for k, v in (("labels", labels), ("groups", groups)) if v is not None}
         headers = {"If-Match": f'"{version}"'} if version is not None else {}
         return _read(
-            models.DeviceModel,
+            models_devices.DeviceModel,
             self._request("PATCH", f"/v1/devices/{device}", json=given, headers=headers),
         )
 
-    def clones(self) -> list[models.CloneModel]:
+    def clones(self) -> list[models_devices.CloneModel]:
         """Identities that more than one device has."""
-        return self._get(models.ClonePage, "/v1/clones").items
+        return self._get(models_devices.ClonePage, "/v1/clones").items
 
-    def updates(self, device: str, limit: int = 100) -> models.UpdatePage:
+    def updates(self, device: str, limit: int = 100) -> models_devices.UpdatePage:
         """What the device's updates did, newest first."""
-        return self._get(models.UpdatePage, f"/v1/devices/{device}/updates", limit=limit)
+        return self._get(models_devices.UpdatePage, f"/v1/devices/{device}/updates", limit=limit)
 
     def timeline(
         self, device: str, cursor: str | None = None, limit: int = 100
-    ) -> models.TimelinePage:
+    ) -> models_devices.TimelinePage:
         """What happened to a device, newest first."""
         path = f"/v1/devices/{quote(device, safe='')}/timeline"
-        return self._get(models.TimelinePage, path, cursor=cursor, limit=limit)
+        return self._get(models_devices.TimelinePage, path, cursor=cursor, limit=limit)
 
     def telemetry(
         self,
@@ -165,10 +174,13 @@ class Client:
         *,
         since: float | None = None,
         resolution: Literal["minute", "hour"] = "minute",
-    ) -> models.Series:
+    ) -> models_devices.Series:
         """Figures of a device over time."""
         return self._get(
-            models.Series, f"/v1/devices/{device}/telemetry", since=since, resolution=resolution
+            models_devices.Series,
+            f"/v1/devices/{device}/telemetry",
+            since=since,
+            resolution=resolution,
         )
 
     def metrics(self, seconds: float = 3600, selector: str | None = None) -> models.MetricsModel:
@@ -177,37 +189,44 @@ class Client:
 
     # Bundles and rollouts -----------------------------------------------------------------
 
-    def bundles(self) -> list[models.BundleModel]:
+    def bundles(self) -> list[models_rollouts.BundleModel]:
         """Published bundles, newest first."""
-        return self._get(models.BundlePage, "/v1/bundles").items
+        return self._get(models_rollouts.BundlePage, "/v1/bundles").items
 
     def create_rollout(
         self, spec: RolloutSpec, *, idempotency_key: str | None = None
-    ) -> models.RolloutModel:
+    ) -> models_rollouts.RolloutModel:
         """Creates a rollout."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._post(
-            models.RolloutModel, "/v1/rollouts", spec.model_dump(mode="json"), headers=headers
+            models_rollouts.RolloutModel,
+            "/v1/rollouts",
+            spec.model_dump(mode="json"),
+            headers=headers,
         )
 
-    def plan_rollout(self, spec: RolloutSpec) -> models.PlanModel:
+    def plan_rollout(self, spec: RolloutSpec) -> models_rollouts.PlanModel:
         """What a rollout would do."""
-        return self._post(models.PlanModel, "/v1/rollouts/plan", spec.model_dump(mode="json"))
+        return self._post(
+            models_rollouts.PlanModel, "/v1/rollouts/plan", spec.model_dump(mode="json")
+        )
 
-    def rollouts(self, limit: int = 50) -> list[models.RolloutModel]:
+    def rollouts(self, limit: int = 50) -> list[models_rollouts.RolloutModel]:
         """The newest rollouts."""
-        return self._get(models.RolloutPage, "/v1/rollouts", limit=limit).items
+        return self._get(models_rollouts.RolloutPage, "/v1/rollouts", limit=limit).items
 
-    def rollout(self, rollout: str) -> models.RolloutModel:
+    def rollout(self, rollout: str) -> models_rollouts.RolloutModel:
         """One rollout."""
-        return self._get(models.RolloutModel, f"/v1/rollouts/{rollout}")
+        return self._get(models_rollouts.RolloutModel, f"/v1/rollouts/{rollout}")
 
-    def members(self, rollout: str, phase: str | None = None) -> Iterator[models.MemberModel]:
+    def members(
+        self, rollout: str, phase: str | None = None
+    ) -> Iterator[models_rollouts.MemberModel]:
         """All devices of a rollout."""
         cursor: str | None = None
         while True:
             page = self._get(
-                models.MemberPage,
+                models_rollouts.MemberPage,
                 f"/v1/rollouts/{rollout}/members",
                 phase=phase,
                 cursor=cursor,
@@ -218,10 +237,10 @@ class Client:
             if cursor is None:
                 return
 
-    def events(self, rollout: str, cursor: str | None = None) -> models.EventPage:
+    def events(self, rollout: str, cursor: str | None = None) -> models_rollouts.EventPage:
         """What happened in a rollout, oldest first."""
         return self._get(
-            models.EventPage, f"/v1/rollouts/{rollout}/events", cursor=cursor, limit=1000
+            models_rollouts.EventPage, f"/v1/rollouts/{rollout}/events", cursor=cursor, limit=1000
         )
 
     def command_rollout(
@@ -230,10 +249,12 @@ class Client:
         command: Literal["approve", "pause", "resume", "abort"],
         *,
         version: int | None = None,
-    ) -> models.RolloutModel:
+    ) -> models_rollouts.RolloutModel:
         """Approves, pauses, resumes or aborts a rollout."""
         headers = {"If-Match": f'"{version}"'} if version is not None else {}
-        return self._post(models.RolloutModel, f"/v1/rollouts/{rollout}/{command}", headers=headers)
+        return self._post(
+            models_rollouts.RolloutModel, f"/v1/rollouts/{rollout}/{command}", headers=headers
+        )
 
     # Queries ------------------------------------------------------------------------------
 
@@ -382,16 +403,18 @@ class Client:
 
     # Administration -----------------------------------------------------------------------
 
-    def audit(self, limit: int = 100) -> list[models.AuditModel]:
+    def audit(self, limit: int = 100) -> list[models_admin.AuditModel]:
         """The newest changes."""
-        return self._get(models.AuditPage, "/v1/audit", limit=limit).items
+        return self._get(models_admin.AuditPage, "/v1/audit", limit=limit).items
 
     def audit_entries(self, wanted: Filter) -> Iterator[Entry]:
         """All entries that are wanted, newest first."""
         given = {k: v for k, v in msgspec.structs.asdict(wanted).items() if v not in ("", None)}
         cursor: str | None = None
         while True:
-            page = self._get(models.AuditPage, "/v1/audit", limit=1000, cursor=cursor, **given)
+            page = self._get(
+                models_admin.AuditPage, "/v1/audit", limit=1000, cursor=cursor, **given
+            )
             for one in page.items:
                 yield msgspec.convert(one.model_dump(), Entry)
             cursor = page.next

@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from contracts.errors import RefusedError
-from fleet.api import models, paging
+from fleet.api import models_admin, models_devices, paging
 from fleet.api.auth import SHOWN_ONCE, Admin, Anybody, Operator, TheController, Viewer
 from fleet.rollout.spec import NAME_PATTERN
 from fleet.store import audit, tokens, webhooks
@@ -38,9 +38,9 @@ Wanted = Annotated[audit.Filter, Depends(_filter)]
 
 
 @ROUTER.get("/me")
-def get_me(controller: TheController, token: Viewer) -> models.Me:
+def get_me(controller: TheController, token: Viewer) -> models_admin.Me:
     """Who the token is, and of which fleet."""
-    return models.Me(fleet=controller.fleet.config.fleet, name=token.name, role=token.role)
+    return models_admin.Me(fleet=controller.fleet.config.fleet, name=token.name, role=token.role)
 
 
 @ROUTER.get("/audit")
@@ -50,30 +50,32 @@ def list_audit(
     wanted: Wanted,
     cursor: paging.Cursor = None,
     limit: paging.Limit = 100,
-) -> models.AuditPage:
+) -> models_admin.AuditPage:
     """Every change, and what was refused, newest first."""
     before = paging.decode_number(cursor)
     controller.attempts.write()
     with controller.store.read() as connection:
         found, following = audit.page(connection, before, limit, wanted)
-    return models.AuditPage(
-        items=[models.AuditModel(**msgspec.structs.asdict(one)) for one in found],
+    return models_admin.AuditPage(
+        items=[models_admin.AuditModel(**msgspec.structs.asdict(one)) for one in found],
         next=paging.encode_cursor(following),
     )
 
 
 @ROUTER.get("/tokens")
-def list_tokens(controller: TheController, _token: Admin) -> models.TokenPage:
+def list_tokens(controller: TheController, _token: Admin) -> models_admin.TokenPage:
     """All tokens, without their secrets."""
     with controller.store.read() as connection:
         found = tokens.every(connection)
-    return models.TokenPage(
-        items=[models.TokenModel(**msgspec.structs.asdict(one)) for one in found]
+    return models_admin.TokenPage(
+        items=[models_admin.TokenModel(**msgspec.structs.asdict(one)) for one in found]
     )
 
 
 @ROUTER.post("/tokens", status_code=201, dependencies=[SHOWN_ONCE])
-def create_token(controller: TheController, token: Admin, new: models.NewToken) -> models.MadeToken:
+def create_token(
+    controller: TheController, token: Admin, new: models_admin.NewToken
+) -> models_admin.MadeToken:
     """Makes a token; its secret is shown this once."""
     now = controller.clock()
     with controller.store.write() as connection:
@@ -88,7 +90,7 @@ def create_token(controller: TheController, token: Admin, new: models.NewToken) 
             target=new.name,
             detail={"role": new.role},
         )
-    return models.MadeToken(token=secret)
+    return models_admin.MadeToken(token=secret)
 
 
 @ROUTER.delete("/tokens/{identifier}", status_code=204)
@@ -113,17 +115,17 @@ def revoke_token(
 
 
 @ROUTER.get("/webhooks")
-def list_webhooks(controller: TheController, _token: Admin) -> models.WebhookPage:
+def list_webhooks(controller: TheController, _token: Admin) -> models_admin.WebhookPage:
     """All webhooks, without their secrets."""
     with controller.store.read() as connection:
         found = webhooks.every(connection)
-    return models.WebhookPage(items=[_webhook(one) for one in found])
+    return models_admin.WebhookPage(items=[_webhook(one) for one in found])
 
 
 @ROUTER.post("/webhooks", status_code=201, dependencies=[SHOWN_ONCE])
 def create_webhook(
-    controller: TheController, token: Admin, new: models.NewWebhook
-) -> models.WebhookModel:
+    controller: TheController, token: Admin, new: models_admin.NewWebhook
+) -> models_admin.WebhookModel:
     """Adds a webhook; its secret, which signs every delivery, is shown this once."""
     now = controller.clock()
     host, port = webhooks.endpoint(new.url)
@@ -170,29 +172,29 @@ def delete_webhook(controller: TheController, token: Admin, webhook: _Id) -> Res
     return Response(status_code=204)
 
 
-def _webhook(hook: webhooks.Webhook, secret: str | None = None) -> models.WebhookModel:
-    return models.WebhookModel(
+def _webhook(hook: webhooks.Webhook, secret: str | None = None) -> models_admin.WebhookModel:
+    return models_admin.WebhookModel(
         id=hook.id, url=hook.url, events=hook.events, created_at=hook.created_at, secret=secret
     )
 
 
 @ROUTER.post("/enroll", tags=["devices"])
 def enroll_by_token(
-    controller: TheController, _limited: Anybody, body: models.EnrolmentBody
-) -> models.EnrolledDevice:
+    controller: TheController, _limited: Anybody, body: models_devices.EnrolmentBody
+) -> models_devices.EnrolledDevice:
     """Enrols the device of a one-time token; the token is all that is asked for.
 
     The signing request keeps the private key on the device. The answer is the device's
     configuration.
     """
     config = controller.fleet.redeem(body.token, body.request.encode("utf-8", "surrogatepass"))
-    return models.EnrolledDevice.model_validate(msgspec.to_builtins(config))
+    return models_devices.EnrolledDevice.model_validate(msgspec.to_builtins(config))
 
 
 @ROUTER.post("/certificates/renew", tags=["devices"])
 def renew_certificate(
-    controller: TheController, _limited: Anybody, request: Request, body: models.RenewalBody
-) -> models.RenewedCertificate:
+    controller: TheController, _limited: Anybody, request: Request, body: models_devices.RenewalBody
+) -> models_devices.RenewedCertificate:
     """A device's next certificate. The current certificate's key signs the request: no token."""
     try:
         pem = controller.fleet.renew(
@@ -205,4 +207,4 @@ def renew_certificate(
             peer = request.client.host if request.client else ""
             controller.note_copy(str(error.info.detail.get("device", "")), peer)
         raise
-    return models.RenewedCertificate(certificate=pem)
+    return models_devices.RenewedCertificate(certificate=pem)

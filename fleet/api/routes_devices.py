@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Query, Response
 
 from contracts.errors import InputError
 from fleet import enforcement
-from fleet.api import models, paging, views
+from fleet.api import models, models_devices, paging, views
 from fleet.api.auth import Operator, TheController, Viewer
 from fleet.membership import labelling
 from fleet.membership.labelling import Relabelling
@@ -45,7 +45,7 @@ def list_devices(
     ] = "all",
     cursor: paging.Cursor = None,
     limit: paging.Limit = 100,
-) -> models.DevicePage:
+) -> models_devices.DevicePage:
     """Devices of a selector, by id."""
     wanted = selector.parse(selector_)
     after = paging.decode_cursor(cursor)
@@ -53,7 +53,7 @@ def list_devices(
         found, following = devices.page(connection, wanted, after, limit)
         counts = devices.counts(connection)
         books = delivery.books(connection, [one.id for one in found], controller.clock())
-    return models.DevicePage(
+    return models_devices.DevicePage(
         items=[views.device(one, books[one.id]) for one in found],
         next=paging.encode_cursor(following),
         counts=counts,
@@ -63,7 +63,7 @@ def list_devices(
 @ROUTER.get("/devices/{device}")
 def get_device(
     controller: TheController, _token: Viewer, device: DeviceId, response: Response
-) -> models.DeviceModel:
+) -> models_devices.DeviceModel:
     """One device."""
     with controller.store.read() as connection:
         found = devices.get(connection, device)
@@ -77,10 +77,10 @@ def patch_device(
     controller: TheController,
     token: Operator,
     device: DeviceId,
-    patch: models.DevicePatch,
+    patch: models_devices.DevicePatch,
     response: Response,
     if_match: paging.IfMatch = None,
-) -> models.DeviceModel:
+) -> models_devices.DeviceModel:
     """Changes the labels and groups that operators give; the device's own labels stay."""
     wanted = paging.match(if_match)
     with controller.store.write() as connection:
@@ -113,8 +113,8 @@ def patch_device(
 
 @ROUTER.patch("/devices")
 def patch_devices(
-    controller: TheController, token: Operator, patch: models.ManyPatch
-) -> models.ManyChanged:
+    controller: TheController, token: Operator, patch: models_devices.ManyPatch
+) -> models_devices.ManyChanged:
     """Changes labels and groups of many devices; each some hundred are one change."""
     if (patch.devices is None) == (patch.selector is None):
         raise InputError("bad-options", "name devices, or a selector: one of the two")
@@ -129,7 +129,7 @@ def patch_devices(
         controller.fleet, controller.store, names, change, actor, controller.clock()
     )
     controller.wake()
-    return models.ManyChanged(matching=len(names), changed=changed)
+    return models_devices.ManyChanged(matching=len(names), changed=changed)
 
 
 @ROUTER.get("/devices/{device}/timeline")
@@ -139,7 +139,7 @@ def get_timeline(
     device: DeviceId,
     cursor: paging.Cursor = None,
     limit: paging.Limit = 100,
-) -> models.TimelinePage:
+) -> models_devices.TimelinePage:
     """What happened to a device, newest first. Who changed what is for operators."""
     start = paging.decode_cursor(cursor)
     with controller.store.read() as connection:
@@ -147,8 +147,8 @@ def get_timeline(
         found, following = timeline.page(
             connection, device, start, limit, audited=token.may("operator")
         )
-    return models.TimelinePage(
-        items=[models.HappenedModel(**msgspec.structs.asdict(one)) for one in found],
+    return models_devices.TimelinePage(
+        items=[models_devices.HappenedModel(**msgspec.structs.asdict(one)) for one in found],
         next=paging.encode_cursor(following),
     )
 
@@ -160,14 +160,14 @@ def list_updates(
     device: DeviceId,
     cursor: paging.Cursor = None,
     limit: paging.Limit = 100,
-) -> models.UpdatePage:
+) -> models_devices.UpdatePage:
     """What the device's updates did, newest first, with the reasons of refusals."""
     before = paging.decode_number(cursor)
     with controller.store.read() as connection:
         departures.check_known(connection, device)
         found, following = history.updates(connection, device, before, limit)
-    return models.UpdatePage(
-        items=[models.UpdateModel(**msgspec.structs.asdict(one)) for one in found],
+    return models_devices.UpdatePage(
+        items=[models_devices.UpdateModel(**msgspec.structs.asdict(one)) for one in found],
         next=paging.encode_cursor(following),
     )
 
@@ -181,7 +181,7 @@ def get_telemetry(
     until: Annotated[float, Query(ge=0, le=1e11, description="0: now")] = 0,
     resolution: Literal["minute", "hour"] = "minute",
     slot: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
-) -> models.Series:
+) -> models_devices.Series:
     """Figures of a device over time."""
     now = controller.clock()
     step = telemetry.MINUTE if resolution == "minute" else telemetry.HOUR
@@ -192,19 +192,19 @@ def get_telemetry(
     with controller.store.read() as connection:
         departures.check_known(connection, device)
         found = telemetry.points(connection, device, step, since, until, slot)
-    return models.Series(device=device, points=[views.point(one) for one in found])
+    return models_devices.Series(device=device, points=[views.point(one) for one in found])
 
 
 @ROUTER.get("/devices/{device}/results")
 def list_results(
     controller: TheController, _token: Viewer, device: DeviceId, limit: paging.Limit = 100
-) -> models.ResultPage:
+) -> models_devices.ResultPage:
     """The newest outputs of the device's local sources."""
     with controller.store.read() as connection:
         departures.check_known(connection, device)
         found = history.results(connection, device, limit)
-    return models.ResultPage(
-        items=[models.ResultModel(**msgspec.structs.asdict(one)) for one in found]
+    return models_devices.ResultPage(
+        items=[models_devices.ResultModel(**msgspec.structs.asdict(one)) for one in found]
     )
 
 

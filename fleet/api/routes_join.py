@@ -12,7 +12,7 @@ from fastapi import APIRouter, Header, Path, Response
 from fastapi.responses import FileResponse, PlainTextResponse
 
 from contracts.errors import InputError, RefusedError
-from fleet.api import models
+from fleet.api import models_devices
 from fleet.api.auth import Anybody, TheController
 from fleet.controller import Controller
 from fleet.identity.registry import Invitation
@@ -45,8 +45,8 @@ def install(controller: TheController, _limited: Anybody) -> Response:
 
 @ROUTER.post("/v1/join")
 def plan_joining(
-    controller: TheController, _limited: Anybody, body: models.JoinBody
-) -> models.JoinPlan:
+    controller: TheController, _limited: Anybody, body: models_devices.JoinBody
+) -> models_devices.JoinPlan:
     """What a board installs, by a one-time token, which is not used up by it."""
     fleet = controller.fleet
     invited = fleet.open_identity().invited(body.token)
@@ -54,12 +54,12 @@ def plan_joining(
     chosen = _choose(controller, invited, [(one[0], one[1]) for one in body.choices])
     who = Actor(profile.device, "token")
     audit.count(controller.store, who, "device.join", profile.device, DONE, controller.clock())
-    return models.JoinPlan(
+    return models_devices.JoinPlan(
         fleet=fleet.config.fleet,
         device=profile.device,
         board=profile.board,
         used=invited.used is not None,
-        release=models.JoinRelease(
+        release=models_devices.JoinRelease(
             version=chosen.version,
             platform=chosen.platform,
             python=chosen.python,

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Response
 
 from contracts.errors import InputError
-from fleet.api import models, paging, views
+from fleet.api import models_rollouts, paging, views
 from fleet.api.auth import Operator, TheController, Viewer
 from fleet.conductor.runner import Command
 from fleet.rollout.spec import NAME_PATTERN, VERSION_PATTERN, RolloutSpec
@@ -23,7 +23,7 @@ BundleName = Annotated[str, Path(pattern=NAME_PATTERN)]
 BundleVersion = Annotated[str, Path(pattern=VERSION_PATTERN)]
 
 
-def _view(connection: sa.Connection, stored: Stored) -> models.RolloutModel:
+def _view(connection: sa.Connection, stored: Stored) -> models_rollouts.RolloutModel:
     waves = rollouts.phase_counts(connection, [stored.state.id])[stored.state.id]
     return views.rollout(stored, waves)
 
@@ -31,7 +31,7 @@ def _view(connection: sa.Connection, stored: Stored) -> models.RolloutModel:
 @ROUTER.post("/rollouts", status_code=201, tags=["rollouts"])
 def create_rollout(
     controller: TheController, token: Operator, spec: RolloutSpec, response: Response
-) -> models.RolloutModel:
+) -> models_rollouts.RolloutModel:
     """Creates a rollout; it starts at once, or queues behind one on the same devices."""
 
     def note(connection: sa.Connection) -> None:
@@ -55,10 +55,12 @@ def create_rollout(
 
 
 @ROUTER.post("/rollouts/plan", tags=["rollouts"])
-def plan_rollout(controller: TheController, _token: Viewer, spec: RolloutSpec) -> models.PlanModel:
+def plan_rollout(
+    controller: TheController, _token: Viewer, spec: RolloutSpec
+) -> models_rollouts.PlanModel:
     """What a rollout would do now, without doing it."""
     found = controller.runner.plan(spec)
-    return models.PlanModel.model_validate(msgspec.to_builtins(found))
+    return models_rollouts.PlanModel.model_validate(msgspec.to_builtins(found))
 
 
 @ROUTER.get("/rollouts", tags=["rollouts"])
@@ -67,13 +69,13 @@ def list_rollouts(
     _token: Viewer,
     cursor: paging.Cursor = None,
     limit: paging.Limit = 50,
-) -> models.RolloutPage:
+) -> models_rollouts.RolloutPage:
     """Rollouts, newest first."""
     before = paging.decode_number(cursor)
     with controller.store.read() as connection:
         found, following = rollouts.page(connection, before, limit)
         waves = rollouts.phase_counts(connection, [one.state.id for one in found])
-    return models.RolloutPage(
+    return models_rollouts.RolloutPage(
         items=[views.rollout(one, waves[one.state.id]) for one in found],
         next=paging.encode_cursor(following),
     )
@@ -82,7 +84,7 @@ def list_rollouts(
 @ROUTER.get("/rollouts/{rollout}", tags=["rollouts"])
 def get_rollout(
     controller: TheController, _token: Viewer, rollout: RolloutId, response: Response
-) -> models.RolloutModel:
+) -> models_rollouts.RolloutModel:
     """One rollout, with its members counted and the newest figures of its gates."""
     with controller.store.read() as connection:
         found = _view(connection, rollouts.get(connection, rollout, members=False))
@@ -98,14 +100,14 @@ def list_members(
     phase: Annotated[str | None, Query(pattern=r"^[a-z-]{1,16}$")] = None,
     cursor: paging.Cursor = None,
     limit: paging.Limit = 100,
-) -> models.MemberPage:
+) -> models_rollouts.MemberPage:
     """The devices of a rollout, by id."""
     after = paging.decode_cursor(cursor)
     with controller.store.read() as connection:
         rollouts.get(connection, rollout, members=False)
         found, following = rollouts.members_page(connection, rollout, phase, after, limit)
         under_way = devices.some(connection, [m.device for m in found if m.phase in IN_FLIGHT])
-    return models.MemberPage(
+    return models_rollouts.MemberPage(
         items=[views.member(one, under_way.get(one.device)) for one in found],
         next=paging.encode_cursor(following),
     )
@@ -118,15 +120,17 @@ def list_events(
     rollout: RolloutId,
     cursor: paging.Cursor = None,
     limit: paging.Limit = 200,
-) -> models.EventPage:
+) -> models_rollouts.EventPage:
     """What happened in a rollout, oldest first; `next` is always there, to ask for news."""
     after = paging.decode_number(cursor) or 0
     with controller.store.read() as connection:
         rollouts.get(connection, rollout, members=False)
         found = rollouts.events(connection, rollout, after, limit)
     last = found[-1].id if found else (after or None)
-    return models.EventPage(
-        items=[models.EventModel.model_validate(msgspec.to_builtins(one)) for one in found],
+    return models_rollouts.EventPage(
+        items=[
+            models_rollouts.EventModel.model_validate(msgspec.to_builtins(one)) for one in found
+        ],
         next=paging.encode_cursor(last),
     )
 
@@ -139,7 +143,7 @@ def command_rollout(
     command: Literal["approve", "pause", "resume", "abort"],
     response: Response,
     if_match: paging.IfMatch = None,
-) -> models.RolloutModel:
+) -> models_rollouts.RolloutModel:
     """Approves the next wave, pauses, resumes, or aborts with rollback."""
     what: Command = command
 
@@ -164,17 +168,17 @@ def command_rollout(
 
 
 @ROUTER.get("/bundles", tags=["bundles"])
-def list_bundles(controller: TheController, _token: Viewer) -> models.BundlePage:
+def list_bundles(controller: TheController, _token: Viewer) -> models_rollouts.BundlePage:
     """Published bundles, newest first."""
     with controller.store.read() as connection:
         found = bundles.every(connection)
-    return models.BundlePage(items=[views.bundle(one) for one in found])
+    return models_rollouts.BundlePage(items=[views.bundle(one) for one in found])
 
 
 @ROUTER.get("/bundles/{name}/{version}", tags=["bundles"])
 def get_bundle(
     controller: TheController, _token: Viewer, name: BundleName, version: BundleVersion
-) -> models.BundleModel:
+) -> models_rollouts.BundleModel:
     """One published bundle."""
     with controller.store.read() as connection:
         return views.bundle(bundles.find(connection, name, version))

@@ -8,7 +8,7 @@ import msgspec
 
 from contracts.answers import Answer
 from contracts.messages import BundleRef
-from fleet.api import models
+from fleet.api import models, models_devices, models_rollouts
 from fleet.figures import Figures
 from fleet.rollout.state import Member
 from fleet.store import waits
@@ -29,15 +29,15 @@ def _ref(ref: BundleRef | None) -> models.Ref | None:
     return models.Ref(name=ref.name, version=ref.version, manifest_sha256=ref.manifest_sha256)
 
 
-def device(one: Device, books: Books) -> models.DeviceModel:
+def device(one: Device, books: Books) -> models_devices.DeviceModel:
     """A device, with what is known of its data."""
     reported = one.reported
-    slots: dict[str, models.SlotModel] = {}
+    slots: dict[str, models_devices.SlotModel] = {}
     wanted = one.desired.slots if one.desired else {}
     reports = reported.slots if reported else {}
     for name in sorted(reports.keys() | wanted.keys()):
         report, desired = reports.get(name), wanted.get(name)
-        slots[name] = models.SlotModel(
+        slots[name] = models_devices.SlotModel(
             active=_ref(report.active) if report else None,
             previous=_ref(report.previous) if report else None,
             shadow=_ref(report.shadow) if report else None,
@@ -48,7 +48,7 @@ def device(one: Device, books: Books) -> models.DeviceModel:
             taught=_plain(report.taught) if report else [],
         )
     state: Any = "revoked" if one.revoked_at is not None else one.state
-    return models.DeviceModel(
+    return models_devices.DeviceModel(
         id=one.id,
         board=one.hardware,
         labels=one.labels,
@@ -68,7 +68,7 @@ def device(one: Device, books: Books) -> models.DeviceModel:
         clock_offset_s=reported.clock_offset_s if reported else None,
         waits=waiting(one),
         dropped=books.dropped,
-        stored_today=models.UsageModel.model_validate(_plain(books.today)),
+        stored_today=models_devices.UsageModel.model_validate(_plain(books.today)),
         platform=reported.platform if reported else {},
         slots=slots,
         desired_revision=one.desired_revision,
@@ -79,23 +79,23 @@ def device(one: Device, books: Books) -> models.DeviceModel:
     )
 
 
-def waiting(one: Device) -> list[models.WaitModel]:
+def waiting(one: Device) -> list[models_devices.WaitModel]:
     """What a device waits for."""
-    return [models.WaitModel.model_validate(_plain(wait)) for wait in waits.of(one)]
+    return [models_devices.WaitModel.model_validate(_plain(wait)) for wait in waits.of(one)]
 
 
-def member(one: Member, device: Device | None) -> models.MemberModel:
+def member(one: Member, device: Device | None) -> models_rollouts.MemberModel:
     """A device of a rollout; `device`: where what it waits for is to be told."""
-    found = models.MemberModel.model_validate(_plain(one))
+    found = models_rollouts.MemberModel.model_validate(_plain(one))
     if device is not None:
         found.waits = waiting(device)
     return found
 
 
-def point(one: Point) -> models.PointModel:
+def point(one: Point) -> models_devices.PointModel:
     """Figures of a span of time."""
     found = one.figures
-    return models.PointModel(
+    return models_devices.PointModel(
         start=one.start,
         resolution=one.resolution,
         slot=one.slot,
@@ -135,10 +135,10 @@ def _quantile(found: Figures, q: float) -> float | None:
     return found.latency_us.quantile(q) if found.latency_us else None
 
 
-def bundle(one: Published) -> models.BundleModel:
+def bundle(one: Published) -> models_rollouts.BundleModel:
     """A published bundle."""
     manifest = one.manifest
-    return models.BundleModel(
+    return models_rollouts.BundleModel(
         name=one.ref.name,
         version=one.ref.version,
         manifest_sha256=one.ref.manifest_sha256,
@@ -156,14 +156,14 @@ def bundle(one: Published) -> models.BundleModel:
     )
 
 
-def rollout(one: Stored, waves: dict[int, dict[str, int]]) -> models.RolloutModel:
+def rollout(one: Stored, waves: dict[int, dict[str, int]]) -> models_rollouts.RolloutModel:
     """A rollout with its members counted."""
     header = one.state.header
     phases: dict[str, int] = {}
     for counts in waves.values():
         for phase, count in counts.items():
             phases[phase] = phases.get(phase, 0) + count
-    return models.RolloutModel(
+    return models_rollouts.RolloutModel(
         id=one.state.id,
         number=one.state.number,
         status=header.status,

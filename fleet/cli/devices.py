@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from contracts import codec, files
 from contracts.errors import InputError
 from contracts.topics import check_name
-from fleet.api import models
+from fleet.api import models, models_devices
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
 from fleet.cli.output import ago, emit_json, emit_line, reported, safe, table
 from fleet.rollout import selector as selectors
@@ -75,7 +75,7 @@ def devices(
         )
 
 
-def _dropped(device: models.DeviceModel) -> str:
+def _dropped(device: models_devices.DeviceModel) -> str:
     """What was dropped of its data since yesterday, by place."""
     return ", ".join(f"{count} {place}" for place, count in device.dropped.items())
 
@@ -142,7 +142,7 @@ def label(
         )
 
 
-def _clones(found: list[models.CloneModel], as_json: bool) -> None:
+def _clones(found: list[models_devices.CloneModel], as_json: bool) -> None:
     if as_json:
         emit_json(found)
         return
@@ -155,7 +155,7 @@ def _clones(found: list[models.CloneModel], as_json: bool) -> None:
         typer.echo(safe(one.message), err=True)
 
 
-def _models(device: models.DeviceModel) -> str:
+def _models(device: models_devices.DeviceModel) -> str:
     parts = []
     for name, slot in device.slots.items():
         active = f"{slot.active.name} {slot.active.version}" if slot.active else "nothing"

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from contracts import codec, files
 from contracts.errors import InputError
-from fleet.api import models
+from fleet.api import models_rollouts
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
 from fleet.cli.output import ago, emit_json, reported, safe, table
 from fleet.client import Client
@@ -228,7 +228,9 @@ def show(
             typer.echo(f"{ago(event.at):>10}  {safe(event.message)}")
 
 
-def _waiting(client: Client, one: models.RolloutModel) -> list[models.MemberModel]:
+def _waiting(
+    client: Client, one: models_rollouts.RolloutModel
+) -> list[models_rollouts.MemberModel]:
     """Devices that are under way and say what they wait for."""
     phases = [phase for phase in sorted(IN_FLIGHT) if one.phases.get(phase)]
     return [m for phase in phases for m in client.members(one.id, phase) if m.waits]
@@ -261,7 +263,7 @@ _command("resume", "Goes on after a pause.")
 _command("abort", "Ends the rollout and gives devices their previous version back.")
 
 
-def _watch(client: Client, rollout: str, *, quiet: bool) -> models.RolloutModel:
+def _watch(client: Client, rollout: str, *, quiet: bool) -> models_rollouts.RolloutModel:
     """Follows a rollout until it ends, printing what happens."""
     cursor: str | None = None
     while True:
@@ -276,11 +278,11 @@ def _watch(client: Client, rollout: str, *, quiet: bool) -> models.RolloutModel:
         time.sleep(_POLL_S)
 
 
-def _phases(one: models.RolloutModel) -> str:
+def _phases(one: models_rollouts.RolloutModel) -> str:
     return ", ".join(f"{count} {phase}" for phase, count in sorted(one.phases.items()))
 
 
-def _show(one: models.RolloutModel) -> None:
+def _show(one: models_rollouts.RolloutModel) -> None:
     typer.echo(
         f"{one.id}: {one.spec.bundle} {one.spec.version} on {safe(one.spec.selector)}: {one.status}"
         f", wave {one.wave + 1} of {len(one.spec.waves)}"

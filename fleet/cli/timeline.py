@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fleet.api import models
+from fleet.api import models_devices
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
 from fleet.cli.output import emit_json, reported, table
 
@@ -23,7 +23,7 @@ def timeline(
 ) -> None:
     """Shows what happened to a device, newest first: updates, connections, alerts, changes."""
     with reported(as_json), connect(folder, url, token_file, token) as client:
-        found: list[models.HappenedModel] = []
+        found: list[models_devices.HappenedModel] = []
         cursor: str | None = None
         while len(found) < limit:
             page = client.timeline(device, cursor, min(1000, limit - len(found)))

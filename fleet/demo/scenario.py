@@ -15,7 +15,9 @@ from rich.table import Table
 
 from contracts import codec
 from contracts.errors import UnavailableError
-from fleet.api.models import DeviceModel, Query, RolloutModel
+from fleet.api.models import Query
+from fleet.api.models_devices import DeviceModel
+from fleet.api.models_rollouts import RolloutModel
 from fleet.cli.options import connect
 from fleet.client import Client
 from fleet.demo.improving import SHARES, improve

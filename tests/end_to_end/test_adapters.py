@@ -13,7 +13,8 @@ import pytest
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from contracts.desired import DesiredBundle, TrialRules
-from fleet.api.models import Query, RolloutModel
+from fleet.api.models import Query
+from fleet.api.models_rollouts import RolloutModel
 from fleet.client import Client
 from fleet.rollout.spec import RolloutSpec
 from model_builder.generate.adapt import AdapterOptions, import_adapter

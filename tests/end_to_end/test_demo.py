@@ -16,7 +16,7 @@ import psutil
 import pytest
 from rich.console import Console
 
-from fleet.api.models import RolloutModel
+from fleet.api.models_rollouts import RolloutModel
 from fleet.demo.processes import Processes
 from fleet.demo.report import Report
 from fleet.demo.scenario import DEVICES, Budget, Demo

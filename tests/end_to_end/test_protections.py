@@ -15,7 +15,8 @@ from contracts.config import MqttConfig
 from contracts.connection import new_client
 from contracts.desired import Desired
 from contracts.topics import Topics
-from fleet.api.models import Query, RolloutModel
+from fleet.api.models import Query
+from fleet.api.models_rollouts import RolloutModel
 from fleet.client import Client
 from fleet.rollout.spec import RolloutSpec
 from tests.support.bundles import relabelled

@@ -28,7 +28,7 @@ from contracts.bundle import MANIFEST, Bundle, file_entries
 from contracts.clock import EARLIEST
 from contracts.config import MqttConfig
 from contracts.messages import Telemetry
-from fleet.api import models
+from fleet.api import models_devices, models_rollouts
 from fleet.cli.app import app
 from fleet.identity import provisioning
 from fleet.rollout.spec import RolloutSpec
@@ -76,33 +76,33 @@ def _rollout(served: ServedFleet, **fields: Any) -> str:
 
 
 def _until(
-    served: ServedFleet, holds: Callable[[models.DeviceModel], Any], seconds: float = 180.0
-) -> models.DeviceModel:
-    def look() -> models.DeviceModel | None:
+    served: ServedFleet, holds: Callable[[models_devices.DeviceModel], Any], seconds: float = 180.0
+) -> models_devices.DeviceModel:
+    def look() -> models_devices.DeviceModel | None:
         with served.client() as client:
             device = next((d for d in client.devices("all") if d.id == "dev-1"), None)
         return device if device is not None and holds(device) else None
 
-    found: models.DeviceModel = served.until(look, seconds)
+    found: models_devices.DeviceModel = served.until(look, seconds)
     return found
 
 
-def _waits(code: str) -> Callable[[models.DeviceModel], Any]:
+def _waits(code: str) -> Callable[[models_devices.DeviceModel], Any]:
     return lambda device: [w for w in device.waits if w.code == code]
 
 
-def _runs(device: models.DeviceModel) -> bool:
+def _runs(device: models_devices.DeviceModel) -> bool:
     slot = device.slots.get("classify")
     return slot is not None and slot.active is not None and not slot.trial
 
 
 def _succeeds(served: ServedFleet, rollout: str) -> None:
-    def ended() -> models.RolloutModel | None:
+    def ended() -> models_rollouts.RolloutModel | None:
         with served.client() as client:
             found = client.rollout(rollout)
         return found if found.status in ("succeeded", "stopped", "aborted", "paused") else None
 
-    found: models.RolloutModel = served.until(ended, 60)
+    found: models_rollouts.RolloutModel = served.until(ended, 60)
     assert found.status == "succeeded", found.reason
 
 
@@ -241,11 +241,11 @@ def test_a_full_disk_is_told_and_goes_on_when_there_is_room(
         assert "full" in device.waits[0].message
         assert "dev-1" in _shoal(served, "rollout", "show", rollout)
 
-        def failed() -> models.MemberModel | None:
+        def failed() -> models_rollouts.MemberModel | None:
             with served.client() as client:
                 return next(client.members(rollout, "failed"), None)
 
-        member: models.MemberModel = served.until(failed, 60)
+        member: models_rollouts.MemberModel = served.until(failed, 60)
         assert member.reason is not None and member.reason["detail"]["cause"] == "disk-full"
         assert "the disk is full" in member.reason["message"]
         make_room(agent.process.pid)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from contracts.config import MqttConfig
 from fleet import expiry
-from fleet.api import models
+from fleet.api import models_admin
 from fleet.api.prometheus import render
 from fleet.cli.app import app
 from fleet.controller import Controller
@@ -208,5 +208,5 @@ def test_a_certificate_that_cannot_be_read_hides_no_other(home: Home) -> None:
 
 def test_the_api_knows_every_kind_of_what_runs_out() -> None:
     """One that it does not know would fail the whole list."""
-    known = get_args(models.ExpiryModel.model_fields["kind"].annotation)
+    known = get_args(models_admin.ExpiryModel.model_fields["kind"].annotation)
     assert set(known) == set(get_args(expiry.Kind))

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from contracts.errors import ShoalError
-from fleet.api.models import DeviceModel, Query
+from fleet.api.models import Query
+from fleet.api.models_devices import DeviceModel
 from fleet.client import Client
 from tests.soak.accounts import Account
 from tests.soak.disturbances import Disturbances

@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 
 from contracts.errors import ShoalError
-from fleet.api.models import RolloutModel
+from fleet.api.models_rollouts import RolloutModel
 from fleet.client import Client
 from fleet.rollout.spec import RolloutSpec, Trial, parse_waves
 from tests.soak.sea import BAD, Sea
