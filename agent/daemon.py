@@ -36,7 +36,7 @@ from agent.sources.readers import reader
 from agent.system import systemd
 from agent.system.clock import Clock, SystemClock
 from agent.system.filesystem import Disk
-from agent.system.log import logger
+from agent.system.log import TAIL, logger
 from agent.system.state import StateFolder
 from agent.telemetry import homeassistant
 from agent.telemetry.gauges import Gauges, room
@@ -176,6 +176,7 @@ class Agent(Device):
             every_s=config.telemetry_s,
             idle_s=config.idle_s,
             mark=RunningMark(root / "running"),
+            tail=TAIL,
         )
         super().__init__(config, board, means)
         self.vitals = Vitals(

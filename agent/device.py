@@ -27,6 +27,7 @@ from agent.serving.handlers import Answering
 from agent.serving.inflight import RunningMark
 from agent.serving.lessons import Lessons
 from agent.serving.limiter import RateLimiter
+from agent.serving.logs import Logs
 from agent.serving.models import Models
 from agent.serving.registry import Registry
 from agent.serving.teaching import Teaching
@@ -35,6 +36,7 @@ from agent.sharing.giving import Giving
 from agent.system.clock import Clock
 from agent.system.controller_clock import ControllerClock
 from agent.system.filesystem import FileSystem
+from agent.system.tail import Tail
 from agent.telemetry.held import Spooling
 from agent.telemetry.recorder import Recorder, resident_bytes
 from agent.telemetry.reporter import Reporter
@@ -96,6 +98,7 @@ class Means(msgspec.Struct, kw_only=True):
         arrived: told when a block has come.
         stopping: set when the device stops.
         own: what it has to replace its own program.
+        tail: the newest lines of its log; None: it keeps none.
     """
 
     clock: Clock
@@ -125,6 +128,7 @@ class Means(msgspec.Struct, kw_only=True):
     arrived: threading.Condition = msgspec.field(default_factory=threading.Condition)
     stopping: threading.Event = msgspec.field(default_factory=threading.Event)
     own: Own = msgspec.field(default_factory=Own)
+    tail: Tail | None = None
 
 
 class Device:
@@ -174,6 +178,10 @@ class Device:
         ).register(self.registry)
         Feedback(self.answers, self.recorder, self.clock.monotonic).register(self.registry)
         Giving(means.root, config, self.examples, self.clock.time, self.clock.monotonic).register(
+            self.registry
+        )
+        tail = means.tail if config.share_logs else None
+        Logs(tail, self.boot, self.clock.monotonic, shared=config.share_logs).register(
             self.registry
         )
         self.link = means.link(self.routing.message, self._link_changed, self.reporting.changed)

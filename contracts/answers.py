@@ -19,8 +19,9 @@ from contracts.messages import (
     Name,
     Reported,
     Scored,
+    Whole,
 )
-from contracts.requests import SampleId, ToolCall
+from contracts.requests import LogLevel, SampleId, ToolCall
 
 
 class Classified(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -193,6 +194,47 @@ class Taught(msgspec.Struct, frozen=True, omit_defaults=True):
     took_ms: float = 0.0
 
 
+LogWords = Annotated[str, msgspec.Meta(max_length=limits.MAX_LOG_CHARS)]
+
+
+class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line of a device's log, without texts of users and without secrets.
+
+    Attributes:
+        seq: grows by one with every line of a boot.
+        at: when, by the device's clock.
+        event: what happened.
+        module: of the agent.
+        facts: of the event; what may hold more than facts of the agent is ``<redacted>``.
+    """
+
+    seq: Whole
+    at: float
+    level: LogLevel
+    event: LogWords
+    module: Annotated[str, msgspec.Meta(max_length=limits.MAX_ID_CHARS)] = ""
+    facts: Annotated[dict[Name, LogWords], msgspec.Meta(max_length=limits.MAX_LOG_FACTS)] = {}
+
+
+class Logged(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to ``logs``.
+
+    Attributes:
+        boot: of the lines.
+        lines: the oldest first.
+        last: number of the last line that was looked at, also where its level is too low; -1:
+            there is none. The next request names it as `after`.
+        missed: lines after the asker's that are kept no more.
+        more: others follow at once.
+    """
+
+    boot: Name
+    lines: Annotated[list[LogLine], msgspec.Meta(max_length=limits.MAX_LOG_LINES)]
+    last: Annotated[int, msgspec.Meta(ge=-1, le=limits.MAX_WHOLE)]
+    missed: Whole = 0
+    more: bool = False
+
+
 class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """``res/{id}``: exactly one of the result fields, or a chunk, or an error.
 
@@ -213,4 +255,5 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     noted: Noted | None = None
     shared: Shared | None = None
     taught: Taught | None = None
+    logged: Logged | None = None
     error: ErrorInfo | None = None

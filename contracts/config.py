@@ -153,6 +153,7 @@ class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
         spool_bytes, spool_age_s: bounds of the telemetry spool.
         prometheus_port: serve metrics on loopback; 0: off.
         home_assistant: publish Home Assistant MQTT discovery.
+        share_logs: operators may read the agent's log over the fleet; it holds no texts.
         examples: hard examples, for ``shoal-agent samples``; none unless it says ``keep``.
     """
 
@@ -175,4 +176,5 @@ class AgentConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     spool_age_s: Annotated[float, msgspec.Meta(gt=0)] = 7 * 24 * 3600.0
     prometheus_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     home_assistant: bool = False
+    share_logs: bool = True
     examples: ExamplesConfig = ExamplesConfig()

@@ -49,6 +49,18 @@ MAX_LESSONS: Final = 32
 MAX_LESSON_TEXTS: Final = 20
 """Examples of one lesson."""
 
+MAX_LOG_LINES: Final = 200
+"""Lines of a device's log in one answer."""
+
+MAX_LOG_CHARS: Final = 300
+"""Characters of one line's words, and of one of its facts."""
+
+MAX_LOG_FACTS: Final = 12
+"""Facts of one line of a device's log."""
+
+MAX_LOG_BYTES: Final = 64 * KIB
+"""UTF-8 bytes of all lines of one answer."""
+
 MAX_LABELS: Final = 4096
 """Labels of one classifier."""
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from contracts import limits
-from contracts.messages import Count, Label, Name, Text
+from contracts.messages import Count, Label, Name, Text, Whole
 
 Deadline = Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_DEADLINE_MS)]
 
@@ -213,6 +213,30 @@ class TeachRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     )
     texts: Annotated[list[Text], msgspec.Meta(max_length=limits.MAX_LESSON_TEXTS)] = []
     model: Name | None = None
+
+
+LogLevel = Literal["info", "warning", "error"]
+"""The least first."""
+
+
+class LogsRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
+    """``req/logs``: lines of the agent's log, redacted on the device. Never queued.
+
+    A device that keeps no log says ``not-supported``; one whose owner shares none
+    (``share_logs: false`` in its configuration) says ``logs-not-shared``. It answers at most two
+    a second.
+
+    Attributes:
+        after: the lines that follow this one, the first of them; None: the newest.
+        boot: of `after`; of another boot than the present one, all lines that are kept follow.
+        most: how many.
+        level: the least.
+    """
+
+    after: Whole | None = None
+    boot: Name | None = None
+    most: Annotated[int, msgspec.Meta(ge=1, le=limits.MAX_LOG_LINES)] = 100
+    level: LogLevel = "info"
 
 
 class StatusRequest(Request, frozen=True, omit_defaults=True, kw_only=True):

@@ -45,6 +45,7 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 | `d/{device}/req/selftest` | controller | 1 | `SelftestRequest` -> `Answer.selftested` |
 | `d/{device}/req/feedback` | controller | 1 | `FeedbackRequest` -> `Answer.noted` |
 | `d/{device}/req/teach` | controller | 1 | `TeachRequest` -> `Answer.taught` |
+| `d/{device}/req/logs` | controller | 1 | `LogsRequest` -> `Answer.logged` |
 | `d/{device}/req/status` | controller | 1 | `StatusRequest` -> `Answer.reported` |
 | `d/{device}/req/leave` | controller | 1 | `Leave`, not answered |
 | `d/{device}/res/{id}` | device | 1 | `Answer` |

@@ -25,6 +25,7 @@ from fleet.api import (
     models_devices,
     models_field,
     models_lessons,
+    models_logs,
     models_rollouts,
     models_samples,
 )
@@ -268,18 +269,28 @@ class Client:
     def stream(self, query: models.Query) -> Iterator[models.QueryAnswer]:
         """Asks devices and yields answers, and chunks of answers, as they come."""
         document = query.model_dump(mode="json", exclude_none=True) | {"stream": True}
-        timeout = query.timeout_s + _TIMEOUT_S
+        return self._lines(
+            models.QueryAnswer, "/v1/queries", document, query.timeout_s + _TIMEOUT_S
+        )
+
+    def _lines(self, kind: type[M], path: str, document: Any, timeout: float) -> Iterator[M]:
         try:
-            with self._http.stream(
-                "POST", "/v1/queries", json=document, timeout=timeout
-            ) as response:
+            with self._http.stream("POST", path, json=document, timeout=timeout) as response:
                 if response.is_error:
                     response.read()
                     raise _error_of(response)
                 for line in response.iter_lines():
-                    yield _answer_of(line)
+                    yield _line_of(kind, line)
         except httpx.TransportError as error:
             raise self._unreachable(error) from None
+
+    # Logs ---------------------------------------------------------------------------------
+
+    def logs(self, device: str, asked: models_logs.LogsAsked) -> Iterator[models_logs.LogPage]:
+        """Lines of a device's log; one page, or for `follow_s` as they come."""
+        path = f"/v1/devices/{quote(device, safe='')}/logs"
+        document = asked.model_dump(mode="json", exclude_none=True)
+        return self._lines(models_logs.LogPage, path, document, _TIMEOUT_S * 2)
 
     # Feedback -----------------------------------------------------------------------------
 
@@ -449,9 +460,9 @@ def _read(kind: type[M], response: httpx.Response) -> M:
         raise _not_ours(response) from error
 
 
-def _answer_of(line: str) -> models.QueryAnswer:
+def _line_of(kind: type[M], line: str) -> M:
     try:
-        return models.QueryAnswer.model_validate_json(line)
+        return kind.model_validate_json(line)
     except ValidationError:
         error = models.Error.model_validate_json(line).error
         raise from_info(ErrorInfo(error.code, error.message, error.detail)) from None

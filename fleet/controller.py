@@ -129,6 +129,7 @@ class Controller:
             clock=clock,
         )
         self.asker = Asker(fleet.topics, mqtt, f"{name}-query")
+        self.log_followers = 0  # of the event loop alone
         self.runner = Runner(
             self.store,
             clock=clock,

@@ -168,6 +168,8 @@ class Service:
                 answer = {"reported": device.reported()}
             else:
                 names = {"classify": "classify", "generate": "generate", "selftest": "classify"}
+                if request.op == "logs":
+                    raise Refused("not-supported", "this board keeps no log in its memory")
                 if request.op not in names:
                     raise Refused("unknown-operation", "no operation %s" % request.op[:40])
                 slot = str(request.body.get("slot", names[request.op]))

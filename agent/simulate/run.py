@@ -19,6 +19,7 @@ from agent.simulate.host import Alarm, Arrivals, Turns, Waiting
 from agent.simulate.repository import Reach
 from agent.simulate.runtime import ScriptedModel, requests_in
 from agent.system.state import new_boot
+from agent.system.tail import Tail
 from agent.telemetry.observed import Observed
 from agent.trust.client import Signed
 from agent.update.fetch import Fetcher
@@ -97,8 +98,11 @@ class Run(Device):
         boot = new_boot()
         updater, reporter = Alarm(), Alarm()
         own = Own(fixed="a simulated device has no program of its own")
+        tail = Tail(clock.time)
+        tail.note("info", "ready", "agent.simulate", {"boot": boot})
         means = Means(
             own=own,
+            tail=tail,
             clock=clock,
             facts=Facts(
                 device=owner.name,

@@ -6,8 +6,12 @@ import sys
 import threading
 from typing import Any
 
+from agent.system.tail import Tail
 from contracts.log_errors import frames, reason_of, without_texts
 from contracts.log_stream import LogStream
+
+TAIL = Tail()
+"""Of this program."""
 
 _NO_RICH = "rich"  # structlog imports it when it is there: 5 MB for tracebacks nobody asked for
 
@@ -37,9 +41,9 @@ def configure(*, debug: bool = False) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if sys.stderr.isatty():
-        last: list[Any] = [without_texts, structlog.dev.ConsoleRenderer()]
+        last: list[Any] = [without_texts, TAIL.processor, structlog.dev.ConsoleRenderer()]
     else:
-        last = [without_texts, structlog.processors.JSONRenderer()]
+        last = [without_texts, TAIL.processor, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(10 if debug else 20),
@@ -63,4 +67,4 @@ def logger(name: str) -> Any:
     return _structlog().get_logger(module=name)
 
 
-__all__ = ["configure", "frames", "logger", "reason_of", "silence", "without_texts"]
+__all__ = ["TAIL", "configure", "frames", "logger", "reason_of", "silence", "without_texts"]

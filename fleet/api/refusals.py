@@ -25,6 +25,7 @@ CHANGES: Final = {
     ("POST", "/v1/devices/{device}/revoke"): "device.revoke",
     ("POST", "/v1/devices/{device}/retire"): "device.retire",
     ("POST", "/v1/devices/{device}/rename"): "device.rename",
+    ("POST", "/v1/devices/{device}/logs"): "device.logs",
     ("POST", "/v1/rollouts"): "rollout.create",
     ("POST", "/v1/rollouts/{rollout}/{command}"): "rollout.{command}",
     ("POST", "/v1/improvements"): "model.improve",

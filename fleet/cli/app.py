@@ -23,6 +23,7 @@ from fleet.cli import (
     improve,
     init,
     keys,
+    logs,
     members,
     one,
     operations,
@@ -64,6 +65,7 @@ devices.register(fleet_app)
 field.register(fleet_app)
 teach.register(fleet_app)
 timeline.register(fleet_app)
+logs.register(fleet_app)
 simulate.register(fleet_app)
 fleet_app.add_typer(enroll.app, name="tokens")
 fleet_app.add_typer(agent.app, name="agent")

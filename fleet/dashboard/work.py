@@ -6,13 +6,15 @@ checked here, with the token as it is worth now.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
 from contracts import board
+from contracts.answers import Logged
 from contracts.errors import InputError, RefusedError, ShoalError
 from contracts.messages import BundleRef, DeviceLabels
+from fleet import logtail
 from fleet.controller import Controller
 from fleet.dashboard.uploads import Upload, Uploads
 from fleet.identity.registry import Invitation
@@ -120,6 +122,19 @@ class Work:
         """
         with self._as(token, "admin", "device.token-revoke", which[:200]) as actor:
             return invitations.revoke(self._fleet, which, actor)
+
+    # Logs ---------------------------------------------------------------------------------
+
+    def logs(self, device: str, follow_s: float, token: Token) -> AsyncGenerator[Logged, None]:
+        """A device's log; once, or as it grows.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            ShoalError: while it is read, what :func:`fleet.logtail.read` raises.
+        """
+        with self._as(token, "operator", logtail.ACTION, device[:200]) as actor:
+            wanted = logtail.Wanted(follow_s=follow_s)
+            return logtail.read(self._controller, device, wanted, actor)
 
     # Alerts -------------------------------------------------------------------------------
 

@@ -292,6 +292,10 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
     assert any(text.endswith("light tail") for text in left), "what its owner shares leaves"
     assert not [text for text in left if text.endswith(tuple(f"light {s}" for s in SOURCES[1:]))]
     assert not PATTERN.search(repr(given)), "and redacted"
+    told = device.controller.ask(device.agent.device, "logs", most=200)
+    assert told.logged is not None
+    assert len(told.logged.lines) > 20, "its log is read over the fleet"
+    assert not PATTERN.search(repr(told)), "and has no text either"
     port = device.agent.config.prometheus_port
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as metrics:
         figures = metrics.read().decode()

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from contracts.bundle import pack
+from fleet.api.models_logs import LogsAsked
 from fleet.joining import invitations
 from fleet.rollout.spec import RolloutSpec
 from tests.browser.conftest import fits, keep, sign_in, tab_to, type_into
@@ -290,3 +291,30 @@ def test_a_rollout_is_planned_while_it_is_typed_by_keyboard_on_a_phone(
     _open(page, site, f"/rollouts/new?{of_it}")
     expect(told).to_contain_text("none of the 2 devices would move")
     expect(start).to_be_disabled()
+
+
+def test_a_log_is_read_and_followed_by_keyboard_on_a_phone(
+    phone: BrowserContext, site: Served
+) -> None:
+    """Lines come from the device itself; who asked is in the audit log; a viewer has no button."""
+    page = sign_in(phone, site, "operator")
+    _open(page, site, "/devices/sim-00005")
+    log = page.get_by_role("region", name="Log", exact=True)
+    tab_to(page, "Show log")
+    page.keyboard.press("Enter")
+    expect(log.get_by_role("log")).to_contain_text("info  ready  boot=")
+    expect(log.get_by_role("status")).to_contain_text("1 lines.")
+    tab_to(page, "Follow")
+    page.keyboard.press("Enter")
+    expect(log.get_by_role("button", name="Stop")).to_be_visible()
+    page.keyboard.press("Enter")
+    expect(log.get_by_role("button", name="Follow")).to_be_enabled()
+    expect(log.get_by_role("log")).to_contain_text("ready")
+    fits(page)
+    keep(page, "phone-log")
+    with site.client() as client:
+        noted = [one for one in client.audit() if one.action == "device.logs"]
+        (found,) = client.logs("sim-00005", LogsAsked(lines=5))
+    assert [one.detail["follow_s"] for one in noted] == [600, 0]
+    assert {(one.actor, one.target) for one in noted} == {("a operator", "sim-00005")}
+    assert [one.event for one in found.lines] == ["ready"]

@@ -10,7 +10,7 @@ from fastapi import Request
 from nicegui import ui
 
 from contracts.errors import ShoalError
-from fleet.dashboard import charts, console, membership
+from fleet.dashboard import charts, console, log, membership
 from fleet.dashboard.layout import RESPONSE_S, frame, html, live, problem
 from fleet.dashboard.render import render
 from fleet.dashboard.site import PREFIX, Site
@@ -53,6 +53,7 @@ def register(site: Site) -> None:
             await live(lambda: render("device.html", d=data.device(name)), visit)
             if visit.may("operator"):
                 console.build(visit, name)
+                log.build(visit, name)
             if visit.may("admin"):
                 membership.build(visit, name)
             with ui.element("section").classes("card").props('aria-label="Figures"'):

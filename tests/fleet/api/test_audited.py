@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from starlette.routing import BaseRoute, Mount
 
 from agent.certificates.device import new_request
-from contracts.answers import FieldSample
+from contracts.answers import Answer, FieldSample, Logged, LogLine
 from contracts.bundle import pack
 from contracts.errors import ShoalError
 from contracts.messages import BundleRef
@@ -298,6 +298,19 @@ def collects(client: TestClient, controller: Controller) -> None:
         made(client.post(f"/v1/samples/asks/{ask}/collect"))
 
 
+def reads_log(client: TestClient, controller: Controller) -> None:
+    """A device gives lines of its log."""
+    line = LogLine(0, 1.0, "info", "ready")
+
+    async def gives(*_: object, **__: object) -> AsyncGenerator[Answer, None]:
+        yield Answer(id="q", device="d1", logged=Logged("b", [line], 0))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(controller.asker, "ask", gives)
+        answer = made(client.post("/v1/devices/d1/logs", json={}))
+    assert [one["event"] for one in answer["lines"]] == ["ready"]
+
+
 DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
     ("PATCH", "/v1/devices"): lambda client, _: made(
         client.patch("/v1/devices", json={"selector": "site=lyon", "labels": {"a": "b"}})
@@ -308,6 +321,7 @@ DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
     ("POST", "/v1/devices/{device}/revoke"): leaves("revoke"),
     ("POST", "/v1/devices/{device}/retire"): leaves("retire"),
     ("POST", "/v1/devices/{device}/rename"): leaves("rename", {"name": "hall"}),
+    ("POST", "/v1/devices/{device}/logs"): reads_log,
     ("POST", "/v1/rollouts"): lambda client, _: made(client.post("/v1/rollouts", json=SPEC)),
     ("POST", "/v1/rollouts/{rollout}/{command}"): command,
     ("POST", "/v1/improvements"): improves,

@@ -46,6 +46,7 @@ BY_ROUTE = {
     "fleet rollout create": ("POST", "/v1/rollouts"),
     "fleet agent rollout": ("POST", "/v1/rollouts"),
     "fleet teach": ("POST", "/v1/lessons"),
+    "fleet logs": ("POST", "/v1/devices/{device}/logs"),
     "fleet samples ask": ("POST", "/v1/samples/asks"),
     "fleet samples collect": ("POST", "/v1/samples/asks/{ask}/collect"),
     "fleet samples label": ("POST", "/v1/samples/labels"),
