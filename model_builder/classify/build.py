@@ -1,63 +1,39 @@
 """A recipe to a bundle and a report: the steps, in order.
 
 Data -> teacher -> soft labels -> student -> int8 -> figures -> bundle -> report.
-
-Over 400 lines: the list of a build's stages, in their order.
 """
 
 from __future__ import annotations
 
-import hashlib
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from contracts import board, codec
-from contracts.bundle import Bundle, pack
 from contracts.errors import RefusedError
-from contracts.manifest import Provenance
-from model_builder.classify import metrics
 from model_builder.classify.advice import one_sided
+from model_builder.classify.assess import assess, check
 from model_builder.classify.auto import find
-from model_builder.classify.candidate import Candidate
 from model_builder.classify.card import card
 from model_builder.classify.crossvalidation import Judged, cross_validate, folds_of
-from model_builder.classify.curve import learning_curve
+from model_builder.classify.deliver import BuildResult, packed, written
 from model_builder.classify.described import (
-    how_measured,
     nearest_description,
     rows_of,
     written_for,
 )
 from model_builder.classify.distil import Student, distil, soft_labels, untrained
-from model_builder.classify.package import ClassifierParts, versions, write_classifier
 from model_builder.classify.report import html
 from model_builder.classify.search import search
-from model_builder.convert import shuffled, write_atomically
+from model_builder.convert import write_atomically
 from model_builder.data.dataset import Dataset, prepare
-from model_builder.data.shipped import drawn
 from model_builder.recipes.classify import Recipe
 from model_builder.rounding import common_length
-from model_builder.seeds import derive, make_deterministic
-from model_builder.teachers.base import Progress, Teacher
+from model_builder.seeds import make_deterministic
+from model_builder.teachers.base import Progress
 from model_builder.teachers.resolve import make_teacher
-
-AGREEMENT_TEXTS = 1000  # of the test split, for LiteRT against TensorFlow Lite Micro
-
-
-class BuildResult(msgspec.Struct):
-    """What a build wrote, and its report."""
-
-    bundle: Path
-    archive: Path
-    report_json: Path
-    report_html: Path
-    report: dict[str, Any]
 
 
 def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
@@ -106,31 +82,15 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     elif folds:
         crossed = cross_validate(recipe, dataset, out / "cache", progress, folds)
     validated = time.monotonic()
-    report, parts = _assess(recipe, dataset, student, teacher, progress, crossed)
+    report, parts = assess(recipe, dataset, student, teacher, progress, crossed)
     report |= searched
     peer = nearest_description(recipe, dataset, out / "cache", progress)
     if peer is not None:
         report["accuracy"]["nearest_description"] = peer
     report["data"]["warnings"] += one_sided(report)
     check(recipe, report)
-    name = f"{recipe.name}-{recipe.version}"
     parts.extra = {"card.md": card(recipe, report).encode()}
-    bundle = write_classifier(out / name, parts)
-    report["bundle"] = {
-        "name": recipe.name,
-        "version": recipe.version,
-        "manifest_sha256": bundle.ref.manifest_sha256,
-        "files": {entry.path: entry.size for entry in bundle.manifest.files},
-        "arena_bytes": bundle.manifest.model.arena_bytes,
-        "operators": bundle.manifest.model.operators,
-        "parameters": bundle.manifest.model.parameters,
-        "runtimes": list(bundle.manifest.model.runtimes),
-    }
-    report["boards"] = fits(bundle)
-    for wanted in boards:
-        reasons = [str(m) for m in board.misfits(bundle.manifest, wanted)]
-        if reasons:
-            raise RefusedError("over-budget", f"{wanted.name}: {'; '.join(reasons)}")
+    bundle = packed(recipe, report, parts, out, boards)
     report["seconds"] = {
         "teacher": round(learned - started, 1),
         "labels": round(labelled - learned, 1),
@@ -138,19 +98,10 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
         "cross_validation": round(validated - finished, 1),
         "all": round(time.monotonic() - started, 1),
     }
-    result = BuildResult(
-        bundle=bundle.path,
-        archive=out / f"{name}.shoal",
-        report_json=out / f"{name}-report.json",
-        report_html=out / f"{name}-report.html",
-        report=report,
-    )
-    pack(bundle.path, result.archive)
-    write_atomically(result.report_json, codec.pretty(report))
-    write_atomically(result.report_html, html(recipe, report).encode())
-    write_atomically(out / f"{name}-test.jsonl", _test_rows(dataset))
+    result = written(bundle, report, html(recipe, report), _test_rows(dataset), out)
     if dataset.written is not None:
-        write_atomically(out / f"{name}-written.jsonl", rows_of(dataset.written))
+        rows = out / f"{recipe.name}-{recipe.version}-written.jsonl"
+        write_atomically(rows, rows_of(dataset.written))
     return result
 
 
@@ -162,26 +113,6 @@ def _test_rows(dataset: Dataset) -> bytes:
     )
 
 
-def _golden_texts(
-    recipe: Recipe, candidate: Candidate, own: list[str], rng: np.random.Generator
-) -> list[str]:
-    """Inputs of the golden vectors: texts of the product, unless the recipe says the user's.
-
-    A bundle goes to every device and may be read by whoever mirrors it. Any text tests the
-    arithmetic of an integer model. Of a model whose float answers differ between processors only
-    the label is compared, so its surest answers are taken.
-    """
-    count = recipe.evaluation.golden
-    if recipe.evaluation.golden_texts == "test":
-        return [own[i] for i in shuffled(len(own), count, rng)]
-    if candidate.quantization == "int8":
-        return drawn(count, rng)
-    texts = drawn(8 * count, rng)
-    ordered = np.sort(candidate.logits(texts), axis=1)
-    surest = np.argsort(ordered[:, -2] - ordered[:, -1], kind="stable")[:count]
-    return [texts[int(i)] for i in surest]
-
-
 def _with_common_length(recipe: Recipe) -> Recipe:
     """The recipe with an id count whose mean every runtime rounds alike; 201 becomes 256."""
     shape = recipe.student.ngram
@@ -191,165 +122,6 @@ def _with_common_length(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(
         recipe, student=msgspec.structs.replace(recipe.student, ngram=shape)
     )
-
-
-def fits(bundle: Bundle) -> dict[str, list[str]]:
-    """Each known board with the reasons why the bundle does not fit; none: it fits."""
-    return {
-        name: [str(m) for m in board.misfits(bundle.manifest, board.load(name))]
-        for name in board.names()
-    }
-
-
-def _assess(
-    recipe: Recipe,
-    dataset: Dataset,
-    student: Student,
-    teacher: Teacher | None,
-    progress: Progress,
-    crossed: Judged | None,
-) -> tuple[dict[str, Any], ClassifierParts]:
-    """Converts the student and measures float, int8 and teacher on the same rows.
-
-    Headline, labels, confusions and confidences are those of `crossed`, where there is one.
-    """
-    labels, test = dataset.labels, dataset.test
-    rng = np.random.default_rng(derive(recipe.seed, "representative"))
-    progress("converts", 0, 1)
-    candidate = student.convert(recipe, rng)
-    progress("converts", 1, 1)
-    int8_validation = student.held_out
-    if int8_validation is None:
-        int8_validation = candidate.logits(dataset.validation.texts)
-    int8_logits = candidate.logits(test.texts)
-    float_logits = student.float_logits(test.texts)
-    judged = crossed or Judged(
-        test.texts, test.targets, int8_logits, f"on the test split of {len(test.texts)} rows"
-    )
-    if crossed is not None and not crossed.whole:
-        judged = crossed.joined(test, int8_logits)
-    seen, seen_targets = (
-        (crossed.logits, crossed.targets)
-        if crossed
-        else (int8_validation, dataset.validation.targets)
-    )
-    temperature = metrics.best_temperature(seen, seen_targets)
-    confidence = metrics.softmax(seen, temperature).max(axis=1)
-    outside_validation = _confidence(candidate, dataset.outside_validation, temperature)
-    outside_test = _confidence(candidate, dataset.outside_test, temperature)
-    chosen = metrics.dependable_threshold(
-        confidence, outside_validation, recipe.evaluation.reject, derive(recipe.seed, "threshold")
-    )
-    threshold = chosen.value
-    probabilities = metrics.softmax(judged.logits, temperature)
-    predicted = judged.logits.argmax(axis=1)
-    right = predicted == judged.targets
-    answered = metrics.as_answered(probabilities.max(axis=1), right, threshold)
-    right_int8 = int8_logits.argmax(axis=1) == test.targets
-    right_float = float_logits.argmax(axis=1) == test.targets
-    delta, interval = metrics.paired_difference(right_int8, right_float)
-    accuracy = {
-        "float": round(float(right_float.mean()), 4),
-        "int8": round(float(right_int8.mean()), 4),
-        "int8_interval": [round(v, 4) for v in metrics.wilson(right_int8.mean(), len(right_int8))],
-        "int8_minus_float": round(delta, 4),
-        "int8_minus_float_interval": [round(v, 4) for v in interval],
-        "validation_int8": round(metrics.accuracy(int8_validation, dataset.validation.targets), 4),
-    }
-    if teacher is not None and teacher.open_ended:
-        accuracy["teacher"] = round(metrics.accuracy(teacher.logits(test.texts), test.targets), 4)
-    arena = candidate.arena(test.texts[0])
-    cost = candidate.cost(test.texts[:500])
-    agreement = candidate.agreement(test.texts[:AGREEMENT_TEXTS])
-    wrong = np.nonzero(~right)[0]
-    named, digest = (teacher.name, teacher.digest) if teacher else ("none", "")
-    report: dict[str, Any] = {
-        "name": recipe.name,
-        "version": recipe.version,
-        "data": dataset.summary(),
-        "teacher": {"name": named, "sha256": digest, "bytes": teacher.size_bytes if teacher else 0},
-        "headline": {
-            "accuracy": answered["right"],
-            "interval": [round(v, 4) for v in metrics.wilson(answered["right"], len(right))],
-            "wrong": answered["wrong"],
-            "unknown": answered["unknown"],
-            "without_threshold": round(float(right.mean()), 4),
-            "rows": len(right),
-            "folds": judged.folds,
-            "how": how_measured(recipe, judged.how, len(right)),
-        },
-        "accuracy": accuracy,
-        "calibration": {
-            "temperature": temperature,
-            "ece": round(metrics.ece(probabilities, judged.targets), 4),
-            "reliability": metrics.reliability(probabilities, judged.targets),
-        },
-        "out_of_scope": {
-            "threshold": threshold,
-            "threshold_interval": chosen.interval,
-            "chosen_by": chosen.how,
-            "chosen_on": chosen.rows,
-            "refused_in_scope": round(float((probabilities.max(axis=1) < threshold).mean()), 4),
-            "refused_out_of_scope": _share_below(outside_test, threshold),
-            "auroc": _rounded(metrics.auroc(probabilities.max(axis=1), outside_test)),
-        },
-        "size": {
-            "model_bytes": len(candidate.model),
-            "arena_bytes": arena.arena_bytes,
-            "arena_problem": arena.problem,
-        },
-        "cost": msgspec.to_builtins(cost),
-        "runtimes": msgspec.to_builtins(agreement),
-        "per_class": metrics.per_class(predicted, judged.targets, labels),
-        "confusion": {
-            "labels": labels,
-            "matrix": metrics.confusion(predicted, judged.targets, len(labels)).tolist(),
-        },
-        "wrong": [
-            {
-                "text": judged.texts[i][:200],
-                "label": labels[int(judged.targets[i])],
-                "answer": labels[int(predicted[i])],
-                "confidence": round(float(probabilities[i].max()), 3),
-            }
-            for i in wrong[:50]
-        ],
-        "learning_curve": learning_curve(dataset, recipe.seed),
-        "layers": student.layer_errors(candidate, test.texts[:64]),
-        "students": student.history,
-        "machine": {"python": platform.python_version(), "machine": platform.machine()},
-    }
-    golden = _golden_texts(recipe, candidate, test.texts, rng)
-    parts = ClassifierParts(
-        name=recipe.name,
-        version=recipe.version,
-        candidate=candidate,
-        labels=labels,
-        golden_texts=golden,
-        baseline_logits=int8_logits,
-        temperature=temperature,
-        threshold=threshold,
-        boards=list(recipe.budget.boards),
-        metrics={
-            "accuracy": report["headline"]["accuracy"],
-            "accuracy_without_threshold": report["headline"]["without_threshold"],
-            "accuracy_int8": accuracy["int8"],
-            "accuracy_float": accuracy["float"],
-            **({"accuracy_teacher": accuracy["teacher"]} if "teacher" in accuracy else {}),
-            "ece": report["calibration"]["ece"],
-            "f1_per_class": {row["label"]: row["f1"] for row in report["per_class"]},
-        },
-        provenance=Provenance(
-            recipe_sha256=hashlib.sha256(codec.encode(recipe)).hexdigest(),
-            data_sha256=dataset.sha256,
-            teacher=named,
-            teacher_sha256=digest,
-            seed=recipe.seed,
-            versions=versions(),
-        ),
-        peak_rss_bytes=cost.rss_bytes,
-    )
-    return report, parts
 
 
 def _foresee(recipe: Recipe, dataset: Dataset) -> None:
@@ -374,50 +146,3 @@ def _foresee(recipe: Recipe, dataset: Dataset) -> None:
             "over-budget",
             f"model_bytes would be {found}, {over} over the budget of {budget.model_bytes}; {hint}",
         )
-
-
-def check(recipe: Recipe, report: dict[str, Any]) -> None:
-    """Stops a build that misses its own bars; what chance may explain is a warning.
-
-    Raises:
-        RefusedError: ``quantisation-loss``, ``below-floor``, ``over-budget``.
-    """
-    accuracy, size = report["accuracy"], report["size"]
-    lost = -accuracy["int8_minus_float"]
-    if lost > recipe.quantisation.max_loss:
-        worst = ", ".join(f"{row['layer']} ({row['error']:.1%})" for row in report["layers"][:3])
-        found = (
-            f"int8 loses {lost:.4f} against float; the recipe accepts "
-            f"{recipe.quantisation.max_loss}. The layers that hurt most: {worst}"
-        )
-        if accuracy["int8_minus_float_interval"][1] < 0:
-            raise RefusedError("quantisation-loss", found)
-        report["data"]["warnings"].append(f"{found}. On so few rows it may be chance")
-    if accuracy["int8"] < recipe.evaluation.floor:
-        raise RefusedError(
-            "below-floor",
-            f"int8 accuracy {accuracy['int8']} is below the floor {recipe.evaluation.floor}",
-        )
-    bounds = (
-        ("model_bytes", size["model_bytes"], recipe.budget.model_bytes),
-        ("arena_bytes", size["arena_bytes"], recipe.budget.arena_bytes),
-        ("latency_us", report["cost"]["latency_p50_us"], recipe.budget.latency_us),
-    )
-    for name, found, bound in bounds:
-        if bound and (found is None or found > bound):
-            raise RefusedError("over-budget", f"{name} is {found}; the budget is {bound}")
-
-
-def _confidence(candidate: Candidate, texts: list[str], temperature: float) -> NDArray[np.float64]:
-    if not texts:
-        return np.zeros(0)
-    shares = metrics.softmax(candidate.logits(texts), temperature)
-    return np.asarray(shares.max(axis=1), np.float64)
-
-
-def _share_below(values: NDArray[Any], threshold: float) -> float | None:
-    return round(float((values < threshold).mean()), 4) if len(values) else None
-
-
-def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else round(value, 4)

@@ -10,21 +10,21 @@ import hashlib
 import platform
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from contracts import board, codec
-from contracts.bundle import Bundle, pack
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import Provenance
-from model_builder.classify.build import BuildResult, fits
+from model_builder.classify.assess import AGREEMENT_TEXTS
+from model_builder.classify.deliver import BuildResult, hold_budget, packed, written
 from model_builder.classify.distil import TrainedNgram
 from model_builder.classify.metrics import sigmoid
-from model_builder.classify.package import ClassifierParts, versions, write_classifier
-from model_builder.convert import Runner, shuffled, write_atomically
+from model_builder.classify.package import ClassifierParts, versions
+from model_builder.convert import Runner, shuffled
 from model_builder.data.several import Dataset, prepare
 from model_builder.data.shipped import drawn
 from model_builder.recipes.classify import Recipe
@@ -35,8 +35,6 @@ from model_builder.several.page import card, html
 from model_builder.several.peer import OneVsRest
 from model_builder.students.ids import encode
 from model_builder.teachers.base import Progress
-
-_AGREEMENT_TEXTS: Final = 1000
 
 
 def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
@@ -65,57 +63,22 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     finished = time.monotonic()
     report, parts = _assess(recipe, dataset, trained, peer, progress)
     _hold(recipe, report)
-    name = f"{recipe.name}-{recipe.version}"
     parts.extra = {"card.md": card(recipe, report).encode()}
-    bundle = write_classifier(out / name, parts)
-    report["bundle"] = {
-        "name": recipe.name,
-        "version": recipe.version,
-        "manifest_sha256": bundle.ref.manifest_sha256,
-        "files": {entry.path: entry.size for entry in bundle.manifest.files},
-        "arena_bytes": bundle.manifest.model.arena_bytes,
-        "operators": bundle.manifest.model.operators,
-        "parameters": bundle.manifest.model.parameters,
-        "runtimes": list(bundle.manifest.model.runtimes),
-    }
-    report["boards"] = fits(bundle)
-    for wanted in boards:
-        reasons = [str(m) for m in board.misfits(bundle.manifest, wanted)]
-        if reasons:
-            raise RefusedError("over-budget", f"{wanted.name}: {'; '.join(reasons)}")
+    bundle = packed(recipe, report, parts, out, boards)
     report["seconds"] = {
         "teacher": round(learned - started, 1),
         "student": round(finished - learned, 1),
         "all": round(time.monotonic() - started, 1),
     }
-    return _written(recipe, dataset, report, bundle, out, name)
+    return written(bundle, report, html(recipe, report), _test_rows(dataset), out)
 
 
-def _written(
-    recipe: Recipe,
-    dataset: Dataset,
-    report: dict[str, Any],
-    bundle: Bundle,
-    out: Path,
-    name: str,
-) -> BuildResult:
-    result = BuildResult(
-        bundle=bundle.path,
-        archive=out / f"{name}.shoal",
-        report_json=out / f"{name}-report.json",
-        report_html=out / f"{name}-report.html",
-        report=report,
-    )
-    pack(bundle.path, result.archive)
-    write_atomically(result.report_json, codec.pretty(report))
-    write_atomically(result.report_html, html(recipe, report).encode())
-    rows = b"".join(
+def _test_rows(dataset: Dataset) -> bytes:
+    return b"".join(
         codec.encode({"text": text, "label": [dataset.labels[i] for i in np.nonzero(row)[0]]})
         + b"\n"
         for text, row in zip(dataset.test.texts, dataset.test.targets, strict=True)
     )
-    write_atomically(out / f"{name}-test.jsonl", rows)
-    return result
 
 
 def _check(recipe: Recipe) -> None:
@@ -164,7 +127,7 @@ def _assess(
     chances = sigmoid(logits / temperature)
     arena = candidate.arena(test.texts[0])
     cost = candidate.cost(test.texts[:500])
-    agreement = candidate.agreement(test.texts[:_AGREEMENT_TEXTS])
+    agreement = candidate.agreement(test.texts[:AGREEMENT_TEXTS])
     off = np.nonzero((said != test.targets).any(axis=1))[0]
     worst = off[np.argsort(-figures.surprises(logits / temperature, test.targets)[off])]
     report: dict[str, Any] = {
@@ -290,7 +253,7 @@ def _hold(recipe: Recipe, report: dict[str, Any]) -> None:
     Raises:
         RefusedError: ``quantisation-loss``, ``below-floor``, ``over-budget``.
     """
-    accuracy, size = report["accuracy"], report["size"]
+    accuracy = report["accuracy"]
     lost = accuracy["float"] - accuracy["int8"]
     if lost > recipe.quantisation.max_loss:
         raise RefusedError(
@@ -303,11 +266,4 @@ def _hold(recipe: Recipe, report: dict[str, Any]) -> None:
             "below-floor",
             f"micro F1 {accuracy['int8']} is below the floor {recipe.evaluation.floor}",
         )
-    bounds = (
-        ("model_bytes", size["model_bytes"], recipe.budget.model_bytes),
-        ("arena_bytes", size["arena_bytes"], recipe.budget.arena_bytes),
-        ("latency_us", report["cost"]["latency_p50_us"], recipe.budget.latency_us),
-    )
-    for name, found, bound in bounds:
-        if bound and (found is None or found > bound):
-            raise RefusedError("over-budget", f"{name} is {found}; the budget is {bound}")
+    hold_budget(recipe, report)

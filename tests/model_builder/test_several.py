@@ -15,7 +15,7 @@ from agent.runtime.classifier import Classifier
 from contracts.bundle import Bundle
 from contracts.errors import InputError
 from contracts.labelled.rows import Row
-from model_builder.classify.build import BuildResult
+from model_builder.classify.deliver import BuildResult
 from model_builder.classify.initial import write
 from model_builder.data.clean import CleanReport
 from model_builder.data.several import joined, prepare

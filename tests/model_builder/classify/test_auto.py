@@ -12,8 +12,9 @@ import pytest
 from contracts.bundle import Bundle
 from contracts.errors import RefusedError
 from contracts.text import NgramConfig
+from model_builder.classify.assess import check
 from model_builder.classify.auto import fitted
-from model_builder.classify.build import build, check
+from model_builder.classify.build import build
 from model_builder.classify.choice import Score, best, score
 from model_builder.classify.distil import untrained
 from model_builder.classify.folded import folds_of

@@ -13,7 +13,8 @@ import pytest
 from agent.runtime.classifier import Classifier
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError, ShoalError
-from model_builder.classify.build import BuildResult, build
+from model_builder.classify.build import build
+from model_builder.classify.deliver import BuildResult
 from model_builder.convert import Runner, to_int8
 from model_builder.recipes import classify as recipes
 from model_builder.rounding import Graph
