@@ -18,7 +18,8 @@ from contracts import limits
 from contracts.bundle import Bundle
 from contracts.errors import InputError
 from contracts.messages import BundleRef
-from fleet.folder import Fleet, passphrase
+from fleet.folder import Fleet
+from fleet.parts import passphrase
 from fleet.repository import Repository, delegation, keys, paths
 from fleet.store import Store, audit, bundles
 from fleet.store.audit import Act

@@ -14,7 +14,8 @@ from contracts.errors import InputError
 from fleet import durable, publication
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported, safe
-from fleet.folder import Fleet, passphrase
+from fleet.folder import Fleet
+from fleet.parts import passphrase
 from fleet.repository import delegation, difference
 from fleet.repository.keys import KeyFolder
 

@@ -14,7 +14,8 @@ from fleet.cli import noted
 from fleet.cli.delegation import Yes, confirmed
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported, table
-from fleet.folder import CONFIG, Fleet, passphrase
+from fleet.folder import CONFIG, Fleet
+from fleet.parts import passphrase
 from fleet.repository import Repository, delegation, keys, paths, rotation
 from fleet.repository.keys import KeyFolder
 

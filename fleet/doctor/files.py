@@ -19,10 +19,10 @@ from contracts.manifest import Manifest
 from fleet import address, expiry
 from fleet.broker.acl import acl_file
 from fleet.doctor.finding import Finding, Patient
-from fleet.folder import SESSION_SECRET
 from fleet.identity import Identity
 from fleet.identity import authority as ca
 from fleet.identity.own import FOR_THE_BROKER
+from fleet.parts import SESSION_SECRET
 from fleet.repository import paths
 from fleet.repository.metadata import delegated_roles
 

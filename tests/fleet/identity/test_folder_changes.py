@@ -24,9 +24,10 @@ from fleet import durable
 from fleet import folder as folders
 from fleet.boards.folder import load_config, write_folder
 from fleet.cli.app import app
-from fleet.folder import PASSPHRASE, Fleet, FleetConfig
+from fleet.folder import Fleet, FleetConfig
 from fleet.identity.authority import Authority
 from fleet.membership import leaving
+from fleet.parts import PASSPHRASE
 from fleet.store import devices
 from fleet.store.entries import Actor
 
