@@ -33,7 +33,8 @@ from contracts.requests import SamplesRequest
 from fleet.client import Client
 from fleet.config import FleetConfig
 from fleet.folder import Fleet
-from fleet.improve.steps import Improvement, State, Wish, run
+from fleet.improve.steps import Improvement, run
+from fleet.improve.wish import State, Wish
 from fleet.samples import order
 from fleet.store import samples
 from fleet.store.samples import Ask, key_of

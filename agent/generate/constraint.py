@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.errors import InputError, RefusedError, UnavailableError
+from contracts.manifest import GeneratorFacts
+from contracts.requests import GenerateRequest
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
@@ -101,6 +103,17 @@ class Constraint:
         return bool(self._matcher.is_stopped())
 
 
+def is_constrained(request: GenerateRequest, facts: GeneratorFacts) -> bool:
+    """Whether the request, or the bundle, says what form the answer has.
+
+    Raises:
+        InputError: ``bad-constraint``; the request says it twice.
+    """
+    if request.json_schema is not None and request.regex is not None:
+        raise InputError("bad-constraint", "json_schema and regex exclude each other")
+    return any(one is not None for one in (request.json_schema, request.regex, facts.grammar))
+
+
 class ConstraintFactory:
     """Makes constraints for one tokenizer.
 
@@ -134,6 +147,18 @@ class ConstraintFactory:
         limits = self._lib.LLParserLimits(**work)
         matcher = self._lib.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         return Constraint(matcher, self._vocabulary)
+
+    def of(self, request: GenerateRequest, facts: GeneratorFacts) -> Constraint:
+        """What the request asks for, else what the bundle's grammar says."""
+        if request.json_schema is not None:
+            return self.json_schema(request.json_schema)
+        if request.regex is not None:
+            return self.regex(request.regex)
+        prompt = request.prompt
+        if prompt is None:
+            prompt = (request.messages or [])[-1].content
+        assert facts.grammar is not None
+        return self.lark(facts.grammar, prompt)
 
     def json_schema(self, schema: dict[str, Any]) -> Constraint:
         """Output that is JSON and validates against `schema`.

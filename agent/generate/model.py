@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from agent.generate.cache_engine import open_engine
 from agent.generate.confidence import Confidence
-from agent.generate.constraint import Constraint, ConstraintFactory
+from agent.generate.constraint import Constraint, ConstraintFactory, is_constrained
 from agent.generate.decoder import Decoder, Embedding
 from agent.generate.drafts import Steps
 from agent.generate.prefix_cache import PrefixCache
@@ -23,6 +22,7 @@ from agent.generate.sampling import Sampler, SamplingOptions, top_logprobs
 from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
 from agent.generate.tools import Calling
+from agent.generate.totals import Totals
 from agent.runtime.model import Options
 from contracts.adapter import Adapter
 from contracts.answers import FinishReason, Generated, Selftested
@@ -34,18 +34,6 @@ from contracts.requests import GenerateRequest
 
 _PREFIX = "\x00prefix"
 """Name of the shared beginning of chats; not a legal session name."""
-
-
-class _Totals(msgspec.Struct):
-    """What is counted while an answer grows."""
-
-    started: float
-    prompt_tokens: int = 0
-    tokens: int = 0
-    runs: int = 0
-    first_token: float | None = None
-    logprobs: list[list[tuple[str, float]]] = []
-    chosen: list[tuple[str, float]] = []
 
 
 @dataclass(frozen=True)
@@ -201,7 +189,7 @@ class GenerativeModel:
         checkpoint: Callable[[], None],
     ) -> Generated:
         """What follows `ids`, as :meth:`generate`; `stream` takes the answer's tokens."""
-        totals = _Totals(self._clock())
+        totals = Totals(self._clock())
         totals.prompt_tokens = len(ids)
         room = self.decoder.capacity - len(ids)
         if room < 1:
@@ -247,7 +235,7 @@ class GenerativeModel:
             )
         if request.session is not None:
             self.prefixes.keep(request.session, self.decoder)
-        return confidence.judged(self._result(stream.text, reason, totals))
+        return confidence.judged(totals.result(self.ref, stream.text, reason, self._clock()))
 
     def _prompt_ids(self, request: GenerateRequest) -> list[int]:
         if (request.prompt is None) == (request.messages is None):
@@ -257,23 +245,13 @@ class GenerativeModel:
         return self.prompts.encode_chat(request.messages or [])
 
     def _constraint(self, request: GenerateRequest) -> Constraint | None:
-        if request.json_schema is not None and request.regex is not None:
-            raise InputError("bad-constraint", "json_schema and regex exclude each other")
-        if request.json_schema is None and request.regex is None and self.facts.grammar is None:
+        if not is_constrained(request, self.facts):
             return None
         if self._factory is None:
             self._factory = ConstraintFactory(
                 self.prompts.tokenizer_json(), self.facts.vocabulary, self.prompts.eos_ids
             )
-        if request.json_schema is not None:
-            return self._factory.json_schema(request.json_schema)
-        if request.regex is not None:
-            return self._factory.regex(request.regex)
-        prompt = (
-            request.prompt if request.prompt is not None else (request.messages or [])[-1].content
-        )
-        assert self.facts.grammar is not None
-        return self._factory.lark(self.facts.grammar, prompt)
+        return self._factory.of(request, self.facts)
 
     def _run(
         self,
@@ -283,7 +261,7 @@ class GenerativeModel:
         limit: float | None,
         constraint: Constraint | None,
         stream: TextStream,
-        totals: _Totals,
+        totals: Totals,
         confidence: Confidence,
         checkpoint: Callable[[], None],
     ) -> FinishReason:
@@ -321,7 +299,7 @@ class GenerativeModel:
         budget: int,
         constraint: Constraint | None,
         stream: TextStream,
-        totals: _Totals,
+        totals: Totals,
         confidence: Confidence,
         check: Callable[[], None],
         sampler: Sampler,
@@ -363,24 +341,6 @@ class GenerativeModel:
         messages = request.messages or []
         if len(messages) > 1 and messages[0].role == "system":
             self.prefixes.keep(_PREFIX, self.decoder)
-
-    def _result(self, text: str, reason: FinishReason, totals: _Totals) -> Generated:
-        now = self._clock()
-        first = totals.first_token if totals.first_token is not None else now
-        # The first token belongs to the prompt's time; the rate is that of the others.
-        rate = (totals.tokens - 1) / (now - first) if totals.tokens > 1 and now > first else 0.0
-        return Generated(
-            text=text,
-            finish_reason=reason,
-            prompt_tokens=totals.prompt_tokens,
-            tokens=totals.tokens,
-            bundle=self.ref,
-            first_token_ms=round((first - totals.started) * 1e3, 3),
-            tokens_per_s=round(rate, 3),
-            tokens_per_step=round(totals.tokens / totals.runs, 3) if totals.runs else 0.0,
-            logprobs=totals.logprobs,
-            chosen=totals.chosen,
-        )
 
     # What every model has --------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, 
 from fleet.cli.output import emit_json, reported, safe, table
 from fleet.folder import Fleet
 from fleet.improve import steps
-from fleet.improve.steps import Improvement, Wish
+from fleet.improve.steps import Improvement
 from fleet.improve.verdict import Verdict, told
+from fleet.improve.wish import Wish
 
 
 def improve(

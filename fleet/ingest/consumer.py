@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import paho.mqtt.client as paho
@@ -27,6 +27,7 @@ from contracts.errors import InputError, ShoalError, UnavailableError
 from contracts.log_errors import reason_of
 from contracts.messages import Result
 from contracts.topics import DeviceKind, Topics
+from fleet.ingest.arrived import Arrived, Counters
 from fleet.ingest.decode import Batch, Message, decode, number_of_refused, sender
 from fleet.ingest.heard import CatchUp
 from fleet.ingest.quota import Accounts, Quota
@@ -48,32 +49,6 @@ _CLEARED: Final = tuple(f"/{kind}" for kind in _RETAINED)
 _SESSION_S: Final = 14 * 24 * 3600
 _RETRY_S: Final = 1.0
 _WARN_S: Final = 5.0
-
-
-class Arrived(NamedTuple):
-    """A message as paho gave it, with the connection that it came on, and what was read in it."""
-
-    connection: int
-    mid: int
-    qos: int
-    topic: str
-    payload: bytes
-    retained: bool = False
-    read: Message | Exception | None = None
-
-
-class Counters:
-    """What ingest did, for metrics: plain numbers that one thread writes."""
-
-    def __init__(self) -> None:
-        self.messages = 0
-        self.batches = 0
-        self.rejected = 0
-        self.unknown = 0
-        self.retries = 0
-        self.over_quota = 0
-        self.acknowledged = 0
-        self.lag_s = 0.0
 
 
 class Consumer:

@@ -165,3 +165,15 @@ def _nothing(who: str) -> str:
 
 def _who(owner: Owner) -> str:
     return f"the controller {owner.instance} on {owner.host}"
+
+
+def is_anothers(document: Owner, instance: str) -> bool:
+    """Whether another process has the fleet, by its word."""
+    return document.instance != instance and document.state == "online"
+
+
+def beats(other: Owner, own: Owner) -> bool:
+    """Whether another's word, which came first, stands against ours."""
+    return (other.database, other.instance) != (own.database, own.instance) and (
+        other.fence >= own.fence
+    )

@@ -22,7 +22,7 @@ from contracts.desired import Owner
 from contracts.errors import InputError, ShoalError
 from contracts.topics import Topics
 from fleet.mqtt.link import Link
-from fleet.ownership.judge import Standing, View, judge
+from fleet.ownership.judge import Standing, View, beats, is_anothers, judge
 from fleet.store import Store, leases, ownership
 from fleet.store.ownership import Fence, Known
 
@@ -173,11 +173,11 @@ class Keeper:
                 self._said = None
                 if self._lost_to is None:
                     self._held = document.fence
-            elif said is not None and document is not None and _beats(document, said):
+            elif said is not None and document is not None and beats(document, said):
                 # It came to the broker before what we have just said.
                 self._lost_to = document
             news = self._document is None and not self._unreadable
-            if news and document is not None and _is_anothers(document, self.instance):
+            if news and document is not None and is_anothers(document, self.instance):
                 # Its owner waits whether another takes the fleet as well, and so do we.
                 self._unsettled_until = time.monotonic() + 3 * SETTLE_S
             self._document, self._unreadable = document, unreadable
@@ -396,17 +396,3 @@ class Keeper:
             # What raises is tried again at the next look.
             self._on_change(self.speaks)
             self._followed = self.speaks
-
-
-def _is_anothers(document: Owner, instance: str) -> bool:
-    return document.instance != instance and document.state == "online"
-
-
-def _beats(other: Owner, own: Owner) -> bool:
-    """Whether another's word, which came first, stands against ours."""
-    return (other.database, other.instance) != (own.database, own.instance) and (
-        other.fence >= own.fence
-    )
-
-
-__all__ = ["SETTLE_S", "Keeper"]

@@ -40,10 +40,10 @@ def main() -> int:
     """The program."""
     control = Path(sys.argv[1])
     break_places(PLACES, control)
-    from fleet.api import embeddings, openai
+    from fleet.api import embeddings, openai_devices
     from fleet.cli.app import app
 
-    openai._candidates = embeddings._candidates = lambda controller, model: ["d1"]  # type: ignore[assignment]
+    openai_devices._candidates = embeddings._candidates = lambda controller, model: ["d1"]  # type: ignore[assignment]
     sys.argv = ["shoal", *sys.argv[2:]]
     app()
     return 0

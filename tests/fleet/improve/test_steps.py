@@ -13,8 +13,9 @@ from contracts.errors import InputError, RefusedError, ShoalError, UnavailableEr
 from contracts.messages import BundleRef
 from fleet.folder import Fleet, FleetConfig
 from fleet.improve import answers, steps
-from fleet.improve.steps import Improvement, State, Wish, active_spec, shadow_spec
+from fleet.improve.steps import Improvement
 from fleet.improve.verdict import Answered
+from fleet.improve.wish import State, Wish, active_spec, shadow_spec
 from fleet.store import samples
 from tests.support.bundles import noise_bundle
 

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from contracts import limits
 from contracts.config import MqttConfig
 from contracts.topics import DeviceKind, Topics
-from fleet.ingest.consumer import Arrived, Consumer
+from fleet.ingest.arrived import Arrived
+from fleet.ingest.consumer import Consumer
 from fleet.ingest.quota import Quota
 from fleet.ingest.writer import Writer
 from fleet.store import Store, telemetry

@@ -15,7 +15,8 @@ from contracts.config import MqttConfig
 from contracts.errors import InputError, UnavailableError
 from contracts.topics import Topics
 from fleet.figures import Figures
-from fleet.ingest.consumer import Arrived, Consumer
+from fleet.ingest.arrived import Arrived
+from fleet.ingest.consumer import Consumer
 from fleet.ingest.decode import Batch, Message, decode
 from fleet.ingest.writer import Writer, Written
 from fleet.store import Store, devices, rollups, telemetry

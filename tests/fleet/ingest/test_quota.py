@@ -12,7 +12,8 @@ from contracts import codec, drops
 from contracts.config import AgentConfig, MqttConfig
 from contracts.messages import BundleRef, Result, Sample, Telemetry
 from contracts.topics import DeviceKind, Topics
-from fleet.ingest.consumer import Arrived, Consumer
+from fleet.ingest.arrived import Arrived
+from fleet.ingest.consumer import Consumer
 from fleet.ingest.decode import decode
 from fleet.ingest.quota import Accounts, Quota
 from fleet.ingest.writer import Writer
