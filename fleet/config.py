@@ -19,7 +19,7 @@ from fleet.openid.config import check as check_openid
 from fleet.pooled import PoolConfig
 from fleet.smtp import MailConfig
 from fleet.smtp import check as check_mail
-from fleet.store.telemetry import Retention
+from fleet.store.retention import Retention
 
 CONFIG: Final = "fleet.yaml"
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]

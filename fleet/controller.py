@@ -51,6 +51,7 @@ from fleet.store import (
     expiries,
     leases,
     mail,
+    retention,
     samples,
     telemetry,
     timeline,
@@ -411,7 +412,7 @@ class Controller:
         return self._rolls.rest(done)
 
     def _housekeeper(self) -> float:
-        telemetry.expire(self.store, self.fleet.config.retention, self.clock())
+        retention.expire(self.store, self.fleet.config.retention, self.clock())
         with self.store.write() as connection:
             webhooks.forget(connection, self.clock() - 7 * 24 * 3600)
             alerts.forget(connection, self.clock() - self.fleet.config.retention.event_s)

@@ -23,10 +23,8 @@ from contracts.errors import InputError, ShoalError, UnavailableError, from_info
 from contracts.requests import EmbedRequest
 from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.openai_bodies import Body
+from fleet.api.openai_devices import candidates
 from fleet.controller import Controller
-from fleet.rollout import selector
-from fleet.store import devices, selection
-from fleet.store.schema import DEVICE
 
 ROUTER = APIRouter(prefix="/v1", tags=["openai"])
 MAX_INPUTS: Final = 256
@@ -42,40 +40,12 @@ _RETRY: Final = frozenset(
 )
 _Input = Annotated[str, Field(min_length=1, max_length=limits.MAX_TEXT_BYTES)]
 
-# A slot that it was given: a device that merely says it has one is not sent anybody's text.
-_CLASSIFIES = (
-    DEVICE.c.revoked_at.is_(None),
-    selection.has("task", "classify"),
-    selection.has(f"{selector.OWN}task", "classify"),
-)
-
 
 class Embeddings(Body):
     """The body of ``/v1/embeddings``."""
 
     input: _Input | Annotated[list[_Input], Field(min_length=1, max_length=MAX_INPUTS)]
     encoding_format: Literal["float", "base64"] = "float"
-
-
-def _candidates(controller: Controller, model: str) -> list[str]:
-    """Devices that are online and classify; which of them have an encoder they say themselves.
-
-    Raises:
-        InputError: ``no-such-model``.
-        UnavailableError: ``device-offline``.
-    """
-    wanted = selector.parse(model)
-    with controller.store.read() as connection:
-        able = devices.contacts(connection, selection.means(wanted), *_CLASSIFIES)
-        hint = "" if able else selection.hint(connection, wanted)
-    if not able:
-        raise InputError(
-            "no-such-model", f"{model[:100]!r} means no device with a classifier{hint}"
-        )
-    online = [device for device, up in able.items() if up]
-    if not online:
-        raise UnavailableError("device-offline", f"no device of {model[:100]!r} is online")
-    return online
 
 
 async def _one(controller: Controller, device: str, text: str, requester: str) -> Embedded:
@@ -103,7 +73,8 @@ async def _one(controller: Controller, device: str, text: str, requester: str) -
 async def _all(
     controller: Controller, model: str, texts: list[str], requester: str
 ) -> list[Embedded]:
-    names = (await run_in_threadpool(_candidates, controller, model))[:_TRIES]
+    online = await run_in_threadpool(candidates, controller, model, "classify", "a classifier")
+    names = online[:_TRIES]
     for place, name in enumerate(names):
         try:
             found = [await _one(controller, name, texts[0], requester)]

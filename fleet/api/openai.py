@@ -27,7 +27,7 @@ from contracts.errors import InputError, ShoalError, UnavailableError
 from contracts.requests import GenerateRequest, ToolCall
 from fleet.api.auth import QUESTION, Operator, TheController, Viewer
 from fleet.api.openai_bodies import ChatCompletion, Completion, Sampling, StreamOptions
-from fleet.api.openai_devices import GENERATES, answers_of, split
+from fleet.api.openai_devices import SLOT, able_to, answers_of, split
 from fleet.api.stream import Stream
 from fleet.controller import Controller
 from fleet.store import devices, selection
@@ -296,8 +296,8 @@ async def get_model(controller: TheController, token: Viewer, model: str) -> dic
 
 def _names(controller: Controller) -> list[str]:
     with controller.store.read() as connection:
-        able = devices.ids(connection, *GENERATES)
-        groups = selection.values(connection, "group", *GENERATES)
+        able = devices.ids(connection, *able_to(SLOT))
+        groups = selection.values(connection, "group", *able_to(SLOT))
     return [*(["all"] if able else []), *(f"group={group}" for group in groups), *able]
 
 

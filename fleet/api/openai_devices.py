@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
+import sqlalchemy as sa
 from fastapi.concurrency import run_in_threadpool
 
 from contracts.answers import Answer
@@ -59,12 +60,13 @@ class _Load:
 _LOAD = _Load()
 
 
-# A slot that it was given: a device that merely says it has one is not sent anybody's text.
-GENERATES = (
-    DEVICE.c.revoked_at.is_(None),
-    selection.has("task", SLOT),
-    selection.has(f"{selector.OWN}task", SLOT),
-)
+def able_to(task: str) -> tuple[sa.ColumnElement[bool], ...]:
+    """Conditions of devices with a task.
+
+    That they were given: a device that merely says it has one is not sent anybody's text.
+    """
+    given, own = (selection.has(key, task) for key in ("task", f"{selector.OWN}task"))
+    return DEVICE.c.revoked_at.is_(None), given, own
 
 
 def split(model: str) -> tuple[str, str | None]:
@@ -75,23 +77,23 @@ def split(model: str) -> tuple[str, str | None]:
     return found[1], found[2]
 
 
-def _candidates(controller: Controller, model: str) -> list[str]:
-    """Devices that may answer, the least busy first.
+def candidates(controller: Controller, model: str, task: str, what: str) -> list[str]:
+    """Devices that may answer: online, with the task.
 
     Raises:
-        InputError: ``no-such-model``; the selector means no device with a generator.
+        InputError: ``no-such-model``; the selector means no device with `what`.
         UnavailableError: ``device-offline``; none of them is online.
     """
     wanted = selector.parse(model)
     with controller.store.read() as connection:
-        able = devices.contacts(connection, selection.means(wanted), *GENERATES)
+        able = devices.contacts(connection, selection.means(wanted), *able_to(task))
         hint = "" if able else selection.hint(connection, wanted)
     if not able:
-        raise InputError("no-such-model", f"{model[:100]!r} means no device with a generator{hint}")
+        raise InputError("no-such-model", f"{model[:100]!r} means no device with {what}{hint}")
     online = [device for device, up in able.items() if up]
     if not online:
         raise UnavailableError("device-offline", f"no device of {model[:100]!r} is online")
-    return _LOAD.order(online)
+    return online
 
 
 async def answers_of(
@@ -102,7 +104,9 @@ async def answers_of(
     Raises:
         ShoalError: what the last device said.
     """
-    names = await run_in_threadpool(_candidates, controller, split(model)[0])
+    names = _LOAD.order(
+        await run_in_threadpool(candidates, controller, split(model)[0], SLOT, "a generator")
+    )
     for index, name in enumerate(names[:_TRIES]):
         last = index + 1 == min(len(names), _TRIES)
         started = False

@@ -43,7 +43,7 @@ def main() -> int:
     from fleet.api import embeddings, openai_devices
     from fleet.cli.app import app
 
-    openai_devices._candidates = embeddings._candidates = lambda controller, model: ["d1"]  # type: ignore[assignment]
+    openai_devices.candidates = embeddings.candidates = lambda *_: ["d1"]  # type: ignore[assignment]
     sys.argv = ["shoal", *sys.argv[2:]]
     app()
     return 0

@@ -21,9 +21,10 @@ from contracts.messages import BundleRef, Sample, Telemetry
 from fleet.figures import Figures
 from fleet.ingest.decode import Batch, Message
 from fleet.ingest.writer import Writer
-from fleet.store import Store, leases, telemetry, tokens
+from fleet.store import Store, leases, retention, telemetry, tokens
+from fleet.store.retention import Retention
 from fleet.store.schema import DEVICE, METADATA, ROLLUP, TELEMETRY, TOKEN
-from fleet.store.telemetry import HOUR, MINUTE, Retention
+from fleet.store.telemetry import HOUR, MINUTE
 from tests.support.read_only import read_only
 
 REF = BundleRef("m", "1.0.0", "a" * 64)
@@ -286,19 +287,19 @@ def test_retention_forgets_in_steps_and_still_knows_duplicates(store: Store) -> 
     writer.write([_batch(0, NOW, 1.0)], NOW)
     _rolled(store)
     rules = Retention(raw_s=100, seen_s=1000, minute_s=500, hour_s=10_000)
-    assert telemetry.expire(store, rules, NOW + 200)["payloads"] == 1
+    assert retention.expire(store, rules, NOW + 200)["payloads"] == 1
     writer.write([_batch(0, NOW, 1.0)], NOW + 201)
     _rolled(store)
     with store.read() as connection:
         assert len(telemetry.points(connection, "d1", MINUTE, 0, NOW * 2)) == 1
         points = telemetry.points(connection, "d1", HOUR, 0, NOW * 2)
     assert points[0].figures.requests == 1
-    assert telemetry.expire(store, rules, NOW + 700)["minutes"] == 2, "the device's, the fleet's"
-    assert telemetry.expire(store, rules, NOW + 1100)["batches"] == 1
+    assert retention.expire(store, rules, NOW + 700)["minutes"] == 2, "the device's, the fleet's"
+    assert retention.expire(store, rules, NOW + 1100)["batches"] == 1
     with store.read() as connection:
         assert connection.scalar(sa.select(sa.func.count()).select_from(TELEMETRY)) == 0
         assert len(telemetry.points(connection, "d1", HOUR, 0, NOW * 2)) == 1
-    assert telemetry.expire(store, rules, NOW + 20_000)["hours"] == 1
+    assert retention.expire(store, rules, NOW + 20_000)["hours"] == 1
 
 
 def test_the_figures_of_all_devices_together_are_the_sum_of_each(store: Store) -> None:
@@ -338,7 +339,7 @@ def test_what_is_not_rolled_up_is_never_forgotten(store: Store) -> None:
     """Retention waits for the roll-up."""
     writer = Writer(store, admit_unknown=True)
     writer.write([_batch(0, NOW, 1.0)], NOW)
-    telemetry.expire(store, Retention(raw_s=1, seen_s=1), NOW + 100)
+    retention.expire(store, Retention(raw_s=1, seen_s=1), NOW + 100)
     _rolled(store)
     with store.read() as connection:
         assert len(telemetry.points(connection, "d1", HOUR, 0, NOW * 2)) == 1
