@@ -1,4 +1,4 @@
-"""Telemetry: raw batches, roll-ups of one minute and one hour, retention.
+"""Telemetry: raw batches, roll-ups of one minute and one hour.
 
 Ingest only appends raw batches. :func:`roll_up` later takes batches that are not yet rolled
 up, adds them to both resolutions, and marks them, in one transaction: each counts once,
