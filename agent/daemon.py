@@ -1,7 +1,4 @@
-"""The agent's parts put together: what ``shoal-agent run`` runs.
-
-Over 400 lines: it only puts parts together, and a reader wants to see all of them at once.
-"""
+"""The agent's parts put together: what ``shoal-agent run`` runs."""
 
 from __future__ import annotations
 

@@ -14,8 +14,6 @@ A job is one message with two sockets. ``line`` is the child's: messages in JSON
 ``end`` stays with the helper, which writes how the child ended. The agent done with ``end``
 means: kill the child. The agent gone means: kill all of them. Children of a helper that was
 killed end too, at their alarm at the latest.
-
-Over 400 lines: both ends of one protocol, which are read beside each other.
 """
 
 from __future__ import annotations

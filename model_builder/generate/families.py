@@ -3,8 +3,6 @@
 Each is a Llama with differences, and each difference is one of the fields of :class:`Family`,
 a line that reads a key, or a rewriting of the weights that computes the same. What is not said
 here is refused: see :mod:`model_builder.generate.keys`.
-
-Over 400 lines: a list of families, a paragraph each.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A model that hangs: the watchdog goes hungry, the trial fails, the request does not come back."""
+"""A model that hangs: the watchdog goes hungry, the trial fails, the request does not come back.
+
+Over 400 lines: one model that hangs, from each place that waits for it.
+"""
 
 from __future__ import annotations
 

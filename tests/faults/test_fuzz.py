@@ -2,6 +2,8 @@
 
 A hundred seeds of a hundred payloads each: valid documents with bytes, types, depths and sizes
 changed. Nothing may raise but the errors of :mod:`contracts.errors`, and memory is bounded.
+
+Over 400 lines: one table of all that an agent reads, with how each is made and damaged.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 A board checks the signed lists alone, not snapshot and timestamp: what only these prove (that an
 older list of another role is not put in the place of the newest) rests on the versions it saw.
+
+Over 400 lines: one board's trust, an attack after the other.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The helper: children forked on demand, ended with the agent, and nothing left when idle."""
+"""The helper: children forked on demand, ended with the agent, and nothing left when idle.
+
+Over 400 lines: one helper, and everything that its children may do to it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A loaded generator: what it answers, what it refuses, and that it goes on after both."""
+"""A loaded generator: what it answers, what it refuses, and that it goes on after both.
+
+Over 400 lines: every request goes to the same loaded generator.
+"""
 
 from __future__ import annotations
 

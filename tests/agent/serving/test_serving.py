@@ -1,4 +1,7 @@
-"""Serving without a broker: queue, priorities, deadlines, rates, cancel, where answers go."""
+"""Serving without a broker: queue, priorities, deadlines, rates, cancel, where answers go.
+
+Over 400 lines: one queue, and the order of all that waits in it.
+"""
 
 from __future__ import annotations
 

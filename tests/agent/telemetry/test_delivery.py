@@ -1,4 +1,7 @@
-"""Delivery: what is sent again, and when, over both stores, with a controller of the real marks."""
+"""Delivery: what is sent again, and when, over both stores, with a controller of the real marks.
+
+Over 400 lines: one window and one wire, lost from in every way.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Updates where the disk, the model or the agent itself fails: something serves, and it is told."""
+"""Updates where the disk, the model or the agent itself fails: something serves, and it is told.
+
+Over 400 lines: every fault is done to the same rig, whose parts are at the head.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Progress is never thrown away: attempts, rollouts and restarts go on where the last one ended."""
+"""Progress is never thrown away: attempts, rollouts and restarts go on where the last one ended.
+
+Over 400 lines: every interruption is of the same download.
+"""
 
 from __future__ import annotations
 

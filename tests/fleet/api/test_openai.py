@@ -1,4 +1,7 @@
-"""The OpenAI client talks to a fleet unchanged: agents, broker and controller are real."""
+"""The OpenAI client talks to a fleet unchanged: agents, broker and controller are real.
+
+Over 400 lines: all tests share one fleet of real agents.
+"""
 
 from __future__ import annotations
 

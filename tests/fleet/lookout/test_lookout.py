@@ -1,4 +1,7 @@
-"""The controller finds what is wrong by its rules, and tells it once, whatever happens to it."""
+"""The controller finds what is wrong by its rules, and tells it once, whatever happens to it.
+
+Over 400 lines: one lookout, an example for each rule.
+"""
 
 from __future__ import annotations
 

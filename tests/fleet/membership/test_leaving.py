@@ -1,4 +1,7 @@
-"""Devices that leave: on a real mosquitto with mutual TLS, with a real agent's connection."""
+"""Devices that leave: on a real mosquitto with mutual TLS, with a real agent's connection.
+
+Over 400 lines: all tests share one broker with its certificates.
+"""
 
 from __future__ import annotations
 

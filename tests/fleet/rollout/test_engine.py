@@ -1,4 +1,7 @@
-"""The rollout engine, by example: waves, gates, failures, returns, and what it tells people."""
+"""The rollout engine, by example: waves, gates, failures, returns, and what it tells people.
+
+Over 400 lines: one engine, an example for each rule, in the order of the rules.
+"""
 
 from __future__ import annotations
 

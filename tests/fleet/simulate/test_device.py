@@ -1,4 +1,7 @@
-"""A simulated device speaks the protocol as an agent does; its fate comes from the seed."""
+"""A simulated device speaks the protocol as an agent does; its fate comes from the seed.
+
+Over 400 lines: one device and its fates.
+"""
 
 from __future__ import annotations
 

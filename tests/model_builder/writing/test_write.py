@@ -1,4 +1,7 @@
-"""A model writes training text for labels that have none, and what goes wrong with that."""
+"""A model writes training text for labels that have none, and what goes wrong with that.
+
+Over 400 lines: one scripted endpoint, and all that may go wrong with it.
+"""
 
 from __future__ import annotations
 
