@@ -30,6 +30,7 @@ from contracts.manifest import (
     TokenizerFrontEnd,
 )
 from model_builder.files import check_folder, write_atomically
+from model_builder.generate.adapter_texts import AdapterTexts, read_texts
 from model_builder.generate.basis import Basis, merged, native
 from model_builder.generate.fidelity import Fidelity, compare, shipped_text, windows
 from model_builder.generate.importer import (
@@ -63,8 +64,9 @@ class AdapterOptions(msgspec.Struct, frozen=True):
         name: of the bundle; empty: from the folder.
         version: of the bundle.
         weights_from: the base's source; with it an adapter apart is compared with the float model.
-        prompt_prefix, prompt_suffix: around a prompt, in place of the base's.
-        grammar: file with a Lark grammar, in place of the base's; empty: the base's.
+        prompt_prefix, prompt_suffix: around a prompt; None: what its training left beside it, or
+            the base's.
+        grammar: file with a Lark grammar; empty: likewise.
         golden: prompts for the golden vectors; empty: general ones.
         check_tokens: that are compared.
     """
@@ -114,7 +116,7 @@ def import_adapter(
     assert facts.adapters is not None
     basis = Basis.from_bytes(bundle.read(facts.adapters.basis))
     found = read_adapter(source, basis.sizes)
-    own = _own_facts(found, bundle, options)
+    own = _own_facts(found, bundle, _texts(source, options))
     parts = basis.placed(basis.native(found.parts))
     data = encode({key: (part.a, part.b) for key, part in parts.items()})
     adapter = Adapter(data, own, facts)
@@ -201,6 +203,7 @@ def import_merged(
         )
     check_names(options.name or "x", options.version)
     check_folder(out)
+    texts = _texts(source, options)
     pretrained = _source(bundle, options.weights_from)
     whole = replace(pretrained, weights=_merged(pretrained, source))
     bits: Literal["int8", "int4"] = (
@@ -214,6 +217,8 @@ def import_merged(
         weights=bits,
         check_tokens=options.check_tokens,
         seed=bundle.manifest.provenance.seed,
+        texts=texts,
+        golden=options.golden,
     )
     return import_pretrained(whole, name, out, wanted, progress)
 
@@ -248,7 +253,7 @@ def _facts(bundle: Bundle) -> GeneratorFacts:
     return facts
 
 
-def _own_facts(found: PeftAdapter, bundle: Bundle, options: AdapterOptions) -> AdapterFacts:
+def _own_facts(found: PeftAdapter, bundle: Bundle, texts: AdapterTexts) -> AdapterFacts:
     room = bundle.manifest.generator.adapters if bundle.manifest.generator else None
     assert room is not None
     if found.rank > room.rank:
@@ -261,14 +266,20 @@ def _own_facts(found: PeftAdapter, bundle: Bundle, options: AdapterOptions) -> A
         "base": msgspec.to_builtins(bundle.ref),
         "rank": found.rank,
         "targets": list(found.targets),
-        "prompt_prefix": options.prompt_prefix,
-        "prompt_suffix": options.prompt_suffix,
-        "grammar": _grammar(options.grammar),
+        **msgspec.structs.asdict(texts),
     }
     try:
         return msgspec.convert(fields, AdapterFacts)
     except msgspec.ValidationError as error:
         raise InputError("bad-option", f"the options cannot be used: {error}") from None
+
+
+def _texts(source: Path, options: AdapterOptions) -> AdapterTexts:
+    """Those of the options, else those that it was trained within."""
+    beside = read_texts(source)
+    given = {"prompt_prefix": options.prompt_prefix, "prompt_suffix": options.prompt_suffix}
+    given["grammar"] = _grammar(options.grammar)
+    return msgspec.structs.replace(beside, **{k: v for k, v in given.items() if v is not None})
 
 
 def _grammar(path: str) -> str | None:

@@ -18,6 +18,7 @@ from contracts.manifest import MAX_ADAPTER_RANK, Provenance
 from contracts.messages import Name, Version
 from contracts.requests import ChatMessage
 from model_builder.files import check_folder, write_atomically
+from model_builder.generate.adapter_texts import AdapterTexts
 from model_builder.generate.basis import Basis
 from model_builder.generate.fidelity import Fidelity, Ids, compare, shipped_text, windows
 from model_builder.generate.fold import fold
@@ -70,6 +71,8 @@ class ImportOptions(msgspec.Struct, frozen=True):
         check_tokens: that are compared with the float reference.
         max_perplexity_change: relative; more refuses the import. None: 0.05, and 0.3 for int4.
         seed: of the rotation.
+        texts: around a prompt, and the grammar of the answers.
+        golden: prompts for the golden vectors; empty: general ones.
     """
 
     name: str = ""
@@ -82,6 +85,8 @@ class ImportOptions(msgspec.Struct, frozen=True):
     check_tokens: int = 2048
     max_perplexity_change: float | None = None
     seed: int = 0
+    texts: AdapterTexts = AdapterTexts()
+    golden: tuple[str, ...] = ()
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -137,8 +142,11 @@ def import_pretrained(
             decoder=decoder,
             layout=options.layout,
             tokenizer_json=pretrained.tokenizer_json,
-            golden_prompts=golden_prompts(),
+            golden_prompts=list(options.golden) or golden_prompts(),
             chat_template=chat_template,
+            prompt_prefix=options.texts.prompt_prefix or "",
+            prompt_suffix=options.texts.prompt_suffix or "",
+            grammar=options.texts.grammar,
             bos_id=pretrained.bos_id,
             eos_ids=pretrained.eos_ids,
             metrics={"fidelity": msgspec.to_builtins(fidelity)},

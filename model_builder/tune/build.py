@@ -19,6 +19,7 @@ from contracts.errors import InputError
 from contracts.manifest import Provenance
 from model_builder.checkpoint import Checkpoint
 from model_builder.files import check_folder, write_atomically
+from model_builder.generate.adapter_texts import AdapterTexts, checked
 from model_builder.generate.fold import fold
 from model_builder.generate.in_order import quantize_in_order
 from model_builder.generate.package import (
@@ -37,8 +38,9 @@ from model_builder.teachers.base import Progress, silent
 from model_builder.tune.chat import Frame, frame_of
 from model_builder.tune.compare import Way, compared, expected, text_of, warnings
 from model_builder.tune.data import calls_of, chat_of, load, read_answered
+from model_builder.tune.fits import fitting, longer, refuse
 from model_builder.tune.float_answers import answers_right
-from model_builder.tune.packing import Coded, Packer
+from model_builder.tune.packing import Coded
 from model_builder.tune.peft_folder import merged, read_factors, write_adapter
 from model_builder.tune.shift import shifted
 from model_builder.writing.pairs import WrittenPairs
@@ -81,6 +83,7 @@ class _Ready:
     validation: list[Coded]
     by_hand: list[Pair]
     grammar: str | None
+    context: int
     longest: int
     start: dict[str, Any]
     written: WrittenPairs | None = None
@@ -123,7 +126,7 @@ def build(
     lora = recipe.student.adapt == "lora"
     adapter = out / f"{recipe.name}-{recipe.version}-adapter" if lora else None
     if adapter is not None:
-        write_adapter(adapter, tuned.arrays, recipe.student, ready.pretrained)
+        write_adapter(adapter, tuned.arrays, recipe.student, ready.pretrained, _texts(ready))
     whole = merged(ready.pretrained.weights, tuned.arrays, tuned.scale)
     del tuned.arrays
     provenance = Provenance(
@@ -218,16 +221,17 @@ def _prepared(
         frame = replace(frame, wrapped=False)
         if recipe.constrain:
             raise InputError("bad-recipe", "constrain: chats with tools are answered by calls")
+    context = min(recipe.student.context, pretrained.weights.config.trained_context)
+    split = fitting(split, written, frame, tokenizer, context, recipe.data.seed)
+    refuse(longer(frame, tokenizer, by_hand, context), context)
     train = frame.coded(tokenizer, split.train)
     validation = frame.coded(tokenizer, split.validation)
-    context = min(recipe.student.context, pretrained.weights.config.trained_context)
-    Packer([*train, *validation], recipe.student.batch_tokens, context)  # what is too long
     constrained = recipe.constrain == "prompt-values"
     grammar = output_grammar(split.train, split.validation) if constrained else None
     longest = max(len(c.answer) for c in (*train, *validation))
     start = recipe.student.start
     factors = read_factors(folder / start, recipe.student, pretrained) if start else {}
-    return _Ready(
+    ready = _Ready(
         split,
         pretrained,
         tokenizer,
@@ -236,10 +240,13 @@ def _prepared(
         validation,
         by_hand,
         grammar,
+        context,
         longest,
         factors,
         written,
     )
+    checked(_texts(ready))
+    return ready
 
 
 def _parts(
@@ -280,11 +287,16 @@ def _parts(
         chat_template=ready.pretrained.chat_template,
         bos_id=ready.pretrained.bos_id,
         eos_ids=ready.pretrained.eos_ids,
-        prompt_prefix=ready.frame.prefix if ready.frame.wrapped else "",
-        prompt_suffix=ready.frame.suffix if ready.frame.wrapped else "",
-        grammar=ready.grammar,
+        **msgspec.structs.asdict(_texts(ready)),
         provenance=provenance,
     )
+
+
+def _texts(ready: _Ready) -> AdapterTexts:
+    """What stands around a prompt on a device; chats bring their own."""
+    frame = ready.frame
+    around = (frame.prefix, frame.suffix) if frame.wrapped else ("", "")
+    return AdapterTexts(*around, ready.grammar)
 
 
 def _calibration(pairs: list[Coded], context: int) -> list[Any]:
@@ -337,9 +349,12 @@ def _unknown(ready: _Ready) -> list[str]:
 
 def _test_sets(recipe: TuneRecipe, ready: _Ready) -> dict[str, list[Pair]]:
     single = [p for p in ready.split.test if chat_of(p.prompt) is None][: recipe.test]
+    others = [pair for _, pair in shifted(single, recipe.seed)]
+    # Other words are more words than a pair had room for.
+    gone = {pair for pair, _ in longer(ready.frame, ready.tokenizer, others, ready.context)}
     return {
         HELD: single,
-        SHIFTED: [pair for _, pair in shifted(single, recipe.seed)],
+        SHIFTED: [pair for pair in others if pair not in gone],
         CHATS: [p for p in ready.split.test if chat_of(p.prompt) is not None][: recipe.test],
     }
 

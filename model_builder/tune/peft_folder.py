@@ -18,6 +18,7 @@ from contracts import codec
 from contracts.errors import InputError
 from contracts.folders import put_folder
 from model_builder.files import write_atomically
+from model_builder.generate.adapter_texts import TEXTS, AdapterTexts
 from model_builder.generate.basis import native
 from model_builder.generate.peft import CONFIG, WEIGHTS, Sizes, read_adapter
 from model_builder.generate.source import Pretrained
@@ -37,7 +38,11 @@ _MODULES = {
 
 
 def write_adapter(
-    folder: Path, arrays: dict[str, Array], student: BaseStudent, pretrained: Pretrained
+    folder: Path,
+    arrays: dict[str, Array],
+    student: BaseStudent,
+    pretrained: Pretrained,
+    texts: AdapterTexts,
 ) -> None:
     """Writes the folder; what was there before is replaced when all is written.
 
@@ -46,6 +51,7 @@ def write_adapter(
         arrays: ``LAYER.MATRIX.a`` ``[inputs, rank]``, ``LAYER.MATRIX.b`` ``[rank, outputs]``.
         student: rank, alpha, targets.
         pretrained: the base, whose checkpoint's matrices the adapter is for.
+        texts: that it was trained within, for an import of it.
     """
     tensors: dict[str, Array] = {}
     for name, value in arrays.items():
@@ -73,6 +79,7 @@ def write_adapter(
     try:
         write_atomically(staging / CONFIG, codec.pretty(config))
         write_atomically(staging / WEIGHTS, save(tensors, {"format": "pt"}))
+        write_atomically(staging / TEXTS, codec.pretty(texts))
         staging.chmod(0o755)
         put_folder(staging, folder)
     except BaseException:

@@ -23,7 +23,7 @@ _LEAST_GROUPS: Final = 10
 
 
 class Made(msgspec.Struct):
-    """Pairs to learn, those of a person first; and what the writing says of itself."""
+    """Pairs to learn, those of a person first; and what the writing says of those among them."""
 
     pairs: list[Pair]
     written: WrittenPairs
@@ -66,15 +66,17 @@ def written(
     whole += [Pair(one.prompt, one.completion) for one in examples if one.prompt not in answered]
     known = {pair.prompt for pair in whole}
     grouped = len({request for *_, request in made.pairs if request}) >= _LEAST_GROUPS
-    unusable = 0
+    unusable, added = 0, []
     for prompt, completion, request in made.pairs:
         if prompt in known:
             continue
         pair = Pair(prompt, completion, f"request {request}" if grouped and request else "")
         try:
             whole.append(as_answer(pair) if recipe.constrain == "prompt-values" else pair)
+            added.append((prompt, completion, request))
         except InputError:
             unusable += 1
+    made.pairs = added
     if unusable:
         made.warnings.append(
             f"{unusable} written answers are none that `constrain: prompt-values` can give"

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from contracts import codec
 from contracts.adapter import Adapter, encode
 from contracts.bundle import Bundle
 from contracts.errors import InputError
@@ -23,6 +24,7 @@ from contracts.messages import BundleRef
 from model_builder.cli import app
 from model_builder.generate import reference
 from model_builder.generate.adapt import AdapterOptions, import_adapter, import_merged
+from model_builder.generate.adapter_texts import TEXTS, AdapterTexts
 from model_builder.generate.basis import Basis, merged
 from model_builder.generate.fold import fold
 from model_builder.generate.package import Layout, build_model, facts_of
@@ -112,18 +114,28 @@ def source_of(base: Path) -> str:
 def test_apart_and_merged_agree_as_int8_does(base: Path, tmp_path: Path) -> None:
     """Both are compared with the float base that has the adapter in it."""
     folder = write_adapter(tmp_path / "home", tiny_weights(), size=0.3)
-    options = AdapterOptions(weights_from=source_of(base))
+    texts = AdapterTexts("Q: ", "\nA: ", 'start: "fox"')
+    (folder / TEXTS).write_bytes(codec.encode(texts))
+    options = AdapterOptions(weights_from=source_of(base), golden=("lazy dog",))
     apart = import_adapter(folder, base, tmp_path / "apart", options)
     whole = import_merged(folder, base, tmp_path / "merged", options)
     assert apart.fidelity is not None
     assert apart.fidelity.perplexity_float == whole.fidelity.perplexity_float
     assert apart.fidelity.agreement > whole.fidelity.agreement - 0.03
     assert abs(apart.fidelity.perplexity_change) < 0.02
+    # A device asks both as they were asked in their training.
+    for made in (Bundle.open(apart.bundle), Bundle.open(whole.bundle)):
+        facts = made.manifest.adapter or made.manifest.generator
+        assert facts is not None
+        assert (facts.prompt_prefix, facts.prompt_suffix) == ("Q: ", "\nA: ")
+        assert facts.grammar == texts.grammar
+        assert {vector.text for vector in made.golden()} <= {"lazy dog"}
 
 
 def test_its_bundle_says_whose_it_is_and_is_as_large_as_it_is(base: Path, tmp_path: Path) -> None:
     """Base, rank and matrices in the manifest; golden vectors of base and adapter together."""
     folder = write_adapter(tmp_path / "home", tiny_weights(), rank=2, targets=("q", "v"))
+    (folder / TEXTS).write_bytes(codec.encode(AdapterTexts("instead: ", "!")))
     options = AdapterOptions(prompt_prefix="Q: ", golden=("the quick", "lazy dog"))
     made = import_adapter(folder, base, tmp_path / "out", options)
     bundle = Bundle.open(made.archive)
@@ -131,7 +143,8 @@ def test_its_bundle_says_whose_it_is_and_is_as_large_as_it_is(base: Path, tmp_pa
     own = bundle.manifest.adapter
     assert own is not None
     assert own.base == Bundle.open(base).ref
-    assert (own.rank, own.targets, own.prompt_prefix) == (2, ["q", "v"], "Q: ")
+    assert (own.rank, own.targets) == (2, ["q", "v"])
+    assert (own.prompt_prefix, own.prompt_suffix, own.grammar) == ("Q: ", "!", None)
     weights = sum(2 * 2 * (64 + outputs) for outputs in (64, 32))
     assert weights < made.bytes < weights + 400 + 1000
     texts = {vector.text for vector in bundle.golden()}
@@ -201,6 +214,10 @@ def test_a_broken_adapter_is_refused(base: Path, tmp_path: Path) -> None:
         folder = changed(write_adapter(tmp_path / f"a{number}", tiny_weights()), **tensors)
         assert refused(folder, base, tmp_path).code == code, number
     cut = write_adapter(tmp_path / "cut", tiny_weights())
+    for broken in (b"", b"[]", b'{"grammar": 1}', b'{"prompt": "x"}', b"{" * 600_000):
+        (cut / TEXTS).write_bytes(broken)
+        assert refused(cut, base, tmp_path).code == "bad-adapter"
+    (cut / TEXTS).unlink()
     file = cut / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     assert refused(cut, base, tmp_path).code == "bad-adapter"

@@ -19,9 +19,12 @@ from agent.runtime.model import load as load_model
 from contracts import codec
 from contracts.bundle import Bundle
 from contracts.errors import InputError
+from model_builder.generate.adapter_texts import AdapterTexts, read_texts
+from model_builder.generate.pairs import Pair, Split
 from model_builder.generate.peft import Sizes, read_adapter
 from model_builder.generate.source import load_pretrained
 from model_builder.recipes.tune import TuneRecipe, parse
+from model_builder.writing.pairs import WrittenPairs
 from tests.support.tiny_decoder import tiny_tokenizer, tiny_weights, write_gguf
 
 PAIRS = [(f"{a} {b}", b) for a in ("the", "over", "brown", "lazy") for b in ("fox", "dog", "quick")]
@@ -83,6 +86,7 @@ def test_pairs_and_a_base_become_an_adapter_and_a_bundle_that_answers(tmp_path: 
     assert bundle.manifest.provenance.teacher_sha256 == pretrained.sha256
     assert bundle.manifest.generator is not None
     assert bundle.manifest.generator.prompt_prefix == "<user>"
+    assert read_texts(made.adapter) == AdapterTexts("<user>", "\n<assistant>", None)
     load_model(bundle, Options())
 
 
@@ -161,6 +165,42 @@ def test_what_cannot_be_tuned_is_one_clear_error_before_training(
     with pytest.raises(InputError, match=words):
         build(recipe, data, tmp_path, tmp_path / "out")
     assert not (tmp_path / "out" / "tuned-1.0.0").exists()
+
+
+def test_what_a_model_wrote_too_long_is_left_out_and_counted_and_what_a_person_did_is_told(
+    tmp_path: Path,
+) -> None:
+    """Wherever the split puts it: one of the test would be found after the training."""
+    from model_builder.tune.build import HELD, SHIFTED, _prepared, _test_sets
+    from model_builder.tune.fits import fitting, longer
+
+    recipe, _ = _recipe(_written(tmp_path, context=32, targets=["q"]))
+    ready = _prepared(recipe, tmp_path, lambda *_: None)
+    long = Pair("x" * 400, "y")
+    pairs = [*ready.split.train, *ready.split.validation, *ready.split.test]
+    for at in range(3):
+        splits = [pairs[:6], pairs[6:8], pairs[8:]]
+        splits[at] = [long, *splits[at]]
+        split = Split(*splits)
+        told = WrittenPairs([(long.prompt, long.completion, "")], {}, [])
+        found = fitting(split, told, ready.frame, ready.tokenizer, 32, 0)
+        left = [*found.train, *found.validation, *found.test]
+        assert sorted(p.prompt for p in left) == sorted(p.prompt for p in pairs)
+        assert told.facts["left_out"][0]["texts"] == 1
+        assert "1 written pairs have more than the 32 tokens" in told.warnings[0]
+        with pytest.raises(InputError, match=r"'xxx.*the model holds 32: shorten it"):
+            fitting(split, None, ready.frame, ready.tokenizer, 32, 0)
+    # In other words a pair is longer; those that do not fit are not asked.
+    size = max(len(c.prompt) + len(c.answer) for c in ready.train)
+    tight, _ = _recipe(_written(tmp_path, context=max(32, size + 2), targets=["q"]))
+    sets = _test_sets(tight, _prepared(tight, tmp_path, lambda *_: None))
+    assert not longer(
+        ready.frame, ready.tokenizer, [*sets[HELD], *sets[SHIFTED]], max(32, size + 2)
+    )
+    (tmp_path / "hand.csv").write_text(f"prompt,completion\n{'x' * 400},y\n")
+    by_hand = msgspec.structs.replace(recipe, handwritten="hand.csv")
+    with pytest.raises(InputError, match="the model holds 32"):
+        _prepared(by_hand, tmp_path, lambda *_: None)
 
 
 def test_a_base_with_values_that_are_no_numbers_is_refused(tmp_path: Path) -> None:
