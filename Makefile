@@ -87,6 +87,20 @@ test-tuf: $(STAMP) test-tools
 	cd $(TUF_SUITE) && PYTHONPATH=$(CURDIR) $(CURDIR)/.venv-tuf/bin/python -m pytest tuf_conformance -q \
 	  --entrypoint '$(abspath $(BIN))/python $(CURDIR)/tests/conformance/client.py'
 
+# A real Home Assistant core in an environment of its own (Python 3.13), with its MQTT integration.
+HOME_PYTHON ?= $(shell command -v python3.13 || ls -d $$HOME/.pyenv/versions/3.13.*/bin/python 2>/dev/null | tail -1)
+HOME_CORE := .venv-homeassistant/bin/hass
+$(HOME_CORE):
+	test -n '$(HOME_PYTHON)' || { echo 'no Python 3.13: set HOME_PYTHON'; exit 1; }
+	$(HOME_PYTHON) -m venv .venv-homeassistant
+	.venv-homeassistant/bin/pip install --quiet --disable-pip-version-check uv
+	.venv-homeassistant/bin/uv pip install --quiet --python .venv-homeassistant/bin/python \
+	  'homeassistant==2025.4.4' 'paho-mqtt==2.1.0'
+
+.PHONY: test-homeassistant
+test-homeassistant: $(STAMP) test-tools $(HOME_CORE)
+	HOME_ASSISTANT=$(abspath $(HOME_CORE)) $(BIN)/python -m pytest -q tests/home_assistant
+
 # Logits of small random decoders by another library, which the tests compare with.
 oracle:
 	test -x .venv-oracle/bin/python || $(PYTHON) -m venv .venv-oracle
@@ -106,7 +120,7 @@ chaos: $(STAMP) test-tools
 	$(BIN)/python -m tests.soak.chaos $(CHAOS)
 
 clean:
-	rm -rf .venv .venv-pythons .venv-tflite .venv-oracle .venv-tuf .tuf-conformance .arm .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf .venv .venv-pythons .venv-tflite .venv-oracle .venv-tuf .venv-homeassistant .tuf-conformance .arm .pytest_cache .mypy_cache .ruff_cache build dist
 
 # Sign-in with the certified provider of Node (npm fetches it), beside the one that tests have.
 .PHONY: test-openid

@@ -131,6 +131,28 @@ class Desired(msgspec.Struct, frozen=True, omit_defaults=True):
     groups: Annotated[list[Name], msgspec.Meta(max_length=64)] | None = None
 
 
+class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The newest version that is published for one slot of a device.
+
+    Attributes:
+        bundle: of the bundle that the slot runs, for the device's board, and of no version whose
+            newest rollout was stopped; what it runs where nothing newer is.
+        note: why it was not installed when somebody asked for it.
+    """
+
+    bundle: BundleRef
+    note: Annotated[str, msgspec.Meta(max_length=limits.MAX_REASON_CHARS)] = ""
+
+
+class Offered(msgspec.Struct, frozen=True):
+    """``offered`` (retained): what is published for a device, for those who look after it.
+
+    Only in fleets with ``home_assistant: true``. Its device does not read it.
+    """
+
+    slots: dict[Name, Offer]
+
+
 class Owner(msgspec.Struct, frozen=True, omit_defaults=True):
     """``owner`` (retained, and the will): which controller has the fleet. Devices cannot read it.
 

@@ -30,7 +30,9 @@ LEAVE: Final = "leave"
 MAX_ANSWER_LEVELS: Final = 4
 """Levels of an application's answer topic below ``a/{application}``."""
 
-DeviceKind = Literal["status", "reported", "desired", "update", "telemetry", "result", "ack"]
+DeviceKind = Literal[
+    "status", "reported", "desired", "update", "telemetry", "result", "ack", "offered"
+]
 Kind = Literal[
     "status",
     "reported",
@@ -39,6 +41,8 @@ Kind = Literal[
     "telemetry",
     "result",
     "ack",
+    "offered",
+    "install",
     "request",
     "group-request",
     "response",
@@ -78,7 +82,8 @@ class Address(msgspec.Struct, frozen=True):
         fleet: the fleet's name.
         kind: which of the protocol's topics it is.
         target: the device, or the group for ``group-request``; empty for ``owner``.
-        name: the operation of a request, or the id of a response or block; else empty.
+        name: the operation of a request, the slot of an installation, or the id of a response or
+            block; else empty.
     """
 
     fleet: str
@@ -138,6 +143,10 @@ class Topics:
                     return self.application(application, *path) == topic
         return False
 
+    def install(self, device: str, slot: str) -> str:
+        """``d/{device}/install/{slot}``: an owner asks for what is offered there."""
+        return f"{self._device(device)}/install/{check_name(slot, 'slot')}"
+
     def blob_get(self, device: str) -> str:
         """``d/{device}/blob/get``."""
         return f"{self._device(device)}/blob/get"
@@ -161,6 +170,8 @@ class Topics:
                 return self.group_request(address.target, address.name)
             case "response":
                 return self.response(address.target, address.name)
+            case "install":
+                return self.install(address.target, address.name)
             case "blob-get":
                 return self.blob_get(address.target)
             case "blob":
@@ -179,6 +190,10 @@ class Topics:
     def every_response(self) -> str:
         """Filter for the answers of all devices: ``d/+/res/+``."""
         return f"{self.prefix}/d/+/res/+"
+
+    def every_install(self) -> str:
+        """Filter for what owners ask to be installed: ``d/+/install/+``."""
+        return f"{self.prefix}/d/+/install/+"
 
     def every_blob_get(self) -> str:
         """Filter for the block requests of all devices: ``d/+/blob/get``."""
@@ -222,6 +237,14 @@ def home_assistant_discovery(fleet: str, device: str) -> str:
     return f"{HOME_ASSISTANT}/device/{home_assistant_id(fleet, device)}/config"
 
 
+def home_assistant_update(fleet: str, device: str, slot: str) -> str:
+    """Where the controller tells Home Assistant of the update entity of one slot (retained)."""
+    plain = _NOT_PLAIN.sub("_", check_name(slot, "slot"))
+    if plain != slot:
+        plain += f"-{hashlib.sha256(slot.encode()).hexdigest()[:8]}"
+    return f"{HOME_ASSISTANT}/update/{home_assistant_id(fleet, device)}/{plain}/config"
+
+
 def parse(topic: str) -> Address:
     """Parses a topic of the protocol.
 
@@ -235,6 +258,8 @@ def parse(topic: str) -> Address:
             address = Address(fleet, "request", device, op)
         case ["shoal", "v1", fleet, "d", device, "res", request_id]:
             address = Address(fleet, "response", device, request_id)
+        case ["shoal", "v1", fleet, "d", device, "install", slot]:
+            address = Address(fleet, "install", device, slot)
         case ["shoal", "v1", fleet, "d", device, "blob", "get"]:
             address = Address(fleet, "blob-get", device)
         case ["shoal", "v1", fleet, "d", device, "blob", blob_id]:
@@ -248,6 +273,6 @@ def parse(topic: str) -> Address:
     check_name(address.fleet, "fleet")
     if address.kind != "owner":
         check_name(address.target, "device or group")
-    if address.name or address.kind in ("request", "group-request", "response", "blob"):
+    if address.name or address.kind in ("request", "group-request", "response", "install", "blob"):
         check_name(address.name, "operation or id")
     return address

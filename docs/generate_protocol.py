@@ -51,6 +51,8 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 | `d/{device}/res/{id}` | device | 1 | `Answer` |
 | `g/{group}/req/{op}` | controller | 1 | as above; each device answers by itself |
 | `a/{application}/...` | device | 1 | `Answer`, to an application: up to 4 levels of its own |
+| `d/{device}/offered` | controller | 1, retained | `Offered`, to Home Assistant |
+| `d/{device}/install/{slot}` | Home Assistant | 1 | `BundleRef`, of what is offered there |
 | `d/{device}/blob/get` | device | 1 | `BlobGet` |
 | `d/{device}/blob/{id}` | controller | 1, binary | a block, see below |
 | `owner` | controller, and its will | 1, retained | `Owner` |

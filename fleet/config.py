@@ -90,6 +90,8 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
             `shoal fleet ingest`); not with the embedded broker.
         home_assistant: devices tell Home Assistant what they have, and it may read it; asked for
             of the devices that are enrolled from then on (`home_assistant` in their agent.yaml).
+        home_assistant_installs: its users may install on a device what is published for it: as a
+            rollout to that device alone, with the usual trial and gates.
         quota: what one device may store on a day.
         pooled: of which groups figures are pooled, and how few devices are never told of.
         webhook_hosts: names, addresses and networks that are not public, and to which webhooks
@@ -114,6 +116,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     admit_unknown: bool = False
     shared_ingest: bool = False
     home_assistant: bool = False
+    home_assistant_installs: bool = False
     retention: Retention = Retention()
     quota: Quota = Quota()
     pooled: PoolConfig = PoolConfig()
@@ -145,6 +148,8 @@ def check(config: FleetConfig) -> None:
             f"the API on {api.host or 'all addresses'} needs api.certificate and api.key, or host: "
             "without TLS it listens on loopback alone",
         )
+    if config.home_assistant_installs and not config.home_assistant:
+        raise InputError("bad-config", "home_assistant_installs needs home_assistant: true")
     for mqtt in (config.mqtt, config.device_mqtt):
         if mqtt is not None and not (is_loopback(mqtt.host) or config.mutual_tls or mqtt.tls):
             raise InputError("tls-needed", f"a broker on {mqtt.host} needs mutual_tls: true")

@@ -27,6 +27,7 @@ from fleet.conductor import runner
 from fleet.conductor.runner import Runner
 from fleet.egress import Allowed
 from fleet.folder import Fleet
+from fleet.home_assistant.steward import Steward
 from fleet.ingest import Consumer
 from fleet.ingest.receipts import news
 from fleet.ingest.writer import Change, Writer
@@ -137,6 +138,7 @@ class Controller:
             on_desired=self.outbox.wake,
             signed=releases.Archives(self.repository),
         )
+        self.steward = self._new_steward(f"{name}-home") if fleet.config.home_assistant else None
         allowed = self.webhook_hosts = Allowed(fleet.config.webhook_hosts)
         self.sender = Sender(self.store, clock, ca=fleet.own_ca(), allowed=allowed)
         settings = fleet.config.mail
@@ -213,9 +215,23 @@ class Controller:
         self.store.close()
 
     @property
-    def _parts(self) -> tuple[Outbox, BlockServer, Asker, Sender, Mailer]:
+    def _parts(self) -> tuple[Outbox | BlockServer | Asker | Sender | Mailer | Steward, ...]:
         """What speaks to devices, and to others of them."""
-        return self.outbox, self.blocks, self.asker, self.sender, self.mailer
+        more = (self.steward,) if self.steward is not None else ()
+        return self.outbox, self.blocks, self.asker, self.sender, self.mailer, *more
+
+    def _new_steward(self, name: str) -> Steward:
+        return Steward(
+            self.store,
+            self.fleet.topics,
+            self.mqtt,
+            name,
+            self.runner,
+            signed=releases.Archives(self.repository),
+            installs=self.fleet.config.home_assistant_installs,
+            clock=self.clock,
+            on_created=self.wake,
+        )
 
     def _on_ownership(self, speaks: bool) -> None:
         """On the keeper's thread: whether anything may be sent from now on."""

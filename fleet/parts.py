@@ -174,6 +174,7 @@ class Parts:
                 credentials=credentials,
                 plugin=plugin,
                 home_assistant=self.config.home_assistant,
+                installs=self.config.home_assistant_installs,
                 applications=access.applications,
                 size=self.broker_size(len(access.groups)),
             )

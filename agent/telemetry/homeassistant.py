@@ -1,7 +1,10 @@
-"""Home Assistant MQTT discovery, on request: one device with its sensors and updates.
+"""Home Assistant MQTT discovery, on request: one device with its sensors.
+
+The controller, which knows what is published, adds an update entity for each slot
+(``fleet/home_assistant``).
 
 Sources: home-assistant.io/integrations/mqtt (device discovery payload, availability),
-/integrations/sensor.mqtt, /integrations/update.mqtt. The entities read the topics of the
+/integrations/sensor.mqtt. The entities read the topics of the
 protocol through templates, so nothing is sent twice. The generated access control lets a device
 write its own :func:`contracts.topics.home_assistant_discovery` where ``fleet.yaml`` has
 ``home_assistant: true``.
@@ -19,16 +22,6 @@ _GAUGE: Final = (
     "{{{{ s[-1].gauges.{name} if s and s[-1].gauges.{name} is defined else none }}}}"
 )
 
-_UPDATE: Final = (
-    "{{% set s = value_json.slots.get('{slot}', {{}}) if value_json.slots is defined else {{}} %}}"
-    "{{% set u = value_json.last_update if value_json.last_update is defined else none %}}"
-    "{{% set now = s.active.version if s.active is defined and s.active else none %}}"
-    "{{% set going = u is not none and u.slot == '{slot}'"
-    " and u.state not in ('committed', 'refused', 'rolled-back') %}}"
-    "{{{{ {{'installed_version': now, 'latest_version': u.bundle.version if going else now,"
-    " 'in_progress': going}} | tojson }}}}"
-)
-
 
 def document(topics: Topics, device: str, board_title: str, slots: list[str]) -> dict[str, Any]:
     """The discovery document.
@@ -37,11 +30,10 @@ def document(topics: Topics, device: str, board_title: str, slots: list[str]) ->
         topics: of the fleet.
         device: its name.
         board_title: of the board profile.
-        slots: that get an update entity.
+        slots: whose update entities an older agent told of itself: they are taken back.
     """
     unique = home_assistant_id(topics.fleet, device)
     telemetry = topics.of_device(device, "telemetry")
-    reported = topics.of_device(device, "reported")
 
     def gauge(name: str, title: str, **more: Any) -> dict[str, Any]:
         return {
@@ -72,15 +64,8 @@ def document(topics: Topics, device: str, board_title: str, slots: list[str]) ->
             "value_template": "{{ value_json.label }}",
         },
     }
-    for slot in slots:
-        parts[f"update_{slot}"] = {
-            "p": "update",
-            "name": f"Model {slot}",
-            "unique_id": f"{unique}_update_{slot}",
-            "state_topic": reported,
-            "value_template": _UPDATE.format(slot=slot),
-            "entity_category": "diagnostic",
-        }
+    # Only the platform: Home Assistant removes it.
+    parts |= {f"update_{slot}": {"p": "update"} for slot in slots}
     return {
         "dev": {
             "ids": [unique],

@@ -21,7 +21,7 @@ CONTROLLER = "shoal-controller"
 READER = "home-assistant"
 """The common name of Home Assistant's certificate; no device may be enrolled under it."""
 
-SHOWN = ("status", "reported", "telemetry", "result")
+SHOWN = ("status", "reported", "telemetry", "result", "offered")
 """What Home Assistant reads of every device: what discovery documents name."""
 
 APPLICATION = "app:"
@@ -65,6 +65,7 @@ def acl_file(
     revoked: Iterable[str] = (),
     controllers: Iterable[str] = (CONTROLLER,),
     home_assistant: bool = False,
+    installs: bool = False,
     applications: Sequence[Application] = (),
 ) -> str:
     """The ACL of one fleet.
@@ -75,7 +76,8 @@ def acl_file(
         revoked: devices whose open connections lose everything when the broker reads this.
         controllers: certificate names with full access below the fleet's prefix.
         home_assistant: each device may write its own discovery document, and the certificate
-            :data:`READER` reads what that names.
+            :data:`READER` reads what that names; controllers write update entities.
+        installs: that certificate may ask for what is offered to a device.
         applications: each may send requests to the devices of its groups, and read below its own
             ``a/{application}``, where those devices may write.
 
@@ -88,10 +90,14 @@ def acl_file(
         lines += [f"user {check_name(name, 'controller')}", f"topic readwrite {prefix}/#"]
         # It may end sessions of devices that were revoked.
         lines += [f"topic write {CONTROL}", f"topic read {RESPONSE}"]
+        if home_assistant:
+            lines.append(f"topic write {HOME_ASSISTANT}/update/+/+/config")
     if home_assistant:
         lines += [f"user {READER}", f"topic read {HOME_ASSISTANT}/#"]
         lines += [f"topic readwrite {HOME_ASSISTANT}/status"]
         lines += [f"topic read {prefix}/d/+/{topic}" for topic in SHOWN]
+        if installs:
+            lines.append(f"topic write {Topics(fleet).every_install()}")
     for application in applications:
         lines += _application(fleet, application, groups)
     for device in sorted(groups):

@@ -101,6 +101,7 @@ def write_configuration(
     user: str | None = None,
     plugin: Path | None = None,
     home_assistant: bool = False,
+    installs: bool = False,
     applications: Sequence[Application] = (),
     size: Size | None = None,
 ) -> Path:
@@ -121,6 +122,7 @@ def write_configuration(
             user must be given the files.
         plugin: mosquitto's dynamic security plugin, to end sessions (with credentials).
         home_assistant: see :func:`fleet.broker.acl.acl_file`.
+        installs: likewise.
         applications: likewise.
         size: limits; None: for :data:`DEVICES`, or as many as there are.
 
@@ -177,7 +179,7 @@ def write_configuration(
         assert fleet is not None
         acl = folder / "acl"
         rules = acl_file(
-            fleet, groups, revoked=revoked, home_assistant=home_assistant,
+            fleet, groups, revoked=revoked, home_assistant=home_assistant, installs=installs,
             applications=applications,
         )  # fmt: skip
         durable.write(acl, rules.encode(), mode=0o600)

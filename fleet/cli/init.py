@@ -69,6 +69,13 @@ def init(
     home_assistant: Annotated[
         bool, typer.Option("--home-assistant", help="Devices tell Home Assistant what they have.")
     ] = False,
+    home_assistant_installs: Annotated[
+        bool,
+        typer.Option(
+            "--home-assistant-installs",
+            help="And its users may install what is published for a device.",
+        ),
+    ] = False,
     admit_unknown: Annotated[
         bool, typer.Option(help="List devices that were never enrolled.")
     ] = False,
@@ -101,7 +108,8 @@ def init(
                 url=api_url,
             ),
             database=database,
-            home_assistant=home_assistant,
+            home_assistant=home_assistant or home_assistant_installs,
+            home_assistant_installs=home_assistant_installs,
             admit_unknown=admit_unknown,
             mqtt=mqtt,
             broker=broker,

@@ -190,7 +190,8 @@ def generated(patient: Patient) -> Iterator[Finding]:
     with fleet.open_identity().own.access() as access:
         rules = acl_file(
             fleet.config.fleet, access.groups, revoked=access.denied,
-            home_assistant=fleet.config.home_assistant, applications=access.applications,
+            home_assistant=fleet.config.home_assistant,
+            installs=fleet.config.home_assistant_installs, applications=access.applications,
         )  # fmt: skip
     with contextlib.suppress(OSError):
         if (folder / "acl").read_text() == rules:

@@ -33,7 +33,7 @@ _LOG: Final = structlog.get_logger("farewell")
 _CONNECT_S: Final = 5.0
 _ACK_S: Final = 5.0
 _ANSWER_S: Final = 3.0
-_RETAINED: Final[tuple[DeviceKind, ...]] = ("desired", "reported", "status")
+_RETAINED: Final[tuple[DeviceKind, ...]] = ("desired", "reported", "status", "offered")
 
 
 class Visit:

@@ -8,8 +8,10 @@ from contracts.errors import InputError
 from contracts.topics import Address, Topics, parse
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
-PLAIN = st.sampled_from(["status", "reported", "desired", "update", "telemetry", "result", "ack"])
-NAMED = st.sampled_from(["request", "group-request", "response"])
+PLAIN = st.sampled_from(
+    ["status", "reported", "desired", "update", "telemetry", "result", "ack", "offered"]
+)
+NAMED = st.sampled_from(["request", "group-request", "response", "install"])
 
 ADDRESSES = st.one_of(
     st.builds(Address, NAMES, PLAIN, NAMES),
