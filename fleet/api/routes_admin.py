@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
 from contracts.errors import RefusedError
+from fleet import access
 from fleet.api import models_admin, models_devices, paging
 from fleet.api.auth import SHOWN_ONCE, Admin, Anybody, Operator, TheController, Viewer
 from fleet.rollout.spec import NAME_PATTERN
 from fleet.store import audit, tokens, webhooks
+from fleet.store.entries import Actor
 
 ROUTER = APIRouter(prefix="/v1", tags=["administration"])
 _Id = Annotated[str, Path(pattern=NAME_PATTERN)]
@@ -77,19 +77,8 @@ def create_token(
     controller: TheController, token: Admin, new: models_admin.NewToken
 ) -> models_admin.MadeToken:
     """Makes a token; its secret is shown this once."""
-    now = controller.clock()
-    with controller.store.write() as connection:
-        until = now + new.seconds if new.seconds is not None else None
-        secret = tokens.create(connection, new.name, new.role, now, until)
-        audit.note(
-            connection,
-            at=now,
-            actor=token.name,
-            role=token.role,
-            action="token.create",
-            target=new.name,
-            detail={"role": new.role},
-        )
+    actor = Actor(token.name, token.role)
+    secret = access.new_token(controller, new.name, new.role, new.seconds, actor)
     return models_admin.MadeToken(token=secret)
 
 
@@ -98,18 +87,7 @@ def revoke_token(
     controller: TheController, token: Admin, request: Request, identifier: _Id
 ) -> Response:
     """Revokes a token."""
-    if identifier == token.id:
-        raise RefusedError("own-token", "a token cannot revoke itself: use another admin token")
-    with controller.store.write() as connection:
-        tokens.revoke(connection, identifier, controller.clock())
-        audit.note(
-            connection,
-            at=controller.clock(),
-            actor=token.name,
-            role=token.role,
-            action="token.revoke",
-            target=identifier,
-        )
+    access.revoke_token(controller, identifier, token, Actor(token.name, token.role))
     request.app.state.gatekeeper.forget()
     return Response(status_code=204)
 
@@ -127,48 +105,15 @@ def create_webhook(
     controller: TheController, token: Admin, new: models_admin.NewWebhook
 ) -> models_admin.WebhookModel:
     """Adds a webhook; its secret, which signs every delivery, is shown this once."""
-    now = controller.clock()
-    host, port = webhooks.endpoint(new.url)
-    with contextlib.suppress(OSError):  # a name that is not known now may be later
-        controller.webhook_hosts.resolve(host, port)
-    hook = webhooks.Webhook(
-        f"w{secrets.token_hex(6)}",
-        new.url,
-        new.secret or secrets.token_urlsafe(32),
-        list(new.events),
-        now,
-        1,
-    )
-    with controller.store.write() as connection:
-        if len(webhooks.every(connection)) >= webhooks.MAX_WEBHOOKS:
-            raise RefusedError("too-many", f"there are {webhooks.MAX_WEBHOOKS} webhooks already")
-        webhooks.add(connection, hook)
-        audit.note(
-            connection,
-            at=now,
-            actor=token.name,
-            role=token.role,
-            action="webhook.create",
-            target=hook.id,
-            # The rest of a URL is often a secret; the log is for operators too.
-            detail={"to": webhooks.origin(hook.url), "events": hook.events},
-        )
+    actor = Actor(token.name, token.role)
+    hook = access.new_webhook(controller, new.url, new.events, new.secret, actor)
     return _webhook(hook, secret=hook.secret)
 
 
 @ROUTER.delete("/webhooks/{webhook}", status_code=204)
 def delete_webhook(controller: TheController, token: Admin, webhook: _Id) -> Response:
     """Removes a webhook, and what was still to be delivered to it."""
-    with controller.store.write() as connection:
-        webhooks.remove(connection, webhook)
-        audit.note(
-            connection,
-            at=controller.clock(),
-            actor=token.name,
-            role=token.role,
-            action="webhook.delete",
-            target=webhook,
-        )
+    access.remove_webhook(controller, webhook, Actor(token.name, token.role))
     return Response(status_code=204)
 
 

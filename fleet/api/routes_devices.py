@@ -139,13 +139,14 @@ def get_timeline(
     device: DeviceId,
     cursor: paging.Cursor = None,
     limit: paging.Limit = 100,
+    kind: Annotated[list[timeline.Kind] | None, Query(max_length=10)] = None,
 ) -> models_devices.TimelinePage:
     """What happened to a device, newest first. Who changed what is for operators."""
     start = paging.decode_cursor(cursor)
     with controller.store.read() as connection:
         departures.check_known(connection, device)
         found, following = timeline.page(
-            connection, device, start, limit, audited=token.may("operator")
+            connection, device, start, limit, audited=token.may("operator"), kinds=kind or ()
         )
     return models_devices.TimelinePage(
         items=[models_devices.HappenedModel(**msgspec.structs.asdict(one)) for one in found],

@@ -289,16 +289,19 @@ class Data:
         return self.now if found.get(name) else None
 
     def timeline(
-        self, name: str, cursor: str, token: Token | None
+        self, name: str, cursor: str, token: Token | None, kind: str = ""
     ) -> tuple[list[timeline.Happened], str | None]:
         """What happened to a device, newest first; who changed what is for operators.
+
+        `kind`: this alone; empty: all.
 
         Raises:
             InputError: ``bad-cursor``.
         """
         audited = token is not None and token.may("operator")
         with self._controller.store.read() as connection:
-            return timeline.page(connection, name, cursor, PAGE, audited=audited)
+            kinds = [kind] if kind else []
+            return timeline.page(connection, name, cursor, PAGE, audited=audited, kinds=kinds)
 
     def updates(self, name: str, before: int | None = None) -> list[history.Update]:
         """A device's newest update events."""

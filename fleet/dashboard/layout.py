@@ -14,6 +14,7 @@ from nicegui import ui
 from contracts.errors import ShoalError
 from fleet.dashboard.render import render
 from fleet.dashboard.site import PREFIX, Visit
+from fleet.store.tokens import Role
 
 REFRESH_S: Final = 1.5
 """Seconds between renderings of a region."""
@@ -31,8 +32,11 @@ _NAVIGATION: Final = (
     ("/models", "Models", "memory"),
     ("/rollouts", "Rollouts", "rocket_launch"),
     ("/alerts", "Alerts", "notifications"),
+    ("/access", "Access", "key"),
     ("/audit", "Audit", "fact_check"),
 )
+_NEEDS: Final[dict[str, Role]] = {"/access": "admin", "/audit": "operator"}
+"""Pages that are not for everybody."""
 
 
 @contextmanager
@@ -54,7 +58,7 @@ def frame(visit: Visit, title: str, path: str) -> Iterator[None]:
     navigation = [
         (target, text, icon, target == path)
         for target, text, icon in _NAVIGATION
-        if target != "/audit" or visit.may("operator")
+        if visit.may(_NEEDS.get(target, "viewer"))
     ]
     html(
         render(
@@ -113,3 +117,22 @@ async def attempt(work: Callable[[], Awaitable[None]]) -> None:
         await work()
     except ShoalError as error:
         ui.notify(str(error), type="negative", multi_line=True, close_button="Close")
+
+
+def confirm(
+    question: str, consequence: str, yes: str, work: Callable[[], Awaitable[None]]
+) -> Callable[[], object]:
+    """A dialog that asks once more before something is done; returns what opens it."""
+    with ui.dialog() as dialog, ui.element("div").classes("dialog"):
+        ui.label(question).style("font-weight: 650; font-size: 17px")
+        ui.label(consequence)
+        with ui.element("div").classes("tools"):
+            sure = ui.button(yes).props("unelevated color=negative")
+            ui.button("No", on_click=dialog.close).props("flat")
+
+    async def give() -> None:
+        dialog.close()
+        await work()
+
+    sure.on_click(lambda: attempt(give))
+    return dialog.open

@@ -6,6 +6,7 @@ checked here, with the token as it is worth now.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -14,7 +15,9 @@ from contracts import board
 from contracts.answers import Logged
 from contracts.errors import InputError, RefusedError, ShoalError
 from contracts.messages import BundleRef, DeviceLabels
-from fleet import logtail
+from fleet import access, logtail
+from fleet.alerts import rule as rules
+from fleet.alerts.rule import Rule
 from fleet.controller import Controller
 from fleet.dashboard.uploads import Upload, Uploads
 from fleet.identity.registry import Invitation
@@ -24,10 +27,11 @@ from fleet.joining.offers import Offer
 from fleet.lookout import commands
 from fleet.membership import labelling, leaving
 from fleet.membership.labelling import Relabelling
-from fleet.store import listing
+from fleet.store import listing, tokens, webhooks
 from fleet.store.entries import Actor
 from fleet.store.listing import Listing
 from fleet.store.tokens import Role, Token
+from fleet.store.webhooks import Webhook
 
 MAX_OFFERS: Final = 200
 """Lines that one page makes at once; more come from `shoal fleet enroll --csv`."""
@@ -162,6 +166,114 @@ class Work:
                 controller.store, controller.lookout, to, actor, controller.clock()
             )
         return hooks, len(mails)
+
+    def add_rule(
+        self,
+        kind: str,
+        title: str,
+        selected: str,
+        threshold: float | None,
+        hold_s: float | None,
+        emails: Sequence[str],
+        token: Token,
+    ) -> Rule:
+        """Adds an alert rule; what is None is as usual for its kind.
+
+        Raises:
+            RefusedError: ``forbidden``, ``too-many``.
+            InputError: what :func:`fleet.alerts.rule.new` refuses.
+        """
+        controller = self._controller
+        with self._as(token, "admin", "alert.add", kind[:200]) as actor:
+            made = rules.new(
+                f"r{secrets.token_hex(4)}", kind, now=controller.clock(), by=token.name,
+                title=title, selected=selected, threshold=threshold, hold_s=hold_s, emails=emails,
+            )  # fmt: skip
+            commands.add(controller.store, made, actor, controller.clock())
+        return made
+
+    def remove_rule(self, rule: str, token: Token) -> None:
+        """Removes an alert rule; its open alerts are over.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``no-such-rule``.
+        """
+        with self._as(token, "admin", "alert.remove", rule[:200]) as actor:
+            commands.remove(self._controller.store, rule, actor, self._controller.clock())
+
+    def add_webhook(self, url: str, events: Sequence[str], token: Token) -> Webhook:
+        """Adds a webhook; its secret is shown this once.
+
+        Raises:
+            RefusedError: ``forbidden``, ``too-many``.
+            InputError: ``bad-url``, and what the address refuses.
+        """
+        with self._as(token, "admin", "webhook.create", "") as actor:
+            return access.new_webhook(self._controller, url, events, None, actor)
+
+    def remove_webhook(self, webhook: str, token: Token) -> None:
+        """Removes a webhook.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``no-such-webhook``.
+        """
+        with self._as(token, "admin", "webhook.delete", webhook[:200]) as actor:
+            access.remove_webhook(self._controller, webhook, actor)
+
+    def webhooks(self, token: Token) -> list[Webhook]:
+        """All webhooks.
+
+        Raises:
+            RefusedError: ``forbidden``.
+        """
+        with (
+            self._as(token, "admin", "webhook.list", ""),
+            self._controller.store.read() as connection,
+        ):
+            return webhooks.every(connection)
+
+    # Who may what -----------------------------------------------------------------------------
+
+    def tokens(self, token: Token) -> list[Token]:
+        """All tokens, without their secrets.
+
+        Raises:
+            RefusedError: ``forbidden``.
+        """
+        with (
+            self._as(token, "admin", "token.list", ""),
+            self._controller.store.read() as connection,
+        ):
+            return tokens.every(connection)
+
+    def accounts(self) -> dict[str, list[str]]:
+        """Whom an OpenID Connect provider's accounts are, by role; none: there is no provider."""
+        config = self._fleet.config.openid
+        found = config.roles if config is not None else {}
+        return {role: [*whom.emails, *whom.groups] for role, whom in found.items()}
+
+    def new_token(self, name: str, role: str, days: float, token: Token) -> str:
+        """Makes a token and returns it, this once; `days` 0: until it is revoked.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``bad-name``, ``bad-role``, ``bad-duration``.
+        """
+        with self._as(token, "admin", "token.create", name[:200]) as actor:
+            seconds = days * 24 * 3600 if days else None
+            return access.new_token(self._controller, name.strip(), role, seconds, actor)
+
+    def revoke_token(self, which: str, token: Token) -> None:
+        """Revokes a token.
+
+        Raises:
+            RefusedError: ``forbidden``, ``own-token``.
+            InputError: ``no-such-token``.
+        """
+        with self._as(token, "admin", "token.revoke", which[:200]) as actor:
+            access.revoke_token(self._controller, which, token, actor)
 
     # Labels, groups, and who leaves ---------------------------------------------------------
 

@@ -19,8 +19,8 @@ nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 import sqlalchemy as sa
@@ -38,6 +38,9 @@ from fleet.store.schema import (
     ROLLOUT,
     UPDATE_EVENT,
 )
+
+Kind = Literal["audit", "wanted", "update", "presence", "alert", "resolved", "samples"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 _CURSOR: Final = re.compile(r"([0-9]{1,11}\.[0-9]{1,9})_([a-z]{1,8})_([0-9]{1,18})")
 _MAX_ROLLOUTS: Final = 1000
@@ -94,7 +97,13 @@ _Source = Callable[[sa.Connection, str, _From | None, int], list[Happened]]
 
 
 def page(
-    connection: sa.Connection, device: str, cursor: str, limit: int, *, audited: bool = True
+    connection: sa.Connection,
+    device: str,
+    cursor: str,
+    limit: int,
+    *,
+    audited: bool = True,
+    kinds: Collection[str] = (),
 ) -> tuple[list[Happened], str | None]:
     """What happened, newest first; and the place to go on from.
 
@@ -104,6 +113,7 @@ def page(
         cursor: the place that the page before gave; empty: the newest.
         limit: most entries.
         audited: with what is in the audit log.
+        kinds: those alone; none: all.
 
     Raises:
         InputError: ``bad-cursor``.
@@ -111,7 +121,10 @@ def page(
     start = _start(cursor)
     found: list[Happened] = []
     for source in (_audit, *_SOURCES) if audited else _SOURCES:
-        found += source(connection, device, start, limit + 1)
+        if not kinds or not _KINDS_OF[source].isdisjoint(kinds):
+            found += source(connection, device, start, limit + 1)
+    if kinds:
+        found = [one for one in found if one.kind in kinds]
     found.sort(key=lambda one: one.place, reverse=True)
     if len(found) <= limit:
         return found, None
@@ -266,6 +279,14 @@ def _samples(
     return found[:limit]
 
 
+_KINDS_OF: Final[dict[_Source, frozenset[str]]] = {
+    _audit: frozenset({"audit"}),
+    _updates: frozenset({"update"}),
+    _wanted: frozenset({"wanted"}),
+    _presence: frozenset({"presence"}),
+    _alerts: frozenset({"alert", "resolved"}),
+    _samples: frozenset({"samples"}),
+}
 _SOURCES: Final[tuple[_Source, ...]] = (_updates, _wanted, _presence, _alerts, _samples)
 
 

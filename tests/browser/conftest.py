@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from contracts.config import MqttConfig
 from fleet.simulate.launcher import Simulation
 from tests.support.bundles import noise_generator
+from tests.support.mail_server import MailServer, mail_server
 from tests.support.serving import Served, served
 from tests.support.tools import need_tool
 
@@ -34,8 +35,15 @@ _FLAGS = [
 
 
 @pytest.fixture(scope="module")
+def mails() -> Iterator[MailServer]:
+    """A server that takes the fleet's mail."""
+    with mail_server(None) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def site(
-    mosquitto_broker: MqttConfig, tmp_path_factory: pytest.TempPathFactory
+    mosquitto_broker: MqttConfig, mails: MailServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     """A controller whose simulated devices are online."""
     folder = tmp_path_factory.mktemp("dashboard")
@@ -52,6 +60,7 @@ def site(
             name=name,
             bundles=bundles,
             public_url="https://fleet.example.org",
+            mail_port=mails.port,
         ) as running,
         Simulation(
             name,
@@ -83,6 +92,22 @@ def window(chromium: Browser) -> Iterator[BrowserContext]:
     context.set_default_timeout(60_000)
     yield context
     context.close()
+
+
+@pytest.fixture
+def phone(chromium: Browser) -> Iterator[BrowserContext]:
+    """A window as wide as a phone."""
+    context = chromium.new_context(viewport={"width": 360, "height": 740})
+    context.set_default_timeout(60_000)
+    yield context
+    context.close()
+
+
+def open_page(page: Page, site: Served, path: str) -> None:
+    """Goes to a page of the dashboard."""
+    page.goto(f"{site.url}/ui{path}")
+    # The page is drawn before its connection to the server stands.
+    page.wait_for_function("() => window.did_handshake === true")
 
 
 def sign_in(context: BrowserContext, site: Served, role: str) -> Page:

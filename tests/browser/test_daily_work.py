@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from contracts.bundle import pack
 from fleet.api.models_logs import LogsAsked
 from fleet.joining import invitations
 from fleet.rollout.spec import RolloutSpec
-from tests.browser.conftest import fits, keep, sign_in, tab_to, type_into
+from tests.browser.conftest import fits, keep, open_page, sign_in, tab_to, type_into
 from tests.support.bundles import noise_bundle
 from tests.support.serving import Served
 from tests.support.tools import until
@@ -23,25 +21,10 @@ from tests.support.tools import until
 expect.set_options(timeout=60_000)
 
 
-@pytest.fixture
-def phone(chromium: Browser) -> Iterator[BrowserContext]:
-    """A window as wide as a phone."""
-    context = chromium.new_context(viewport={"width": 360, "height": 740})
-    context.set_default_timeout(60_000)
-    yield context
-    context.close()
-
-
-def _open(page: Page, site: Served, path: str) -> None:
-    page.goto(f"{site.url}/ui{path}")
-    # The page is drawn before its connection to the server stands.
-    page.wait_for_function("() => window.did_handshake === true")
-
-
 def test_a_device_is_enrolled_by_keyboard_on_a_phone(phone: BrowserContext, site: Served) -> None:
     """The line, its QR code, the list of open lines; shown once; taken back."""
     page = sign_in(phone, site, "admin")
-    _open(page, site, "/devices")
+    open_page(page, site, "/devices")
     tab_to(page, "Enrol devices")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Enrol devices", exact=True)).to_be_visible()
@@ -68,7 +51,7 @@ def test_a_device_is_enrolled_by_keyboard_on_a_phone(phone: BrowserContext, site
     assert made.profile.labels == {"site": "lyon", "floor": "2"}
     assert made.profile.groups == ["night"]
     secret = (line.text_content() or "").split()[1]
-    _open(page, site, "/enrol")
+    open_page(page, site, "/enrol")
     expect(page.get_by_role("region", name="Open lines")).to_contain_text("attic")
     assert secret not in page.content(), "it is shown once"
     tab_to(page, "Take back the line of attic")
@@ -98,7 +81,7 @@ def test_many_devices_get_a_label_by_keyboard_on_a_phone(
 ) -> None:
     """Found by words, ticked, changed together; a tick stays with its device, not with its row."""
     page = sign_in(phone, site, "operator")
-    _open(page, site, "/devices")
+    open_page(page, site, "/devices")
     type_into(page, "Search", "sim-0001")
     page.keyboard.press("Enter")
     expect(page.get_by_text("1 to 10 of 10 devices found")).to_be_visible()
@@ -159,7 +142,7 @@ def test_a_bundle_is_published_compared_and_withdrawn_by_keyboard_on_a_phone(
     page = sign_in(phone, site, "admin")
     # From here on: asked for only as the key is pressed, the dialog may be there before.
     page.on("filechooser", lambda _: None)
-    _open(page, site, "/models")
+    open_page(page, site, "/models")
     told = page.get_by_role("region", name="Publish a bundle").get_by_role("status")
     _choose(page, broken)
     expect(told).to_contain_text("Not published:")
@@ -170,7 +153,7 @@ def test_a_bundle_is_published_compared_and_withdrawn_by_keyboard_on_a_phone(
         _choose(page, first, report)
     expect(told).to_contain_text("trying again")
     assert asked[2] == asked[3] > 0, "it goes on where the connection broke"
-    _open(page, site, "/models")
+    open_page(page, site, "/models")
     broke_at = asked[4]
     away.clear()
     asked.clear()
@@ -194,7 +177,7 @@ def test_a_bundle_is_published_compared_and_withdrawn_by_keyboard_on_a_phone(
     )
     fits(page)
     keep(page, "phone-compare")
-    _open(page, site, "/models/noise/1.0.0")
+    open_page(page, site, "/models/noise/1.0.0")
     expect(page.get_by_role("region", name="Build report")).to_contain_text("0.875")
     fits(page)
     tab_to(page, "Withdraw")
@@ -206,7 +189,7 @@ def test_a_bundle_is_published_compared_and_withdrawn_by_keyboard_on_a_phone(
     expect(page.get_by_role("link", name="Roll out")).to_have_count(0)
     for name in ("spare-1", "spare-2"):
         site.fleet.enroll(name, "raspberry-pi-5")
-    _open(page, site, "/devices?text=spare")
+    open_page(page, site, "/devices?text=spare")
     for name in ("spare-1", "spare-2"):
         tab_to(page, f"Choose {name}")
         page.keyboard.press("Space")
@@ -246,7 +229,7 @@ def test_a_rollout_is_planned_while_it_is_typed_by_keyboard_on_a_phone(
         client.command_rollout(stopped, "abort")
         until(lambda: client.rollout(stopped).status == "aborted")
     page = sign_in(phone, site, "operator")
-    _open(page, site, "/models/tiny-classifier/1.1.0")
+    open_page(page, site, "/models/tiny-classifier/1.1.0")
     tab_to(page, "Roll out")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Start a rollout", exact=True)).to_be_visible()
@@ -288,7 +271,7 @@ def test_a_rollout_is_planned_while_it_is_typed_by_keyboard_on_a_phone(
         (made,) = [one for one in client.audit() if "stopped_before" in one.detail]
     assert (made.actor, made.detail["stopped_before"]) == ("a operator", [stopped])
     of_it = f"bundle=tiny-classifier&version=1.1.0&selector={quote(two)}"
-    _open(page, site, f"/rollouts/new?{of_it}")
+    open_page(page, site, f"/rollouts/new?{of_it}")
     expect(told).to_contain_text("none of the 2 devices would move")
     expect(start).to_be_disabled()
 
@@ -298,7 +281,7 @@ def test_a_log_is_read_and_followed_by_keyboard_on_a_phone(
 ) -> None:
     """Lines come from the device itself; who asked is in the audit log; a viewer has no button."""
     page = sign_in(phone, site, "operator")
-    _open(page, site, "/devices/sim-00005")
+    open_page(page, site, "/devices/sim-00005")
     log = page.get_by_role("region", name="Log", exact=True)
     tab_to(page, "Show log")
     page.keyboard.press("Enter")

@@ -16,6 +16,7 @@ from pathlib import Path
 from contracts.config import MqttConfig
 from fleet.client import Client
 from fleet.folder import ApiConfig, Fleet, FleetConfig
+from fleet.smtp import MailConfig
 from fleet.store import tokens
 from tests.support import programs
 from tests.support.event_loop import COMPLAINT
@@ -109,10 +110,12 @@ def served(
     database: str = "",
     requests_per_s: float = 1000.0,
     public_url: str | None = None,
+    mail_port: int | None = None,
 ) -> Iterator[Served]:
     """A new fleet that admits simulated devices, and its running controller.
 
-    `public_url`: under which devices find it, as behind a proxy that has TLS.
+    `public_url`: under which devices find it, as behind a proxy that has TLS. `mail_port`: of a
+    mail server on loopback; with it, webhooks on loopback may be told too.
     """
     os.environ.pop("SHOAL_FLEET", None)
     config = FleetConfig(
@@ -122,6 +125,10 @@ def served(
         database=database,
         admit_unknown=True,
         engine_s=0.2,
+        webhook_hosts=["127.0.0.1"] if mail_port else [],
+        mail=MailConfig("127.0.0.1", "fleet@example.org", mail_port, "none", ["ops@example.org"])
+        if mail_port
+        else None,
     )
     fleet = Fleet.init(folder, config)
     for bundle in bundles:

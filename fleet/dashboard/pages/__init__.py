@@ -3,6 +3,7 @@
 from typing import Final
 
 from fleet.dashboard.pages import (
+    access,
     alerts,
     audit,
     compare,
@@ -41,6 +42,7 @@ def register(site: Site) -> None:
         wizard,
         rollout,
         alerts,
+        access,
         audit,
     ):
         module.register(site)

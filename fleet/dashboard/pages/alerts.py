@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from fastapi import Request
 from nicegui import ui
 
-from fleet.dashboard.layout import RESPONSE_S, attempt, frame, html, live
+from fleet.alerts.rule import ABOUT
+from fleet.dashboard.layout import RESPONSE_S, attempt, confirm, frame, html, live
 from fleet.dashboard.render import render
 from fleet.dashboard.site import PREFIX, Site, Visit
 from fleet.dashboard.work import words
@@ -46,17 +48,20 @@ def register(site: Site) -> None:
             with ui.element("section").classes("card").props('aria-label="Rules"'):
                 html("<h2>Rules</h2>")
                 await live(rules, visit, every_s=5.0)
-                if visit.may("operator"):
-                    await _silence(visit)
+                again = await _silence(visit) if visit.may("operator") else None
+                if visit.may("admin") and again is not None:
+                    _add(visit, again)
             if visit.may("admin"):
                 with ui.element("section").classes("card").props('aria-label="Who is told"'):
                     await _test(visit)
+                    await _hooks(visit)
             with ui.element("section").classes("card").props('aria-label="Past"'):
                 html("<h2>Past</h2>")
                 await live(past, visit, every_s=30.0)
 
 
-async def _silence(visit: Visit) -> None:
+async def _silence(visit: Visit) -> Callable[[], Awaitable[None]]:
+    """What is done to a rule that exists; returns what reads anew which there are."""
     rules = await asyncio.to_thread(visit.site.data.alert_rules)
     with ui.element("div").classes("tools").props('role=group aria-label="Silence"'):
         rule = ui.select({one.id: one.title for one, _ in rules}, label="Rule")
@@ -65,6 +70,8 @@ async def _silence(visit: Visit) -> None:
         length.style("min-width: 110px")
         quiet = ui.button("Silence").props("unelevated")
         again = ui.button("Tell again").props("outline")
+        away = ui.button("Remove").props("outline color=negative")
+        away.set_visibility(visit.may("admin"))
 
     async def give(seconds: float) -> None:
         token = await visit.signed_in()
@@ -73,7 +80,98 @@ async def _silence(visit: Visit) -> None:
         ui.notify("Nobody is told of it for a while." if seconds else "It is told again.")
 
     quiet.on_click(lambda: attempt(lambda: give(float(length.value or 3600))))
+
+    async def remove() -> None:
+        token = await visit.signed_in()
+        await asyncio.to_thread(visit.site.work.remove_rule, str(rule.value or ""), token)
+        ui.notify("The rule is removed.")
+        await choices()
+
+    async def choices() -> None:
+        found = await asyncio.to_thread(visit.site.data.alert_rules)
+        rule.set_options({one.id: one.title for one, _ in found}, value=None)
+
     again.on_click(lambda: attempt(lambda: give(0.0)))
+    ask = confirm("Remove the rule?", "Its open alerts are over.", "Yes, remove it", remove)
+    away.on_click(ask)
+    return choices
+
+
+def _add(visit: Visit, again: Callable[[], Awaitable[None]]) -> None:
+    with ui.element("div").classes("stack").props('role=group aria-label="New rule"'):
+        html("<h3>New rule</h3>")
+        kind = ui.select({one: about.title for one, about in ABOUT.items()}, label="Kind")
+        kind.set_value("offline")
+        title = ui.input("Title, if not the kind's").props("maxlength=128")
+        where = ui.input("Devices of the rule (selector)", value="all").props("maxlength=4000")
+        threshold = ui.number("Threshold")
+        hold = ui.number("Seconds for which it must hold", min=0)
+        emails = ui.input("Addresses, if not those of fleet.yaml").props("maxlength=2000")
+        for field in (kind, title, where, threshold, hold, emails):
+            field.props("outlined dense").style("width: 100%")
+        unit = ui.label("").classes("sub").props("role=status")
+        add = ui.button("Add the rule").props("unelevated")
+
+    def usual() -> None:
+        about = ABOUT[kind.value]
+        threshold.set_value(about.threshold)
+        hold.set_value(about.hold_s)
+        unit.set_text(f"Wrong is what is {'below' if about.low else 'above'}: {about.unit}.")
+
+    async def give() -> None:
+        token = await visit.signed_in()
+        made = await asyncio.to_thread(
+            visit.site.work.add_rule,
+            str(kind.value),
+            str(title.value or ""),
+            str(where.value or "all"),
+            None if threshold.value is None else float(threshold.value),
+            None if hold.value is None else float(hold.value),
+            words(str(emails.value or "")),
+            token,
+        )
+        ui.notify(f"{made.title} is looked for from now on.", type="positive")
+        await again()
+
+    kind.on_value_change(usual)
+    usual()
+    add.on_click(lambda: attempt(give))
+
+
+async def _hooks(visit: Visit) -> None:
+    work, opened = visit.site.work, visit.opened_by
+    assert opened is not None
+    with ui.element("div").classes("stack").props('role=group aria-label="Webhooks"'):
+        html("<h3>Webhooks</h3>")
+        await live(lambda: render("webhooks.html", hooks=work.webhooks(opened)), visit)
+        url = ui.input("URL of a webhook").props("outlined dense maxlength=2000")
+        url.style("width: 100%")
+        add = ui.button("Add the webhook").props("unelevated")
+        shown = ui.label("").props("role=status aria-live=polite").classes("line")
+        shown.set_visibility(False)
+    chosen = {"id": ""}
+
+    async def give() -> None:
+        token = await visit.signed_in()
+        made = await asyncio.to_thread(work.add_webhook, str(url.value or "").strip(), ["*"], token)
+        shown.set_text(f"Its secret, which signs what is sent, is shown this once: {made.secret}")
+        shown.set_visibility(True)
+
+    async def remove() -> None:
+        token = await visit.signed_in()
+        await asyncio.to_thread(work.remove_webhook, chosen["id"], token)
+
+    ask = confirm(
+        "Remove the webhook?", "What was still to be sent to it is not.", "Yes, remove it", remove
+    )
+
+    def asked(event: Any) -> None:
+        given = event.args if isinstance(event.args, list) else [event.args]
+        chosen["id"] = str(given[0])[:64]
+        ask()
+
+    ui.on("shoal_unhook", asked)
+    add.on_click(lambda: attempt(give))
 
 
 async def _test(visit: Visit) -> None:

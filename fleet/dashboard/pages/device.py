@@ -15,6 +15,7 @@ from fleet.dashboard.layout import RESPONSE_S, frame, html, live, problem
 from fleet.dashboard.render import render
 from fleet.dashboard.site import PREFIX, Site
 from fleet.store.telemetry import Point
+from fleet.store.timeline import KINDS
 
 Draw = Callable[[Sequence[Point], float | None], dict[str, Any]]
 _Fresh = tuple[list[Point], float | None]
@@ -27,6 +28,16 @@ _CHARTS: tuple[tuple[str, Draw], ...] = (
     ("Device", charts.gauges),
 )
 _CHARTS_S = 15.0
+_KINDS = (
+    ("", "all"),
+    ("update", "updates"),
+    ("wanted", "wanted"),
+    ("presence", "connections"),
+    ("alert", "alerts"),
+    ("samples", "examples"),
+    ("audit", "changes"),
+)
+"""What the timeline can be narrowed to, and its words."""
 
 
 def register(site: Site) -> None:
@@ -37,12 +48,14 @@ def register(site: Site) -> None:
         visit, data = await site.visit(request), site.data
         with frame(visit, name[:64], "/devices"):
             after = request.query_params.get("after", "")[:64]
+            kind = request.query_params.get("q", "")
+            kind = kind if kind in KINDS else ""
 
             def happened() -> str:
-                found, following = data.timeline(name, after, visit.opened_by)
-                return render("timeline.html", happened=found) + render(
-                    "pager.html", base=f"{PREFIX}/devices/{name}", q="", after=after, next=following
-                )
+                found, following = data.timeline(name, after, visit.opened_by, kind)
+                base = f"{PREFIX}/devices/{name}"
+                shown = render("timeline.html", happened=found, kinds=_KINDS, kind=kind, base=base)
+                return shown + render("pager.html", base=base, q=kind, after=after, next=following)
 
             try:
                 await asyncio.to_thread(data.device, name)

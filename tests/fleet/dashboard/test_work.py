@@ -56,6 +56,14 @@ FOR_ADMINS: list[tuple[str, Act]] = [
     ("device.token-list", lambda work, token: work.open_offers(token)),
     ("device.revoke", lambda work, token: work.revoke(["a"], token)),
     ("bundle.publish", lambda work, token: work.receive("", "a.shoal", 9, 0, b"x", token)),
+    ("alert.add", lambda work, token: work.add_rule("disk", "", "all", None, None, [], token)),
+    ("alert.remove", lambda work, token: work.remove_rule("offline", token)),
+    ("webhook.create", lambda work, token: work.add_webhook("http://127.0.0.1/", ["*"], token)),
+    ("webhook.delete", lambda work, token: work.remove_webhook("w1", token)),
+    ("webhook.list", lambda work, token: work.webhooks(token)),
+    ("token.list", lambda work, token: work.tokens(token)),
+    ("token.create", lambda work, token: work.new_token("a", "admin", 1, token)),
+    ("token.revoke", lambda work, token: work.revoke_token("a", token)),
     ("bundle.withdraw", lambda work, token: work.withdraw("a", "1.0.0", token)),
 ]
 

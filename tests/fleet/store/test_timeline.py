@@ -132,3 +132,17 @@ def test_a_cursor_of_something_else_is_refused(store: Store, cursor: str) -> Non
     """By its form."""
     with store.read() as connection, pytest.raises(InputError, match="cursor"):
         timeline.page(connection, "d1", cursor, 5)
+
+
+def test_a_timeline_is_narrowed_to_kinds_whatever_the_page(store: Store) -> None:
+    """Each kind is what the whole has of it."""
+    live_through(store)
+    every = whole(store, 100)
+    for kinds in [("alert",), ("presence", "update"), *((kind,) for kind in timeline.KINDS)]:
+        found: list[Happened] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            with store.read() as connection:
+                page, cursor = timeline.page(connection, "d1", cursor, 1, kinds=kinds)
+            found += page
+        assert found == [one for one in every if one.kind in kinds], kinds
