@@ -16,6 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from contracts import __version__, board, codec, release
 from contracts.errors import InputError, UnavailableError
 from contracts.release import PLATFORMS, Release
@@ -30,6 +34,7 @@ GLIBC: Final = 35
 _OLDEST_GLIBC: Final = 5
 _PATIENCE_S: Final = 3600.0
 _STDERR: Final = 2
+_RUNTIMES: Final = ("ai-edge-litert", "tflite-runtime")
 _PIP: Final = """
 import json, sys
 from pip._vendor.packaging import markers
@@ -99,6 +104,7 @@ def gather(
         InputError: ``no-wheel``; something has no ready-made wheel there.
         UnavailableError: ``fetch-failed``; the index cannot be reached, or pip is missing.
     """
+    _check_runtime(platform, python)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".wheels.") as name:
         folder = Path(name)
         _download(folder, platform, python, extra_indexes, quiet=quiet)
@@ -109,6 +115,23 @@ def gather(
             platform=platform,
             python=python,
             wheels=folder.glob("*.whl"),
+        )
+
+
+def _check_runtime(platform: str, python: str) -> None:
+    """Raises ``no-wheel`` where nothing that runs models would be among the wheels."""
+    there = {**default_environment(), **_environment(platform, python)}
+    runtimes = [
+        one
+        for line in own_wheel.requirements()
+        if canonicalize_name((one := Requirement(line)).name) in _RUNTIMES
+    ]
+    if runtimes and not any(one.marker is None or one.marker.evaluate(there) for one in runtimes):
+        raise InputError(
+            "no-wheel",
+            f"there is no ready-made wheel of ai-edge-litert or tflite-runtime for {platform} and "
+            f"Python 3.{python[3:]}: the agent would run no model. A 32-bit board needs Python "
+            "3.10 or 3.11; on a 64-bit board install a 64-bit system",
         )
 
 
@@ -157,7 +180,8 @@ def _failure(text: str, platform: str, version: str) -> InputError | Unavailable
             "no-wheel",
             f"there is no ready-made wheel of {missing[-1]} for {platform} and Python {version} "
             "in the index: use another Python of the board, or an index that has it "
-            "(--extra-index URL)",
+            "(--extra-index URL)"
+            + (", as piwheels for 32-bit boards" if platform == "armv7l" else ""),
         )
     said = (lines or text.strip().splitlines() or ["it said nothing"])[-1]
     return UnavailableError("fetch-failed", f"pip could not fetch the wheels: {said[:300]}")

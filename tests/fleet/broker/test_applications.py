@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from fleet.broker.acl import Application, acl_file
 from fleet.cli.app import app
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from tests.fleet.broker.test_access import Client
-from tests.support.tools import free_port, need_tool
+from tests.support.tools import free_port, need_tool, until
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples" / "applications"
@@ -177,6 +178,72 @@ def test_the_example_in_javascript_gets_an_answer(reef: Reef, version: str, tmp_
     words = reef.words("panel", "d/kitchen-1", "status")
     (answer,) = run(node, str(tmp_path / "ask.mjs"), *words, version)
     assert answer["reported"]["device"] == "kitchen-1"
+
+
+@pytest.mark.skipif(
+    "NODE_RED" not in os.environ, reason="make test-node-red installs Node-RED in a folder"
+)
+@pytest.mark.parametrize("target", ["d/kitchen-1", "g/kitchen"])
+def test_the_flow_for_node_red_gets_an_answer(reef: Reef, target: str, tmp_path: Path) -> None:
+    """A real Node-RED with the application's own certificate; its button is pressed."""
+    port = free_port()
+    (tmp_path / "settings.js").write_text(
+        f'module.exports = {{ uiPort: {port}, uiHost: "127.0.0.1", flowFile: "flow.json" }};'
+    )
+    shutil.copy(EXAMPLES / "node-red.json", tmp_path / "flow.json")
+    files = reef.folder("panel")
+    environment = {
+        "SHOAL_HOST": "127.0.0.1", "SHOAL_PORT": str(reef.port),
+        "SHOAL_CA": str(files / "ca.pem"), "SHOAL_CERTIFICATE": str(files / "certificate.pem"),
+        "SHOAL_KEY": str(files / "key.pem"),
+        "SHOAL_ASK": f"{TOPICS.prefix}/{target}/req/classify",
+        "SHOAL_ANSWERS": TOPICS.application("panel", "node-red"),
+    }  # fmt: skip
+    log = tmp_path / "log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            [os.environ["NODE_RED"], "--userDir", tmp_path],
+            env={**os.environ, **environment}, stdout=stream, stderr=stream,
+        )  # fmt: skip
+    try:
+        until(lambda: "Connected to broker" in log.read_text(), WAIT_S, log.read_text)
+        press = urllib.request.Request(
+            f"http://127.0.0.1:{port}/inject/shoal-text", b"", method="POST"
+        )
+        urllib.request.urlopen(press, timeout=30).close()
+        # The device has no model: the answer is an error, and it came back.
+        until(lambda: "kitchen-1: no-model" in log.read_text(), WAIT_S, log.read_text)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.mark.parametrize("target", ["d/kitchen-1", "g/kitchen"])
+def test_mosquitto_pub_and_sub_ask_over_mqtt_3(reef: Reef, target: str) -> None:
+    """The shell's clients of 3.1.1, which has no properties: by the fields `id` and `reply_to`."""
+    sub = need_tool("mosquitto_sub", "/usr/bin/mosquitto_sub")
+    pub = need_tool("mosquitto_pub", "/usr/bin/mosquitto_pub")
+    files = reef.folder("panel")
+    common = [
+        "-V", "mqttv311", "-h", "127.0.0.1", "-p", str(reef.port), "-q", "1",
+        "--cafile", str(files / "ca.pem"), "--cert", str(files / "certificate.pem"),
+        "--key", str(files / "key.pem"),
+    ]  # fmt: skip
+    topic = TOPICS.application("panel", "shell", target.replace("/", "-"))
+    request = json.dumps({"id": "s-1", "reply_to": topic, "text": "hello"})
+    with subprocess.Popen(
+        [sub, *common, "-d", "-t", topic, "-C", "1", "-W", str(int(WAIT_S))],
+        stdout=subprocess.PIPE, text=True,
+    ) as listener:  # fmt: skip
+        assert listener.stdout is not None
+        while "SUBACK" not in listener.stdout.readline():
+            assert listener.poll() is None
+        subprocess.run(
+            [pub, *common, "-t", f"{TOPICS.prefix}/{target}/req/classify", "-m", request],
+            check=True, timeout=WAIT_S,
+        )  # fmt: skip
+        (answer,) = (json.loads(one) for one in listener.stdout if one.startswith("{"))
+    assert (answer["id"], answer["error"]["code"]) == ("s-1", "no-model")
 
 
 def test_a_client_of_mqtt_3_asks_by_fields(reef: Reef) -> None:

@@ -88,6 +88,21 @@ def test_a_wheel_that_is_nowhere_is_named_with_what_needs_it(index: Path, fleet:
     assert not list((fleet / "repository/blobs").iterdir())
 
 
+def test_a_board_for_which_nothing_runs_models_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, index: Path, fleet: Path
+) -> None:
+    """By what this installation needs: before a byte is fetched, whatever index is given."""
+    monkeypatch.undo()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")  # the refusal needs none
+    for version in ("3.12", "3.13", "3.14"):
+        done = _fetch(fleet, "--platform", "raspberry-pi-zero-2w-32", "--python", version)
+        assert done.returncode == 2
+        assert "ai-edge-litert or tflite-runtime for armv7l" in done.stderr
+        assert "[no-wheel]" in done.stderr
+    for platform, python in [("armv7l", "cp311"), ("aarch64", "cp314"), ("x86-64", "cp314")]:
+        wheelhouse._check_runtime(platform, python)
+
+
 def test_a_wheel_that_broke_off_is_no_part_of_a_release(index: Path, fleet: Path) -> None:
     """Pip reads what it got; half a file is none."""
     (file,) = index.glob("for_arm*")
