@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -120,7 +119,7 @@ def gather(
 
 def _check_runtime(platform: str, python: str) -> None:
     """Raises ``no-wheel`` where nothing that runs models would be among the wheels."""
-    there = {**default_environment(), **_environment(platform, python)}
+    there = _environment(platform, python)
     runtimes = [
         one
         for line in own_wheel.requirements()
