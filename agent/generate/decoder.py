@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from agent.generate.cache_engine import Array, CacheEngine, Floats
+from agent.generate.caches import Array, CacheEngine, Floats
 from agent.generate.kv_cache import KvCache
 from agent.generate.memory import give_back
 from contracts.adapter import Adapter

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from agent.generate.cache_engine import Floats
+from agent.generate.caches import Floats
 from agent.generate.decoder import Decoder
 
 Mask = npt.NDArray[np.bool_]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from agent.generate.cache_engine import Array, Floats
+from agent.generate.caches import Array, Floats
 from contracts.manifest import GeneratorFacts
 
 _LARGEST = 127
@@ -21,7 +21,7 @@ class KvCache:
     """Views of an engine's buffers.
 
     Args:
-        tensors: as :meth:`agent.generate.cache_engine.CacheEngine.open_cache` gives them.
+        tensors: as :meth:`agent.generate.caches.CacheEngine.open_cache` gives them.
         facts: the model's shape.
     """
 

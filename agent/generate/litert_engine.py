@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.generate.cache_engine import Array, Floats, is_kept
+from agent.generate.caches import Array, Floats, is_kept
 from agent.runtime.litert_library import Library, Memory, Model, Signature, Tensor
 from contracts.errors import RefusedError
 

@@ -1,6 +1,7 @@
 """Running models: one interface over the runtimes, front ends, and the classifier.
 
-* :mod:`agent.runtime.engine`: :class:`Runtime`, and which runtimes this device has.
+* :mod:`agent.runtime.engine`: which runtimes this device has; :mod:`agent.runtime.tensors`: what
+  each of them gives.
 * :mod:`agent.runtime.front_end`: text to ids.
 * :mod:`agent.runtime.classifier`: text to label and confidence.
 * :mod:`agent.runtime.model`: a bundle of any task, loaded.

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 
 from agent.runtime import engine, golden
-from agent.runtime.engine import Runtime, Tensor
 from agent.runtime.front_end import Encoded, open_front_end
 from agent.runtime.lessons import Features, Head, features
 from agent.runtime.model import Options, refusing
+from agent.runtime.tensors import Runtime, Tensor
 from contracts import limits
 from contracts.answers import Classified, Embedded, Selftested
 from contracts.bundle import Bundle

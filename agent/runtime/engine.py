@@ -1,50 +1,17 @@
-"""The interface of a runtime, and which runtimes this device has."""
+"""Which runtimes this device has, and a model file opened by one of them."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
-import numpy as np
-
+from agent.runtime.tensors import Runtime
 from contracts.errors import RefusedError, UnavailableError
-
-Tensor = np.ndarray
-
-
-class Runtime(Protocol):
-    """A model file, loaded and ready to run. One thread at a time."""
-
-    @property
-    def name(self) -> str:
-        """``litert`` or ``tflite-runtime``, as in a manifest."""
-
-    @property
-    def signatures(self) -> list[str]:
-        """Names of the signatures."""
-
-    def run(self, signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Runs a signature.
-
-        Args:
-            signature: its name.
-            inputs: arrays by input name, with the shape and dtype of the model.
-
-        Returns:
-            Copies of the outputs by name, in the model's shapes and dtypes (int8 stays int8).
-
-        Raises:
-            RefusedError: ``model-failed``; the runtime would not run it.
-        """
-
-    def close(self) -> None:
-        """Frees the model."""
-
 
 _PACKAGES: Final = {"litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 

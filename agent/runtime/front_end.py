@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from agent.runtime.engine import Tensor
+from agent.runtime.tensors import Tensor
 from contracts import limits
 from contracts.bundle import Bundle
 from contracts.errors import InputError

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.runtime.engine import Tensor
 from agent.runtime.litert_library import Library, Model, Signature
 from agent.runtime.litert_library import Tensor as Buffer
+from agent.runtime.tensors import Tensor
 from contracts.errors import RefusedError
 
 
@@ -71,7 +71,7 @@ class LiteRt:
         self._running = threading.Lock()
 
     def run(self, signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As :meth:`agent.runtime.engine.Runtime.run`; from any thread."""
+        """As :meth:`agent.runtime.tensors.Runtime.run`; from any thread."""
         with self._running:
             return self._run(signature, inputs)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.runtime.engine import Tensor
+from agent.runtime.tensors import Tensor
 from contracts.errors import RefusedError
 
 _MODULES: Final = {
@@ -51,7 +51,7 @@ class TfliteRuntime:
         self._runners: dict[str, Any] = {}
 
     def run(self, signature: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """As :meth:`agent.runtime.engine.Runtime.run`."""
+        """As :meth:`agent.runtime.tensors.Runtime.run`."""
         try:
             runner = self._runners.get(signature)
             if runner is None:

@@ -16,7 +16,7 @@ import pytest
 
 from agent.connection import Inbound
 from agent.daemon import Agent
-from agent.generate.cache_engine import Floats
+from agent.generate.caches import Floats
 from agent.generate.handler import Generating
 from agent.runtime import model as models
 from agent.serving.answers import Answers

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.generate.cache_engine import Floats
+from agent.generate.caches import Floats
 from agent.generate.constraint import MAX_MULTIPLE, check_schema
 from agent.generate.decoder import Decoder
 from agent.generate.model import GenerativeModel
