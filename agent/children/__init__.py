@@ -1,1 +1,4 @@
-"""Processes that do rare or risky work and end: how they start, their limits, their silence."""
+"""Processes that do rare or risky work and end: how they start, their limits, their silence.
+
+Not here: what a child does: the work is a function of the room that wants it done.
+"""

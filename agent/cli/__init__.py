@@ -1,1 +1,4 @@
-"""The commands of ``shoal-agent`` and of ``python -m agent``."""
+"""The commands of ``shoal-agent`` and of ``python -m agent``.
+
+Not here: decisions: a command calls a room and prints what it says.
+"""

@@ -2,6 +2,8 @@
 
 Copied to a board as the package ``micro``; it imports nothing that MicroPython 1.22 or newer
 lacks and runs in the unix port too, which is how it is tested.
+
+Not here: what needs CPython, a thread, or a heap above 192 KiB.
 """
 
 VERSION = "0.1.0"

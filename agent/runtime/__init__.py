@@ -6,4 +6,6 @@
 * :mod:`agent.runtime.classifier`: text to label and confidence.
 * :mod:`agent.runtime.model`: a bundle of any task, loaded.
 * :mod:`agent.runtime.golden`: the golden self-test.
+
+Not here: where a request comes from, and which bundle serves: it is given a folder and answers.
 """

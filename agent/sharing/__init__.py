@@ -1,1 +1,4 @@
-"""How a hard example may leave its device: by consent, redacted, and written down."""
+"""How a hard example may leave its device: by consent, redacted, and written down.
+
+Not here: which examples are hard (:mod:`agent.serving.examples`), and their sending.
+"""

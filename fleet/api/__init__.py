@@ -1,1 +1,4 @@
-"""The HTTP API: FastAPI under ``/v1``, health, metrics, and the static repository."""
+"""The HTTP API: FastAPI under ``/v1``, health, metrics, and the static repository.
+
+Not here: decisions and statements: a route checks, calls a room, and writes the audit entry.
+"""

@@ -3,6 +3,8 @@
 :func:`~fleet.broker.mosquitto.write_configuration` is for real use: mutual TLS and access
 control. :class:`~fleet.broker.run.MosquittoBroker` and
 :class:`~fleet.broker.run.EmbeddedBroker` run one for a demo, a rehearsal or a test.
+
+Not here: who may do what: it is given the access lists and writes them.
 """
 
 from fleet.broker.mosquitto import Credentials, write_configuration

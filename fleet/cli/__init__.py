@@ -1,4 +1,7 @@
-"""The command line, ``shoal``."""
+"""The command line, ``shoal``.
+
+Not here: decisions: a command calls the API's client or a room, and prints.
+"""
 
 from __future__ import annotations
 

@@ -7,6 +7,9 @@ One module a concept: :mod:`~fleet.identity.authority` (what is signed),
 :mod:`~fleet.identity.enrolment` (what an enrolment is made of),
 :mod:`~fleet.identity.provisioning` (the file that goes to a device). No database of the
 controller and no network: who calls, looks after both.
+
+Not here: rows of devices (:mod:`fleet.store`), what the broker enforces
+(:mod:`fleet.enforcement`).
 """
 
 from fleet.identity.devices import Identity

@@ -3,4 +3,6 @@
 :mod:`~fleet.enforcement` (what the broker enforces), :mod:`~fleet.membership.leaving`
 (revoked, retired, renamed), :mod:`~fleet.membership.watch` (what the broker has not read yet).
 Certificates themselves are in :mod:`fleet.identity`, rows in :mod:`fleet.store`.
+
+Not here: how a certificate is made, and pages or commands that ask for all this.
 """

@@ -1,4 +1,7 @@
-"""Queries: ask one device, a list, or a selector, and collect or stream the answers."""
+"""Queries: ask one device, a list, or a selector, and collect or stream the answers.
+
+Not here: what an answer means, and how answers are shown.
+"""
 
 from fleet.query.ask import Asker
 

@@ -6,6 +6,8 @@ One module a concept: :mod:`~fleet.repository.keys` (signing keys on disk),
 :mod:`~fleet.repository.repository` (publish, re-sign, read),
 :mod:`~fleet.repository.rotation` (new keys, thresholds),
 :mod:`~fleet.repository.delta` (patches between versions).
+
+Not here: the database, and who may publish: whoever has the keys may.
 """
 
 from fleet.repository.repository import Repository

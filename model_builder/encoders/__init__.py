@@ -1,1 +1,4 @@
-"""Sentence encoders: the network, its weights from outside, its training. Knows no recipe."""
+"""Sentence encoders: the network, its weights from outside, its training. Knows no recipe.
+
+Not here: labels, recipes, and conversion for a device.
+"""

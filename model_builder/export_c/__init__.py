@@ -3,4 +3,6 @@
 :func:`model_builder.export_c.pack.export` writes it; :mod:`model_builder.export_c.measure`
 compiles and runs it. One engine is generated C99 without heap, the other is glue for
 TensorFlow Lite Micro.
+
+Not here: training, and what a board's own toolchain does.
 """

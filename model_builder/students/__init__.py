@@ -1,1 +1,4 @@
-"""The students: small classifiers that fit a device. One file a student."""
+"""The students: small classifiers that fit a device. One file a student.
+
+Not here: teachers, and when a student is good enough.
+"""

@@ -17,6 +17,8 @@ NAMED = re.compile(
 )
 MAX_LINES = 400
 REASON = re.compile(r"^Over 400 lines: \w.{15,}\.$", re.MULTILINE)
+FOR = re.compile(r"\S[^\n]{15,}")
+NOT_HERE = re.compile(r"^Not here: [^.]{10,}", re.MULTILINE)
 FOLDERS = ["agent", "benchmarks", "contracts", "docs", "examples", "firmware_configs", "fleet"]
 FOLDERS += ["model_builder", "tests"]
 PAGES = [
@@ -73,3 +75,28 @@ def test_every_module_says_what_it_is_for(package: str) -> None:
     for file in (ROOT / package).rglob("*.py"):
         text = file.read_text("utf-8")
         assert text.startswith(('"""', 'r"""')), f"{file} has no docstring"
+
+
+@pytest.mark.parametrize("package", ["agent", "contracts", "fleet", "model_builder"])
+def test_every_room_says_what_may_not_be_in_it(package: str) -> None:
+    """After what it is for: one sentence, so that what does not belong has no room here."""
+    silent = []
+    for file in (ROOT / package).rglob("__init__.py"):
+        said = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
+        if not FOR.match(said) or not NOT_HERE.search(said):
+            silent.append(str(file.relative_to(ROOT)))
+    assert silent == []
+
+
+def test_every_room_has_its_layer() -> None:
+    """A new folder is put above what it needs, and below what needs it."""
+    layers = re.findall(
+        r'"((?:agent|fleet|model_builder)\.[^"]+)"', (ROOT / "pyproject.toml").read_text()
+    )
+    known = {name.replace(".", "/") for line in layers for name in re.split(r" [|:] ", line)}
+    rooms = {
+        str(file.parent.relative_to(ROOT))
+        for package in ("agent", "fleet", "model_builder")
+        for file in (ROOT / package).glob("*/__init__.py")
+    }
+    assert rooms - known == set()

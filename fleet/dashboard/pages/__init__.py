@@ -1,4 +1,7 @@
-"""The pages, one module each."""
+"""The pages, one module each.
+
+Not here: reads of the store and rules: a page shows what it is given.
+"""
 
 from typing import Final
 

@@ -5,4 +5,6 @@
 Congress (1992, a work of the United States government), of Shakespeare, "As You Like It", and
 of Milton, "Paradise Lost". All from the Canterbury corpus, as the sources of the `brotli`
 package ship it.
+
+Not here: code, and text that is not in the public domain.
 """
