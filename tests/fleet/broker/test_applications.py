@@ -1,4 +1,7 @@
-"""Applications on a real mosquitto, with clients that are not ours, and a real agent behind it."""
+"""Applications on a real mosquitto, with clients that are not ours, and a real agent behind it.
+
+Over 400 lines: one broker, and what each kind of application may do on it.
+"""
 
 from __future__ import annotations
 
