@@ -21,6 +21,8 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	found=$$($(BIN)/python -m vulture) || test $$? = 3 && \
+	  ! echo "$$found" | grep -E 'unused (function|method|class|property|import)|unreachable'
 
 # The documentation as a site in site/, to be read from the folder or served as it is.
 docs: $(STAMP)

@@ -163,11 +163,6 @@ class Delivery:
 
     # What is to do. -------------------------------------------------------------------------
 
-    @property
-    def on_their_way(self) -> int:
-        """Messages that were sent and are not known to have arrived."""
-        return len(self._out)
-
     def due(self, now: float) -> float:
         """Seconds after which :meth:`take` may have something that nobody told of."""
         moments = [refusal.until for refusal in self._refused.values()]

@@ -92,8 +92,6 @@ class DeviceView(msgspec.Struct, frozen=True):
     reached_revision: int
     rollout: str
     update_state: str
-    update_bundle: str
-    update_reason: str
     waits: list[Waiting]
     complaints: list[str]
 
@@ -135,8 +133,6 @@ class DeviceView(msgspec.Struct, frozen=True):
             reached_revision=reported.desired_revision if reported else 0,
             rollout=device.rollout or "",
             update_state=event.state if event else "",
-            update_bundle=str(event.bundle) if event else "",
-            update_reason=event.reason.message if event and event.reason else "",
             waits=waits.of(device),
             complaints=complaints(dropped),
         )

@@ -27,7 +27,6 @@ from fleet.store.schema import DEVICE, ROLLUP, TELEMETRY
 _LOG: Final = structlog.get_logger("telemetry")
 MINUTE: Final = 60
 HOUR: Final = 3600
-RESOLUTIONS: Final = (MINUTE, HOUR)
 _FUTURE_S: Final = 300.0
 _PAST_S: Final = 30 * 24 * 3600.0
 _CHUNK: Final = 300

@@ -213,7 +213,7 @@ def test_the_database_itself_can_add_up_the_rows_of_one_device(
     _rolled(store)
     with store.read() as connection:
         columns = [sa.func.sum(ROLLUP.c.requests), sa.func.sum(ROLLUP.c.errors)]
-        for resolution in telemetry.RESOLUTIONS:
+        for resolution in (telemetry.MINUTE, telemetry.HOUR):
             query = sa.select(*columns).where(ROLLUP.c.resolution == resolution)
             assert all(value > 2**40 for value in connection.execute(query).one())
 
