@@ -41,6 +41,11 @@ NO_CHECK_TIME = 0x200000
 OLDEST = (3, 10)
 PATIENCE_S = 30
 TRIES = 6
+CLAIM = "claim_"
+SERIALS = (
+    "/proc/device-tree/serial-number", "/sys/firmware/devicetree/base/serial-number",
+    "/sys/class/dmi/id/product_serial", "/sys/class/dmi/id/board_serial")
+MACHINE = "/etc/machine-id"
 WHEEL = re.compile(r"wheels/[A-Za-z0-9][A-Za-z0-9_.+-]*\.whl\Z")
 MACHINES = {"x86_64": "x86-64", "aarch64": "aarch64", "armv7l": "armv7l", "armv8l": "armv7l"}
 
@@ -178,6 +183,33 @@ def part(token, sha256, have, target):
                 sink.write(chunk)
     finally:
         one.close()
+
+
+def claim(token, given):
+    """The one-time token of this board, by the claim token of a line that is for many boards."""
+    found = [given] if given else [serial for serial in map(content, SERIALS) if serial]
+    if not found:
+        raise Stop("this board has no serial number that can be read; say it: echo TOKEN SERIAL | "
+                   "and the rest of the line")
+    machine = content(MACHINE)
+    if len(machine) < 16:
+        raise Stop("this board has no %s: run systemd-machine-id-setup, and type the same line "
+                   "again" % MACHINE)
+    # The id itself is not for others to know.
+    machine = hashlib.sha256(("shoal/" + machine).encode()).hexdigest()
+    plan = ask("/v1/claim", {"token": token, "serial": found[0], "machine": machine})
+    say("this board, %s, is %s" % (found[0], plan["device"]))
+    return plan["token"]
+
+
+def content(path):
+    """A small file's text, without what pads it; empty: there is none."""
+    try:
+        with open(path, "rb") as stream:
+            text = stream.read(200).decode("ascii", "replace")
+    except OSError:
+        return ""
+    return "".join(c for c in text if c.isprintable()).strip()
 
 
 # The board. ----------------------------------------------------------------------------------
@@ -355,10 +387,12 @@ def join(undo):
         raise Stop("root is needed: put sudo before python3")
     if not sys.platform.startswith("linux") or not shutil.which("systemctl"):
         raise Stop("a board with Linux and systemd is needed: there is no systemctl here")
-    token = sys.stdin.readline(300).strip()
+    token, _, serial = sys.stdin.readline(300).strip().partition(" ")
     if not re.match(r"[A-Za-z0-9_-]{20,128}\Z", token):
         raise Stop("no token came: type the whole line as it was printed")
     choices = pythons()
+    if token.startswith(CLAIM):
+        token = claim(token, serial.strip())
     plan = ask("/v1/join", {"token": token, "choices": [list(one[:2]) for one in choices]})
     release = plan["release"]
     here = known() if os.path.exists(CONFIG) else None

@@ -222,6 +222,66 @@ class JoinBody(Given):
     ]
 
 
+class ClaimBody(Given):
+    """A board with a claim token names itself; `machine` tells it from a copy of it."""
+
+    token: Annotated[str, Field(max_length=256)]
+    serial: Annotated[str, Field(max_length=128)]
+    machine: Annotated[str, Field(min_length=16, max_length=256)]
+
+
+class Claimed(Answer):
+    """The one-time token of a board."""
+
+    device: str
+    token: str
+
+
+class NewBoard(Given):
+    """A board that is to join by its serial number; without a name it is called by that."""
+
+    serial: Annotated[str, Field(max_length=128)]
+    name: Name | None = None
+    board: Name
+    labels: Labels = Field({})
+    groups: Annotated[list[Name], Field(max_length=64)] = Field([])
+
+
+class NewBoards(Given):
+    """Boards for the list: all of them, or none."""
+
+    boards: Annotated[list[NewBoard], Field(min_length=1, max_length=2000)]
+
+
+class NewLine(Given):
+    """How long the line for all boards of the list lasts."""
+
+    seconds: Annotated[float, Field(gt=0, le=30 * 24 * 3600)] = 7 * 24 * 3600.0
+
+
+class Line(Answer):
+    """What is typed on each board; its secret is shown this once."""
+
+    command: str
+
+
+class BoardModel(Answer):
+    """A board of the list; `claimed`: when one came with this number."""
+
+    serial: str
+    device: str
+    board: str
+    labels: dict[str, str]
+    groups: list[str]
+    claimed: float | None
+
+
+class BoardPage(Answer):
+    """All boards of the list."""
+
+    items: list[BoardModel]
+
+
 class JoinRelease(Answer):
     """A signed release of the agent."""
 

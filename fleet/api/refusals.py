@@ -46,6 +46,10 @@ CHANGES: Final = {
     ("DELETE", "/v1/webhooks/{webhook}"): "webhook.delete",
     ("POST", "/v1/enroll"): "device.enroll",
     ("POST", "/v1/join"): "device.join",
+    ("POST", "/v1/claim"): "device.claim",
+    ("POST", "/v1/serials"): "device.serials",
+    ("POST", "/v1/serials/line"): "device.serials",
+    ("DELETE", "/v1/serials/{serial}"): "device.serial-remove",
     ("POST", "/v1/certificates/renew"): "certificate.renew",
     ("POST", "/ui/login"): "session.begin",
     ("POST", "/ui/logout"): "session.end",
@@ -54,7 +58,12 @@ CHANGES: Final = {
 """Requests that change something, and what their entries are called."""
 
 _OPEN: Final = frozenset(
-    {("POST", "/v1/enroll"), ("POST", "/v1/join"), ("POST", "/v1/certificates/renew")}
+    {
+        ("POST", "/v1/enroll"),
+        ("POST", "/v1/join"),
+        ("POST", "/v1/claim"),
+        ("POST", "/v1/certificates/renew"),
+    }
 )
 """Changes for which no bearer token is asked."""
 

@@ -13,10 +13,11 @@ from fastapi.responses import FileResponse, PlainTextResponse
 
 from contracts.errors import InputError, RefusedError
 from fleet.api import models_devices
-from fleet.api.auth import Anybody, TheController
+from fleet.api.auth import SHOWN_ONCE, Admin, Anybody, TheController
 from fleet.controller import Controller
 from fleet.identity.registry import Invitation
-from fleet.joining import installer, wheelhouse
+from fleet.joining import installer, serials, wheelhouse
+from fleet.joining.invitations import Wanted
 from fleet.repository import releases
 from fleet.repository.releases import Published
 from fleet.store import audit
@@ -67,6 +68,66 @@ def plan_joining(
             size=chosen.size,
         ),
     )
+
+
+@ROUTER.post("/v1/claim")
+def claim_serial(
+    controller: TheController, _limited: Anybody, body: models_devices.ClaimBody
+) -> models_devices.Claimed:
+    """The one-time token of a board that is on the list, by its serial number and a claim token."""
+    token, device = serials.claim(controller.fleet, body.token, body.serial, body.machine)
+    who = Actor(device, "token")
+    audit.count(controller.store, who, "device.claim", device, DONE, controller.clock())
+    return models_devices.Claimed(device=device, token=token)
+
+
+@ROUTER.get("/v1/serials")
+def list_serials(controller: TheController, _token: Admin) -> models_devices.BoardPage:
+    """Boards that join by their serial number."""
+    return models_devices.BoardPage(
+        items=[
+            models_devices.BoardModel(
+                serial=one.serial,
+                device=one.profile.device,
+                board=one.profile.board,
+                labels=one.profile.labels,
+                groups=one.profile.groups,
+                claimed=one.claimed,
+            )
+            for one in serials.every(controller.fleet)
+        ]
+    )
+
+
+@ROUTER.post("/v1/serials", status_code=201)
+def add_serials(
+    controller: TheController, token: Admin, new: models_devices.NewBoards
+) -> models_devices.BoardPage:
+    """Lists boards by serial number; answers with the whole list."""
+    wanted = [
+        Wanted(one.name or one.serial.lower(), one.board, one.labels, one.groups, one.serial)
+        for one in new.boards
+    ]
+    serials.add(controller.fleet, wanted, Actor(token.name, token.role))
+    return list_serials(controller, token)
+
+
+@ROUTER.post("/v1/serials/line", status_code=201, dependencies=[SHOWN_ONCE])
+def new_line(
+    controller: TheController, token: Admin, new: models_devices.NewLine
+) -> models_devices.Line:
+    """The line that is typed on each board of the list; it is shown this once."""
+    made = serials.line(controller.fleet, new.seconds, Actor(token.name, token.role))
+    return models_devices.Line(command=made)
+
+
+@ROUTER.delete("/v1/serials/{serial}", status_code=204)
+def remove_serial(
+    controller: TheController, token: Admin, serial: Annotated[str, Path(max_length=128)]
+) -> Response:
+    """Takes a board off the list; a device that it became stays one."""
+    serials.remove(controller.fleet, serial, Actor(token.name, token.role))
+    return Response(status_code=204)
 
 
 @ROUTER.get("/v1/join/releases/{sha256}", include_in_schema=False)

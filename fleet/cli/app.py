@@ -29,6 +29,7 @@ from fleet.cli import (
     operations,
     rollout,
     samples,
+    serials,
     serve,
     simulate,
     teach,
@@ -73,6 +74,7 @@ fleet_app.add_typer(alert.app, name="alert")
 fleet_app.add_typer(applications.app, name="app")
 fleet_app.add_typer(rollout.app, name="rollout")
 fleet_app.add_typer(samples.app, name="samples")
+fleet_app.add_typer(serials.app, name="serials")
 fleet_app.add_typer(keys.app, name="keys")
 delegation.register(fleet_app, keys.app)
 

@@ -6,32 +6,27 @@ checked here, with the token as it is worth now.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from contracts import board
 from contracts.answers import Logged
-from contracts.errors import InputError, RefusedError, ShoalError
+from contracts.errors import InputError, ShoalError
 from contracts.messages import BundleRef, DeviceLabels
-from fleet import access, logtail
-from fleet.alerts import rule as rules
-from fleet.alerts.rule import Rule
+from fleet import logtail
 from fleet.controller import Controller
+from fleet.dashboard.administration import Administration
 from fleet.dashboard.uploads import Upload, Uploads
+from fleet.identity.claims import Expected
 from fleet.identity.registry import Invitation
-from fleet.joining import invitations, offers, table
+from fleet.joining import invitations, offers, serials, table
 from fleet.joining.invitations import Wanted
 from fleet.joining.offers import Offer
-from fleet.lookout import commands
 from fleet.membership import labelling, leaving
 from fleet.membership.labelling import Relabelling
-from fleet.store import listing, tokens, webhooks
-from fleet.store.entries import Actor
+from fleet.store import listing
 from fleet.store.listing import Listing
-from fleet.store.tokens import Role, Token
-from fleet.store.webhooks import Webhook
+from fleet.store.tokens import Token
 
 MAX_OFFERS: Final = 200
 """Lines that one page makes at once; more come from `shoal fleet enroll --csv`."""
@@ -42,7 +37,7 @@ MAX_REVOKED: Final = 50
 MAX_HOURS: Final = 720.0
 
 
-class Work:
+class Work(Administration):
     """Changes of one controller's fleet.
 
     Args:
@@ -50,22 +45,8 @@ class Work:
     """
 
     def __init__(self, controller: Controller) -> None:
-        self._controller = controller
-        self._fleet = controller.fleet
+        super().__init__(controller)
         self.uploads = Uploads(controller.fleet.folder)
-
-    @contextmanager
-    def _as(self, token: Token, role: Role, action: str, target: str) -> Iterator[Actor]:
-        """Who does it.
-
-        Raises:
-            RefusedError: ``forbidden``, which is counted in the audit log.
-        """
-        actor = Actor(token.name, token.role, "dashboard")
-        if not token.may(role):
-            self._controller.attempts.count(actor, action, target, "forbidden")
-            raise RefusedError("forbidden", f"this needs the role {role}")
-        yield actor
 
     # Devices that join --------------------------------------------------------------------
 
@@ -127,6 +108,51 @@ class Work:
         with self._as(token, "admin", "device.token-revoke", which[:200]) as actor:
             return invitations.revoke(self._fleet, which, actor)
 
+    def expect(self, text: str, kind: str, token: Token) -> int:
+        """Lists boards by serial number, from a table as text; how many.
+
+        Raises:
+            RefusedError: ``forbidden``, and what the list refuses.
+            InputError: ``bad-table``, with its first faults in the message.
+        """
+        with self._as(token, "admin", "device.serials", "") as actor:
+            try:
+                boards = table.read(text.encode("utf-8", "replace"), kind, serials=True)
+            except InputError as error:
+                faults = error.info.detail.get("faults", [])
+                raise InputError("bad-table", " ".join([str(error), *faults[:5]])) from None
+            serials.add(self._fleet, boards, actor)
+        return len(boards)
+
+    def expected(self, token: Token) -> list[Expected]:
+        """Boards that join by their serial number.
+
+        Raises:
+            RefusedError: ``forbidden``.
+        """
+        with self._as(token, "admin", "device.serial-list", ""):
+            return serials.every(self._fleet)
+
+    def serials_line(self, hours: float, token: Token) -> str:
+        """The line for every board of the list, this once.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``bad-duration``, ``tls-needed``.
+        """
+        with self._as(token, "admin", "device.serials", "line") as actor:
+            return serials.line(self._fleet, hours * 3600, actor)
+
+    def forget_serial(self, serial: str, token: Token) -> None:
+        """Takes a board off the list.
+
+        Raises:
+            RefusedError: ``forbidden``.
+            InputError: ``no-such-serial``.
+        """
+        with self._as(token, "admin", "device.serial-remove", serial[:200]) as actor:
+            serials.remove(self._fleet, serial, actor)
+
     # Logs ---------------------------------------------------------------------------------
 
     def logs(self, device: str, follow_s: float, token: Token) -> AsyncGenerator[Logged, None]:
@@ -139,141 +165,6 @@ class Work:
         with self._as(token, "operator", logtail.ACTION, device[:200]) as actor:
             wanted = logtail.Wanted(follow_s=follow_s)
             return logtail.read(self._controller, device, wanted, actor)
-
-    # Alerts -------------------------------------------------------------------------------
-
-    def silence(self, rule: str, seconds: float, token: Token) -> None:
-        """Has nobody told of a rule's alerts for a while; 0: they are told again.
-
-        Raises:
-            RefusedError: ``forbidden``.
-            InputError: ``no-such-rule``.
-        """
-        controller = self._controller
-        with self._as(token, "operator", "alert.silence", rule[:200]) as actor:
-            commands.silence(controller.store, rule, seconds, actor, controller.clock())
-
-    def test_alerts(self, to: Sequence[str], token: Token) -> tuple[int, int]:
-        """Sends a test message; to how many webhooks, and to how many addresses.
-
-        Raises:
-            RefusedError: ``forbidden``, ``nobody-to-tell``.
-            InputError: ``bad-address``.
-        """
-        controller = self._controller
-        with self._as(token, "admin", "alert.test", "") as actor:
-            hooks, mails = commands.test(
-                controller.store, controller.lookout, to, actor, controller.clock()
-            )
-        return hooks, len(mails)
-
-    def add_rule(
-        self,
-        kind: str,
-        title: str,
-        selected: str,
-        threshold: float | None,
-        hold_s: float | None,
-        emails: Sequence[str],
-        token: Token,
-    ) -> Rule:
-        """Adds an alert rule; what is None is as usual for its kind.
-
-        Raises:
-            RefusedError: ``forbidden``, ``too-many``.
-            InputError: what :func:`fleet.alerts.rule.new` refuses.
-        """
-        controller = self._controller
-        with self._as(token, "admin", "alert.add", kind[:200]) as actor:
-            made = rules.new(
-                f"r{secrets.token_hex(4)}", kind, now=controller.clock(), by=token.name,
-                title=title, selected=selected, threshold=threshold, hold_s=hold_s, emails=emails,
-            )  # fmt: skip
-            commands.add(controller.store, made, actor, controller.clock())
-        return made
-
-    def remove_rule(self, rule: str, token: Token) -> None:
-        """Removes an alert rule; its open alerts are over.
-
-        Raises:
-            RefusedError: ``forbidden``.
-            InputError: ``no-such-rule``.
-        """
-        with self._as(token, "admin", "alert.remove", rule[:200]) as actor:
-            commands.remove(self._controller.store, rule, actor, self._controller.clock())
-
-    def add_webhook(self, url: str, events: Sequence[str], token: Token) -> Webhook:
-        """Adds a webhook; its secret is shown this once.
-
-        Raises:
-            RefusedError: ``forbidden``, ``too-many``.
-            InputError: ``bad-url``, and what the address refuses.
-        """
-        with self._as(token, "admin", "webhook.create", "") as actor:
-            return access.new_webhook(self._controller, url, events, None, actor)
-
-    def remove_webhook(self, webhook: str, token: Token) -> None:
-        """Removes a webhook.
-
-        Raises:
-            RefusedError: ``forbidden``.
-            InputError: ``no-such-webhook``.
-        """
-        with self._as(token, "admin", "webhook.delete", webhook[:200]) as actor:
-            access.remove_webhook(self._controller, webhook, actor)
-
-    def webhooks(self, token: Token) -> list[Webhook]:
-        """All webhooks.
-
-        Raises:
-            RefusedError: ``forbidden``.
-        """
-        with (
-            self._as(token, "admin", "webhook.list", ""),
-            self._controller.store.read() as connection,
-        ):
-            return webhooks.every(connection)
-
-    # Who may what -----------------------------------------------------------------------------
-
-    def tokens(self, token: Token) -> list[Token]:
-        """All tokens, without their secrets.
-
-        Raises:
-            RefusedError: ``forbidden``.
-        """
-        with (
-            self._as(token, "admin", "token.list", ""),
-            self._controller.store.read() as connection,
-        ):
-            return tokens.every(connection)
-
-    def accounts(self) -> dict[str, list[str]]:
-        """Whom an OpenID Connect provider's accounts are, by role; none: there is no provider."""
-        config = self._fleet.config.openid
-        found = config.roles if config is not None else {}
-        return {role: [*whom.emails, *whom.groups] for role, whom in found.items()}
-
-    def new_token(self, name: str, role: str, days: float, token: Token) -> str:
-        """Makes a token and returns it, this once; `days` 0: until it is revoked.
-
-        Raises:
-            RefusedError: ``forbidden``.
-            InputError: ``bad-name``, ``bad-role``, ``bad-duration``.
-        """
-        with self._as(token, "admin", "token.create", name[:200]) as actor:
-            seconds = days * 24 * 3600 if days else None
-            return access.new_token(self._controller, name.strip(), role, seconds, actor)
-
-    def revoke_token(self, which: str, token: Token) -> None:
-        """Revokes a token.
-
-        Raises:
-            RefusedError: ``forbidden``, ``own-token``.
-            InputError: ``no-such-token``.
-        """
-        with self._as(token, "admin", "token.revoke", which[:200]) as actor:
-            access.revoke_token(self._controller, which, token, actor)
 
     # Labels, groups, and who leaves ---------------------------------------------------------
 

@@ -41,6 +41,10 @@ CREATE TABLE IF NOT EXISTS tokens (
     hash TEXT PRIMARY KEY, profile TEXT NOT NULL, expires REAL NOT NULL, used REAL,
     revoked REAL, replaces INTEGER
 ) STRICT;
+CREATE TABLE IF NOT EXISTS serials (
+    serial TEXT PRIMARY KEY, profile TEXT NOT NULL, claimed REAL, machine TEXT
+) STRICT;
+CREATE TABLE IF NOT EXISTS claims (hash TEXT PRIMARY KEY, expires REAL NOT NULL) STRICT;
 """
 
 
@@ -139,6 +143,10 @@ class Transaction:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+
+    def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        """For tables that have a module of their own (:mod:`fleet.identity.claims`)."""
+        return self._connection.execute(statement, values)
 
     # Devices. ---------------------------------------------------------------------------
 

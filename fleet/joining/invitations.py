@@ -28,12 +28,14 @@ class Wanted(msgspec.Struct, frozen=True):
         device: its name.
         board: a board profile's name.
         labels, groups: None: a device that is replaced keeps what it has.
+        serial: of the board, where it is known by that.
     """
 
     device: str
     board: str
     labels: DeviceLabels | None = None
     groups: list[str] | None = None
+    serial: str = ""
 
 
 def check_board(name: str) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from contracts import limits
 from contracts.errors import InputError, ShoalError
+from fleet.identity.claims import serial_of
 from fleet.identity.enrolment import make_profile
 from fleet.joining.invitations import Wanted, check_board
 
@@ -20,12 +21,13 @@ COLUMNS: Final = ("name", "board", "labels", "group")
 MAX_DEVICES: Final = 10_000
 
 
-def read(data: bytes, board: str | None = None) -> list[Wanted]:
+def read(data: bytes, board: str | None = None, *, serials: bool = False) -> list[Wanted]:
     """The devices of a table (CSV with a header; labels as ``site=lyon;floor=2``).
 
     Args:
         data: of the file, UTF-8.
         board: of rows that name none.
+        serials: boards are known by the column ``serial``; a row without a name is called so.
 
     Raises:
         InputError: ``bad-table``; its detail `faults` has every fault with its row.
@@ -40,26 +42,33 @@ def read(data: bytes, board: str | None = None) -> list[Wanted]:
     except csv.Error as error:
         raise InputError("bad-table", f"the table is not CSV: {error}") from None
     heads = {head.strip().lower(): head for head in (rows[0] if rows else {}) if head}
-    unknown = sorted(set(heads) - set(COLUMNS) - {"groups"})
-    faults = [f"row 1: no column {name[:40]!r}; known: {', '.join(COLUMNS)}" for name in unknown]
-    if "name" not in heads:
-        faults.append("row 1: a column 'name' is needed")
+    columns = ("serial", *COLUMNS) if serials else COLUMNS
+    unknown = sorted(set(heads) - set(columns) - {"groups"})
+    faults = [f"row 1: no column {name[:40]!r}; known: {', '.join(columns)}" for name in unknown]
+    if columns[0] not in heads:
+        faults.append(f"row 1: a column {columns[0]!r} is needed")
     if len(rows) > MAX_DEVICES:
         faults.append(f"{len(rows)} rows; at most {MAX_DEVICES} at once")
     if faults:
         raise _refused(faults)
     found: list[Wanted] = []
     seen: dict[str, int] = {}
+    of_serial: dict[str, int] = {}
     for number, row in enumerate(rows, 2):
         cells = {name: str(row.get(head) or "").strip() for name, head in heads.items()}
         if not any(cells.values()):
             continue
+        if serials and not cells.get("name"):
+            cells["name"] = cells["serial"].lower()
         problems, wanted = _row(cells, board)
         if None in row:
             problems.append("more cells than columns")
         if wanted.device in seen:
             problems.append(f"{wanted.device} is in row {seen[wanted.device]} already")
         seen.setdefault(wanted.device, number)
+        if serials and wanted.serial in of_serial:
+            problems.append(f"serial {wanted.serial} is in row {of_serial[wanted.serial]} already")
+        of_serial.setdefault(wanted.serial, number)
         faults += [f"row {number}: {problem}" for problem in problems]
         found.append(wanted)
     if not found and not faults:
@@ -78,7 +87,13 @@ def _row(cells: dict[str, str], board: str | None) -> tuple[list[str], Wanted]:
             problems.append(f"label {part[:80]!r} is not key=value")
         labels[key.strip()] = value.strip()
     groups = [*_parts(cells.get("group", "")), *_parts(cells.get("groups", ""))]
-    wanted = Wanted(cells["name"], cells.get("board") or board or "", labels, groups)
+    serial = cells.get("serial", "")
+    if "serial" in cells:
+        try:
+            serial = serial_of(serial)
+        except ShoalError as error:
+            problems.append(str(error))
+    wanted = Wanted(cells["name"], cells.get("board") or board or "", labels, groups, serial)
     if not wanted.board:
         problems.append("no board: name one in the column 'board', or with --board")
     else:

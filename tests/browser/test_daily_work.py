@@ -60,8 +60,31 @@ def test_a_device_is_enrolled_by_keyboard_on_a_phone(phone: BrowserContext, site
     tab_to(page, "Yes, take it back")
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="Open lines")).not_to_contain_text("attic")
+    table = "serial,name,board\n10000000ABCD,shelf,raspberry-pi-5\n0000,x,raspberry-pi-5"
+    heading = "Table with a heading: serial, name, board, labels, group"
+    serials = page.get_by_role("region", name="Serial numbers")
+    type_into(page, heading, table)
+    tab_to(page, "List these boards")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("row 3: '0000' is no serial number")).to_be_visible()
+    type_into(page, heading, table.rpartition("\n")[0])
+    tab_to(page, "List these boards")
+    page.keyboard.press("Enter")
+    expect(serials.get_by_role("row").filter(has_text="shelf")).to_contain_text("not yet")
+    tab_to(page, "Make the line for all of them")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("The line for all boards")).to_contain_text("echo claim_")
+    fits(page)
+    keep(page, "phone-serials")
+    tab_to(page, "Take 10000000abcd off the list")
+    page.keyboard.press("Enter")
+    tab_to(page, "Yes, take it off")
+    page.keyboard.press("Enter")
+    expect(serials).to_contain_text("The list is empty.")
     with site.client() as client:
         entries = [(one.action, one.actor) for one in client.audit()]
+    assert ("device.serials", "a admin") in entries
+    assert ("device.serial-remove", "a admin") in entries
     assert ("device.token", "a admin") in entries
     assert ("device.token-revoke", "a admin") in entries
     assert secret not in str(entries)

@@ -9,6 +9,7 @@ from fastapi import Request
 from nicegui import ui
 
 from contracts.errors import RefusedError
+from fleet.dashboard import by_serial
 from fleet.dashboard.layout import RESPONSE_S, attempt, frame, html, live, problem
 from fleet.dashboard.render import render
 from fleet.dashboard.site import Site, Visit
@@ -38,6 +39,8 @@ def register(site: Site) -> None:
             _form(visit, replaced, board)
             with ui.element("section").classes("card").props('aria-label="Open lines"'):
                 await _open(visit)
+            with ui.element("section").classes("card stack").props('aria-label="Serial numbers"'):
+                await by_serial.build(visit)
 
 
 def _form(visit: Visit, replaced: str, board: str) -> None:

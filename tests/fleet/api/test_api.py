@@ -20,7 +20,8 @@ from tests.fleet.api.conftest import NOW, Signed, app_of
 
 ROLLOUT = {"bundle": "noise", "version": "1.0.0"}
 OPEN = {
-    "/healthz", "/readyz", "/v1/certificates/renew", "/v1/enroll", "/v1/join", "/repo/{path:path}",
+    "/healthz", "/readyz", "/v1/certificates/renew", "/v1/claim", "/v1/enroll", "/v1/join",
+    "/repo/{path:path}",
 }  # fmt: skip
 """What needs no bearer token: liveness, signed files, one-time tokens, requests signed by a key."""
 

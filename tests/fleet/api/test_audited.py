@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,6 +35,8 @@ from fleet.api.app import create_app
 from fleet.api.refusals import CHANGES
 from fleet.controller import Controller
 from fleet.dashboard import mount
+from fleet.folder import Fleet
+from fleet.identity.claims import new_secret
 from fleet.repository import releases
 from fleet.samples import collect
 from fleet.store import audit, samples
@@ -108,13 +111,13 @@ def path_of(path: str) -> str:
     for name, value in (
         ("{device}", "nobody"), ("{rollout}", "r-0"), ("{command}", "pause"),
         ("{identifier}", "9999"), ("{webhook}", "9999"), ("{ask}", "ask-0"),
-        ("{rule}", "nobody"),
+        ("{rule}", "nobody"), ("{serial}", "nobody"),
     ):  # fmt: skip
         path = path.replace(name, value)
     return path
 
 
-OPEN = ("/v1/enroll", "/v1/join", "/v1/certificates/renew")
+OPEN = ("/v1/enroll", "/v1/join", "/v1/claim", "/v1/certificates/renew")
 OVER_HTTP = sorted(route for route in CHANGES if not route[1].startswith("/ui/"))
 
 
@@ -300,6 +303,31 @@ def collects(client: TestClient, controller: Controller) -> None:
         made(client.post(f"/v1/samples/asks/{ask}/collect"))
 
 
+BOARDS = {"boards": [{"serial": "10000000ABCD", "name": "self", "board": "raspberry-pi-5"}]}
+
+
+def claims(client: TestClient, controller: Controller) -> None:
+    """A board on the list names itself."""
+    made(client.post("/v1/serials", json=BOARDS))
+    with controller.fleet.open_identity().registry.transaction() as transaction:
+        secret = new_secret(transaction, time.time(), 60)
+    body = {"token": secret, "serial": "10000000abcd", "machine": "m" * 32}
+    made(client.post("/v1/claim", json=body))
+
+
+def makes_line(client: TestClient, controller: Controller) -> None:
+    """The line for all boards, of a fleet with an address."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fleet, "api_url", "https://fleet.example.org")
+        assert "claim_" in made(client.post("/v1/serials/line", json={}))["command"]
+
+
+def forgets_serial(client: TestClient, _controller: Controller) -> None:
+    """A board is taken off the list."""
+    made(client.post("/v1/serials", json=BOARDS))
+    made(client.delete("/v1/serials/10000000abcd"))
+
+
 def reads_log(client: TestClient, controller: Controller) -> None:
     """A device gives lines of its log."""
     line = LogLine(0, 1.0, "info", "ready")
@@ -324,6 +352,10 @@ DONE: dict[Route, Callable[[TestClient, Controller], object]] = {
     ("POST", "/v1/devices/{device}/retire"): leaves("retire"),
     ("POST", "/v1/devices/{device}/rename"): leaves("rename", {"name": "hall"}),
     ("POST", "/v1/devices/{device}/logs"): reads_log,
+    ("POST", "/v1/claim"): claims,
+    ("POST", "/v1/serials"): lambda client, _: made(client.post("/v1/serials", json=BOARDS)),
+    ("POST", "/v1/serials/line"): makes_line,
+    ("DELETE", "/v1/serials/{serial}"): forgets_serial,
     ("POST", "/v1/rollouts"): lambda client, _: made(client.post("/v1/rollouts", json=SPEC)),
     ("POST", "/v1/rollouts/{rollout}/{command}"): command,
     ("POST", "/v1/improvements"): improves,

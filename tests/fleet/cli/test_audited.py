@@ -94,6 +94,7 @@ NO_ENTRY = {
     "fleet rollout plan": "says what a rollout would do",
     "fleet rollout show": "reads",
     "fleet timeline": "reads",
+    "fleet serials list": "reads",
     "fleet tokens list": "reads",
     "fleet keys list": "reads",
     "fleet keys delegated": "reads",
@@ -197,6 +198,20 @@ def enroll(case: Case) -> None:
     case.here("enroll", "kitchen", "--board", "raspberry-pi-5")
 
 
+def listed(case: Case) -> None:
+    """A board is on the list."""
+    table = case.work / "boards.csv"
+    table.write_text("serial,board\n10000000ABCD,raspberry-pi-5\n")
+    case.here("serials", "add", table)
+
+
+def with_address(case: Case, *command: object) -> None:
+    """A fleet that boards find."""
+    case.run("init", case.work / "found", "--name", "found", "--host", "fleet.example.org")
+    case.fleet = Fleet.open(case.work / "found")
+    case.here(*command)
+
+
 def restore(case: Case) -> None:
     """From a backup, to another folder, whose log it is in."""
     case.here("backup", case.work / "b.tar.gz")
@@ -271,6 +286,21 @@ CHANGING: dict[str, tuple[str, Do | None, Do]] = {
         "device.token",
         lambda c: c.here("token", "hall", "--board", "raspberry-pi-5"),
         lambda c: c.here("token", "hall", "--board", "none", ok=False),
+    ),
+    "fleet serials add": (
+        "device.serials",
+        listed,
+        lambda c: c.here("serials", "add", c.work / "none.csv", ok=False),
+    ),
+    "fleet serials line": (
+        "device.serials",
+        lambda c: with_address(c, "serials", "line"),
+        lambda c: c.here("serials", "line", ok=False),
+    ),
+    "fleet serials remove": (
+        "device.serial-remove",
+        lambda c: (listed(c), c.here("serials", "remove", "10000000abcd")),
+        lambda c: c.here("serials", "remove", "nobody", ok=False),
     ),
     "fleet tokens revoke": (
         "device.token-revoke",
