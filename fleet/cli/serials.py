@@ -11,6 +11,7 @@ import typer
 
 from contracts import files
 from contracts.errors import InputError
+from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported, safe, table
 from fleet.folder import Fleet
@@ -32,15 +33,16 @@ def add(
     """Lists boards by serial number: what is not listed does not join."""
     with reported(as_json):
         fleet = Fleet.open(folder)
-        try:
-            boards = tables.read(
-                files.read_small(csv, cap=_MAX_CSV, what="table"), board, serials=True
-            )
-        except InputError as error:
-            for fault in error.info.detail.get("faults", []):
-                typer.echo(safe(fault), err=True)
-            raise
-        serials.add(fleet, boards)
+        with noted.trying(fleet, "device.serials", csv.name):
+            try:
+                boards = tables.read(
+                    files.read_small(csv, cap=_MAX_CSV, what="table"), board, serials=True
+                )
+            except InputError as error:
+                for fault in error.info.detail.get("faults", []):
+                    typer.echo(safe(fault), err=True)
+                raise
+            serials.add(fleet, boards)
         if as_json:
             emit_json({"added": len(boards)})
             return
@@ -55,7 +57,9 @@ def line(
 ) -> None:
     """Prints the line that is the same on each board: a board joins as what its number is."""
     with reported(as_json):
-        made = serials.line(Fleet.open(folder), hours * 3600)
+        fleet = Fleet.open(folder)
+        with noted.trying(fleet, "device.serials", "line"):
+            made = serials.line(fleet, hours * 3600)
         if as_json:
             emit_json({"command": made})
             return
@@ -85,7 +89,9 @@ def remove(
 ) -> None:
     """Takes a board off the list; a device that it became stays one until it is revoked."""
     with reported(as_json):
-        gone = serials.remove(Fleet.open(folder), serial)
+        fleet = Fleet.open(folder)
+        with noted.trying(fleet, "device.serial-remove", serial[:200]):
+            gone = serials.remove(fleet, serial)
         if as_json:
             emit_json({"removed": gone.serial})
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from contracts.errors import InputError
 from fleet.folder import Fleet
@@ -25,21 +26,15 @@ def add(fleet: Fleet, boards: Sequence[Wanted], actor: Actor | None = None) -> N
         InputError: ``unknown-board``, ``wrong-board``, ``bad-name``, ``bad-serial``.
         RefusedError: ``serial-taken``, ``already-enrolled``, ``too-many``.
     """
-    store = fleet.open_store()
-    with (
-        contextlib.closing(store),
-        audit.acting(
-            store, actor or audit.local(), "device.serials", f"{len(boards)} boards",
-            serials=[one.serial[:64] for one in boards[:MANY]],
-        ),
-    ):  # fmt: skip
-        found = []
-        for one in boards:
-            check_board(one.board)
-            profile = make_profile(one.device, one.board, one.labels or {}, one.groups or [])
-            found.append((claims.serial_of(one.serial), profile))
-        with fleet.open_identity().registry.transaction() as transaction:
-            claims.expect(transaction, found)
+    found = []
+    for one in boards:
+        check_board(one.board)
+        profile = make_profile(one.device, one.board, one.labels or {}, one.groups or [])
+        found.append((claims.serial_of(one.serial), profile))
+    with fleet.open_identity().registry.transaction() as transaction:
+        claims.expect(transaction, found)
+        named = [one.serial[:64] for one in boards[:MANY]]
+        _note(fleet, actor, "device.serials", f"{len(boards)} boards", serials=named)
 
 
 def line(fleet: Fleet, seconds: float, actor: Actor | None = None) -> str:
@@ -56,13 +51,10 @@ def line(fleet: Fleet, seconds: float, actor: Actor | None = None) -> str:
             "boards join by a line only where the API has TLS: make the fleet with "
             "`shoal fleet init --host NAME`",
         )
-    store = fleet.open_store()
-    with (
-        contextlib.closing(store),
-        audit.acting(store, actor or audit.local(), "device.serials", "line", seconds=seconds),
-        fleet.open_identity().registry.transaction() as transaction,
-    ):
-        return command.line(fleet, claims.new_secret(transaction, time.time(), seconds))
+    with fleet.open_identity().registry.transaction() as transaction:
+        made = command.line(fleet, claims.new_secret(transaction, time.time(), seconds))
+        _note(fleet, actor, "device.serials", "line", seconds=seconds)
+    return made
 
 
 def every(fleet: Fleet) -> list[Expected]:
@@ -77,13 +69,17 @@ def remove(fleet: Fleet, serial: str, actor: Actor | None = None) -> Expected:
     Raises:
         InputError: ``bad-serial``, ``no-such-serial``.
     """
-    store = fleet.open_store()
-    with (
-        contextlib.closing(store),
-        audit.acting(store, actor or audit.local(), "device.serial-remove", serial[:200]),
-        fleet.open_identity().registry.transaction() as transaction,
-    ):
-        return claims.forget(transaction, serial)
+    with fleet.open_identity().registry.transaction() as transaction:
+        gone = claims.forget(transaction, serial)
+        _note(fleet, actor, "device.serial-remove", gone.serial, device=gone.profile.device)
+    return gone
+
+
+def _note(fleet: Fleet, actor: Actor | None, action: str, target: str, **detail: Any) -> None:
+    """The entry of the audit log; a change that cannot be noted is not made."""
+    with contextlib.closing(fleet.open_store()) as store, store.write() as connection:
+        by = actor or audit.local()
+        audit.note_by(connection, by, action, target, time.time(), **detail)
 
 
 def claim(fleet: Fleet, secret: str, serial: str, machine: str) -> tuple[str, str]:
