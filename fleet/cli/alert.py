@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from contracts.errors import InputError, UnavailableError
 from fleet.alerts.rule import KINDS
 from fleet.api import models_alerts
-from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
-from fleet.cli.output import ago, emit_json, reported, safe, table
+from fleet.cli.options import AsJson, with_client
+from fleet.cli.output import ago, emit_json, safe, table
 from fleet.client import Client
 from fleet.rollout.spec import describe
 
@@ -40,7 +40,9 @@ def seconds(text: str) -> float:
 
 
 @app.command()
+@with_client
 def add(
+    client: Client,
     kind: Annotated[str, typer.Argument(help=", ".join(KINDS))],
     selector: Annotated[str, typer.Option(help="Which devices.")] = "all",
     threshold: Annotated[
@@ -56,81 +58,73 @@ def add(
         list[str] | None,
         typer.Option(help="Who gets mail; may be repeated. Else mail.to of fleet.yaml."),
     ] = None,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Adds an alert rule."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        try:
-            new = models_alerts.NewRule.model_validate(
-                {
-                    "id": name,
-                    "title": title,
-                    "kind": kind,
-                    "selector": selector,
-                    "threshold": threshold,
-                    "hold_s": None if hold is None else seconds(hold),
-                    "clear_s": None if clear is None else seconds(clear),
-                    "emails": email or [],
-                }
-            )
-        except ValidationError as error:
-            raise InputError("bad-rule", f"the rule is not valid: {describe(error)}") from None
-        made = client.add_rule(new)
-        if as_json:
-            emit_json(made)
-            return
-        typer.echo(f"Added {made.id}: {safe(made.title)}, {made.kind} {made.threshold:.10g}")
+    try:
+        new = models_alerts.NewRule.model_validate(
+            {
+                "id": name,
+                "title": title,
+                "kind": kind,
+                "selector": selector,
+                "threshold": threshold,
+                "hold_s": None if hold is None else seconds(hold),
+                "clear_s": None if clear is None else seconds(clear),
+                "emails": email or [],
+            }
+        )
+    except ValidationError as error:
+        raise InputError("bad-rule", f"the rule is not valid: {describe(error)}") from None
+    made = client.add_rule(new)
+    if as_json:
+        emit_json(made)
+        return
+    typer.echo(f"Added {made.id}: {safe(made.title)}, {made.kind} {made.threshold:.10g}")
 
 
 @app.command("list")
+@with_client
 def show(
+    client: Client,
     past: Annotated[bool, typer.Option("--past", help="What is over, too.")] = False,
     deliveries: Annotated[
         bool, typer.Option("--deliveries", help="How deliveries went (admin).")
     ] = False,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Lists rules and alerts."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        if deliveries:
-            _deliveries(client.deliveries(), as_json)
-            return
-        rules, found = client.rules(), client.alerts("all" if past else "open")
-        if as_json:
-            emit_json({"rules": rules, "alerts": found})
-            return
-        now = time.time()
-        table(
-            ("rule", "kind", "threshold", "for", "devices", "open", "silent"),
-            [
-                (
-                    one.id,
-                    one.kind,
-                    f"{one.threshold:.10g}",
-                    f"{one.hold_s:g} s",
-                    one.selector,
-                    one.open,
-                    _until(one.silenced_until, now),
-                )
-                for one in rules
-            ],
-        )
-        if not found:
-            typer.echo("\nNothing is wrong by these rules.")
-            return
-        typer.echo("")
-        table(
-            ("alert", "rule", "status", "since", "what"),
-            [(one.id, one.rule, one.status, ago(one.since), one.message) for one in found],
-        )
+    if deliveries:
+        _deliveries(client.deliveries(), as_json)
+        return
+    rules, found = client.rules(), client.alerts("all" if past else "open")
+    if as_json:
+        emit_json({"rules": rules, "alerts": found})
+        return
+    now = time.time()
+    table(
+        ("rule", "kind", "threshold", "for", "devices", "open", "silent"),
+        [
+            (
+                one.id,
+                one.kind,
+                f"{one.threshold:.10g}",
+                f"{one.hold_s:g} s",
+                one.selector,
+                one.open,
+                _until(one.silenced_until, now),
+            )
+            for one in rules
+        ],
+    )
+    if not found:
+        typer.echo("\nNothing is wrong by these rules.")
+        return
+    typer.echo("")
+    table(
+        ("alert", "rule", "status", "since", "what"),
+        [(one.id, one.rule, one.status, ago(one.since), one.message) for one in found],
+    )
 
 
 def _until(moment: float, now: float) -> str:
@@ -139,66 +133,57 @@ def _until(moment: float, now: float) -> str:
 
 
 @app.command()
+@with_client
 def remove(
+    client: Client,
     rule: Rule,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Removes an alert rule; its open alerts are over."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        client.remove_rule(rule)
-        if as_json:
-            emit_json({"removed": rule})
-            return
-        typer.echo(f"Removed {rule}.")
+    client.remove_rule(rule)
+    if as_json:
+        emit_json({"removed": rule})
+        return
+    typer.echo(f"Removed {rule}.")
 
 
 @app.command()
+@with_client
 def silence(
+    client: Client,
     rule: Rule,
     duration: Annotated[
         str, typer.Option("--for", help="30m, 8h, 2d; 0: told again from now on.")
     ] = "1h",
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Has nobody told of a rule's alerts for a while; what is open after it is told then."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        length = seconds(duration)
-        found = client.silence_rule(rule, length)
-        if as_json:
-            emit_json(found)
-            return
-        typer.echo(f"{rule} is silent for {duration}." if length else f"{rule} is told again.")
+    length = seconds(duration)
+    found = client.silence_rule(rule, length)
+    if as_json:
+        emit_json(found)
+        return
+    typer.echo(f"{rule} is silent for {duration}." if length else f"{rule} is told again.")
 
 
 @app.command()
+@with_client
 def test(
+    client: Client,
     email: Annotated[
         list[str] | None, typer.Option(help="Instead of mail.to of fleet.yaml; may be repeated.")
     ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for how it went.")] = True,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Sends a test message in every way in which alerts are told, and says how it went."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        newest = max((one.id for one in client.deliveries() if one.way == "webhook"), default=0)
-        sent = client.test_alerts(email or [])
-        found = _outcomes(client, sent, newest, wait)
-        _deliveries(found, as_json)
-        if bad := [one for one in found if wait and one.delivered_at is None]:
-            reason = bad[0].error or "not tried yet: is the controller ready? `shoal fleet doctor`"
-            raise UnavailableError("not-delivered", f"{bad[0].to}: {reason}")
+    newest = max((one.id for one in client.deliveries() if one.way == "webhook"), default=0)
+    sent = client.test_alerts(email or [])
+    found = _outcomes(client, sent, newest, wait)
+    _deliveries(found, as_json)
+    if bad := [one for one in found if wait and one.delivered_at is None]:
+        reason = bad[0].error or "not tried yet: is the controller ready? `shoal fleet doctor`"
+        raise UnavailableError("not-delivered", f"{bad[0].to}: {reason}")
 
 
 def _outcomes(

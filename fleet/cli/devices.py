@@ -15,64 +15,62 @@ from contracts import codec, files
 from contracts.errors import InputError
 from contracts.topics import check_name
 from fleet.api import models, models_devices
-from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
-from fleet.cli.output import ago, emit_json, emit_line, reported, safe, table
+from fleet.cli.options import AsJson, with_client
+from fleet.cli.output import ago, emit_json, emit_line, safe, table
+from fleet.client import Client
 from fleet.rollout import selector as selectors
 from fleet.rollout.spec import describe
 
 
+@with_client
 def devices(
+    client: Client,
     selector: Annotated[
         str, typer.Argument(help="Which; for example site=lyon, own:site=lyon.")
     ] = "all",
     clones: Annotated[
         bool, typer.Option("--clones", help="Identities that more than one device has.")
     ] = False,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Lists devices with what they run."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        selectors.parse(selector)
-        if clones:
-            _clones(client.clones(), as_json)
-            return
-        found = list(client.devices(selector))
-        if as_json:
-            emit_json(found)
-            return
-        table(
+    selectors.parse(selector)
+    if clones:
+        _clones(client.clones(), as_json)
+        return
+    found = list(client.devices(selector))
+    if as_json:
+        emit_json(found)
+        return
+    table(
+        (
+            "device",
+            "board",
+            "state",
+            "seen",
+            "models",
+            "update",
+            "waits for",
+            "dropped",
+            "labels",
+            "says of itself",
+        ),
+        [
             (
-                "device",
-                "board",
-                "state",
-                "seen",
-                "models",
-                "update",
-                "waits for",
-                "dropped",
-                "labels",
-                "says of itself",
-            ),
-            [
-                (
-                    one.id,
-                    one.board,
-                    one.state,
-                    "now" if one.state == "online" else ago(one.seen_at),
-                    _models(one),
-                    one.last_update["state"] if one.last_update else "",
-                    "; ".join(wait.message for wait in one.waits),
-                    _dropped(one),
-                    _labels(one.labels, one.groups),
-                    _labels(one.own_labels, one.own_groups, "own:"),
-                )
-                for one in found
-            ],
-        )
+                one.id,
+                one.board,
+                one.state,
+                "now" if one.state == "online" else ago(one.seen_at),
+                _models(one),
+                one.last_update["state"] if one.last_update else "",
+                "; ".join(wait.message for wait in one.waits),
+                _dropped(one),
+                _labels(one.labels, one.groups),
+                _labels(one.own_labels, one.own_groups, "own:"),
+            )
+            for one in found
+        ],
+    )
 
 
 def _dropped(device: models_devices.DeviceModel) -> str:
@@ -86,7 +84,9 @@ def _labels(labels: dict[str, str], groups: list[str], prefix: str = "") -> str:
     return ",".join(f"{prefix}{key}={value}" for key, value in pairs)
 
 
+@with_client
 def label(
+    client: Client,
     device: Annotated[str, typer.Argument(help="The device's name.")],
     change: Annotated[
         list[str] | None, typer.Argument(help="KEY=VALUE gives a label, KEY- takes it away.")
@@ -97,49 +97,44 @@ def label(
     leave: Annotated[
         list[str] | None, typer.Option("--no-group", help="A group to take away; may be repeated.")
     ] = None,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Changes the labels and groups that operators give a device; shows them without a change.
 
     What the device reports of itself stays: a selector asks for that with own:KEY.
     """
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        found = client.device(device)
-        labels = dict(found.labels)
-        for one in change or []:
-            key, equals, value = one.partition("=")
-            if equals:
-                labels[check_name(key, "label")] = value
-            elif one.endswith("-"):
-                labels.pop(one[:-1], None)
-            else:
-                raise InputError("bad-label", f"{one[:80]!r} is neither KEY=VALUE nor KEY-")
-        dropped = set(leave or [])
-        groups = list(dict.fromkeys(g for g in [*found.groups, *(join or [])] if g not in dropped))
-        if change or join or leave:
-            found = client.change_device(
-                device,
-                labels=labels if change else None,
-                groups=groups if join or leave else None,
-                version=found.version,
-            )
-        if as_json:
-            emit_json(found)
-            return
-        table(
-            ("device", "labels", "says of itself"),
-            [
-                (
-                    found.id,
-                    _labels(found.labels, found.groups),
-                    _labels(found.own_labels, found.own_groups, "own:"),
-                )
-            ],
+    found = client.device(device)
+    labels = dict(found.labels)
+    for one in change or []:
+        key, equals, value = one.partition("=")
+        if equals:
+            labels[check_name(key, "label")] = value
+        elif one.endswith("-"):
+            labels.pop(one[:-1], None)
+        else:
+            raise InputError("bad-label", f"{one[:80]!r} is neither KEY=VALUE nor KEY-")
+    dropped = set(leave or [])
+    groups = list(dict.fromkeys(g for g in [*found.groups, *(join or [])] if g not in dropped))
+    if change or join or leave:
+        found = client.change_device(
+            device,
+            labels=labels if change else None,
+            groups=groups if join or leave else None,
+            version=found.version,
         )
+    if as_json:
+        emit_json(found)
+        return
+    table(
+        ("device", "labels", "says of itself"),
+        [
+            (
+                found.id,
+                _labels(found.labels, found.groups),
+                _labels(found.own_labels, found.own_groups, "own:"),
+            )
+        ],
+    )
 
 
 def _clones(found: list[models_devices.CloneModel], as_json: bool) -> None:
@@ -169,7 +164,9 @@ def _models(device: models_devices.DeviceModel) -> str:
     return "; ".join(parts)
 
 
+@with_client
 def query(
+    client: Client,
     selector: Annotated[str, typer.Argument(help="A device, several, or a selector.")],
     op: Annotated[str, typer.Argument(help="classify, embed, generate, selftest or status.")],
     text: Annotated[str | None, typer.Argument(help="The text; - reads stdin.")] = None,
@@ -182,39 +179,34 @@ def query(
     adapter: Annotated[
         str | None, typer.Option(help="For generate: an adapter's slot or name.")
     ] = None,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Asks devices over MQTT. `generate` streams; exit code 1 when no device answered."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        selectors.parse(selector)
-        options: dict[str, Any] = {
-            key: value
-            for key, value in (
-                ("max_tokens", max_tokens),
-                ("temperature", temperature),
-                ("seed", seed),
-                ("slot", slot),
-                ("adapter", adapter),
-            )
-            if value is not None
-        }
-        if json_schema is not None:
-            options["json_schema"] = _json_file(json_schema)
-        asked = _query(selector, op, _text(text), timeout, options)
-        if op == "generate":
-            _generate(client.stream(asked), as_json)
-            return
-        result = client.query(asked)
-        if as_json:
-            emit_json(result)
-        else:
-            _show(result)
-        if not result.answered:
-            raise typer.Exit(1)
+    selectors.parse(selector)
+    options: dict[str, Any] = {
+        key: value
+        for key, value in (
+            ("max_tokens", max_tokens),
+            ("temperature", temperature),
+            ("seed", seed),
+            ("slot", slot),
+            ("adapter", adapter),
+        )
+        if value is not None
+    }
+    if json_schema is not None:
+        options["json_schema"] = _json_file(json_schema)
+    asked = _query(selector, op, _text(text), timeout, options)
+    if op == "generate":
+        _generate(client.stream(asked), as_json)
+        return
+    result = client.query(asked)
+    if as_json:
+        emit_json(result)
+    else:
+        _show(result)
+    if not result.answered:
+        raise typer.Exit(1)
 
 
 def _text(text: str | None) -> str:
@@ -315,44 +307,41 @@ def _generate(answers: Any, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
+@with_client
 def metrics(
+    client: Client,
     selector: Annotated[str | None, typer.Argument(help="Which devices; else all.")] = None,
     seconds: Annotated[float, typer.Option(help="Of the last how many.", min=1)] = 3600.0,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Shows what devices measured with each model."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        found = client.metrics(seconds, selector)
-        if as_json:
-            emit_json(found)
-            return
-        typer.echo("devices: " + ", ".join(f"{n} {s}" for s, n in sorted(found.devices.items())))
-        if found.dropped:
-            places = ", ".join(f"{count} {place}" for place, count in found.dropped.items())
-            typer.echo(f"dropped since yesterday by {found.devices_dropping} devices: {places}")
-        for device, refused in found.over_quota.items():
-            emit_line(f"over its quota today: {device}, {refused} messages refused")
-        table(
-            ("slot", "model", "requests", "errors", "unknown", "p50 ms", "p95 ms", "confidence"),
-            [
-                (
-                    one.slot,
-                    one.name or one.bundle[:12],
-                    one.requests,
-                    one.errors,
-                    one.unknown,
-                    _milli(one.latency_p50_us),
-                    _milli(one.latency_p95_us),
-                    "" if one.confidence_mean is None else f"{one.confidence_mean:.3f}",
-                )
-                for one in found.models
-                if one.bundle
-            ],
-        )
+    found = client.metrics(seconds, selector)
+    if as_json:
+        emit_json(found)
+        return
+    typer.echo("devices: " + ", ".join(f"{n} {s}" for s, n in sorted(found.devices.items())))
+    if found.dropped:
+        places = ", ".join(f"{count} {place}" for place, count in found.dropped.items())
+        typer.echo(f"dropped since yesterday by {found.devices_dropping} devices: {places}")
+    for device, refused in found.over_quota.items():
+        emit_line(f"over its quota today: {device}, {refused} messages refused")
+    table(
+        ("slot", "model", "requests", "errors", "unknown", "p50 ms", "p95 ms", "confidence"),
+        [
+            (
+                one.slot,
+                one.name or one.bundle[:12],
+                one.requests,
+                one.errors,
+                one.unknown,
+                _milli(one.latency_p50_us),
+                _milli(one.latency_p95_us),
+                "" if one.confidence_mean is None else f"{one.confidence_mean:.3f}",
+            )
+            for one in found.models
+            if one.bundle
+        ],
+    )
 
 
 def _milli(us: float | None) -> str:

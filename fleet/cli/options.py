@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Concatenate, ParamSpec
 
 import typer
 
 from contracts.errors import InputError
+from fleet.cli.output import reported
 from fleet.client import Client
 from fleet.folder import Fleet
 
+P = ParamSpec("P")
 FOLDER_VARIABLE = "SHOAL_FLEET"
 TOKEN_VARIABLE = "SHOAL_TOKEN"  # noqa: S105  (the name of a variable)
 URL_VARIABLE = "SHOAL_URL"
@@ -34,6 +39,34 @@ TokenFile = Annotated[
 TokenValue = Annotated[
     str | None, typer.Option(envvar=TOKEN_VARIABLE, hidden=True, help="A token.")
 ]
+
+
+def with_client(command: Callable[Concatenate[Client, P], None]) -> Callable[..., None]:
+    """A command that asks the controller: it is given a client in place of the options for that.
+
+    Its last parameter is `as_json`; errors are told as the command's others are.
+    """
+    own = inspect.signature(command, eval_str=True)
+    asked = inspect.signature(connect, eval_str=True).parameters.values()
+    shared = [
+        one.replace(annotation=kind, default=HERE if one.name == "folder" else None)
+        for one, kind in zip(asked, (Folder, Url, TokenFile, TokenValue), strict=True)
+    ]
+    _, *mine, last = own.parameters.values()
+    signature = own.replace(parameters=[*mine, *shared, last])
+
+    @functools.wraps(command)
+    def run(*args: Any, **given: Any) -> None:
+        values = signature.bind(*args, **given)
+        values.apply_defaults()
+        rest = values.arguments
+        where = [rest.pop(one.name) for one in shared]
+        with reported(rest["as_json"]), connect(*where) as client:
+            command(client, **rest)  # type: ignore[call-arg]
+
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()}
+    return run
 
 
 def connect(

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from contracts import codec, files
 from contracts.errors import InputError
 from fleet.api import models_rollouts
-from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
+from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect, with_client
 from fleet.cli.output import ago, emit_json, reported, safe, table
 from fleet.client import Client
 from fleet.rollout.spec import RolloutSpec, describe, load, parse_waves
@@ -159,73 +159,67 @@ def plan(
 
 
 @app.command("list")
+@with_client
 def list_rollouts(
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
+    client: Client,
     as_json: AsJson = False,
 ) -> None:
     """Lists rollouts, newest first."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        found = client.rollouts()
-        if as_json:
-            emit_json(found)
-            return
-        table(
-            ("rollout", "bundle", "status", "wave", "devices", "selector", "created"),
-            [
-                (
-                    one.id,
-                    f"{one.spec.bundle} {one.spec.version}",
-                    one.status,
-                    f"{one.wave + 1}/{len(one.spec.waves)}",
-                    _phases(one),
-                    one.spec.selector,
-                    ago(one.created_at),
-                )
-                for one in found
-            ],
-        )
+    found = client.rollouts()
+    if as_json:
+        emit_json(found)
+        return
+    table(
+        ("rollout", "bundle", "status", "wave", "devices", "selector", "created"),
+        [
+            (
+                one.id,
+                f"{one.spec.bundle} {one.spec.version}",
+                one.status,
+                f"{one.wave + 1}/{len(one.spec.waves)}",
+                _phases(one),
+                one.spec.selector,
+                ago(one.created_at),
+            )
+            for one in found
+        ],
+    )
 
 
 @app.command("show")
+@with_client
 def show(
+    client: Client,
     rollout: RolloutId,
     watch: Annotated[bool, typer.Option("--watch", help="Until it ends.")] = False,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Shows a rollout: waves, gates, failed devices, history."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        found = _watch(client, rollout, quiet=as_json) if watch else client.rollout(rollout)
-        failed = list(client.members(rollout, "failed"))
-        waiting = _waiting(client, found)
-        events = client.events(rollout).items
-        if as_json:
-            document = found.model_dump(mode="json")
-            document["failed"] = [one.model_dump(mode="json") for one in failed]
-            document["waiting"] = [one.model_dump(mode="json") for one in waiting]
-            document["events"] = [one.model_dump(mode="json") for one in events]
-            emit_json(document)
-            return
-        _show(found)
-        for member in waiting[:_SHOWN]:
-            for wait in member.waits:
-                since = f", {ago(wait.since)}" if wait.since else ""
-                typer.echo(
-                    f"waits: {safe(member.device)} ({member.phase}{since}): {safe(wait.message)}"
-                )
-        if len(waiting) > _SHOWN:
-            typer.echo(f"waits: {len(waiting) - _SHOWN} more devices")
-        for member in failed[:_SHOWN]:
-            why = (member.reason or {}).get("message", "no reason given")
-            typer.echo(f"failed: {safe(member.device)}: {safe(str(why))}")
-        for event in events[-15:]:
-            typer.echo(f"{ago(event.at):>10}  {safe(event.message)}")
+    found = _watch(client, rollout, quiet=as_json) if watch else client.rollout(rollout)
+    failed = list(client.members(rollout, "failed"))
+    waiting = _waiting(client, found)
+    events = client.events(rollout).items
+    if as_json:
+        document = found.model_dump(mode="json")
+        document["failed"] = [one.model_dump(mode="json") for one in failed]
+        document["waiting"] = [one.model_dump(mode="json") for one in waiting]
+        document["events"] = [one.model_dump(mode="json") for one in events]
+        emit_json(document)
+        return
+    _show(found)
+    for member in waiting[:_SHOWN]:
+        for wait in member.waits:
+            since = f", {ago(wait.since)}" if wait.since else ""
+            typer.echo(
+                f"waits: {safe(member.device)} ({member.phase}{since}): {safe(wait.message)}"
+            )
+    if len(waiting) > _SHOWN:
+        typer.echo(f"waits: {len(waiting) - _SHOWN} more devices")
+    for member in failed[:_SHOWN]:
+        why = (member.reason or {}).get("message", "no reason given")
+        typer.echo(f"failed: {safe(member.device)}: {safe(str(why))}")
+    for event in events[-15:]:
+        typer.echo(f"{ago(event.at):>10}  {safe(event.message)}")
 
 
 def _waiting(

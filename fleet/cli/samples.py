@@ -14,7 +14,7 @@ from contracts.errors import InputError
 from fleet import durable
 from fleet.api import models_samples
 from fleet.cli import keyboard, noted
-from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
+from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect, with_client
 from fleet.cli.output import ago, emit_json, reported, safe, table
 from fleet.client import Client
 from fleet.folder import Fleet
@@ -33,15 +33,13 @@ _KEYS: Final = "123456789abcdefghijklmoqrtvwxyz"
 
 
 @app.command()
+@with_client
 def ask(
+    client: Client,
     model: Annotated[str, typer.Option("--model", help="The bundle that gave the answers.")],
     on: Annotated[str, typer.Option("--on", help="Which devices, a selector.")] = "all",
     most: Annotated[int, typer.Option(help="Of each device.", min=1, max=200)] = 50,
     why: Annotated[str, typer.Option(help="For owners who are asked.")] = "",
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Asks devices for hard examples. They give what their owners consent to, redacted.
@@ -49,26 +47,22 @@ def ask(
     Where a source says `share: hard`, at once; else once the owner approves it on the device
     (`shoal-agent samples requests`, `approve`): the controller asks again every few minutes.
     """
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        try:
-            new = models_samples.NewAsk(model=model, selector=on, most=most, why=why)
-        except ValidationError as error:
-            raise InputError("bad-query", f"the request is not valid: {describe(error)}") from None
-        _gave(client.ask_samples(new), as_json)
+    try:
+        new = models_samples.NewAsk(model=model, selector=on, most=most, why=why)
+    except ValidationError as error:
+        raise InputError("bad-query", f"the request is not valid: {describe(error)}") from None
+    _gave(client.ask_samples(new), as_json)
 
 
 @app.command()
+@with_client
 def collect(
+    client: Client,
     name: Annotated[str, typer.Argument(help="The request; `list` tells it.")],
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Asks again at once: owners may have approved the request since."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        _gave(client.collect_samples(name), as_json)
+    _gave(client.collect_samples(name), as_json)
 
 
 def _gave(found: models_samples.AskModel, as_json: bool) -> None:
@@ -86,45 +80,42 @@ def _gave(found: models_samples.AskModel, as_json: bool) -> None:
 
 
 @app.command("list")
+@with_client
 def show(
+    client: Client,
     model: Annotated[str | None, typer.Argument(help="A model: shows its texts.")] = None,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Lists requests and models with samples, or a model's texts and what people say of them."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        if model is None:
-            page = client.asks()
-            if as_json:
-                emit_json(page)
-                return
-            table(
-                ("request", "model", "devices", "most", "by", "when"),
-                [(a.name, a.model, a.selector, a.most, a.by, ago(a.at)) for a in page.items],
-            )
-            table(("model", "samples"), page.models.items())
-            return
-        found = client.samples(model)
+    if model is None:
+        page = client.asks()
         if as_json:
-            emit_json(found)
+            emit_json(page)
             return
         table(
-            ("answered", "sure", "times", "devices", "people say", "text"),
-            [
-                (
-                    one.answered,
-                    f"{one.confidence:.0%}",
-                    one.times,
-                    one.devices,
-                    ", ".join(f"{said.person}: {said.label or '-'}" for said in one.said),
-                    one.text,
-                )
-                for one in found.items
-            ],
+            ("request", "model", "devices", "most", "by", "when"),
+            [(a.name, a.model, a.selector, a.most, a.by, ago(a.at)) for a in page.items],
         )
+        table(("model", "samples"), page.models.items())
+        return
+    found = client.samples(model)
+    if as_json:
+        emit_json(found)
+        return
+    table(
+        ("answered", "sure", "times", "devices", "people say", "text"),
+        [
+            (
+                one.answered,
+                f"{one.confidence:.0%}",
+                one.times,
+                one.devices,
+                ", ".join(f"{said.person}: {said.label or '-'}" for said in one.said),
+                one.text,
+            )
+            for one in found.items
+        ],
+    )
 
 
 @app.command()
@@ -285,20 +276,17 @@ def export(
 
 
 @app.command()
+@with_client
 def delete(
+    client: Client,
     model: _Model,
     device: Annotated[str | None, typer.Option(help="Only of this device.")] = None,
     key: Annotated[str | None, typer.Option(help="Only this text; `list --json` tells it.")] = None,
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Deletes samples of a model, and labels of texts that nobody has any more."""
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        count = client.delete_samples(model, device=device, key=key)
-        if as_json:
-            emit_json({"samples": count})
-            return
-        typer.echo(f"{count} samples deleted")
+    count = client.delete_samples(model, device=device, key=key)
+    if as_json:
+        emit_json({"samples": count})
+        return
+    typer.echo(f"{count} samples deleted")

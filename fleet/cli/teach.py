@@ -14,13 +14,15 @@ from contracts.errors import InputError
 from contracts.files import read_small
 from contracts.messages import Lesson
 from fleet.api import models_lessons
-from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect
-from fleet.cli.output import emit_json, reported, safe, table
+from fleet.cli.options import AsJson, with_client
+from fleet.cli.output import emit_json, safe, table
 from fleet.client import Client
 from fleet.rollout.spec import describe
 
 
+@with_client
 def teach(
+    client: Client,
     model: Annotated[str, typer.Argument(help="The model: a bundle's name.")],
     label: Annotated[str | None, typer.Option(help="Of the examples: new, or the model's.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="An example; give about five.")] = None,
@@ -36,10 +38,6 @@ def teach(
         bool, typer.Option("--list", help="Shows what devices were taught, as they reported it.")
     ] = False,
     slot: Annotated[str, typer.Option(help="Of the devices.")] = "classify",
-    folder: Folder = HERE,
-    url: Url = None,
-    token_file: TokenFile = None,
-    token: TokenValue = None,
     as_json: AsJson = False,
 ) -> None:
     """Teaches devices a label from about five examples, until the next version of the model.
@@ -47,38 +45,37 @@ def teach(
     It takes a moment and no build. Answers that come of it say `taught`. A lesson is for the
     version that serves: when another one comes, it does not answer, and the device says so.
     """
-    with reported(as_json), connect(folder, url, token_file, token) as client:
-        texts = [*(text or []), *(_lines(file) if file else [])]
-        try:
-            if listed:
-                if label or texts or undo:
-                    raise InputError("bad-options", "--list takes no label, example or --undo")
-                found = _reported(client, model, on, slot)
-            elif undo is not None:
-                if label or texts:
-                    raise InputError("bad-options", "--undo takes no label and no examples")
-                old = models_lessons.OldLesson(selector=on, lesson=undo, slot=slot)
-                found = client.unteach(old)
-            else:
-                if label is None or not texts:
-                    raise InputError("bad-lesson", "give --label and its examples: --text, --from")
-                new = models_lessons.NewLesson(
-                    selector=on,
-                    model=model,
-                    lesson=lesson or _name(label, texts),
-                    label=label,
-                    texts=texts,
-                    slot=slot,
-                )
-                found = client.teach(new)
-        except ValidationError as error:
-            raise InputError("bad-lesson", f"the lesson is not valid: {describe(error)}") from None
-        if as_json:
-            emit_json(found)
+    texts = [*(text or []), *(_lines(file) if file else [])]
+    try:
+        if listed:
+            if label or texts or undo:
+                raise InputError("bad-options", "--list takes no label, example or --undo")
+            found = _reported(client, model, on, slot)
+        elif undo is not None:
+            if label or texts:
+                raise InputError("bad-options", "--undo takes no label and no examples")
+            old = models_lessons.OldLesson(selector=on, lesson=undo, slot=slot)
+            found = client.unteach(old)
         else:
-            _show(found)
-        if not listed and all(one.error is not None for one in found.devices):
-            raise typer.Exit(1)
+            if label is None or not texts:
+                raise InputError("bad-lesson", "give --label and its examples: --text, --from")
+            new = models_lessons.NewLesson(
+                selector=on,
+                model=model,
+                lesson=lesson or _name(label, texts),
+                label=label,
+                texts=texts,
+                slot=slot,
+            )
+            found = client.teach(new)
+    except ValidationError as error:
+        raise InputError("bad-lesson", f"the lesson is not valid: {describe(error)}") from None
+    if as_json:
+        emit_json(found)
+    else:
+        _show(found)
+    if not listed and all(one.error is not None for one in found.devices):
+        raise typer.Exit(1)
 
 
 def _reported(client: Client, model: str, on: str, slot: str) -> models_lessons.TaughtPage:
