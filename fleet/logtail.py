@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from fastapi.concurrency import run_in_threadpool
@@ -19,10 +19,12 @@ from contracts import codec, limits
 from contracts.answers import Answer, Logged
 from contracts.errors import InputError, RefusedError, UnavailableError, from_info
 from contracts.requests import LogLevel, LogsRequest
-from fleet.controller import Controller
 from fleet.store import audit, devices
 from fleet.store.entries import Actor
 from fleet.store.schema import DEVICE
+
+if TYPE_CHECKING:  # a command reads the bounds here, and needs no controller
+    from fleet.controller import Controller
 
 ACTION: Final = "device.logs"
 MAX_FOLLOW_S: Final = 600.0
