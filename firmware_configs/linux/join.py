@@ -4,6 +4,9 @@ The controller puts URL (its address), CA (PEM of the fleet's authority; empty: 
 UNIT (of systemd) before this text. The token comes on standard input. Needs Python alone, also an
 old one, which is then told what is needed. Nothing is fetched from anywhere else.
 
+On a stick of `shoal fleet enroll --usb` STICK stands before it too: what the board becomes, and the
+releases that lie beside this file with the device's agent.yaml. The network is not asked then.
+
 Until the device is enrolled, whatever fails takes back all that was done and leaves the token
 unused. After that the same line goes on where it stopped: the key is kept.
 
@@ -158,12 +161,18 @@ def download(token, sha256, size, target):
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, ssl.SSLError) or attempt == TRIES - 1:
                 raise Stop("the download broke off: " + unreachable(error))
+    checked(sha256, size, target,
+            "what was downloaded is not the signed release: type the same line again")
+
+
+def checked(sha256, size, target, wrong):
+    """Whether a file is the one that was signed."""
     digest = hashlib.sha256()
     with open(target, "rb") as stream:
         for chunk in iter(lambda: stream.read(1 << 20), b""):
             digest.update(chunk)
     if os.path.getsize(target) != size or digest.hexdigest() != sha256:
-        raise Stop("what was downloaded is not the signed release: type the same line again")
+        raise Stop(wrong)
 
 
 def part(token, sha256, have, target):
@@ -210,6 +219,61 @@ def content(path):
     except OSError:
         return ""
     return "".join(c for c in text if c.isprintable()).strip()
+
+
+# A stick. ------------------------------------------------------------------------------------
+
+
+def beside(name):
+    """A file on the stick."""
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+
+
+def stick():
+    """What the stick of this script makes of a board; None: there is none, the controller says."""
+    return globals().get("STICK")
+
+
+def planned(found, choices):
+    """The plan of a stick, for the first of this board's Pythons that it has a release for."""
+    for platform_, python, _ in choices:
+        for release in found["releases"]:
+            if (release["platform"], release["python"]) == (platform_, python):
+                return dict(found, release=release, used=False)
+    has = ["%s with Python 3.%s" % (one["platform"], one["python"][3:]) for one in found["releases"]]
+    raise Stop("the stick is for another board: it has the agent for %s, and this is %s with "
+               "Python 3.%s" % (", ".join(has), choices[0][0], choices[0][1][3:]))
+
+
+def copied(release, target):
+    """The release of the stick, checked."""
+    name = release["sha256"] + ".zip"
+    try:
+        shutil.copyfile(beside(name), target)
+    except OSError as error:
+        raise Stop("%s on the stick cannot be read: %s" % (name, error.strerror))
+    checked(release["sha256"], release["size"], target,
+            "%s on the stick is damaged: write the stick again" % name)
+
+
+def identity(device):
+    """The device's configuration, with its key, from the stick; it is for one board."""
+    try:
+        with open(beside("agent.yaml"), encoding="utf-8") as stream:
+            text = stream.read(1 << 20)
+    except OSError:
+        raise Stop("the stick has no agent.yaml any more: another board became %s with it; write "
+                   "the stick again (shoal fleet enroll --replace --usb)" % device)
+    write(CONFIG, text, 0o600)
+    sync(ETC)
+
+
+def used_up():
+    """Takes the key off the stick: a second board would be a copy of this one."""
+    try:
+        os.unlink(beside("agent.yaml"))
+    except OSError:
+        say("the stick cannot be written: delete agent.yaml on it, it holds this board's key")
 
 
 # The board. ----------------------------------------------------------------------------------
@@ -387,15 +451,18 @@ def join(undo):
         raise Stop("root is needed: put sudo before python3")
     if not sys.platform.startswith("linux") or not shutil.which("systemctl"):
         raise Stop("a board with Linux and systemd is needed: there is no systemctl here")
-    token, _, serial = sys.stdin.readline(300).strip().partition(" ")
-    if not re.match(r"[A-Za-z0-9_-]{20,128}\Z", token):
-        raise Stop("no token came: type the whole line as it was printed")
     choices = pythons()
-    if token.startswith(CLAIM):
-        token = claim(token, serial.strip())
-    plan = ask("/v1/join", {"token": token, "choices": [list(one[:2]) for one in choices]})
-    release = plan["release"]
     here = known() if os.path.exists(CONFIG) else None
+    if stick():
+        token, plan = "", planned(stick(), choices)
+    else:
+        token, _, serial = sys.stdin.readline(300).strip().partition(" ")
+        if not re.match(r"[A-Za-z0-9_-]{20,128}\Z", token):
+            raise Stop("no token came: type the whole line as it was printed")
+        if token.startswith(CLAIM):
+            token = claim(token, serial.strip())
+        plan = ask("/v1/join", {"token": token, "choices": [list(one[:2]) for one in choices]})
+    release = plan["release"]
     if here not in (None, (plan["fleet"], plan["device"])):
         raise Stop("this board is %s of the fleet %s already: remove that first, with "
                    "sudo %s/bin/shoal-agent uninstall" % (here[1], here[0], HOME))
@@ -408,11 +475,15 @@ def join(undo):
         raise Stop("%d MB are free on %s; %d MB are needed" % (
             free // 10**6, BASE, 6 * release["size"] // 10**6))
     say("%s joins %s: agent %s, %.1f MB from %s" % (
-        plan["device"], plan["fleet"], release["version"], release["size"] / 1e6, URL))  # noqa: F821
+        plan["device"], plan["fleet"], release["version"], release["size"] / 1e6,
+        "this stick" if stick() else URL))  # noqa: F821
     shutil.rmtree(WORK, ignore_errors=True)
     os.mkdir(WORK, 0o700)
     undo.append(lambda: shutil.rmtree(WORK, ignore_errors=True))
-    download(token, release["sha256"], release["size"], WORK + "/release.zip")
+    if stick():
+        copied(release, WORK + "/release.zip")
+    else:
+        download(token, release["sha256"], release["size"], WORK + "/release.zip")
     os.mkdir(WORK + "/wheels")
     unpack(WORK + "/release.zip", WORK + "/wheels")
     home = "%s/shoal-%s-%s" % (BASE, release["version"], release["sha256"][:8])
@@ -427,12 +498,16 @@ def join(undo):
         undo.append(lambda: subprocess.run(["userdel", "shoal"], stderr=subprocess.DEVNULL))
     shutil.chown(ETC, "root", "shoal")
     os.chmod(ETC, 0o750)
-    if here is None:
+    if here is None and stick():
+        identity(plan["device"])
+    elif here is None:
         enrol(home, token)
     undo[1:] = []
     adopt()
     switch(home)
     start()
+    if stick():
+        used_up()
     return plan
 
 

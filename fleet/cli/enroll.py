@@ -13,13 +13,14 @@ import typer
 from contracts import files
 from contracts.board import load_for_agent
 from contracts.errors import InputError
+from fleet import durable
 from fleet.boards.compiler import compiler
 from fleet.boards.folder import load_config, write_folder
 from fleet.cli import noted
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported, safe, table
 from fleet.folder import Fleet
-from fleet.joining import command, invitations, offers
+from fleet.joining import command, image, invitations, offers, stick
 from fleet.joining import table as tables
 from fleet.joining.invitations import Wanted
 from fleet.membership import leaving
@@ -69,6 +70,14 @@ def enroll(
         bool, typer.Option("--file", help="Make the key here, and write agent.yaml.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Where agent.yaml goes; as --file.")] = None,
+    usb: Annotated[
+        Path | None,
+        typer.Option(help="A folder for a USB stick: the board needs no network to install."),
+    ] = None,
+    rpi_imager: Annotated[
+        Path | None,
+        typer.Option(help="A file for Raspberry Pi Imager: cloud-init's, or firstrun with .sh."),
+    ] = None,
     replace: Annotated[
         bool,
         typer.Option("--replace", help="Enrol a known device again; labels and groups stay."),
@@ -91,8 +100,17 @@ def enroll(
             raise InputError("bad-options", "expected NAME and --board, or --csv FILE")
         with noted.trying(fleet, "device.enroll", device):
             kind = load_for_agent(board).kind
+            if usb is not None:
+                one = Wanted(device, board, labels, group)
+                _told_stick(stick.write(fleet, one, usb, replace=replace), usb, as_json=as_json)
+                return
             if kind == "linux" and fleet.api_url.startswith("https://") and not (file or out):
                 one = Wanted(device, board, labels, group)
+                if rpi_imager is not None:
+                    (made,) = offers.make(fleet, [one], seconds=hours * 3600, replace=replace)
+                    write_image(rpi_imager, made.line, as_json=as_json)
+                    _tell_missing(fleet, {board})
+                    return
                 _invite(fleet, [one], hours, replace=replace, qr=qr, as_json=as_json)
                 return
             if kind == "micropython":
@@ -117,6 +135,23 @@ def _told(device: str, board: str, path: Path, *, micro: bool, as_json: bool) ->
         typer.echo(f"Copy it to the board: shoal boards flash {files}")
         return
     typer.echo(f"On the device: shoal-agent run --config {path.name}")
+
+
+def _told_stick(names: list[str], folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        emit_json({"folder": str(folder), "files": names})
+        return
+    typer.echo(f"Copy {folder} to a stick. On the board: sudo python3 {stick.INSTALL}")
+
+
+def write_image(path: Path, line: str, *, as_json: bool) -> None:
+    """Writes what makes a new board type a line; nobody else may read it."""
+    durable.write(path, image.of(path.name, line).encode(), mode=0o600)
+    option = "--first-run-script" if path.name.endswith(".sh") else "--cloudinit-userdata"
+    if as_json:
+        emit_json({"file": str(path), "option": option})
+        return
+    typer.echo(f"Wrote {path}: rpi-imager --cli {option} {path} IMAGE CARD")
 
 
 def _many(

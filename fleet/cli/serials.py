@@ -12,6 +12,7 @@ import typer
 from contracts import files
 from contracts.errors import InputError
 from fleet.cli import noted
+from fleet.cli.enroll import write_image
 from fleet.cli.options import HERE, AsJson, Folder
 from fleet.cli.output import emit_json, reported, safe, table
 from fleet.folder import Fleet
@@ -52,6 +53,10 @@ def add(
 @app.command("line")
 def line(
     hours: Annotated[float, typer.Option(min=0.01, max=720, help="How long it lasts.")] = 168.0,
+    rpi_imager: Annotated[
+        Path | None,
+        typer.Option(help="A file for Raspberry Pi Imager: cloud-init's, or firstrun with .sh."),
+    ] = None,
     folder: Folder = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -60,6 +65,9 @@ def line(
         fleet = Fleet.open(folder)
         with noted.trying(fleet, "device.serials", "line"):
             made = serials.line(fleet, hours * 3600)
+        if rpi_imager is not None:
+            write_image(rpi_imager, made, as_json=as_json)
+            return
         if as_json:
             emit_json({"command": made})
             return

@@ -6,7 +6,7 @@ import hashlib
 import json
 import ssl
 from importlib import resources
-from typing import Final
+from typing import Any, Final
 
 from fleet import address
 from fleet.folder import Fleet
@@ -32,14 +32,16 @@ def fingerprint(certificate: bytes) -> str:
     return hashlib.sha256(certificate).hexdigest()
 
 
-def render(fleet: Fleet) -> str:
-    """The installer's text."""
+def render(fleet: Fleet, stick: dict[str, Any] | None = None) -> str:
+    """The installer's text; with `stick`: for a folder that has all that it needs."""
     der = authority(fleet)
-    facts = {
+    facts: dict[str, Any] = {
         "URL": fleet.api_url,
         "CA": ssl.DER_cert_to_PEM_cert(der) if der else "",
         "UNIT": _file(UNIT),
     }
+    if stick is not None:
+        facts["STICK"] = stick
     head = "".join(f"{name} = {json.dumps(value)}\n" for name, value in facts.items())
     return head + _file(SCRIPT)
 
