@@ -147,6 +147,25 @@ def test_what_cannot_be_installed_is_one_line_that_names_what_is_needed(
 ) -> None:
     """Another board's token, no release, a damaged one, a token taken back, a wrong clock."""
     with joining(tmp_path, archive) as one:
+        folder = tmp_path / "stick"
+        one.shoal("enroll", "cellar", "--board", BOARD, "--usb", str(folder))
+        done = one.board.type(f"sudo python3 {folder}/install.py")
+        assert done.returncode == 0, done.stderr + done.stdout
+        assert f"cellar joins home: agent {release_version()}" in done.stdout
+        one.until_online("cellar")
+        assert not (folder / "agent.yaml").exists(), "its key is the board's alone"
+        gone = one.board.type("sudo /opt/shoal/bin/shoal-agent uninstall")
+        assert gone.returncode == 0, gone.stderr
+        assert "another board became cellar with it" in one.refused(
+            f"sudo python3 {folder}/install.py"
+        )
+
+        (tmp_path / "board/etc/machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+        claim = one.shoal("serials", "line").strip()
+        token = claim.split()[1]
+        said = one.refused(claim.replace(token, f"{token} 10000000ABCD"))
+        assert "the board 10000000abcd is not on the fleet's list" in said
+
         other = "raspberry-pi-5" if BOARD != "raspberry-pi-5" else "generic-x86-64"
         wrong = one.shoal("enroll", "k1", "--board", other).strip()
         assert f"the token is for a {other}" in one.refused(wrong)
