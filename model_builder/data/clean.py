@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -53,9 +54,9 @@ def folded_label(label: str) -> str:
     return " ".join(folded.split()) or label
 
 
-def spellings(rows: list[Row]) -> dict[str, str]:
+def spellings(labels: Iterable[str]) -> dict[str, str]:
     """By folded label, its most frequent spelling; of equals the first in the alphabet."""
-    counts = Counter(row.label for row in rows)
+    counts = Counter(labels)
     found: dict[str, str] = {}
     for label in sorted(counts, key=lambda name: (-counts[name], name)):
         found.setdefault(folded_label(label), label)
@@ -72,13 +73,18 @@ def one_spelling(rows: list[Row], known: dict[str, str], report: CleanReport) ->
             changed[row.label, label] += 1
             row = msgspec.structs.replace(row, label=label)
         found.append(row)
+    tell_of_spellings(changed, report)
+    return found
+
+
+def tell_of_spellings(changed: Counter[tuple[str, str]], report: CleanReport) -> None:
+    """Reports labels that were joined: how many rows each had, by the label and what it is now."""
     if changed:
         report.spellings += [
             {"from": old, "to": new, "rows": count} for (old, new), count in changed.items()
         ]
         told = ", ".join(f"{old!r} as {new!r} ({n} rows)" for (old, new), n in changed.items())
         report.warnings.append(f"labels that differ in spelling alone were joined: {told[:400]}")
-    return found
 
 
 def clean(rows: list[Row], report: CleanReport, *, deduplicate: bool, conflicts: str) -> list[Row]:

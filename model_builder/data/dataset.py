@@ -150,7 +150,7 @@ def prepare(recipe: Recipe, written: Written | None = None) -> Dataset:
         "deduplicate": recipe.clean.deduplicate,
         "conflicts": recipe.clean.conflicts,
     }
-    known = spellings(rows)
+    known = spellings(row.label for row in rows)
     train = drop_lonely(clean(one_spelling(rows, known, report), report, **keep), report)
     if data.test:
         test = clean(one_spelling(read(data.test), known, report), report, **keep)

@@ -51,7 +51,7 @@ def examine(data: Path, text: str = "text", label: str = "label") -> Examined:
     if several is not None:
         return _examine_several(data, text, label, several)
     table = load_table(data, text=text, label=label, log=log)
-    rows = one_spelling(table.rows, spellings(table.rows), report)
+    rows = one_spelling(table.rows, spellings(row.label for row in table.rows), report)
     rows = drop_lonely(clean(rows, report, deduplicate=True, conflicts="drop"), report)
     counts = Counter(row.label for row in rows)
     few = sorted(name for name, count in counts.items() if count < 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,14 @@ from contracts.labelled.load import load_rows, load_table
 from contracts.labelled.rows import Log, Row
 from contracts.labelled.several import Several
 from contracts.text import normalize
-from model_builder.data.clean import MOST_LISTED, CleanReport, drop_leaks, folded_label
+from model_builder.data.clean import (
+    MOST_LISTED,
+    CleanReport,
+    drop_leaks,
+    folded_label,
+    spellings,
+    tell_of_spellings,
+)
 from model_builder.data.language import Language, detect
 from model_builder.data.split import split_off
 from model_builder.recipes.classify import DataConfig, Recipe
@@ -110,7 +118,7 @@ def prepare(recipe: Recipe) -> Dataset:
         )
     options: dict[str, Any] = {"text": columns.text, "group": columns.group, "log": log}
     table = load_table(Path(data.train), label=columns.label, several=where(data), **options)
-    known = _spellings(table.rows)
+    known = spellings(_labels_of(table.rows))
     labels = frozenset(known.values())
     assert table.several is not None
     # Other files are read by the same labels: a small one does not show how it joins them.
@@ -174,7 +182,7 @@ def usable(rows: list[Row], report: CleanReport) -> list[Row]:
         InputError: ``too-few-classes``.
     """
     return _without_lonely(
-        joined(_spelt(rows, _spellings(rows), report), "drop", report)[0], report
+        joined(_spelt(rows, spellings(_labels_of(rows)), report), "drop", report)[0], report
     )
 
 
@@ -228,13 +236,8 @@ def by_rarest(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _spellings(rows: list[Row]) -> dict[str, str]:
-    """By folded label, its most frequent spelling."""
-    counts = Counter(label for row in rows for label in row.labels)
-    found: dict[str, str] = {}
-    for label in sorted(counts, key=lambda name: (-counts[name], name)):
-        found.setdefault(folded_label(label), label)
-    return found
+def _labels_of(rows: list[Row]) -> Iterator[str]:
+    return (label for row in rows for label in row.labels)
 
 
 def _spelt(rows: list[Row], known: dict[str, str], report: CleanReport) -> list[Row]:
@@ -244,12 +247,7 @@ def _spelt(rows: list[Row], known: dict[str, str], report: CleanReport) -> list[
         labels = {label: known.get(folded_label(label), label) for label in row.labels}
         changed.update((old, new) for old, new in labels.items() if old != new)
         found.append(msgspec.structs.replace(row, labels=tuple(sorted(set(labels.values())))))
-    if changed:
-        report.spellings += [
-            {"from": old, "to": new, "rows": count} for (old, new), count in changed.items()
-        ]
-        told = ", ".join(f"{old!r} as {new!r} ({n} rows)" for (old, new), n in changed.items())
-        report.warnings.append(f"labels that differ in spelling alone were joined: {told[:400]}")
+    tell_of_spellings(changed, report)
     return found
 
 

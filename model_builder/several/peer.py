@@ -12,8 +12,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-_MOST_FEATURES: Final = 200_000
-_MOST_WEIGHTS: Final = 6_000_000
+from model_builder.teachers.counted import counters
+
 _STRENGTH: Final = 20.0
 
 
@@ -25,15 +25,7 @@ class OneVsRest:
     """
 
     def __init__(self, classes: int) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        self._classes = classes
-        most = min(_MOST_FEATURES, max(20_000, _MOST_WEIGHTS // max(1, classes)))
-        limit = {"sublinear_tf": True, "max_features": most, "dtype": np.float32}
-        self._parts: list[Any] = [
-            TfidfVectorizer(ngram_range=(1, 2), **limit),
-            TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **limit),
-        ]
+        self._parts = counters(classes)
         self._models: list[Any] = []
         self._rates: NDArray[np.float64] = np.zeros(classes)
 

@@ -23,6 +23,22 @@ _FEW: Final = 30
 _BLOCK: Final = 4096
 
 
+def counters(classes: int) -> list[Any]:
+    """What counts words and pairs of words, and what counts pieces of words, by how rare they are.
+
+    Args:
+        classes: how many labels (C): with many, fewer features are counted.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    most = min(_MOST_FEATURES, max(20_000, _MOST_WEIGHTS // max(1, classes)))
+    limit = {"sublinear_tf": True, "max_features": most, "dtype": np.float32}
+    return [
+        TfidfVectorizer(ngram_range=(1, 2), **limit),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **limit),
+    ]
+
+
 class CountedTeacher:
     """Words, pairs and character n-grams, weighted by how rare they are.
 
@@ -31,13 +47,8 @@ class CountedTeacher:
     """
 
     def __init__(self, classes: int) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
         self._classes = classes
-        most = min(_MOST_FEATURES, max(20_000, _MOST_WEIGHTS // max(1, classes)))
-        limit = {"sublinear_tf": True, "max_features": most, "dtype": np.float32}
-        self._words = TfidfVectorizer(ngram_range=(1, 2), **limit)
-        self._chars = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **limit)
+        self._words, self._chars = counters(classes)
         self._model: Any = None
 
     def train(self, texts: Sequence[str], targets: NDArray[np.int64]) -> None:
