@@ -52,6 +52,16 @@ def test_the_tour_names_a_file_at_every_step() -> None:
     assert all(NAMED.search(line) for line in steps)
 
 
+@pytest.mark.parametrize("package", ["agent", "contracts", "fleet", "model_builder"])
+def test_each_package_has_one_picture_with_all_its_rooms(package: str) -> None:
+    """A room that nobody drew is one that nobody finds."""
+    text = (ROOT / "docs/architecture.md").read_text().split("## The rooms")[1]
+    drawn = [one for one in text.split("```") if f"subgraph {package}\n" in one]
+    assert len(drawn) == 1
+    rooms = {file.parent.name for file in (ROOT / package).glob("*/__init__.py")}
+    assert rooms - set(re.findall(r"\w+", re.sub(r"\w+\[", "[", drawn[0]))) == set()
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_long_module_says_why_it_is_one(folder: str) -> None:
     """Over 400 lines: a second job to move out, or a sentence at its head that says why not.
