@@ -22,11 +22,11 @@ from fleet.store import Store, telemetry
 from tests.fleet.ingest.test_hostile_devices import Sink
 
 TOPICS = Topics("home")
-QUOTA = Quota(messages_per_day=0, bytes_per_day=limits.MIB)
+QUOTA = Quota(messages_per_day=0, bytes_per_day=limits.MIB // 4)
 GROWTH = 2.0
 """Bytes of the database for each byte of the quota, at most."""
 
-SLACK = limits.MIB
+SLACK = limits.MIB // 4
 """What files and tables take before anything is in them."""
 
 BUNDLE = {"name": "m", "version": "1.0.0", "manifest_sha256": "a" * 64}
