@@ -25,12 +25,23 @@ def _given(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     return repr([getattr(one, "payload", one) for one in (*args, *kwargs.values())])
 
 
-def _break(place: str, control: Path) -> None:
+def found(place: str) -> tuple[Any, str]:
+    """What has a place, and its name there.
+
+    Raises:
+        AttributeError: it is not there: it has moved.
+    """
     module, _, name = place.partition(":")
     owner: Any = importlib.import_module(module)
     *path, last = name.split(".")
     for part in path:
         owner = getattr(owner, part)
+    getattr(owner, last)
+    return owner, last
+
+
+def _break(place: str, control: Path) -> None:
+    owner, last = found(place)
     whole = getattr(owner, last)
 
     @functools.wraps(whole)

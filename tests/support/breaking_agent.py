@@ -44,7 +44,7 @@ PLACES: Final = (
     "agent.generate.model:GenerativeModel._prompt_ids",
     "agent.generate.model:GenerativeModel._constraint",
     "agent.generate.model:GenerativeModel._run",
-    "agent.generate.model:GenerativeModel._result",
+    "agent.generate.totals:Totals.result",
     "agent.generate.prompts:check_text",
     "agent.generate.prompts:Prompts.encode",
     "agent.generate.prompts:Prompts.encode_chat",

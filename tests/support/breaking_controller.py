@@ -17,7 +17,7 @@ PLACES: Final = (
     "fleet.api.routes_queries:choose",
     "fleet.api.views:answer",
     "fleet.api.openai:request_of",
-    "fleet.api.openai:_answers",
+    "fleet.api.openai:answers_of",
     "fleet.api.openai:_event",
     "fleet.api.openai:_Shape.whole",
     "fleet.api.embeddings:_all",
