@@ -31,10 +31,12 @@ from fleet.ingest.writer import Writer
 from fleet.rollout.selector import parse
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import devices, rollouts, selection
+from fleet.store.listing import Listing
 from fleet.store.schema import MEMBER, ROLLOUT
 from tests.support.postgres import postgres
 
 BUNDLE = ROOT / "tests" / "data" / "tiny-classifier-1.0.0"
+NEXT = ROOT / "tests" / "data" / "tiny-classifier-1.1.0"
 LIMIT = 1.5
 """How much dearer the largest fleet with the longest history may be."""
 
@@ -45,6 +47,8 @@ class Idle:
     def __init__(self, folder: Path, database: str, count: int, history: int) -> None:
         fleet = Fleet.init(folder, FleetConfig("idle", database=database))
         ref, _ = fleet.publish(BUNDLE)
+        fleet.publish(NEXT)
+        self.ref = ref
         self.controller = Controller(fleet, clock=lambda: self.now)
         self.store = self.controller.store
         self.now = time.time()
@@ -144,6 +148,18 @@ class Idle:
             devices.counts(connection)
         assert found
 
+    def listed(self) -> None:
+        """A page of the dashboard's list: words, sorted, with totals."""
+        found = Data(self.controller).device_page(
+            Listing(parse("site=graz"), "dev", "heard", True), 2
+        )
+        assert found.total >= len(self.names) // 4
+
+    def plan(self) -> None:
+        """What a rollout of another version to all devices would do."""
+        spec = {"bundle": self.ref.name, "version": "1.1.0", "waves": [{"percent": 100}]}
+        assert self.runner.plan(RolloutSpec.model_validate(spec)).moving == len(self.names)
+
     def overview(self) -> None:
         """The dashboard's first page."""
         Data(self.controller).overview()
@@ -155,6 +171,8 @@ FIGURES: tuple[tuple[str, Callable[[Idle], None], int, bool], ...] = (
     ("device_back_us", Idle.back, 5, False),
     ("device_page_us", Idle.page, 5, False),
     ("overview_us", Idle.overview, 5, False),
+    ("device_list_us", Idle.listed, 5, False),
+    ("plan_us", Idle.plan, 2, False),
 )
 """Name, work, repetitions in one turn, and whether its cost must not grow."""
 

@@ -19,7 +19,7 @@ from contracts.errors import InputError, RefusedError, UnavailableError
 from fleet.conductor.ahead import Ahead, ahead
 from fleet.conductor.look import Change, Look
 from fleet.conductor.target import Signed, nothing
-from fleet.conductor.world import World, device_fact, runs, sharing
+from fleet.conductor.world import World, device_fact, has, runs, sharing
 from fleet.rollout import commands, selector
 from fleet.rollout.facts import Action, Note, Release, SetDesired
 from fleet.rollout.plan import Plan, plan
@@ -185,11 +185,13 @@ class Runner:
                 device = world.devices[name]
                 if device.rollout is not None:
                     left_out[name] = f"held by rollout {device.rollout}"
-                elif runs(world, spec, name):
+                    continue
+                fact = device_fact(device, target.slot, spec.mode, eligible=True)
+                if has(fact, target.ref):
                     given += not _is_meant_to(world, spec, name)
                     left_out[name] = "has it already"
                 else:
-                    moving.append(device_fact(device, target.slot, spec.mode, eligible=True))
+                    moving.append(fact)
             before = setbacks.of(connection, target.ref)
             return plan(rollouts.next_id(connection), spec, moving, left_out, before, given)
 

@@ -203,11 +203,16 @@ def device_fact(
     )
 
 
+def has(fact: DeviceFact, ref: BundleRef) -> bool:
+    """Whether a device has a version, and is not in its trial."""
+    return fact.active == ref and not fact.trial
+
+
 def runs(world: World, spec: RolloutSpec, name: str) -> bool:
     """Whether a device that was read has the version, and is not in its trial."""
     target = world.target(spec)
     fact = device_fact(world.devices[name], target.slot, spec.mode, eligible=True)
-    return fact.active == target.ref and not fact.trial
+    return has(fact, target.ref)
 
 
 def figures_of(

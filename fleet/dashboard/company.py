@@ -32,6 +32,7 @@ BROWSER: Final = "shoal_sign_in"
 """A cookie that says which browser began a sign-in."""
 
 _MAX_CODE: Final = 4096
+_ACCOUNT: Final = "openid-"
 _STATUS: Final = {"no-role": 403, "provider-unreachable": 503}
 
 
@@ -155,7 +156,12 @@ def _who(
     if role is None:
         raise RefusedError("no-role", f"{name} has no role in this fleet: ask an admin of it.")
     mark = hashlib.sha256(f"{provider.config.issuer}\n{subject}".encode()).hexdigest()[:24]
-    return Token(f"openid-{mark}", name, role, clock(), None, None)
+    return Token(f"{_ACCOUNT}{mark}", name, role, clock(), None, None)
+
+
+def is_account(token: Token) -> bool:
+    """Whether somebody came with an account of the provider, not with a token."""
+    return token.id.startswith(_ACCOUNT)
 
 
 def login_address(following: str) -> str:

@@ -23,6 +23,7 @@ from fleet.dashboard.render import render
 from fleet.dashboard.session import COOKIE, LIFETIME_S, Sessions
 from fleet.dashboard.site import PREFIX, Site
 from fleet.dashboard.work import Work
+from fleet.openid.provider import Provider
 
 # Vue compiles templates in the browser, which needs eval; nothing may come from elsewhere.
 _POLICY: Final = "; ".join(
@@ -56,7 +57,7 @@ def mount(app: FastAPI, controller: Controller) -> None:
     provider = company.provider_of(controller)
     if provider is not None:
         company.add(app, controller, provider, sessions, _inside)
-    _add_sign_in(app, gatekeeper, site, provider.config.title if provider else "")
+    _add_sign_in(app, gatekeeper, site, provider)
     receiving.add(app, site)
     pages.register(site)
     ui.run_with(
@@ -72,8 +73,11 @@ def mount(app: FastAPI, controller: Controller) -> None:
     app.add_middleware(Gate, sessions=sessions, url=controller.fleet.api_url)
 
 
-def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, site: Site, account: str) -> None:
+def _add_sign_in(
+    app: FastAPI, gatekeeper: Gatekeeper, site: Site, provider: Provider | None
+) -> None:
     sessions, fleet = site.sessions, site.data.fleet
+    account = provider.config.title if provider is not None else ""
 
     def page(status: int = 200, problem: str = "", following: str = "") -> HTMLResponse:
         html = render(
@@ -122,13 +126,19 @@ def _add_sign_in(app: FastAPI, gatekeeper: Gatekeeper, site: Site, account: str)
         return response
 
     @app.post(f"{PREFIX}/logout", include_in_schema=False)
-    async def sign_out(request: Request) -> RedirectResponse:
+    async def sign_out(request: Request) -> Response:
         cookie = request.cookies.get(COOKIE)
         token = await sessions.token(cookie)
         sessions.end(cookie)
         if token is not None:
             await run_in_threadpool(site.data.signed, token, "session.end")
-        response = RedirectResponse(f"{PREFIX}/login", 303)
+        elsewhere = ""
+        if token is not None and provider is not None and company.is_account(token):
+            elsewhere = await run_in_threadpool(provider.farewell)
+        response: Response = RedirectResponse(f"{PREFIX}/login", 303)
+        if elsewhere:
+            # A link: what a form leads to may not be of another site.
+            response = HTMLResponse(render("signed_out.html", fleet=fleet, elsewhere=elsewhere))
         response.delete_cookie(COOKIE, path=PREFIX)
         return response
 

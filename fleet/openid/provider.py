@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -50,6 +51,7 @@ class Metadata(msgspec.Struct, frozen=True):
     token_endpoint: str
     jwks_uri: str
     userinfo_endpoint: str = ""
+    end_session_endpoint: str = ""
     token_endpoint_auth_methods_supported: list[str] | None = None
     authorization_response_iss_parameter_supported: bool = False
 
@@ -95,6 +97,18 @@ class Provider:
                 metadata.authorization_endpoint, state=state, nonce=nonce, code_verifier=verifier
             )
         return str(url)
+
+    def farewell(self) -> str:
+        """Where somebody signs out at the provider too (OpenID Connect RP-Initiated Logout 1.0).
+
+        Empty: it offers no such page, or cannot be asked now.
+        """
+        try:
+            found = self._describe().end_session_endpoint
+        except ShoalError:
+            return ""
+        asked = urlencode({"client_id": self.config.client_id})
+        return f"{found}{'&' if '?' in found else '?'}{asked}" if found else ""
 
     def claims(self, code: str, nonce: str, verifier: str, issuer: str | None) -> dict[str, Any]:
         """Who signed in.
@@ -205,8 +219,9 @@ class Provider:
                 )
             for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
                 secure(getattr(found, name), name)
-            if found.userinfo_endpoint:
-                secure(found.userinfo_endpoint, "userinfo_endpoint")
+            for name in ("userinfo_endpoint", "end_session_endpoint"):
+                if getattr(found, name):
+                    secure(getattr(found, name), name)
             self._metadata = (self._clock(), found)
             return found
 

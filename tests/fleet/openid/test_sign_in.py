@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -122,7 +124,7 @@ def come_back(browser: TestClient, url: str) -> int:
 
 
 def test_who_has_a_role_signs_in_and_out(
-    browser: TestClient, pair: Pair, controller: Controller
+    browser: TestClient, pair: Pair, controller: Controller, issuer: str
 ) -> None:
     """By a cookie that scripts, other sites and plain HTTP never see; and it is in the log."""
     url = way_back(browser, pair, "ann", "/ui/devices")
@@ -137,7 +139,18 @@ def test_who_has_a_role_signs_in_and_out(
     assert (newest.actor, newest.role) == ("ann@example.org", "admin")
     assert (newest.action, newest.outcome) == ("session.begin", "done")
     assert browser.get("/ui/who").status_code == 200
-    assert browser.post("/ui/logout", headers={"Origin": "https://fleet.test"}).status_code == 303
+    left = browser.post("/ui/logout", headers={"Origin": "https://fleet.test"})
+    # The account stays signed in at its provider: where that has a page to sign out, it is offered.
+    offers = (
+        httpx.get(
+            f"{issuer}/.well-known/openid-configuration",
+            verify=ssl.create_default_context(cadata=pair.ca_text),
+        )
+        .json()
+        .get("end_session_endpoint", "")
+    )
+    assert left.status_code == (200 if offers else 303)
+    assert (f'href="{offers}?client_id=' in left.text) == bool(offers)
     assert browser.get("/ui/who").is_redirect
     assert entries(controller)[0].action == "session.end"
 
