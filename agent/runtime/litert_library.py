@@ -188,7 +188,7 @@ class Library:
         self._cache = cache
         self.environment = ctypes.c_void_p()
         # Without options that say where the wheel is, no GPU library is found: a few megabytes,
-        # and the end of the process on old ARM (:mod:`agent.runtime.processor`).
+        # and the end of the process on old ARM (ADR 3).
         with quiet():
             self.call(
                 "LiteRtCreateEnvironment", ctypes.c_int(0), None, ctypes.byref(self.environment)

@@ -9,10 +9,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.generate.cache_engine import BindingEngine, InterpreterEngine
+from agent.generate.cache_engine import InterpreterEngine
 from agent.generate.litert_engine import LiteRtEngine
 from agent.generate.model import GenerativeModel
-from agent.runtime import processor
 from agent.runtime.litert_library import Library
 from agent.runtime.model import Options
 from agent.runtime.signature_view import view_signatures
@@ -97,15 +96,11 @@ def test_an_agent_that_knows_only_float_caches_refuses_a_compact_one(bundle_path
     assert manifest.generator.signature("decode", 1, 32) in named
 
 
-def test_an_unknown_release_is_run_through_its_binding(
+def test_an_unknown_release_is_run_in_the_classic_interpreter(
     bundle_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The C API of a release that we do not know is not called; on an old processor neither."""
+    """The C API of a release that we do not know is not called."""
     monkeypatch.setattr("ai_edge_litert.__version__", "9.0.0")
-    model = GenerativeModel(Bundle.open(bundle_path))
-    assert isinstance(engine_of(model), BindingEngine)
-    model.close()
-    monkeypatch.setattr(processor, "runs_binding", lambda: False)
     model = GenerativeModel(Bundle.open(bundle_path))
     assert isinstance(engine_of(model), InterpreterEngine)
     model.close()
