@@ -23,6 +23,7 @@ from agent.reporting import Facts
 from agent.runtime import check
 from agent.runtime import model as models
 from agent.runtime.engine import available, platform_facts
+from agent.serving.door import Door
 from agent.serving.examples import Examples
 from agent.serving.inflight import RunningMark
 from agent.serving.models import Models
@@ -185,6 +186,14 @@ class Agent(Device):
             threads_live=lambda: all(thread.is_alive() for thread in self._threads),
             stopped=self.stopping.is_set,
         )
+        self.door = Door(
+            root,
+            config.device,
+            self.registry,
+            self.worker,
+            clock.monotonic,
+            self.recorder.failed,
+        )
         self._sources = [
             (source.name, reader(self._feed(source), folder, config.mqtt, config.device))
             for source in config.sources
@@ -251,6 +260,7 @@ class Agent(Device):
             threading.Thread(
                 target=self._read, args=(name, read), name=f"source-{name}", daemon=True
             ).start()
+        self.door.open()
         give_back()
         systemd.notify("READY=1")
         self.vitals.ready = True
@@ -260,6 +270,7 @@ class Agent(Device):
         """Drains, says goodbye, and stops every thread."""
         systemd.notify("STOPPING=1")
         log.info("stopping", queue=self.worker.depth)
+        self.door.close()
         self.worker.drain(DRAIN_S)
         self.stopping.set()
         self.engine.wake()

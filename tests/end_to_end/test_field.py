@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -173,6 +174,24 @@ def test_a_version_that_users_say_is_wrong_is_stopped_at_the_canary(
     assert left.error is None
     assert left.lessons == []
 
+    # The owner, at the device itself.
+    def at_device(*arguments: str) -> dict[str, Any]:
+        config = served.fleet.folder.parent / "cellar" / "agent.yaml"
+        done = subprocess.run(
+            [sys.executable, "-m", "agent", *arguments, "--json", "--config", str(config)],
+            check=True, capture_output=True, timeout=120,
+        )  # fmt: skip
+        return dict(json.loads(done.stdout))
+
+    mine = at_device("teach", "--label", "games", "zqx a game of chess", "zqx let us play cards")
+    assert [(one["label"], one["by"]) for one in mine["lessons"]] == [("games", "owner")]
+    (answer,) = client.query(
+        Query(devices=["cellar"], text="zqx a chess game", timeout_s=30)
+    ).answers
+    assert answer.classified is not None and answer.classified["label"] == "games"
+    assert at_device("feedback", answer.id, "--label", "games")["right"]
+    assert not at_device("teach", "--undo", mine["lessons"][0]["name"])["lessons"]
+
     gates = {"min_field_accuracy": 0.8, "min_field_judged": 8, "min_field_devices": 1}
     second = home.roll_out(TINY_NEXT, gates=gates, on_gate="abort")
     served.until(lambda: "1.1.0" in map(home.active, DEVICES))
@@ -207,7 +226,7 @@ def test_a_version_that_users_say_is_wrong_is_stopped_at_the_canary(
     assert home.active(other) == "1.0.0"
     served.until(lambda: home.active(canary) == "1.0.0")
 
-    assert home.counts() == {"1.0.0": (3, 0), "1.1.0": (0, 8)}
+    assert home.counts() == {"1.0.0": (4, 0), "1.1.0": (0, 8)}
     detail = client.field_of("tiny-classifier", "1.1.0", 3600, by="own:board")
     assert detail.sampled_wrong == 4
     assert {(one.given, one.right): one.count for one in detail.confusions} == {
