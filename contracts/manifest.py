@@ -334,6 +334,20 @@ class Baseline(msgspec.Struct, frozen=True):
     confidence: Histogram
 
 
+class Lineage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a version learned of the field.
+
+    Attributes:
+        after: the version that ran before; empty: not said.
+        texts: labelled texts of the field that it learned.
+        lessons: lessons that devices were taught and whose examples it learned, by label.
+    """
+
+    after: str = ""
+    texts: Annotated[int, msgspec.Meta(ge=0)] = 0
+    lessons: dict[str, int] = {}
+
+
 class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a bundle comes from: digests of what went in, versions, seed."""
 
@@ -343,6 +357,7 @@ class Provenance(msgspec.Struct, frozen=True, omit_defaults=True):
     teacher_sha256: str = ""
     seed: int = 0
     versions: dict[str, str] = {}
+    lineage: Lineage | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):

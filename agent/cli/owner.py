@@ -15,7 +15,7 @@ from agent.cli.device import read_config
 from agent.serving import door
 from contracts import codec, limits
 from contracts.errors import InputError
-from contracts.messages import FeedbackRequest, Request, TeachRequest
+from contracts.requests import FeedbackRequest, Request, TeachRequest
 
 R = TypeVar("R", bound=Request)
 

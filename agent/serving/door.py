@@ -24,8 +24,9 @@ from agent.serving.reply import Reply
 from agent.serving.worker import Job, Worker
 from agent.system.log import logger
 from contracts import codec, limits
+from contracts.answers import Answer
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
-from contracts.messages import Answer, Request
+from contracts.requests import Request
 
 log = logger(__name__)
 

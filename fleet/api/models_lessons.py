@@ -20,12 +20,15 @@ class _Means(Given):
 
 
 class NewLesson(_Means):
-    """A label from a few examples. Devices keep features of them, and nobody keeps the texts."""
+    """A label from a few examples. Devices keep features of them, and no text."""
 
     model: Name = Field(description="the bundle that is meant; where another serves it is refused")
     lesson: Name = Field(description="its name; the same lesson again changes nothing")
     label: Annotated[str, Field(min_length=1, max_length=limits.MAX_LABEL_CHARS)]
     texts: Annotated[list[Text], Field(min_length=1, max_length=limits.MAX_LESSON_TEXTS)]
+    keep: bool = Field(
+        True, description="keep the examples here as labelled texts: the next version learns them"
+    )
 
 
 class OldLesson(_Means):

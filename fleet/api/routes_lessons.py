@@ -11,7 +11,7 @@ from fleet.api import models, models_lessons
 from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.routes_queries import choose
 from fleet.controller import Controller
-from fleet.store import audit
+from fleet.store import audit, samples
 from fleet.store.entries import Actor
 from fleet.store.tokens import Token
 
@@ -25,7 +25,9 @@ async def teach(
     """Teaches devices a label from a few examples, until the next version of their model.
 
     Each answers with its lessons, or with an error: `other-model`, `too-many-lessons`,
-    `id-in-use`, `lesson-not-kept`, `unknown-operation`. The texts are kept nowhere.
+    `id-in-use`, `lesson-not-kept`, `unknown-operation`. Devices keep no text; the controller
+    keeps the examples as labelled texts of the model unless `keep` is false, once a device has
+    learnt them.
     """
     request = TeachRequest(
         slot=new.slot,
@@ -37,7 +39,7 @@ async def teach(
     )
     asked = models.Query(selector=new.selector, devices=new.devices, op="status")
     return await _ask(
-        controller, token, asked, request, new.timeout_s, "lesson.teach",
+        controller, token, asked, request, new.timeout_s, "lesson.teach", kept=new.keep,
         model=new.model, label=new.label, examples=len(new.texts),
     )  # fmt: skip
 
@@ -46,7 +48,10 @@ async def teach(
 async def undo(
     controller: TheController, token: Operator, old: models_lessons.OldLesson
 ) -> models_lessons.TaughtPage:
-    """Takes a lesson back. Each device answers with what is left, or with `no-such-lesson`."""
+    """Takes a lesson back. Each device answers with what is left, or with `no-such-lesson`.
+
+    Examples that were kept for the next version are forgotten, once a device has undone it.
+    """
     request = TeachRequest(
         slot=old.slot, action="undo", lesson=old.lesson, requester=token.name[:64]
     )
@@ -61,6 +66,8 @@ async def _ask(
     request: TeachRequest,
     timeout_s: float,
     action: str,
+    *,
+    kept: bool = False,
     **detail: str | int,
 ) -> models_lessons.TaughtPage:
     online = await run_in_threadpool(choose, controller, asked)
@@ -72,6 +79,23 @@ async def _ask(
 
     def note() -> None:
         with controller.store.write() as connection:
+            learnt = next(
+                (
+                    lesson
+                    for one in final
+                    if one.taught is not None
+                    for lesson in one.taught.lessons
+                    if lesson.name == request.lesson
+                ),
+                None,
+            )
+            if kept and learnt is not None:
+                samples.learn(
+                    controller.store, connection, learnt, request.texts, token.name[:64],
+                    controller.clock(),
+                )  # fmt: skip
+            elif request.action == "undo" and done:
+                samples.unlearn(connection, request.lesson or "", token.name[:64])
             audit.note_by(
                 connection,
                 Actor(token.name, token.role),

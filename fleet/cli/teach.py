@@ -37,6 +37,12 @@ def teach(
     listed: Annotated[
         bool, typer.Option("--list", help="Shows what devices were taught, as they reported it.")
     ] = False,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep/--no-keep", help="Keep the examples here, for the next version to learn."
+        ),
+    ] = True,
     slot: Annotated[str, typer.Option(help="Of the devices.")] = "classify",
     as_json: AsJson = False,
 ) -> None:
@@ -66,6 +72,7 @@ def teach(
                 label=label,
                 texts=texts,
                 slot=slot,
+                keep=keep,
             )
             found = client.teach(new)
     except ValidationError as error:

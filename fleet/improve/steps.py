@@ -193,6 +193,7 @@ class Improvement:
             f"name={json.dumps(self.name)}",
             f"version={json.dumps(state.version)}",
             f"data.field={json.dumps(str((self.folder / FIELD).resolve()))}",
+            f"data.after={json.dumps(state.against)}",
         ):
             command += ["--set", change]
         self._say(

@@ -26,6 +26,7 @@ class Row(msgspec.Struct, frozen=True):
         answered: what the model said.
         times: how often it was asked.
         people: who say so.
+        lesson: that devices were taught by it; empty: none.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Row(msgspec.Struct, frozen=True):
     answered: str
     times: int
     people: int
+    lesson: str = ""
 
 
 def part_of(key: str) -> Part:
@@ -55,6 +57,7 @@ def rows(texts: Iterable[Text]) -> list[Row]:
                     answered=one.sample.label,
                     times=one.times,
                     people=one.votes[label],
+                    lesson=one.lesson,
                 )
             )
     return sorted(found, key=lambda row: (row.part, row.label, row.text))

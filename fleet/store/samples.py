@@ -14,8 +14,9 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
-from contracts import codec
+from contracts import codec, limits
 from contracts.answers import FieldSample
+from contracts.messages import Lesson
 from contracts.text import normalize
 from fleet.store import Store
 from fleet.store.schema import FIELD_ASK, FIELD_HINT, FIELD_LABEL, FIELD_SAMPLE
@@ -25,6 +26,10 @@ ASK_S: Final = 7 * 24 * 3600.0
 
 MAX_TEXTS: Final = 20_000
 """Texts of one model that are read at once, the newest first."""
+
+
+TAUGHT: Final = "(taught)"
+"""In place of a device, of texts that are examples of a lesson."""
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -67,6 +72,7 @@ class Text(msgspec.Struct, frozen=True):
         said: by people who label, the oldest first.
         corrected: devices whose users said that the answer is wrong.
         hints: what the newest version and a teacher take it for, where they were asked.
+        lesson: that devices were taught by it; empty: none.
     """
 
     key: str
@@ -77,6 +83,7 @@ class Text(msgspec.Struct, frozen=True):
     said: list[Said]
     corrected: int = 0
     hints: list[Hint] = []
+    lesson: str = ""
 
     @property
     def votes(self) -> Counter[str]:
@@ -155,6 +162,45 @@ def add(
     return new
 
 
+def learn(
+    store: Store,
+    connection: sa.Connection,
+    lesson: Lesson,
+    texts: Sequence[str],
+    person: str,
+    now: float,
+) -> None:
+    """Keeps the examples of a lesson as texts that who taught it has labelled; no long ones."""
+    for words in texts:
+        if len(words) > limits.MAX_SAMPLE_BYTES:
+            continue
+        mark = hashlib.sha256(f"{lesson.name}\0{words}".encode("utf-8", "surrogatepass"))
+        one = FieldSample(
+            id=mark.hexdigest()[:32],
+            at=round(now),
+            text=words,
+            label=lesson.label,
+            confidence=0.0,
+            bundle=lesson.bundle,
+            reasons=["corrected"],
+            meant=lesson.label,
+        )
+        ask = Ask(lesson.name, lesson.bundle.name, "", len(texts), "", person, now)
+        add(store, connection, ask, TAUGHT, [one], now)
+        say(store, connection, ask.model, key_of(words), person, lesson.label, now)
+
+
+def unlearn(connection: sa.Connection, lesson: str, person: str) -> int:
+    """Forgets the examples of a lesson, and what was said of them by teaching; how many."""
+    mine = (FIELD_SAMPLE.c.device == TAUGHT, FIELD_SAMPLE.c.ask == lesson)
+    rows = connection.execute(sa.select(FIELD_SAMPLE.c.model, FIELD_SAMPLE.c.key).where(*mine))
+    found = rows.fetchall()
+    for model, key in found:
+        unsay(connection, model, key, person)
+        delete(connection, model=model, key=key, device=TAUGHT)
+    return len(found)
+
+
 def texts(connection: sa.Connection, model: str) -> list[Text]:
     """All texts of a model, the newest first."""
     said: dict[str, list[Said]] = {}
@@ -166,8 +212,11 @@ def texts(connection: sa.Connection, model: str) -> list[Text]:
     for row in connection.execute(known):
         hints.setdefault(row.key, []).append(Hint(row.source, row.label, row.confidence))
     samples: dict[str, list[tuple[str, FieldSample]]] = {}
+    lessons: dict[str, str] = {}
     rows = connection.execute(
-        sa.select(FIELD_SAMPLE.c.device, FIELD_SAMPLE.c.key, FIELD_SAMPLE.c.content)
+        sa.select(
+            FIELD_SAMPLE.c.device, FIELD_SAMPLE.c.key, FIELD_SAMPLE.c.content, FIELD_SAMPLE.c.ask
+        )
         .where(FIELD_SAMPLE.c.model == model)
         .order_by(FIELD_SAMPLE.c.received_at.desc(), FIELD_SAMPLE.c.id.desc())
         .limit(MAX_TEXTS)
@@ -175,13 +224,20 @@ def texts(connection: sa.Connection, model: str) -> list[Text]:
     for row in rows:
         one = codec.decode(row.content.encode(), FieldSample, what="a stored sample")
         samples.setdefault(row.key, []).append((row.device, one))
+        if row.device == TAUGHT:
+            lessons[row.key] = row.ask
     return [
-        _text(key, found, said.get(key, []), hints.get(key, [])) for key, found in samples.items()
+        _text(key, found, said.get(key, []), hints.get(key, []), lessons.get(key, ""))
+        for key, found in samples.items()
     ]
 
 
 def _text(
-    key: str, found: list[tuple[str, FieldSample]], said: list[Said], hints: list[Hint]
+    key: str,
+    found: list[tuple[str, FieldSample]],
+    said: list[Said],
+    hints: list[Hint],
+    lesson: str,
 ) -> Text:
     meant = Counter(one.meant for _, one in found if one.meant is not None)
     return Text(
@@ -193,6 +249,7 @@ def _text(
         said=said,
         corrected=len({device for device, one in found if "corrected" in one.reasons}),
         hints=hints,
+        lesson=lesson,
     )
 
 

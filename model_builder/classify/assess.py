@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from contracts import codec
 from contracts.errors import RefusedError
-from contracts.manifest import Provenance
+from contracts.manifest import Lineage, Provenance
 from model_builder.classify import metrics
 from model_builder.classify.candidate import Candidate
 from model_builder.classify.crossvalidation import Judged
@@ -198,6 +198,7 @@ def assess(
             teacher_sha256=digest,
             seed=recipe.seed,
             versions=versions(),
+            lineage=_lineage(recipe, dataset),
         ),
         peak_rss_bytes=cost.rss_bytes,
     )
@@ -242,3 +243,9 @@ def _share_below(values: NDArray[Any], threshold: float) -> float | None:
 
 def _rounded(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 4)
+
+
+def _lineage(recipe: Recipe, dataset: Dataset) -> Lineage | None:
+    if dataset.field is None:
+        return None
+    return Lineage(recipe.data.after, dataset.field["learned"], dataset.field.get("lessons", {}))

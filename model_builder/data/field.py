@@ -27,16 +27,19 @@ class Field(msgspec.Struct, frozen=True):
     Attributes:
         learn: to learn from.
         judge: normalised texts that no version may learn.
+        lessons: by normalised text the lesson that it is an example of.
     """
 
     learn: list[Row]
     judge: frozenset[str]
+    lessons: dict[str, str] = {}
 
 
 class _Line(msgspec.Struct):
     text: str
     label: str
     part: str = "learn"
+    lesson: str = ""
 
 
 def read(place: str, name: str) -> Field:
@@ -56,12 +59,15 @@ def read(place: str, name: str) -> Field:
     if len(lines) > MAX_ROWS:
         raise InputError("bad-data", f"{path}: over {MAX_ROWS} rows of the field")
     learn, judge = [], set()
+    lessons: dict[str, str] = {}
     for number, line in lines:
         where = f"{path.name}:{number}"
         row = codec.decode(line, _Line, what=where)
         text, label = as_said(row.text), " ".join(row.label.split())
         if not normalize(text) or not label:
             raise InputError("bad-data", f"{where}: an empty text or label")
+        if row.lesson:
+            lessons[normalize(text)] = row.lesson
         if row.part == "judge":
             judge.add(normalize(text))
         elif row.part == "learn":
@@ -69,7 +75,8 @@ def read(place: str, name: str) -> Field:
         else:
             raise InputError("bad-data", f"{where}: part is learn or judge, not {row.part[:40]!r}")
     # A text is on one side alone, whatever a file says.
-    return Field([row for row in learn if normalize(row.text) not in judge], frozenset(judge))
+    kept = [row for row in learn if normalize(row.text) not in judge]
+    return Field(kept, frozenset(judge), lessons)
 
 
 def _read(path: Path) -> bytes:
@@ -124,4 +131,11 @@ def join(
         "new_labels": sorted({row.label for row in own} - labels),
         "replaced": len(train) - len(stay),
     }
+    if field.lessons:
+        taught = {
+            (row.label, field.lessons[normalize(row.text)])
+            for row in own
+            if normalize(row.text) in field.lessons
+        }
+        facts["lessons"] = dict(sorted(Counter(label for label, _ in taught).items()))
     return [*stay, *(row for row in own for _ in range(weight))], facts

@@ -69,6 +69,7 @@ class DataConfig(Section, frozen=True):
         field: texts of devices that people labelled: what `shoal fleet samples export` wrote, or
             a fleet's folder. Those that are kept out to judge by are not learned.
         field_weight: how often each of them counts.
+        after: the version that this one follows; it stands in the manifest.
         written: no rows, or few: a model writes them from what the labels mean.
     """
 
@@ -86,6 +87,7 @@ class DataConfig(Section, frozen=True):
     limit: Annotated[int, msgspec.Meta(ge=0)] = 0
     field: str = ""
     field_weight: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
+    after: str = ""
     written: WrittenConfig | None = None
 
 

@@ -339,6 +339,7 @@ SAFE = {
     "agent.__main__:_parser.configured": "a help text",
     "agent.__main__:_parser.local": "a help text",
     "agent.cli.generate:_request": "of whoever sits at this terminal",
+    "agent.cli.owner:_name": "of whoever sits at this terminal",
     "agent.cli.output:line": "to whoever sits at this terminal",
     "agent.release.starter:say": "words of the starter, which no request reaches",
     "agent.runtime.front_end:check_text": "called by what is broken, HashedNgrams.encode",

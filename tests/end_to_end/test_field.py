@@ -158,6 +158,10 @@ def test_a_version_that_users_say_is_wrong_is_stopped_at_the_canary(
     )  # fmt: skip
     (taught,) = client.teach(new).devices
     assert [one.label for one in taught.lessons] == ["music"], taught.error
+    kept = client.samples("tiny-classifier").items
+    assert {one.text: [said.label for said in one.said] for one in kept} == {
+        text: ["music"] for text in new.texts
+    }
     query = Query(devices=["cellar"], text="zqx play some jazz", timeout_s=30)
     (answer,) = client.query(query).answers
     assert answer.classified is not None
@@ -173,6 +177,7 @@ def test_a_version_that_users_say_is_wrong_is_stopped_at_the_canary(
     (left,) = client.unteach(OldLesson(devices=["cellar"], lesson="music", timeout_s=60)).devices
     assert left.error is None
     assert left.lessons == []
+    assert client.samples("tiny-classifier").items == []
 
     # The owner, at the device itself.
     def at_device(*arguments: str) -> dict[str, Any]:

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from contracts.bundle import Bundle
 from contracts.config import ExamplesConfig, MqttConfig
 from fleet.api.models import Query
 from fleet.api.models_field import Feedback
+from fleet.api.models_lessons import NewLesson
 from fleet.api.models_samples import NewAsk
 from fleet.client import Client
 from tests.end_to_end.test_field import Home, Listener
@@ -188,6 +190,14 @@ def test_corrections_of_users_become_a_better_version(home: Home, tmp_path: Path
             client.say_label(MODEL, one.key, right(one.text))
     assert queue.labelled > 30
 
+    # Until then a device is taught what the version lacks; the next one has learnt it.
+    lesson = NewLesson(
+        devices=["kitchen"], model=MODEL, lesson="shades", label="blinds", timeout_s=60,
+        texts=[f"{act} the shades in the {room}" for act in ("pull", "draw") for room in ROOMS[:3]],
+    )  # fmt: skip
+    assert client.teach(lesson).devices[0].error is None
+    assert ask(client, "kitchen", "draw the shades in the office")[1] == "blinds"
+
     rollout = tmp_path / "rollout.yaml"
     rollout.write_text("{bake_s: 1, trial: {seconds: 0}, waves: [{count: 1}, {percent: 100}]}")
     done = json.loads(
@@ -201,6 +211,13 @@ def test_corrections_of_users_become_a_better_version(home: Home, tmp_path: Path
         "succeeded", "succeeded",
     ]  # fmt: skip
     assert {home.active(device) for device in DEVICES} == {"1.1.0"}
+    lineage = Bundle.open(Path(done["bundle"])).manifest.provenance.lineage
+    assert lineage is not None
+    assert (lineage.after, lineage.lessons) == ("1.0.0", {"blinds": 1})
+    assert lineage.texts == done["rows"]["learn"]
+    assert ask(client, "kitchen", "draw the shades in the office")[1] == "blinds"
+    (kept,) = client.device("kitchen").slots["classify"].taught
+    assert kept["serves"] is False, "the model answers now, and not the lesson"
     after = accuracy(client, unseen)
     assert after >= before + 0.25, (before, after)
     assert accuracy(client, texts(KNOWN, 0, 2)) >= 0.8, "what it knew it knows"

@@ -64,6 +64,24 @@ def test_rows_of_the_field_are_learned_with_their_weight(tmp_path: Path) -> None
     assert data.sha256 != plain.sha256
 
 
+def test_lessons_whose_examples_are_learned_are_counted_by_label(tmp_path: Path) -> None:
+    """Once each, however many examples; not those whose examples are all kept out."""
+    given = [
+        ("raise the blinds", "blinds", "learn", "one"),
+        ("lower the blinds", "blinds", "learn", "one"),
+        ("shut the blinds", "blinds", "learn", "two"),
+        ("illuminate the hall", "on", "judge", "three"),
+        ("illuminate the attic", "on", "learn", ""),
+    ]
+    lines = [
+        json.dumps(dict(zip(("text", "label", "part", "lesson"), o, strict=True))) for o in given
+    ]
+    (tmp_path / "field.jsonl").write_text("\n".join(lines))
+    data = prepare(load(write_recipe(tmp_path), ["data.field=field.jsonl"]))
+    assert data.field is not None
+    assert data.field["lessons"] == {"blinds": 2}
+
+
 def test_what_is_kept_out_is_in_no_split_that_a_model_sees(tmp_path: Path) -> None:
     """Not among training or validation, though the recipe's own rows have it, or a file both."""
     plain = prepare(load(write_recipe(tmp_path)))

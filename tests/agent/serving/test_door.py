@@ -15,7 +15,7 @@ from agent.serving.door import Door
 from agent.serving.feedback import Feedback
 from agent.serving.worker import Worker
 from contracts.errors import ShoalError
-from contracts.messages import FeedbackRequest, TeachRequest
+from contracts.requests import FeedbackRequest, TeachRequest
 from tests.agent.serving.test_lessons import MUSIC, Bench
 
 

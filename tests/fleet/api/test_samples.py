@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from contracts.answers import FieldSample, HardReason
-from contracts.messages import BundleRef
+from contracts.messages import BundleRef, Lesson
 from fleet.controller import Controller
 from fleet.samples import order, rows
 from fleet.store import samples
@@ -59,6 +59,31 @@ def say(client: TestClient, words: str, label: str | None) -> int:
     """Labels a text."""
     body = {"model": "noise", "key": key_of(words), "label": label}
     return client.post("/v1/samples/labels", json=body).status_code
+
+
+def test_examples_of_a_lesson_are_labelled_texts_until_it_is_taken_back(
+    controller: Controller, signed: Signed
+) -> None:
+    """The next version learns them; of a text that a device gave too its own sample stays."""
+    give(controller, "d1", sample("put on a song"))
+    lesson = Lesson("music", "music", 2, 1.0, REF, by="ann")
+    words = ["put on a song", "play some jazz", "x" * 3000]
+    for _ in range(2):  # the same again changes nothing
+        with controller.store.write() as connection:
+            samples.learn(controller.store, connection, lesson, words, "ann", 2.0)
+    with controller.store.read() as connection:
+        found = rows.rows(samples.texts(connection, "noise"))
+    assert {(one.text, one.label, one.lesson) for one in found} == {
+        ("put on a song", "music", "music"), ("play some jazz", "music", "music"),
+    }  # fmt: skip
+    assert queue(signed("operator")) == [], "nobody need say it again"
+    with controller.store.write() as connection:
+        assert samples.unlearn(connection, "music", "ann") == 2
+    with controller.store.read() as connection:
+        (left,) = samples.texts(connection, "noise")
+    assert (left.sample.text, left.devices, left.said, left.lesson) == (
+        "put on a song", ["d1"], [], "",
+    )  # fmt: skip
 
 
 def test_a_sample_is_stored_once_and_never_more_than_were_asked_for(
