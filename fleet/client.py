@@ -195,15 +195,21 @@ class Client:
         return self._get(models_rollouts.BundlePage, "/v1/bundles").items
 
     def create_rollout(
-        self, spec: RolloutSpec, *, idempotency_key: str | None = None
+        self,
+        spec: RolloutSpec,
+        *,
+        idempotency_key: str | None = None,
+        careful: bool = False,
+        known: Sequence[str] = (),
     ) -> models_rollouts.RolloutModel:
-        """Creates a rollout."""
+        """Creates a rollout; `careful`: not where it was stopped before, but for `known` ones."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._post(
             models_rollouts.RolloutModel,
             "/v1/rollouts",
             spec.model_dump(mode="json"),
             headers=headers,
+            params={"careful": careful, "known": list(known)},
         )
 
     def plan_rollout(self, spec: RolloutSpec) -> models_rollouts.PlanModel:

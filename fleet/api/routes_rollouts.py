@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Response
+from pydantic import StringConstraints
 
 from contracts.errors import InputError
 from fleet.api import models_rollouts, paging, views
@@ -14,10 +15,11 @@ from fleet.api.auth import Operator, TheController, Viewer
 from fleet.conductor.runner import Command
 from fleet.rollout.spec import NAME_PATTERN, VERSION_PATTERN, RolloutSpec
 from fleet.rollout.state import IN_FLIGHT
-from fleet.store import audit, bundles, devices, rollouts
+from fleet.store import audit, bundles, devices, rollouts, setbacks
 from fleet.store.rollouts import Stored
 
 ROUTER = APIRouter(prefix="/v1")
+_Id = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 RolloutId = Annotated[str, Path(pattern=NAME_PATTERN, examples=["r7"])]
 BundleName = Annotated[str, Path(pattern=NAME_PATTERN)]
 BundleVersion = Annotated[str, Path(pattern=VERSION_PATTERN)]
@@ -30,9 +32,25 @@ def _view(connection: sa.Connection, stored: Stored) -> models_rollouts.RolloutM
 
 @ROUTER.post("/rollouts", status_code=201, tags=["rollouts"])
 def create_rollout(
-    controller: TheController, token: Operator, spec: RolloutSpec, response: Response
+    controller: TheController,
+    token: Operator,
+    spec: RolloutSpec,
+    response: Response,
+    careful: Annotated[
+        bool, Query(description="refuse a version that was stopped before as `stopped-before`")
+    ] = False,
+    known: Annotated[
+        list[_Id] | None, Query(max_length=50, description="but for these rollouts of it")
+    ] = None,
 ) -> models_rollouts.RolloutModel:
     """Creates a rollout; it starts at once, or queues behind one on the same devices."""
+    detail = {"selector": spec.selector, "waves": [str(wave) for wave in spec.waves]}
+    if known:
+        detail["stopped_before"] = known
+    if careful:
+        with controller.store.read() as connection:
+            ref = bundles.find(connection, spec.bundle, spec.version).ref
+            setbacks.check(connection, ref, known or [])
 
     def note(connection: sa.Connection) -> None:
         audit.note(
@@ -42,7 +60,7 @@ def create_rollout(
             role=token.role,
             action="rollout.create",
             target=f"{spec.bundle} {spec.version}",
-            detail={"selector": spec.selector, "waves": [str(wave) for wave in spec.waves]},
+            detail=detail,
         )
 
     stored = controller.runner.create(spec, token.name, note)

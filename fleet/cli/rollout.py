@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from contracts import codec, files
-from contracts.errors import InputError
+from contracts.errors import InputError, ShoalError
 from fleet.api import models_rollouts
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect, with_client
 from fleet.cli.output import ago, emit_json, reported, safe, table
@@ -88,6 +88,9 @@ def create(
     allow_empty: Annotated[
         bool, typer.Option(help="Also where every device has the version: for late joiners.")
     ] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also a version that was stopped before.")
+    ] = False,
     folder: Folder = HERE,
     url: Url = None,
     token_file: TokenFile = None,
@@ -99,7 +102,7 @@ def create(
         options = [*(option or []), *(["allow_empty=true"] if allow_empty else [])]
         spec = _spec(bundle, version, file, selector, waves, options)
         with connect(folder, url, token_file, token) as client:
-            made = client.create_rollout(spec)
+            made = _careful(client, spec, again=again)
             if wait:
                 made = _watch(client, made.id, quiet=as_json)
             if as_json:
@@ -108,6 +111,17 @@ def create(
                 _show(made)
             if wait and made.status != "succeeded":
                 raise typer.Exit(1)
+
+
+def _careful(client: Client, spec: RolloutSpec, *, again: bool) -> models_rollouts.RolloutModel:
+    """Creates it; a version that was stopped before only when that is known."""
+    try:
+        return client.create_rollout(spec, careful=True)
+    except ShoalError as error:
+        if error.code != "stopped-before" or not again:
+            raise
+        known = [str(one) for one in error.info.detail.get("rollouts", [])]
+    return client.create_rollout(spec, careful=True, known=known)
 
 
 @app.command("plan")

@@ -458,15 +458,7 @@ class Data:
         with self._noted(token, "rollout.create", f"{spec.bundle} {spec.version}", detail) as note:
             with self._controller.store.read() as connection:
                 ref = bundles.find(connection, spec.bundle, spec.version).ref
-                before = setbacks.of(connection, ref)
-            unknown = [one.rollout for one in before if one.ended and one.rollout not in known]
-            if unknown:
-                raise RefusedError(
-                    "stopped-before",
-                    f"{spec.bundle} {spec.version} was stopped in rollout {unknown[0]}: look why, "
-                    "then start it again",
-                    rollouts=unknown,
-                )
+                setbacks.check(connection, ref, known)
             stored = self._controller.runner.create(spec, token.name, note)
         self._controller.wake()
         return stored.state.id

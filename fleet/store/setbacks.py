@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import sqlalchemy as sa
 
+from contracts.errors import RefusedError
 from contracts.messages import BundleRef
 from fleet.rollout.plan import Setback
 from fleet.rollout.state import Header
@@ -36,6 +38,23 @@ def of(connection: sa.Connection, target: BundleRef) -> list[Setback]:
         if len(found) == _MOST:
             break
     return found
+
+
+def check(connection: sa.Connection, target: BundleRef, known: Sequence[str]) -> None:
+    """Whether who rolls a version out knows of every rollout of it that was stopped.
+
+    Raises:
+        RefusedError: ``stopped-before``; its detail `rollouts` names the others.
+    """
+    stopped = [one for one in of(connection, target) if one.ended and one.rollout not in known]
+    if stopped:
+        why = stopped[0].reason.message if stopped[0].reason else stopped[0].status
+        raise RefusedError(
+            "stopped-before",
+            f"{target} was stopped in rollout {stopped[0].rollout} ({why[:300]}): look why, then "
+            "start it again (`shoal fleet rollout create --again`)",
+            rollouts=[one.rollout for one in stopped],
+        )
 
 
 def _setback(connection: sa.Connection, rollout: str) -> Setback:
