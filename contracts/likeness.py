@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import heapq
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -21,6 +22,21 @@ def features(text: str) -> frozenset[int]:
 def likeness(a: frozenset[int], b: frozenset[int]) -> float:
     """0: nothing in common; 1: the same (cosine of the two sets)."""
     return len(a & b) / math.sqrt(len(a) * len(b)) if a and b else 0.0
+
+
+def company(texts: Sequence[str], most: int = 10) -> list[float]:
+    """How much each text has others like it: its mean likeness to the `most` nearest, and itself.
+
+    What is alone tells of itself; what has company tells of all of it.
+    """
+    of = [features(text) for text in texts]
+    near: list[list[float]] = [[1.0] for _ in of]
+    for place, one in enumerate(of):
+        for other in range(place):
+            alike = likeness(one, of[other])
+            near[place].append(alike)
+            near[other].append(alike)
+    return [math.fsum(heapq.nlargest(most, found)) / most for found in near]
 
 
 def spread(

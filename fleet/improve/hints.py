@@ -30,6 +30,9 @@ from fleet.store.samples import Text
 MOST: Final = 1000
 """Texts that get a suggestion, the most useful first."""
 
+MOST_AGAIN: Final = 5000
+"""Texts that a new version is asked about."""
+
 _CAP: Final = 64 * 1024 * 1024
 
 
@@ -67,7 +70,7 @@ def suggest(
             raise InputError("no-such-bundle", f"no version of {model[:64]} is published")
         # Whoever labels: what nobody has said anything of, and what people say differently.
         waiting = order.queue(found, "", most)
-        made = {f"version {refs[0].version}": _by_version(fleet, refs[0], waiting)}
+        made = {f"{order.VERSION}{refs[0].version}": _by_version(fleet, refs[0], waiting)}
         if recipe is not None:
             home = fleet.folder / FOLDER / model
             name, by_teacher = _by_teacher(home, recipe, changes, waiting)
@@ -78,6 +81,34 @@ def suggest(
             samples.unhint(connection, model, list(made))
         act.detail |= {source: len(hints) for source, hints in made.items()}
     return {source: len(hints) for source, hints in made.items()}
+
+
+def look_again(fleet: Fleet, ref: BundleRef) -> int:
+    """What a new version takes open texts for, in place of what older ones did; how many.
+
+    The queue then asks for what this one does not know. What teachers said stays.
+
+    Raises:
+        UnavailableError: ``program-failed``.
+    """
+    with contextlib.closing(fleet.open_store()) as store:
+        with store.read() as connection:
+            found = samples.texts(connection, ref.name)
+        waiting = order.open_to(found, "")[:MOST_AGAIN]
+        if not waiting:
+            return 0
+        source = f"{order.VERSION}{ref.version}"
+        hints = _by_version(fleet, ref, waiting)
+        others = {hint.source for one in found for hint in one.hints}
+        with (
+            audit.acting(store, audit.local(), "samples.suggest", ref.name) as act,
+            store.write() as connection,
+        ):
+            stay = [one for one in others if not one.startswith(order.VERSION)]
+            samples.hint(connection, ref.name, source, hints)
+            samples.unhint(connection, ref.name, [source, *stay])
+            act.detail[source] = len(hints)
+    return len(hints)
 
 
 def _by_version(

@@ -19,13 +19,13 @@ from typing import Any, Final
 
 from contracts import codec, interpreter
 from contracts.bundle import Bundle
-from contracts.errors import InputError, RefusedError, UnavailableError
+from contracts.errors import InputError, RefusedError, ShoalError, UnavailableError
 from contracts.messages import BundleRef
 from contracts.redacted import as_said
 from fleet import durable
 from fleet.client import Client
 from fleet.folder import Fleet
-from fleet.improve import answers, verdict
+from fleet.improve import answers, hints, verdict
 from fleet.improve.verdict import Verdict
 from fleet.improve.wish import State, Step, Wish, active_spec, shadow_spec
 from fleet.improvements import CACHE, FOLDER, LOCK, STATE, VERDICT
@@ -282,6 +282,8 @@ class Improvement:
             return Bundle.open(Path(state.bundle)).ref
         ref, _ = self._fleet.publish(Path(state.bundle))
         self._say(f"published {ref}")
+        with contextlib.suppress(ShoalError):  # the queue alone is worse for it
+            hints.look_again(self._fleet, ref)
         self._reach("published")
         return ref
 

@@ -72,6 +72,13 @@ def test_the_newest_version_and_a_teacher_suggest_labels(tmp_path: Path) -> None
         assert said["start a timer for the shed"][teacher].label == "timer"
         assert said["start a timer for the shed"][version].label == "timer"
         assert all(0 < hint.confidence <= 1 for of in found.values() for hint in of)
+        # The next version is asked anew; what the teacher said stays.
+        with store.write() as connection:
+            samples.hint(connection, ref.name, "version 0.9.0", {done: ("weather", 0.5)})
+        assert hints.look_again(fleet, ref) == 2
+        with store.read() as connection:
+            again = {one.sample.text: one.hints for one in samples.texts(connection, ref.name)}
+        assert again == found
         # A text that goes takes its suggestions with it.
         with store.write() as connection:
             samples.delete(connection, model=ref.name, key=samples.key_of(given[0].text))

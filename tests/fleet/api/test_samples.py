@@ -12,7 +12,7 @@ from contracts.messages import BundleRef, Lesson
 from fleet.controller import Controller
 from fleet.samples import order, rows
 from fleet.store import samples
-from fleet.store.samples import Ask, Said, Text, key_of
+from fleet.store.samples import Ask, Hint, Said, Text, key_of
 from tests.fleet.api.conftest import Signed
 
 REF = BundleRef("noise", "1.0.0", "0" * 64)
@@ -206,6 +206,14 @@ def test_the_most_useful_text_comes_first() -> None:
     known = text("turn on the light in the attic", 0.3, said=[Said("bo", "on", 1.0)])
     assert order.queue([*same, odd, known], "ann", 1) == [odd]
     assert order.queue([known], "ann", 1) == [], "somebody has labelled it"
+    # What the newest version has learnt since need not be said; what many say is worth more.
+    learnt = text("turn it on", 0.1, hints=[Hint("version 2.0.0", "x", 0.99)])
+    doubted = text(
+        "is it on", 0.9, hints=[Hint("version 2.0.0", "x", 0.3), Hint("teacher t", "x", 1)]
+    )
+    assert order.queue([learnt, doubted], "ann", 1) == [doubted]
+    lights = [text(f"illuminate the {room}", 0.3) for room in ("hall", "attic", "porch")]
+    assert order.queue([text("qwertz uiop", 0.28), *lights], "ann", 1)[0] in lights
 
 
 def test_rows_are_kept_out_by_a_hash_and_disputes_are_left_out() -> None:
