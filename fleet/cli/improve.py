@@ -27,6 +27,12 @@ def improve(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="key=value of the recipe; repeatable.")
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="OUT/cache of a build of the recipe: what its teacher and writer said is used.",
+        ),
+    ] = None,
     version: Annotated[str | None, typer.Option(help="Of the next; else the next minor.")] = None,
     on: Annotated[str | None, typer.Option("--on", help="Which devices, a selector.")] = None,
     max_loss: Annotated[
@@ -74,6 +80,8 @@ def improve(
     with reported(as_json), connect(folder, url, token_file, token) as client:
         improvement = Improvement(Fleet.open(folder), client, check_name(name, "model"), say)
         with improvement.locked():
+            if cache is not None:
+                improvement.take_cache(cache)
             improvement.begin(wish, version)
             state = steps.run(improvement, agreed, roll_out=not publish_only)
         if as_json:

@@ -8,7 +8,6 @@ has not seen.
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,6 @@ from fleet.api.models_samples import NewAsk
 from fleet.client import Client
 from fleet.demo.processes import run
 from fleet.demo.report import Step
-from fleet.improvements import CACHE, FOLDER
 
 if TYPE_CHECKING:
     from fleet.demo.scenario import Demo
@@ -79,12 +77,10 @@ def improve(demo: Demo, model: str, recipe: Path, settings: Sequence[str], step:
     rollout.write_text(_ROLLOUT)
     arguments = [
         "improve", model, "--recipe", str(recipe), "--yes", "--json", "--shadow-s", "1",
-        "--max-loss", "0.03", "--rollout", str(rollout), "--dir", str(demo.fleet_dir),
+        # The same sentences as version 2.0.0: what its teacher said of them is there.
+        "--cache", str(demo.work / "build" / "cache"), "--max-loss", "0.03",
+        "--rollout", str(rollout), "--dir", str(demo.fleet_dir),
     ]  # fmt: skip
-    # The same sentences as version 2.0.0: what its teacher said of them is there.
-    cache = demo.fleet_dir / FOLDER / model / CACHE
-    if not cache.exists():
-        shutil.copytree(demo.work / "build" / "cache", cache)
     for setting in (*settings, "data.field_weight=10", "clean.noise_report=false"):
         arguments += ["--set", setting]
     with demo.console.status("building, comparing, in the shadow, at a canary"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -220,6 +221,23 @@ class Improvement:
         summary = codec.decode(done.stdout, dict[str, Any], what="the builder's summary")
         state.bundle = str(summary["bundle"])
         self._reach("built")
+
+    def take_cache(self, folder: Path) -> None:
+        """Takes what a build elsewhere kept of its teacher and of who wrote its text.
+
+        Raises:
+            InputError: ``no-such-file``; it is no folder.
+        """
+        if not folder.is_dir():
+            raise InputError(
+                "no-such-file", f"{folder} is no folder: name the cache below --out of a build"
+            )
+
+        def copy(source: str, target: str) -> None:
+            if not Path(target).exists():
+                shutil.copyfile(source, target)
+
+        shutil.copytree(folder, self._home / CACHE, dirs_exist_ok=True, copy_function=copy)
 
     def _share_cache(self, out: Path) -> None:
         """What a teacher said of a text stays from version to version: most texts are the same."""

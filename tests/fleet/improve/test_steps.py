@@ -112,6 +112,24 @@ def test_what_was_ended_goes_on_and_nothing_is_made_twice(bench: Bench) -> None:
     assert any("going on" in line for line in bench.said)
 
 
+def test_what_a_build_kept_elsewhere_is_there_for_the_next(bench: Bench, tmp_path: Path) -> None:
+    """Of its teacher and of who wrote its text; what is newer here stays."""
+    client: Any = Nobody()
+    improvement = Improvement(bench.fleet, client, "noise", bench.said.append)
+    kept, home = tmp_path / "out" / "cache", improvement._home / "cache"
+    (kept / "pypi").mkdir(parents=True)
+    (kept / "written-1.jsonl").write_text("a\n")
+    (kept / "pypi" / "rows.npz").write_text("b")
+    with improvement.locked():
+        improvement.take_cache(kept)
+        (home / "written-1.jsonl").write_text("a\nc\n")
+        improvement.take_cache(kept)
+    assert (home / "written-1.jsonl").read_text() == "a\nc\n"
+    assert (home / "pypi" / "rows.npz").read_text() == "b"
+    with pytest.raises(InputError, match="cache below --out"):
+        improvement.take_cache(kept / "nothing")
+
+
 def test_a_worse_version_is_not_signed_and_the_next_has_another_number(bench: Bench) -> None:
     """It says on which label; its number is not used again."""
     bench.worse = True
