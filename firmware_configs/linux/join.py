@@ -13,6 +13,7 @@ unused. After that the same line goes on where it stopped: the key is kept.
 Over 400 lines: a board fetches one file and has nothing else.
 """
 
+import errno
 import fcntl
 import hashlib
 import http.client
@@ -101,6 +102,9 @@ def unreachable(error):
         text = "nothing listens at %s: is the controller running (shoal fleet up)?" % where
     elif isinstance(error, socket.timeout):
         text = "%s does not answer within %d s: a firewall, or no route" % (where, PATIENCE_S)
+    elif getattr(error, "errno", None) in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        text = "no network of this board leads to %s: look at its cable or Wi-Fi, its address and " \
+               "its gateway (ip route)" % where
     else:
         text = "cannot reach %s: %s" % (where, error)
     proxies = [name for name in ("https_proxy", "HTTPS_PROXY", "all_proxy") if os.environ.get(name)]

@@ -190,4 +190,9 @@ def test_why_the_controller_is_not_reached_is_said(monkeypatch: pytest.MonkeyPat
         one.ask("/v1/join", {})
     assert "DNS" in one.unreachable(socket.gaierror(-2, "Name or service not known"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
-    assert "https_proxy is set" in one.unreachable(OSError(113, "No route to host"))
+    for number in (101, 113):
+        said = one.unreachable(OSError(number, "No route to host"))
+        assert "no network of this board leads to http://127.0.0.1" in said
+        assert "https_proxy is set" in said
+        assert "\n" not in said
+    assert "a firewall, or no route" in one.unreachable(TimeoutError("timed out"))
