@@ -1,7 +1,8 @@
 """Agent releases: what a device installs the agent from, as one file.
 
 A release archive is an uncompressed zip, a signed target of the fleet's repository under
-``agent/{version}/{platform}-cp{NN}.zip``::
+``agent/{version}/{platform}-cp{NN}.zip`` (of boards with MicroPython a list of files instead,
+``agent/{version}/{code}-mpy{NN}.json``: :mod:`contracts.micro_release`)::
 
     release.json      Release: what it is, and every wheel with its sha256
     wheels/*.whl      the agent's own wheel and all that it needs, for one platform and Python
@@ -55,7 +56,9 @@ WheelName = Annotated[
     ),
 ]
 _TARGET: Final = re.compile(
-    r"agent/([0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9})/(x86-64|aarch64|armv7l)-(cp3[0-9]{1,2})\.zip",
+    r"agent/(?P<version>[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9})/"
+    r"(?:(?P<platform>x86-64|aarch64|armv7l)-(?P<python>cp3[0-9]{1,2})\.zip"
+    r"|(?P<code>[a-z0-9]{2,16})-(?P<mpy>mpy[0-9]{2})\.json)",
     re.ASCII,
 )
 
@@ -129,7 +132,10 @@ def target(version: str, platform: str, python: str) -> str:
 def parse_target(name: str) -> tuple[str, str, str] | None:
     """Version, platform and Python of a release's target; None: it is none."""
     found = _TARGET.fullmatch(name)
-    return None if found is None else (found[1], found[2], found[3])
+    if found is None:
+        return None
+    platform, python = found["platform"] or found["code"], found["python"] or found["mpy"]
+    return found["version"], platform, python
 
 
 def here() -> tuple[str, str]:

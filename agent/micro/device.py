@@ -119,6 +119,7 @@ class Device:
         self._not_allowed = {}  # topic -> (what, since when)
         self._wishes = Wishes(self._counters)
         self._applied = None
+        self._applying = False
         self._desired_event = asyncio.Event()
         self._wait = None
         self._offset = None
@@ -126,6 +127,9 @@ class Device:
         self._told_time = None  # by the controller, in milliseconds, when `millis` was 0
         self._service = Service(self)
         self.trials = Trials(self)
+        self.side = None  # of the agent's releases, as the starter said
+        self.program = None  # the trial of the release that runs
+        self.restart = None
 
     # Slots and models. --------------------------------------------------------------------
 
@@ -180,6 +184,36 @@ class Device:
         for slot in self._slots.values():
             await self.trials.boot(slot)
         await self._load_all()
+        await self._own("boot")
+
+    async def _own(self, what, *words):
+        """Something that the program does for itself, by code that is loaded for it."""
+        try:
+            from . import release
+
+            await getattr(release, what)(self, *words)
+        finally:
+            release = None
+            give_back("release")
+
+    async def _watch_program(self):
+        """Keeps the release that runs, or gives it up, when it is time."""
+        trial = self.program
+        left = trial["seconds"] - self.millis() / 1000
+        counts = self.trials.total()
+        if counts[0] >= max(1, trial["min_requests"]):
+            if counts[1] / counts[0] > trial["max_error_rate"]:
+                why = "%d of %d requests failed" % (counts[1], counts[0])
+                await self._own("end", ("trial-errors", why))
+                return
+        silent = [name for name in trial["serves"] if name not in self.models]
+        if left <= 0 and self._client is not None and not silent:
+            await self._own("end", None)
+            await self._settle()
+        elif left < -120:
+            code = "trial-models" if silent else "trial-offline"
+            why = "it does not serve " + ", ".join(silent) if silent else "it is not connected"
+            await self._own("end", (code, why))
 
     async def _load_all(self):
         for slot, error in self.load():
@@ -330,7 +364,7 @@ class Device:
                 files.write_json(self.base + "/last.json", event)
             except OSError as error:
                 print("event not kept:", error)
-        if state in ("committed", "rolled-back", "refused"):
+        if state in ("committed", "rolled-back", "refused") and not self._applying:
             self._reached(revision)  # what failed is not tried again after a restart
         for _ in range(2):
             try:
@@ -354,6 +388,7 @@ class Device:
         if newest is None or self._applied != (self._wishes.fence, newest["revision"]):
             return
         ended = all([slot.trial is None for slot in self._slots.values()])
+        ended = ended and self.program is None
         if ended and newest["revision"] != self._counters.get("revision"):
             self._reached(newest["revision"])
             await self._report()
@@ -549,12 +584,14 @@ class Device:
         Raises ``Broken`` without a connection, and ``Waits`` for what may be there later.
         """
         updater = None
+        self._applying = True  # other slots of the document may not have come to their end
         try:
             from .update import Updater
 
             updater = Updater(self)
             await updater.apply(desired)
         finally:
+            self._applying = False
             updater = Updater = None
             give_back("update")
             gc.collect()
@@ -573,6 +610,8 @@ class Device:
     async def _watch_trials(self):
         while True:
             await asyncio.sleep_ms(200)
+            if self.program is not None:
+                await self._watch_program()
             for slot in list(self._slots.values()):
                 if slot.trial is not None and await self.trials.check(slot):
                     await self._settle()

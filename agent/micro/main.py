@@ -32,12 +32,13 @@ MODULES = (
 FOLDER = "/shoal"
 
 
-def start(folder=FOLDER, model_bytes=MODEL_BYTES):
+def start(folder=FOLDER, model_bytes=MODEL_BYTES, side=None):
     """Runs the device for ever.
 
     Args:
         folder: of the configuration.
         model_bytes: of memory for models.
+        side: which release of the agent this is, by the starter; None: there was no starter.
     """
     # Large pieces of memory are taken first, while there are any.
     memory = Memory(model_bytes)
@@ -71,6 +72,7 @@ def start(folder=FOLDER, model_bytes=MODEL_BYTES):
     give_back("setup")
     gc.collect()
     device = Device(config, folder + "/state", memory, buffers, tls, name)
+    device.side, device.restart = side, restart
     try:
         asyncio.run(device.run())
     except Exception as error:

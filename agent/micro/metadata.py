@@ -13,15 +13,16 @@ MAX_HINT_BYTES = 16 * 1024
 MAX_ROOTS = 16
 
 
-async def fetch(device, wanted):
+async def fetch(device, wanted, name=None):
     """Looks a bundle up in what the fleet signed.
 
     Args:
         device: gives ``base``, ``blocks``, ``today()``.
         wanted: the bundle's reference.
+        name: of another target; None: the bundle's manifest.
 
     Returns:
-        Its release counter and its manifest's bytes.
+        Its release counter and its manifest's bytes; of another target its sha256 and its bytes.
 
     Raises:
         Refused: as of :class:`micro.trust.Trust`, or a download's error.
@@ -47,7 +48,8 @@ async def fetch(device, wanted):
         version = trust.hint(listed, "targets.json")
         await blocks.download("metadata/%d.targets.json" % version, new, MAX_TARGETS_BYTES)
         gc.collect()
-        name = "bundles/%s/%s/manifest.json" % (wanted["name"], wanted["version"])
+        other = name is not None
+        name = name or "bundles/%s/%s/manifest.json" % (wanted["name"], wanted["version"])
         target = trust.look(new, name, version)
         search = role = None
         while target is None:  # a role below it may sign it
@@ -62,6 +64,8 @@ async def fetch(device, wanted):
             await blocks.download(path, new, MAX_TARGETS_BYTES)
             gc.collect()
             target = trust.look(new, name, version, role)
+        if other:
+            return trust.plain(target, name)
         return trust.release(target, name, wanted["manifest_sha256"])
     finally:
         files.remove(new)

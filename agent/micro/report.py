@@ -3,6 +3,7 @@
 import gc
 
 from . import VERSION
+from .loan import give_back
 from .store import free_bytes
 
 
@@ -24,6 +25,13 @@ def reported(device, seconds, clock):
         "memory_bytes": gc.mem_free() + gc.mem_alloc(),
         "clock": "synced" if clock else "unsynced",
     }
+    try:
+        from . import release
+
+        release.report(device, document)
+    finally:
+        release = None
+        give_back("release")
     if device._offset is not None:
         document["clock_offset_s"] = device._offset
     if device._wishes.fence:

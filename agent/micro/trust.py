@@ -275,6 +275,17 @@ class Trust:
         except (KeyError, TypeError):
             raise Refused("bad-metadata", "%s is signed without a release counter" % name)
 
+    @staticmethod
+    def plain(target, name):
+        """The sha256, in hex, and the bytes of a signed target."""
+        try:
+            sha256 = target["hashes"]["sha256"]
+            if len(_unhex(sha256, 32)) == 32:
+                return sha256, _integer(target["length"], "a length")
+        except (KeyError, TypeError):
+            pass
+        raise Refused("bad-metadata", "%s is signed without a sha256" % name)
+
     def _check_version(self, role, called, what, found):
         """Raises ``rollback`` for a version below the highest that was seen."""
         seen = self._seen.get("targets", 0)

@@ -46,12 +46,20 @@ class Updater:
         slots = desired.get("slots", {})
         self._device.empty_all_but(slots)
         for name, entry, key in _wishes(slots):
+            program = None
             try:
                 files.checked_name(name)
                 wanted = checked_reference(entry[key])
             except (Refused, KeyError, TypeError):
                 continue  # nothing that an event could name
-            update = Update(self._device, name, wanted, desired, entry, key == "beside")
+            if name == "agent" and wanted["name"] == "shoal-agent":
+                from . import program
+
+                give_back("program", "release")
+                update = program.Update(self._device, wanted, desired, entry)
+            else:
+                slot = self._device.slot(name)
+                update = Update(self._device, slot, wanted, desired, entry, key == "beside")
             starved = False
             try:
                 await update.run()
@@ -73,7 +81,7 @@ class Updater:
             if starved:
                 give_back(*_CHECKING)  # where memory ran out while they were given back
                 self._device.starved.append(update.which)
-            update = None
+            update = program = None
             gc.collect()
         if waits:
             last = waits[-1]
@@ -86,7 +94,7 @@ class Update:
 
     def __init__(self, device, slot, wanted, desired, entry, beside=False):
         self._device = device
-        self._slot = device.slot(slot)
+        self._slot = slot
         self._wanted = wanted
         self._entry = entry
         self._shadow = not beside and entry.get("mode", "active") != "active"
@@ -278,9 +286,12 @@ class Update:
 
 
 def _wishes(slots):
-    """Slot, entry, and the entry's key of a bundle: what is active beside a shadow comes first."""
+    """Slot, entry, and the entry's key of a bundle: what is active beside a shadow comes first.
+
+    The program comes last, as the board restarts for it.
+    """
     found = []
-    for name in slots:
+    for name in sorted(slots, key=lambda name: (name == "agent", name)):
         entry = slots[name]
         if isinstance(entry, dict):
             if entry.get("mode", "active") != "active" and entry.get("beside"):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import re
 import tempfile
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,6 @@ from fleet import durable
 from fleet.boards.compiler import compile_agent
 
 _PEM: Final = re.compile(r"-----BEGIN [A-Z ]+-----\s*([A-Za-z0-9+/=\s]+?)-----END", re.ASCII)
-_MAIN: Final = 'from micro import main\n\nmain.start("/shoal", model_bytes={})\n'
 
 
 def to_der(pem: str, what: str) -> bytes:
@@ -85,6 +85,17 @@ def document(config: AgentConfig, wifi: tuple[str, str] | None = None) -> dict[s
     return found
 
 
+def starter(model_bytes: int, folder: str = "/shoal") -> str:
+    """``main.py``: what starts the agent, and goes back from a release that fails."""
+    source = Path(str(resources.files("agent"))) / "micro" / "starter" / "main.py"
+    text = source.read_text("utf-8")
+    for line, value in (('FOLDER = "/shoal"', folder), ("MODEL_BYTES = 0", model_bytes)):
+        name = line.split(" ", 1)[0]
+        assert line in text
+        text = text.replace(line, f"{name} = {codec.encode(value).decode()}", 1)
+    return text
+
+
 def write_folder(
     config: AgentConfig, out: Path, *, wifi: tuple[str, str] | None = None
 ) -> list[Path]:
@@ -103,7 +114,7 @@ def write_folder(
         UnavailableError: ``no-compiler``.
     """
     files = {"shoal/shoal.json": codec.pretty(document(config, wifi))}
-    files["main.py"] = _MAIN.format(boards.load(config.board).model_ram_bytes).encode()
+    files["main.py"] = starter(boards.load(config.board).model_ram_bytes).encode()
     files["shoal/root.json"] = config.trust_root.encode()
     tls = config.mqtt.tls
     if tls is not None:

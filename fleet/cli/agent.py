@@ -11,6 +11,7 @@ import typer
 from contracts import release
 from contracts.errors import InputError
 from contracts.release import ReleaseArchive
+from fleet.boards import release as micro
 from fleet.cli import rollout as rollouts
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url
 from fleet.cli.output import emit_json, reported, table
@@ -37,7 +38,9 @@ def fetch(
     platform: Annotated[
         str, typer.Option(help="A board profile, or x86-64, aarch64, armv7l.", show_default=False)
     ],
-    python: Annotated[str, typer.Option(help="The board's Python, for example 3.13.")],
+    python: Annotated[
+        str, typer.Option(help="The board's Python, for example 3.13; not of MicroPython.")
+    ] = "",
     extra_index: Annotated[
         list[str] | None, typer.Option(help="An index beside pip's own; may be repeated.")
     ] = None,
@@ -45,9 +48,18 @@ def fetch(
     folder: Folder = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Fetches the agent's wheels for a platform with pip, and signs them as one release."""
+    """Fetches the agent's wheels for a platform with pip, and signs them as one release.
+
+    For a board with MicroPython the agent is compiled instead.
+    """
     with reported(as_json):
         fleet = Fleet.open(folder)
+        if micro.is_micro(platform):
+            made, new = releases.compile_for(fleet, platform, replace=replace)
+            _show_micro(made, as_json=as_json, new=new)
+            return
+        if not python:
+            raise InputError("bad-python", "give the board's Python: --python 3.13, for example")
         found, new = releases.fetch(
             fleet,
             wheelhouse.platform_of(platform),
@@ -92,14 +104,17 @@ def list_releases(folder: Folder = HERE, as_json: AsJson = False) -> None:
 def withdraw(
     version: Annotated[str, typer.Argument(help="Of the agent.")],
     platform: Annotated[str, typer.Option(help="A board profile, or a platform.")],
-    python: Annotated[str, typer.Option(help="For example 3.13.")],
+    python: Annotated[str, typer.Option(help="For example 3.13; of MicroPython mpy63.")],
     folder: Folder = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Takes a release out of the signed list; devices that run it keep it."""
     with reported(as_json):
-        where, what = wheelhouse.platform_of(platform), wheelhouse.python_of(python)
-        target = release.target(version, where, what)
+        if python.startswith("mpy"):
+            target = f"agent/{version}/{micro.code_of(platform)}-{python}.json"
+        else:
+            where, what = wheelhouse.platform_of(platform), wheelhouse.python_of(python)
+            target = release.target(version, where, what)
         releases.withdraw(Fleet.open(folder), target)
         if as_json:
             emit_json({"target": target})
@@ -140,7 +155,18 @@ def rollout(
 
 
 def _python(tag: str) -> str:
-    return f"3.{tag[3:]}"
+    return f"3.{tag[3:]}" if tag.startswith("cp") else tag
+
+
+def _show_micro(found: Published, *, as_json: bool, new: bool) -> None:
+    if as_json:
+        emit_json({**msgspec.to_builtins(found), "new": new})
+        return
+    done = "Signed" if new else "Signed already"
+    typer.echo(
+        f"{done}: agent {found.version} for MicroPython, {found.platform} and {found.python}, "
+        f"{found.size / 1e3:.0f} kB"
+    )
 
 
 def _show(found: Published, archive: ReleaseArchive, *, as_json: bool, new: bool) -> None:

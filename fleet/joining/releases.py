@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from contracts import __version__, release
+from contracts import board as boards
 from contracts.release import ReleaseArchive
+from fleet.boards import release as micro
 from fleet.folder import Fleet
 from fleet.joining import wheelhouse
 from fleet.repository import releases
@@ -66,6 +68,24 @@ def fetch(
         archive = Path(folder) / "release.zip"
         wheelhouse.gather(archive, platform, python, extra_indexes=extra_indexes, quiet=quiet)
         return _publish(fleet, archive, act, replace=replace), True
+
+
+def compile_for(fleet: Fleet, board: str, *, replace: bool = False) -> tuple[Published, bool]:
+    """Compiles the agent for a board with MicroPython, and signs it.
+
+    Returns:
+        The release, and whether it is new.
+
+    Raises:
+        ShoalError: what :func:`fleet.boards.release.publish` raises.
+    """
+    repository = fleet.open_repository()
+    known = {one.target for one in releases.published(repository)}
+    with _acting(fleet, "agent.publish", board, None) as act:
+        architecture = boards.load(board).architecture
+        found = micro.publish(repository, architecture, replace=replace)
+        act.target = found.target
+        return found, found.target not in known
 
 
 def withdraw(fleet: Fleet, target: str, actor: Actor | None = None) -> None:

@@ -6,6 +6,7 @@
     metadata/{N}.{delegated role}.json
     targets/bundles/{name}/{version}/{sha256}.manifest.json
     targets/agent/{version}/{sha256}.{platform}-cp{NN}.zip
+    targets/agent/{version}/{sha256}.{native code}-mpy{NN}.json
     blobs/{sha256}
     deltas/{from sha256}-{to sha256}.zst
 """
@@ -28,6 +29,7 @@ _PUBLIC: Final = re.compile(
     rf"|metadata/[1-9][0-9]{{0,9}}\.{_ROLE}\.json"
     rf"|targets/bundles/{_NAME}/{_VERSION}/{_SHA256}\.manifest\.json"
     rf"|targets/agent/{_VERSION}/{_SHA256}\.[a-z0-9-]{{3,20}}-cp3[0-9]{{1,2}}\.zip"
+    rf"|targets/agent/{_VERSION}/{_SHA256}\.[a-z0-9]{{2,16}}-mpy[0-9]{{2}}\.json"
     rf"|blobs/{_SHA256}"
     rf"|deltas/{_SHA256}-{_SHA256}\.zst",
     re.ASCII,

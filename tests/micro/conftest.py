@@ -61,11 +61,13 @@ class Devices:
         root = self._controller.repository.root
         return enrol(self._folder / name, name, fleet, self._config, root)
 
-    def start(self, folder: Path, heap: str = device.HEAP) -> subprocess.Popen[str]:
+    def start(
+        self, folder: Path, heap: str = device.HEAP, script: str = "device.py"
+    ) -> subprocess.Popen[str]:
         """Starts the agent on a device's folder."""
         log = (folder / "log.txt").open("a")
         process = subprocess.Popen(
-            self.around(device.command("device.py", str(folder), heap=heap)),
+            self.around(device.command(script, str(folder), heap=heap)),
             stdout=log,
             stderr=log,
             text=True,
