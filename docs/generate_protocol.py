@@ -115,6 +115,11 @@ not name the slot. Events of the update are those of bundles; between `trial` an
 the device is away while its program starts. A bundle of another name in the slot `agent` is a
 model.
 
+Boards with MicroPython take a list of files in place of an archive, the signed target
+`agent/{version}/{code}-mpy{NN}.json` (`xtensawin`, `armv7emsp`, `rv32imc`, `x64`; `63`: `.mpy`
+files of version 6.3): `format` 1, `name` `shoal-agent`, `version`, `platform`, `python` and `files`,
+each with `file`, `sha256` and `size`. Every file is `blobs/{sha256}`. All else is as above.
+
 ## Acknowledgement
 
 `telemetry`, `update` and `result` are kept by the device until the controller says that they are

@@ -127,9 +127,8 @@ class Device:
         self._told_time = None  # by the controller, in milliseconds, when `millis` was 0
         self._service = Service(self)
         self.trials = Trials(self)
-        self.side = None  # of the agent's releases, as the starter said
+        self.side = self.restart = self.own = None  # of a board with a starter
         self.program = None  # the trial of the release that runs
-        self.restart = None
 
     # Slots and models. --------------------------------------------------------------------
 
@@ -184,36 +183,17 @@ class Device:
         for slot in self._slots.values():
             await self.trials.boot(slot)
         await self._load_all()
-        await self._own("boot")
+        if self.side is not None:
+            await self._own("boot")
 
-    async def _own(self, what, *words):
-        """Something that the program does for itself, by code that is loaded for it."""
+    async def _own(self, what):
         try:
             from . import release
 
-            await getattr(release, what)(self, *words)
+            await getattr(release, what)(self)
         finally:
             release = None
             give_back("release")
-
-    async def _watch_program(self):
-        """Keeps the release that runs, or gives it up, when it is time."""
-        trial = self.program
-        left = trial["seconds"] - self.millis() / 1000
-        counts = self.trials.total()
-        if counts[0] >= max(1, trial["min_requests"]):
-            if counts[1] / counts[0] > trial["max_error_rate"]:
-                why = "%d of %d requests failed" % (counts[1], counts[0])
-                await self._own("end", ("trial-errors", why))
-                return
-        silent = [name for name in trial["serves"] if name not in self.models]
-        if left <= 0 and self._client is not None and not silent:
-            await self._own("end", None)
-            await self._settle()
-        elif left < -120:
-            code = "trial-models" if silent else "trial-offline"
-            why = "it does not serve " + ", ".join(silent) if silent else "it is not connected"
-            await self._own("end", (code, why))
 
     async def _load_all(self):
         for slot, error in self.load():
@@ -611,7 +591,7 @@ class Device:
         while True:
             await asyncio.sleep_ms(200)
             if self.program is not None:
-                await self._watch_program()
+                await self._own("watch")
             for slot in list(self._slots.values()):
                 if slot.trial is not None and await self.trials.check(slot):
                     await self._settle()

@@ -72,7 +72,12 @@ def start(folder=FOLDER, model_bytes=MODEL_BYTES, side=None):
     give_back("setup")
     gc.collect()
     device = Device(config, folder + "/state", memory, buffers, tls, name)
-    device.side, device.restart = side, restart
+    if side is not None:
+        from .release import own
+
+        device.side, device.restart, device.own = side, restart, own()
+        own = None
+        give_back("release")
     try:
         asyncio.run(device.run())
     except Exception as error:

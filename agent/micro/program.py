@@ -13,14 +13,13 @@ import sys
 from . import VERSION, files, update
 from .errors import Refused, Waits
 from .loan import give_back
-from .release import SLOT, keep, reference, state, tag
+from .release import CONNECT_SECONDS, SLOT, keep, reference, state, tag
 from .store import free_bytes
 
 MAX_LIST_BYTES = 16 * 1024
 MAX_FILES = 80
 SETTLE_SECONDS = 60
 MAX_FILE_BYTES = 128 * 1024
-CONNECT_SECONDS = 120  # beyond its trial, to connect and to serve what was served
 MARGIN_SECONDS = 60  # beyond that, after which a timer of the starter ends it
 
 

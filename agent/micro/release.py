@@ -12,6 +12,7 @@ from . import VERSION, files
 
 NAME = "shoal-agent"
 SLOT = "agent"
+CONNECT_SECONDS = 120  # beyond its trial, to connect and to serve what was served
 _ARCHITECTURES = (
     None, "x86", "x64", "armv6", "armv6m", "armv7m", "armv7em", "armv7emsp", "armv7emdp",
     "xtensa", "xtensawin", "rv32imc", "rv64imc",
@@ -35,17 +36,9 @@ def reference(version):
     }
 
 
-def report(device, document):
-    """Adds what runs, and which releases are taken."""
-    if device.side is None:
-        why = "this board was not started by a starter: copy its files anew with `shoal boards flash`"
-        document["platform"] = {"release_fixed": why}
-        return
-    document["platform"] = {"release": tag()}
-    own = {"active": reference(VERSION)}
-    if device.program is not None:
-        own["trial"] = True
-    document["slots"][SLOT] = own
+def own():
+    """What runs, for reports: which releases are taken, and the reference of this one."""
+    return tag(), reference(VERSION)
 
 
 def state(base):
@@ -80,6 +73,25 @@ async def _failed(device, found, code, why):
 
 def _which(trial):
     return SLOT, reference(trial["version"]), trial["revision"], trial["rollout"]
+
+
+async def watch(device):
+    """Keeps the release that runs, or gives it up, when it is time."""
+    trial = device.program
+    left = trial["seconds"] - device.millis() / 1000
+    counts = device.trials._counts.values()
+    requests, errors = sum([one[0] for one in counts]), sum([one[1] for one in counts])
+    silent = [name for name in trial["serves"] if name not in device.models]
+    if requests >= max(1, trial["min_requests"]) and errors / requests > trial["max_error_rate"]:
+        await end(device, ("trial-errors", "%d of %d requests failed" % (errors, requests)))
+    elif left <= 0 and device._client is not None and not silent:
+        await end(device, None)
+        await device._settle()
+    elif left < -CONNECT_SECONDS:
+        if silent:
+            await end(device, ("trial-models", "it does not serve " + ", ".join(silent)))
+        else:
+            await end(device, ("trial-offline", "it is not connected"))
 
 
 async def end(device, broken):

@@ -3,7 +3,6 @@
 import gc
 
 from . import VERSION
-from .loan import give_back
 from .store import free_bytes
 
 
@@ -25,13 +24,14 @@ def reported(device, seconds, clock):
         "memory_bytes": gc.mem_free() + gc.mem_alloc(),
         "clock": "synced" if clock else "unsynced",
     }
-    try:
-        from . import release
-
-        release.report(device, document)
-    finally:
-        release = None
-        give_back("release")
+    if device.own is None:
+        why = "it was not started by a starter: copy its files anew with `shoal boards flash`"
+        document["platform"] = {"release_fixed": why}
+    else:
+        document["platform"] = {"release": device.own[0]}
+        own = document["slots"]["agent"] = {"active": device.own[1]}
+        if device.program:
+            own["trial"] = True
     if device._offset is not None:
         document["clock_offset_s"] = device._offset
     if device._wishes.fence:

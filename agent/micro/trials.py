@@ -21,11 +21,6 @@ class Trials:
         counts[0] += 1
         counts[1] += bool(failed)
 
-    def total(self):
-        """Requests of all slots since the start, or their trials', and how many failed."""
-        counts = self._counts.values()
-        return sum([one[0] for one in counts]), sum([one[1] for one in counts])
-
     def begin(self, slot):
         """Starts the time of a slot's trial."""
         self._since[slot.name] = time.ticks_ms()

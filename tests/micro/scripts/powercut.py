@@ -80,8 +80,9 @@ class Flash:
 class Bench:
     """Boots devices on a flash."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, base="/f"):
         self.folder = folder
+        self.base = base
         self.memory = Memory(16384)
         self.buffers = bytearray(2048), bytearray(2048 + 16)
         with open(folder + "/desired.json") as stream:
@@ -97,8 +98,12 @@ class Bench:
     def boot(self, flash):
         """Mounts and makes the device; its blocks come from the repository's folder."""
         vfs.mount(vfs.VfsLfs2(flash, readsize=256, progsize=256, lookahead=32), "/f")
+        return self.device()
+
+    def device(self):
+        """Of a flash that is mounted."""
         self.memory.reset()
-        device = Device(self.config, "/f", self.memory, self.buffers)
+        device = Device(self.config, self.base, self.memory, self.buffers)
         holder = []
 
         async def publish(topic, payload):
@@ -188,4 +193,5 @@ def main(folder, what, image, cut=None):
     print(json.dumps({"operations": flash.operations}))
 
 
-main(*sys.argv[1:])
+if __name__ == "__main__":
+    main(*sys.argv[1:])
