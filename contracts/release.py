@@ -56,9 +56,8 @@ WheelName = Annotated[
     ),
 ]
 _TARGET: Final = re.compile(
-    r"agent/(?P<version>[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9})/"
-    r"(?:(?P<platform>x86-64|aarch64|armv7l)-(?P<python>cp3[0-9]{1,2})\.zip"
-    r"|(?P<code>[a-z0-9]{2,16})-(?P<mpy>mpy[0-9]{2})\.json)",
+    r"agent/([0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9})/"
+    r"(?:(x86-64|aarch64|armv7l)-(cp3[0-9]{1,2})\.zip|([a-z0-9]{2,16})-(mpy[0-9]{2})\.json)",
     re.ASCII,
 )
 
@@ -132,10 +131,7 @@ def target(version: str, platform: str, python: str) -> str:
 def parse_target(name: str) -> tuple[str, str, str] | None:
     """Version, platform and Python of a release's target; None: it is none."""
     found = _TARGET.fullmatch(name)
-    if found is None:
-        return None
-    platform, python = found["platform"] or found["code"], found["python"] or found["mpy"]
-    return found["version"], platform, python
+    return None if found is None else (found[1], found[2] or found[4], found[3] or found[5])
 
 
 def here() -> tuple[str, str]:
