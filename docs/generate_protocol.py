@@ -118,7 +118,8 @@ model.
 Boards with MicroPython take a list of files in place of an archive, the signed target
 `agent/{version}/{code}-mpy{NN}.json` (`xtensawin`, `armv7emsp`, `rv32imc`, `x64`; `63`: `.mpy`
 files of version 6.3): `format` 1, `name` `shoal-agent`, `version`, `platform`, `python` and
-`files`, each with `file`, `sha256` and `size`. Every file is `blobs/{sha256}`. All else is as above.
+`files`, each with `file`, `sha256` and `size`. Every file is `blobs/{sha256}`. All else is as
+above.
 
 ## Acknowledgement
 
