@@ -195,6 +195,13 @@ class Device:
             release = None
             give_back("release")
 
+    def own_update(self, *words):
+        """The update of the program; :class:`micro.update.Update` is of a slot."""
+        from .program import Update
+
+        give_back("program", "release")
+        return Update(self, *words)
+
     async def _load_all(self):
         for slot, error in self.load():
             if slot.trial is not None:

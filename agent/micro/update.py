@@ -46,17 +46,13 @@ class Updater:
         slots = desired.get("slots", {})
         self._device.empty_all_but(slots)
         for name, entry, key in _wishes(slots):
-            program = None
             try:
                 files.checked_name(name)
                 wanted = checked_reference(entry[key])
             except (Refused, KeyError, TypeError):
                 continue  # nothing that an event could name
             if name == "agent" and wanted["name"] == "shoal-agent":
-                from . import program
-
-                give_back("program", "release")
-                update = program.Update(self._device, wanted, desired, entry)
+                update = self._device.own_update(wanted, desired, entry)
             else:
                 slot = self._device.slot(name)
                 update = Update(self._device, slot, wanted, desired, entry, key == "beside")
@@ -81,7 +77,7 @@ class Updater:
             if starved:
                 give_back(*_CHECKING)  # where memory ran out while they were given back
                 self._device.starved.append(update.which)
-            update = program = None
+            update = None
             gc.collect()
         if waits:
             last = waits[-1]

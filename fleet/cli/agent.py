@@ -11,12 +11,11 @@ import typer
 from contracts import release
 from contracts.errors import InputError
 from contracts.release import ReleaseArchive
-from fleet.boards import release as micro
 from fleet.cli import rollout as rollouts
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url
 from fleet.cli.output import emit_json, reported, table
 from fleet.folder import Fleet
-from fleet.joining import releases, wheelhouse
+from fleet.joining import micro, releases, wheelhouse
 from fleet.repository import releases as signed
 from fleet.repository.releases import Published
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from contracts import __version__, release
 from contracts import board as boards
 from contracts.release import ReleaseArchive
-from fleet.boards import release as micro
 from fleet.folder import Fleet
-from fleet.joining import wheelhouse
+from fleet.joining import micro, wheelhouse
 from fleet.repository import releases
 from fleet.repository.releases import Published
 from fleet.store import audit
@@ -77,7 +76,7 @@ def compile_for(fleet: Fleet, board: str, *, replace: bool = False) -> tuple[Pub
         The release, and whether it is new.
 
     Raises:
-        ShoalError: what :func:`fleet.boards.release.publish` raises.
+        ShoalError: what :func:`fleet.joining.micro.publish` raises.
     """
     repository = fleet.open_repository()
     known = {one.target for one in releases.published(repository)}

@@ -16,7 +16,7 @@ from contracts.bundle import sha256_of
 from contracts.desired import Desired, DesiredBundle, TrialRules
 from contracts.micro_release import MicroFile, MicroRelease
 from fleet.boards import folder as boards
-from fleet.boards import release
+from fleet.joining import micro as release
 from fleet.repository.repository import Repository
 from tests.micro import bundles, device
 

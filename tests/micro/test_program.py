@@ -14,7 +14,7 @@ from contracts.messages import UpdateEvent
 from contracts.micro_release import MicroFile, MicroRelease
 from contracts.requests import ClassifyRequest
 from fleet.boards import folder as boards
-from fleet.boards import release
+from fleet.joining import micro as release
 from fleet.repository.repository import Repository
 from tests.micro.conftest import DATA, Devices
 from tests.micro.controller import Controller
