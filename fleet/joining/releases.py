@@ -78,13 +78,14 @@ def compile_for(fleet: Fleet, board: str, *, replace: bool = False) -> tuple[Pub
     Raises:
         ShoalError: what :func:`fleet.joining.micro.publish` raises.
     """
-    repository = fleet.open_repository()
-    known = {one.target for one in releases.published(repository)}
+    repository, code = fleet.open_repository(), micro.code_of(board)
+    for one in releases.published(repository):
+        if (one.version, one.platform) == (__version__, code) and not replace:
+            return one, False
     with _acting(fleet, "agent.publish", board, None) as act:
-        architecture = boards.load(board).architecture
-        found = micro.publish(repository, architecture, replace=replace)
+        found = micro.publish(repository, boards.load(board).architecture, replace=replace)
         act.target = found.target
-        return found, found.target not in known
+        return found, True
 
 
 def withdraw(fleet: Fleet, target: str, actor: Actor | None = None) -> None:

@@ -15,7 +15,9 @@ from contracts import __version__, release
 from contracts.errors import InputError, UnavailableError
 from contracts.release import ReleaseArchive
 from fleet.cli.app import app
+from fleet.folder import Fleet
 from fleet.joining import own_wheel, wheelhouse
+from fleet.repository import releases
 from tests.support.wheels import make_wheel
 
 NEEDS = [
@@ -101,6 +103,21 @@ def test_a_board_for_which_nothing_runs_models_is_refused_by_name(
         assert "[no-wheel]" in done.stderr
     for platform, python in [("armv7l", "cp311"), ("aarch64", "cp314"), ("x86-64", "cp314")]:
         wheelhouse._check_runtime(platform, python)
+
+
+def test_a_board_with_micropython_is_compiled_for_and_its_release_is_one_like_others(
+    fleet: Path,
+) -> None:
+    """Signed by the native code of the board; a Python is asked for of Linux boards alone."""
+    done = _fetch(fleet, "--platform", "esp32-s3")
+    assert done.returncode == 0, done.stderr
+    assert f"Signed: agent {__version__} for MicroPython, xtensawin and mpy6" in done.stdout
+    assert "Signed already" in _fetch(fleet, "--platform", "esp32-s3").stdout
+    (found,) = releases.published(Fleet.open(fleet).open_repository())
+    words = ["fleet", "agent", "withdraw", __version__, "--platform", "esp32-s3"]
+    gone = CliRunner().invoke(app, [*words, "--python", found.python, "--dir", str(fleet)])
+    assert gone.exit_code == 0, gone.stderr
+    assert "[bad-python]" in _fetch(fleet, "--platform", "raspberry-pi-5").stderr
 
 
 def test_a_wheel_that_broke_off_is_no_part_of_a_release(index: Path, fleet: Path) -> None:
