@@ -10,6 +10,7 @@ Over 400 lines: one agent in which every place fails, and the list of those plac
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import json
 import re
@@ -25,13 +26,15 @@ from typing import Any
 import pytest
 
 from agent.children import wire
+from agent.serving import door
 from agent.serving.examples import read
 from agent.system import log as log_module
 from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import ExamplesConfig, MqttConfig, SourceConfig
 from contracts.errors import InputError
-from contracts.messages import Result
+from contracts.messages import Reported, Result
+from contracts.requests import TeachRequest
 from tests.agent.sources.test_sources import _publish
 from tests.support import breaking_agent
 from tests.support.breaking import Panic
@@ -294,6 +297,20 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
     assert any(text.endswith("light tail") for text in left), "what its owner shares leaves"
     assert not [text for text in left if text.endswith(tuple(f"light {s}" for s in SOURCES[1:]))]
     assert not PATTERN.search(repr(given)), "and redacted"
+
+    # Lessons, of the fleet and of the owner: neither their texts nor what they could be made of.
+    lesson = {"lesson": "fleet", "label": "x", "texts": [device.mark() for _ in range(5)]}
+    assert device.controller.ask(device.agent.device, "teach", **lesson).taught is not None
+    own = TeachRequest(lesson="owner", label="y", texts=[device.mark() for _ in range(5)])
+    assert door.ask(device.agent.state, "teach", own).taught is not None
+    device.controller.wait_for(
+        Reported, lambda r: len(r.slots["classify"].taught) == 2 if r.slots else False
+    )
+    kept = json.loads((device.agent.state / "lessons.json").read_bytes())
+    assert tells_features(kept, kept), "they are there, and found where they are"
+    for topic, payload in device.controller.raw:
+        with contextlib.suppress(ValueError):
+            assert not tells_features(json.loads(payload), kept), topic
     told = device.controller.ask(device.agent.device, "logs", most=200)
     assert told.logged is not None
     assert len(told.logged.lines) > 20, "its log is read over the fleet"
@@ -306,6 +323,26 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
     search(device, figures)
     kept = {found for one in read(device.agent.state) for found in PATTERN.findall(one.text)}
     assert len(kept) > 10, "its owner has them, and nobody else"
+
+
+def tells_features(found: Any, kept: Any) -> bool:
+    """Whether a document has half of an example's n-grams in one list, or its response."""
+    examples = [one for lesson in kept["lessons"] for one in lesson["examples"]]
+    responses = {one["response"] for one in examples}
+    grams = [set(one["grams"]) for one in examples]
+    waiting = [found]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+            numbers = {n for n in one if isinstance(n, int)}
+            if any(2 * len(numbers & ids) >= len(ids) for ids in grams):
+                return True
+        elif isinstance(one, str) and one in responses:
+            return True
+    return False
 
 
 def search(device: Device, figures: str) -> None:

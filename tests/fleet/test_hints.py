@@ -16,9 +16,11 @@ from fleet.folder import Fleet, FleetConfig
 from fleet.improve import hints
 from fleet.store import samples
 from model_builder.classify.suggest import suggest
-from model_builder.recipes.classify import Recipe
+from model_builder.recipes.classify import Recipe, load
 from model_builder.recipes.teachers import TeacherConfig
 from model_builder.teachers.base import silent
+from tests.model_builder.support import write_encoder
+from tests.model_builder.test_teachers import Endpoint, serving
 from tests.support.controller import TINY
 
 ROOMS = ("kitchen", "hall", "garage", "attic", "porch", "office", "cellar", "bedroom")
@@ -86,6 +88,43 @@ def test_the_newest_version_and_a_teacher_suggest_labels(tmp_path: Path) -> None
         with store.read() as connection:
             texts = {one.sample.text: one.hints for one in samples.texts(connection, ref.name)}
         assert texts[given[0].text] == []
+
+
+def test_an_endpoint_suggests_labels_and_is_sent_those_texts_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP, as `openai:` speaks; nothing of the recipe's rows but its labels goes there."""
+    monkeypatch.setenv("TEST_KEY", "secret-key")
+    with serving(Endpoint()) as endpoint:
+        endpoint.answer = lambda text: {"timer": 0.9} if "ring" in text else "lights"
+        made = load(
+            recipe(tmp_path),
+            [
+                "teacher.source=openai:some-model",
+                f"teacher.endpoint.base_url={endpoint.base_url}",
+                "teacher.endpoint.api_key_env=TEST_KEY",
+            ],
+        )
+        asked = ["ring the gong at <number>", "illuminate the shed"]
+        name, found = suggest(made, asked, tmp_path / "cache", silent)
+        assert "some-model" in name
+        assert [one.label for one in found] == ["timer", "lights"]
+        assert found[0].confidence > 0.5
+        (body,) = endpoint.requests
+    assert list(json.loads(body["messages"][1]["content"]).values()) == asked
+    assert "turn on the light in the kitchen" not in json.dumps(body)
+
+
+def test_an_encoder_suggests_labels_once_its_probe_has_read_the_recipes_rows(
+    tmp_path: Path,
+) -> None:
+    """A tiny one, whose vectors are random but tell the texts of two labels apart."""
+    folder = write_encoder(tmp_path / "encoder")
+    made = load(recipe(tmp_path), [f"teacher.source=path:{folder}", "teacher.mode=probe"])
+    asked = ["turn on the light in the shed", "start a timer for the shed"]
+    name, found = suggest(made, asked, tmp_path / "cache", silent)
+    assert name.startswith("path:")
+    assert [one.label for one in found] == ["lights", "timer"]
 
 
 @pytest.mark.parametrize("source", ["none", "labels:soft.jsonl"])
