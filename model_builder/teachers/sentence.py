@@ -31,6 +31,9 @@ from model_builder.teachers.probe import fit_probe
 
 _BATCH: Final = 128
 _WORD: Final = re.compile(r"[\w']+", re.UNICODE)
+_BEGINS: Final = "\u2581"
+"""Begins a word, where a vocabulary is one of pieces."""
+
 _NEAREST: Final = 8
 _LEAST_COSINE: Final = 0.4
 
@@ -178,8 +181,13 @@ class SentenceTeacher:
         self.digest = hashlib.sha256(b"".join(v.numpy().tobytes() for v in variables)).hexdigest()
 
     def neighbours(self, texts: Sequence[str]) -> Mapping[str, Sequence[str]]:
-        """The nearest whole words in the encoder's own embedding table, by cosine."""
+        """The nearest whole words in the encoder's own embedding table, by cosine.
+
+        None where the table holds pieces of many languages: a word's nearest are its translations.
+        """
         vocabulary: dict[str, int] = self.tokenizer.get_vocab()
+        if _BEGINS in vocabulary:
+            return {}
         words = sorted(word for word in vocabulary if word.isalpha() and len(word) > 2)
         table = self.encoder.words.numpy()[[vocabulary[word] for word in words]]
         table /= np.linalg.norm(table, axis=1, keepdims=True)
