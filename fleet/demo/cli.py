@@ -50,15 +50,15 @@ def demo(
     improve: Annotated[
         bool,
         typer.Option(
-            "--improve",
-            help="one more step: hard examples, labels, a better version (a build more)",
+            "--improve/--no-improve",
+            help="the last step: hard examples, labels, a better version (a build more)",
         ),
-    ] = False,
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="the steps as JSON on stdout; the rest on stderr")
     ] = False,
 ) -> None:
-    """The whole path on this machine: build, publish, roll out, ask, update, refuse.
+    """The whole path on this machine: build, publish, roll out, ask, update, refuse, improve.
 
     Exit code 0 only if every step held. Nothing is left running, unless you say --keep.
     """

@@ -39,7 +39,7 @@ def _running(folder: Path) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_step_of_the_demo_holds_and_nothing_is_left_running(tmp_path: Path) -> None:
-    """Build, publish, roll out, ask, measure, update, refuse: as a person would run it."""
+    """Build, publish, roll out, ask, measure, update, refuse, improve: as a person would run it."""
     work = tmp_path / "demo"
     done = subprocess.run(
         [sys.executable, "-m", "fleet", "demo", "--quick", "--json", "--work", str(work)],
@@ -49,8 +49,9 @@ def test_every_step_of_the_demo_holds_and_nothing_is_left_running(tmp_path: Path
     )
     assert done.returncode == 0, done.stderr[-3000:]
     steps = json.loads(done.stdout)
-    assert [step["held"] for step in steps] == [True] * 8
-    assert "golden" in steps[-1]["seen"]
+    assert [step["held"] for step in steps] == [True] * 9
+    assert "golden" in steps[-2]["seen"]
+    assert "hard examples shared" in steps[-1]["seen"]  # and the next version is the better one
     assert _running(work) == []
 
 
