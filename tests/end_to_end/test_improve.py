@@ -1,4 +1,7 @@
-"""The field loop with real programs: texts leave by consent, people label, a better version."""
+"""The field loop with real programs: texts leave by consent, people label, a better version.
+
+The first is made by a command, the one after it by a button in a real browser.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from playwright.sync_api import Browser, expect
 
 from contracts.bundle import Bundle
 from contracts.config import ExamplesConfig, MqttConfig
@@ -21,10 +26,12 @@ from fleet.api.models_field import Feedback
 from fleet.api.models_lessons import NewLesson
 from fleet.api.models_samples import NewAsk
 from fleet.client import Client
+from tests.browser.conftest import chromium, fits, sign_in, tab_to
 from tests.end_to_end.test_field import Home, Listener
 from tests.support.controller import TINY, AgentProcess
 from tests.support.served import ServedFleet
 
+__all__ = ["chromium"]  # a fixture
 MODEL = "tiny-classifier"
 ROOMS = ["kitchen", "bedroom", "garage", "hall", "office", "attic", "cellar", "porch"]
 TIMES = [
@@ -135,8 +142,31 @@ def run(*arguments: object, said: str = "") -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(400)
-def test_corrections_of_users_become_a_better_version(home: Home, tmp_path: Path) -> None:
+def by_button(chromium: Browser, served: ServedFleet) -> None:
+    """Makes the version after the newest one at a phone's width, by keyboard, and sees its end."""
+    site: Any = SimpleNamespace(url=served.fleet.api_url, token=lambda role: served.token)
+    context = chromium.new_context(viewport={"width": 360, "height": 740})
+    context.set_default_timeout(60_000)
+    page = sign_in(context, site, "admin")
+    page.goto(f"{site.url}/ui/improve/{MODEL}")
+    page.wait_for_function("() => window.did_handshake === true")
+    expect(page.get_by_text(f"{MODEL} 1.1.0", exact=True)).to_be_visible(timeout=60_000)
+    tab_to(page, "Make the next version")
+    page.keyboard.press("Enter")
+    tab_to(page, "Make it")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text(f"{MODEL} 1.2.0", exact=True)).to_be_visible(timeout=120_000)
+    here = page.get_by_role("list", name="Steps").locator("[aria-current]")
+    expect(here).to_contain_text("All devices of the rollout have it", timeout=240_000)
+    expect(page.get_by_role("row").filter(has_text="kept out of the field")).to_be_visible()
+    fits(page)
+    context.close()
+
+
+@pytest.mark.timeout(600)
+def test_corrections_of_users_become_a_better_version(
+    home: Home, tmp_path: Path, chromium: Browser
+) -> None:
     """Shared by consent, labelled, built, compared, in the shadow, at a canary, everywhere."""
     served, client, listener = home.served, home.client, home.listener
     here = ("--dir", served.fleet.folder)
@@ -221,3 +251,9 @@ def test_corrections_of_users_become_a_better_version(home: Home, tmp_path: Path
     after = accuracy(client, unseen)
     assert after >= before + 0.25, (before, after)
     assert accuracy(client, texts(KNOWN, 0, 2)) >= 0.8, "what it knew it knows"
+
+    # The one after it.
+    by_button(chromium, served)
+    assert {home.active(device) for device in DEVICES} == {"1.2.0"}
+    assert "model.improve" in {one.action for one in client.audit()}
+    assert accuracy(client, unseen) >= before + 0.25
