@@ -157,7 +157,7 @@ def test_a_device_is_asked_to_classify(window: BrowserContext, site: Served) -> 
     _have_installed(site, "1.0.0")
     page = sign_in(window, site, "operator")
     page.goto(f"{site.url}/ui/devices/sim-00001")
-    answer = page.get_by_role("status")
+    answer = page.get_by_role("region", name="Console").get_by_role("status")
     page.get_by_label("Text", exact=True).fill("turn on the lights")
     page.get_by_role("button", name="Classify").click()
     expect(answer).to_contain_text("ms on the device")
@@ -179,12 +179,12 @@ def test_a_generated_text_streams_in_word_by_word(window: BrowserContext, site: 
         until(lambda: client.rollout(rollout).status == "succeeded")
     page = sign_in(window, site, "operator")
     page.goto(f"{site.url}/ui/devices/sim-00002")
-    answer = page.get_by_role("status")
+    answer = page.get_by_role("region", name="Console").get_by_role("status")
     page.get_by_label("Text", exact=True).fill("Once upon a time")
     page.evaluate(
         """() => {
           window.seen = [];
-          const target = document.querySelector("[role=status]");
+          const target = document.querySelector("[aria-label=Console] [role=status]");
           new MutationObserver(() => window.seen.push(target.innerText))
             .observe(target, {subtree: true, childList: true, characterData: true});
         }"""
