@@ -101,13 +101,13 @@ $(HOME_CORE):
 
 .PHONY: test-homeassistant
 test-homeassistant: $(STAMP) test-tools $(HOME_CORE)
-	HOME_ASSISTANT=$(abspath $(HOME_CORE)) $(BIN)/python -m pytest -q tests/home_assistant
+	HOME_ASSISTANT=$(abspath $(HOME_CORE)) $(BIN)/python -m pytest -q -m soak tests/home_assistant
 
 # The example for Node-RED with a real one, which npm installs in a folder of its own.
 .PHONY: test-node-red
 test-node-red: $(STAMP) test-tools
 	npm install --silent --no-audit --no-fund --prefix .cache/node-red node-red@4
-	NODE_RED=$(CURDIR)/.cache/node-red/node_modules/.bin/node-red $(BIN)/python -m pytest -q \
+	NODE_RED=$(CURDIR)/.cache/node-red/node_modules/.bin/node-red $(BIN)/python -m pytest -q -m soak \
 	  tests/fleet/broker/test_applications.py -k node_red
 
 # Logits of small random decoders by another library, which the tests compare with.

@@ -70,7 +70,7 @@ def plan_joining(
     )
 
 
-@ROUTER.post("/v1/claim")
+@ROUTER.post("/v1/claim", dependencies=[SHOWN_ONCE])
 def claim_serial(
     controller: TheController, _limited: Anybody, body: models_devices.ClaimBody
 ) -> models_devices.Claimed:

@@ -74,7 +74,7 @@ GIVEN = {
 
 ANYWAY = {
     "agent.generate.handler:ChunkSender.push": "prompt",
-    "agent.generate.model:GenerativeModel._result": "prompt",
+    "agent.generate.totals:Totals.result": "prompt",
     "agent.generate.prompts:Prompts.decode": "prompt",
     "agent.generate.decoder:Decoder.prefill": "prompt",
     "agent.generate.sampling:Sampler.pick": "prompt",

@@ -33,9 +33,13 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = os.environ.get("HOME_ASSISTANT", "")
 ENTITY = "Model classify"
 
-pytestmark = pytest.mark.skipif(
-    not PROGRAM, reason="make test-homeassistant makes an environment with Home Assistant's core"
-)
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(
+        not PROGRAM,
+        reason="make test-homeassistant makes an environment with Home Assistant's core",
+    ),
+]
 
 
 class House:

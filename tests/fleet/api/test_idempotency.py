@@ -290,8 +290,8 @@ def test_every_answer_with_a_secret_is_marked_as_shown_once() -> None:
 READS = {"/v1/rollouts/plan"}
 """POST requests that only say what would be."""
 
-CHANGES_WITH_TEXTS = {"/v1/lessons"}
-"""POST requests that are recorded as changes, and carry texts to devices as questions do."""
+CHANGES_WITH_TEXTS = {"/v1/lessons", "/v1/devices/{device}/logs"}
+"""POST requests that are recorded as changes, and whose texts or answers are kept for no key."""
 
 
 def test_every_question_to_devices_is_marked_as_one() -> None:

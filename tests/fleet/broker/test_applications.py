@@ -183,6 +183,7 @@ def test_the_example_in_javascript_gets_an_answer(reef: Reef, version: str, tmp_
     assert answer["reported"]["device"] == "kitchen-1"
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(
     "NODE_RED" not in os.environ, reason="make test-node-red installs Node-RED in a folder"
 )
@@ -226,6 +227,7 @@ def test_mosquitto_pub_and_sub_ask_over_mqtt_3(reef: Reef, target: str) -> None:
     """The shell's clients of 3.1.1, which has no properties: by the fields `id` and `reply_to`."""
     sub = need_tool("mosquitto_sub", "/usr/bin/mosquitto_sub")
     pub = need_tool("mosquitto_pub", "/usr/bin/mosquitto_pub")
+    lines = need_tool("stdbuf", "/usr/bin/stdbuf")  # else a pipe gets what it says at its end
     files = reef.folder("panel")
     common = [
         "-V", "mqttv311", "-h", "127.0.0.1", "-p", str(reef.port), "-q", "1",
@@ -235,7 +237,7 @@ def test_mosquitto_pub_and_sub_ask_over_mqtt_3(reef: Reef, target: str) -> None:
     topic = TOPICS.application("panel", "shell", target.replace("/", "-"))
     request = json.dumps({"id": "s-1", "reply_to": topic, "text": "hello"})
     with subprocess.Popen(
-        [sub, *common, "-d", "-t", topic, "-C", "1", "-W", str(int(WAIT_S))],
+        [lines, "-oL", sub, *common, "-d", "-t", topic, "-C", "1", "-W", str(int(WAIT_S))],
         stdout=subprocess.PIPE, text=True,
     ) as listener:  # fmt: skip
         assert listener.stdout is not None

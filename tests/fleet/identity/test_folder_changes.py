@@ -20,8 +20,7 @@ from contracts import codec
 from contracts.config import MqttConfig
 from contracts.errors import InputError, ShoalError, UnavailableError
 from contracts.renewal import EnrolmentRequest
-from fleet import durable
-from fleet import folder as folders
+from fleet import durable, parts
 from fleet.boards.folder import load_config, write_folder
 from fleet.cli.app import app
 from fleet.folder import Fleet, FleetConfig
@@ -49,7 +48,7 @@ def test_an_enrolment_gives_nothing_back_to_a_device_that_is_revoked_meanwhile(
     fleet.enroll("stolen", "raspberry-pi-5", groups=["kitchen"])
     token = fleet.open_identity().new_token("new", "raspberry-pi-5")
     about_to_write, revoked = threading.Event(), threading.Event()
-    write = folders.write_configuration
+    write = parts.write_configuration
 
     def slow(*arguments: Any, **options: Any) -> Path:
         if threading.current_thread() is enrolling:
@@ -62,7 +61,7 @@ def test_an_enrolment_gives_nothing_back_to_a_device_that_is_revoked_meanwhile(
         leaving.revoke(Fleet.open(fleet.folder), "stolen", Actor("me", "admin"))
         revoked.set()
 
-    monkeypatch.setattr(folders, "write_configuration", slow)
+    monkeypatch.setattr(parts, "write_configuration", slow)
     enrolling = threading.Thread(target=lambda: fleet.redeem(token, new_request("new")[1].encode()))
     revoking = threading.Thread(target=revoke)
     enrolling.start()
