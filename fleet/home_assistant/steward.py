@@ -19,7 +19,7 @@ import structlog
 from contracts import codec, limits
 from contracts.config import MqttConfig
 from contracts.desired import Offer, Offered
-from contracts.errors import InputError, RefusedError, ShoalError
+from contracts.errors import RefusedError, ShoalError
 from contracts.messages import BundleRef
 from contracts.topics import Topics, home_assistant_update, parse
 from fleet.conductor.runner import Runner
@@ -83,6 +83,7 @@ class Steward:
         self._asked: queue.Queue[tuple[str, str, bytes]] = queue.Queue(MAX_ASKED)
         self._wake = threading.Event()
         self._stopping = threading.Event()
+        self._lost = threading.Event()
         self.link = Link(
             mqtt,
             name,
@@ -112,7 +113,7 @@ class Steward:
 
     def _on_up(self) -> None:
         # Another broker, or one without memory: all is told again.
-        self._told.clear()
+        self._lost.set()
         self._wake.set()
 
     def _on_install(self, topic: str, payload: bytes) -> None:
@@ -141,6 +142,9 @@ class Steward:
     # What is published ---------------------------------------------------------------------
 
     def _look(self) -> None:
+        if self._lost.is_set():
+            self._lost.clear()
+            self._told.clear()
         with self._store.read() as connection:
             shelf = Shelf(connection, self._signed)
             every = devices.every(connection)
@@ -178,7 +182,7 @@ class Steward:
             device, slot, payload = self._asked.get_nowait()
             try:
                 self._install(device, slot, payload)
-            except (InputError, RefusedError) as error:
+            except ShoalError as error:
                 _LOG.warning("not installed", device=device, slot=slot, reason=str(error))
                 self._refuse(device, slot, error)
 
