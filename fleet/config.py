@@ -13,6 +13,7 @@ from contracts.errors import InputError
 from contracts.messages import Name
 from fleet.broker.mosquitto import DEVICES
 from fleet.egress import Allowed
+from fleet.identity.enrolment import DeviceSettings
 from fleet.ingest.quota import Quota
 from fleet.openid.config import OpenIdConfig
 from fleet.openid.config import check as check_openid
@@ -92,6 +93,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
             of the devices that are enrolled from then on (`home_assistant` in their agent.yaml).
         home_assistant_installs: its users may install on a device what is published for it: as a
             rollout to that device alone, with the usual trial and gates.
+        device_settings: what stands in the agent.yaml of devices that are enrolled from then on.
         quota: what one device may store on a day.
         pooled: of which groups figures are pooled, and how few devices are never told of.
         webhook_hosts: names, addresses and networks that are not public, and to which webhooks
@@ -117,6 +119,7 @@ class FleetConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     shared_ingest: bool = False
     home_assistant: bool = False
     home_assistant_installs: bool = False
+    device_settings: DeviceSettings = DeviceSettings()
     retention: Retention = Retention()
     quota: Quota = Quota()
     pooled: PoolConfig = PoolConfig()

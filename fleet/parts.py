@@ -192,6 +192,7 @@ class Parts:
             renewal_url=f"{self.api_url}/v1/certificates/renew" if self.config.mutual_tls else None,
             mutual_tls=self.config.mutual_tls,
             home_assistant=self.config.home_assistant,
+            settings=self.config.device_settings,
         )
 
 

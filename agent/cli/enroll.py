@@ -73,11 +73,41 @@ def enroll(arguments: argparse.Namespace) -> int:
     text = yaml.safe_dump(msgspec.to_builtins(answer), sort_keys=False, allow_unicode=True)
     _write(config, text.encode())
     pending.unlink(missing_ok=True)
+    leaving = _leaving(answer)
     if arguments.json:
-        output.document({"device": answer.device, "fleet": answer.fleet, "config": str(config)})
+        output.document(
+            {
+                "device": answer.device,
+                "fleet": answer.fleet,
+                "config": str(config),
+                "leaving": leaving,
+            }
+        )
     else:
-        output.table([["enrolled", f"{answer.device} in fleet {answer.fleet}: {config}"]])
+        output.table(
+            [
+                ["enrolled", f"{answer.device} in fleet {answer.fleet}: {config}"],
+                *(["note", text] for text in leaving),
+            ]
+        )
     return 0
+
+
+def _leaving(config: AgentConfig) -> list[str]:
+    """Which texts may leave this device by what the fleet provisioned, for its owner."""
+    found = [
+        f"texts of the source {source.name} leave this device (share_text: true)"
+        for source in config.sources
+        if source.share_text
+    ]
+    hard = [f"of the source {source.name}" for source in config.sources if source.share == "hard"]
+    if config.examples.keep and config.examples.share != "never":
+        if config.examples.share == "hard":
+            hard.append("of requests")
+        found += [
+            f"hard examples {which} may leave this device, redacted (share: hard)" for which in hard
+        ]
+    return found
 
 
 def _checked(url: str) -> str:

@@ -181,8 +181,11 @@ class Giving:
         )
 
     def _rules(self) -> dict[str, str]:
-        rules = {source.name: source.share for source in self._config.sources}
-        return {**rules, "": self._config.examples.share}
+        rules = {"": str(self._config.examples.share)}
+        for source in self._config.sources:
+            if rules.setdefault(source.name, source.share) == "hard":
+                rules[source.name] = source.share  # of two with one name both must
+        return rules
 
 
 def consents(example: Example, rules: Mapping[str, str]) -> bool:

@@ -383,6 +383,15 @@ def enrol(home, token):
     told(command, "not enrolled")
 
 
+def leaving():
+    """Says which texts may leave this board, as the configuration provides; for its owner."""
+    with open(CONFIG, encoding="utf-8") as stream:
+        rules = [line.strip() for line in stream]
+    if "share_text: true" in rules or "share: hard" in rules:
+        say("this fleet's settings let texts leave this board: look for share and share_text in "
+            "%s, and change them if you own it" % CONFIG)
+
+
 def adopt():
     """The configuration as the service reads it; replaced whole."""
     with open(CONFIG, encoding="utf-8") as stream:
@@ -508,6 +517,7 @@ def join(undo):
         enrol(home, token)
     undo[1:] = []
     adopt()
+    leaving()
     switch(home)
     start()
     if stick():

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from contracts import codec
-from contracts.config import AgentConfig, MqttConfig, TlsConfig
+from contracts.config import (
+    AgentConfig,
+    ExamplesConfig,
+    MqttConfig,
+    ServingConfig,
+    SourceConfig,
+    TlsConfig,
+)
 from contracts.errors import InputError
 from contracts.messages import DeviceLabels
 from contracts.topics import check_name
@@ -16,6 +23,21 @@ from fleet.broker.acl import CONTROLLER, READER
 from fleet.identity.registry import Profile
 
 _RESERVED: Final = frozenset({CONTROLLER, READER, "shoal-broker", "shoal-api"})
+
+
+class DeviceSettings(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What an operator decides for the devices that it provisions (`agent.yaml` says the meaning).
+
+    It stands in each device's ``agent.yaml``, which the device's owner can read and change.
+    """
+
+    sources: Annotated[list[SourceConfig], msgspec.Meta(max_length=32)] = []
+    serving: ServingConfig = ServingConfig()
+    telemetry_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 10.0
+    idle_s: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 900.0
+    prometheus_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    share_logs: bool = True
+    examples: ExamplesConfig = ExamplesConfig()
 
 
 class Enrolment(msgspec.Struct, frozen=True):
@@ -28,6 +50,7 @@ class Enrolment(msgspec.Struct, frozen=True):
         renewal_url: where a device asks for its next certificate; None: it cannot.
         mutual_tls: devices get certificates. False only for brokers on loopback.
         home_assistant: devices tell Home Assistant what they have.
+        settings: what the operator decides for them.
     """
 
     mqtt: MqttConfig
@@ -36,6 +59,7 @@ class Enrolment(msgspec.Struct, frozen=True):
     renewal_url: str | None = None
     mutual_tls: bool = True
     home_assistant: bool = False
+    settings: DeviceSettings = DeviceSettings()
 
 
 def make_profile(device: str, board: str, labels: DeviceLabels, groups: Sequence[str]) -> Profile:
@@ -69,4 +93,5 @@ def make_config(
         labels=profile.labels,
         groups=profile.groups,
         home_assistant=where.home_assistant,
+        **msgspec.structs.asdict(where.settings),
     )

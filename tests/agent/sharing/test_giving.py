@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.__main__ import main
@@ -128,6 +129,23 @@ def test_a_source_that_shares_gives_its_own_texts_alone(tmp_path: Path) -> None:
     assert consents(Example(0, "s", "t", "l", 0, REF, ["corrected"]), {}) is False
     with Ledger(bench.folder) as ledger:
         assert [one.state for one in ledger.asks(bench.now)] == ["waiting"], "for the others"
+
+
+@pytest.mark.parametrize("shares", [("hard", "ask"), ("ask", "hard")])
+def test_of_two_sources_with_one_name_both_must_consent(tmp_path: Path, shares: Any) -> None:
+    """Which of them a text came from is not kept."""
+    bench = Bench(tmp_path)
+    twice = [
+        SourceConfig("hall", "unix", f"/run/{index}", share=one) for index, one in enumerate(shares)
+    ]
+    config = msgspec.structs.replace(bench.config, sources=[*bench.config.sources, *twice])
+    registry = Registry()
+    giving = Giving(bench.folder, config, bench.examples, lambda: bench.now, lambda: bench.now)
+    giving.register(registry)
+    bench.registry = registry
+    bench.hard("of the open source", source="open")
+    bench.hard("of either", source="hall")
+    assert bench.texts() == ["of the open source"]
 
 
 def test_what_is_refused_or_never_shared_does_not_leave(tmp_path: Path) -> None:

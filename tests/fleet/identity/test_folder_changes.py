@@ -248,3 +248,55 @@ def test_an_enrolment_that_broke_off_is_finished_by_the_same_command(
     with pytest.raises(InputError):
         device.enroll(config)
     assert not pending.exists(), "a power cut left it behind the configuration"
+
+
+def test_what_the_operator_decides_for_all_stands_in_each_configuration(
+    fleet: Fleet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Sources and consent, by the line and by a file; who joins is told which texts may leave."""
+    settings = """
+device_settings:
+  sources:
+  - {name: hall, kind: unix, path: /run/hall.sock, share: hard}
+  - {name: door, kind: stdin}
+  examples: {keep: true, share: ask}
+  share_logs: false
+"""
+    path = fleet.folder / "fleet.yaml"
+    path.write_text(path.read_text() + settings)
+    fleet = Fleet.open(fleet.folder)
+    device = Device(fleet, tmp_path, monkeypatch)
+    assert device.enroll(tmp_path / "agent.yaml") == 0
+    told = capsys.readouterr().out
+    assert "hard examples of the source hall may leave this device" in told
+    assert "door" not in told
+    done = CliRunner().invoke(
+        app,
+        ["fleet", "enroll", "by-file", "--board", "raspberry-pi-5", "--file",
+         "--dir", str(fleet.folder)],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for written in (tmp_path / "agent.yaml", fleet.folder / "devices/by-file/agent.yaml"):
+        config = read_config(written)
+        assert [(one.name, one.share) for one in config.sources] == [
+            ("hall", "hard"),
+            ("door", "ask"),
+        ]
+        assert (config.examples.keep, config.examples.share) == (True, "ask")
+        assert config.share_logs is False
+
+
+def test_settings_of_devices_that_mean_nothing_are_refused_before_a_token_is_spent(
+    fleet: Fleet,
+) -> None:
+    """A name that no agent knows, a value out of bounds."""
+    path = fleet.folder / "fleet.yaml"
+    text = path.read_text()
+    for wrong in ("{share: hard}", "{sources: [{name: a, kind: usb}]}", "{telemetry_s: 0}"):
+        path.write_text(f"{text}\ndevice_settings: {wrong}\n")
+        with pytest.raises(InputError) as caught:
+            Fleet.open(fleet.folder)
+        assert "device_settings" in str(caught.value)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 import threading
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -96,30 +94,6 @@ def test_other_databases_are_refused(url: str) -> None:
     with pytest.raises(InputError) as error:
         Store(url)
     assert error.value.code == "bad-database"
-
-
-def test_what_is_in_use_while_a_store_is_closed_is_closed_when_it_comes_back(
-    store: Store,
-) -> None:
-    """A thread that still reads holds no connection of the database for ever."""
-    with store.read() as connection:
-        used = connection.connection.dbapi_connection
-        store.close()
-        assert tokens.every(connection) == []
-    assert _is_closed(used)
-    with store.read() as connection:  # one that came too late
-        late = connection.connection.dbapi_connection
-    assert _is_closed(late)
-
-
-def _is_closed(used: Any) -> bool:
-    if isinstance(used, sqlite3.Connection):
-        try:
-            used.execute("SELECT 1")
-        except sqlite3.ProgrammingError:
-            return True
-        return False
-    return bool(used.closed)
 
 
 def test_a_failed_transaction_leaves_nothing(store: Store) -> None:
