@@ -139,10 +139,7 @@ def teacher(system: str, job: dict[str, Any]) -> Any:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     out = Path(job["out"])
     report = tier(job, "shoal")
-    import yaml
-
-    recipe = yaml.safe_load((ROOT / "examples" / TIERS["shoal"]).read_text())
-    files = fetch(recipe["teacher"]["source"], recipe["teacher"]["sha256"], out / "cache")
+    files = fetch(*encoder_of(job), out / "cache")
     encoder = files.load()
     tokenizer = load_tokenizer(files.tokenizer, 64)
     forward = tf.function(
@@ -170,7 +167,6 @@ def teacher(system: str, job: dict[str, Any]) -> Any:
 def frozen(system: str, job: dict[str, Any]) -> Any:
     """Logistic regression on the frozen encoder's embeddings."""
     import numpy as np
-    import yaml
 
     from model_builder.encoders.weights import fetch
     from model_builder.recipes.teachers import TeacherConfig
@@ -178,8 +174,7 @@ def frozen(system: str, job: dict[str, Any]) -> Any:
 
     del system
     out = Path(job["out"])
-    recipe = yaml.safe_load((ROOT / "examples" / TIERS["shoal"]).read_text())
-    files = fetch(recipe["teacher"]["source"], recipe["teacher"]["sha256"], out / "cache")
+    files = fetch(*encoder_of(job), out / "cache")
     rows = _train_rows(job)
     labels = sorted({row.label for row in rows})
     config = TeacherConfig(mode="probe")
@@ -201,6 +196,14 @@ SYSTEMS = {
     "tfidf-lr": tfidf,
     "teacher": teacher,
 }
+
+
+def encoder_of(job: dict[str, Any]) -> tuple[str, str]:
+    """The default recipe's encoder for these texts, and its sha256."""
+    from model_builder.data.language import detect
+    from model_builder.recipes.teachers import ENGLISH, MULTILINGUAL
+
+    return ENGLISH if detect([row.text for row in _train_rows(job)]).english else MULTILINGUAL
 
 
 def _train_rows(job: dict[str, Any]) -> list[Any]:

@@ -29,7 +29,7 @@ from model_builder.classify.report import html
 from model_builder.classify.search import search
 from model_builder.convert import write_atomically
 from model_builder.data.dataset import Dataset, prepare
-from model_builder.recipes.classify import Recipe
+from model_builder.recipes.classify import Recipe, with_encoder
 from model_builder.rounding import common_length
 from model_builder.seeds import make_deterministic
 from model_builder.teachers.base import Progress
@@ -53,6 +53,7 @@ def build(recipe: Recipe, out: Path, progress: Progress) -> BuildResult:
     recipe = _with_common_length(recipe)
     make_deterministic(recipe.seed)
     dataset = prepare(recipe, written_for(recipe, out / "cache", progress))
+    recipe = with_encoder(recipe, english=dataset.language.english)
     _foresee(recipe, dataset)
     searched: dict[str, Any] = {}
     if recipe.student.family == "auto":

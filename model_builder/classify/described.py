@@ -10,7 +10,7 @@ from contracts import codec
 from model_builder.classify.details import table
 from model_builder.data.dataset import Dataset
 from model_builder.data.written import Written
-from model_builder.recipes.classify import Recipe
+from model_builder.recipes.classify import Recipe, with_encoder
 from model_builder.teachers.base import Progress
 from model_builder.teachers.nearest import ENCODERS, NearestMeaning
 
@@ -25,7 +25,8 @@ def written_for(recipe: Recipe, cache: Path, progress: Progress) -> Written | No
         return None
     from model_builder.writing.write import write
 
-    return write(recipe, cache, progress)
+    english = recipe.data.written.language.casefold() in ("en", "english")
+    return write(with_encoder(recipe, english=english), cache, progress)
 
 
 def rows_of(written: Written) -> bytes:

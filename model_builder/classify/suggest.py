@@ -11,7 +11,7 @@ import numpy as np
 from contracts.errors import InputError
 from model_builder.classify.described import written_for
 from model_builder.data.dataset import prepare
-from model_builder.recipes.classify import Recipe
+from model_builder.recipes.classify import Recipe, with_encoder
 from model_builder.seeds import make_deterministic
 from model_builder.teachers.base import Progress
 from model_builder.teachers.resolve import make_teacher
@@ -40,6 +40,7 @@ def suggest(
         )
     make_deterministic(recipe.seed)
     dataset = prepare(recipe, written_for(recipe, cache, progress))
+    recipe = with_encoder(recipe, english=dataset.language.english)
     teacher = make_teacher(recipe, dataset, cache, progress)
     assert teacher is not None
     logits = teacher.logits(texts)

@@ -12,6 +12,7 @@ from contracts.labelled.load import load_table, several_in
 from contracts.labelled.rows import Log
 from contracts.labelled.several import Several
 from model_builder.data.clean import CleanReport, clean, drop_lonely, one_spelling, spellings
+from model_builder.data.language import Language, detect
 from model_builder.data.several import usable
 
 
@@ -24,12 +25,14 @@ class Examined(msgspec.Struct, frozen=True):
         columns: as the table spells them.
         several: where labels stand, if texts have several; None: a text has one.
         joined_rows: that have several.
+        language: that most of the texts are in.
         notes: what was assumed, what is left out and why, what to look at.
     """
 
     rows: int
     labels: int
     columns: Columns
+    language: Language
     notes: list[str]
     several: Several | None = None
     joined_rows: int = 0
@@ -59,7 +62,9 @@ def examine(data: Path, text: str = "text", label: str = "label") -> Examined:
         report.warnings.append(
             f"{len(few)} labels have fewer than 3 rows, for example {', '.join(few[:3])}"
         )
-    return Examined(len(rows), len(counts), table.columns, [*log.notes, *report.warnings])
+    language = detect([row.text for row in rows])
+    notes = [*log.notes, *report.warnings]
+    return Examined(len(rows), len(counts), table.columns, language, notes)
 
 
 def _examine_several(data: Path, text: str, label: str, several: Several) -> Examined:
@@ -79,4 +84,5 @@ def _examine_several(data: Path, text: str, label: str, several: Several) -> Exa
             f"{len(few)} labels have fewer than 3 rows, for example {', '.join(few[:3])}"
         )
     notes = [*log.notes, *report.warnings]
-    return Examined(len(rows), len(counts), table.columns, notes, table.several, more)
+    language = detect([row.text for row in rows])
+    return Examined(len(rows), len(counts), table.columns, language, notes, table.several, more)

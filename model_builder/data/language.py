@@ -13,6 +13,9 @@ from typing import Final
 import msgspec
 
 _SAMPLE: Final = 400
+_PART: Final = 0.2
+"""Share of the texts below which a language is nothing but texts that were taken for it."""
+
 _TOGETHER: Final = 8
 """Texts that are judged as one: a word or two alone tell little."""
 
@@ -29,6 +32,16 @@ class Language(msgspec.Struct, frozen=True):
     code: str
     share: float
     others: dict[str, float] = {}
+
+    @property
+    def english(self) -> bool:
+        """Whether an encoder for English reads them: no other language has a part of them.
+
+        What has no words is as well read by that one as by any.
+        """
+        return self.code == "und" or (
+            self.code == "en" and max(self.others.values(), default=0.0) < _PART
+        )
 
 
 def detect(texts: Sequence[str], seed: int = 0) -> Language:

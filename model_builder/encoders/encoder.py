@@ -34,6 +34,12 @@ class EncoderConfig(msgspec.Struct, frozen=True):
     layer_norm_eps: float = 1e-12
     hidden_act: str = "gelu"
 
+    @property
+    def work(self) -> int:
+        """Products with weights that one token takes."""
+        inner = 4 * self.hidden_size + 2 * self.intermediate_size
+        return self.num_hidden_layers * self.hidden_size * inner
+
 
 class Block(tf.Module):  # type: ignore[misc]
     """One encoder layer: self-attention and feed-forward, each with residual and layer norm."""

