@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from typing import Any, Final
 
 import msgspec
@@ -10,14 +12,29 @@ from contracts.errors import InputError
 from contracts.labelled.rows import Log
 from contracts.labelled.several import marked
 
+LISTS: Final = frozenset(
+    ("patterns", "utterances", "examples", "sentences", "texts", "questions", "samples", "phrases")
+)
+"""Columns that may hold several texts of one label in a list, as those of chat bots do."""
+
 _TEXTS: Final = (
     *("text", "sentence", "utterance", "message", "query", "question", "comment", "review"),
     *("content", "phrase", "body", "input", "title", "sms", "tweet", "nachricht", "satz", "frage"),
+    *sorted(LISTS),
 )
 _LABELS: Final = (
     *("label", "category", "intent", "class", "target", "tag", "topic", "sentiment", "labels"),
     *("categories", "type", "output", "y", "kategorie", "klasse", "thema"),
 )
+_NO_BLANKS: Final = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Letters of Thai, Lao, Khmer, Japanese and Chinese."""
+
+_END: Final = re.compile(r"[^a-z]+")
+_NUMBER: Final = re.compile(r"[-+]?[0-9]+([.,][0-9]*)?([eE][-+]?[0-9]+)?")
+
+_MOST_NUMBERS: Final = 20
+"""Different numbers up to which a column may hold labels rather than amounts."""
+
 _LEAST_ROWS: Final = 6
 """Rows from which contents tell anything."""
 
@@ -61,12 +78,45 @@ def looks_like(names: list[str], sample: list[dict[str, Any]]) -> tuple[str | No
             continue
         different = len(set(values))
         mean = sum(map(len, values)) / len(values)
-        words = sum(len(value.split()) for value in values) / len(values)
+        words = sum(map(_words, values)) / len(values)
         if different > len(values) / 2 and words > 1.5 and mean > longest:
             text, longest = name, mean
         if 2 <= different <= len(values) / 2 and mean <= 60 and words <= 6:
             labels.append(name)
     return text, [name for name in labels if name != text]
+
+
+def _words(text: str) -> float:
+    """About how many; scripts without blanks between words have two letters to one."""
+    return max(float(len(text.split())), len(_NO_BLANKS.findall(text)) / 2)
+
+
+def _likelier(labels: list[str], sample: list[dict[str, Any]]) -> list[str]:
+    """Those of several columns that are labels rather than others.
+
+    One that ends in a usual name, as ``airline_sentiment`` does, is the label; many different
+    numbers are prices or counts.
+    """
+    named = [name for name in labels if _END.split(name.casefold())[-1] in _LABELS]
+    if len(named) == 1:
+        return named
+    return [name for name in labels if not _amounts(_counted(name, sample))] or labels
+
+
+def _counted(name: str, sample: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(str(row[name]) for row in sample if row.get(name) not in (None, ""))
+
+
+def _amounts(values: Counter[str]) -> bool:
+    return len(values) > _MOST_NUMBERS and all(map(_NUMBER.fullmatch, values))
+
+
+def _shown(name: str, sample: list[dict[str, Any]]) -> str:
+    """A column for a message: how many values, and the most frequent of them."""
+    values = _counted(name, sample)
+    first = ", ".join(value[:20] for value, _ in values.most_common(3))
+    more = ", ..." if len(values) > 3 else ""
+    return f"{name[:40]} ({len(values)} values: {first}{more})"
 
 
 def choose(
@@ -144,10 +194,9 @@ def _by_content(
             "labels: several below data in the recipe; or name a column with --label to learn "
             "that one alone",
         )
+    labels = _likelier(labels, sample)
     if len(labels) > 1:
-        choices = ", ".join(
-            f"{name} ({len({str(row.get(name)) for row in sample})} values)" for name in labels[:8]
-        )
+        choices = "; ".join(_shown(name, sample) for name in labels[:8])
         raise InputError(
             "bad-data",
             f"{where}: several columns could be the label: {choices}; name one with --label",

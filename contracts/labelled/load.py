@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,13 +16,16 @@ import msgspec
 
 from contracts import limits
 from contracts.errors import InputError
-from contracts.labelled.columns import Columns, choose, guess
+from contracts.labelled.columns import LISTS, Columns, choose, guess
 from contracts.labelled.rows import ERRORS, Log, Problem, Row, told
 from contracts.labelled.several import Several, joined, labels_of, mark, marks_of, separator_of
 from contracts.labelled.tables import Record, records
 
+_HEAD: Final = 50_000
 _SAMPLE: Final = 1000
-"""Rows that are looked at where names do not tell which column is which."""
+"""Rows, of the first so many, that are looked at where names do not tell which column is which.
+
+They lie apart: a table may be sorted by its labels."""
 
 _LEAST_SEVERAL: Final = 0.05
 """Share of rows with more than one label from which a table is taken for one of several."""
@@ -88,18 +92,19 @@ def load_table(
     log = log if log is not None else Log()
     known, before = len(log.problems), log.left_out
     found = records(path, log)
-    sample = list(itertools.islice(found, _SAMPLE))
-    if not sample:
+    head = list(itertools.islice(found, _HEAD))
+    if not head:
         raise InputError("bad-data", f"{path} has no row that can be used{_why(log, known)}")
-    names = list(dict.fromkeys(str(n) for _, row in sample for n in row if n not in (None, "")))
-    cells = [row for _, row in sample]
+    names = list(dict.fromkeys(str(n) for _, row in head for n in row if n not in (None, "")))
+    cells = [row for _, row in head[:: max(1, len(head) // _SAMPLE)]]
     marks: tuple[str, ...] = ()
     if several is not None:
         marks = _marks(names, cells, several, label, group, str(path))
     wanted = Columns(text, label, group)
     columns = choose(names, cells, wanted, f"{path}", labelled and not marks, log)
     rows: list[Row] = []
-    for record in itertools.chain(sample, found):
+    every = itertools.chain(head, found)
+    for record in itertools.chain.from_iterable(_apart(one, columns) for one in every):
         try:
             rows.append(_row(record, columns, marks, listed=several is not None))
         except ValueError as error:
@@ -205,6 +210,17 @@ def _say_joined(path: Path, rows: list[Row], log: Log) -> None:
         )
 
 
+def _apart(record: Record, columns: Columns) -> Iterator[Record]:
+    """A record for each text of a list of them, where the column's name says that it holds some."""
+    place, cells = record
+    texts = cells.get(columns.text)
+    if columns.text.casefold() in LISTS and isinstance(texts, list) and texts:
+        for text in texts:
+            yield place, {**cells, columns.text: text}
+    else:
+        yield record
+
+
 def _why(log: Log, known: int) -> str:
     reasons = ", ".join(told(log.problems[known:]))
     return f": {reasons}" if reasons else ""
@@ -253,7 +269,9 @@ def _cell(cells: dict[str, Any], column: str, *, whole: bool = False) -> str:
         if hasattr(value, "why"):
             raise ValueError(f"{column!r} holds {value.why}")
         if isinstance(value, list):
-            if whole or len(value) != 1 or isinstance(value[0], list):
+            if whole:
+                raise ValueError(f"{column!r} is a list; a text is one string")
+            if len(value) != 1 or isinstance(value[0], list):
                 raise ValueError(f"{column!r} is a list; one label a text")
             return _cell({column: value[0]}, column)
         if whole or not isinstance(value, (int, bool)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +42,15 @@ _ELSE: Final = {
     ".pdf": "copy its table into a spreadsheet",
     ".docx": "copy its table into a spreadsheet",
 }
+_LEAST_EACH: Final = 4
+"""Lines a label, on the mean, from which what stands first in lines is one."""
+
+_BEFORE: Final = re.compile(r"[0-9]{1,3}|[A-Z][A-Z0-9_]+(:\S+)?|[^\s:/]+:[^\s/]+")
+"""A label before a text: a number, a word in capitals, or one of two parts, as ``NUM:date``."""
+
+_TRAIN: Final = "train"
+"""The list that is read where a document has several, as data sets with their splits do."""
+
 _MARK: Final = "__label__"
 """What fastText's files have before a label."""
 
@@ -125,7 +135,7 @@ def _jsonl(path: Path, log: Log) -> Iterator[Record]:
 
 
 def _json(path: Path, log: Log) -> Iterator[Record]:
-    """A list of objects in one document; JSON Lines under this name are read too."""
+    """A list of objects, or of lists of cells; JSON Lines under this name are read too."""
     try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError):
@@ -133,6 +143,10 @@ def _json(path: Path, log: Log) -> Iterator[Record]:
         return
     if isinstance(document, dict):
         lists = [key for key, value in document.items() if isinstance(value, list)]
+        if len(lists) > 1 and _TRAIN in lists:
+            others = ", ".join(key[:40] for key in lists if key != _TRAIN)
+            log.note(f"{path.name}: other lists were not read: {others}")
+            lists = [_TRAIN]
         if len(lists) != 1:
             found = ", ".join(str(key)[:40] for key in list(document)[:8])
             raise InputError(
@@ -145,6 +159,8 @@ def _json(path: Path, log: Log) -> Iterator[Record]:
     if not isinstance(document, list):
         raise InputError("bad-data", f"{path}: expected a list of objects")
     for number, record in enumerate(document, 1):
+        if isinstance(record, list):
+            record = {f"column {place}": cell for place, cell in enumerate(record, 1)}
         if isinstance(record, dict):
             yield f"entry {number}", record
         else:
@@ -157,6 +173,9 @@ def _delimited(path: Path, log: Log) -> Iterator[Record]:
     if sum(line.lstrip().startswith(_MARK) for line in lines[:100]) > min(50, len(lines) / 2):
         yield from _fasttext(path, lines, log)
         return
+    if _labels_first(lines):
+        yield from _label_and_text(path, lines, log)
+        return
     usual = "," if path.suffix.lower() == ".csv" else "\t"
     dialect = delimited.sniff(lines, usual)
     if dialect.delimiter != usual:
@@ -164,6 +183,7 @@ def _delimited(path: Path, log: Log) -> Iterator[Record]:
     if not dialect.quoted and '"' in text:
         log.note(f"{path.name}: quotes were taken for parts of the texts")
     names: list[str] = []
+    width = 0
     try:
         for number, row in enumerate(_past_titles(path, lines, dialect, log)):
             place = f"line {row.line}"
@@ -174,13 +194,16 @@ def _delimited(path: Path, log: Log) -> Iterator[Record]:
             elif not names:
                 first = [row.cells, *_sample(lines[row.line :], dialect)]
                 if number or not _headless(first):
-                    names = header(row.cells, f"{path}, {place}")
+                    names, width = header(row.cells, f"{path}, {place}"), len(row.cells)
                     continue
-                names = [f"column {index}" for index in range(1, len(row.cells) + 1)]
+                width = len(row.cells)
+                names = [f"column {index}" for index in range(1, width + 1)]
                 log.note(f"{path.name} has no header; its columns are {', '.join(names)}")
                 yield place, by_column(names, row.cells)
             else:
-                yield place, by_column(names, row.cells)
+                if any(cell.strip() for cell in row.cells[len(names) : width]):
+                    log.note(f"{path.name} has columns without a name, which were not read")
+                yield place, by_column(names, row.cells[: len(names)] + row.cells[width:])
     except csv.Error:
         raise InputError(
             "bad-data", f"{path}: over {delimited._MOST_BROKEN} rows have quotes that do not pair"
@@ -221,6 +244,27 @@ def _headless(rows: list[list[str]]) -> bool:
         cell.strip() and any(column < len(row) and row[column] == cell for row in rest)
         for column, cell in enumerate(first)
     )
+
+
+def _labels_first(lines: list[str]) -> bool:
+    """Whether each line is a label, a blank, and a text, as research corpora are written.
+
+    The labels look like labels, they are few, and the first line has one: there is no header.
+    """
+    sample = [line.strip().partition(" ") for line in lines if line.strip()]
+    labels = Counter(label for label, _, text in sample if text and _BEFORE.fullmatch(label))
+    if len(sample) < 2 * _LEAST_EACH or sample[0][0] not in labels:
+        return False
+    whole = sum(labels.values()) >= 0.98 * len(sample)
+    return whole and 2 <= len(labels) <= len(sample) / _LEAST_EACH
+
+
+def _label_and_text(path: Path, lines: list[str], log: Log) -> Iterator[Record]:
+    log.note(f"{path.name} was read as a label, a blank, and a text in each line")
+    for number, line in enumerate(lines, 1):
+        label, _, text = line.strip().partition(" ")
+        if label:
+            yield f"line {number}", {"text": text, "label": label}
 
 
 def _fasttext(path: Path, lines: list[str], log: Log) -> Iterator[Record]:

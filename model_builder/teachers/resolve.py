@@ -60,6 +60,6 @@ def make_teacher(
         return larger
     raise InputError(
         "bad-teacher",
-        f"unknown teacher {config.source[:80]!r}; expected auto, pypi:, path:, hf:, openai:, labels:, "
-        "self: or none",
+        f"unknown teacher {config.source[:80]!r}; expected auto, pypi:, path:, hf:, openai:, "
+        "labels:, self: or none",
     )

