@@ -1,0 +1,125 @@
+"""Tables as strangers write them, each after a public file: read, with a note on what was taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import openpyxl
+import pytest
+
+from contracts.errors import InputError
+from contracts.labelled.load import load_rows, load_table
+from contracts.labelled.rows import Log
+
+ROWS = [(f"{n} things to say of it", "ab"[n % 2]) for n in range(20)]
+
+
+def test_a_label_is_told_from_amounts_and_by_the_end_of_its_name(tmp_path: Path) -> None:
+    """Prices and times of day recur as labels do; what ends in a usual name is the label."""
+    rows = [f'{n},{n % 50}.5,{n % 30},{"ab"[n % 2]},"said number {n} of many"' for n in range(200)]
+    path = tmp_path / "a.csv"
+    path.write_text("nr,price,hour,Sorte,words\n" + "\n".join(rows) + "\n")
+    assert load_table(path).columns.label == "Sorte"
+    path.write_text("nr,price,airline,airline_sentiment,words\n" + "\n".join(rows) + "\n")
+    assert load_table(path).columns.label == "airline_sentiment"
+
+
+def test_a_table_that_is_sorted_by_its_labels_is_read(tmp_path: Path) -> None:
+    """The first thousands of rows show one label alone."""
+    path = tmp_path / "a.csv"
+    rows = [f"{'ab'[n // 2000]},say number {n} of them" for n in range(4000)]
+    path.write_text("eins,zwei\n" + "\n".join(rows) + "\n")
+    found = load_table(path)
+    assert (found.columns.text, found.columns.label, len(found.rows)) == ("zwei", "eins", 4000)
+
+
+@pytest.mark.parametrize(
+    ("texts", "label"),
+    [
+        (("体验巅峰十大创新概览", "年铁树开花形状似玉米芯"), "8"),
+        (("今日は天気がとても良いです", "電気を消してください"), "天気"),
+        (("ขอบคุณมากสำหรับความช่วยเหลือ", "เปิดไฟในห้องนั่งเล่น"), "บ้าน"),
+    ],
+)
+def test_scripts_without_blanks_between_words_are_texts(
+    texts: tuple[str, str], label: str, tmp_path: Path
+) -> None:
+    """One word by its blanks is a whole sentence; its label is short and comes again."""
+    path = tmp_path / "a.txt"
+    lines = [f"{texts[n % 2]}{n}\t{label if n % 3 else 'x'}\n" for n in range(30)]
+    path.write_text("".join(lines), "utf-8")
+    rows = load_rows(path)
+    assert len(rows) == 30
+    assert (rows[1].text, rows[1].label) == (f"{texts[1]}1", label)
+
+
+@pytest.mark.parametrize("labels", [("0", "1"), ("DESC:manner", "NUM:date"), ("GOOD", "BAD")])
+def test_lines_of_a_label_and_a_text_are_read(labels: tuple[str, str], tmp_path: Path) -> None:
+    """As research corpora are written, sorted by label or not, with commas in the texts."""
+    path = tmp_path / "a.txt"
+    lines = [f'{labels[n // 1500]} it is said , that {n} , or so , "were\n' for n in range(3000)]
+    path.write_text("".join(lines))
+    log = Log()
+    rows = load_rows(path, log=log)
+    assert len(rows) == 3000
+    assert (rows[0].text, rows[0].label) == ('it is said , that 0 , or so , "were', labels[0])
+    assert any("a label, a blank, and a text" in note for note in log.notes)
+
+
+@pytest.mark.parametrize("first", ["What is {n}", "{n} is what", "12:{n} it rang"])
+def test_lines_of_text_alone_keep_their_first_word(first: str, tmp_path: Path) -> None:
+    """A number that never comes again, or a word of the sentence, is no label."""
+    path = tmp_path / "a.txt"
+    lines = ["text", *(first.format(n=n) for n in range(50))]
+    path.write_text("\n".join(lines) + "\n")
+    rows = load_rows(path, labelled=False)
+    assert [row.text for row in rows] == lines[1:]
+
+
+def test_cells_under_columns_without_a_name_do_not_cost_their_row(tmp_path: Path) -> None:
+    """A header may end in commas, as the SMS spam collection's does; what is beyond them costs."""
+    path = tmp_path / "a.csv"
+    rows = [f"{'ab'[n % 2]},say number {n} of them,,,\n" for n in range(20)]
+    path.write_text("v1,v2,,,\n" + "".join(rows) + "a,say it,again,,x\nb,say it,1,2,3,4\n")
+    log = Log()
+    found = load_rows(path, log=log)
+    assert (len(found), found[-1].text) == (21, "say it")
+    assert any("columns without a name" in note for note in log.notes)
+    assert [problem.place for problem in log.problems] == ["line 23"]
+
+
+def test_lists_of_texts_and_of_cells_in_json_are_read(tmp_path: Path) -> None:
+    """A chat bot's patterns are a text each; a data set's list of training pairs is a table."""
+    path = tmp_path / "intents.json"
+    intents = [
+        {"tag": tag, "patterns": [f"{tag} number {n}" for n in range(9)], "responses": ["ok", "no"]}
+        for tag in ("greet", "leave")
+    ]
+    path.write_text(json.dumps({"intents": intents}))
+    found = load_table(path)
+    assert (found.columns.text, found.columns.label, len(found.rows)) == ("patterns", "tag", 18)
+    assert (found.rows[9].text, found.rows[9].label) == ("leave number 0", "leave")
+    pairs = [[f"say number {n} of them", "ab"[n % 2]] for n in range(20)]
+    path.write_text(json.dumps({"test": pairs[:3], "train": pairs}))
+    log = Log()
+    assert len(load_rows(path, log=log)) == 20
+    assert any("not read: test" in note for note in log.notes)
+    path.write_text(json.dumps([{"tokens": ["a", "b"], "label": "x"}] * 9))
+    with pytest.raises(InputError):
+        load_rows(path, text="tokens")
+
+
+def test_the_sheet_with_the_table_is_read_where_a_cover_comes_first(tmp_path: Path) -> None:
+    """Which one was read is told."""
+    book = openpyxl.Workbook()
+    book.active.title = "Read me"
+    for cells in (["Survey", "2026"], ["by", "somebody"]):
+        book.active.append(cells)
+    sheet = book.create_sheet("Answers")
+    for row in [("text", "label"), *ROWS]:
+        sheet.append(row)
+    book.save(tmp_path / "a.xlsx")
+    log = Log()
+    assert len(load_rows(tmp_path / "a.xlsx", log=log)) == 20
+    assert any("only 'Answers' was read" in note for note in log.notes)
