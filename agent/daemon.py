@@ -15,7 +15,6 @@ import contracts
 from agent.certificates.child import CertificateApart
 from agent.certificates.renewal import Renewer
 from agent.device import TRUST, Device, Means
-from agent.generate.memory import give_back
 from agent.link import Link
 from agent.release.environment import Venvs
 from agent.release.home import Home, Started
@@ -51,6 +50,7 @@ from contracts.answers import Selftested
 from contracts.config import AgentConfig, SourceConfig
 from contracts.connection import device_client_id, tls_context
 from contracts.errors import InputError, UnavailableError
+from contracts.memory import give_back
 from contracts.messages import Result, UpdateEvent
 from contracts.topics import home_assistant_discovery
 

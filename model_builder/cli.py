@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -20,10 +21,13 @@ from contracts import board as boards
 from contracts import codec
 from contracts.errors import InputError, ShoalError
 from contracts.labelled.tables import is_table
+from model_builder import lazy_tensorflow
 from model_builder.files import write_atomically
 from model_builder.generate.cli import build_generator, import_command
 from model_builder.recipes import file as recipe_file
 from model_builder.tune.cli import tune_command, tune_document
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -87,7 +91,7 @@ def build(
     for name in loaded.budget.boards:
         boards.load(name)  # a wrong name is told before seconds go into loading TensorFlow
     with locked(out), bars(quiet=as_json and not sys.stderr.isatty()) as progress:
-        _import_tensorflow()
+        lazy_tensorflow.load_quietly()
         if loaded.data.labels == "several":
             from model_builder.several.build import build as run
         else:
@@ -143,7 +147,7 @@ def suggest(
     loaded = recipes.load(recipe, change or [])
     texts = codec.decode(sys.stdin.buffer.read(), list[str], what="texts", cap=64 * 1024 * 1024)
     with locked(cache), bars(quiet=not sys.stderr.isatty()) as progress:
-        _import_tensorflow()
+        lazy_tensorflow.load_quietly()
         from model_builder.classify.suggest import suggest as run
 
         name, found = run(loaded, texts, cache, progress)
@@ -279,7 +283,7 @@ def _build_tiny(document: dict[str, Any], path: Path, out: Path, as_json: bool) 
     from model_builder.recipes.status_lines import parse
 
     loaded = parse(document, path)
-    _import_tensorflow()
+    lazy_tensorflow.load_quietly()
     from model_builder.generate_tiny.build import build as build_tiny
 
     def say(step: int, loss: float) -> None:
@@ -349,27 +353,6 @@ def _lines_of_several(report: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _import_tensorflow() -> None:
-    """Imports TensorFlow without the lines that its C++ part prints before it can be told not to.
-
-    They say nothing that a user can act on.
-    """
-    import absl.logging
-
-    saved = os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        import tensorflow as tf
-
-        tf.zeros([1]).numpy()  # starts the CPU device, which has its own lines
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
-    absl.logging.set_verbosity(absl.logging.ERROR)
-
-
 def main() -> None:
     """Runs the program; known errors become one line and an exit code."""
     try:
@@ -377,6 +360,11 @@ def main() -> None:
     except ShoalError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        hint = "; make room and run it again" if error.errno in _FULL else ""
+        sys.stderr.write(f"error: {where}{error.strerror or error}{hint}\n")
+        sys.exit(1)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:

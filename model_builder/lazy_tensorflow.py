@@ -7,6 +7,7 @@ module is imported, but as the base of a class: such modules are imported where 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -20,3 +21,22 @@ def __getattr__(name: str) -> Any:
     import tensorflow
 
     return getattr(tensorflow, name)
+
+
+def load_quietly() -> None:
+    """Loads TensorFlow without the lines that its C++ part prints before it can be told not to.
+
+    They say nothing that a user can act on.
+    """
+    import absl.logging
+
+    saved = os.dup(2)
+    sink = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        __getattr__("zeros")([1]).numpy()  # starts the CPU device, which has its own lines
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+    absl.logging.set_verbosity(absl.logging.ERROR)

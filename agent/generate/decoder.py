@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from agent.generate.caches import Array, CacheEngine, Floats
 from agent.generate.kv_cache import KvCache
-from agent.generate.memory import give_back
 from contracts.adapter import Adapter
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts
+from contracts.memory import give_back
 
 Kind = Literal["decode", "prefill", "prompt", "score"]
 _MASKED = np.float32(-1e9)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from agent.generate.memory import give_back
 from agent.runtime.front_end import check_text
 from contracts.bundle import Bundle
 from contracts.chat.call_forms import CallForm, form_of
 from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts, TokenizerFrontEnd
+from contracts.memory import give_back
 from contracts.requests import ChatMessage, Tool
 from contracts.tokenizer import load, probe, told
 

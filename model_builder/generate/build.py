@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from contracts import codec
 from contracts.bundle import SUFFIX, pack, sha256_of
 from contracts.manifest import Provenance
+from model_builder import lazy_tensorflow
 from model_builder.files import check_folder, write_atomically
 from model_builder.generate.data import load_data
 from model_builder.generate.encoded import Encoded, encode_pairs
@@ -91,6 +92,7 @@ def build(
 
     data, validation, _ = map(encoded, (split.train, split.validation, split.test))
     # TensorFlow: after all that can be wrong with the data.
+    lazy_tensorflow.load_quietly()
     from model_builder.generate.train import train
 
     progress("training")

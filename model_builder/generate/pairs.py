@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import msgspec
 
@@ -37,38 +38,74 @@ class Split(msgspec.Struct, frozen=True):
     test: list[Pair]
 
 
-def read_pairs(path: Path, check: Callable[[Pair], Pair] = lambda pair: pair) -> list[Pair]:
-    """Pairs of a JSONL or CSV file with ``prompt`` and ``completion``.
+class Answers:
+    """The first answer to each prompt of a file.
+
+    Args:
+        first: other answers to a prompt are left out; else they are an error.
+    """
+
+    def __init__(self, first: bool) -> None:
+        self._first = first
+        self._seen: dict[str, tuple[int, str]] = {}
+        self._others: list[tuple[int, int]] = []
+
+    def takes(self, row: int, pair: Pair) -> bool:
+        """Whether a row's pair is used: its prompt has no other answer before it."""
+        before, answer = self._seen.setdefault(pair.prompt, (row, pair.completion))
+        if answer == pair.completion:
+            return True
+        self._others.append((row, before))
+        return False
+
+    def check(self, path: Path, remedy: str) -> None:
+        """Raises ``InputError`` ``bad-data`` where a prompt has two answers."""
+        if not self._others or self._first:
+            return
+        row, before = self._others[0]
+        more = f" ({len(self._others) - 1} more rows are such)" if len(self._others) > 1 else ""
+        raise InputError(
+            "bad-data",
+            f"{path}, row {row}: the prompt of row {before} with another completion{more}; "
+            f"{remedy}",
+        )
+
+
+def read_pairs(
+    path: Path,
+    check: Callable[[Pair], Pair] = lambda pair: pair,
+    *,
+    first: bool = False,
+    remedy: str = "keep one of them",
+) -> list[Pair]:
+    """Pairs of a JSONL, JSON or CSV file with ``prompt`` and ``completion``.
 
     Args:
         path: of the file.
         check: gives each pair as it is to be used, or raises ``InputError``.
+        first: of several answers to a prompt, the first is used; else they are an error.
+        remedy: what that error says to do.
 
     Raises:
         InputError: ``no-such-file``, ``bad-data`` with the row, from 1.
     """
     if not path.is_file():
         raise InputError("no-such-file", f"{path}: no such data file")
-    if path.suffix not in (".jsonl", ".csv"):
-        raise InputError("bad-data", f"{path}: expected a name ending in .jsonl or .csv")
+    if path.suffix not in (".jsonl", ".json", ".csv"):
+        raise InputError("bad-data", f"{path}: expected a name ending in .jsonl, .json or .csv")
     pairs = []
-    seen: dict[str, tuple[int, str]] = {}
+    answers = Answers(first)
     number = 0
     try:
         # Spreadsheets put a byte order mark first.
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = _csv_rows(stream) if path.suffix == ".csv" else map(_parsed, stream)
+            rows = _csv_rows(stream) if path.suffix == ".csv" else json_rows(path, stream)
             for number, row in enumerate(rows, 1):
                 if row is None:
                     continue
                 pair = check(_pair(row))
-                before, answer = seen.setdefault(pair.prompt, (number, pair.completion))
-                if answer != pair.completion:
-                    raise InputError(
-                        "bad-data",
-                        f"the prompt of row {before} with another completion; keep one of them",
-                    )
-                pairs.append(pair)
+                if answers.takes(number, pair):
+                    pairs.append(pair)
                 if len(pairs) > MAX_PAIRS:
                     raise InputError("too-large", f"more than {MAX_PAIRS} rows")
     except InputError as error:
@@ -79,9 +116,21 @@ def read_pairs(path: Path, check: Callable[[Pair], Pair] = lambda pair: pair) ->
         ) from None
     except OSError as error:
         raise InputError("bad-data", f"{path} cannot be read: {error.strerror}") from None
+    answers.check(path, remedy)
     if not pairs:
         raise InputError("bad-data", f"{path} has no rows")
     return pairs
+
+
+def json_rows(path: Path, stream: TextIO) -> Iterator[object]:
+    """Rows of a ``.jsonl`` file, one a line and None for an empty one; of ``.json``, its list."""
+    if path.suffix != ".json":
+        yield from (json.loads(line) if line.strip() else None for line in stream)
+        return
+    rows = json.load(stream)
+    if not isinstance(rows, list):
+        raise ValueError("expected a list of rows")
+    yield from rows
 
 
 def _csv_rows(stream: Iterable[str]) -> Iterator[object]:
@@ -108,10 +157,6 @@ def _pair(row: object) -> Pair:
     if not pair.prompt:
         raise InputError("bad-data", "no prompt")
     return pair
-
-
-def _parsed(line: str) -> object:
-    return json.loads(line) if line.strip() else None
 
 
 def split_pairs(pairs: list[Pair], seed: int, share: float = 0.1) -> Split:

@@ -31,9 +31,12 @@ class TuneData(DataSource, frozen=True, forbid_unknown_fields=True):
         invented: share of areas, names and free text that are made-up words while training. A
             student from nothing learns to copy by them; a pretrained one can.
         seed: of the sample and the split.
+        repeated: a prompt that a file answers in two ways is refused, or its first answer is
+            taken.
         written: few pairs, or none: a model writes prompts and answers them.
     """
 
+    repeated: Literal["refuse", "first"] = "refuse"
     written: WrittenPairsConfig | None = None
 
 

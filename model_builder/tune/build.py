@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import tempfile
 import time
@@ -17,6 +18,8 @@ from contracts import codec
 from contracts.bundle import SUFFIX, pack, sha256_of
 from contracts.errors import InputError
 from contracts.manifest import Provenance
+from contracts.memory import give_back
+from model_builder import lazy_tensorflow
 from model_builder.checkpoint import Checkpoint
 from model_builder.files import check_folder, write_atomically
 from model_builder.generate.adapter_texts import AdapterTexts, checked
@@ -32,7 +35,6 @@ from model_builder.generate.pairs import Pair, Split
 from model_builder.generate.quantize import calibrate, quantize
 from model_builder.generate.source import Pretrained, load_pretrained
 from model_builder.generate.value_grammar import output_grammar
-from model_builder.generate.weights import DecoderWeights
 from model_builder.recipes.tune import TuneRecipe
 from model_builder.teachers.base import Progress, silent
 from model_builder.tune.chat import Frame, frame_of
@@ -110,6 +112,7 @@ def build(
     check_folder(out)
     ready = _prepared(recipe, folder, progress, out / "cache")
     # TensorFlow: after all that can be wrong with the data.
+    lazy_tensorflow.load_quietly()
     from model_builder.tune.train import tune
 
     key = _key(recipe, ready)
@@ -127,8 +130,8 @@ def build(
     adapter = out / f"{recipe.name}-{recipe.version}-adapter" if lora else None
     if adapter is not None:
         write_adapter(adapter, tuned.arrays, recipe.student, ready.pretrained, _texts(ready))
-    whole = merged(ready.pretrained.weights, tuned.arrays, tuned.scale)
-    del tuned.arrays
+    gc.collect()  # what TensorFlow computed with refers to itself
+    give_back()
     provenance = Provenance(
         recipe_sha256=sha256_of(recipe_bytes),
         data_sha256=sha256_of(codec.encode(ready.split)),
@@ -137,23 +140,27 @@ def build(
         seed=recipe.seed,
         versions={p: importlib.metadata.version(p) for p in ("numpy", "tokenizers")},
     )
-    parts = _parts(recipe, ready, whole, provenance, progress)
     bundle = out / f"{recipe.name}-{recipe.version}"
     with tempfile.TemporaryDirectory(prefix="shoal-tune-") as name:
         base, trial = Path(name) / "base", Path(name) / "tuned"
-        plain = _parts(
-            recipe, ready, ready.pretrained.weights, Provenance(), progress, fitted=False
-        )
+        plain = _parts(recipe, ready, Provenance(), progress, fitted=False)
         plain.grammar = None
         write_generator(base, plain)
+        del plain
+        # From here on the base's own matrices are needed no more.
+        whole = merged(ready.pretrained.weights, tuned.arrays, tuned.scale)
+        ready.pretrained = replace(ready.pretrained, weights=whole)
+        del tuned.arrays, whole
+        parts = _parts(recipe, ready, provenance, progress)
         write_generator(trial, parts)
+        give_back()
         progress("measuring", 0, 1)
         found = _measured(recipe, ready, folder, base, trial)
         parts.grammar = None
         free = Path(name) / "free"
         write_generator(free, parts)
         parts.grammar = ready.grammar
-        found["rounding"] = _rounding(recipe, ready, whole, free, progress)
+        found["rounding"] = _rounding(recipe, ready, free, progress)
         progress("measuring", 1, 1)
     scores = found["scores"][recipe.student.adapt]
     parts.metrics = {"quality": scores}
@@ -252,13 +259,13 @@ def _prepared(
 def _parts(
     recipe: TuneRecipe,
     ready: _Ready,
-    weights: DecoderWeights,
     provenance: Provenance,
     progress: Progress,
     *,
     fitted: bool = True,
 ) -> GeneratorParts:
     """Weights as the parts of a bundle; the rounding is fitted to training pairs, or to none."""
+    weights = ready.pretrained.weights
     folded = fold(weights, seed=recipe.seed)
     most = min(recipe.student.context, weights.config.trained_context)
     texts = _calibration(ready.train, most)
@@ -360,7 +367,7 @@ def _test_sets(recipe: TuneRecipe, ready: _Ready) -> dict[str, list[Pair]]:
 
 
 def _rounding(
-    recipe: TuneRecipe, ready: _Ready, whole: DecoderWeights, bundle: Path, progress: Progress
+    recipe: TuneRecipe, ready: _Ready, bundle: Path, progress: Progress
 ) -> dict[str, Any]:
     """Exact match of float and of rounded weights, both without a grammar, on the same pairs."""
     pairs = [
@@ -368,7 +375,10 @@ def _rounding(
         for listed in _test_sets(recipe, ready).values()
         for pair in [p for p in listed if calls_of(p.completion) is None][:_ROUNDED_PAIRS]
     ]
-    exact = answers_right(whole, ready.frame.coded(ready.tokenizer, pairs), progress)
+    coded = ready.frame.coded(ready.tokenizer, pairs)
+    exact = answers_right(ready.pretrained.weights, coded, progress)
+    gc.collect()
+    give_back()
     made = Way("rounded", bundle).answers(pairs, ready.longest + 8, ready.frame.asked)
     right = [expected(p) == text_of(one) for p, one in zip(pairs, made, strict=True)]
     return {

@@ -51,6 +51,11 @@ def chat_row(row: Any) -> Row:
     turns = row.get("messages", row.get("conversations")) if isinstance(row, dict) else None
     if not isinstance(turns, list) or not turns:
         raise InputError("bad-data", "expected messages, or conversations, with at least one turn")
+    if row.get("label") is False:
+        raise InputError("bad-data", "an answer that was judged bad (label: false); leave it out")
+    for media in ("images", "videos", "audios"):
+        if row.get(media):
+            raise InputError("bad-data", f"a row with {media}: only texts are learnt")
     tools = [_tool(each) for each in _listed(row.get("tools"), "tools")]
     if len({tool.name for tool in tools}) < len(tools):
         raise InputError("bad-data", "two tools have one name")

@@ -51,7 +51,7 @@ def tune_document(document: dict[str, Any], path: Path, out: Path, as_json: bool
 def tune_command(
     pairs: Annotated[
         Path | None,
-        typer.Argument(help=".csv or .jsonl with prompt and completion, or chats as .jsonl"),
+        typer.Argument(help=".csv, .jsonl or .json with prompt and completion, or chats as JSON"),
     ] = None,
     base: Annotated[
         str, typer.Option(help="what to fine-tune: as the source of `import`")

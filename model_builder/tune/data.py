@@ -1,4 +1,4 @@
-"""Pairs and chats to learn from: CSV and JSONL with prompt and completion, chats as JSONL.
+"""Pairs and chats to learn from: CSV, JSONL and JSON with prompt and completion; chats as JSON.
 
 Chats come in OpenAI's form (``{"messages": [{"role": "user", "content": ...}]}``) and in
 ShareGPT's (``{"conversations": [{"from": "human", "value": ...}]}``). Each answer of the
@@ -8,7 +8,6 @@ calls (``tool_calls``; in ShareGPT's form turns from ``function_call`` and ``obs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -19,7 +18,15 @@ from contracts.errors import InputError
 from contracts.requests import ChatMessage, Tool
 from model_builder.generate.answers import as_answer
 from model_builder.generate.home_commands import sample_commands
-from model_builder.generate.pairs import MAX_PAIRS, Pair, Split, read_pairs, split_pairs
+from model_builder.generate.pairs import (
+    MAX_PAIRS,
+    Answers,
+    Pair,
+    Split,
+    json_rows,
+    read_pairs,
+    split_pairs,
+)
 from model_builder.recipes.tune import TuneRecipe
 from model_builder.teachers.base import Progress, silent
 from model_builder.tune.chat_rows import Row, chat_row
@@ -27,6 +34,7 @@ from model_builder.tune.written import written
 from model_builder.writing.pairs import WrittenPairs
 
 _MARK: Final = "\x1e"
+_REMEDY: Final = "keep one of them, or take the first of each with data.repeated: first"
 
 
 class Chat(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -71,8 +79,10 @@ def load(
     path = folder / d.path
     pairs: list[Pair] = []
     if d.path:
-        some = d.written is not None
-        pairs = read_chats(path) if _is_chat(path) else read_answered(recipe, path, some)
+        if _is_chat(path):
+            pairs = read_chats(path, first=d.repeated == "first")
+        else:
+            pairs = read_answered(recipe, path, some=d.written is not None)
     if d.written is None:
         return split_pairs(pairs, d.seed), None
     made = written(recipe, folder, pairs, cache or folder / "cache", progress)
@@ -91,44 +101,42 @@ def read_answered(recipe: TuneRecipe, path: Path, some: bool = False) -> list[Pa
             raise InputError("bad-data", "a text begins with a control character")
         return as_answer(pair) if recipe.constrain == "prompt-values" else pair
 
-    return list(dict.fromkeys(read_pairs(path, checked)))
+    first = recipe.data.repeated == "first"
+    return list(dict.fromkeys(read_pairs(path, checked, first=first, remedy=_REMEDY)))
 
 
 def _is_chat(path: Path) -> bool:
     """Whether a file's first row is a chat."""
-    if path.suffix != ".jsonl" or not path.is_file():
+    if path.suffix not in (".jsonl", ".json") or not path.is_file():
         return False
     try:
         with path.open(encoding="utf-8-sig") as stream:
-            first = next((line for line in stream if line.strip()), "{}")
-        row = json.loads(first)
+            row = next((row for row in json_rows(path, stream) if row is not None), None)
     except (OSError, UnicodeError, ValueError, RecursionError):
         return False  # reading it as pairs says what is wrong
     return isinstance(row, dict) and ("messages" in row or "conversations" in row)
 
 
-def read_chats(path: Path) -> list[Pair]:
+def read_chats(path: Path, *, first: bool = False) -> list[Pair]:
     """The answers of a file's chats, one pair each; those of a chat are one group.
+
+    Args:
+        path: of the file, ``.jsonl`` or ``.json``.
+        first: of several answers to the same, the first is used; else they are an error.
 
     Raises:
         InputError: ``bad-data`` with the row, from 1.
     """
     pairs: list[Pair] = []
-    seen: dict[str, tuple[int, str]] = {}
+    answers = Answers(first)
     number = 0
     try:
         with path.open(encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, 1):
-                if not line.strip():
+            for number, row in enumerate(json_rows(path, stream), 1):
+                if row is None:
                     continue
-                for pair in _answers(chat_row(json.loads(line)), number):
-                    before, answer = seen.setdefault(pair.prompt, (number, pair.completion))
-                    if answer != pair.completion:
-                        raise InputError(
-                            "bad-data",
-                            f"what was said in row {before} with another answer; keep one of them",
-                        )
-                    pairs.append(pair)
+                found = _answers(chat_row(row), number)
+                pairs += [pair for pair in found if answers.takes(number, pair)]
                 if len(pairs) > MAX_PAIRS:
                     raise InputError("too-large", f"more than {MAX_PAIRS} answers")
     except InputError as error:
@@ -137,6 +145,7 @@ def read_chats(path: Path) -> list[Pair]:
         raise InputError(
             "bad-data", f"{path}, at or after row {number + 1}: broken: {error}"
         ) from None
+    answers.check(path, _REMEDY)
     return list(dict.fromkeys(pairs))
 
 

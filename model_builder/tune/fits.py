@@ -80,11 +80,16 @@ def fitting(
 
 def refuse(found: Sequence[tuple[Pair, int]], context: int) -> None:
     """Raises ``InputError`` ``bad-data`` for the first of the pairs that are too long."""
-    for pair, size in found:
-        chat = chat_of(pair.prompt)
-        text = pair.prompt if chat is None else chat.messages[-1].content
-        raise InputError(
-            "bad-data",
-            f"the pair of {text[:_LETTERS]!r} has {size} tokens with its answer and template; the "
-            f"model holds {context}: shorten it",
-        )
+    if not found:
+        return
+    pair, size = found[0]
+    chat = chat_of(pair.prompt)
+    text = pair.prompt if chat is None else chat.messages[-1].content
+    most = max(size for _, size in found)
+    more = f" ({len(found) - 1} more are too long, up to {most})" if len(found) > 1 else ""
+    raise InputError(
+        "bad-data",
+        f"the pair of {text[:_LETTERS]!r} has {size} tokens with its answer and template{more}; "
+        f"the model holds {context}: shorten it, or raise student.context, which ends at what the "
+        "base was trained on",
+    )

@@ -184,6 +184,10 @@ def tune(
         limit = 60 * student.minutes
         return max(done / total, spent() / limit if limit else 0.0)
 
+    def reached() -> int:
+        """Steps that there will be, as far as is known."""
+        return min(total, max(done, round(done / part()))) if done else total
+
     def save(finished: bool) -> None:
         if checkpoint is not None:
             notes: list[Any] = [tokens, losses, spent()]
@@ -206,7 +210,7 @@ def tune(
         _number(float(loss))
         done += 1
         tokens += int((batch.segments >= 0).sum())
-        progress("training", done, total)
+        progress("training", done, reached())
         ended = part() >= 1
         if done % every == 0 or ended:
             losses.append((done, _number(run.validation(looks))))

@@ -11,7 +11,7 @@ import pytest
 
 from contracts.bundle import Bundle
 from contracts.errors import InputError
-from model_builder import cli
+from model_builder import cli, lazy_tensorflow
 from tests.model_builder.support import write_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +77,6 @@ def test_what_is_wrong_is_told_before_tensorflow_is_loaded(
     board: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Loading it takes seconds."""
-    monkeypatch.setattr(cli, "_import_tensorflow", lambda: pytest.fail("it was loaded"))
+    monkeypatch.setattr(lazy_tensorflow, "load_quietly", lambda: pytest.fail("it was loaded"))
     with pytest.raises(InputError):
         cli.build(ROOT / "examples" / "home-intents.yaml", tmp_path / out, [board])

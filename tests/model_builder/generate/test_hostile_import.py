@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from contracts import tokenizer_probe
+from contracts.bundle import Bundle
 from contracts.errors import InputError
 from model_builder.generate.gguf_header import MAX_ITEMS, check_header
 from model_builder.generate.importer import ImportOptions, import_model
@@ -263,3 +264,31 @@ def test_what_is_no_source_is_refused(source: str) -> None:
     """The error says what a source is."""
     with pytest.raises(InputError):
         load_pretrained(source)
+
+
+_FULL = """
+import resource, signal, sys
+from model_builder.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+main()
+"""
+
+
+@pytest.mark.parametrize("size", [1, 20_000, 200_000])
+def test_what_cannot_be_written_is_one_line_and_nothing_half_made_stays(
+    tmp_path: Path, size: int
+) -> None:
+    """The system takes no more of a file, as a full disk does: the first one, or a later one."""
+    write_gguf(tmp_path / "tiny.gguf", tiny_weights(), tiny_tokenizer())
+    out = tmp_path / "out"
+    out.mkdir()
+    command = [sys.executable, "-c", _FULL, str(size), "import", str(tmp_path / "tiny.gguf")]
+    done = subprocess.run([*command, "--out", str(out)], capture_output=True, check=False)
+    said = [line for line in done.stderr.decode().splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1, done.stderr.decode()[-500:]
+    assert len(said) == 1
+    assert said[0].endswith("make room and run it again")
+    assert "Traceback" not in done.stderr.decode()
+    for made in out.iterdir():  # the folder is there before its archive
+        Bundle.open(made).verify()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from contracts.errors import InputError
 from model_builder.generate.adapter_texts import AdapterTexts, read_texts
 from model_builder.generate.pairs import Pair, Split
 from model_builder.generate.peft import Sizes, read_adapter
-from model_builder.generate.source import load_pretrained
+from model_builder.generate.source import Pretrained, load_pretrained
 from model_builder.recipes.tune import TuneRecipe, parse
 from model_builder.writing.pairs import WrittenPairs
 from tests.support.tiny_decoder import tiny_tokenizer, tiny_weights, write_gguf
@@ -88,6 +89,38 @@ def test_pairs_and_a_base_become_an_adapter_and_a_bundle_that_answers(tmp_path: 
     assert bundle.manifest.generator.prompt_prefix == "<user>"
     assert read_texts(made.adapter) == AdapterTexts("<user>", "\n<assistant>", None)
     load_model(bundle, Options())
+
+
+def test_what_a_step_needs_no_more_is_gone_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training's variables before the rounding, the base's matrices before the measuring."""
+    from model_builder.tune import build, train
+
+    there: dict[str, weakref.ref[object]] = {}
+
+    class Run(train._Run):
+        def __init__(self, *given: object) -> None:
+            super().__init__(*given)
+            there["training"] = weakref.ref(self)
+
+    def loaded(source: str) -> Pretrained:
+        pretrained = load_pretrained(source)
+        there["base"] = weakref.ref(pretrained.weights.layers[0].q)
+        return pretrained
+
+    seen: dict[str, set[str]] = {}
+
+    def told(what: str, *_: object) -> None:
+        seen[what] = {name for name, each in there.items() if each() is not None}
+
+    monkeypatch.setattr(train, "_Run", Run)
+    monkeypatch.setattr(build, "load_pretrained", loaded)
+    recipe, data = _recipe(_written(tmp_path, epochs=1, targets=["q"]))
+    build.build(recipe, data, tmp_path, tmp_path / "out", told)
+    assert seen["training"] == {"training", "base"}
+    assert seen["quantising"] <= {"base"}
+    assert seen["measuring"] == set()
 
 
 _KILLED = """
@@ -262,6 +295,33 @@ def test_chats_in_both_forms_give_a_pair_for_each_answer(tmp_path: Path, form: s
     assert text == "<user>the fox\n<assistant>dog\n<user>over\n<assistant>"
 
 
+@pytest.mark.parametrize("chats", [True, False])
+def test_a_list_in_a_json_file_is_read_and_of_several_answers_the_first_is_taken_if_asked(
+    tmp_path: Path, chats: bool
+) -> None:
+    """Published chats come as one list, and answer a few prompts twice; the error counts them."""
+    from model_builder.tune.data import load
+
+    recipe, _ = _recipe(_written(tmp_path))
+    said = [*PAIRS, ("the fox", "dog"), ("the dog", "fox")]
+    rows: list[object] = [{"prompt": p, "completion": c} for p, c in said]
+    if chats:
+        turns = [[{"from": "human", "value": p}, {"from": "gpt", "value": c}] for p, c in said]
+        rows = [{"conversations": each} for each in turns]
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    data = msgspec.structs.replace(recipe.data, path="pairs.json")
+    recipe = msgspec.structs.replace(recipe, data=data)
+    with pytest.raises(InputError, match=r"row 13: the prompt of row 1 .*\(1 more rows.*first"):
+        load(recipe, tmp_path)
+    data = msgspec.structs.replace(data, repeated="first")
+    split, _ = load(msgspec.structs.replace(recipe, data=data), tmp_path)
+    pairs = [(p.prompt, p.completion) for p in (*split.train, *split.validation, *split.test)]
+    assert sorted(pairs) == sorted(PAIRS)
+    (tmp_path / "pairs.json").write_text(json.dumps({"rows": rows}))
+    with pytest.raises(InputError, match="expected a list of rows"):
+        load(recipe, tmp_path)
+
+
 def _called(name: str, arguments: object) -> dict[str, object]:
     """An answer that calls a tool, as OpenAI writes it."""
     call = {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
@@ -275,6 +335,8 @@ def _called(name: str, arguments: object) -> dict[str, object]:
         ({"messages": [{"role": "user", "content": "a"}]}, "no answer"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "follows no message"),
         ({"messages": [{"role": "pilot", "content": "a"}]}, "'pilot'"),
+        ({"conversations": [{"from": "gpt", "value": "a"}], "label": False}, "judged bad"),
+        ({"messages": [{"role": "user", "content": "<image>a"}], "images": ["1.jpg"]}, "images"),
         ({"conversations": [{"from": "human", "value": 3}]}, "expected the text"),
         ({"messages": [{"role": "user", "content": "a"}, _called("lamp", "{}")]}, "call of lamp"),
         (
@@ -381,7 +443,11 @@ def test_a_training_ends_when_its_minutes_are_over(tmp_path: Path) -> None:
     recipe, _ = _recipe(path)
     ready = _prepared(recipe, tmp_path, lambda *_: None)
     seconds = iter(range(0, 100_000, 5))
+    told: list[tuple[int, int]] = []
     tuned = tune(ready.pretrained.weights, ready.train, ready.validation, recipe.student, 0,
+                 progress=lambda _, done, total: told.append((done, total)),
                  clock=lambda: float(next(seconds)))  # fmt: skip
     assert 0 < tuned.steps < 20
     assert tuned.losses[-1][0] == tuned.steps
+    assert told[-1] == (tuned.steps, tuned.steps)
+    assert abs(told[len(told) // 2][1] - tuned.steps) <= 2  # the time left is by the minutes, too

@@ -9,7 +9,8 @@ import ctypes
 def give_back() -> None:
     """Calls glibc's ``malloc_trim``; elsewhere nothing happens.
 
-    Parsing a tokenizer leaves tens of freed megabytes in the heap, which a small board needs.
+    Parsing a tokenizer leaves tens of freed megabytes in the heap, which a small board needs; a
+    training leaves gigabytes, which the steps after it need.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
