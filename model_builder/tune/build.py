@@ -38,7 +38,7 @@ from model_builder.generate.value_grammar import output_grammar
 from model_builder.recipes.tune import TuneRecipe
 from model_builder.teachers.base import Progress, silent
 from model_builder.tune.chat import Frame, frame_of
-from model_builder.tune.compare import Way, compared, expected, text_of, warnings
+from model_builder.tune.compare import Way, compared, expected, is_example, text_of, warnings
 from model_builder.tune.data import calls_of, chat_of, load, read_answered
 from model_builder.tune.fits import fitting, longer, refuse
 from model_builder.tune.float_answers import answers_right
@@ -60,7 +60,7 @@ _KNOWN_BYTES: Final = 1.8
 """Of a token, in a language that a tokenizer was made for or is near to one."""
 
 HELD, SHIFTED, BY_HAND = "held-out pairs", "shifted pairs", "pairs by hand"
-CHATS = "held-out chats"
+CHATS, SHIFTED_CHATS = "held-out chats", "shifted chats"
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -182,13 +182,15 @@ def build(
         "train_seconds": round(tuned.seconds, 1),
         "seconds": round(time.monotonic() - started, 1),
         "shift": "a third each: a polite sentence around the prompt; other words from a list; two "
-        "letters of the longest word that is not in the answer change places",
+        "letters of the longest word that is not in the answer change places; of a chat, in what "
+        "was said last",
         **found,
         **({"written": ready.written.facts} if ready.written else {}),
         "warnings": [
             *(ready.written.warnings if ready.written else []),
             *_unknown(ready),
             *warnings(scores, HELD, (SHIFTED, BY_HAND)),
+            *warnings(scores, CHATS, (SHIFTED_CHATS,)),
         ],
     }
     report = out / f"{recipe.name}-{recipe.version}-report.json"
@@ -327,7 +329,7 @@ def _measured(
     """Each way on held-out, shifted and handwritten pairs, and on chats."""
     sets = {**_test_sets(recipe, ready), BY_HAND: ready.by_hand}
     short = sorted(
-        (p for p in ready.split.train if chat_of(p.prompt) is None),
+        filter(is_example, ready.split.train),
         key=lambda p: (len(p.prompt) + len(p.completion), p.prompt),
     )
     shots = tuple(short[len(short) // 2 :][:_SHOTS])
@@ -355,15 +357,15 @@ def _unknown(ready: _Ready) -> list[str]:
 
 
 def _test_sets(recipe: TuneRecipe, ready: _Ready) -> dict[str, list[Pair]]:
-    single = [p for p in ready.split.test if chat_of(p.prompt) is None][: recipe.test]
-    others = [pair for _, pair in shifted(single, recipe.seed)]
-    # Other words are more words than a pair had room for.
-    gone = {pair for pair, _ in longer(ready.frame, ready.tokenizer, others, ready.context)}
-    return {
-        HELD: single,
-        SHIFTED: [pair for pair in others if pair not in gone],
-        CHATS: [p for p in ready.split.test if chat_of(p.prompt) is not None][: recipe.test],
-    }
+    found: dict[str, list[Pair]] = {}
+    for chats, held, other in ((False, HELD, SHIFTED), (True, CHATS, SHIFTED_CHATS)):
+        kind = [p for p in ready.split.test if (chat_of(p.prompt) is not None) == chats]
+        found[held] = kind[: recipe.test]
+        others = [pair for _, pair in shifted(found[held], recipe.seed)]
+        # Other words are more words than a pair had room for.
+        gone = {pair for pair, _ in longer(ready.frame, ready.tokenizer, others, ready.context)}
+        found[other] = [pair for pair in others if pair not in gone]
+    return found
 
 
 def _rounding(

@@ -11,13 +11,17 @@ from typing import Any
 import msgspec
 
 from contracts.answers import Generated
-from contracts.requests import ToolCall
+from contracts.requests import ChatMessage, ToolCall
 from model_builder.generate.evaluate import f1, is_json, run_generator
 from model_builder.generate.pairs import Pair
-from model_builder.tune.data import calls_of, chat_of
+from model_builder.tune.data import Chat, calls_of, chat_of, prompt_of
+from model_builder.tune.shift import last_said
 
 FALLS = 0.1
 """Exact match that other words may cost before the report warns."""
+
+
+_ALONE = (["user"], ["system", "user"])
 
 
 class Score(msgspec.Struct, frozen=True):
@@ -85,6 +89,14 @@ def _fields(text: str) -> Counter[str]:
     return found
 
 
+def is_example(pair: Pair) -> bool:
+    """Whether a pair can be shown before a prompt: a message, its answer, and no tools."""
+    chat = chat_of(pair.prompt)
+    if calls_of(pair.completion) is not None:
+        return False
+    return chat is None or (not chat.tools and [m.role for m in chat.messages] in _ALONE)
+
+
 Asked = Callable[[str], str | dict[str, Any]]
 """A prompt as a device is sent it: text, or a chat's messages and tools."""
 
@@ -95,7 +107,7 @@ class Way(msgspec.Struct, frozen=True):
     Attributes:
         name: in the report.
         bundle: its folder.
-        examples: pairs that stand before each prompt; not before a chat.
+        examples: pairs that stand before each prompt; in a chat without tools, as its first turns.
         most: pairs that it is measured on, of each set; None: all.
     """
 
@@ -108,9 +120,23 @@ class Way(msgspec.Struct, frozen=True):
         self, pairs: Sequence[Pair], max_tokens: int, asked: Asked
     ) -> list[Generated | None]:
         """Greedy answers by the program that devices run; None for one that failed."""
-        before = "".join(f"{p.prompt}\n{p.completion}\n\n" for p in self.examples)
-        prompts = [p.prompt if chat_of(p.prompt) else before + p.prompt for p in pairs]
+        prompts = [self._after_examples(pair.prompt) for pair in pairs]
         return run_generator(self.bundle, [asked(prompt) for prompt in prompts], max_tokens)
+
+    def _after_examples(self, prompt: str) -> str:
+        chat = chat_of(prompt)
+        shown = [(last_said(p.prompt), p.completion) for p in self.examples]
+        if chat is None:
+            return "".join(f"{said}\n{answer}\n\n" for said, answer in shown) + prompt
+        if not shown or chat.tools:
+            return prompt
+        turns = [
+            message
+            for said, answer in shown
+            for message in (ChatMessage("user", said), ChatMessage("assistant", answer))
+        ]
+        at = 1 if chat.messages[0].role == "system" else 0
+        return prompt_of(Chat([*chat.messages[:at], *turns, *chat.messages[at:]]))
 
 
 def text_of(answer: Generated | None) -> str:

@@ -49,6 +49,11 @@ def chat_of(prompt: str) -> Chat | None:
     return msgspec.json.decode(prompt[1:], type=Chat) if prompt.startswith(_MARK) else None
 
 
+def prompt_of(chat: Chat) -> str:
+    """The prompt that a chat is; :func:`chat_of` gives the chat back."""
+    return _MARK + msgspec.json.encode(chat).decode()
+
+
 def calls_of(completion: str) -> ChatMessage | None:
     """A completion that calls tools; None: it is text."""
     if not completion.startswith(_MARK):
@@ -163,7 +168,7 @@ def _answers(row: Row, number: int) -> Iterable[Pair]:
             continue
         alone = len(before) == 1 and not row.tools and before[0].content[:1] != _MARK
         chat = Chat(before, row.tools)
-        prompt = before[0].content if alone else _MARK + msgspec.json.encode(chat).decode()
+        prompt = before[0].content if alone else prompt_of(chat)
         if not prompt:
             raise InputError("bad-data", "a message of the user is empty")
         answer = message.content

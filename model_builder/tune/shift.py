@@ -1,7 +1,7 @@
 """Test prompts in other words, by rules: what a model meets that was trained on one way to ask.
 
-Three rules, each for a third of the prompts. Words that stand in the answer are left alone, so
-that the answer stays right.
+Three rules, each for a third of the prompts; of a chat, what its user said last is changed. Words
+that stand in the answer are left alone, so that the answer stays right.
 
 - **paraphrase**: the prompt within a polite sentence ("could you ..., please").
 - **other words**: each word of a short list gives way to one that means the same.
@@ -15,8 +15,10 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
 from model_builder.generate.pairs import Pair
-from model_builder.tune.data import chat_of
+from model_builder.tune.data import chat_of, prompt_of
 
 PARAPHRASE, WORDS, TYPO = "paraphrase", "other words", "typo"
 
@@ -75,22 +77,39 @@ def shifted(pairs: Sequence[Pair], seed: int) -> list[tuple[str, Pair]]:
     rules = (PARAPHRASE, WORDS, TYPO)
     found = []
     for number, pair in enumerate(pairs):
-        if chat_of(pair.prompt) is not None:
-            continue
+        said = last_said(pair.prompt)
         for turn in range(3):
             rule = rules[(number + turn) % 3]
-            prompt = _changed(pair, rule, rng)
-            if prompt != pair.prompt:
-                found.append((rule, Pair(prompt, pair.completion, pair.group)))
+            text = _changed(said, pair.completion, rule, rng)
+            if text != said:
+                found.append((rule, Pair(_saying(pair.prompt, text), pair.completion, pair.group)))
                 break
     return found
 
 
-def _changed(pair: Pair, rule: str, rng: random.Random) -> str:
-    kept = set(re.findall(r"\w+", pair.completion.lower()))
+def last_said(prompt: str) -> str:
+    """What the user of a prompt said last; empty: nobody did, the chat ends with a result."""
+    chat = chat_of(prompt)
+    if chat is None:
+        return prompt
+    return chat.messages[-1].content if chat.messages[-1].role == "user" else ""
+
+
+def _saying(prompt: str, text: str) -> str:
+    chat = chat_of(prompt)
+    if chat is None:
+        return text
+    last = msgspec.structs.replace(chat.messages[-1], content=text)
+    return prompt_of(msgspec.structs.replace(chat, messages=[*chat.messages[:-1], last]))
+
+
+def _changed(prompt: str, completion: str, rule: str, rng: random.Random) -> str:
+    if not prompt:
+        return prompt
+    kept = set(re.findall(r"\w+", completion.lower()))
     if rule == PARAPHRASE:
-        return rng.choice(_FRAMES).format(pair.prompt)
-    words = pair.prompt.split(" ")
+        return rng.choice(_FRAMES).format(prompt)
+    words = prompt.split(" ")
     free = [i for i, word in enumerate(words) if word.lower() not in kept and word.isalpha()]
     if rule == WORDS:
         for i in free:
@@ -98,12 +117,12 @@ def _changed(pair: Pair, rule: str, rng: random.Random) -> str:
         return " ".join(words)
     long = [i for i in free if len(words[i]) >= _TYPO_LETTERS]
     if not long:
-        return pair.prompt
+        return prompt
     at = max(long, key=lambda i: len(words[i]))
     word = words[at]
     swaps = [i for i in range(1, len(word) - 1) if word[i] != word[i + 1]]
     if not swaps:
-        return pair.prompt
+        return prompt
     i = rng.choice(swaps)
     words[at] = word[:i] + word[i + 1] + word[i] + word[i + 2 :]
     return " ".join(words)

@@ -17,7 +17,6 @@ import pytest
 
 from agent.runtime.model import Options
 from agent.runtime.model import load as load_model
-from contracts import codec
 from contracts.bundle import Bundle
 from contracts.errors import InputError
 from model_builder.generate.adapter_texts import AdapterTexts, read_texts
@@ -265,128 +264,6 @@ def test_a_full_disk_is_told_and_the_state_before_it_is_kept(tmp_path: Path) -> 
         tune(ready.pretrained.weights, ready.train, ready.validation, recipe.student, 0,
              Full(tmp_path, "ab" * 32))  # fmt: skip
     assert found.value.code == "disk-full"
-
-
-@pytest.mark.parametrize("form", ["openai", "sharegpt"])
-def test_chats_in_both_forms_give_a_pair_for_each_answer(tmp_path: Path, form: str) -> None:
-    """What was said before stands in the prompt, as the base's template renders it."""
-    from model_builder.tune.chat import frame_of
-    from model_builder.tune.data import chat_of, read_chats
-
-    _written(tmp_path)
-    said = [("user", "the fox"), ("assistant", "dog"), ("user", "over"), ("assistant", "lazy")]
-    names = {"user": "human", "assistant": "gpt"}
-    row: dict[str, object] = {"messages": [{"role": r, "content": t} for r, t in said]}
-    if form == "sharegpt":
-        row = {"conversations": [{"from": names[r], "value": t} for r, t in said]}
-    path = tmp_path / "chats.jsonl"
-    path.write_bytes(codec.encode(row) + b"\n")
-    first, second = read_chats(path)
-    assert (first.prompt, first.completion, second.completion) == ("the fox", "dog", "lazy")
-    chat = chat_of(second.prompt)
-    assert chat is not None
-    assert [m.content for m in chat.messages] == ["the fox", "dog", "over"]
-    pretrained = load_pretrained(str(tmp_path / "base.gguf"))
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
-    frame = frame_of(pretrained, tokenizer, "")
-    text = tokenizer.decode(frame.ids(tokenizer, second.prompt), skip_special_tokens=False)
-    assert text == "<user>the fox\n<assistant>dog\n<user>over\n<assistant>"
-
-
-@pytest.mark.parametrize("chats", [True, False])
-def test_a_list_in_a_json_file_is_read_and_of_several_answers_the_first_is_taken_if_asked(
-    tmp_path: Path, chats: bool
-) -> None:
-    """Published chats come as one list, and answer a few prompts twice; the error counts them."""
-    from model_builder.tune.data import load
-
-    recipe, _ = _recipe(_written(tmp_path))
-    said = [*PAIRS, ("the fox", "dog"), ("the dog", "fox")]
-    rows: list[object] = [{"prompt": p, "completion": c} for p, c in said]
-    if chats:
-        turns = [[{"from": "human", "value": p}, {"from": "gpt", "value": c}] for p, c in said]
-        rows = [{"conversations": each} for each in turns]
-    (tmp_path / "pairs.json").write_text(json.dumps(rows))
-    data = msgspec.structs.replace(recipe.data, path="pairs.json")
-    recipe = msgspec.structs.replace(recipe, data=data)
-    with pytest.raises(InputError, match=r"row 13: the prompt of row 1 .*\(1 more rows.*first"):
-        load(recipe, tmp_path)
-    data = msgspec.structs.replace(data, repeated="first")
-    split, _ = load(msgspec.structs.replace(recipe, data=data), tmp_path)
-    pairs = [(p.prompt, p.completion) for p in (*split.train, *split.validation, *split.test)]
-    assert sorted(pairs) == sorted(PAIRS)
-    (tmp_path / "pairs.json").write_text(json.dumps({"rows": rows}))
-    with pytest.raises(InputError, match="expected a list of rows"):
-        load(recipe, tmp_path)
-
-
-def _called(name: str, arguments: object) -> dict[str, object]:
-    """An answer that calls a tool, as OpenAI writes it."""
-    call = {"id": "c", "type": "function", "function": {"name": name, "arguments": arguments}}
-    return {"role": "assistant", "content": None, "tool_calls": [call]}
-
-
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ({"messages": []}, "at least one turn"),
-        ({"messages": [{"role": "user", "content": "a"}]}, "no answer"),
-        ({"messages": [{"role": "assistant", "content": "a"}]}, "follows no message"),
-        ({"messages": [{"role": "pilot", "content": "a"}]}, "'pilot'"),
-        ({"conversations": [{"from": "gpt", "value": "a"}], "label": False}, "judged bad"),
-        ({"messages": [{"role": "user", "content": "<image>a"}], "images": ["1.jpg"]}, "images"),
-        ({"conversations": [{"from": "human", "value": 3}]}, "expected the text"),
-        ({"messages": [{"role": "user", "content": "a"}, _called("lamp", "{}")]}, "call of lamp"),
-        (
-            {"messages": [{"role": "user", "content": "a"}, _called("lamp", "[1]")], "tools": []},
-            "no JSON object",
-        ),
-        (
-            {
-                "messages": [{"role": "user", "content": "a"}, _called("lamp", "{}")],
-                "tools": [{"name": "la mp"}],
-            },
-            "a tool cannot be used",
-        ),
-    ],
-)
-def test_a_broken_chat_is_refused_with_its_row(tmp_path: Path, row: object, words: str) -> None:
-    """The message names the row and what was expected."""
-    from model_builder.tune.data import read_chats
-
-    path = tmp_path / "chats.jsonl"
-    path.write_bytes(codec.encode(row) + b"\n")
-    with pytest.raises(InputError, match=f"row 1: .*{words}"):
-        read_chats(path)
-
-
-def test_shifted_prompts_keep_the_words_of_their_answers() -> None:
-    """Three rules, each changes the prompt; what is in the answer stands in it still."""
-    from model_builder.generate.pairs import Pair
-    from model_builder.tune.shift import shifted
-
-    pairs = [Pair(f"turn the lamp {n} on in attic", f'{{"area": "attic", "n": "{n}"}}') for n in
-             range(12)]  # fmt: skip
-    made = shifted(pairs, 1)
-    assert {rule for rule, _ in made} == {"paraphrase", "other words", "typo"}
-    for (_, pair), before in zip(made, pairs, strict=True):
-        assert pair.prompt != before.prompt
-        assert pair.completion == before.completion
-        assert "attic" in pair.prompt
-
-
-def test_a_report_warns_where_other_words_cost_much() -> None:
-    """From ten points of exact match on."""
-    from model_builder.generate.pairs import Pair
-    from model_builder.tune.compare import score, warnings
-
-    scores = {"a": {"exact_match": 0.98}, "b": {"exact_match": 0.7}, "c": {"exact_match": 0.9}}
-    (text,) = warnings(scores, "a", ("b", "c"))
-    assert "98% on held-out pairs to 70% on b" in text
-    found = score([Pair("x", '{"a":1,"b":{"c":2}}')], ['{"a":1,"b":{"c":3}}'])
-    assert (found.exact_match, found.valid_json, found.field_f1) == (0, 1, 0.5)
 
 
 def test_whole_matrices_at_int4_are_compared_with_another_bundle_on_pairs_by_hand(
