@@ -36,6 +36,7 @@ from agent.system.clock import Clock
 from agent.system.log import logger
 from agent.system.unreachable import refusal
 from contracts import codec
+from contracts.answers import Answer
 from contracts.config import MqttConfig, TlsConfig
 from contracts.connection import (
     connect_properties,
@@ -232,12 +233,16 @@ class Link:
     def leave(self, request: Leave) -> None:
         """The controller's last word: says it, and tries to connect only now and then.
 
-        Whether it is meant shows at the next connection: nothing is given up here.
+        Whether it is meant shows at the next connection: nothing is given up here. The answer
+        tells that it was read, before the broker ends the connection.
         """
         said = f": {request.message}" if request.message else ""
         self.farewell = f"the controller says that this device was {request.reason}{said}"
         self._backoff.dismissed(dismissed=True)
         log.error("dismissed by the controller", reason=request.reason, message=request.message)
+        if request.id is not None:
+            heard = codec.encode(Answer(id=request.id, device=self._device))
+            self._safely(self.publish, self._topics.response(self._device, request.id), heard)
         number = self.connections
         self._later(GOODBYE_S, lambda: self._hang_up(number))
 

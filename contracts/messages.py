@@ -353,11 +353,11 @@ class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
         return seq <= self.seq or any(first <= seq <= last for first, last in self.ahead)
 
 
-LeaveReason = Literal["revoked", "retired", "renamed"]
+LeaveReason = Literal["revoked", "retired", "renamed", "replaced"]
 
 
 class Leave(msgspec.Struct, frozen=True, omit_defaults=True):
-    """``req/leave``: the controller's last word to a device; it is not answered.
+    """``req/leave``: the controller's last word to a device.
 
     Its certificate counts no more, or will in a moment. The device says so, and connects only
     now and then.
@@ -365,7 +365,11 @@ class Leave(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         reason: why.
         message: for people.
+        id: the device answers on ``res/{id}`` as soon as it has read this, with no result: its
+            connection is ended then, and what it has not read is lost with it. None: it does
+            not answer.
     """
 
     reason: LeaveReason
     message: Annotated[str, msgspec.Meta(max_length=limits.MAX_REASON_CHARS)] = ""
+    id: Name | None = None

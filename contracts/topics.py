@@ -25,7 +25,7 @@ HOME_ASSISTANT: Final = "homeassistant"
 """What the topics of Home Assistant's discovery begin with."""
 
 LEAVE: Final = "leave"
-"""The request to a device that is not answered: the controller's last word."""
+"""The request that ends a device's time in the fleet: the controller's last word."""
 
 MAX_ANSWER_LEVELS: Final = 4
 """Levels of an application's answer topic below ``a/{application}``."""

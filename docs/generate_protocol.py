@@ -47,7 +47,7 @@ or digit. What exceeds a cap is refused with an error, never truncated.
 | `d/{device}/req/teach` | controller | 1 | `TeachRequest` -> `Answer.taught` |
 | `d/{device}/req/logs` | controller | 1 | `LogsRequest` -> `Answer.logged` |
 | `d/{device}/req/status` | controller | 1 | `StatusRequest` -> `Answer.reported` |
-| `d/{device}/req/leave` | controller | 1 | `Leave`, not answered |
+| `d/{device}/req/leave` | controller | 1 | `Leave` -> `Answer` without a result |
 | `d/{device}/res/{id}` | device | 1 | `Answer` |
 | `g/{group}/req/{op}` | controller | 1 | as above; each device answers by itself |
 | `a/{application}/...` | device | 1 | `Answer`, to an application: up to 4 levels of its own |

@@ -205,7 +205,7 @@ class Fleet(Parts):
                 file.swap(overwrite=replace)
         finally:
             store.close()
-        access.apply(self, identity)
+        access.apply(self, identity, revoked=replace)
         return config, path
 
     def _check_free(self, device: str) -> None:
@@ -251,7 +251,7 @@ class Fleet(Parts):
                     audit.note_by(connection, actor, "device.enroll", config.device, now)
         finally:
             store.close()
-        access.apply(self, identity)
+        access.apply(self, identity, revoked=invited.replaces)
         return config
 
     def publish(

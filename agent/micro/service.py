@@ -133,6 +133,9 @@ class Service:
                 if other is not None and other.id == request.body.get("cancel"):
                     other.cancelled = hit = True
             return request, request.payload(cancelled=hit)
+        if op == "leave":
+            print("the controller says that this device was", str(request.body.get("reason"))[:40])
+            return request, request.payload()
         if len(self._queue) >= QUEUE:
             device.busy += 1
             error = {"code": "busy", "message": "%d requests wait: try again later" % QUEUE}

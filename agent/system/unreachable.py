@@ -18,7 +18,8 @@ from agent.system.controller_clock import certificate_time
 _ANEW: Final = "enrol the device again"
 
 _ALERTS: Final = {
-    "SSLV3_ALERT_CERTIFICATE_REVOKED": f"it was revoked: {_ANEW}",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "it was revoked, perhaps with another name or board in its "
+    f"place: give it its new agent.yaml, or {_ANEW}",
     "SSLV3_ALERT_CERTIFICATE_EXPIRED": f"it has expired: {_ANEW}",
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": f"it is not accepted: {_ANEW}",
     "SSLV3_ALERT_BAD_CERTIFICATE": f"it is not accepted: {_ANEW}",

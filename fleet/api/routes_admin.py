@@ -11,6 +11,7 @@ from contracts.errors import RefusedError
 from fleet import access
 from fleet.api import models_admin, models_devices, paging
 from fleet.api.auth import SHOWN_ONCE, Admin, Anybody, Operator, TheController, Viewer
+from fleet.membership import replacing
 from fleet.rollout.spec import NAME_PATTERN
 from fleet.store import audit, tokens, webhooks
 from fleet.store.entries import Actor
@@ -132,7 +133,8 @@ def enroll_by_token(
     The signing request keeps the private key on the device. The answer is the device's
     configuration.
     """
-    config = controller.fleet.redeem(body.token, body.request.encode("utf-8", "surrogatepass"))
+    request = body.request.encode("utf-8", "surrogatepass")
+    config = replacing.admit_by_token(controller.fleet, body.token, request)
     return models_devices.EnrolledDevice.model_validate(msgspec.to_builtins(config))
 
 

@@ -23,7 +23,7 @@ from fleet.folder import Fleet
 from fleet.joining import command, image, invitations, offers, stick
 from fleet.joining import table as tables
 from fleet.joining.invitations import Wanted
-from fleet.membership import leaving
+from fleet.membership import leaving, replacing
 
 app = typer.Typer(no_args_is_help=True, help="One-time tokens: list, take back.")
 _MAX_CSV: int = 8 * 1024 * 1024
@@ -116,8 +116,8 @@ def enroll(
             if kind == "micropython":
                 compiler()  # missed before anything changes
             leaving.free(fleet, device)
-            _, path = fleet.enroll(
-                device, board, labels=labels, groups=group, out=out, replace=replace
+            _, path = replacing.admit(
+                fleet, device, board, labels=labels, groups=group, out=out, replace=replace
             )
         _told(device, board, path, micro=kind == "micropython", as_json=as_json)
 

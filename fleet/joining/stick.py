@@ -15,6 +15,7 @@ from fleet import durable
 from fleet.folder import Fleet
 from fleet.joining import installer, wheelhouse
 from fleet.joining.invitations import Wanted, check_board
+from fleet.membership import replacing
 from fleet.repository import releases
 from fleet.repository.releases import Published
 from fleet.store.entries import Actor
@@ -59,7 +60,8 @@ def write(
         ],
     }
     durable.write(folder / INSTALL, installer.render(fleet, plan).encode())
-    fleet.enroll(
+    replacing.admit(
+        fleet,
         wanted.device,
         wanted.board,
         labels=wanted.labels,

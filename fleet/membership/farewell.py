@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from contracts import codec
 from contracts.config import MqttConfig
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import Leave
+from contracts.messages import Leave, Status
 from contracts.topics import LEAVE, DeviceKind, Topics
 from fleet.broker import sessions
 from fleet.mqtt.link import Link
@@ -33,6 +34,10 @@ _LOG: Final = structlog.get_logger("farewell")
 _CONNECT_S: Final = 5.0
 _ACK_S: Final = 5.0
 _ANSWER_S: Final = 3.0
+READ_S: Final = 5.0
+"""Seconds that a device which is connected gets to read the last word: what it has not read is
+lost when its connection is ended."""
+
 _RETAINED: Final[tuple[DeviceKind, ...]] = ("desired", "reported", "status", "offered")
 
 
@@ -43,12 +48,15 @@ class Visit:
         topics: of the fleet.
         mqtt: the broker, with the controller's certificate.
         store: the database, which must be the one that has the fleet.
+        device: who is told something.
 
     Raises:
         UnavailableError: ``broker-unreachable``, ``not-owner``, when it is entered.
     """
 
-    def __init__(self, topics: Topics, mqtt: MqttConfig, store: Store) -> None:
+    def __init__(
+        self, topics: Topics, mqtt: MqttConfig, store: Store, device: str | None = None
+    ) -> None:
         self._store = store
         self._glance = Glance(topics)
         self._topics = topics
@@ -56,12 +64,18 @@ class Visit:
         self._tls = mqtt.tls is not None
         self._answers: list[bytes] = []
         self._answered = threading.Event()
-        self._link = Link(
-            mqtt,
-            f"shoal-{topics.fleet}-farewell-{secrets.token_hex(16)}",
-            filters=self._glance.filters
-            | ({sessions.RESPONSE: self._on_answer} if self._tls else {}),
-        )
+        self._id = secrets.token_hex(8)
+        self._has_read = False
+        self._settled = threading.Event()  # it has read the last word, or is not connected
+        self._settled.set()
+        filters = dict(self._glance.filters)
+        if self._tls:
+            filters[sessions.RESPONSE] = self._on_answer
+        if device is not None:
+            filters[topics.of_device(device, "status")] = self._on_status
+            filters[topics.response(device, self._id)] = self._on_read
+        client_id = f"shoal-{topics.fleet}-farewell-{secrets.token_hex(16)}"
+        self._link = Link(mqtt, client_id, filters=filters)
 
     def __enter__(self) -> Self:
         away = UnavailableError("broker-unreachable", "the MQTT broker cannot be reached now")
@@ -93,10 +107,33 @@ class Visit:
         self._answers.append(payload)
         self._answered.set()
 
+    def _on_status(self, _topic: str, payload: bytes) -> None:
+        try:
+            status = codec.decode(payload, Status, what="a status") if payload else None
+        except ShoalError:
+            return
+        if status is None or status.state == "offline":
+            self._settled.set()
+        elif not self._has_read:
+            self._settled.clear()
+
+    def _on_read(self, _topic: str, _payload: bytes) -> None:
+        self._has_read = True
+        self._settled.set()
+
     def say(self, device: str, leave: Leave) -> bool:
-        """Tells a device why it is not of the fleet any more; whether the broker took it."""
+        """Tells a device why it is not of the fleet any more; whether the broker took it.
+
+        Returns when a device that is connected has read it, or had :data:`READ_S` for that.
+        """
         topic = self._topics.request(device, LEAVE)
-        return self._sent([(topic, codec.encode(leave), False)])
+        leave = msgspec.structs.replace(leave, id=self._id)
+        return self._sent([(topic, codec.encode(leave), False)]) and self._read(device)
+
+    def _read(self, device: str) -> bool:
+        if not self._settled.wait(READ_S):
+            _LOG.warning("a device that is connected has not read that it leaves", device=device)
+        return True
 
     def clear(self, device: str) -> bool:
         """Removes the documents that the broker retains of a device; whether it did."""

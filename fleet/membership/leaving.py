@@ -1,7 +1,7 @@
-"""How devices leave: revoked, retired, or with another name.
+"""How devices leave: revoked, retired, replaced, or with another name.
 
 Each reads as the list of its steps. First the controller's own word counts (ingest drops, queries
-and blocks pass over the device, no renewal); then the device is told, while it may still hear;
+and blocks pass over the device, no renewal); then the device is told, and says that it has read it;
 then the broker's files are written and read; then its open connection is ended, and what the
 broker retains of it is removed. What cannot be done now, because the broker is away or may not be
 signalled, is said, and done by the controller later (:mod:`fleet.membership.watch`).
@@ -35,6 +35,7 @@ _MESSAGES: Final[dict[LeaveReason, str]] = {
     "revoked": "its certificate counts no more; enrol it again to bring it back",
     "retired": "its name is free for another device; enrol it again to bring it back",
     "renamed": "it needs its new agent.yaml",
+    "replaced": "another board has its name; enrol it under another to bring it back",
 }
 
 
@@ -175,6 +176,12 @@ def _rename(
     return _say_goodbye(fleet, identity, device, "renamed", departure)
 
 
+def replaced(fleet: Fleet, device: str) -> Departure:
+    """Says goodbye to the board whose place another has taken, before that one connects."""
+    departure = Departure(device, 0, *_NOT_YET)
+    return _say_goodbye(fleet, fleet.open_identity(), device, "replaced", departure)
+
+
 def free(fleet: Fleet, name: str) -> None:
     """Makes sure that the broker retains nothing of who had a name before.
 
@@ -205,6 +212,8 @@ def free(fleet: Fleet, name: str) -> None:
 # Parts --------------------------------------------------------------------------------------
 
 _NOT_YET: Final = (False, False, False)
+_FREES: Final[frozenset[LeaveReason]] = frozenset({"retired", "renamed"})
+"""The name is free then: nothing of who had it may stay at the broker."""
 
 
 def _known(act: Callable[[], int], *, needed: bool) -> int:
@@ -238,13 +247,13 @@ def _say_goodbye(
     mqtt = fleet.controller_mqtt()
     told = ended = cleared = False
     try:
-        with _store(fleet) as store, Visit(fleet.topics, mqtt, store) as visit:
+        with _store(fleet) as store, Visit(fleet.topics, mqtt, store, device) as visit:
             told = visit.say(device, Leave(reason, _MESSAGES[reason]))
             reloaded = access.apply(fleet, identity, revoked=True)
             applied = access.wait_until_read(fleet, mqtt)
             # A connection that is ended before the broker has read it comes back at once.
             ended = applied and visit.end([device])
-            cleared = reason != "revoked" and visit.clear(device)
+            cleared = reason in _FREES and visit.clear(device)
     except UnavailableError as error:
         _LOG.warning("nothing said at the broker", device=device, reason=str(error))
         reloaded = access.apply(fleet, identity, revoked=True)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from contracts import codec
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
+from contracts.messages import Leave
 from contracts.requests import ClassifyRequest, GenerateRequest, SelftestRequest
 from fleet.repository.repository import Repository
 from model_builder.generate_tiny import build, task
@@ -215,6 +217,14 @@ def test_a_request_that_does_not_fit_is_told_so_and_costs_nothing_else(controlle
     assert {"x", "wide"}.isdisjoint(controller.correlations)
     sessions = [m.session for _, k, m in controller.heard if k == "status"]
     assert set(sessions) == {1}
+
+
+def test_a_device_answers_that_it_has_read_that_it_leaves(controller, chip):
+    """Its connection is ended by whoever waits for this; its own message stays on its terminal."""
+    leave = codec.encode(Leave("replaced", "another board has its name", id="farewell"))
+    controller.send("chip", "leave", leave)
+    answer = controller.answer("farewell")
+    assert (answer.device, answer.done, answer.error) == ("chip", True, None)
 
 
 def test_what_expired_while_it_waited_is_not_answered_late(controller, chip):

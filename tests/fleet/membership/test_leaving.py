@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
 from agent import connection as connections
 from agent import link
+from agent.certificates.device import new_request
 from agent.connection import Inbound
 from agent.link import Link
 from agent.system.clock import SystemClock
@@ -32,11 +34,15 @@ from contracts.topics import LEAVE, Topics, parse
 from fleet.broker import MosquittoBroker
 from fleet.controller import Controller
 from fleet.folder import BrokerConfig, Fleet, FleetConfig
-from fleet.membership import leaving
+from fleet.joining import invitations
+from fleet.joining.invitations import Wanted
+from fleet.membership import farewell, leaving, replacing
+from fleet.membership.farewell import Visit
 from fleet.store import audit, departures, desired, devices
 from fleet.store.entries import Actor
 from fleet.store.schema import DEVICE, METADATA, TELEMETRY
 from tests.fleet.broker.test_access import Client
+from tests.support.proxy import Proxy
 from tests.support.tools import free_port, need_tool
 
 if TYPE_CHECKING:
@@ -358,6 +364,129 @@ def test_a_renamed_device_goes_on_under_its_new_name(reef: Reef) -> None:
         with pytest.raises(InputError):
             devices.get(connection, "d1")
         assert devices.get(connection, "kitchen").desired_revision == 7
+
+
+def rename(reef: Reef) -> object:
+    """The device d1 gets another name."""
+    return leaving.rename(reef.fleet, "d1", "kitchen", ME)
+
+
+def retire(reef: Reef) -> object:
+    """The device d1 leaves for good."""
+    return leaving.retire(reef.fleet, "d1", ME)
+
+
+def revoke(reef: Reef) -> object:
+    """The device d1 is out."""
+    return leaving.revoke(reef.fleet, "d1", ME)
+
+
+def replace(reef: Reef) -> object:
+    """Another board is d1 from now on."""
+    return replacing.admit(reef.fleet, "d1", "raspberry-pi-5", replace=True)
+
+
+LEAVE_BY = [(rename, "renamed"), (retire, "retired"), (revoke, "revoked"), (replace, "replaced")]
+
+
+@pytest.mark.parametrize(("leave", "reason"), LEAVE_BY)
+def test_a_device_behind_a_slow_link_has_read_why_before_its_connection_ends(
+    reef: Reef,
+    monkeypatch: pytest.MonkeyPatch,
+    leave: Callable[[Reef], object],
+    reason: str,
+) -> None:
+    """What is on the way when a connection ends is lost: the network breaks it off there."""
+    monkeypatch.setattr(farewell, "READ_S", WAIT_S)
+    config, _ = reef.fleet.enroll("d1", "raspberry-pi-5")
+    with Proxy(reef.port) as network:
+        mqtt = msgspec.structs.replace(config.mqtt, port=network.port)
+        device = reef.connect(msgspec.structs.replace(config, mqtt=mqtt))
+        until(lambda: reef.state("d1") == "online", "not heard")
+        order: list[str] = []
+        sent, read, end = Visit._sent, getattr(Visit, "_read", None), Visit.end
+
+        def say(visit: Visit, messages: Any) -> bool:
+            network.silent = network.silent or "said" not in order
+            order.append("said")
+            return sent(visit, messages)
+
+        def wait(visit: Visit, name: str) -> bool:
+            order.append("waits")
+            network.silent = False
+            assert read is not None
+            found = read(visit, name)
+            order.append("was read" if device.link.farewell else "was not read")
+            return bool(found)
+
+        def cut(visit: Visit, names: Any) -> bool:
+            order.append("ended")
+            found = end(visit, names)
+            network.cut()
+            network.silent = False
+            return found
+
+        monkeypatch.setattr(Visit, "_sent", say)
+        monkeypatch.setattr(Visit, "_read", wait, raising=False)
+        monkeypatch.setattr(Visit, "end", cut)
+        leave(reef)
+        assert order[:4] == ["said", "waits", "was read", "ended"]
+        said = f"the controller says that this device was {reason}"
+        until(lambda: "it was revoked" in device.link.last_error, device.link.last_error)
+        assert device.link.last_error.startswith(said)
+
+
+def test_a_device_that_reads_nothing_is_out_after_a_while(
+    reef: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its link is dead, or it does not mean to go: that keeps nobody in the fleet."""
+    monkeypatch.setattr(farewell, "READ_S", 0.1)
+    config, _ = reef.fleet.enroll("d1", "raspberry-pi-5")
+    with Proxy(reef.port) as network:
+        mqtt = msgspec.structs.replace(config.mqtt, port=network.port)
+        device = reef.connect(msgspec.structs.replace(config, mqtt=mqtt))
+        until(lambda: reef.state("d1") == "online", "not heard")
+        network.silent = True
+        found = leaving.revoke(reef.fleet, "d1", ME)
+        assert (found.told, found.applied, found.ended) == (True, True, True)
+        network.cut()
+        network.silent = False
+        until(lambda: "it was revoked" in device.link.last_error, device.link.last_error)
+
+
+def test_nobody_waits_for_a_device_that_is_not_connected(
+    reef: Reef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was never there, or it has gone: each was told in vain."""
+    monkeypatch.setattr(farewell, "READ_S", 1e6)
+    reef.fleet.enroll("d1", "raspberry-pi-5")
+    gone = reef.device("d2")
+    until(lambda: reef.state("d2") == "online", "not heard")
+    gone.link.stop()
+    until(lambda: reef.state("d2") == "offline", "not heard")
+    for name in ("d1", "d2"):
+        assert leaving.revoke(reef.fleet, name, ME).told
+
+
+def test_a_board_that_was_replaced_is_out_and_the_new_one_is_in(reef: Reef) -> None:
+    """Its certificate was valid at the broker for as long as that read no newer list."""
+    old = reef.device("d1", labels={"site": "graz"})
+    until(lambda: reef.state("d1") == "online", "not heard")
+    wanted = [Wanted("d1", "raspberry-pi-5")]
+    (token,) = invitations.invite(reef.fleet, wanted, seconds=3600, replace=True)
+    key, request = new_request("d1")
+    assert old.link.connected.is_set(), "until the new one is there, the old one goes on"
+    config = replacing.admit_by_token(reef.fleet, token, request.encode())
+    assert not old.link.connected.is_set() or "was replaced" in old.link.farewell
+    until(lambda: "it was revoked" in old.link.last_error, old.link.last_error)
+    assert "this device was replaced" in old.link.last_error
+    assert config.mqtt.tls is not None
+    tls = msgspec.structs.replace(config.mqtt.tls, key=key)
+    mqtt = msgspec.structs.replace(config.mqtt, tls=tls)
+    new = reef.connect(msgspec.structs.replace(config, mqtt=mqtt))
+    until(lambda: reef.state("d1") == "online", "the new one is not heard")
+    assert (new.link.farewell, new.config.labels) == ("", {"site": "graz"})
+    assert not old.link.connected.is_set()
 
 
 def test_a_renaming_that_fails_leaves_the_device_as_it_was(
