@@ -199,17 +199,16 @@ class Client:
         spec: RolloutSpec,
         *,
         idempotency_key: str | None = None,
-        careful: bool = False,
-        known: Sequence[str] = (),
+        again: bool = False,
     ) -> models_rollouts.RolloutModel:
-        """Creates a rollout; `careful`: not where it was stopped before, but for `known` ones."""
+        """Creates a rollout; `again`: also of a version that was stopped before."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return self._post(
             models_rollouts.RolloutModel,
             "/v1/rollouts",
             spec.model_dump(mode="json"),
             headers=headers,
-            params={"careful": careful, "known": list(known)},
+            params={"again": again},
         )
 
     def plan_rollout(self, spec: RolloutSpec) -> models_rollouts.PlanModel:

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 import sqlalchemy as sa
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import StringConstraints
 
 from contracts.errors import InputError
 from fleet.api import models_rollouts, paging, views
@@ -19,7 +18,6 @@ from fleet.store import audit, bundles, devices, rollouts, setbacks
 from fleet.store.rollouts import Stored
 
 ROUTER = APIRouter(prefix="/v1")
-_Id = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 RolloutId = Annotated[str, Path(pattern=NAME_PATTERN, examples=["r7"])]
 BundleName = Annotated[str, Path(pattern=NAME_PATTERN)]
 BundleVersion = Annotated[str, Path(pattern=VERSION_PATTERN)]
@@ -36,21 +34,22 @@ def create_rollout(
     token: Operator,
     spec: RolloutSpec,
     response: Response,
-    careful: Annotated[
-        bool, Query(description="refuse a version that was stopped before as `stopped-before`")
+    again: Annotated[
+        bool, Query(description="also a version that was stopped before in a rollout")
     ] = False,
-    known: Annotated[
-        list[_Id] | None, Query(max_length=50, description="but for these rollouts of it")
-    ] = None,
 ) -> models_rollouts.RolloutModel:
-    """Creates a rollout; it starts at once, or queues behind one on the same devices."""
+    """Creates a rollout; it starts at once, or queues behind one on the same devices.
+
+    A version that was stopped before is refused as `stopped-before`, with the rollouts in which
+    it was, unless `again` is said.
+    """
     detail = {"selector": spec.selector, "waves": [str(wave) for wave in spec.waves]}
+    with controller.store.read() as connection:
+        ref = bundles.find(connection, spec.bundle, spec.version).ref
+        known = setbacks.stopped(connection, ref) if again else []
+        setbacks.check(connection, ref, known)
     if known:
         detail["stopped_before"] = known
-    if careful:
-        with controller.store.read() as connection:
-            ref = bundles.find(connection, spec.bundle, spec.version).ref
-            setbacks.check(connection, ref, known or [])
 
     def note(connection: sa.Connection) -> None:
         audit.note(

@@ -130,6 +130,9 @@ def rollout(
         str | None, typer.Option(help="Sizes counted from the start: 1,10%,50%,100%; ? asks first.")
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show it, do not do it.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also a version that was stopped before.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Watch it until it ends.")] = False,
     folder: Folder = HERE,
     url: Url = None,
@@ -150,7 +153,7 @@ def rollout(
         if plan:
             rollouts.plan(**options)
         else:
-            rollouts.create(**options, wait=wait)
+            rollouts.create(**options, wait=wait, again=again)
 
 
 def _python(tag: str) -> str:

@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from contracts import codec, files
-from contracts.errors import InputError, ShoalError
+from contracts.errors import InputError
 from fleet.api import models_rollouts
 from fleet.cli.options import HERE, AsJson, Folder, TokenFile, TokenValue, Url, connect, with_client
 from fleet.cli.output import ago, emit_json, reported, safe, table
@@ -102,7 +102,7 @@ def create(
         options = [*(option or []), *(["allow_empty=true"] if allow_empty else [])]
         spec = _spec(bundle, version, file, selector, waves, options)
         with connect(folder, url, token_file, token) as client:
-            made = _careful(client, spec, again=again)
+            made = client.create_rollout(spec, again=again)
             if wait:
                 made = _watch(client, made.id, quiet=as_json)
             if as_json:
@@ -111,17 +111,6 @@ def create(
                 _show(made)
             if wait and made.status != "succeeded":
                 raise typer.Exit(1)
-
-
-def _careful(client: Client, spec: RolloutSpec, *, again: bool) -> models_rollouts.RolloutModel:
-    """Creates it; a version that was stopped before only when that is known."""
-    try:
-        return client.create_rollout(spec, careful=True)
-    except ShoalError as error:
-        if error.code != "stopped-before" or not again:
-            raise
-        known = [str(one) for one in error.info.detail.get("rollouts", [])]
-    return client.create_rollout(spec, careful=True, known=known)
 
 
 @app.command("plan")

@@ -40,20 +40,25 @@ def of(connection: sa.Connection, target: BundleRef) -> list[Setback]:
     return found
 
 
+def stopped(connection: sa.Connection, target: BundleRef) -> list[str]:
+    """The rollouts of :func:`of` that were stopped."""
+    return [one.rollout for one in of(connection, target) if one.ended]
+
+
 def check(connection: sa.Connection, target: BundleRef, known: Sequence[str]) -> None:
     """Whether who rolls a version out knows of every rollout of it that was stopped.
 
     Raises:
         RefusedError: ``stopped-before``; its detail `rollouts` names the others.
     """
-    stopped = [one for one in of(connection, target) if one.ended and one.rollout not in known]
-    if stopped:
-        why = stopped[0].reason.message if stopped[0].reason else stopped[0].status
+    others = [one for one in of(connection, target) if one.ended and one.rollout not in known]
+    if others:
+        why = others[0].reason.message if others[0].reason else others[0].status
         raise RefusedError(
             "stopped-before",
-            f"{target} was stopped in rollout {stopped[0].rollout} ({why[:300]}): look why, then "
-            "start it again (`shoal fleet rollout create --again`)",
-            rollouts=[one.rollout for one in stopped],
+            f"{target} was stopped in rollout {others[0].rollout} ({why[:300]}): look why, then "
+            "start it again (`--again`, or `again=true` on the API)",
+            rollouts=[one.rollout for one in others],
         )
 
 

@@ -70,7 +70,10 @@ class Rollouts:
         while not self._stop.is_set():
             spec = self.spec(number)
             made: RolloutModel = self.sea.ask(
-                lambda c, s=spec, n=number: c.create_rollout(s, idempotency_key=f"chaos-{n}"), 300
+                lambda c, s=spec, n=number: c.create_rollout(
+                    s, idempotency_key=f"chaos-{n}", again=True
+                ),
+                300,
             )
             if made.id in self.ids:
                 raise AssertionError(f"{made.id} was made twice")
