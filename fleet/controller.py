@@ -160,6 +160,7 @@ class Controller:
             url=fleet.api_url,
         )
         self._alerts_from: float | None = None
+        self._silent_from: float | None = None
         self.cloned: list[tuple[str, clones.Clone]] = []
         self.open_alerts: dict[str, int] = {}
         self.steps = 0
@@ -277,15 +278,19 @@ class Controller:
             database = True
         except ShoalError:
             database = False
-        owner = self.ownership.speaks
-        ingest = self.consumer.connected.is_set() or not self.ingesting
-        outbox = self.outbox.link.connected.is_set() or not owner
         return {
             "database": database,
-            "broker": self.ownership.connected and ingest and outbox,
+            "broker": self._hears,
             "disk": durable.takes_writes(self.fleet.folder),
-            "owner": owner,
+            "owner": self.ownership.speaks,
         }
+
+    @property
+    def _hears(self) -> bool:
+        """Whether the broker is there for all that this controller does with it."""
+        ingest = self.consumer.connected.is_set() or not self.ingesting
+        outbox = self.outbox.link.connected.is_set() or not self.ownership.speaks
+        return self.ownership.connected and ingest and outbox
 
     @property
     def problems(self) -> list[str]:
@@ -410,13 +415,22 @@ class Controller:
         return self.watch.look() if self.ownership.speaks else _LEASE_S / 4
 
     def _look_for_alerts(self) -> float:
-        """Where the rollouts are stepped, and once the devices had time to be heard."""
-        hears = self.consumer.connected.is_set() or not self.ingesting
-        if not (self.leading and hears):
+        """Where the rollouts are stepped, and once the devices had time to be heard.
+
+        Without a broker what does not need one is looked at: that it is gone is told.
+        """
+        now = time.monotonic()
+        if self._hears:
+            self._silent_from = None
+        elif self._silent_from is None:
+            self._silent_from = now
+        if not self.leading or self._silent_from is not None:
             self._alerts_from = None
+            if self.leading and self._silent_from is not None and now > self._silent_from:
+                self.lookout.look(now - self._silent_from)
         elif self._alerts_from is None:
-            self._alerts_from = time.monotonic() + _ALERTS_S
-        elif time.monotonic() >= self._alerts_from:
+            self._alerts_from = now + _ALERTS_S
+        elif now >= self._alerts_from:
             return self.lookout.look()
         return _LEASE_S / 4
 

@@ -13,8 +13,9 @@ from fleet.rollout import selector
 from fleet.smtp import check_address
 
 Kind = Literal[
-    "error-rate", "offline", "drift", "disk", "temperature", "expiry", "stuck", "field-accuracy"
-]
+    "error-rate", "offline", "drift", "disk", "temperature", "expiry", "stuck", "field-accuracy",
+    "broker",
+]  # fmt: skip
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 MAX_RULES: Final = 100
@@ -84,6 +85,10 @@ ABOUT: Final[dict[Kind, About]] = {
     "field-accuracy": About(
         "Accuracy in the field", "share of judged answers of the last week that are right",
         0.0, 1.0, 0.8, 0.0, 3600.0, low=True, margin=0.02,
+    ),
+    "broker": About(
+        "No broker", "seconds for which the controller hears no broker", 10.0, 7 * _DAY_S, 60.0,
+        0.0, 60.0, margin=0.0,
     ),
 }  # fmt: skip
 

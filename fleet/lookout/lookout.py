@@ -28,6 +28,9 @@ LOOK_S: Final = 30.0
 _SLOW: Final[dict[Kind, float]] = {"drift": 600.0, "expiry": 600.0, "field-accuracy": 600.0}
 """Seconds from one look to the next at what changes slowly and is much to read."""
 
+_WITHOUT_BROKER: Final[frozenset[Kind]] = frozenset({"broker", "expiry"})
+"""What can be judged while no device is heard."""
+
 GATHER_S: Final = 300.0
 """Seconds after a rule told something in which more is gathered: what goes wrong with thousands of
 devices one after the other is a few messages, not thousands."""
@@ -72,8 +75,13 @@ class Lookout:
         self._due: dict[str, float] = {}
         self._looked = 0.0
 
-    def look(self) -> float:
-        """One look; returns seconds to rest."""
+    def look(self, silent_s: float = 0.0) -> float:
+        """One look; returns seconds to rest.
+
+        Args:
+            silent_s: seconds for which the controller has heard no broker; of devices nothing is
+                known then, and their alerts stay as they are.
+        """
         began = time.monotonic()
         now = self._clock()
         self._looked, before = now, self._looked
@@ -81,7 +89,10 @@ class Lookout:
             rules = alerts.rules(connection)
             if now < before:  # the clock was put back: nothing waits for its old time
                 self._due.clear()
-            changes = self._judge(connection, [one for one in rules if self._is_due(one, now)], now)
+            if silent_s > 0:
+                rules = [one for one in rules if one.kind in _WITHOUT_BROKER]
+            due = [one for one in rules if self._is_due(one, now)]
+            changes = self._judge(connection, due, now, silent_s)
             to_tell = alerts.has_untold(connection)
         if changes or to_tell:
             with self._store.write() as connection:
@@ -97,9 +108,9 @@ class Lookout:
         return True
 
     def _judge(
-        self, connection: sa.Connection, rules: Sequence[Rule], now: float
+        self, connection: sa.Connection, rules: Sequence[Rule], now: float, silent_s: float = 0.0
     ) -> list[tuple[Rule, list[Change]]]:
-        measurer = Measurer(connection, now, self._expiring)
+        measurer = Measurer(connection, now, self._expiring, silent_s)
         known = alerts.going_on(connection)
         found = []
         for rule in rules:

@@ -87,6 +87,7 @@ class Measurer:
         connection: the view.
         now: seconds since the epoch.
         expiring: all that runs out; asked for by rules on that alone.
+        silent_s: seconds for which the controller has heard no broker.
     """
 
     def __init__(
@@ -94,10 +95,12 @@ class Measurer:
         connection: sa.Connection,
         now: float,
         expiring: Callable[[], Sequence[Item]] = tuple,
+        silent_s: float = 0.0,
     ) -> None:
         self._connection = connection
         self._now = now
         self._expiring = expiring
+        self._silent_s = silent_s
         self._members: dict[str, _Member] | None = None
         self._gauges: dict[str, dict[str, tuple[float, float]]] | None = None
 
@@ -121,6 +124,8 @@ class Measurer:
                 return Measured(self._stuck(rule))
             case "field-accuracy":
                 return Measured(self._field(rule))
+            case "broker":
+                return Measured(self._broker(rule))
             case _:
                 return self._gauge(rule, _GAUGES[rule.kind], known)
 
@@ -333,6 +338,15 @@ class Measurer:
                 # Wrong only when chance does not explain it.
                 found[name] = Reading(estimate.high < rule.threshold, estimate.value, text)
         return found
+
+    def _broker(self, rule: Rule) -> Readings:
+        text = (
+            f"the controller has had no connection to the broker for {_span(self._silent_s)}: no "
+            "device is heard, and nothing reaches one"
+        )
+        if not rule.about.near(self._silent_s, rule.threshold):
+            return {}
+        return {"broker": self._reading(rule, self._silent_s, text)}
 
     @staticmethod
     def _reading(rule: Rule, value: float, text: str, device: str | None = None) -> Reading:

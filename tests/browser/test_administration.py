@@ -2,69 +2,18 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, expect
 
 from fleet.store import timeline
-from tests.browser.conftest import fits, keep, open_page, sign_in, tab_to, type_into
+from tests.browser.conftest import choose, fits, keep, open_page, press, sign_in, tab_to, type_into
 from tests.support.mail_server import MailServer
+from tests.support.receiver import receiver
 from tests.support.serving import Served
 
 expect.set_options(timeout=60_000)
-
-
-def press(page: Page, name: str) -> None:
-    """Tabs to a button or link, and presses Enter."""
-    tab_to(page, name)
-    page.keyboard.press("Enter")
-
-
-def choose(page: Page, label: str, option: str) -> None:
-    """Tabs to a list, and chooses by keyboard."""
-    tab_to(page, label)
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("option", name=option, exact=True)).to_be_visible()
-    focused = "document.querySelector('.q-item.q-manual-focusable--focused')?.innerText"
-    seen = []
-    while option not in seen:
-        page.keyboard.press("ArrowDown")
-        seen.append((page.evaluate(focused) or "").strip())
-        assert len(seen) < 30, seen
-    page.keyboard.press("Enter")
-    expect(page.get_by_role("option", name=option, exact=True)).to_have_count(0)
-
-
-@contextmanager
-def receiver() -> Iterator[tuple[str, queue.Queue[str]]]:
-    """A webhook's receiver: its URL, and the events that came."""
-    came: queue.Queue[str] = queue.Queue()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            came.put(self.headers["Shoal-Event"])
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/hook", came
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def test_a_rule_and_a_webhook_are_added_tested_and_removed_by_keyboard_on_a_phone(
@@ -205,3 +154,30 @@ def test_groups_are_given_in_bulk_by_keyboard_on_a_phone(
         expect(page.get_by_text("10 of 10 changed.")).to_be_visible()
         with site.client() as client:
             assert len(list(client.devices("group=night"))) == count
+
+
+def test_a_list_is_sorted_narrowed_and_paged_by_keyboard_on_a_phone(
+    phone: BrowserContext, site: Served
+) -> None:
+    """With totals; the order and the words go along from page to page."""
+    for number in range(55):
+        site.fleet.enroll(f"shelf-{number:02}", "raspberry-pi-5")
+    page = sign_in(phone, site, "viewer")
+    open_page(page, site, "/devices")
+    type_into(page, "Search", "shelf")
+    tab_to(page, "Order")
+    page.keyboard.type("name, Z")
+    expect(page.get_by_label("Order")).to_have_value("-device")
+    press(page, "Filter")
+    expect(page.get_by_text("1 to 50 of 55 devices found")).to_be_visible()
+    links = page.get_by_role("link", name="shelf-")
+    expect(links.first).to_have_text("shelf-54")
+    fits(page)
+    press(page, "Next page")
+    expect(page.get_by_text("51 to 55 of 55 devices found")).to_be_visible()
+    expect(links).to_have_text([f"shelf-{number:02}" for number in range(4, -1, -1)])
+    expect(page.get_by_label("Search")).to_have_value("shelf")
+    fits(page)
+    keep(page, "phone-device-list")
+    press(page, "First page")
+    expect(links.first).to_have_text("shelf-54")
