@@ -28,6 +28,9 @@ class Shelf:
     Args:
         connection: one view of the database.
         signed: says which releases of the agent there are.
+
+    Attributes:
+        content: all that is published; the offers to a device change with it and with the device.
     """
 
     def __init__(self, connection: sa.Connection, signed: Signed) -> None:
@@ -42,6 +45,8 @@ class Shelf:
             if program.ref(version) not in stopped
         }
         self._misfits: dict[tuple[str, str], bool] = {}
+        refs = {one.ref for some in self._models.values() for one in some}
+        self.content = refs, self._releases
 
     def offers(self, device: Device) -> dict[str, BundleRef]:
         """For each slot that serves: the newest version for this device; its own if none is."""

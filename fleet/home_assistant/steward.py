@@ -79,6 +79,8 @@ class Steward:
         self._clock = clock
         self._on_created = on_created
         self._told: dict[str, bytes] = {}
+        self._seen: dict[str, int] = {}
+        self._shelved: object = None
         self._notes: dict[tuple[str, str], tuple[BundleRef, str]] = {}
         self._asked: queue.Queue[tuple[str, str, bytes]] = queue.Queue(MAX_ASKED)
         self._wake = threading.Event()
@@ -145,11 +147,20 @@ class Steward:
         if self._lost.is_set():
             self._lost.clear()
             self._told.clear()
+            self._seen.clear()
         with self._store.read() as connection:
             shelf = Shelf(connection, self._signed)
-            every = devices.every(connection)
-        for device in every:
+            if shelf.content != self._shelved:
+                self._seen.clear()
+            digests = devices.digests(connection)
+            news = [name for name, digest in digests.items() if self._seen.get(name) != digest]
+            changed = devices.some(connection, news)
+        self._shelved = shelf.content
+        for name in self._seen.keys() - digests.keys():
+            del self._seen[name]
+        for name, device in changed.items():
             self._tell(device, shelf.offers(device) if device.revoked_at is None else {})
+            self._seen[name] = digests[name]
 
     def _tell(self, device: Device, offers: dict[str, BundleRef]) -> None:
         for slot in device.reported.slots if device.reported else {}:
@@ -215,6 +226,7 @@ class Steward:
 
         self._runner.create(spec, WHO.name, note)
         self._notes.pop((device, slot), None)
+        self._seen.pop(device, None)
         self._on_created()
 
     def _refuse(self, device: str, slot: str, error: ShoalError) -> None:
@@ -226,3 +238,4 @@ class Steward:
             offered = Shelf(connection, self._signed).offers(known).get(slot) if known else None
         if offered is not None:
             self._notes[device, slot] = (offered, str(error)[: limits.MAX_REASON_CHARS])
+            self._seen.pop(device, None)

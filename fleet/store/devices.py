@@ -132,6 +132,15 @@ def every(connection: sa.Connection) -> list[Device]:
     return [read(r) for r in connection.execute(sa.select(*COLUMNS).order_by(DEVICE.c.id))]
 
 
+def digests(connection: sa.Connection) -> dict[str, int]:
+    """Of each device a number that changes, within this process, with what it reported or is.
+
+    Nothing is decoded: it costs a hundredth of :func:`every`.
+    """
+    query = sa.select(DEVICE.c.id, DEVICE.c.board, DEVICE.c.revoked_at, DEVICE.c.reported)
+    return {row.id: hash(tuple(row)) for row in connection.execute(query)}
+
+
 def select(connection: sa.Connection, selector: Selector) -> list[Device]:
     """The devices that a selector means, by id; revoked ones too."""
     query = sa.select(*COLUMNS).where(selection.means(selector)).order_by(DEVICE.c.id)

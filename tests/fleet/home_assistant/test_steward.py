@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import msgspec
 import paho.mqtt.client as paho
 import pytest
 
@@ -164,6 +165,44 @@ def test_what_is_pressed_becomes_a_rollout_to_that_device_and_is_told_when_it_ca
     home.press(wanted)  # the next look is at once
     assert home.wait(config, lambda payload: not payload) == b""
     assert home.wait(offered, lambda payload: not payload) == b""
+
+
+def test_a_look_reads_the_devices_that_changed_and_no_others(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a fleet of thousands it read them all, every few seconds."""
+    home.add("b")
+    home.settle("b")
+    steward, read, some = home.steward, [], stored.some
+
+    def counted(connection: Any, names: Any) -> dict[str, stored.Device]:
+        read.append(sorted(names))
+        return some(connection, names)
+
+    steward.link.start()
+    assert steward.link.connected.wait(PATIENCE_S)
+    monkeypatch.setattr(stored, "some", counted)
+
+    def look() -> list[list[str]]:
+        read.clear()
+        steward._look()
+        return list(read)
+
+    assert [look(), look()] == [[["a", "b"]], [[]]]
+    home.publish("3.0.0")
+    offered = home.topics.of_device("a", "offered")
+    assert look() == [["a", "b"]]
+    home.wait(offered, lambda payload: b"3.0.0" in payload)
+    device = home.device("b")
+    assert device.reported is not None
+    home.hear("b", msgspec.structs.replace(device.reported, agent_version="9.9.9"))
+    assert look() == [["b"]]
+    with home.store.write() as connection:
+        stored.revoke(connection, "a", home.now)
+    assert look() == [["a"]]
+    home.wait(offered, lambda payload: not payload)
+    steward._on_up()
+    assert look() == [["a", "b"]]
 
 
 def test_the_templates_of_the_entity_read_our_messages(home: Home) -> None:
