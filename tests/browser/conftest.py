@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from contracts.config import MqttConfig
 from fleet.simulate.launcher import Simulation
@@ -111,11 +111,12 @@ def open_page(page: Page, site: Served, path: str) -> None:
 
 
 def sign_in(context: BrowserContext, site: Served, role: str) -> Page:
-    """A page on which somebody of a role has signed in."""
+    """A page on which somebody of a role has signed in, by keyboard."""
     page = context.new_page()
     page.goto(f"{site.url}/")
-    page.get_by_label("API token").fill(site.token(role))
-    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_label("API token")).to_be_focused()
+    page.keyboard.insert_text(site.token(role))
+    page.keyboard.press("Enter")
     page.get_by_role("heading", name="Overview", exact=True).wait_for()
     # The page is drawn before its connection to the server stands: a click before it is lost.
     page.wait_for_function("() => window.did_handshake === true")
@@ -137,6 +138,27 @@ def tab_to(page: Page, name: str) -> None:
         if name in page.evaluate(script):
             return
     pytest.fail(f"{name} cannot be reached by keyboard")
+
+
+def press(page: Page, name: str) -> None:
+    """Tabs to a button or link, and presses Enter."""
+    tab_to(page, name)
+    page.keyboard.press("Enter")
+
+
+def choose(page: Page, label: str, option: str) -> None:
+    """Tabs to a list, and chooses by keyboard."""
+    tab_to(page, label)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("option", name=option, exact=True)).to_be_visible()
+    focused = "document.querySelector('.q-item.q-manual-focusable--focused')?.innerText"
+    seen = []
+    while option not in seen:
+        page.keyboard.press("ArrowDown")
+        seen.append((page.evaluate(focused) or "").strip())
+        assert len(seen) < 30, seen
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("option", name=option, exact=True)).to_have_count(0)
 
 
 def type_into(page: Page, label: str, text: str) -> None:

@@ -10,7 +10,17 @@ from playwright.sync_api import Browser, BrowserContext, Request, Response, expe
 
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import tokens
-from tests.browser.conftest import DEVICES, HOSTILE, keep, sign_in, tab_to, type_into
+from tests.browser.conftest import (
+    DEVICES,
+    HOSTILE,
+    fits,
+    keep,
+    open_page,
+    press,
+    sign_in,
+    tab_to,
+    type_into,
+)
 from tests.support.serving import Served
 from tests.support.tools import until
 
@@ -29,7 +39,7 @@ def _have_installed(site: Served, version: str) -> None:
         slots = [d.slots.get("classify") for d in client.devices()]
         if all(s and s.active and s.active.version == version for s in slots):
             return
-        rollout = client.create_rollout(_spec(version)).id
+        rollout = client.create_rollout(_spec(version), again=True).id
         until(lambda: client.rollout(rollout).status == "succeeded")
 
 
@@ -110,22 +120,23 @@ def test_a_rollout_is_started_by_keyboard_and_watched_until_it_succeeds(
 
 
 def test_an_operator_aborts_a_rollout_and_the_devices_go_back(
-    window: BrowserContext, site: Served
+    phone: BrowserContext, site: Served
 ) -> None:
     """Asked once more, then the rollout ends and its devices have their old version."""
     _have_installed(site, "1.0.0")
     with site.client() as client:
-        rollout = client.create_rollout(_spec("1.1.0", bake_s=3600)).id
+        rollout = client.create_rollout(_spec("1.1.0", bake_s=3600), again=True).id
         until(lambda: client.rollout(rollout).phases.get("confirmed") == DEVICES)
-        page = sign_in(window, site, "operator")
-        page.goto(f"{site.url}/ui/rollouts/{rollout}")
-        page.get_by_role("button", name="Abort").click()
+        page = sign_in(phone, site, "operator")
+        open_page(page, site, f"/rollouts/{rollout}")
+        press(page, "Abort")
         expect(page.get_by_text(f"Abort rollout {rollout}?")).to_be_visible()
-        page.get_by_role("button", name="Yes, abort").click()
+        press(page, "Yes, abort")
         expect(page.get_by_text("aborted", exact=True)).to_be_visible()
         expect(page.get_by_text("aborted by a operator").first).to_be_visible()
         expect(page.get_by_role("button", name="Abort")).to_be_hidden()
-        keep(page, "rollout-aborted")
+        fits(page)
+        keep(page, "phone-rollout-aborted")
         until(lambda: client.rollout(rollout).phases.get("undone") == DEVICES)
         versions = {d.slots["classify"].active.version for d in client.devices()}
         assert versions == {"1.0.0"}
@@ -135,52 +146,59 @@ def test_an_operator_aborts_a_rollout_and_the_devices_go_back(
         keep(page, "audit")
 
 
-def test_a_rollout_is_paused_and_resumed(window: BrowserContext, site: Served) -> None:
+def test_a_rollout_is_approved_paused_and_resumed(phone: BrowserContext, site: Served) -> None:
     """The buttons that make sense appear as the state changes."""
     _have_installed(site, "1.0.0")
     with site.client() as client:
-        rollout = client.create_rollout(_spec("1.1.0", bake_s=3600)).id
-        page = sign_in(window, site, "operator")
-        page.goto(f"{site.url}/ui/rollouts/{rollout}")
-        page.get_by_role("button", name="Pause").click()
-        page.get_by_role("button", name="Yes, pause").click()
-        expect(page.get_by_text("paused", exact=True)).to_be_visible()
-        page.get_by_role("button", name="Resume").click()
-        page.get_by_role("button", name="Yes, resume").click()
-        expect(page.get_by_text("running", exact=True)).to_be_visible()
+        waves = [{"percent": 100, "approval": True}]
+        spec = _spec("1.1.0", bake_s=3600, waves=waves)
+        rollout = client.create_rollout(spec, again=True).id
+        page = sign_in(phone, site, "operator")
+        open_page(page, site, f"/rollouts/{rollout}")
+        for button, sure, status in (
+            ("Approve wave", "Yes, approve", "running"),
+            ("Pause", "Yes, pause", "paused"),
+            ("Resume", "Yes, resume", "running"),
+        ):
+            expect(page.get_by_role("button", name=button)).to_be_visible()
+            press(page, button)
+            press(page, sure)
+            expect(page.get_by_text(status, exact=True)).to_be_visible()
+            fits(page)
         client.command_rollout(rollout, "abort")
         until(lambda: client.rollout(rollout).status == "aborted")
 
 
-def test_a_device_is_asked_to_classify(window: BrowserContext, site: Served) -> None:
+def test_a_device_is_asked_to_classify(phone: BrowserContext, site: Served) -> None:
     """The console shows the label, its confidence and the time on the device."""
     _have_installed(site, "1.0.0")
-    page = sign_in(window, site, "operator")
-    page.goto(f"{site.url}/ui/devices/sim-00001")
+    page = sign_in(phone, site, "operator")
+    open_page(page, site, "/devices/sim-00001")
     answer = page.get_by_role("region", name="Console").get_by_role("status")
-    page.get_by_label("Text", exact=True).fill("turn on the lights")
-    page.get_by_role("button", name="Classify").click()
+    type_into(page, "Text", "turn on the lights")
+    press(page, "Classify")
     expect(answer).to_contain_text("ms on the device")
     expect(answer).to_contain_text("tiny-classifier 1.0.0")
     history = page.get_by_role("region", name="Update history")
     expect(history).to_contain_text("committed")
     expect(history.get_by_role("link", name=re.compile(r"^r\d+$")).first).to_be_visible()
-    keep(page, "device")
-    page.get_by_label("Text", exact=True).fill("")
-    page.get_by_role("button", name="Classify").click()
+    fits(page)
+    keep(page, "phone-device")
+    open_page(page, site, "/devices/sim-00001")
+    press(page, "Classify")
     expect(page.get_by_text("Type a text first.")).to_be_visible()
 
 
-def test_a_generated_text_streams_in_word_by_word(window: BrowserContext, site: Served) -> None:
+def test_a_generated_text_streams_in_word_by_word(phone: BrowserContext, site: Served) -> None:
     """Part of the text is on the page before the rest was generated."""
     with site.client() as client:
         spec = _spec("1.0.0", bundle="words", slot="generate", selector="sim-00002")
         rollout = client.create_rollout(spec).id
         until(lambda: client.rollout(rollout).status == "succeeded")
-    page = sign_in(window, site, "operator")
-    page.goto(f"{site.url}/ui/devices/sim-00002")
+    page = sign_in(phone, site, "operator")
+    open_page(page, site, "/devices/sim-00002")
     answer = page.get_by_role("region", name="Console").get_by_role("status")
-    page.get_by_label("Text", exact=True).fill("Once upon a time")
+    type_into(page, "Text", "Once upon a time")
     page.evaluate(
         """() => {
           window.seen = [];
@@ -189,12 +207,13 @@ def test_a_generated_text_streams_in_word_by_word(window: BrowserContext, site: 
             .observe(target, {subtree: true, childList: true, characterData: true});
         }"""
     )
-    page.get_by_role("button", name="Generate").click()
+    press(page, "Generate")
     expect(answer).to_contain_text("tokens/s")
     seen = page.evaluate("window.seen")
     lengths = {len(text) for text in seen if "tokens/s" not in text}
     assert len(lengths) > 5, seen
-    keep(page, "device-generated")
+    fits(page)
+    keep(page, "phone-generated")
 
 
 def test_a_viewer_sees_figures_but_no_buttons(window: BrowserContext, site: Served) -> None:
@@ -242,10 +261,10 @@ def test_pages_fit_a_phone_in_light_and_dark(chromium: Browser, site: Served, sc
         context.close()
 
 
-def test_the_theme_that_was_chosen_stays(window: BrowserContext, site: Served) -> None:
+def test_the_theme_that_was_chosen_stays(phone: BrowserContext, site: Served) -> None:
     """The button changes it, whatever is drawn again; the next page has it too."""
-    page = sign_in(window, site, "viewer")
-    page.get_by_role("button", name="Light or dark").click()
+    page = sign_in(phone, site, "viewer")
+    press(page, "Light or dark")
     for _ in range(3):
         expect(page.locator("body.body--dark")).to_have_count(1)
         page.evaluate("() => { for (let n = 0; n < 500; n++) getElement(n)?.$forceUpdate?.() }")
@@ -307,11 +326,11 @@ def test_focus_stays_where_it_is_while_a_page_updates_itself(
 
 
 def test_signing_out_and_revoked_tokens_end_the_session(
-    window: BrowserContext, site: Served
+    phone: BrowserContext, site: Served
 ) -> None:
     """An open page leads to the sign-in once its token is revoked."""
-    page = sign_in(window, site, "viewer")
-    page.get_by_role("button", name="Sign out").click()
+    page = sign_in(phone, site, "viewer")
+    press(page, "Sign out")
     expect(page.get_by_label("API token")).to_be_visible()
     page.goto(f"{site.url}/ui/devices")
     secret = site.token("viewer")

@@ -16,6 +16,7 @@ from pathlib import Path
 from contracts.config import MqttConfig
 from fleet.client import Client
 from fleet.folder import ApiConfig, Fleet, FleetConfig
+from fleet.openid.config import OpenIdConfig
 from fleet.smtp import MailConfig
 from fleet.store import tokens
 from tests.support import programs
@@ -111,11 +112,13 @@ def served(
     requests_per_s: float = 1000.0,
     public_url: str | None = None,
     mail_port: int | None = None,
+    openid: OpenIdConfig | None = None,
 ) -> Iterator[Served]:
     """A new fleet that admits simulated devices, and its running controller.
 
     `public_url`: under which devices find it, as behind a proxy that has TLS. `mail_port`: of a
-    mail server on loopback; with it, webhooks on loopback may be told too.
+    mail server on loopback; with it, webhooks on loopback may be told too. `openid`: whose accounts
+    may sign in; its files by absolute names.
     """
     os.environ.pop("SHOAL_FLEET", None)
     config = FleetConfig(
@@ -129,6 +132,7 @@ def served(
         mail=MailConfig("127.0.0.1", "fleet@example.org", mail_port, "none", ["ops@example.org"])
         if mail_port
         else None,
+        openid=openid,
     )
     fleet = Fleet.init(folder, config)
     for bundle in bundles:
