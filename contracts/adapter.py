@@ -1,4 +1,4 @@
-"""The file of an adapter, and how its matrices lie in the inputs of a base's signatures.
+"""The file of an adapter, and how its matrices lie in the constants of a base's signatures.
 
 See :class:`contracts.manifest.AdapterFacts` and :class:`contracts.manifest.AdapterRoom`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ from contracts.errors import InputError
 from contracts.manifest import AdapterFacts, AdapterTarget, GeneratorFacts
 
 Floats = npt.NDArray[np.float32]
+Shape = tuple[int, int]
 Matrix = tuple[npt.NDArray[np.int8], Floats]
 """Values ``[rows, columns]``, and a scale for each row."""
 Part = tuple[
@@ -27,10 +28,11 @@ Part = tuple[
 ]
 """Layer, matrix and rank of one change."""
 
-PREFIXES: Final = ("lora_a_", "lora_s_", "lora_b_")
 _MAX_HEADER: Final = 1 << 20
 _LARGEST: Final = 127
 _SMALLEST_SCALE: Final = np.float32(1e-30)
+_NORMAL: Final = np.finfo(np.float32).tiny
+"""Runtimes refuse a scale below it, or a row that has none."""
 
 _SITES: Final[dict[AdapterTarget, tuple[str, int]]] = {
     "q": ("qkv", 0),
@@ -44,9 +46,18 @@ _SITES: Final[dict[AdapterTarget, tuple[str, int]]] = {
 """Matrix -> site, and which of the site's runs of ranks is its own."""
 
 
-def is_adapter_input(name: str) -> bool:
-    """Whether an input of a signature holds an adapter."""
-    return name.startswith(PREFIXES)
+class Place(msgspec.Struct, frozen=True):
+    """Where a model takes the adapter of a site: ``B A x``.
+
+    Attributes:
+        a: int8 ``[n * rank, inputs]``.
+        scales: float32 ``[n * rank]``, of A's rows.
+        b: int8 ``[outputs, n * rank]``.
+    """
+
+    a: npt.NDArray[np.int8]
+    scales: Floats
+    b: npt.NDArray[np.int8]
 
 
 def sizes_of(target: AdapterTarget, facts: GeneratorFacts) -> tuple[int, int]:
@@ -104,6 +115,7 @@ class Adapter:
                 "wrong-base",
                 f"the adapter has rank {facts.rank}; of adapters its base takes {takes}",
             )
+        self._room = room.rank
         length = int.from_bytes(data[:4], "little")
         if length > _MAX_HEADER or len(data) < 4 + length:
             raise _corrupt("it has no header")
@@ -122,8 +134,14 @@ class Adapter:
         self._data = data
         for part in self._parts:
             (_, first), (_, second) = self.part(*part)
-            if not np.isfinite(first * second).all():
-                raise _corrupt("it holds scales that are not finite numbers")
+            scales = first * second
+            if not (np.isfinite(scales) & (scales >= 0)).all():
+                raise _corrupt("it holds scales that are no finite positive numbers")
+
+    @property
+    def place_names(self) -> set[str]:
+        """Of the places that :meth:`fill` expects."""
+        return {name for name, _ in place_shapes(self._base)}
 
     def part(self, layer: int, target: AdapterTarget) -> tuple[Matrix, Matrix]:
         """A ``[rank, inputs]`` and B, transposed, ``[rank, outputs]``, of what it changes."""
@@ -136,23 +154,29 @@ class Adapter:
         values = np.frombuffer(self._data, np.int8, cells, at).reshape(rank, size)
         return values, np.frombuffer(self._data, "<f4", rank, at + cells)
 
-    def fill(self, inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Writes the adapter into the inputs of a signature, or into some of them, by name."""
-        assert self._base.adapters is not None
-        room = self._base.adapters.rank
-        for name, values in inputs.items():
-            if is_adapter_input(name):
-                values[...] = 0
+    def fill(self, places: Mapping[str, Place]) -> None:
+        """Writes the adapter into a model, whose places are named ``{site}_{layer}``.
+
+        Raises:
+            ValueError: a place has another shape, or is missing.
+        """
+        room = self._room
+        found = {name: (place.a.shape, place.b.shape) for name, place in places.items()}
+        if found != dict(place_shapes(self._base)):
+            raise ValueError("the model's places for adapters are not those of its manifest")
+        for place in places.values():
+            place.a[...] = place.b[...] = 0
+            place.scales[...] = 1
         for (layer, target), (_, rank) in self._parts.items():
             site, run = _SITES[target]
-            names = [f"{prefix}{site}_{layer}" for prefix in PREFIXES]
-            if any(name not in inputs for name in names):
-                continue
             (a, a_scales), (b, b_scales) = self.part(layer, target)
+            scales = a_scales * b_scales
+            counts = scales >= _NORMAL  # the others give nothing
+            place = places[f"{site}_{layer}"]
             first, mine = self._first_row(target), slice(run * room, run * room + rank)
-            inputs[names[0]][mine] = a
-            inputs[names[1]][0, mine] = a_scales * b_scales
-            inputs[names[2]][first : first + b.shape[1], mine] = b.T
+            place.a[mine] = a * counts[:, None]
+            place.scales[mine] = np.where(counts, scales, 1)
+            place.b[first : first + b.shape[1], mine] = b.T
 
     def _first_row(self, target: AdapterTarget) -> int:
         base = self._base
@@ -163,17 +187,9 @@ class Adapter:
         }
         return sum(sizes_of(other, base)[0] for other in before.get(target, ()))
 
-    def inputs(self) -> dict[str, npt.NDArray[Any]]:
-        """All inputs, in memory of their own."""
-        made: dict[str, npt.NDArray[Any]] = {
-            name: np.zeros(shape, kind) for name, shape, kind in input_shapes(self._base)
-        }
-        self.fill(made)
-        return made
 
-
-def input_shapes(base: GeneratorFacts) -> Iterator[tuple[str, tuple[int, int], type]]:
-    """Names, shapes and types of the inputs that hold an adapter."""
+def place_shapes(base: GeneratorFacts) -> Iterator[tuple[str, tuple[Shape, Shape]]]:
+    """Names of the places for adapters, and shapes of A and B there."""
     assert base.adapters is not None
     for layer in range(base.layers):
         runs: dict[str, int] = {}
@@ -185,14 +201,12 @@ def input_shapes(base: GeneratorFacts) -> Iterator[tuple[str, tuple[int, int], t
             outputs[site] = outputs.get(site, 0) + rows
             inputs[site] = columns
         for site, ranks in runs.items():
-            yield f"lora_a_{site}_{layer}", (ranks, inputs[site]), np.int8
-            yield f"lora_s_{site}_{layer}", (1, ranks), np.float32
-            yield f"lora_b_{site}_{layer}", (outputs[site], ranks), np.int8
+            yield f"{site}_{layer}", ((ranks, inputs[site]), (outputs[site], ranks))
 
 
-def input_bytes(base: GeneratorFacts) -> int:
-    """Bytes of the inputs that hold an adapter."""
-    return sum(np.dtype(kind).itemsize * math.prod(shape) for _, shape, kind in input_shapes(base))
+def place_bytes(base: GeneratorFacts) -> int:
+    """Bytes of the places for adapters."""
+    return sum(math.prod(a) + math.prod(b) for _, (a, b) in place_shapes(base))
 
 
 def _corrupt(why: str) -> InputError:

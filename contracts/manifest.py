@@ -149,11 +149,11 @@ MAX_ADAPTER_RANK: Final = 64
 class AdapterRoom(msgspec.Struct, frozen=True):
     """What a generator takes of adapters.
 
-    Every signature is there twice. The name of the second ends in ``_r{rank}``, and it has inputs
-    that are kept from run to run: ``lora_a_{site}_{i}`` int8 ``[n * rank, inputs]``,
-    ``lora_s_{site}_{i}`` float32 ``[1, n * rank]`` and ``lora_b_{site}_{i}`` int8
-    ``[outputs, n * rank]`` for the sites ``qkv`` (n = 3), ``o``, ``gate_up`` (n = 2) and ``down``;
-    each site gives ``B (s * A x)`` more.
+    Every signature is there twice. The name of the second ends in ``_a{rank}``, and it has
+    constants whose place an adapter takes before the signature is prepared:
+    ``lora_a_{site}_{i}`` int8 ``[n * rank, inputs]`` with a scale for each row, and
+    ``lora_b_{site}_{i}`` int8 ``[outputs, n * rank]`` for the sites ``qkv`` (n = 3), ``o``,
+    ``gate_up`` (n = 2) and ``down``; each site gives ``B A x`` more.
 
     Attributes:
         rank: the highest that it takes.
@@ -284,7 +284,7 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
         adapted: bool = False,
     ) -> str:
         """The name of a signature; with `adapted`, of the one that takes an adapter."""
-        end = f"_r{self.adapters.rank}" if adapted and self.adapters is not None else ""
+        end = f"_a{self.adapters.rank}" if adapted and self.adapters is not None else ""
         if kind == "prompt":
             return f"prompt_{tokens}{end}"
         kept = "8" if self.cache == "int8" else ""

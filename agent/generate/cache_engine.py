@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from agent.generate.caches import Array, CacheEngine, Floats, is_kept
+from agent.runtime.signature_view import view_signatures
+from contracts.adapter import Adapter
 from contracts.errors import RefusedError, UnavailableError
 
 
@@ -27,7 +29,7 @@ def open_engine(
     wanted: Sequence[str],
     threads: int,
     cache: Path | None,
-    lean: bool = False,
+    whole: Sequence[str] = (),
 ) -> CacheEngine:
     """Loads a decoder's model file.
 
@@ -39,7 +41,7 @@ def open_engine(
         wanted: the manifest's runtimes.
         threads: of inference.
         cache: file for packed weights.
-        lean: without one, no signature is prepared before it is needed.
+        whole: signatures that ``litert`` prepares at once; others when they are needed.
 
     Raises:
         UnavailableError: ``no-runtime``.
@@ -60,7 +62,7 @@ def open_engine(
         )
     try:
         if choice == "litert":
-            return _litert(path, threads, cache, lean)
+            return _litert(path, threads, cache, whole)
         return InterpreterEngine(path, modules[choice.removesuffix("-interpreter")], threads)
     except (RuntimeError, ValueError, OSError, TypeError, KeyError) as error:
         raise RefusedError(
@@ -68,40 +70,64 @@ def open_engine(
         ) from None
 
 
-def _litert(path: Path, threads: int, cache: Path | None, lean: bool) -> CacheEngine:
+def _litert(path: Path, threads: int, cache: Path | None, whole: Sequence[str]) -> CacheEngine:
     import ai_edge_litert
 
     from agent.generate.litert_engine import LiteRtEngine
     from agent.runtime.litert_library import Library
 
     if Library.supports(ai_edge_litert.__version__):
-        return LiteRtEngine(path, threads=threads, cache=cache, lean=lean)
+        return LiteRtEngine(path, threads=threads, cache=cache, whole=whole)
     return InterpreterEngine(path, "ai_edge_litert", threads)
 
 
 class InterpreterEngine:
-    """The classic TensorFlow Lite interpreter."""
+    """The classic TensorFlow Lite interpreter. To change adapters it loads the whole model."""
 
     def __init__(self, path: Path, package: str, threads: int) -> None:
-        import warnings
-
-        module = importlib.import_module(f"{package}.interpreter")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._interpreter: Any = module.Interpreter(str(path), num_threads=threads)
+        self._path = path
+        self._threads = threads
+        self._module = importlib.import_module(f"{package}.interpreter")
+        self._interpreter: Any = self._open(None)
+        self._adapter: Adapter | None = None
         self.name = "tflite-runtime" if package == "tflite_runtime" else "litert"
         self._runners: dict[str, Any] = {}
         self._inputs: dict[str, dict[str, Floats]] = {}
         self._names: dict[str, list[str]] = {}
         self._cache: dict[str, Array] = {}
 
+    def _open(self, adapter: Adapter | None) -> Any:
+        import warnings
+
+        model: dict[str, Any] = {"model_path": str(self._path)}
+        if adapter is not None:
+            model = {"model_content": bytes(view_signatures(self._path, None, adapter))}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return self._module.Interpreter(**model, num_threads=self._threads)
+
     def _runner(self, signature: str) -> Any:
         if signature not in self._runners:
             self._runners[signature] = self._interpreter.get_signature_runner(signature)
         return self._runners[signature]
 
-    def open_cache(self, signatures: Sequence[str]) -> dict[str, Array]:
+    def use(self, signatures: Sequence[str], adapter: Adapter | None) -> None:
+        """As :meth:`CacheEngine.use`."""
+        if adapter is self._adapter:
+            return
+        try:
+            opened = self._open(adapter)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise RefusedError("model-failed", f"interpreter: {str(error)[:500]}") from None
+        self._interpreter, self._adapter = opened, adapter
+        for made in (self._runners, self._inputs, self._names):
+            made.clear()
+
+    def open_cache(
+        self, signatures: Sequence[str], adapter: Adapter | None = None
+    ) -> dict[str, Array]:
         """As :meth:`CacheEngine.open_cache`."""
+        self.use(signatures, adapter)
         self._cache = {
             name: np.zeros(_shape(row), row["dtype"])
             for signature in signatures

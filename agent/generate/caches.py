@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from contracts.adapter import is_adapter_input
+from contracts.adapter import Adapter
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,13 +23,23 @@ class CacheEngine(Protocol):
     def name(self) -> str:
         """``litert`` or ``tflite-runtime``, as in a manifest."""
 
-    def open_cache(self, signatures: Sequence[str]) -> dict[str, Array]:
+    def open_cache(
+        self, signatures: Sequence[str], adapter: Adapter | None = None
+    ) -> dict[str, Array]:
         """The inputs that are kept from run to run, all zero; frees those of before.
 
-        They are keys, values and their scales, and where the signatures take an adapter, its own.
+        They are keys, values and their scales.
 
         Args:
             signatures: of one context size, that may be run until the next call.
+            adapter: that is in them.
+        """
+
+    def use(self, signatures: Sequence[str], adapter: Adapter | None) -> None:
+        """Runs other signatures of the same context size from now on, on the same cache.
+
+        Raises:
+            RefusedError: ``model-failed``; all is as it was.
         """
 
     def inputs(self, signature: str) -> dict[str, Floats]:
@@ -44,4 +54,4 @@ class CacheEngine(Protocol):
 
 def is_kept(name: str) -> bool:
     """Whether an input is kept by the host from run to run."""
-    return name.startswith(("k_", "v_")) or is_adapter_input(name)
+    return name.startswith(("k_", "v_"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -82,9 +81,6 @@ class Decoder:
         self._context = 0
         self._cache: KvCache | None = None
         self._adapter: Adapter | None = None
-        self._held: Adapter | None = None
-        self._adapts = False
-        self._kept: dict[str, Array] = {}
         self.ids: list[int] = []
 
     @property
@@ -98,23 +94,21 @@ class Decoder:
         return self._context
 
     def use(self, adapter: Adapter | None) -> None:
-        """Runs with an adapter from now on, or without one. Another text begins."""
+        """Runs with an adapter from now on, or without one. Another text begins.
+
+        Raises:
+            RefusedError: ``model-failed``; what ran before still does.
+        """
         if adapter is self._adapter:
             return
-        self._adapter = adapter
+        before, self._adapter = self._adapter, adapter
+        try:
+            if self._context:
+                self._engine.use(self._signatures(), adapter)
+        except BaseException:
+            self._adapter = before
+            raise
         self.ids = []
-        if adapter is not None and not self._adapts:
-            self._adapts = True  # from now on both kinds of signatures are in memory
-            self.forget()
-        elif self._context:
-            self._fill()
-
-    def _fill(self) -> None:
-        """Writes the adapter into the signatures' inputs, unless it is there."""
-        if self._adapter is not None and self._adapter is not self._held:
-            self._held = None
-            self._adapter.fill(self._kept)
-            self._held = self._adapter
 
     def truncate(self, count: int) -> None:
         """Forgets all but the first `count` tokens."""
@@ -126,7 +120,6 @@ class Decoder:
         Masked positions count 0 times their value, so the next text begins with a new cache.
         """
         self._cache = None
-        self._kept = {}
         self._context = 0
         self.ids = []
 
@@ -149,13 +142,11 @@ class Decoder:
         used = len(self.ids)
         kept = self._cache.copy(used) if self._cache and used else []
         self._cache = None
-        self._kept = {}
         self._context = fitting
         try:
-            self._kept = self._engine.open_cache(self._signatures())
-            self._cache = KvCache(self._kept, self._facts)
-            self._held = None
-            self._fill()
+            tensors = self._engine.open_cache(self._signatures(), self._adapter)
+            self._cache = KvCache(tensors, self._facts)
+            del tensors
         except BaseException:
             # The engine freed what was there: the next text begins anew.
             self._context = 0
@@ -177,14 +168,11 @@ class Decoder:
     def _signatures(self) -> list[str]:
         """Those that a cache of this size is used with."""
         facts = self._facts
-        names = []
-        for adapted in (False, True) if self._adapts else (False,):
-            name = partial(facts.signature, context=self._context, adapted=adapted)
-            names.append(name("decode", 1))
-            names += [name("prefill", size) for size in facts.prefill]
-            names += [name("score", size) for size in facts.score]
-            if self._context == facts.contexts[0] or not facts.prefill:
-                names += [name("prompt", size) for size in facts.prompt]
+        names = [self._name("decode", 1)]
+        names += [self._name("prefill", size) for size in facts.prefill]
+        names += [self._name("score", size) for size in facts.score]
+        if self._context == facts.contexts[0] or not facts.prefill:
+            names += [self._name("prompt", size) for size in facts.prompt]
         return names
 
     def _name(self, kind: Kind, size: int) -> str:
@@ -305,5 +293,4 @@ class Decoder:
     def close(self) -> None:
         """Frees the model."""
         self._cache = None
-        self._kept = {}
         self._engine.close()

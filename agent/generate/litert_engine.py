@@ -1,17 +1,24 @@
 """Runs a decoder's signatures in LiteRT; in memory are those of one context size at a time.
 
 When the cache grows, the signatures of the old size go and those of the new one are prepared,
-which takes milliseconds each with packed weights on disk.
+which takes milliseconds each with packed weights at hand. Each adapter has a set of signatures of
+its own, on the same packed weights and the same cache; a few sets stay.
 """
 
 from __future__ import annotations
 
+import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
 from agent.generate.caches import Array, Floats, is_kept
 from agent.runtime.litert_library import Library, Memory, Model, Signature, Tensor
+from contracts.adapter import Adapter
 from contracts.errors import RefusedError
+
+_SETS = 3
+"""Most sets of signatures at a time: the base and two adapters, or three adapters."""
 
 
 class _Bound:
@@ -43,16 +50,43 @@ class _Bound:
             tensor.close()
 
 
+class _Set:
+    """Signatures of a model that may be run, and where all of their outputs lie.
+
+    Outputs hold until the next run only.
+    """
+
+    def __init__(self, model: Model, names: Sequence[str], *, owned: bool) -> None:
+        self.model = model
+        self._owned = owned
+        self._bound: dict[str, _Bound] = {}
+        outputs = [model.signatures[name].outputs.values() for name in names]
+        self._scratch = Memory(max(map(Memory.needed, outputs)))
+
+    def bind(self, name: str, cache: dict[str, Tensor]) -> _Bound:
+        """A signature with its tensors."""
+        if name not in self._bound:
+            self._bound[name] = _Bound(self.model.signatures[name], cache, self._scratch)
+        return self._bound[name]
+
+    def close(self) -> None:
+        """Frees them."""
+        for bound in self._bound.values():
+            bound.close()
+        self._bound.clear()
+        if self._owned:
+            self.model.close()
+
+
 class LiteRtEngine:
     """A decoder in ai-edge-litert, through its C API.
 
     Args:
         path: of the model file.
         threads: of inference.
-        cache: file for packed weights. Without one all signatures are prepared at once, because
-            each preparation would pack the weights for itself.
-        lean: without one, signatures are prepared when they are needed all the same: all of
-            those of a base that takes adapters want gigabytes.
+        cache: file for packed weights; None: they are packed in memory.
+        whole: signatures without an adapter that are prepared at once and stay, so that no text
+            waits for those of another context.
 
     Raises:
         RuntimeError: LiteRT refuses the model.
@@ -62,35 +96,43 @@ class LiteRtEngine:
 
     name = "litert"
 
-    def __init__(self, path: Path, *, threads: int, cache: Path | None, lean: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, threads: int, cache: Path | None, whole: Sequence[str] = ()
+    ) -> None:
         self._path = path
-        self._library = Library(threads, cache)
-        try:
-            self._whole = None if cache or lean else Model(self._library, path)
-        except BaseException:
-            self._library.close()
-            raise
-        self._model = self._whole
-        self._bound: dict[str, _Bound] = {}
+        self._weights = cache
+        self._memory = -1 if cache else os.memfd_create("shoal-weights")
+        self._whole: Model | None = None
+        self._sets: OrderedDict[Adapter | None, _Set] = OrderedDict()
         self._cache: dict[str, Tensor] = {}
-        # Outputs of all signatures lie here: they hold until the next run only.
-        self._scratch: Memory | None = None
+        self._library = Library(threads, cache or Path(f"/proc/self/fd/{self._memory}"))
+        try:
+            if whole:
+                self._whole = Model(self._library, path, whole)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def loaded(self) -> list[str]:
         """Names of the signatures that are in memory."""
-        return list(self._model.signatures) if self._model else []
+        return [name for one in self._sets.values() for name in one.model.signatures]
 
-    def open_cache(self, signatures: Sequence[str]) -> dict[str, Array]:
+    @property
+    def _used(self) -> _Set:
+        assert self._sets, "a cache must be open"
+        return next(reversed(self._sets.values()))
+
+    def open_cache(
+        self, signatures: Sequence[str], adapter: Adapter | None = None
+    ) -> dict[str, Array]:
         """As :meth:`CacheEngine.open_cache`."""
         self._release()
-        self._model = self._whole or self._prepare(signatures)
-        outputs = [self._model.signatures[name].outputs.values() for name in signatures]
-        self._scratch = Memory(max(map(Memory.needed, outputs)))
+        self.use(signatures, adapter)
         kinds = {
             name: kind
             for signature in signatures
-            for name, kind in self._model.signatures[signature].inputs.items()
+            for name, kind in self._used.model.signatures[signature].inputs.items()
             if is_kept(name)
         }
         memory = Memory(Memory.needed(kinds.values()))
@@ -98,28 +140,43 @@ class LiteRtEngine:
             self._cache[name] = Tensor(self._library, kind, memory)
         return {name: tensor.values for name, tensor in self._cache.items()}
 
-    def _prepare(self, signatures: Sequence[str]) -> Model:
+    def use(self, signatures: Sequence[str], adapter: Adapter | None) -> None:
+        """As :meth:`CacheEngine.use`."""
+        if adapter not in self._sets:
+            self._sets[adapter] = self._prepare(signatures, adapter)
+        self._sets.move_to_end(adapter)
+        while len(self._sets) > _SETS:
+            self._sets.popitem(last=False)[1].close()
+
+    def _prepare(self, signatures: Sequence[str], adapter: Adapter | None) -> _Set:
+        if self._whole is not None and adapter is None:
+            return _Set(self._whole, signatures, owned=False)
+        before = self._written()
         try:
-            return Model(self._library, self._path, signatures)
+            model = Model(self._library, self._path, signatures, adapter)
         except (RuntimeError, ValueError, OSError) as error:
             raise RefusedError(
                 "model-failed", f"LiteRT cannot load {self._path.name}: {str(error)[:500]}"
             ) from None
+        if adapter is not None and self._weights and self._written() != before:
+            # It was not there any more, and now holds an adapter in the base's place.
+            self._weights.unlink(missing_ok=True)
+        return _Set(model, signatures, owned=True)
 
-    def _bind(self, name: str) -> _Bound:
-        if name not in self._bound:
-            assert self._model is not None, "a cache must be open"
-            assert self._scratch is not None
-            self._bound[name] = _Bound(self._model.signatures[name], self._cache, self._scratch)
-        return self._bound[name]
+    def _written(self) -> tuple[int, int] | None:
+        """Size and time of the file of packed weights."""
+        if self._weights is None or not self._weights.is_file():
+            return None
+        found = self._weights.stat()
+        return found.st_size, found.st_mtime_ns
 
     def inputs(self, signature: str) -> dict[str, Floats]:
         """As :meth:`CacheEngine.inputs`."""
-        return self._bind(signature).inputs
+        return self._used.bind(signature, self._cache).inputs
 
     def run(self, signature: str) -> dict[str, Floats]:
         """As :meth:`CacheEngine.run`."""
-        bound = self._bind(signature)
+        bound = self._used.bind(signature, self._cache)
         try:
             bound.signature.run(bound.input_tensors, bound.output_tensors)
         except RuntimeError as error:
@@ -127,16 +184,12 @@ class LiteRtEngine:
         return bound.outputs
 
     def _release(self) -> None:
-        for bound in self._bound.values():
-            bound.close()
-        self._bound.clear()
+        for one in self._sets.values():
+            one.close()
+        self._sets.clear()
         for tensor in self._cache.values():
             tensor.close()
         self._cache.clear()
-        self._scratch = None
-        if self._model is not None and self._model is not self._whole:
-            self._model.close()
-        self._model = None
 
     def close(self) -> None:
         """Frees buffers and models; arrays that it gave out must no longer be used."""
@@ -144,3 +197,6 @@ class LiteRtEngine:
         if self._whole is not None:
             self._whole.close()
         self._library.close()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1

@@ -79,7 +79,7 @@ class GenerativeModel:
         self.facts: GeneratorFacts = self.manifest.generator
         self.ref: BundleRef = bundle.ref
         self._clock = clock
-        self._check_signatures()
+        plain = self._check_signatures()
         self.prompts = Prompts(bundle, self.facts)
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
         folder = bundle.path
@@ -101,7 +101,7 @@ class GenerativeModel:
             wanted=self.manifest.model.runtimes,
             threads=options.threads,
             cache=options.cache,
-            lean=options.lean,
+            whole=() if options.cache or options.lean else plain,
         )
         self.runtime = engine.name
         self.decoder = Decoder(engine, embedding, self.facts)
@@ -114,23 +114,25 @@ class GenerativeModel:
         self._factory: ConstraintFactory | None = None
         self._own = self.ref, self.facts
 
-    def _check_signatures(self) -> None:
+    def _check_signatures(self) -> list[str]:
+        """Those that take no adapter."""
         named = {spec.name for spec in self.manifest.model.signatures}
         facts = self.facts
         for sizes in (facts.contexts, facts.prompt, facts.prefill, facts.score):
             if sizes != sorted(set(sizes)):
                 raise InputError("bad-manifest", "the sizes of signatures must ascend")
-        wanted = []
+        wanted: dict[bool, list[str]] = {}
         for adapted in {False, facts.adapters is not None}:
             name = partial(facts.signature, adapted=adapted)
-            wanted += [name("prompt", t, 0) for t in facts.prompt]
+            found = wanted[adapted] = [name("prompt", t, 0) for t in facts.prompt]
             for context in facts.contexts:
-                wanted.append(name("decode", 1, context))
-                wanted += [name("prefill", t, context) for t in facts.prefill]
-                wanted += [name("score", t, context) for t in facts.score]
-        missing = [name for name in wanted if name not in named]
-        if missing:
-            raise InputError("bad-manifest", f"the model lacks the signature {missing[0]}")
+                found.append(name("decode", 1, context))
+                found += [name("prefill", t, context) for t in facts.prefill]
+                found += [name("score", t, context) for t in facts.score]
+            missing = [name for name in found if name not in named]
+            if missing:
+                raise InputError("bad-manifest", f"the model lacks the signature {missing[0]}")
+        return wanted[False]
 
     # With an adapter, or without ---------------------------------------------------------------
 
@@ -144,9 +146,9 @@ class GenerativeModel:
         ref, facts = self._own if adapted is None else (adapted.ref, adapted.facts)
         if ref == self.ref:
             return
+        self.decoder.use(None if adapted is None else adapted.adapter)
         self.ref, self.facts, self.prompts.facts = ref, facts, facts
         self.prefixes.owner = "" if adapted is None else ref.manifest_sha256
-        self.decoder.use(None if adapted is None else adapted.adapter)
 
     # One request ---------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from agent.children.quiet import quiet
 from agent.runtime.signature_view import view_signatures
+from contracts.adapter import Adapter
 
 Array = npt.NDArray[Any]
 
@@ -255,16 +256,24 @@ class Model:
         library: to use.
         path: of the file.
         names: of the signatures; None: all.
+        adapter: that is in them. Its matrices are packed beside the weights' file, which another
+            model must have filled before: what is packed is known there by its place alone.
 
     Raises:
         RuntimeError: LiteRT refuses the model.
-        ValueError: it is no model file, or lacks a signature.
+        ValueError: it is no model file, lacks a signature, or takes no such adapter.
     """
 
-    def __init__(self, library: Library, path: Path, names: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        library: Library,
+        path: Path,
+        names: Collection[str] | None = None,
+        adapter: Adapter | None = None,
+    ) -> None:
         self.library = library
         self.handle = ctypes.c_void_p()
-        self._file: mmap.mmap | None = view_signatures(path, names)
+        self._file: mmap.mmap | None = view_signatures(path, names, adapter)
         self._memory: Any = (ctypes.c_char * len(self._file)).from_buffer(self._file)
         description, options = ctypes.c_void_p(), ctypes.c_void_p()
         try:

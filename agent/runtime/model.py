@@ -26,7 +26,7 @@ class Options(msgspec.Struct, frozen=True):
         threads: of inference.
         cache: file for the runtime's packed weights; None: no cache.
         lean: without a cache, a generator prepares no signature before it is needed. That takes
-            less memory, and packs the weights anew when its context grows.
+            less memory, and its context grows slower.
     """
 
     runtime: str | None = None

@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from contracts import codec
-from contracts.adapter import Adapter, encode, input_bytes
+from contracts.adapter import Adapter, encode, place_bytes
 from contracts.bundle import SUFFIX, Bundle, file_entries, pack
 from contracts.errors import InputError
 from contracts.manifest import (
@@ -55,6 +55,8 @@ from model_builder.teachers.base import Progress, silent
 
 ADAPTER_FILE: Final = "adapter.bin"
 _WINDOW: Final = 256
+_PREPARED: Final = 4
+"""Times the bytes of an adapter's places: written, packed, and the tables of its signatures."""
 
 
 class AdapterOptions(msgspec.Struct, frozen=True):
@@ -150,7 +152,7 @@ def import_adapter(
                 signatures=[],
                 operators=[],
                 parameters=sum(p.a.size + p.b.size for p in parts.values()),
-                peak_rss_bytes=input_bytes(facts) + len(data),
+                peak_rss_bytes=_PREPARED * place_bytes(facts) + len(data),
                 runtimes=bundle.manifest.model.runtimes,
             ),
             front_end=BaseFrontEnd(),
@@ -313,7 +315,7 @@ def _runner(bundle: Bundle, facts: GeneratorFacts, adapter: Adapter) -> Runner:
     rows = data[:cells].view(np.int8).reshape(facts.vocabulary, facts.width)
     table = rows * data[cells:].view(np.float32)[:, None]
     model = bundle.read(bundle.manifest.model.file)
-    return Runner(model, table, config, facts, adapter=adapter.inputs())
+    return Runner(model, table, config, facts, adapter=adapter)
 
 
 def _source(bundle: Bundle, source: str) -> Pretrained:

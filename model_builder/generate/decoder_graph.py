@@ -7,7 +7,7 @@ Inputs of every signature: ``x`` ``[T, width]`` (embedded tokens), ``cos`` and `
 turn by frequencies of their own), ``mask`` ``[1, 1, C]`` (0 where the cache is filled,
 a large negative number elsewhere), ``k_i`` and ``v_i`` ``[kv_heads, C, head_size]``.
 Where these are int8, also ``k_scale_i`` and ``v_scale_i`` ``[kv_heads, C, 1]``.
-Those that take an adapter: its factors (:class:`contracts.manifest.AdapterRoom`).
+Those that take an adapter have constants for it (:class:`contracts.manifest.AdapterRoom`).
 Outputs: ``k_new_i``, ``v_new_i`` ``[kv_heads, T, head_size]``, which the host writes into its
 cache, and of ``decode`` and ``score_T`` also ``logits`` ``[T, vocabulary]``. The graph never
 copies the cache: attention runs over cache and new slice with one softmax.
@@ -85,6 +85,7 @@ class DecoderModel:
             for layer in decoder.layers
         ]
         self.head = self._site(decoder.head)
+        self._places: dict[str, tuple[Weight, Weight]] = {}
         self.final_gain = self._floats(decoder.final_gain)
         self.turn = self._floats(decoder.turn)
         self.stream_turn = self._floats(decoder.stream_turn)
@@ -102,6 +103,16 @@ class DecoderModel:
     def _site(self, q: Quantized) -> _Site:
         bias = None if q.bias is None else self.writer.weight(q.bias)
         return _Site(self.writer.weight(q.values, q.scales, q.bits), bias)
+
+    def place(self, name: str, site: Weight, ranks: int) -> tuple[Weight, Weight]:
+        """A and B of an adapter that changes nothing, which signatures share."""
+        if name not in self._places:
+            outputs, inputs = site.shape
+            self._places[name] = (
+                self.writer.weight(np.zeros((ranks, inputs), np.int8), np.ones(ranks, np.float32)),
+                self.writer.weight(np.zeros((outputs, ranks), np.int8), np.ones(1, np.float32)),
+            )
+        return self._places[name]
 
     def add(self, name: str, tokens: int, context: int, *, logits: bool, rank: int = 0) -> None:
         """Adds one signature.
@@ -213,15 +224,10 @@ class _Signature:
         y = self._linear(x, site)
         if not self.rank:
             return y
-        g, ranks = self.g, parts * self.rank
-        outputs, inputs = site.weight.shape
-        a = g.input_int8(f"lora_a_{name}", (ranks, inputs))
-        scales = g.input(f"lora_s_{name}", (1, ranks))
-        b = g.input_int8(f"lora_b_{name}", (outputs, ranks))
-        # XNNPACK takes no matrix that changes. As floats both would be four times as much to
-        # read for each token; the runtime's own kernel rounds what they are multiplied by.
-        inner = g.binary("MUL", g.product(x, a), scales)
-        return g.binary("ADD", y, g.product(inner, b))
+        g = self.g
+        a, b = self.model.place(name, site.weight, parts * self.rank)
+        inner = g.linear(x, a, name=f"lora_a_{name}")
+        return g.binary("ADD", y, g.linear(inner, b, name=f"lora_b_{name}"))
 
     def _heads(
         self, qkv: Node, turns: tuple[Node, Node] | None, gain: Weight | None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from contracts.adapter import Adapter, Place
 from contracts.manifest import GeneratorFacts
 from model_builder.generate.reference import rotary_table
 from model_builder.generate.weights import Array, DecoderConfig
@@ -20,6 +21,44 @@ def _both(halves: Array, sign: int = 1) -> Array:
     return np.concatenate([sign * halves, halves], 1)[:, None]
 
 
+def with_adapter(model: bytes, adapter: Adapter) -> bytes:
+    """A model file that has an adapter in its places.
+
+    Raises:
+        ValueError: it takes no such adapter.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    data = bytearray(model)
+    root = schema.Model.GetRootAs(data)
+    found: dict[str, Any] = {}
+    for graph in map(root.Subgraphs, range(root.SubgraphsLength())):
+        for tensor in map(graph.Tensors, range(graph.TensorsLength())):
+            name = (tensor.Name() or b"").decode()
+            if name.startswith("lora_"):
+                found[name] = tensor
+    # NumPy's views of the bytes that the schema's own reader finds.
+    values = {
+        name: root.Buffers(tensor.Buffer())
+        .DataAsNumpy()
+        .view(np.int8)
+        .reshape(tensor.ShapeAsNumpy())
+        for name, tensor in found.items()
+    }
+    adapter.fill(
+        {
+            name: Place(
+                values[f"lora_a_{name}"],
+                found[f"lora_a_{name}"].Quantization().ScaleAsNumpy(),
+                values[f"lora_b_{name}"],
+            )
+            for name in adapter.place_names
+            if f"lora_a_{name}" in values
+        }
+    )
+    return bytes(data)
+
+
 class Runner:
     """A model file in the interpreter.
 
@@ -28,7 +67,7 @@ class Runner:
         table: float32 ``[vocabulary, width]``, the embedding as devices will see it.
         config, facts: the decoder's shape and signatures.
         threads: of inference.
-        adapter: inputs that are an adapter's; None: it runs without one.
+        adapter: which it runs with; None: without one.
     """
 
     def __init__(
@@ -38,7 +77,7 @@ class Runner:
         config: DecoderConfig,
         facts: GeneratorFacts,
         threads: int = 2,
-        adapter: dict[str, npt.NDArray[Any]] | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         import warnings
 
@@ -46,7 +85,10 @@ class Runner:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._interpreter: Any = Interpreter(model_content=model, num_threads=threads)
+            self._interpreter: Any = Interpreter(
+                model_content=model if adapter is None else with_adapter(model, adapter),
+                num_threads=threads,
+            )
         self._table = table
         self._config = config
         self._facts = facts
@@ -98,7 +140,6 @@ class Runner:
             mask=mask,
             **local,
             **cache,
-            **(self._adapter or {}),
         )
         for i in range(self._config.layers):
             for which in "kv":

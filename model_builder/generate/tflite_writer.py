@@ -42,7 +42,7 @@ class Weight:
     Attributes:
         buffer: index of its bytes in the model.
         shape, dtype: of the values.
-        scales: one for each row of a quantised matrix; None for float values.
+        scales: one for each row of a quantised matrix, or one for all; None for float values.
         bits: 4: two values lie in a byte, the first in its lower half.
     """
 
@@ -107,7 +107,7 @@ class ModelWriter:
 
         Args:
             values: float32, int32 or int8.
-            scales: for int8 ``[rows, columns]``: one for each row.
+            scales: for int8 ``[rows, columns]``: one for each row, or one.
             bits: 4 packs int8 values from -8 to 7 in pairs; `columns` must be even.
         """
         values = np.ascontiguousarray(values)
@@ -217,12 +217,12 @@ class Graph:
         self.inputs[name] = node
         return node
 
-    def constant(self, weight: Weight) -> Node:
+    def constant(self, weight: Weight, name: str | None = None) -> Node:
         """A constant of the model in this graph."""
         if weight.buffer in self._constants:
             return self._constants[weight.buffer]
         kind = schema.TensorType.INT4 if weight.bits == 4 else _TYPES[weight.dtype]
-        node = self._tensor(None, weight.shape, kind, weight.buffer)
+        node = self._tensor(name, weight.shape, kind, weight.buffer)
         if weight.scales is not None:
             self.subgraph.tensors[node.index].quantization = self._writer.scales(weight)
         self._constants[weight.buffer] = node
@@ -255,22 +255,20 @@ class Graph:
         """A float32 constant of shape [1]."""
         return self.constant(self._writer.weight(np.asarray([value], np.float32)))
 
-    def linear(self, x: Node, weight: Weight, bias: Weight | None = None) -> Node:
-        """FULLY_CONNECTED: x ``[..., K]``, weight ``[N, K]`` -> ``[..., N]``."""
+    def linear(
+        self, x: Node, weight: Weight, bias: Weight | None = None, name: str | None = None
+    ) -> Node:
+        """FULLY_CONNECTED: x ``[..., K]``, weight ``[N, K]`` -> ``[..., N]``.
+
+        `name`: of the weight in this graph.
+        """
         options = schema.FullyConnectedOptionsT()
         options.keepNumDims = True
         options.asymmetricQuantizeInputs = weight.scales is not None
-        inputs = [x, self.constant(weight)]
+        inputs = [x, self.constant(weight, name)]
         if bias is not None:
             inputs.append(self.constant(bias))
         return self._op("FULLY_CONNECTED", inputs, [(*x.shape[:-1], weight.shape[0])], options)[0]
-
-    def product(self, x: Node, matrix: Node) -> Node:
-        """FULLY_CONNECTED with an int8 matrix that is no constant: x ``[..., K]``, ``[N, K]``."""
-        options = schema.FullyConnectedOptionsT()
-        options.keepNumDims = True
-        shape = (*x.shape[:-1], matrix.shape[0])
-        return self._op("FULLY_CONNECTED", [x, matrix], [shape], options)[0]
 
     def binary(self, name: str, a: Node, b: Node) -> Node:
         """ADD, MUL or SUB with broadcasting."""

@@ -93,7 +93,7 @@ def test_the_graph_of_a_rounded_base_keeps_to_it(case: str) -> None:
     table = decoder.embedding.restore()
     own = AdapterFacts(BundleRef("base", "1.0.0", "0" * 64), adapter.rank, adapter.targets)
     read = Adapter(encode(parts), own, facts)
-    found = Runner(model, table, decoder.config, facts, adapter=read.inputs()).logits(IDS)
+    found = Runner(model, table, decoder.config, facts, adapter=read).logits(IDS)
     error = np.sqrt(((found - expected) ** 2).mean() / (expected**2).mean())
     assert error < 0.12, error
     plain = Runner(model, table, decoder.config, facts).logits(IDS)
