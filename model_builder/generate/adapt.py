@@ -246,11 +246,13 @@ def _facts(bundle: Bundle) -> GeneratorFacts:
     facts = bundle.manifest.generator
     if facts is None:
         raise _no_base(bundle)
-    if facts.adapters is None:
+    named = {spec.name for spec in bundle.manifest.model.signatures}
+    first = facts.signature("decode", 1, facts.contexts[0], adapted=True)
+    if facts.adapters is None or first not in named:
         raise InputError(
             "no-adapters",
-            f"{bundle.ref} takes no adapters: import it again with --adapters RANK, or merge "
-            "this one into it with --merged",
+            f"{bundle.ref} takes no adapters as they are today: import it again with --adapters "
+            "RANK, or merge this one into it with --merged",
         )
     return facts
 
