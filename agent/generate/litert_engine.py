@@ -105,7 +105,11 @@ class LiteRtEngine:
         self._whole: Model | None = None
         self._sets: OrderedDict[Adapter | None, _Set] = OrderedDict()
         self._cache: dict[str, Tensor] = {}
-        self._library = Library(threads, cache or Path(f"/proc/self/fd/{self._memory}"))
+        try:
+            self._library = Library(threads, cache or Path(f"/proc/self/fd/{self._memory}"))
+        except BaseException:
+            self._forget_weights()
+            raise
         try:
             if whole:
                 self._whole = Model(self._library, path, whole)
@@ -197,6 +201,10 @@ class LiteRtEngine:
         if self._whole is not None:
             self._whole.close()
         self._library.close()
+        self._forget_weights()
+
+    def _forget_weights(self) -> None:
+        """Lets go of what was packed in memory; it goes with the last model that maps it."""
         if self._memory >= 0:
             os.close(self._memory)
             self._memory = -1

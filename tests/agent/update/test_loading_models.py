@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from contracts.errors import InputError, RefusedError, ShoalError, UnavailableEr
 from contracts.manifest import TensorSpec
 from tests.support.bundles import rewrite
 from tests.support.controller import TINY
+from tests.support.tiny_decoder import tiny_bundle
 
 Shape = list[int]
 
@@ -197,7 +200,25 @@ def test_a_manifest_that_does_not_fit_leaves_no_model_open(
     assert environments == []
 
 
-@pytest.mark.parametrize("kind", [litert.LiteRt, LiteRtEngine])
+def packed_in_memory() -> list[str]:
+    """Files of packed weights that this process holds, which have no name in any folder."""
+    found = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(str(entry.readlink()))
+    return [name for name in found if "shoal-weights" in name]
+
+
+def test_weights_packed_in_memory_go_with_the_model(tmp_path: Path) -> None:
+    """A device loads one model after the other for months."""
+    bundle = tiny_bundle(tmp_path / "base")
+    loaded = model.load(Bundle.open(bundle))
+    assert packed_in_memory()
+    loaded.close()
+    assert packed_in_memory() == []
+
+
+@pytest.mark.parametrize("kind", [litert.LiteRt, partial(LiteRtEngine, whole=["decode_8"])])
 def test_a_file_that_is_no_model_leaves_no_environment_open(
     environments: list[Library], tmp_path: Path, kind: Callable[..., Any]
 ) -> None:
@@ -207,6 +228,7 @@ def test_a_file_that_is_no_model_leaves_no_environment_open(
     with pytest.raises((RuntimeError, ValueError)):
         kind(junk, threads=1, cache=None)
     assert environments == []
+    assert packed_in_memory() == []
 
 
 def test_a_tensor_that_cannot_be_made_leaves_none_of_the_others(
