@@ -154,14 +154,12 @@ def build(
         parts = _parts(recipe, ready, provenance, progress)
         write_generator(trial, parts)
         give_back()
-        progress("measuring", 0, 1)
-        found = _measured(recipe, ready, folder, base, trial)
+        found = _measured(recipe, ready, folder, base, trial, progress)
         parts.grammar = None
         free = Path(name) / "free"
         write_generator(free, parts)
         parts.grammar = ready.grammar
         found["rounding"] = _rounding(recipe, ready, free, progress)
-        progress("measuring", 1, 1)
     scores = found["scores"][recipe.student.adapt]
     parts.metrics = {"quality": scores}
     write_generator(bundle, parts)
@@ -324,7 +322,7 @@ def _calibration(pairs: list[Coded], context: int) -> list[Any]:
 
 
 def _measured(
-    recipe: TuneRecipe, ready: _Ready, folder: Path, base: Path, tuned: Path
+    recipe: TuneRecipe, ready: _Ready, folder: Path, base: Path, tuned: Path, progress: Progress
 ) -> dict[str, Any]:
     """Each way on held-out, shifted and handwritten pairs, and on chats."""
     sets = {**_test_sets(recipe, ready), BY_HAND: ready.by_hand}
@@ -339,7 +337,7 @@ def _measured(
         *(Way(Path(path).name, folder / path) for path in recipe.compare),
         Way(recipe.student.adapt, tuned),
     ]
-    return compared(ways, sets, ready.longest + 8, ready.frame.asked)
+    return compared(ways, sets, ready.longest + 8, ready.frame.asked, progress=progress)
 
 
 def _unknown(ready: _Ready) -> list[str]:

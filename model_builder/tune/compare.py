@@ -14,6 +14,7 @@ from contracts.answers import Generated
 from contracts.requests import ChatMessage, ToolCall
 from model_builder.generate.evaluate import f1, is_json, run_generator
 from model_builder.generate.pairs import Pair
+from model_builder.teachers.base import Progress, silent
 from model_builder.tune.data import Chat, calls_of, chat_of, prompt_of
 from model_builder.tune.shift import last_said
 
@@ -173,15 +174,17 @@ def compared(
     max_tokens: int,
     asked: Asked = lambda prompt: prompt,
     examples: int = 8,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Scores of each way on each set, and answers side by side."""
+    """Scores of each way on each set, and answers side by side; tells each way that is done."""
+    progress("measuring", 0, len(ways))
     filled = {name: pairs for name, pairs in sets.items() if pairs}
     scores: dict[str, dict[str, Any]] = {}
     rows = {
         name: [{"prompt": _asked_text(p), "expected": expected(p)} for p in pairs]
         for name, pairs in filled.items()
     }
-    for way in ways:
+    for number, way in enumerate(ways, 1):
         cut = {name: pairs[: way.most] for name, pairs in filled.items()}
         wanted = [p for pairs in cut.values() for p in pairs]
         answers = iter(way.answers(wanted, max_tokens, asked))
@@ -192,6 +195,7 @@ def compared(
             scores.setdefault(way.name, {})[name] = msgspec.to_builtins(found)
             for row, text in zip(rows[name], texts, strict=False):
                 row[way.name] = text
+        progress("measuring", number, len(ways))
     tuned = ways[-1].name
     beside = {}
     for name, listed in rows.items():
