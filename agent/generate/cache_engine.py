@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from agent.generate.caches import Array, CacheEngine, Floats, is_kept
+from agent.generate.caches import Array, CacheEngine, Floats, stacks
 from agent.runtime.signature_view import view_signatures
 from contracts.adapter import Adapter
 from contracts.errors import RefusedError, UnavailableError
@@ -128,15 +128,20 @@ class InterpreterEngine:
     ) -> dict[str, Array]:
         """As :meth:`CacheEngine.open_cache`."""
         self.use(signatures, adapter)
-        self._cache = {
-            name: np.zeros(_shape(row), row["dtype"])
+        rows = {
+            name: row
             for signature in signatures
             for name, row in self._runner(signature).get_input_details().items()
-            if is_kept(name)
         }
+        found: dict[str, Array] = {}
+        self._cache = {}
+        for stack, names in stacks(rows).items():
+            first = rows[names[0]]
+            found[stack] = np.zeros((len(names), *_shape(first)), first["dtype"])
+            self._cache |= zip(names, found[stack], strict=True)
         self._inputs.clear()
         self._names.clear()
-        return self._cache
+        return found
 
     def inputs(self, signature: str) -> dict[str, Floats]:
         """As :meth:`CacheEngine.inputs`."""
@@ -165,6 +170,8 @@ class InterpreterEngine:
             outputs: dict[str, Floats] = self._runner(signature)(**small, **cache)
         except (RuntimeError, ValueError) as error:
             raise RefusedError("model-failed", f"interpreter: {str(error)[:500]}") from None
+        for stack, names in stacks(outputs).items():
+            outputs[stack] = np.stack([outputs.pop(name) for name in names])
         return outputs
 
     def close(self) -> None:

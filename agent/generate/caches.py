@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +29,13 @@ class CacheEngine(Protocol):
     ) -> dict[str, Array]:
         """The inputs that are kept from run to run, all zero; frees those of before.
 
-        They are keys, values and their scales.
-
         Args:
             signatures: of one context size, that may be run until the next call.
             adapter: that is in them.
+
+        Returns:
+            ``values`` ``[2 * layers, kv_heads, C, head_size]``, the keys of all layers, then
+            their values; and ``scales`` ``[2 * layers, kv_heads, C, 1]``, where these are int8.
         """
 
     def use(self, signatures: Sequence[str], adapter: Adapter | None) -> None:
@@ -46,12 +49,27 @@ class CacheEngine(Protocol):
         """The small inputs of a signature, to be filled in place before a run."""
 
     def run(self, signature: str) -> dict[str, Floats]:
-        """Runs a signature; the outputs hold until the next run of any."""
+        """Runs a signature; the outputs hold until the next run of any.
+
+        Returns:
+            ``new`` ``[2 * layers, kv_heads, T, head_size]``, keys, then values; and ``logits``,
+            where it has them.
+        """
 
     def close(self) -> None:
         """Frees the model and its buffers."""
 
 
-def is_kept(name: str) -> bool:
-    """Whether an input is kept by the host from run to run."""
-    return name.startswith(("k_", "v_"))
+_NAME: Final = re.compile(r"([kv])(?:_(scale|new))?_([0-9]{1,4})")
+_STACKS: Final = {"": "values", "scale": "scales", "new": "new"}
+
+
+def stacks(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of keys and values by what they are: those of keys, then of values, by layer."""
+    found: dict[str, dict[tuple[str, int], str]] = {}
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match:
+            stack = found.setdefault(_STACKS[match[2] or ""], {})
+            stack[match[1], int(match[3])] = name
+    return {stack: [rows[key] for key in sorted(rows)] for stack, rows in found.items()}

@@ -199,7 +199,7 @@ class Decoder:
             mask[:start] = 0
             mask[start:] = _MASKED
         outputs = self._engine.run(name)
-        self._filled().write(outputs, start, count)
+        self._filled().write(outputs["new"], start, count)
         self.ids.extend(ids)
         return outputs
 

@@ -26,14 +26,10 @@ class KvCache:
     """
 
     def __init__(self, tensors: Mapping[str, Array], facts: GeneratorFacts) -> None:
-        layers = range(facts.layers)
         self._compact = facts.cache == "int8"
-        self._outputs = [f"{which}_new_{i}" for which in "kv" for i in layers]
-        # Positions are the second axis of each.
-        self._values = [tensors[f"{which}_{i}"] for which in "kv" for i in layers]
-        self._scales: list[Floats] = []
-        if self._compact:
-            self._scales = [tensors[f"{which}_scale_{i}"] for which in "kv" for i in layers]
+        # Rows are keys of all layers, then values; positions are the third axis.
+        self._values = tensors["values"]
+        self._parts = [self._values] + ([tensors["scales"]] if self._compact else [])
 
     @staticmethod
     def bytes_of(count: int, facts: GeneratorFacts) -> int:
@@ -41,36 +37,41 @@ class KvCache:
         vector = facts.head_size + 4 if facts.cache == "int8" else 2 * facts.head_size
         return 2 * facts.layers * facts.kv_heads * count * vector
 
-    def write(self, outputs: Mapping[str, Floats], start: int, count: int) -> None:
-        """Takes the first `count` new slices of a run at position `start`."""
+    def write(self, new: Floats, start: int, count: int) -> None:
+        """Takes the new slices of a run.
+
+        Args:
+            new: as :meth:`agent.generate.caches.CacheEngine.run` gives them.
+            start: of the positions.
+            count: of the slices.
+        """
         stop = start + count
         if not self._compact:
-            for values, name in zip(self._values, self._outputs, strict=True):
-                values[:, start:stop] = outputs[name][:, :count]
-        elif count == 1:
-            # All at once: a call of NumPy costs more than its work on one vector.
-            new, scales = _compact(np.stack([outputs[name][:, :1] for name in self._outputs]))
-            for i, (values, kept) in enumerate(zip(self._values, self._scales, strict=True)):
-                values[:, start:stop] = new[i]
-                kept[:, start:stop] = scales[i]
-        else:
-            for values, kept, name in zip(self._values, self._scales, self._outputs, strict=True):
-                values[:, start:stop], kept[:, start:stop] = _compact(outputs[name][:, :count])
+            self._values[:, :, start:stop] = new[:, :, :count]
+            return
+        # All at once for a token: a call of NumPy costs more than its work on a few vectors.
+        # For many the floats in between would be as large as the model's activations.
+        step = len(new) if count == 1 else 1
+        for first in range(0, len(new), step):
+            rows = slice(first, first + step)
+            made = _compact(new[rows, :, :count])
+            for part, values in zip(self._parts, made, strict=True):
+                part[rows, :, start:stop] = values
 
     def copy(self, count: int) -> list[Array]:
         """The first `count` positions, exactly."""
-        return [part[:, :count].copy() for part in self._values + self._scales]
+        return [part[:, :, :count].copy() for part in self._parts]
 
     def kept(self, count: int) -> list[Array]:
         """The first `count` positions, to be kept for long: floats in float16."""
         if self._compact:
             return self.copy(count)
-        return [part[:, :count].astype(np.float16) for part in self._values]
+        return [part[:, :, :count].astype(np.float16) for part in self._parts]
 
     def restore(self, parts: list[Array], count: int) -> None:
         """Takes back the first `count` positions of what :meth:`copy` or :meth:`kept` gave."""
-        for mine, part in zip(self._values + self._scales, parts, strict=True):
-            mine[:, :count] = part[:, :count]
+        for mine, part in zip(self._parts, parts, strict=True):
+            mine[:, :, :count] = part[:, :, :count]
 
 
 def _compact(new: Floats) -> tuple[Array, Floats]:

@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.generate.caches import Array, Floats, is_kept
-from agent.runtime.litert_library import Library, Memory, Model, Signature, Tensor
+from agent.generate.caches import Array, Floats, stacks
+from agent.runtime.litert_library import Kind, Library, Memory, Model, Signature, Tensor
 from contracts.adapter import Adapter
 from contracts.errors import RefusedError
 
@@ -26,28 +26,50 @@ class _Bound:
 
     def __init__(self, signature: Signature, cache: dict[str, Tensor], scratch: Memory) -> None:
         library = signature.model.library
-        self.signature = signature
         self.own: list[Tensor] = []
         self.input_tensors: dict[str, Tensor] = {}
-        self.output_tensors: dict[str, Tensor] = {}
+        self.inputs: dict[str, Floats] = {}
         for name, kind in signature.inputs.items():
             tensor = cache.get(name)
             if tensor is None:
                 tensor = Tensor(library, kind)
                 self.own.append(tensor)
+                self.inputs[name] = tensor.values
             self.input_tensors[name] = tensor
         scratch.reuse()
+        self.outputs, made = _stacked(library, signature.outputs, scratch)
         for name, kind in signature.outputs.items():
-            self.output_tensors[name] = Tensor(library, kind, scratch)
-            self.own.append(self.output_tensors[name])
-        self.inputs = {n: t.values for n, t in self.input_tensors.items() if n not in cache}
-        self.outputs = {n: t.values for n, t in self.output_tensors.items()}
+            if name not in made:
+                made[name] = Tensor(library, kind, scratch)
+                self.outputs[name] = made[name].values
+        self.own += made.values()
+        self.run = signature.bound(self.input_tensors, {n: made[n] for n in signature.outputs})
 
     def close(self) -> None:
         self.inputs.clear()
         self.outputs.clear()
         for tensor in self.own:
             tensor.close()
+
+
+def _stacked(
+    library: Library, kinds: dict[str, Kind], memory: Memory
+) -> tuple[dict[str, Array], dict[str, Tensor]]:
+    """Keys and values of all layers as one array each, and the tensors that lie there.
+
+    Raises:
+        ValueError: they are not alike.
+    """
+    arrays: dict[str, Array] = {}
+    tensors: dict[str, Tensor] = {}
+    for stack, names in stacks(kinds).items():
+        kind = kinds[names[0]]
+        if any(bytes(kinds[name]) != bytes(kind) for name in names):
+            raise ValueError("layers of one decoder must have caches of one shape")
+        arrays[stack] = memory.rows(kind, len(names))
+        for name, values in zip(names, arrays[stack], strict=True):
+            tensors[name] = Tensor(library, kind, values=values)
+    return arrays, tensors
 
 
 class _Set:
@@ -137,12 +159,15 @@ class LiteRtEngine:
             name: kind
             for signature in signatures
             for name, kind in self._used.model.signatures[signature].inputs.items()
-            if is_kept(name)
         }
-        memory = Memory(Memory.needed(kinds.values()))
-        for name, kind in kinds.items():
-            self._cache[name] = Tensor(self._library, kind, memory)
-        return {name: tensor.values for name, tensor in self._cache.items()}
+        kept = {name: kinds[name] for names in stacks(kinds).values() for name in names}
+        try:
+            arrays, self._cache = _stacked(
+                self._library, kept, Memory(Memory.needed(kept.values()))
+            )
+        except ValueError as error:
+            raise RefusedError("model-failed", f"{self._path.name}: {error}") from None
+        return arrays
 
     def use(self, signatures: Sequence[str], adapter: Adapter | None) -> None:
         """As :meth:`CacheEngine.use`."""
@@ -182,7 +207,7 @@ class LiteRtEngine:
         """As :meth:`CacheEngine.run`."""
         bound = self._used.bind(signature, self._cache)
         try:
-            bound.signature.run(bound.input_tensors, bound.output_tensors)
+            bound.run()
         except RuntimeError as error:
             raise RefusedError("model-failed", f"LiteRT: {error}") from None
         return bound.outputs

@@ -23,7 +23,6 @@ class _Bound:
 
     def __init__(self, signature: Signature) -> None:
         library = signature.model.library
-        self.signature = signature
         self.inputs: dict[str, Buffer] = {}
         self.outputs: dict[str, Buffer] = {}
         try:
@@ -33,6 +32,7 @@ class _Bound:
             ):
                 for key, kind in kinds.items():
                     made[key] = Buffer(library, kind)
+            self.run = signature.bound(self.inputs, self.outputs)
         except BaseException:
             self.close()
             raise
@@ -89,7 +89,7 @@ class LiteRt:
                         f"not {value.dtype}{list(value.shape)}",
                     )
                 np.copyto(room, value)
-            bound.signature.run(bound.inputs, bound.outputs)
+            bound.run()
             return {key: buffer.values.copy() for key, buffer in bound.outputs.items()}
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
             raise RefusedError("model-failed", f"LiteRT: {str(error)[:500]}") from None

@@ -15,7 +15,8 @@ import ctypes
 import json
 import math
 import mmap
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ class _Layout(ctypes.Structure):
     )
 
 
-class _TensorType(ctypes.Structure):
+class Kind(ctypes.Structure):
+    """Element and shape of a tensor."""
+
     _fields_ = (("element", ctypes.c_int32), ("layout", _Layout))
 
 
@@ -74,11 +77,11 @@ class Memory:
         self._taken = self._first
 
     @staticmethod
-    def needed(kinds: Iterable[_TensorType]) -> int:
+    def needed(kinds: Iterable[Kind]) -> int:
         """Bytes that tensors of these types take."""
         return sum(_aligned(_size_of(kind)) for kind in kinds)
 
-    def take(self, kind: _TensorType) -> Array:
+    def take(self, kind: Kind) -> Array:
         """The next tensor's values."""
         size = _size_of(kind)
         start = self._taken
@@ -86,12 +89,21 @@ class Memory:
         shape = tuple(kind.layout.dimensions[: kind.layout.rank])
         return self._bytes[start : start + size].view(_TYPES[kind.element]).reshape(shape)
 
+    def rows(self, kind: Kind, count: int) -> Array:
+        """``[count, *shape]``: as many tensors of one type, each where it may lie."""
+        size = _size_of(kind)
+        start, step = self._taken, _aligned(size)
+        self._taken += count * step
+        found = self._bytes[start : self._taken].reshape(count, step)[:, :size]
+        shape = tuple(kind.layout.dimensions[: kind.layout.rank])
+        return found.view(_TYPES[kind.element]).reshape(count, *shape)
+
     def reuse(self) -> None:
         """Gives the room out again from its beginning."""
         self._taken = self._first
 
 
-def _size_of(kind: _TensorType) -> int:
+def _size_of(kind: Kind) -> int:
     shape = kind.layout.dimensions[: kind.layout.rank]
     return int(math.prod(shape)) * _TYPES[kind.element].itemsize
 
@@ -107,14 +119,22 @@ class Tensor:
         library: to use.
         kind: its type.
         memory: to take it from; None: its own.
+        values: memory that is its own already.
 
     Attributes:
         values: the memory; it must not be used after :meth:`close`.
     """
 
-    def __init__(self, library: Library, kind: _TensorType, memory: Memory | None = None) -> None:
-        memory = memory or Memory(Memory.needed([kind]))
-        self.values = memory.take(kind)
+    def __init__(
+        self,
+        library: Library,
+        kind: Kind,
+        memory: Memory | None = None,
+        values: Array | None = None,
+    ) -> None:
+        if values is None:
+            values = (memory or Memory(Memory.needed([kind]))).take(kind)
+        self.values = values
         self._library = library
         self.handle = ctypes.c_void_p()
         library.call(
@@ -139,26 +159,28 @@ class Signature:
         self.model = model
         self.index = index
         self.key = key
-        self.inputs: dict[str, _TensorType] = {}
-        self.outputs: dict[str, _TensorType] = {}
+        self.inputs: dict[str, Kind] = {}
+        self.outputs: dict[str, Kind] = {}
 
-    def run(self, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
-        """Runs it; the tensors are in :attr:`inputs`' and :attr:`outputs`' order.
+    def bound(self, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> Callable[[], None]:
+        """A function that runs it on tensors in :attr:`inputs`' and :attr:`outputs`' order.
 
-        Raises:
-            RuntimeError: LiteRT refuses.
+        It raises ``RuntimeError`` when LiteRT refuses, and must not be called when model or
+        tensors are closed.
         """
+        counts = [ctypes.c_size_t(len(tensors)) for tensors in (inputs, outputs)]
         handles = [
             (ctypes.c_void_p * len(tensors))(*(t.handle.value for t in tensors.values()))
             for tensors in (inputs, outputs)
         ]
-        self.model.library.call(
+        return partial(
+            self.model.library.call,
             "LiteRtRunCompiledModel",
             self.model.handle,
             ctypes.c_size_t(self.index),
-            ctypes.c_size_t(len(inputs)),
+            counts[0],
             handles[0],
-            ctypes.c_size_t(len(outputs)),
+            counts[1],
             handles[1],
         )
 
@@ -322,8 +344,8 @@ class Model:
             found.append(signature)
         return found
 
-    def _tensor(self, signature: ctypes.c_void_p, side: str, at: int) -> tuple[str, _TensorType]:
-        name, tensor, kind = ctypes.c_char_p(), ctypes.c_void_p(), _TensorType()
+    def _tensor(self, signature: ctypes.c_void_p, side: str, at: int) -> tuple[str, Kind]:
+        name, tensor, kind = ctypes.c_char_p(), ctypes.c_void_p(), Kind()
         index = ctypes.c_size_t(at)
         call = self.library.call
         call(f"LiteRtGetSignature{side}Name", signature, index, ctypes.byref(name))
