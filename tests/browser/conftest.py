@@ -173,6 +173,7 @@ def type_into(page: Page, label: str, text: str) -> None:
 
 
 def fits(page: Page, width: int = 360) -> None:
-    """Nothing scrolls sideways."""
+    """Nothing scrolls sideways, once icons are no longer their names in letters."""
+    page.evaluate("document.fonts.ready.then(() => true)")
     found = page.evaluate("document.documentElement.scrollWidth")
     assert found <= width, f"{page.url} is {found} px wide"
