@@ -110,7 +110,7 @@ class Home:
             "waves": [{"count": 1}, {"percent": 100}], "bake_s": 0, "trial": {"seconds": 0},
             **fields,
         }  # fmt: skip
-        rollout = self.client.create_rollout(RolloutSpec.model_validate(spec)).id
+        rollout = self.client.create_rollout(RolloutSpec.model_validate(spec), again=True).id
         with self._people():
             self.served.until(lambda: self.client.rollout(rollout).status in ENDED, 120)
         return self.client.rollout(rollout)

@@ -50,7 +50,7 @@ class Home:
             "bundle": bundle.ref.name, "version": bundle.ref.version,
             "waves": [{"percent": 100}], "bake_s": 1, "trial": {"seconds": 0}, **fields,
         }  # fmt: skip
-        rollout = self.client.create_rollout(RolloutSpec.model_validate(spec)).id
+        rollout = self.client.create_rollout(RolloutSpec.model_validate(spec), again=True).id
         with self._people():
             self.until(lambda: self.client.rollout(rollout).status in ENDED, 90)
         return self.client.rollout(rollout)

@@ -72,7 +72,7 @@ def _rollout(served: ServedFleet, **fields: Any) -> str:
         "bake_s": 0, "trial": {"seconds": 0.5}, "deadline_s": 600,
     }  # fmt: skip
     with served.client() as client:
-        return client.create_rollout(RolloutSpec.model_validate(spec | fields)).id
+        return client.create_rollout(RolloutSpec.model_validate(spec | fields), again=True).id
 
 
 def _until(
