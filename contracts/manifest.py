@@ -226,6 +226,8 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
             ``@PIECES@`` stands for its words, numbers, spaces and other characters as a JSON
             list.
         adapters: what it takes of adapters; None: none.
+        placed: the score signatures are ``placed_{T}_{C}``, with logits as of one token at a
+            time; their input ``place`` ``[kv_heads, C, T]`` is 1 where a token comes to lie.
     """
 
     vocabulary: Annotated[int, msgspec.Meta(ge=2, le=1 << 20)]
@@ -257,6 +259,7 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     prompt_suffix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     grammar: Annotated[str, msgspec.Meta(max_length=64 * 1024)] | None = None
     adapters: AdapterRoom | None = None
+    placed: bool = False
 
     def turns(self) -> list[list[float]]:
         """Radians a position for each pair of a head; of local layers too, if they differ.
@@ -289,7 +292,8 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
             return f"prompt_{tokens}{end}"
         kept = "8" if self.cache == "int8" else ""
         sizes = f"{context}" if kind == "decode" else f"{tokens}_{context}"
-        return f"{kind}{kept}_{sizes}{end}"
+        name = "placed" if kind == "score" and self.placed else kind
+        return f"{name}{kept}_{sizes}{end}"
 
 
 class Golden(msgspec.Struct, frozen=True):

@@ -71,6 +71,8 @@ class Decoder:
 
     Attributes:
         ids: the tokens whose keys and values are in the cache.
+        alike: how often a row of :meth:`verify` was that of :meth:`step`, to the bit; None: it
+            was not once.
     """
 
     def __init__(self, engine: CacheEngine, embedding: Embedding, facts: GeneratorFacts) -> None:
@@ -82,6 +84,7 @@ class Decoder:
         self._cache: KvCache | None = None
         self._adapter: Adapter | None = None
         self.ids: list[int] = []
+        self.alike: int | None = 0
 
     @property
     def capacity(self) -> int:
@@ -198,6 +201,10 @@ class Decoder:
             mask = inputs["mask"].reshape(-1)
             mask[:start] = 0
             mask[start:] = _MASKED
+        if kind == "score" and self._facts.placed:
+            place, run = inputs["place"], np.arange(count)
+            place[:] = 0
+            place[:, start + run, run] = 1
         outputs = self._engine.run(name)
         self._filled().write(outputs["new"], start, count)
         self.ids.extend(ids)

@@ -20,6 +20,9 @@ Mask = npt.NDArray[np.bool_]
 
 CLOSE: Final = 0.5
 """Logits between the best token and the second: nearer ones are decided by a run of one token."""
+PROVEN: Final = 32
+"""Runs of one token that gave the logits of a run of several to the bit, after which there are no
+more of them. Bundles are made so that they do; whether a processor's kernels do is found out."""
 _LONGEST: Final = 4
 """Tokens that are matched at most; a longer match is the better guess."""
 _SHORTEST: Final = 2
@@ -156,10 +159,11 @@ class Steps:
     def settled(self, token: int, logits: Floats, allowed: Mask | None) -> Floats:
         """The logits, or those of a run of `token` alone where the choice is a close one.
 
-        In a run of several, sums are rounded in another order, and what stands before in the
-        same run is not yet rounded for the cache.
+        In a run of several, kernels may round sums in another order; in bundles without `placed`
+        what stands before in the same run is not yet rounded for the cache either.
         """
-        if not self._right:
+        alike = self._decoder.alike
+        if not self._right or (alike is not None and alike >= PROVEN):
             return logits
         choices = logits if allowed is None else np.where(allowed, logits, -np.inf)
         second, first = (float(n) for n in np.partition(choices, -2)[-2:])
@@ -168,7 +172,10 @@ class Steps:
         self._fed -= 1
         self.finish()
         self.runs += 1
+        together = logits.copy()
         alone: Floats = self._decoder.step(token)
+        if alike is not None:
+            self._decoder.alike = alike + 1 if np.array_equal(alone, together) else None
         return alone
 
     def finish(self) -> None:
@@ -179,7 +186,8 @@ class Steps:
         self._guess, self._rows, self._right, self._seconds = [], [], 0, 0.0
 
     def _propose(self) -> list[int]:
-        room = self._decoder.capacity - len(self._decoder.ids) - 1
+        # A larger cache has its sums in another order: it begins where it does one by one.
+        room = self._decoder.context - len(self._decoder.ids) - 1
         size = min(self._size, room, self._most)
         if size < 1 or not self._worth.pays():
             return []

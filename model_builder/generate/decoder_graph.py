@@ -7,6 +7,7 @@ Inputs of every signature: ``x`` ``[T, width]`` (embedded tokens), ``cos`` and `
 turn by frequencies of their own), ``mask`` ``[1, 1, C]`` (0 where the cache is filled,
 a large negative number elsewhere), ``k_i`` and ``v_i`` ``[kv_heads, C, head_size]``.
 Where these are int8, also ``k_scale_i`` and ``v_scale_i`` ``[kv_heads, C, 1]``.
+``score_T_C`` has ``place`` ``[kv_heads, C, T]`` too: 1 where a token comes to lie in the cache.
 Those that take an adapter have constants for it (:class:`contracts.manifest.AdapterRoom`).
 Outputs: ``k_new_i``, ``v_new_i`` ``[kv_heads, T, head_size]``, which the host writes into its
 cache, and of ``decode`` and ``score_T`` also ``logits`` ``[T, vocabulary]``. The graph never
@@ -26,6 +27,8 @@ from model_builder.generate.weights import Array, DecoderConfig
 
 MASKED = -1e9
 """Added to a score that must not count."""
+_SMALLEST_SCALE = 1e-30
+"""Of a vector in the cache, as the host has it: one of zeros must not be divided by 0."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,22 @@ class _Past:
 
     values: Node
     scales: Node | None
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the tokens of a run lie in the cache.
+
+    Attributes:
+        place: ``[kv_heads, C, T]``, 1 where a token comes to lie.
+        keep: ``[kv_heads, C, 1]``, 0 at those places.
+        seen: ``[kv_heads, shared * T, C]``, added to scores: large and negative where a token
+            must not look.
+    """
+
+    place: Node
+    keep: Node
+    seen: Node
 
 
 @dataclass(frozen=True)
@@ -151,6 +170,7 @@ class _Signature:
             turning[True] = (g.input("cos_local", shape), g.input("sin_local", shape))
         mask = g.input("mask", (1, 1, self.context)) if self.context else None
         caches = [self._cache(i) for i in range(c.layers)] if self.context else []
+        places = self._places(mask) if logits and t > 1 and mask is not None else None
         outputs: dict[str, Node] = {}
         x = self._turned(x, self.model.stream_turn)  # which undoes that of the table
         last = c.layers - 1
@@ -162,7 +182,11 @@ class _Signature:
             outputs[f"k_new_{i}"], outputs[f"v_new_{i}"] = k, v
             if i == last and not logits:
                 break  # a prefill needs nothing but the cache
-            mixed = self._attend(q, k, v, caches[i] if caches else None, mask)
+            past = caches[i] if caches else None
+            if places is not None and past is not None:
+                mixed = self._attend_as_one_by_one(q, k, v, past, places)
+            else:
+                mixed = self._attend(q, k, v, past, mask)
             given = self._adapted(mixed, block.o, f"o_{i}")
             x = self._joined(x, given, block.post_norms[0])
             read = self._read(x, block.pre_norms[1], block.pre_gains[1])
@@ -291,6 +315,59 @@ class _Signature:
             mixed = g.reshape(mixed, (c.heads, t, c.head_size))
             mixed = g.transpose(mixed, (1, 0, 2))
         return g.reshape(mixed, (t, c.heads * c.head_size))
+
+    def _places(self, mask: Node) -> _Places:
+        """Where the run's tokens come to lie in the cache, by the input ``place``."""
+        g, c, t = self.g, self.c, self.tokens
+        shared = c.heads // c.kv_heads
+        place = g.input("place", (c.kv_heads, self.context, t))
+        keep = g.binary("SUB", g.scalar(1.0), g.sum_last(place))
+        # A token sees those of the run before it, whose places the host has masked.
+        before = np.tile(np.tril(np.full((t, t), -MASKED, np.float32), -1), (shared, 1))
+        weight = self.model.writer.weight(np.broadcast_to(before, (c.kv_heads, *before.shape)))
+        seen = g.binary("ADD", g.matmul(g.constant(weight), place, transposed=True), mask)
+        return _Places(place, keep, seen)
+
+    def _attend_as_one_by_one(
+        self, q: Node, k: Node, v: Node, cache: tuple[_Past, _Past], places: _Places
+    ) -> Node:
+        """The same, to the bit as by runs of one token each.
+
+        Such a run reads all before its token from the cache, rounded and in order. So what stands
+        before in this run is rounded and put at its place, and sums have the same terms in the
+        same order: attention that adds the run's part to the cache's gives logits that are off by
+        half a unit and more.
+        """
+        g, c, t = self.g, self.c, self.tokens
+        shared = c.heads // c.kv_heads
+        place, row = places.place, (c.kv_heads, 1, self.context)
+        past = g.matmul(q, self._restored(cache[0]), transposed=True)
+        past = g.binary("MUL", past, g.reshape(places.keep, row))
+        run = g.matmul(q, self._rounded(k), transposed=True)
+        past = g.binary("ADD", past, g.matmul(run, place, transposed=True))
+        past = g.binary("ADD", past, places.seen)
+        one = self.model.writer.weight(np.tile(np.eye(t, dtype=np.float32), (shared, 1))[None])
+        own = g.matmul(q, k, transposed=True)
+        own = g.sum_last(g.binary("MUL", own, g.constant(one)))
+        share = g.softmax(g.concat_last([past, own]))
+        kept = g.binary("MUL", self._restored(cache[1]), places.keep)
+        values = g.binary("ADD", kept, g.matmul(place, self._rounded(v)))
+        mixed = g.binary(
+            "ADD",
+            g.matmul(g.slice_axis(share, 2, 0, self.context), values),
+            g.binary("MUL", g.tiled(v, shared), g.slice_axis(share, 2, self.context, 1)),
+        )
+        mixed = g.transpose(g.reshape(mixed, (c.heads, t, c.head_size)), (1, 0, 2))
+        return g.reshape(mixed, (t, c.heads * c.head_size))
+
+    def _rounded(self, x: Node) -> Node:
+        """Each vector as the host's cache gives it back."""
+        if not self.model.compact:
+            return x
+        g = self.g
+        scale = g.binary("DIV", g.max_last(g.unary("ABS", x)), g.scalar(127.0))
+        scale = g.binary("MAXIMUM", scale, g.scalar(_SMALLEST_SCALE))
+        return g.binary("MUL", g.unary("ROUND", g.binary("DIV", x, scale)), scale)
 
     def _feed_forward(self, x: Node, block: _Block, layer: int) -> Node:
         g = self.g

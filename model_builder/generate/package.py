@@ -150,6 +150,7 @@ def facts_of(decoder: QuantizedDecoder, layout: Layout) -> GeneratorFacts:
         prompt=layout.prompt,
         prefill=layout.prefill,
         score=layout.score,
+        placed=bool(layout.score),
         adapters=AdapterRoom(layout.adapters, c.heads, c.hidden, BASIS_FILE)
         if layout.adapters
         else None,
@@ -321,6 +322,8 @@ def _signature(
         inputs += [msgspec.structs.replace(spec, name=f"{spec.name}_local") for spec in inputs[1:]]
     if context:
         inputs.append(TensorSpec("mask", [1, 1, context], "float32"))
+    if facts.placed and logits and tokens > 1:
+        inputs.append(TensorSpec("place", [facts.kv_heads, context, tokens], "float32"))
     outputs = [TensorSpec("logits", [tokens, facts.vocabulary], "float32")] if logits else []
     return SignatureSpec(name, inputs, outputs)
 

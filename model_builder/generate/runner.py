@@ -131,6 +131,10 @@ class Runner:
             near = rotary_table(self._config, start, size, local=True)
             local = {"cos_local": _both(near[0]), "sin_local": _both(near[1], sign=-1)}
         context = cache["k_0"].shape[1]
+        if self._facts.placed and size > 1:
+            place = np.zeros((self._config.kv_heads, context, size), np.float32)
+            place[:, start + np.arange(count), np.arange(count)] = 1
+            local["place"] = place
         mask = np.full((1, 1, context), _MASKED, np.float32)
         mask[..., :start] = 0
         out = self._runners[name](

@@ -271,16 +271,18 @@ class Graph:
         return self._op("FULLY_CONNECTED", inputs, [(*x.shape[:-1], weight.shape[0])], options)[0]
 
     def binary(self, name: str, a: Node, b: Node) -> Node:
-        """ADD, MUL or SUB with broadcasting."""
+        """ADD, DIV, MAXIMUM, MUL or SUB with broadcasting."""
         options = {
             "ADD": schema.AddOptionsT,
+            "DIV": schema.DivOptionsT,
+            "MAXIMUM": schema.MaximumMinimumOptionsT,
             "MUL": schema.MulOptionsT,
             "SUB": schema.SubOptionsT,
         }[name]()
         return self._op(name, [a, b], [np.broadcast_shapes(a.shape, b.shape)], options)[0]
 
     def unary(self, name: str, x: Node) -> Node:
-        """An elementwise operator without options (RSQRT, LOGISTIC, DEQUANTIZE)."""
+        """An elementwise operator without options (ABS, ROUND, RSQRT, LOGISTIC, DEQUANTIZE)."""
         return self._op(name, [x], [x.shape])[0]
 
     def gelu(self, x: Node) -> Node:
@@ -289,12 +291,32 @@ class Graph:
         options.approximate = True
         return self._op("GELU", [x], [x.shape], options)[0]
 
-    def mean_last(self, x: Node) -> Node:
-        """Mean over the last axis, which stays with size 1."""
+    def _over_last(self, name: str, x: Node) -> Node:
         options = schema.ReducerOptionsT()
         options.keepDims = True
         axis = self._ints([len(x.shape) - 1])
-        return self._op("MEAN", [x, axis], [(*x.shape[:-1], 1)], options)[0]
+        return self._op(name, [x, axis], [(*x.shape[:-1], 1)], options)[0]
+
+    def mean_last(self, x: Node) -> Node:
+        """Mean over the last axis, which stays with size 1."""
+        return self._over_last("MEAN", x)
+
+    def sum_last(self, x: Node) -> Node:
+        """Sum over the last axis, which stays with size 1."""
+        return self._over_last("SUM", x)
+
+    def max_last(self, x: Node) -> Node:
+        """Largest of the last axis, which stays with size 1."""
+        return self._over_last("REDUCE_MAX", x)
+
+    def tiled(self, x: Node, times: int) -> Node:
+        """``[B, T, N]`` -> ``[B, times * T, N]``: the second axis again and again."""
+        if times == 1:
+            return x
+        options = schema.ConcatenationOptionsT()
+        options.axis = 1
+        shape = (x.shape[0], times * x.shape[1], x.shape[2])
+        return self._op("CONCATENATION", [x] * times, [shape], options)[0]
 
     def softmax(self, x: Node) -> Node:
         """Over the last axis."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
-from agent.generate.drafts import CLOSE, Lookup, Steps, Worth
+from agent.generate.drafts import CLOSE, PROVEN, Lookup, Steps, Worth
 from agent.generate.model import GenerativeModel
 from agent.runtime.model import Options
 from contracts.bundle import Bundle
@@ -23,8 +24,9 @@ WORDS = 16
 class Repeating:
     """A decoder whose next token is a function of the last; it tells how it was run."""
 
-    capacity = 64
+    context = 64
     guess_size = 7
+    alike: int | None = None
 
     def __init__(self, close: frozenset[int] = frozenset()) -> None:
         self.ids: list[int] = []
@@ -102,7 +104,7 @@ def test_a_guess_ends_with_the_budget_and_the_context() -> None:
     grown(decoder, [0, 1, 2, 3, 4, 0, 1], 3, guessing=True)
     assert max(decoder.runs) <= 3
     decoder = Repeating()
-    decoder.capacity = 12
+    decoder.context = 12
     grown(decoder, [0, 1, 2, 3, 4, 0, 1], 5, guessing=True)
     assert len(decoder.ids) <= 12
 
@@ -139,7 +141,7 @@ def test_guesses_that_do_not_pay_stop() -> None:
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
     """A tiny decoder with and without a signature that checks guesses.
 
-    Its choices are close calls all over; a cache in float32 leaves only the order of sums.
+    Its choices are close calls all over, and its cache is int8.
     """
     folder = tmp_path_factory.mktemp("drafts")
     file = write_gguf(folder / "m.gguf", tiny_weights(), tiny_tokenizer())
@@ -147,13 +149,56 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
     for score in ([8], []):
         options = ImportOptions(
             name="tiny",
-            layout=Layout(contexts=[64, 128], prompt=[], prefill=[8], score=score, cache="float32"),
+            layout=Layout(contexts=[64, 128], prompt=[], prefill=[8], score=score),
             calibration_tokens=0,
             check_tokens=64,
             max_perplexity_change=9.0,
         )
         made.append(Bundle.open(import_model(str(file), folder / str(len(score)), options).bundle))
     return made
+
+
+@pytest.mark.parametrize("cache", ["int8", "float32"])
+def test_a_run_of_several_gives_the_logits_of_runs_of_one(
+    cache: Literal["int8", "float32"], tmp_path: Path
+) -> None:
+    """To the bit, at each place of the cache, and the same keys and values for what follows."""
+    weights = tiny_weights()
+    layout = Layout(contexts=[64], prompt=[], prefill=[8], score=[8], cache=cache)
+    file = write_gguf(tmp_path / "m.gguf", weights, tiny_tokenizer())
+    options = ImportOptions(
+        name="tiny", layout=layout, calibration_tokens=0, check_tokens=64, max_perplexity_change=9.0
+    )
+    made = import_model(str(file), tmp_path / "out", options)
+    model = GenerativeModel(Bundle.open(made.bundle), Options())
+    try:
+        decoder, chance = model.decoder, np.random.default_rng(3)
+        for start in (0, 1, 17, 56):
+            ids = [int(i) for i in chance.integers(3, weights.config.vocabulary, start + 8)]
+            decoder.truncate(0)
+            decoder.prefill(ids[:start])
+            alone = np.stack([decoder.step(token).copy() for token in ids[start:]])
+            kept = decoder.snapshot(start + 8)
+            decoder.truncate(start)
+            together = decoder.verify(ids[start:]).copy()
+            assert np.array_equal(alone, together)
+            for one, other in zip(kept.state, decoder.snapshot(start + 8).state, strict=True):
+                assert np.array_equal(one, other)
+    finally:
+        model.close()
+
+
+def test_runs_of_one_stop_when_they_proved_nothing_new() -> None:
+    """A processor whose rows are those of one token decides no close choice twice."""
+    prompt, close = [0, 1, 2, 3, 4, 0, 1], frozenset(range(5))
+    decoder = Repeating(close)
+    decoder.alike = 0
+    decoder.context = 1000
+    grown(decoder, prompt, 200, guessing=True)
+    assert decoder.alike is not None and decoder.alike >= PROVEN
+    before = len(decoder.runs)
+    grown(decoder, prompt, 40, guessing=True)
+    assert len(decoder.runs) - before < 15
 
 
 def test_a_device_gives_the_same_text(bundles: list[Bundle], tmp_path: Path) -> None:

@@ -111,9 +111,9 @@ def test_only_the_signatures_of_one_context_are_loaded(bundle_path: Path, tmp_pa
     model = GenerativeModel(Bundle.open(bundle_path), Options(cache=tmp_path / "weights"))
     engine = engine_of(model)
     assert isinstance(engine, LiteRtEngine)
-    assert sorted(engine.loaded) == ["decode8_32", "prefill8_8_32", "prompt_8", "score8_8_32"]
+    assert sorted(engine.loaded) == ["decode8_32", "placed8_8_32", "prefill8_8_32", "prompt_8"]
     model.decoder.prefill(IDS + IDS[:10])
-    assert sorted(engine.loaded) == ["decode8_64", "prefill8_8_64", "score8_8_64"]
+    assert sorted(engine.loaded) == ["decode8_64", "placed8_8_64", "prefill8_8_64"]
     model.close()
 
 
