@@ -7,7 +7,7 @@ here is refused: see :mod:`model_builder.generate.keys`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -83,12 +83,17 @@ class Family:
         qk_norm: queries and keys are normalised in each head.
         fused: one matrix holds q, k and v, one gate and up.
         multipliers: Granite's factors of embedding, residuals, scores and logits.
+        layered: `layer_types` and `use_sliding_window` say which layers have the window; in the
+            others a stated window is in all of them.
+        partial: heads may turn in part; in the others the library passes over that.
+        unrotated: layers may be without positions.
         norms: the names of a block's: before and after attention, before and after feed-forward;
             empty where there is none.
         wide_norm: queries and keys are normalised over all heads together.
         added_gain: a norm's gain is what the file has and 1.
-        gemma: two rotary embeddings, GELU, scores scaled by `query_pre_attn_scalar`, embeddings
-            by the root of the width, which are tied unless config.json says no.
+        two_turns: layers with a window turn by frequencies of their own.
+        gemma: GELU, scores scaled by `query_pre_attn_scalar`, embeddings by the root of the
+            width, which are tied unless config.json says no.
     """
 
     norm_epsilon: float | None = 1e-6
@@ -97,27 +102,35 @@ class Family:
     qk_norm: bool = False
     fused: bool = False
     multipliers: bool = False
+    layered: bool = False
+    partial: bool = False
+    unrotated: bool = False
     norms: tuple[str, str, str, str] = ("input_layernorm", "", "post_attention_layernorm", "")
     wide_norm: bool = False
     added_gain: bool = False
+    two_turns: bool = False
     gemma: bool = False
 
+
+_OLMO: Final = Family(
+    norm_epsilon=1e-5,
+    rope_theta=10000.0,
+    qk_norm=True,
+    wide_norm=True,
+    norms=("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
+)
 
 FAMILIES: Final = {
     "LlamaForCausalLM": Family(rope_theta=10000.0),
     "MistralForCausalLM": Family(rope_theta=10000.0),
-    "Qwen2ForCausalLM": Family(qkv_bias=True),
-    "Qwen3ForCausalLM": Family(qk_norm=True),
-    "SmolLM3ForCausalLM": Family(),
-    "Phi3ForCausalLM": Family(norm_epsilon=None, fused=True),
+    "Qwen2ForCausalLM": Family(qkv_bias=True, layered=True),
+    "Qwen3ForCausalLM": Family(qk_norm=True, layered=True),
+    "SmolLM3ForCausalLM": Family(layered=True, unrotated=True),
+    "Phi3ForCausalLM": Family(norm_epsilon=None, fused=True, partial=True),
     "GraniteForCausalLM": Family(multipliers=True),
-    "Olmo2ForCausalLM": Family(
-        norm_epsilon=1e-5,
-        rope_theta=10000.0,
-        qk_norm=True,
-        wide_norm=True,
-        norms=("", "post_attention_layernorm", "", "post_feedforward_layernorm"),
-    ),
+    "MinistralForCausalLM": Family(layered=True),
+    "Olmo2ForCausalLM": _OLMO,
+    "Olmo3ForCausalLM": replace(_OLMO, rope_theta=None, layered=True, two_turns=True),
     "Gemma3ForCausalLM": Family(
         rope_theta=1e6,
         qk_norm=True,
@@ -129,6 +142,8 @@ FAMILIES: Final = {
         ),
         added_gain=True,
         gemma=True,
+        layered=True,
+        two_turns=True,
     ),
 }
 
@@ -189,9 +204,11 @@ def understand(document: dict[str, Any], where: str) -> Plan:
     if document.get("max_position_embeddings", 0) is None:
         raise InputError("bad-weights", f"{where}: max_position_embeddings is null")
     trained = keys.whole("max_position_embeddings", 2048)
-    window = _window(keys, layers, 4096 if family.gemma else None)
-    local = _local(keys, layers) if family.gemma else frozenset()
-    near, keys_of_turn = _two_turns(keys, head_size) if family.gemma else (None, keys)
+    window = _window(keys, layers, family)
+    local = _local(keys, layers, 6 if family.gemma else 4) if family.two_turns else frozenset()
+    near, keys_of_turn = (None, keys)
+    if family.two_turns:
+        near, keys_of_turn = _two_turns(keys, family, head_size)
     turn, rotary = _turn(keys_of_turn, family, head_size, trained)
     trained = min(
         trained,
@@ -229,7 +246,7 @@ def understand(document: dict[str, Any], where: str) -> Plan:
         activation="gelu_tanh" if family.gemma else "silu",
         wide_norm=family.wide_norm,
         rope_scale=turn.scale,
-        unrotated=_unrotated(keys, layers),
+        unrotated=_unrotated(keys, layers) if family.unrotated else frozenset(),
         attention_scale=scale,
         norm_epsilon=keys.number("rms_norm_eps", *_default(family.norm_epsilon)),
         trained_context=trained,
@@ -244,10 +261,9 @@ def understand(document: dict[str, Any], where: str) -> Plan:
     return Plan(family, config, rotary, multipliers, tied, biases)
 
 
-def _local(keys: Keys, layers: int) -> frozenset[int]:
+def _local(keys: Keys, layers: int, every: int) -> frozenset[int]:
     """Layers that look back only so far: by their kinds, or all but every so many."""
     kinds = keys.get("layer_types")
-    every = 6
     for key in ("sliding_window_pattern", "_sliding_window_pattern"):
         if key in keys:
             every = keys.whole(key)
@@ -258,10 +274,13 @@ def _local(keys: Keys, layers: int) -> frozenset[int]:
     return frozenset(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
 
 
-def _two_turns(keys: Keys, head_size: int) -> tuple[Frequencies, Keys]:
-    """Gemma's: frequencies of its local layers, and the keys for those of the others."""
+def _two_turns(keys: Keys, family: Family, head_size: int) -> tuple[Frequencies, Keys]:
+    """Frequencies of local layers, and the keys for those of the others."""
     both = keys.get("rope_parameters")
-    base = keys.number("rope_local_base_freq", 10000.0)
+    if family.gemma:
+        base = keys.number("rope_local_base_freq", 10000.0)
+    else:  # alike, but for what scales positions
+        base = keys.number("rope_theta", 500000.0)
     if both is None:
         return plain(base, head_size), keys
     names = {"full_attention", "sliding_attention"}
@@ -312,6 +331,8 @@ def _turn(keys: Keys, family: Family, head_size: int, trained: int) -> tuple[Rop
         },
         keys.where,
     )
+    if not family.partial:
+        found.neutral("partial_rotary_factor", 1.0)
     base = found.number("rope_theta", *_default(family.rope_theta))
     rotary = int(head_size * found.number("partial_rotary_factor", 1.0))
     if not 2 <= rotary <= head_size or rotary % 2 or head_size % 2 or not 1 < base < 1e12:
@@ -323,9 +344,9 @@ def _turn(keys: Keys, family: Family, head_size: int, trained: int) -> tuple[Rop
     return rope(rest, keys.where, base, rotary, trained), rotary
 
 
-def _window(keys: Keys, layers: int, default: int | None) -> int | None:
+def _window(keys: Keys, layers: int, family: Family) -> int | None:
     """The attention window, where a layer has one: contexts end where it begins to matter."""
-    window = keys.get("sliding_window", default)
+    window = keys.get("sliding_window", 4096 if family.gemma else None)
     used = keys.flag("use_sliding_window", default=True)
     kinds = keys.get("layer_types")
     if kinds is not None:
@@ -333,7 +354,7 @@ def _window(keys: Keys, layers: int, default: int | None) -> int | None:
         if not isinstance(kinds, list) or len(kinds) != layers or not set(kinds) <= known:
             raise InputError("unknown-architecture", f"{keys.where}: layer_types are not known")
         used = "sliding_attention" in kinds
-    if window is None or not used:
+    if window is None or (family.layered and not used):
         return None
     return keys.whole("sliding_window", window)
 

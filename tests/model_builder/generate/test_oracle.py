@@ -218,6 +218,9 @@ BREAKS: list[tuple[str, str, dict[str, Any]]] = [
     ("granite", "config.json", {"logits_scaling": 1.0}),
     ("qwen3-bias", "config.json", {"attention_bias": False}),
     ("olmo2", "config-v4.json", {"rope_theta": 1e4}),
+    ("olmo3", "config-v4.json", {"rope_theta": 1e5}),
+    ("olmo3", "config.json", {"layer_types": ["full_attention", "sliding_attention"]}),
+    ("olmo3", "config-v4.json", {"rope_scaling": None}),
     ("gemma3", "config-v4.json", {"rope_theta": 1e4}),
     ("gemma3", "config-v4.json", {"rope_scaling": None}),
     ("gemma3", "config-v4.json", {"rope_local_base_freq": 1e4}),
@@ -255,7 +258,15 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"num_local_experts": 8}, "num_local_experts"),
     ("llama", {"hidden_act": "gelu"}, "hidden_act"),
     ("llama", {"rope_interleaved": True}, "rope_interleaved"),
-    ("llama", {"partial_rotary_factor": 0.2}, "turn"),
+    ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    ("qwen3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+    (
+        "phi3",
+        {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.1}},
+        "0 of 8 turn",
+    ),
+    ("llama", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+    ("qwen3", {"no_rope_layer_interval": 2}, "no_rope_layer_interval"),
     ("llama", {"rope_scaling": {"rope_type": "ntk-of-tomorrow", "factor": 2.0}}, "differ|scaled"),
     ("llama", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "odd"}}, "scaled by 'odd'"),
     (
@@ -355,6 +366,11 @@ def test_a_window_bounds_the_context(tmp_path: Path) -> None:
     """Within the window, attention to all and attention to the window are the same."""
     path = folder("mistral", tmp_path, sliding_window=32)
     assert HfFolder(path).config().trained_context == 32
+    kinds = ["full_attention", "full_attention"]
+    path = folder("phi3", tmp_path, sliding_window=32, layer_types=kinds)  # it reads no kinds
+    assert HfFolder(path).config().trained_context == 32
+    path = folder("qwen3", tmp_path, sliding_window=32, layer_types=kinds)
+    assert HfFolder(path).config().trained_context == 256
     path = folder("llama-dynamic", tmp_path)
     assert HfFolder(path).config().trained_context == 256
 

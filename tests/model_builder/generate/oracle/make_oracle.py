@@ -124,6 +124,26 @@ CASES |= {
             },
         }
     ),
+    "olmo3": lambda: hf.Olmo3Config(
+        **{**SIZES, "hidden_size": 32},
+        layer_types=["sliding_attention", "full_attention"],
+        sliding_window=64,
+        rope_parameters={
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+            "full_attention": {
+                "rope_theta": 10000.0,
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    ),
+    "ministral": lambda: hf.MinistralConfig(
+        **SIZES,
+        **turn(1e6),
+        sliding_window=64,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
 }
 
 
@@ -147,9 +167,13 @@ def as_fourth_release(config: dict[str, Any]) -> dict[str, Any]:
     config = dict(config)
     rope = dict(config.pop("rope_parameters"))
     if "full_attention" in rope:
-        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        if config["model_type"] != "olmo3":  # whose layers have one base
+            config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
         rope = dict(rope["full_attention"])
-        if config["num_hidden_layers"] > config["_sliding_window_pattern"]:
+        if (
+            "_sliding_window_pattern" in config
+            and config["num_hidden_layers"] > config["_sliding_window_pattern"]
+        ):
             # The first releases with this family said only which layers are not local.
             config["sliding_window_pattern"] = config.pop("_sliding_window_pattern")
             del config["layer_types"]
