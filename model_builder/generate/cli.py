@@ -48,8 +48,16 @@ def import_command(
         typer.Option(help="file with a Jinja2 template instead of the source's; none: have none"),
     ] = "",
     contexts: Annotated[
-        str, typer.Option(help="context sizes, ascending; the cache grows between them")
-    ] = "128,256,512",
+        str,
+        typer.Option(
+            help="context sizes, ascending, between which the cache grows; auto: up to 8192, by "
+            "the model's own window and the boards' memory"
+        ),
+    ] = "auto",
+    board: Annotated[
+        list[str] | None,
+        typer.Option(help="board whose memory bounds the contexts; repeatable"),
+    ] = None,
     prompt: Annotated[str, typer.Option(help="tokens of the signatures for a new text")] = "32,128",
     prefill: Annotated[
         str, typer.Option(help="tokens of the signatures that go on with a text")
@@ -136,7 +144,7 @@ def import_command(
         raise InputError("bad-option", "--merged and --weights-from go with --base")
 
     layout = Layout(
-        contexts=_sizes(contexts, "--contexts"),
+        contexts=[] if contexts == "auto" else _sizes(contexts, "--contexts") or [0],
         prompt=_sizes(prompt, "--prompt"),
         prefill=_sizes(prefill, "--prefill"),
         adapters=adapters,
@@ -146,6 +154,7 @@ def import_command(
         version=version,
         chat_template=chat_template,
         layout=layout,
+        boards=tuple(board or ()),
         weights=weights.value,
         max_perplexity_change=max_perplexity_change,
         rotate=rotate,

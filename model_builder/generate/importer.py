@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 from tokenizers import Tokenizer
 
+from contracts import board as boards
 from contracts import codec
 from contracts.bundle import SUFFIX, Bundle, pack
 from contracts.chat.template import MAX_CHARS, ChatTemplate
@@ -18,6 +19,7 @@ from contracts.manifest import MAX_ADAPTER_RANK, Provenance
 from contracts.messages import Name, Version
 from contracts.requests import ChatMessage
 from model_builder.files import check_folder, write_atomically
+from model_builder.generate import contexts
 from model_builder.generate.adapter_texts import AdapterTexts
 from model_builder.generate.basis import Basis
 from model_builder.generate.fidelity import Fidelity, Ids, compare, shipped_text, windows
@@ -63,7 +65,8 @@ class ImportOptions(msgspec.Struct, frozen=True):
         version: of the bundle.
         chat_template: file with a Jinja2 template in place of the source's; ``none``: the bundle
             has none; empty: the source's.
-        layout: signatures.
+        layout: signatures; without contexts: those that the model and `boards` have room for.
+        boards: profiles whose memory bounds the contexts that are chosen.
         weights: ``int8``, ``int4``, or ``auto``: int4 where its perplexity is accepted.
         rotate: turn the residual stream before quantising.
         calibration_tokens: that the rounding is fitted to; 0: round to nearest. None: 4,096, and
@@ -79,6 +82,7 @@ class ImportOptions(msgspec.Struct, frozen=True):
     version: str = "1.0.0"
     chat_template: str = ""
     layout: Layout = Layout()
+    boards: tuple[str, ...] = ()
     weights: Literal["int8", "int4", "auto"] = "int8"
     rotate: bool = True
     calibration_tokens: int | None = None
@@ -110,6 +114,8 @@ def import_model(
     """
     check_layout(options.layout)
     check_names(options.name or "x", options.version)
+    for name in options.boards:
+        boards.load(name)  # a wrong name is told first
     check_folder(out)
     progress("loading", 0, 1)
     pretrained = load_pretrained(source)
@@ -127,7 +133,14 @@ def import_pretrained(
     progress: Progress = silent,
 ) -> Imported:
     """As :func:`import_model`, of a decoder that is loaded already."""
-    layout = _within(options.layout, pretrained.weights.config.trained_context)
+    config, layout = pretrained.weights.config, options.layout
+    if not layout.contexts:
+        size = config.parameters // (1 if options.weights == "int8" else 2)
+        named = [boards.load(name) for name in options.boards]
+        layout = msgspec.structs.replace(
+            layout, contexts=contexts.chosen(config, layout.cache, size, named)
+        )
+    layout = _within(layout, config.trained_context)
     options = msgspec.structs.replace(options, layout=layout)
     tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
     chat_template = _chat_template(pretrained, tokenizer, options.chat_template)
@@ -322,7 +335,7 @@ def check_layout(layout: Layout) -> None:
         raise InputError(
             "bad-layout", f"adapters of rank {layout.adapters}: expected 1 to {MAX_ADAPTER_RANK}"
         )
-    if not layout.contexts or layout.contexts[0] < 8 or len(layout.contexts) > 16:
+    if any(size < 8 for size in layout.contexts) or len(layout.contexts) > 16:
         raise InputError("bad-layout", "expected 1 to 16 context sizes of at least 8")
 
 
