@@ -19,6 +19,7 @@ from contracts.messages import (
     Name,
     Reported,
     Scored,
+    Text,
     Whole,
 )
 from contracts.requests import LogLevel, SampleId, ToolCall
@@ -97,6 +98,8 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     With `min_confidence`: `confidence` is the geometric mean of the probabilities of the tokens
     that were taken, the one that ended the answer among them (not calibrated). Below what was
     asked the answer is `unknown`: `text` is empty, and `best` is what would have been said.
+
+    `forgotten`: messages that were left out, the oldest, since the context was full.
     """
 
     text: str
@@ -113,6 +116,7 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     confidence: float | None = None
     unknown: bool = False
     best: str = ""
+    forgotten: Count = 0
 
 
 class Selftested(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -235,10 +239,24 @@ class Logged(msgspec.Struct, frozen=True, omit_defaults=True):
     more: bool = False
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """``res/{id}``: exactly one of the result fields, or a chunk, or an error.
+class CallPiece(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A piece of a call in a stream: first its `id` and `name`, then `arguments` bit by bit.
 
-    A stream is chunks with `seq` 0, 1, 2, ... and `done` false, then one with `done` true.
+    `index`: of the call in the answer, from 0. A call that ends without the whole of its
+    arguments is none: the final message has those that count.
+    """
+
+    index: Annotated[int, msgspec.Meta(ge=0, le=limits.MAX_TOOL_CALLS - 1)]
+    id: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{0,64}$")] = ""
+    arguments: Text = ""
+
+
+class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """``res/{id}``: exactly one of the result fields, or a piece, or an error.
+
+    A stream is pieces (`chunk` of text, `call` of a tool) with `seq` 0, 1, 2, ... and `done`
+    false, then one with `done` true.
     """
 
     id: Name
@@ -246,6 +264,7 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     seq: Count = 0
     done: bool = True
     chunk: str | None = None
+    call: CallPiece | None = None
     classified: Classified | None = None
     generated: Generated | None = None
     embedded: Embedded | None = None

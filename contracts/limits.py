@@ -115,6 +115,9 @@ MAX_WAITS: Final = 16
 MAX_GENERATE_TOKENS: Final = 8192
 """Tokens that one request may ask for."""
 
+MAX_TOOL_CALLS: Final = 8
+"""Calls of tools in one answer."""
+
 MAX_DEADLINE_MS: Final = 10 * 60 * 1000
 """Milliseconds that a request may wait and run."""
 

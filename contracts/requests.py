@@ -90,6 +90,10 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     only if the model was that sure of it (:attr:`Generated.confidence`); 0 asks for the figure
     alone.
 
+    `when_full`: what becomes of messages that the model's largest context does not hold: they are
+    refused (``prompt-too-long``), or the oldest turns are forgotten (:attr:`Generated.forgotten`),
+    never a system message before them, nor the last turn of the user.
+
     `adapter`: the slot or the name of an adapter of the slot's bundle, which answers in its place.
     """
 
@@ -124,6 +128,7 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     logprobs: Annotated[int, msgspec.Meta(ge=0, le=20)] = 0
     min_confidence: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     stream: bool = True
+    when_full: Literal["refuse", "forget"] = "refuse"
     tools: Annotated[list[Tool], msgspec.Meta(max_length=64)] = []
     tool_choice: Literal["auto", "none", "required"] = "auto"
     parallel_tool_calls: bool = True

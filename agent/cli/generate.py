@@ -18,7 +18,7 @@ from agent.generate.adapted import AdaptedModel, load
 from agent.generate.model import GenerativeModel
 from agent.runtime.model import Options
 from contracts import codec, files, limits
-from contracts.answers import Generated
+from contracts.answers import CallPiece, Generated
 from contracts.bundle import Bundle
 from contracts.errors import InputError, ShoalError
 from contracts.requests import ChatMessage, GenerateRequest, Tool
@@ -169,6 +169,31 @@ def _batch(model: GenerativeModel | AdaptedModel, options: argparse.Namespace) -
     return 0
 
 
+class _Shown:
+    """Standard output: text as it comes, then a line a call, ``name arguments``."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def text(self, piece: str) -> None:
+        """A piece of text."""
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+        self._begun = True
+
+    def call(self, piece: CallPiece) -> None:
+        """A piece of a call."""
+        if piece.name:
+            self.end()
+            self.text(f"{piece.name} ")
+        self.text(piece.arguments)
+
+    def end(self) -> None:
+        """Ends the line."""
+        sys.stdout.write("\n" if self._begun else "")
+        self._begun = False
+
+
 def _totals(result: Generated) -> str:
     return (
         f"[{result.prompt_tokens} + {result.tokens} tokens, first after "
@@ -193,16 +218,15 @@ def run(options: argparse.Namespace) -> int:
             output.document(model.generate(request))
             return 0
 
-        def show(piece: str) -> None:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-
-        result = model.generate(request, show)
-        if result.unknown:
-            sys.stdout.write(f"unknown ({result.confidence:.2f})")
-        sys.stdout.write("\n" if result.text or not result.tool_calls else "")
-        for call in result.tool_calls:
-            sys.stdout.write(f"{call.name} {call.arguments}\n")
+        shown = _Shown()
+        try:
+            result = model.generate(request, shown.text, tell=shown.call)
+            if result.unknown:
+                shown.text(f"unknown ({result.confidence:.2f})")
+            elif not result.text and not result.tool_calls:
+                shown.text("")
+        finally:
+            shown.end()
         if sys.stderr.isatty():
             sys.stderr.write(_totals(result) + "\n")
         return 0

@@ -14,7 +14,7 @@ import msgspec
 from agent.generate.model import Adapted, GenerativeModel
 from agent.runtime.model import Options
 from contracts.adapter import Adapter
-from contracts.answers import Generated, Selftested
+from contracts.answers import CallPiece, Generated, Selftested
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import Manifest
@@ -65,9 +65,11 @@ class AdaptedModel:
         request: GenerateRequest,
         emit: Callable[[str], None] = lambda piece: None,
         checkpoint: Callable[[], None] = lambda: None,
+        *,
+        tell: Callable[[CallPiece], None] = lambda piece: None,
     ) -> Generated:
         """As :meth:`GenerativeModel.generate`."""
-        return self._base.generate(request, emit, checkpoint, adapted=self._adapted)
+        return self._base.generate(request, emit, checkpoint, adapted=self._adapted, tell=tell)
 
     def probe(self) -> None:
         """As :meth:`GenerativeModel.probe`."""

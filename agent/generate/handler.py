@@ -17,7 +17,7 @@ from agent.runtime.model import expect_model_task
 from agent.serving.models import Models
 from agent.serving.registry import Operation, Registry
 from agent.serving.reply import Reply
-from contracts.answers import Generated
+from contracts.answers import CallPiece, Generated
 from contracts.errors import UnavailableError
 from contracts.messages import BundleRef
 from contracts.requests import GenerateRequest
@@ -36,7 +36,7 @@ Keep = Callable[[str, str, BundleRef, str], None]
 
 
 class ChunkSender:
-    """Joins pieces of text into chunks.
+    """Joins pieces of text into chunks, and pieces of a call's arguments into larger ones.
 
     Args:
         reply: of the request.
@@ -47,6 +47,7 @@ class ChunkSender:
         self._reply = reply
         self._clock = clock
         self._waiting: list[str] = []
+        self._call: CallPiece | None = None
         self._size = 0
         self._last = float("-inf")
 
@@ -57,13 +58,25 @@ class ChunkSender:
         if self._clock() - self._last >= MIN_CHUNK_S or self._size >= MAX_CHUNK_CHARS:
             self.flush()
 
+    def tell(self, piece: CallPiece) -> None:
+        """Adds a piece of a call, after the text before it and the call before it."""
+        if self._call is None or self._call.index != piece.index:
+            self.flush()
+            self._call = piece
+        self.push(piece.arguments)
+
     def flush(self) -> None:
         """Sends what waits."""
-        if self._waiting:
+        begins = self._call is not None and self._call.name
+        if self._waiting and (begins or any(self._waiting)):
             text = "".join(self._waiting)
             self._waiting.clear()
             self._size = 0
-            self._reply.chunk(text)
+            if self._call is None:
+                self._reply.chunk(text)
+            else:
+                self._reply.call(msgspec.structs.replace(self._call, arguments=text))
+                self._call = CallPiece(self._call.index)
             # The time when sending ended: a slow link stretches the pause by itself.
             self._last = self._clock()
 
@@ -119,9 +132,8 @@ class Generating:
                 if reply.expired():
                     raise UnavailableError("deadline", "the deadline passed during the answer")
 
-            result: Generated = model.generate(
-                request, sender.push if request.stream else lambda piece: None, checkpoint
-            )
+            streamed = {"emit": sender.push, "tell": sender.tell} if request.stream else {}
+            result: Generated = model.generate(request, checkpoint=checkpoint, **streamed)
             sender.flush()
             self._keep(request.slot, reply.id, result.bundle, result.text)
             reply.finish(generated=result)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from agent.generate.cache_engine import open_engine
@@ -25,7 +26,7 @@ from agent.generate.tools import Calling
 from agent.generate.totals import Totals
 from agent.runtime.model import Options
 from contracts.adapter import Adapter
-from contracts.answers import FinishReason, Generated, Selftested
+from contracts.answers import CallPiece, FinishReason, Generated, Selftested
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import GeneratorFacts, Manifest
@@ -93,8 +94,7 @@ class GenerativeModel:
             # checked then, and hashing them again would cost more than the load.
             bundle.check(self.manifest.model.file)
             bundle.check(self.facts.embedding)
-        table = np.memmap(folder / self.facts.embedding, np.uint8, "r")
-        embedding = Embedding(table, self.facts)
+        embedding = Embedding(np.memmap(folder / self.facts.embedding, np.uint8, "r"), self.facts)
         engine = open_engine(
             folder / self.manifest.model.file,
             runtime=options.runtime,
@@ -159,6 +159,7 @@ class GenerativeModel:
         checkpoint: Callable[[], None] = lambda: None,
         *,
         adapted: Adapted | None = None,
+        tell: Callable[[CallPiece], None] = lambda piece: None,
     ) -> Generated:
         """Answers one request.
 
@@ -168,6 +169,7 @@ class GenerativeModel:
                 whole at the end; it may raise :class:`Stop`.
             checkpoint: called before every step; it may raise :class:`Stop` or an error.
             adapted: with which adapter.
+            tell: given each piece of a call of a tool, after all text.
 
         Raises:
             InputError: ``empty-prompt``, ``prompt-too-long``, ``bad-constraint``, ``bad-text``,
@@ -177,10 +179,15 @@ class GenerativeModel:
                 ``model-failed``; the runtime would not run it, or it gave what is no number.
         """
         self._use(adapted)
+        said = len(request.messages or [])
+        if request.when_full == "forget":
+            request = self.prompts.remembering(request, self.decoder.capacity)
         if request.tools and request.tool_choice != "none":
-            return Calling(self, request, checkpoint, self._clock).answer(emit)
-        stream = TextStream(self.prompts.decode, request.stop)
-        return self.answer(request, self._prompt_ids(request), stream, emit, checkpoint)
+            result = Calling(self, request, checkpoint, self._clock, tell).answer(emit)
+        else:
+            stream = TextStream(self.prompts.decode, request.stop)
+            result = self.answer(request, self._prompt_ids(request), stream, emit, checkpoint)
+        return msgspec.structs.replace(result, forgotten=said - len(request.messages or []))
 
     def answer(
         self,
@@ -318,8 +325,7 @@ class GenerativeModel:
             if totals.first_token is None:
                 totals.first_token = self._clock()
             confidence.note(logits, token)
-            ended = token in self.prompts.eos_ids
-            if ended:
+            if token in self.prompts.eos_ids:
                 return "stop"
             if constraint is not None:
                 constraint.accept(token)
@@ -375,8 +381,7 @@ class GenerativeModel:
         `checkpoint` is called before each run of the model, but for the last of a vector.
         """
         self._use(adapted)
-        vectors = bundle.golden()
-        passed = 0
+        vectors, passed = bundle.golden(), 0
         for vector in vectors:
             ids = self.prompts.encode(vector.text)
             if not vector.tokens or max(vector.tokens) >= self.facts.vocabulary:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cached_property
 from typing import Any
+
+import msgspec
 
 from agent.runtime.front_end import check_text
 from contracts.bundle import Bundle
@@ -12,7 +15,7 @@ from contracts.chat.template import ChatTemplate
 from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts, TokenizerFrontEnd
 from contracts.memory import give_back
-from contracts.requests import ChatMessage, Tool
+from contracts.requests import ChatMessage, GenerateRequest, Tool
 from contracts.tokenizer import load, probe, told
 
 
@@ -146,6 +149,37 @@ class Prompts:
                 raise InputError("bad-messages", "expected a last message of the user")
             return self.encode(messages[-1].content)
         return self._ids(self._template.render(messages))
+
+    def remembering(self, request: GenerateRequest, capacity: int) -> GenerateRequest:
+        """A chat's request without its oldest turns, as few as leave room for an answer.
+
+        System messages before the first turn stay, and the chat goes on from a turn of the user:
+        the last one at least, whether it fits or not.
+
+        Args:
+            request: with messages.
+            capacity: tokens that the largest context holds.
+
+        Raises:
+            InputError: ``bad-message``; it has a prompt; and as of messages.
+        """
+        messages = request.messages
+        if messages is None:
+            raise InputError("bad-message", "when_full: forget needs messages")
+        room = capacity - min(request.max_tokens, capacity // 4)
+        tools = [] if request.tool_choice == "none" else request.tools
+        head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
+        turns = [i for i in range(head + 1, len(messages)) if messages[i].role == "user"]
+
+        def fits(start: int) -> bool:
+            kept = [*messages[:head], *messages[start:]]
+            if tools:
+                return len(self.encode_rendered(self.render_chat(kept, tools))) <= room
+            return len(self.encode_chat(kept)) <= room
+
+        starts = [head, *turns]
+        start = starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)]
+        return msgspec.structs.replace(request, messages=[*messages[:head], *messages[start:]])
 
     def _encoded(self, text: str) -> list[int]:
         with told("the tokenizer"):

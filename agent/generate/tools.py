@@ -19,14 +19,12 @@ import msgspec
 from agent.generate.prompts import Prompts
 from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
-from contracts.answers import Generated
+from contracts import limits
+from contracts.answers import CallPiece, Generated
 from contracts.chat.call_forms import CallForm
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import GeneratorFacts
 from contracts.requests import GenerateRequest, Tool, ToolCall
-
-MAX_CALLS: Final = 8
-"""Calls in one answer."""
 
 _TOKENS_TO_GO_ON: Final = 6
 """Within these after a call, another one begins or none does."""
@@ -59,12 +57,14 @@ class Calling:
         request: with tools and messages.
         checkpoint: as in :meth:`agent.generate.model.GenerativeModel.generate`.
         clock: seconds, monotonic.
+        tell: given each piece of a call as it becomes certain.
     """
 
     model: Answers
     request: GenerateRequest
     checkpoint: Callable[[], None]
     clock: Callable[[], float]
+    tell: Callable[[CallPiece], None]
     _parts: list[Generated] = field(default_factory=list)
     _started: float = 0.0
 
@@ -84,7 +84,7 @@ class Calling:
                 prompt += text
             prompt += form.tag
             while calling:
-                call, prompt = self._call(prompt, form, first=not calls)
+                call, prompt = self._call(prompt, form, len(calls))
                 calls.append(call)
                 calling, prompt = self._goes_on(prompt, form, len(calls))
         except Stop:
@@ -139,50 +139,59 @@ class Calling:
         self,
         prompt: str,
         form: CallForm,
-        emit: Callable[[str], None] | None = None,
+        emit: Callable[[str], None] = lambda piece: None,
         **changes: Any,
     ) -> tuple[Generated, str]:
-        """One answer within what is left of tokens and time; and the stop string that ended it.
-
-        Without `emit` it is part of a call, of which nothing can be used when it is cancelled.
-        """
+        """One answer within what is left of tokens and time; and the stop string that ended it."""
         left = self._left()
         changes["max_tokens"] = min(changes.get("max_tokens", left), max(left, 1))
         if self.request.max_time_ms is not None:
             spent = int((self.clock() - self._started) * 1000)
             changes["max_time_ms"] = max(self.request.max_time_ms - spent, 1)
         request = msgspec.structs.replace(self.request, **{"stop": [], **changes})
-        prompts, give = self.model.prompts, emit or (lambda piece: None)
+        prompts = self.model.prompts
         stream = TextStream(lambda ids: prompts.decode_seeing(ids, form.tag), request.stop)
         ids = prompts.encode_rendered(prompt)
-        part = self.model.answer(request, ids, stream, give, self.checkpoint)
+        part = self.model.answer(request, ids, stream, emit, self.checkpoint)
         self._parts.append(part)
-        if part.finish_reason == "cancelled" and emit is None:
-            raise Stop("cancelled")
         return part, stream.stopped_by
 
-    def _call(self, prompt: str, form: CallForm, *, first: bool) -> tuple[ToolCall, str]:
+    def _part_of_call(self, *given: Any, **changes: Any) -> tuple[Generated, str]:
+        """As :meth:`_part`; of a call nothing can be used when it is cancelled."""
+        part, by = self._part(*given, **changes)
+        if part.finish_reason == "cancelled":
+            raise Stop("cancelled")
+        return part, by
+
+    def _call(self, prompt: str, form: CallForm, index: int) -> tuple[ToolCall, str]:
         tools = {tool.name: tool for tool in self.request.tools}
-        prompt += form.name if first or not form.between else form.between
+        prompt += form.name if not index or not form.between else form.between
         if len(tools) == 1:
             name = next(iter(tools))
         else:
             names = "|".join(re.escape(name) for name in tools)
-            part, _ = self._part(prompt, form, regex=f'({names})"')
+            part, _ = self._part_of_call(prompt, form, regex=f'({names})"')
             name = part.text.removesuffix('"')
+        schema, call_id = _schema(tools[name]), form.new_id()
+        self.tell(CallPiece(index, call_id, name))
         prompt += name + form.arguments
-        part, _ = self._part(prompt, form, json_schema=_schema(tools[name]))
-        return ToolCall(form.new_id(), name, part.text), prompt + part.text + form.close
+        part, _ = self._part_of_call(
+            prompt,
+            form,
+            lambda piece: self.tell(CallPiece(index, arguments=piece)),
+            json_schema=schema,
+        )
+        return ToolCall(call_id, name, part.text), prompt + part.text + form.close
 
     def _goes_on(self, prompt: str, form: CallForm, calls: int) -> tuple[bool, str]:
         """Whether another call follows, and the prompt up to where its name begins."""
         one = form.alone or not self.request.parallel_tool_calls
-        if one or calls >= MAX_CALLS or self._left() < 1:
+        if one or calls >= limits.MAX_TOOL_CALLS or self._left() < 1:
             return False, prompt
         if form.between:
-            part, _ = self._part(prompt, form, regex=re.escape(form.end) + "|, ")
+            part, _ = self._part_of_call(prompt, form, regex=re.escape(form.end) + "|, ")
             return part.text != form.end, prompt
-        part, tag = self._part(prompt, form, stop=[form.tag], max_tokens=_TOKENS_TO_GO_ON)
+        part, tag = self._part_of_call(prompt, form, stop=[form.tag], max_tokens=_TOKENS_TO_GO_ON)
         return tag == form.tag and not part.text.strip(), prompt + form.tag
 
     def _left(self) -> int:

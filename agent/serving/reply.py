@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from contracts.answers import Answer
+from contracts.answers import Answer, CallPiece
 from contracts.errors import ShoalError, UnavailableError
 
 Send = Callable[[Answer], None]
@@ -79,6 +79,10 @@ class Reply:
     def chunk(self, text: str) -> None:
         """Sends a piece of a stream; chunks are numbered from 0."""
         self._emit(Answer(id=self.id, device=self.device, seq=self._seq, done=False, chunk=text))
+
+    def call(self, piece: CallPiece) -> None:
+        """Sends a piece of a call, numbered among the chunks."""
+        self._emit(Answer(id=self.id, device=self.device, seq=self._seq, done=False, call=piece))
 
     def finish(self, **result: Any) -> None:
         """Sends the final message.

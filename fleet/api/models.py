@@ -78,6 +78,7 @@ class QueryAnswer(Answer):
     done: bool = True
     seq: int = 0
     chunk: str | None = None
+    call: dict[str, Any] | None = Field(None, description="a piece of a call of a tool")
     classified: dict[str, Any] | None = None
     generated: dict[str, Any] | None = None
     embedded: dict[str, Any] | None = None

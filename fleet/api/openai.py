@@ -22,7 +22,7 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
 from contracts import codec
-from contracts.answers import Answer, Generated
+from contracts.answers import Answer, CallPiece, Generated
 from contracts.errors import InputError, ShoalError, UnavailableError
 from contracts.requests import GenerateRequest, ToolCall
 from fleet.api.auth import QUESTION, Operator, TheController, Viewer
@@ -80,6 +80,7 @@ class _Shape:
             "index": asked.index,
             "finish_reason": _reason(result),
             "logprobs": self._logprobs(result),
+            **beside(asked.request, result),
         }
         if self.chat:
             message: dict[str, Any] = {"role": "assistant", "content": result.text}
@@ -90,7 +91,7 @@ class _Shape:
         return {**choice, "text": asked.echo + result.text}
 
     def _logprobs(self, result: Generated) -> dict[str, Any] | None:
-        if self.alternatives is None:
+        if self.alternatives is None or result.unknown:
             return None
         if len(result.chosen) != result.tokens:
             raise UnavailableError(
@@ -114,10 +115,12 @@ class _Shape:
         }
 
     def piece(
-        self, asked: _Asked, text: str, reason: str | None = None, *, first: bool = False
+        self, asked: _Asked, text: str, end: Generated | None = None, *, first: bool = False
     ) -> dict[str, Any]:
-        """One event of a stream."""
-        choice: dict[str, Any] = {"index": asked.index, "finish_reason": reason, "logprobs": None}
+        """One event of a stream; `end`: the last of a choice."""
+        choice: dict[str, Any] = {"index": asked.index, "finish_reason": None, "logprobs": None}
+        if end is not None:
+            choice |= {"finish_reason": _reason(end), **beside(asked.request, end)}
         if not self.chat:
             return self._document("text_completion", [{**choice, "text": text}])
         delta = {"content": text} if text else {}
@@ -125,11 +128,14 @@ class _Shape:
             delta = {"role": "assistant", "content": text}
         return self._document("chat.completion.chunk", [{**choice, "delta": delta}])
 
-    def calls(self, asked: _Asked, calls: list[ToolCall]) -> dict[str, Any]:
-        """The event of a stream that has its calls."""
-        rows = [{"index": index, **_call(call)} for index, call in enumerate(calls)]
+    def call(self, asked: _Asked, piece: CallPiece) -> dict[str, Any]:
+        """An event of a stream with a piece of a call: first its id and name, then arguments."""
+        row: dict[str, Any] = {"index": piece.index, "function": {"arguments": piece.arguments}}
+        if piece.name:
+            function = {"name": piece.name, "arguments": piece.arguments}
+            row |= {"id": piece.id, "type": "function", "function": function}
         choice = {"index": asked.index, "finish_reason": None, "logprobs": None}
-        return self._document("chat.completion.chunk", [{**choice, "delta": {"tool_calls": rows}}])
+        return self._document("chat.completion.chunk", [{**choice, "delta": {"tool_calls": [row]}}])
 
     def totals(self, asked: list[_Asked], results: list[Generated]) -> dict[str, Any]:
         """The last event of a stream, when its reader asked for the usage."""
@@ -140,6 +146,23 @@ class _Shape:
 def _reason(result: Generated) -> str:
     reason = _REASONS[result.finish_reason]
     return "tool_calls" if result.tool_calls and reason == "stop" else reason
+
+
+def beside(request: GenerateRequest, result: Generated) -> dict[str, Any]:
+    """What a choice says of confidence and of what was forgotten. OpenAI has no such fields."""
+    forgotten = {"forgotten": result.forgotten} if result.forgotten else {}
+    return {**_sureness(request, result), **forgotten}
+
+
+def _sureness(request: GenerateRequest, result: Generated) -> dict[str, Any]:
+    if request.min_confidence is None:
+        return {}
+    if result.confidence is None:
+        raise UnavailableError(
+            "no-confidence", "the device does not say how sure it was: update its agent"
+        )
+    found: dict[str, Any] = {"confidence": result.confidence, "unknown": result.unknown}
+    return {**found, "best": result.best} if result.unknown else found
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -219,14 +242,21 @@ async def _events(
                 elif one.echo:
                     yield _event(shape.piece(one, one.echo))
                 answer = first if not one.index else await anext(answers, None)
+                told = set()
                 while answer is not None:
                     if answer.chunk:
                         yield _event(shape.piece(one, answer.chunk))
+                    if answer.call is not None:
+                        told.add(answer.call.index)
+                        yield _event(shape.call(one, answer.call))
                     if answer.generated is not None:
                         results.append(answer.generated)
-                        if answer.generated.tool_calls:
-                            yield _event(shape.calls(one, answer.generated.tool_calls))
-                        yield _event(shape.piece(one, "", _reason(answer.generated)))
+                        # Agents of earlier releases give their calls at the end alone.
+                        for index, call in enumerate(answer.generated.tool_calls):
+                            if index not in told:
+                                whole = CallPiece(index, call.id, call.name, call.arguments)
+                                yield _event(shape.call(one, whole))
+                        yield _event(shape.piece(one, "", answer.generated))
                     answer = await anext(answers, None)
         if options.include_usage and len(results) == len(asked):
             yield _event(shape.totals(asked, results))

@@ -227,6 +227,7 @@ class Sampling(Body):
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
 
     @property
     def alternatives(self) -> int | None:
@@ -249,7 +250,7 @@ class Sampling(Body):
         }
         for name in (
             "max_tokens", "top_p", "frequency_penalty", "presence_penalty", "logit_bias", "seed",
-            "top_k", "min_p", "repetition_penalty",
+            "top_k", "min_p", "repetition_penalty", "min_confidence",
         ):  # fmt: skip
             if getattr(self, name) is not None:
                 found[name] = getattr(self, name)
@@ -277,6 +278,7 @@ class ChatCompletion(Sampling):
     tools: Annotated[list[GivenTool], Field(max_length=64)] = []
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
 
     @property
     def alternatives(self) -> int | None:
@@ -299,6 +301,8 @@ class ChatCompletion(Sampling):
             raise ValueError("tool_choice is required, and there are no tools")
         if names and self.logprobs:
             raise ValueError("logprobs are not supported with tools")
+        if names and self.min_confidence is not None:
+            raise ValueError("min_confidence is not supported with tools")
         if names and self.response_format is not None and self.response_format.type != "text":
             raise ValueError("response_format and tools exclude each other")
         return self
@@ -310,6 +314,8 @@ class ChatCompletion(Sampling):
             found["max_tokens"] = self.max_completion_tokens
         if self.tools:
             found |= self._tools()
+        if self.truncation == "auto":
+            found["when_full"] = "forget"
         return found
 
     def _tools(self) -> dict[str, Any]:

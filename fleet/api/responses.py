@@ -14,7 +14,7 @@ from pydantic import Field
 
 from contracts import limits, requests
 from fleet.api.auth import QUESTION, Operator, TheController
-from fleet.api.openai import request_of, result
+from fleet.api.openai import beside, request_of, result
 from fleet.api.openai_bodies import Body, JsonSchema, Strict
 
 ROUTER = APIRouter(prefix="/v1", tags=["openai"])
@@ -80,7 +80,8 @@ class Responses(Body):
     text: TextOptions | None = None
     stream: Literal[False] | None = None
     background: Literal[False] | None = None
-    truncation: Literal["disabled"] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     tools: Annotated[tuple[Any, ...], Field(max_length=0)] = ()
     tool_choice: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
@@ -99,8 +100,11 @@ class Responses(Body):
         }
         if self.max_output_tokens is not None:
             found["max_tokens"] = self.max_output_tokens
-        if self.top_p is not None:
-            found["top_p"] = self.top_p
+        for name in ("top_p", "min_confidence"):
+            if getattr(self, name) is not None:
+                found[name] = getattr(self, name)
+        if self.truncation == "auto":
+            found["when_full"] = "forget"
         wanted = None if self.text is None else self.text.format
         if isinstance(wanted, SchemaFormat):
             found["json_schema"] = wanted.schema_
@@ -115,7 +119,8 @@ async def create_response(
 ) -> dict[str, Any]:
     """A message, from one of the devices that `model` (a selector) means."""
     created = int(time.time())
-    made = await result(controller, body.model, request_of(body.fields(), token.name))
+    request = request_of(body.fields(), token.name)
+    made = await result(controller, body.model, request)
     whole = made.finish_reason in ("stop", "cancelled")
     status = "completed" if whole else "incomplete"
     part = {"type": "output_text", "text": made.text, "annotations": []}
@@ -125,6 +130,7 @@ async def create_response(
         "status": status,
         "role": "assistant",
         "content": [part],
+        **beside(request, made),
     }
     return {
         "id": f"resp_{secrets.token_hex(12)}",

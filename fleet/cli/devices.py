@@ -290,10 +290,13 @@ def _generate(answers: Any, as_json: bool) -> None:
             emit_line(one.model_dump(exclude_none=True))
         elif one.error:
             typer.echo(f"error: {safe(one.error.message)} [{one.error.code}]", err=True)
-        elif one.chunk is not None:
+        elif one.chunk is not None or one.call:
             if one.device != last and last:
                 typer.echo(f"\n[{one.device}] ", nl=False)
-            typer.echo("\n".join(safe(line) for line in one.chunk.split("\n")), nl=False)
+            call = one.call or {}
+            name = f"\n{call['name']} " if call.get("name") else ""
+            text = (one.chunk or "") + name + call.get("arguments", "")
+            typer.echo("\n".join(safe(line) for line in text.split("\n")), nl=False)
             last = one.device
         elif one.generated:
             total = one.generated

@@ -169,7 +169,7 @@ def test_json_within_a_text_is_no_call_where_a_call_is_all_of_the_answer(
 
     pieces: list[str] = []
     scripted = Scripted([[*first, *ids], first])
-    calling = Calling(scripted, _request(), lambda: None, lambda: 0.0)  # type: ignore[arg-type]
+    calling = Calling(scripted, _request(), lambda: None, lambda: 0.0, list)  # type: ignore[arg-type]
     result = calling.answer(pieces.append)
     assert result.text == "".join(pieces) == f"fox {tag}fox " and not result.tool_calls
 

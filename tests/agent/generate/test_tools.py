@@ -11,9 +11,11 @@ import msgspec
 import pytest
 
 from agent.__main__ import main
+from agent.generate.handler import ChunkSender
 from agent.generate.model import GenerativeModel
 from agent.generate.stop import Stop
-from contracts.answers import Generated
+from agent.serving.reply import Reply
+from contracts.answers import Answer, CallPiece, Generated
 from contracts.bundle import Bundle
 from contracts.errors import InputError, ShoalError
 from contracts.requests import ChatMessage, GenerateRequest, Tool, ToolCall
@@ -79,6 +81,56 @@ def test_a_required_call_is_of_a_tool_and_fits_its_schema(
     assert result.finish_reason == "stop" and 0 < result.tokens <= 200
     assert len({call.id for call in result.tool_calls}) == len(result.tool_calls)
     _check(result)
+
+
+def joined(pieces: list[CallPiece]) -> list[ToolCall]:
+    """Calls put together from their pieces, which come one call after the other."""
+    assert [piece.index for piece in pieces] == sorted(piece.index for piece in pieces)
+    calls: dict[int, ToolCall] = {}
+    for piece in pieces:
+        if piece.index not in calls:
+            assert piece.id and piece.name
+            calls[piece.index] = ToolCall(piece.id, piece.name, piece.arguments)
+        else:
+            assert not piece.id and not piece.name
+            known = calls[piece.index]
+            calls[piece.index] = msgspec.structs.replace(
+                known, arguments=known.arguments + piece.arguments
+            )
+    return list(calls.values())
+
+
+def test_a_call_is_told_while_it_is_made(calling: GenerativeModel) -> None:
+    """First which, then its arguments bit by bit; one that the budget cut short is no call."""
+    pieces: list[CallPiece] = []
+    request = _request(logit_bias=_bias(calling), temperature=1, tools=[WEATHER], max_tokens=400)
+    result = calling.generate(request, tell=pieces.append)
+    calls, *cut = (
+        joined(pieces)[: len(result.tool_calls)],
+        *joined(pieces)[len(result.tool_calls) :],
+    )
+    assert calls == result.tool_calls and len(calls) > 1 and len(cut) <= 1
+    assert len(pieces) > 4 * len(result.tool_calls)
+
+
+def test_pieces_that_come_fast_travel_together_and_calls_stay_apart() -> None:
+    """Over MQTT: text, then calls, however long the link was busy."""
+    sent: list[Answer] = []
+    reply = Reply("r", "d", sent.append, monotonic=lambda: 0.0)
+    sender = ChunkSender(reply, lambda: 0.0)
+    for text in ("it ", "is ", "so"):
+        sender.push(text)
+    for index, name in enumerate(("f", "g")):
+        sender.tell(CallPiece(index, f"c{index}", name))
+        for text in ("{", '"a"', ":", str(index), "}"):
+            sender.tell(CallPiece(index, arguments=text))
+    sender.tell(CallPiece(2, "c2", "h"))
+    sender.flush()
+    assert "".join(one.chunk or "" for one in sent) == "it is so"
+    assert joined([one.call for one in sent if one.call is not None]) == [
+        ToolCall("c0", "f", '{"a":0}'), ToolCall("c1", "g", '{"a":1}'), ToolCall("c2", "h", ""),
+    ]  # fmt: skip
+    assert [one.seq for one in sent] == list(range(len(sent))) and len(sent) < 8
 
 
 def test_each_tool_can_be_called(calling: GenerativeModel) -> None:

@@ -164,6 +164,29 @@ def test_errors_are_the_clients_own(client: openai.OpenAI, served: ServedFleet) 
     assert client.chat.completions.create(model="d1", messages=HELLO, max_tokens=1).choices
 
 
+def test_a_chat_that_is_too_long_says_so_or_forgets_its_oldest_turns(
+    client: openai.OpenAI,
+) -> None:
+    """By choice: of a chat, of a stream of it, and of a response."""
+    old = {"role": "user", "content": "fox " * 200}
+    turns: list[Any] = [old, {"role": "assistant", "content": "dog"}, old, *HELLO]
+    asked: dict[str, Any] = {"model": "d1", "max_tokens": 8, "temperature": 0}
+    with pytest.raises(openai.BadRequestError, match="tokens"):
+        client.chat.completions.create(messages=turns, **asked)
+    auto = {"extra_body": {"truncation": "auto"}}
+    found = client.chat.completions.create(messages=turns, **asked, **auto)
+    left = found.choices[0].model_extra["forgotten"]
+    assert left in (2, 3)
+    short = client.chat.completions.create(messages=turns[left:], **asked).choices[0]
+    assert found.choices[0].message.content == short.message.content and not short.model_extra
+    chunks = list(client.chat.completions.create(messages=turns, stream=True, **asked, **auto))
+    assert chunks[-1].choices[0].model_extra == {"forgotten": left}
+    made = client.responses.create(
+        model="d1", input=turns, temperature=0, max_output_tokens=8, truncation="auto"
+    )
+    assert made.output[0].model_extra == {"forgotten": left}
+
+
 def test_log_probabilities_are_those_of_the_tokens_taken(client: openai.OpenAI) -> None:
     """Of a chat and of a completion; one that was sampled need not be the most likely."""
     chat: dict[str, Any] = {"model": "d1", "messages": HELLO, "max_tokens": 12, "seed": 5}
@@ -290,17 +313,68 @@ def test_a_tool_is_called_answered_and_the_chat_goes_on(choice: Any, client: ope
     second = client.chat.completions.create(messages=[*HELLO, found.message, result], **options)
     assert second.usage.prompt_tokens > first.usage.prompt_tokens
     assert second.choices[0].message.content
-    names, texts, reasons = [], [], []
-    for chunk in client.chat.completions.create(
-        messages=HELLO, tool_choice=choice, stream=True, **asked
-    ):
-        for delta in chunk.choices[0].delta.tool_calls or []:
-            assert delta.index == 0 and delta.id
-            names.append(delta.function.name)
-            texts.append(delta.function.arguments)
-        reasons.append(chunk.choices[0].finish_reason)
-    assert (names, texts) == ([call.function.name], [call.function.arguments])
+    streamed = list(
+        client.chat.completions.create(messages=HELLO, tool_choice=choice, stream=True, **asked)
+    )
+    deltas = [d for chunk in streamed for d in chunk.choices[0].delta.tool_calls or []]
+    assert deltas[0].id and deltas[0].type == "function" and deltas[0].function.name
+    assert all(d.index == 0 and d.id is d.function.name is None for d in deltas[1:])
+    assert deltas[0].function.name == call.function.name
+    assert "".join(d.function.arguments for d in deltas) == call.function.arguments
+    reasons = [chunk.choices[0].finish_reason for chunk in streamed]
     assert reasons[-1] == "tool_calls" and set(reasons[:-1]) == {None}
+
+
+def test_several_calls_of_a_stream_are_told_apart(client: openai.OpenAI) -> None:
+    """The library's own reader of streams puts them together again."""
+    asked: dict[str, Any] = {
+        "model": "d1", "tools": [WEATHER, TIME], "max_tokens": 400, "seed": 3,
+        "temperature": 1, "tool_choice": "required", "messages": HELLO,
+    }  # fmt: skip
+    counts = []
+    for seed in range(12):
+        asked["seed"] = seed
+        with client.chat.completions.stream(**asked) as stream:
+            done = stream.get_final_completion().choices[0]
+        whole = client.chat.completions.create(**asked).choices[0]
+        assert [(c.function.name, c.function.arguments) for c in done.message.tool_calls] == [
+            (c.function.name, c.function.arguments) for c in whole.message.tool_calls
+        ]
+        assert len({c.id for c in done.message.tool_calls}) == len(done.message.tool_calls)
+        assert done.finish_reason == whole.finish_reason == "tool_calls"
+        counts.append(len(done.message.tool_calls))
+    assert set(counts) >= {1}
+
+
+def test_an_answer_says_how_sure_the_model_was_or_that_it_does_not_know(
+    client: openai.OpenAI,
+) -> None:
+    """Streamed or whole, of a chat, a completion and a response."""
+    asked: dict[str, Any] = {"model": "d1", "max_tokens": 8, "temperature": 0}
+    plain = client.chat.completions.create(messages=HELLO, **asked).choices[0]
+    assert not plain.model_extra
+    sure = {"extra_body": {"min_confidence": 0}}
+    found = client.chat.completions.create(messages=HELLO, **asked, **sure).choices[0]
+    assert found.message.content == plain.message.content
+    confidence = found.model_extra["confidence"]
+    assert 0 < confidence < 0.9 and found.model_extra == {
+        "confidence": confidence, "unknown": False,
+    }  # fmt: skip
+    unsure = {"extra_body": {"min_confidence": 0.95}}
+    known = {"confidence": confidence, "unknown": True, "best": plain.message.content}
+    found = client.chat.completions.create(
+        messages=HELLO, logprobs=True, **asked, **unsure
+    ).choices[0]
+    assert (found.message.content, found.logprobs, found.model_extra) == ("", None, known)
+    chunks = list(client.chat.completions.create(messages=HELLO, stream=True, **asked, **unsure))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == ""
+    assert chunks[-1].choices[0].model_extra == known
+    text = client.completions.create(prompt="the lazy", **asked, **unsure).choices[0]
+    assert text.text == "" and text.model_extra["unknown"] and text.model_extra["best"]
+    made = client.responses.create(
+        model="d1", input="the quick brown fox", temperature=0, max_output_tokens=8, **unsure
+    )
+    assert made.output_text == "" and made.output[0].model_extra == known
 
 
 # A field of a chat that is let be (None), or what a client is told of it.
@@ -352,6 +426,11 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"tools": [_tool("a name")]}, "tools.0.function.name"),
     ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
     ({"tools": [_tool("f")], "logprobs": True}, "not supported with tools"),
+    ({"tools": [_tool("f")], "min_confidence": 0.5}, "min_confidence is not supported with tools"),
+    ({"min_confidence": 0.5}, None),
+    ({"truncation": "auto"}, None),
+    ({"truncation": "oldest"}, "truncation"),
+    ({"min_confidence": 1.5}, "min_confidence"),
     ({"tools": [_tool("f")], "response_format": {"type": "json_object"}}, "exclude each other"),
     ({"tools": [_tool("f", type="array")], "tool_choice": "required"}, "parameters of f"),
     ({"messages": [*HELLO, {"role": "assistant", "content": None}]}, "content is null"),
@@ -406,7 +485,7 @@ def test_a_response_is_the_answer_of_a_chat(client: openai.OpenAI) -> None:
     for fields in (
         {"store": True}, {"stream": True}, {"background": True}, {"previous_response_id": "x"},
         {"tools": [{"type": "web_search"}]}, {"reasoning": {"effort": "low"}},
-        {"include": ["reasoning.encrypted_content"]}, {"truncation": "auto"}, {"input": []},
+        {"include": ["reasoning.encrypted_content"]}, {"truncation": "last"}, {"input": []},
         {"text": {"verbosity": "low"}}, {"stop": "a"},
     ):  # fmt: skip
         with pytest.raises(openai.BadRequestError, match=f"body.{next(iter(fields))}"):
