@@ -231,8 +231,7 @@ class GenerativeModel:
                 self.prefixes.clear()
                 self.decoder.forget()
             raise
-        piece = stream.finish()
-        if piece and reason != "cancelled":
+        if (piece := stream.finish()) and reason != "cancelled":
             confidence.push(piece)
         if constraint is not None and reason in ("length", "time") and not constraint.complete:
             raise RefusedError(
@@ -336,8 +335,7 @@ class GenerativeModel:
                 texts = [(self.prompts.decode([i]), p) for i, p in (taken, *best)]
                 totals.chosen.append(texts[0])
                 totals.logprobs.append(texts[1:])
-            piece = stream.push(token)
-            if piece:
+            if piece := stream.push(token):
                 confidence.push(piece)
             if stream.stopped or (constraint is not None and constraint.ended):
                 return "stop"
