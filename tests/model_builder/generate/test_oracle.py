@@ -400,7 +400,7 @@ def with_tokenizer(path: Path, **settings: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    "case", ["llama-llama3", "qwen3", "phi3-partial", "smollm3", "olmo2", "gemma3"]
+    "case", ["llama-llama3", "qwen3", "phi3-partial", "smollm3", "olmo2", "olmo3", "gemma3"]
 )
 def test_an_agent_runs_what_was_imported(case: str, tmp_path: Path) -> None:
     """Frequencies, norms of queries and layers without positions arrive on the device."""
