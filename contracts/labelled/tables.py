@@ -51,6 +51,16 @@ _BEFORE: Final = re.compile(r"[0-9]{1,3}|[A-Z][A-Z0-9_]+(:\S+)?|[^\s:/]+:[^\s/]+
 _TRAIN: Final = "train"
 """The list that is read where a document has several, as data sets with their splits do."""
 
+_BEGINNINGS: Final = (
+    (b"PK\x03\x04", (".xlsx", ".xlsm"), "a workbook or an archive; name it .xlsx, or unpack it"),
+    (b"PAR1", (".parquet",), "Parquet; name it .parquet"),
+    (b"\x1f\x8b", (), "packed by gzip; unpack it first"),
+    (b"version https://git-lfs", (), "a pointer of Git LFS; fetch the file itself: git lfs pull"),
+    (b"<!doctype html", (), "a web page, as when a download asks to sign in; fetch the file again"),
+    (b"<html", (), "a web page, as when a download asks to sign in; fetch the file again"),
+)
+"""How files begin that are something else than their names say: under which names that is right."""
+
 _MARK: Final = "__label__"
 """What fastText's files have before a label."""
 
@@ -105,6 +115,11 @@ def records(path: Path, log: Log) -> Iterator[Record]:
         raise InputError("too-large", f"{path} has {size} bytes; at most {MAX_FILE_BYTES}")
     if size == 0:
         raise InputError("bad-data", f"{path} is empty")
+    with path.open("rb") as stream:
+        first = stream.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
+    for beginning, names, what in _BEGINNINGS:
+        if suffix not in names and first[: len(beginning)].lower() == beginning.lower():
+            raise InputError("bad-data", f"{path} is {what}")
     return reader(path, log)
 
 

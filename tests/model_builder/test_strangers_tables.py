@@ -123,3 +123,25 @@ def test_the_sheet_with_the_table_is_read_where_a_cover_comes_first(tmp_path: Pa
     log = Log()
     assert len(load_rows(tmp_path / "a.xlsx", log=log)) == 20
     assert any("only 'Answers' was read" in note for note in log.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("a.csv", b"PK\x03\x04\x14\x00\x06\x00", "name it .xlsx"),
+        ("a.xlsx", b"PAR1\x15\x04", "name it .parquet"),
+        ("a.jsonl", b"\x1f\x8b\x08\x00", "unpack it first"),
+        ("a.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        ("a.csv", b"\xef\xbb\xbf\n<!DOCTYPE html>\n<title>Sign in</title>", "fetch the file again"),
+        ("a.tsv", b"<html lang=en>\n", "fetch the file again"),
+    ],
+)
+def test_a_file_that_is_something_else_than_its_name_says_is_told_so(
+    name: str, data: bytes, says: str, tmp_path: Path
+) -> None:
+    """A renamed workbook, an unfetched pointer, a page that asked to sign in."""
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        load_rows(tmp_path / name)
+    assert caught.value.code == "bad-data"
+    assert says in str(caught.value)
