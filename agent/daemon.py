@@ -22,6 +22,7 @@ from agent.reporting import Facts
 from agent.runtime import check
 from agent.runtime import model as models
 from agent.runtime.engine import available, platform_facts
+from agent.serving.accelerators import Accelerators
 from agent.serving.door import Door
 from agent.serving.examples import Examples
 from agent.serving.inflight import RunningMark
@@ -130,6 +131,13 @@ class Agent(Device):
             redaction.check(config.examples.redact)
             dropped = functools.partial(spool.count_dropped, drops.EXAMPLE)
             examples = Examples(root, config.examples, clock.time, dropped)
+        self.accelerators = Accelerators(
+            serving.accelerator,
+            fs=Disk(),
+            root=root,
+            options=self.options,
+            memory_bytes=board.model_ram_bytes,
+        )
         means = Means(
             own=own,
             stopping=stopping,
@@ -148,7 +156,12 @@ class Agent(Device):
             fs=Disk(),
             spool=spool,
             examples=examples,
-            models=Models(self.options, serving.memory_bytes or board.model_ram_bytes),
+            models=Models(
+                self.options,
+                serving.memory_bytes or board.model_ram_bytes,
+                load=self.accelerators.load,
+            ),
+            accelerated=self.accelerators.of,
             selftest=self._selftest,
             link=lambda on_message, on_change, on_refusal: Link(
                 config.mqtt,
@@ -177,6 +190,7 @@ class Agent(Device):
             tail=TAIL,
         )
         super().__init__(config, board, means)
+        self.accelerators.changed = self.reporting.changed
         self.vitals = Vitals(
             self,
             self.reporting,
@@ -260,6 +274,7 @@ class Agent(Device):
             threading.Thread(
                 target=self._read, args=(name, read), name=f"source-{name}", daemon=True
             ).start()
+        threading.Thread(target=self._accelerate, name="accelerator", daemon=True).start()
         self.door.open()
         give_back()
         systemd.notify("READY=1")
@@ -281,12 +296,17 @@ class Agent(Device):
         if self._metrics is not None:
             self._metrics.close()
         self.models.close()
+        self.accelerators.close()
         if self.examples is not None:
             self.examples.flush()
             self.examples.close()
         self.spool.close()
         self.vitals.write()
         self.state.close()
+
+    def _accelerate(self) -> None:
+        """A thread that ends: tries what is set with what serves already."""
+        self.accelerators.look(self.models, self.stopping.is_set)
 
     def _read(self, name: str, read: Callable[[], None]) -> None:
         """A source's thread."""
@@ -327,12 +347,14 @@ class Agent(Device):
         return render(self.recorder.totals, self.gauges_now())
 
     def _selftest(self, folder: Path) -> Selftested:
-        return check.run(
+        result = check.run(
             folder,
             threads=self.options.threads,
             memory_bytes=self.board.model_ram_bytes,
             digest=folder.name,  # the store names a release by it
         )
+        self.accelerators.consider(folder, folder.name)
+        return result
 
     def beat(self) -> None:
         """Signs of life, too."""

@@ -54,7 +54,7 @@ from contracts.board import Board
 from contracts.config import AgentConfig
 from contracts.desired import Desired
 from contracts.errors import ShoalError, UnavailableError
-from contracts.messages import Ack, Acknowledged, UpdateEvent
+from contracts.messages import Acceleration, Ack, Acknowledged, BundleRef, UpdateEvent
 from contracts.requests import BlobGet
 from contracts.topics import Topics
 
@@ -99,6 +99,7 @@ class Means(msgspec.Struct, kw_only=True):
         stopping: set when the device stops.
         own: what it has to replace its own program.
         tail: the newest lines of its log; None: it keeps none.
+        accelerated: what came of an accelerator with a bundle.
     """
 
     clock: Clock
@@ -129,6 +130,7 @@ class Means(msgspec.Struct, kw_only=True):
     stopping: threading.Event = msgspec.field(default_factory=threading.Event)
     own: Own = msgspec.field(default_factory=Own)
     tail: Tail | None = None
+    accelerated: Callable[[BundleRef | None], Acceleration | None] = lambda _: None
 
 
 class Device:
@@ -149,6 +151,7 @@ class Device:
         self.topics = Topics(config.fleet)
         self.spool = means.spool
         self.models = means.models
+        self.accelerated = means.accelerated
         self._told_in_memory = False
         self._wished: tuple[int, int] | None = None
         self._measured = means.gauges

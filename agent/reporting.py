@@ -21,7 +21,15 @@ from agent.telemetry.news import News
 from agent.update.engine import Engine
 from contracts import codec, limits
 from contracts.errors import ErrorInfo, ShoalError
-from contracts.messages import FINAL_UPDATE_STATES, Reported, SlotReport, UpdateEvent, Wait
+from contracts.messages import (
+    FINAL_UPDATE_STATES,
+    Acceleration,
+    BundleRef,
+    Reported,
+    SlotReport,
+    UpdateEvent,
+    Wait,
+)
 from contracts.topics import Topics
 
 log = logger(__name__)
@@ -52,6 +60,10 @@ class Parts(Protocol):
     @property
     def lessons(self) -> Lessons:
         """What it was taught."""
+
+    @property
+    def accelerated(self) -> Callable[[BundleRef | None], Acceleration | None]:
+        """What came of an accelerator with a bundle; None: none was tried."""
 
     @property
     def controller_clock(self) -> ControllerClock:
@@ -130,12 +142,15 @@ class Reporting:
         )
 
     def _slots(self) -> dict[str, SlotReport]:
-        """What every slot has, and what it was taught."""
+        """What every slot has, what it was taught, and what came of an accelerator."""
         found = self._parts.engine.slots()
         for slot, report in found.items():
             taught = self._parts.lessons.of(slot)
-            if taught:
-                found[slot] = msgspec.structs.replace(report, taught=taught)
+            acceleration = self._parts.accelerated(report.active)
+            if taught or acceleration is not None:
+                found[slot] = msgspec.structs.replace(
+                    report, taught=taught, acceleration=acceleration
+                )
         return found
 
     def lately(self) -> Reported | None:

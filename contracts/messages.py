@@ -151,6 +151,24 @@ class Lesson(msgspec.Struct, frozen=True, omit_defaults=True):
 Lessons = Annotated[list[Lesson], msgspec.Meta(max_length=limits.MAX_LESSONS)]
 
 
+class Acceleration(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What came of trying an accelerator with a slot's bundle.
+
+    Attributes:
+        name: ``gpu``, ``npu``, or the file name of a delegate's library.
+        used: it serves; else the processor does.
+        speedup: the processor's time over the accelerator's; 0: not measured.
+        max_steps: the largest difference between an int8 output and the golden one.
+        reason: why it does not serve.
+    """
+
+    name: Annotated[str, msgspec.Meta(max_length=limits.MAX_ID_CHARS)]
+    used: bool = False
+    speedup: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    max_steps: Count = 0
+    reason: ErrorInfo | None = None
+
+
 class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one slot of a device runs.
 
@@ -161,6 +179,7 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
         trial: `active` is on trial.
         problem: why the bundle that should serve does not.
         taught: lessons of this slot.
+        acceleration: what came of an accelerator; none: the device's owner asked for none.
     """
 
     active: BundleRef | None = None
@@ -169,6 +188,7 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     trial: bool = False
     problem: ErrorInfo | None = None
     taught: Lessons = []
+    acceleration: Acceleration | None = None
 
 
 class Wait(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -21,6 +21,7 @@ from contracts import codec
 
 JOBS: Final[dict[Name, str]] = {
     "selftest": "agent.runtime.check",
+    "accelerator": "agent.runtime.acceleration",
     "trust": "agent.trust.child",
     "certificate": "agent.certificates.child",
 }

@@ -11,7 +11,7 @@ import msgspec
 from contracts import codec, limits
 from contracts.errors import ShoalError
 
-Name = Literal["selftest", "trust", "certificate"]
+Name = Literal["selftest", "accelerator", "trust", "certificate"]
 
 MAX_LINE_BYTES: Final = (
     2 * max(limits.MAX_METADATA_BYTES, limits.MAX_MANIFEST_BYTES) + 64 * limits.KIB

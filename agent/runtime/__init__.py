@@ -6,6 +6,7 @@
 * :mod:`agent.runtime.classifier`: text to label and confidence.
 * :mod:`agent.runtime.model`: a bundle of any task, loaded.
 * :mod:`agent.runtime.golden`: the golden self-test.
+* :mod:`agent.runtime.acceleration`: whether a GPU or NPU answers alike, and faster.
 
 Not here: where a request comes from, and which bundle serves: it is given a folder and answers.
 """

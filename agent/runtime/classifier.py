@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from agent.runtime import engine, golden
+from agent.runtime.falling_back import FallingBack
 from agent.runtime.front_end import Encoded, open_front_end
 from agent.runtime.lessons import Features, Head, features
 from agent.runtime.model import Options, refusing
@@ -47,6 +49,7 @@ class Classifier:
         runtime: which runtime; None: the best that is installed.
         threads: of inference.
         cache: file for the runtime's packed weights.
+        accelerator: as of :class:`agent.runtime.model.Options`.
 
     Raises:
         InputError: ``bundle-corrupt``, ``bad-manifest``.
@@ -62,6 +65,7 @@ class Classifier:
         runtime: str | None = None,
         threads: int = 1,
         cache: Path | None = None,
+        accelerator: str = "",
     ) -> None:
         manifest = bundle.manifest
         if manifest.task != "classify" or manifest.classifier is None:
@@ -72,9 +76,15 @@ class Classifier:
         self._front = open_front_end(bundle)
         bundle.read(manifest.model.file)  # checked before the runtime maps it
         if bundle.path.is_dir():
-            self._engine: Runtime = self._open(
-                bundle.path / manifest.model.file, runtime, threads, cache
+            self._open = partial(
+                engine.open_model,
+                bundle.path / manifest.model.file,
+                runtime=runtime,
+                wanted=manifest.model.runtimes,
+                threads=threads,
+                cache=cache,
             )
+            self._engine: Runtime = self._open(accelerator=accelerator)
         else:
             self._engine = _unpacked(bundle, runtime, threads)
         self.runtime = self._engine.name
@@ -84,9 +94,9 @@ class Classifier:
             self._engine.close()
             raise
 
-    def _open(self, path: Path, runtime: str | None, threads: int, cache: Path | None) -> Runtime:
-        wanted = self.manifest.model.runtimes
-        return engine.open_model(path, runtime=runtime, wanted=wanted, threads=threads, cache=cache)
+    def fall_back(self, broke: Callable[[RefusedError], None]) -> None:
+        """Runs the processor as soon as the accelerator refuses; `broke` is told why it did."""
+        self._engine = FallingBack(self._engine, self._open, broke)
 
     def _signatures(self, specs: list[SignatureSpec]) -> dict[int, SignatureSpec]:
         """Signatures by the length of their ids; the first input takes the ids."""
@@ -317,7 +327,13 @@ class Classifier:
 
 def load(bundle: Bundle, options: Options) -> Classifier:
     """The loader of classify bundles for :mod:`agent.runtime.model`."""
-    return Classifier(bundle, runtime=options.runtime, threads=options.threads, cache=options.cache)
+    return Classifier(
+        bundle,
+        runtime=options.runtime,
+        threads=options.threads,
+        cache=options.cache,
+        accelerator=options.accelerator,
+    )
 
 
 def expit(logits: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ from typing import Final
 from agent.runtime.tensors import Runtime
 from contracts.errors import RefusedError, UnavailableError
 
+ABSENT: Final = "accelerator-absent"
+"""The code of an accelerator that the installed runtime does not offer."""
+
 _PACKAGES: Final = {"litert": "ai_edge_litert", "tflite-runtime": "tflite_runtime"}
 
 
@@ -47,6 +50,7 @@ def open_model(
     wanted: Sequence[str] = (),
     threads: int = 1,
     cache: Path | None = None,
+    accelerator: str = "",
 ) -> Runtime:
     """Loads a model file.
 
@@ -56,10 +60,11 @@ def open_model(
         wanted: the manifest's runtimes; empty: any.
         threads: of inference.
         cache: file for the runtime's packed weights, where it has such.
+        accelerator: ``gpu``, ``npu``, or the path of a delegate's library; empty: the processor.
 
     Raises:
         UnavailableError: ``no-runtime``; none that the bundle can use is installed, or it is
-            not whole.
+            not whole. ``accelerator-absent``.
         RefusedError: ``model-failed``; the runtime refuses the file.
         OSError: the file cannot be read, or there is no memory.
     """
@@ -72,7 +77,7 @@ def open_model(
             f"installed: {', '.join(available()) or 'none'}",
         )
     try:
-        return _opener(name)(path, threads=threads, cache=cache)
+        return _opener(name, accelerator)(path, threads=threads, cache=cache)
     except OSError as error:
         if error.errno is not None:
             raise
@@ -89,19 +94,23 @@ def preload() -> None:
         _opener(name)
 
 
-def _opener(name: str) -> Callable[..., Runtime]:
-    if name == "litert":
+def _opener(name: str, accelerator: str = "") -> Callable[..., Runtime]:
+    delegate = accelerator if accelerator.startswith("/") else ""
+    if name == "litert" and not delegate:
         import ai_edge_litert
 
         from agent.runtime.litert import LiteRt
         from agent.runtime.litert_library import Library
 
         if Library.supports(ai_edge_litert.__version__):
-            return LiteRt
+            return partial(LiteRt, accelerator=accelerator)
+    if accelerator and not delegate:
+        version = installed_version(name)
+        raise UnavailableError(ABSENT, f"{name} {version} offers no {accelerator} here")
     from agent.runtime.tflite import TfliteRuntime, library
 
     library(name)
-    return partial(TfliteRuntime, name=name)
+    return partial(TfliteRuntime, name=name, delegate=delegate)
 
 
 def platform_facts() -> dict[str, str]:

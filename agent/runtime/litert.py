@@ -1,4 +1,4 @@
-"""LiteRT (ai-edge-litert) on the CPU, through its C API.
+"""LiteRT (ai-edge-litert) through its C API: on the CPU, or on what else it offers.
 
 The Python binding of the same wheel runs the same model, and takes 12 MB more: of a second copy
 of the runtime, a GPU library and ``ml_dtypes``.
@@ -49,17 +49,21 @@ class LiteRt:
         path: of the model file.
         threads: of inference.
         cache: file for XNNPACK's packed weights.
+        accelerator: ``gpu`` or ``npu``; empty: the processor alone.
 
     Raises:
         RuntimeError: LiteRT refuses the model.
         ValueError: it is no model file.
         OSError: the library or the file cannot be read.
+        UnavailableError: ``accelerator-absent``.
     """
 
     name = "litert"
 
-    def __init__(self, path: Path, *, threads: int, cache: Path | None) -> None:
-        self._library = Library(threads, cache)
+    def __init__(
+        self, path: Path, *, threads: int, cache: Path | None, accelerator: str = ""
+    ) -> None:
+        self._library = Library(threads, cache, accelerator)
         try:
             self._model = Model(self._library, path)
         except BaseException:

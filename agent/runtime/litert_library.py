@@ -26,6 +26,7 @@ import numpy.typing as npt
 from agent.children.quiet import quiet
 from agent.runtime.signature_view import view_signatures
 from contracts.adapter import Adapter
+from contracts.errors import UnavailableError
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +34,12 @@ VERSIONS = ("2.2.", "2.3.")
 """Releases of ai-edge-litert whose C API has these declarations."""
 
 _CPU = 1
+HARDWARE = {"gpu": 2, "npu": 4}
+"""Accelerators beside the processor, as bits (``LiteRtHwAccelerators``)."""
+
+_COMPILER_FOLDER, _DISPATCH_FOLDER, _RUNTIME_FOLDER = 0, 1, 22
+"""Tags of an environment's options: where libraries of accelerators are."""
+_STRING = 8
 _RANK = 8
 _ALIGNMENT = 64
 _OVERREAD = 128
@@ -61,6 +68,12 @@ class Kind(ctypes.Structure):
     """Element and shape of a tensor."""
 
     _fields_ = (("element", ctypes.c_int32), ("layout", _Layout))
+
+
+class _EnvironmentOption(ctypes.Structure):
+    """``LiteRtEnvOption`` with a string: a tag, and a ``LiteRtAny``."""
+
+    _fields_ = (("tag", ctypes.c_int), ("type", ctypes.c_int64), ("value", ctypes.c_char_p))
 
 
 class Memory:
@@ -191,31 +204,78 @@ def _file() -> Path:
     return Path(ai_edge_litert.__path__[0]) / "libLiteRt.so"
 
 
+def _folders(accelerator: str) -> dict[int, Path]:
+    """Where libraries of an accelerator are in the wheel: tag -> folder."""
+    wheel = _file().parent
+    if accelerator == "gpu":
+        return {_RUNTIME_FOLDER: wheel}
+    vendors = sorted(wheel.glob("vendors/*/dispatch/libLiteRtDispatch_*.so"))
+    if accelerator == "npu" and vendors:
+        dispatch = vendors[0].parent
+        return {_DISPATCH_FOLDER: dispatch, _COMPILER_FOLDER: dispatch.parent / "compiler"}
+    return {}
+
+
 class Library:
     """``libLiteRt.so`` and an environment in it.
 
     Args:
         threads: of inference.
         cache: file for packed weights.
+        accelerator: ``gpu`` or ``npu``, beside the processor; empty: none.
 
     Raises:
         OSError: there is no such library.
         RuntimeError: LiteRT refuses.
+        UnavailableError: ``accelerator-absent``; it does not offer this one.
     """
 
-    def __init__(self, threads: int, cache: Path | None) -> None:
+    def __init__(self, threads: int, cache: Path | None, accelerator: str = "") -> None:
         self._library = ctypes.CDLL(str(_file()))
         self._c = ctypes.CDLL(None)
         self._c.strdup.restype = ctypes.c_void_p
         self._threads = threads
         self._cache = cache
+        self._hardware = HARDWARE.get(accelerator, 0)
         self.environment = ctypes.c_void_p()
         # Without options that say where the wheel is, no GPU library is found: a few megabytes,
         # and the end of the process on old ARM (ADR 3).
+        folders = _folders(accelerator)
+        given = (_EnvironmentOption * len(folders))(
+            *(_EnvironmentOption(tag, _STRING, str(at).encode()) for tag, at in folders.items())
+        )
         with quiet():
             self.call(
-                "LiteRtCreateEnvironment", ctypes.c_int(0), None, ctypes.byref(self.environment)
+                "LiteRtCreateEnvironment",
+                ctypes.c_int(len(folders)),
+                given if folders else None,
+                ctypes.byref(self.environment),
             )
+        offered = self.offered()
+        if self._hardware and not any(bits & self._hardware for bits in offered.values()):
+            self.close()
+            raise UnavailableError(
+                "accelerator-absent",
+                f"LiteRT offers no {accelerator} here, only {', '.join(offered)}",
+            )
+
+    def offered(self) -> dict[str, int]:
+        """Names of the accelerators that the environment has, the processor's too -> bits."""
+        found = {}
+        count = ctypes.c_size_t()
+        self.call("LiteRtGetNumAccelerators", self.environment, ctypes.byref(count))
+        for index in range(count.value):
+            handle, name, bits = ctypes.c_void_p(), ctypes.c_char_p(), ctypes.c_int()
+            self.call(
+                "LiteRtGetAccelerator",
+                self.environment,
+                ctypes.c_size_t(index),
+                ctypes.byref(handle),
+            )
+            self.call("LiteRtGetAcceleratorName", handle, ctypes.byref(name))
+            self.call("LiteRtGetAcceleratorHardwareSupport", handle, ctypes.byref(bits))
+            found[(name.value or b"").decode(errors="replace")] = bits.value
+        return found
 
     @staticmethod
     def supports(version: str) -> bool:
@@ -244,7 +304,9 @@ class Library:
         """Options for a compilation; the caller destroys them."""
         handle = ctypes.c_void_p()
         self.call("LiteRtCreateOptions", ctypes.byref(handle))
-        self.call("LiteRtSetOptionsHardwareAccelerators", handle, ctypes.c_int(_CPU))
+        self.call(
+            "LiteRtSetOptionsHardwareAccelerators", handle, ctypes.c_int(_CPU | self._hardware)
+        )
         processor = f"num_threads = {self._threads}\n"
         if self._cache is not None:
             processor += f"weight_cache_file_path = {json.dumps(str(self._cache))}\n"

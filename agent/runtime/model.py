@@ -27,12 +27,15 @@ class Options(msgspec.Struct, frozen=True):
         cache: file for the runtime's packed weights; None: no cache.
         lean: without a cache, a generator prepares no signature before it is needed. That takes
             less memory, and its context grows slower.
+        accelerator: of a classifier: ``gpu``, ``npu``, or the path of a delegate's library;
+            empty: the processor.
     """
 
     runtime: str | None = None
     threads: int = 1
     cache: Path | None = None
     lean: bool = False
+    accelerator: str = ""
 
 
 class Model(Protocol):

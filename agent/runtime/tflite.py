@@ -35,15 +35,28 @@ class TfliteRuntime:
         name: whose: ``litert`` or ``tflite-runtime``, as in a manifest.
         threads: of inference.
         cache: not used; the classic interpreter has none.
+        delegate: path of the library of an external delegate; empty: none.
+
+    Raises:
+        OSError, AttributeError: the delegate's library cannot be loaded, or is none.
     """
 
     def __init__(
-        self, path: Path, *, threads: int, cache: Path | None, name: str = "tflite-runtime"
+        self,
+        path: Path,
+        *,
+        threads: int,
+        cache: Path | None,
+        name: str = "tflite-runtime",
+        delegate: str = "",
     ) -> None:
         del cache
         self.name = name
-        self._interpreter: Any = library(name).Interpreter(
-            model_path=str(path), num_threads=threads
+        classic = library(name)
+        self._interpreter: Any = classic.Interpreter(
+            model_path=str(path),
+            num_threads=threads,
+            experimental_delegates=[classic.load_delegate(delegate)] if delegate else None,
         )
         self.signatures: list[str] = list(self._interpreter.get_signature_list())
         if not self.signatures:

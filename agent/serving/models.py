@@ -176,6 +176,19 @@ class Models:
             loaded.adapted[slot] = model
             self._folders[slot], self._refs[slot], self._bases[slot] = folder, bundle.ref, base
 
+    def reload(self, slot: str, bundle: BundleRef) -> None:
+        """Loads a slot's bundle anew, if it is still this one; requests in flight are finished.
+
+        Raises:
+            ShoalError: it cannot be loaded.
+        """
+        with self._lock:
+            if self._refs.get(slot) != bundle or slot in self._bases:
+                return
+            self._retire(slot)
+            with self._used(slot):
+                pass
+
     @contextmanager
     def use(self, slot: str) -> Iterator[Any]:
         """The slot's model, loaded when needed; it is not freed while in use.
