@@ -168,6 +168,13 @@ class Acceleration(msgspec.Struct, frozen=True, omit_defaults=True):
     max_steps: Count = 0
     reason: ErrorInfo | None = None
 
+    def words(self) -> str:
+        """A line for people."""
+        if self.used:
+            return f"{self.name}: {self.speedup:.2g} times as fast as the processor"
+        why = self.reason.message if self.reason is not None else "not said why"
+        return f"not used, the processor serves: {self.name}: {why}"
+
 
 class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one slot of a device runs.

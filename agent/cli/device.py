@@ -136,6 +136,8 @@ def status(arguments: argparse.Namespace) -> int:
         rows.append([f"slot {slot}", f"{report.active or 'serves nothing'}{trial}"])
         if report.problem is not None:
             rows.append(["  because", report.problem.message])
+        if report.acceleration is not None:
+            rows.append(["  accelerator", report.acceleration.words()])
         if report.previous is not None:
             rows.append(["  before", str(report.previous)])
         if report.shadow is not None:

@@ -46,6 +46,7 @@ def device(one: Device, books: Books) -> models_devices.DeviceModel:
             desired=_ref(desired.bundle) if desired else None,
             desired_mode=desired.mode if desired else None,
             taught=_plain(report.taught) if report else [],
+            acceleration=_plain(report.acceleration) if report else None,
         )
     state: Any = "revoked" if one.revoked_at is not None else one.state
     return models_devices.DeviceModel(

@@ -65,6 +65,7 @@ class SlotView(msgspec.Struct, frozen=True):
     trial: bool
     mode: str
     problem: str = ""
+    accelerator: str = ""
 
     @property
     def differs(self) -> bool:
@@ -114,6 +115,9 @@ class DeviceView(msgspec.Struct, frozen=True):
                     trial=report.trial if report else False,
                     mode=desired.mode if desired else "active",
                     problem=words.both(report.problem) if report and report.problem else "",
+                    accelerator=report.acceleration.words()
+                    if report and report.acceleration
+                    else "",
                 )
             )
         event = device.update
