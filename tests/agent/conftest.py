@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from contracts.bundle import Bundle
+from tests.support.slow_model import slow_bundle
+
 
 @pytest.fixture(autouse=True)
 def _databases_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -23,3 +26,9 @@ def _databases_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for connection in opened:
         connection.close()
+
+
+@pytest.fixture(scope="session")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that takes the processor longer than a look into a table."""
+    return slow_bundle(tmp_path_factory.mktemp("slow") / "bundle")

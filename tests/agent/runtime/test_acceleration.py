@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import ai_edge_litert
@@ -16,9 +14,6 @@ from agent.runtime.litert_library import HARDWARE, Library
 from contracts.bundle import Bundle
 from contracts.messages import Acceleration
 from tests.support.fake_accelerator import WHEEL, fake_accelerator
-from tests.support.slow_model import slow_bundle
-
-PATIENCE_S = 90.0
 
 OUTCOMES = {
     "WRONG": "accelerator-wrong",
@@ -31,24 +26,6 @@ OUTCOMES = {
 """How a library behaves -> the code of the reason why it is not used."""
 
 
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle that takes the processor longer than a look into a table."""
-    return slow_bundle(tmp_path_factory.mktemp("slow") / "bundle")
-
-
-@pytest.fixture
-def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[Helper]:
-    """A helper of the test's own."""
-    one = Helper(idle_s=0.1)
-    monkeypatch.setattr(helper, "start", one.start)
-    yield one
-    deadline = time.monotonic() + PATIENCE_S
-    while one._process is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def code(found: Acceleration) -> str:
     """Of the reason why it is not used."""
     assert not found.used
@@ -56,10 +33,12 @@ def code(found: Acceleration) -> str:
     return found.reason.code
 
 
-def test_a_delegate_that_answers_alike_and_faster_is_used(slow: Bundle, tmp_path: Path) -> None:
+def test_a_delegate_that_answers_alike_and_faster_is_used(
+    slow_model: Bundle, tmp_path: Path
+) -> None:
     """It is named by its file, and its speed is said as a ratio."""
-    library = fake_accelerator(tmp_path / "libfake.so", slow, "WORKS")
-    found = acceleration.attempt(slow.path, str(library))
+    library = fake_accelerator(tmp_path / "libfake.so", slow_model, "WORKS")
+    found = acceleration.attempt(slow_model.path, str(library))
     assert found.used, found
     assert found.name == "libfake.so"
     assert found.speedup >= acceleration.GAIN
@@ -67,43 +46,45 @@ def test_a_delegate_that_answers_alike_and_faster_is_used(slow: Bundle, tmp_path
     assert found.reason is None
 
 
-def test_answers_within_the_tolerance_count_as_alike(slow: Bundle, tmp_path: Path) -> None:
+def test_answers_within_the_tolerance_count_as_alike(slow_model: Bundle, tmp_path: Path) -> None:
     """Two steps off in every output, all labels the same."""
-    library = fake_accelerator(tmp_path / "libfake.so", slow, "NEAR")
-    found = acceleration.attempt(slow.path, str(library))
+    library = fake_accelerator(tmp_path / "libfake.so", slow_model, "NEAR")
+    found = acceleration.attempt(slow_model.path, str(library))
     assert found.used, found
     assert found.max_steps == acceleration.MAX_STEPS
 
 
 @pytest.mark.parametrize("behaviour", OUTCOMES)
 def test_a_delegate_that_misbehaves_is_not_used(
-    slow: Bundle, tmp_path: Path, behaviour: str
+    slow_model: Bundle, tmp_path: Path, behaviour: str
 ) -> None:
     """And this process lives on."""
-    library = fake_accelerator(tmp_path / "libfake.so", slow, behaviour)
-    assert code(acceleration.attempt(slow.path, str(library))) == OUTCOMES[behaviour]
+    library = fake_accelerator(tmp_path / "libfake.so", slow_model, behaviour)
+    assert code(acceleration.attempt(slow_model.path, str(library))) == OUTCOMES[behaviour]
 
 
 @pytest.mark.parametrize("behaviour", ["HANG_AT_LOAD", "HANG_AT_RUN"])
-def test_a_delegate_that_hangs_is_killed(slow: Bundle, tmp_path: Path, behaviour: str) -> None:
+def test_a_delegate_that_hangs_is_killed(
+    slow_model: Bundle, tmp_path: Path, behaviour: str
+) -> None:
     """After the seconds that it has."""
-    library = fake_accelerator(tmp_path / "libfake.so", slow, behaviour)
-    found = acceleration.attempt(slow.path, str(library), seconds=8)
+    library = fake_accelerator(tmp_path / "libfake.so", slow_model, behaviour)
+    found = acceleration.attempt(slow_model.path, str(library), seconds=8)
     assert code(found) == "accelerator-timeout"
 
 
-def test_a_library_that_is_not_there_or_none_is_said(slow: Bundle, tmp_path: Path) -> None:
+def test_a_library_that_is_not_there_or_none_is_said(slow_model: Bundle, tmp_path: Path) -> None:
     """The message names it."""
     (tmp_path / "libtext.so").write_text("not a library")
     for name in ("libnone.so", "libtext.so"):
-        found = acceleration.attempt(slow.path, str(tmp_path / name))
+        found = acceleration.attempt(slow_model.path, str(tmp_path / name))
         assert code(found) == "accelerator-failed"
         assert found.reason is not None
         assert name in found.reason.message
 
 
 def test_what_litert_offers_itself_is_tried(
-    own: Helper, slow: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow_model: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A wheel with an accelerator's library that LiteRT finds before its own."""
     for behaviour, wanted in {"WORKS": "", "WRONG": "accelerator-wrong"}.items():
@@ -112,13 +93,13 @@ def test_what_litert_offers_itself_is_tried(
         wheel.mkdir(parents=True)
         for file in WHEEL.iterdir():
             (wheel / file.name).symlink_to(file)
-        fake_accelerator(site / "libLiteRtGpuAccelerator.so", slow, behaviour, wheel)
+        fake_accelerator(site / "libLiteRtGpuAccelerator.so", slow_model, behaviour, wheel)
         (wheel / "libLiteRtGpuAccelerator.so").symlink_to(site / "libLiteRtGpuAccelerator.so")
         with monkeypatch.context() as patched:
             patched.setenv("PYTHONPATH", str(site))
             one = Helper(idle_s=0.1)
             patched.setattr(helper, "start", one.start)
-            found = acceleration.attempt(slow.path, "gpu")
+            found = acceleration.attempt(slow_model.path, "gpu")
         assert found.name == "gpu"
         assert found.used == (not wanted), found
         assert not wanted or code(found) == wanted
@@ -134,11 +115,11 @@ def test_the_processor_alone_is_offered_unless_asked_for_more() -> None:
 
 
 @pytest.mark.skipif(not ai_edge_litert.__version__.startswith("2.3."), reason="of release 2.3")
-def test_the_real_wheel_is_asked_and_nothing_of_it_harms(slow: Bundle) -> None:
+def test_the_real_wheel_is_asked_and_nothing_of_it_harms(slow_model: Bundle) -> None:
     """It has a library for GPUs; this machine has no driver for it, or a slow one, or a fast one.
 
     Whatever it is, there is an answer, and a reason wherever it is not used.
     """
     for kind in HARDWARE:
-        found = acceleration.attempt(slow.path, kind)
+        found = acceleration.attempt(slow_model.path, kind)
         assert found.used or code(found).startswith("accelerator-")
