@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from contracts.bundle import Bundle
-from tests.support.slow_model import slow_bundle
 
 
 @pytest.fixture(autouse=True)
@@ -31,4 +30,6 @@ def _databases_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle that takes the processor longer than a look into a table."""
+    from tests.support.slow_model import slow_bundle  # with TensorFlow, which few tests need
+
     return slow_bundle(tmp_path_factory.mktemp("slow") / "bundle")

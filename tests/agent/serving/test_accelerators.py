@@ -101,7 +101,8 @@ def test_an_agent_that_died_with_an_accelerator_uses_none(
         assert code(start().of(slow_model.ref)) == "accelerator-died"
     boot.write_text("third\n")
     assert code(start().of(slow_model.ref)) == "accelerator-died"
-    library.write_bytes(library.read_bytes() + b"\0")  # another library is another chance
+    newer = fake_accelerator(tmp_path / "newer" / "libfake.so", slow_model, "NEAR")
+    newer.replace(library)  # another library is another chance
     assert start().of(slow_model.ref) == Acceleration("libfake.so", used=True, speedup=2.0)
 
 
