@@ -6,6 +6,7 @@ The first is for 32-bit boards, the second for releases whose C API is not known
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,15 @@ def library(name: str) -> Any:
     return importlib.import_module(_MODULES[name])
 
 
+def _delegate(classic: Any, path: str) -> Any:
+    """Loads a delegate; `load_delegate` of what is none complains once more when it is freed."""
+    there = ctypes.CDLL(path)
+    for name in ("tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate"):
+        if not hasattr(there, name):
+            raise ValueError(f"{path} is no delegate: it lacks {name}")
+    return classic.load_delegate(path)
+
+
 class TfliteRuntime:
     """A model in the classic interpreter.
 
@@ -38,7 +48,8 @@ class TfliteRuntime:
         delegate: path of the library of an external delegate; empty: none.
 
     Raises:
-        OSError, AttributeError: the delegate's library cannot be loaded, or is none.
+        OSError: the delegate's library cannot be loaded.
+        ValueError: it is none, or it makes no delegate.
     """
 
     def __init__(
@@ -56,7 +67,7 @@ class TfliteRuntime:
         self._interpreter: Any = classic.Interpreter(
             model_path=str(path),
             num_threads=threads,
-            experimental_delegates=[classic.load_delegate(delegate)] if delegate else None,
+            experimental_delegates=[_delegate(classic, delegate)] if delegate else None,
         )
         self.signatures: list[str] = list(self._interpreter.get_signature_list())
         if not self.signatures:

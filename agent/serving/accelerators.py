@@ -213,7 +213,7 @@ class Accelerators:
         except (ShoalError, OSError) as error:
             self._broke(digest, str(error))
             return runtimes.load(bundle, options)
-        model.fall_back(lambda error: self._broke(digest, error.message))
+        model.fall_back(lambda error: self._broke(digest, str(error)))
         return model
 
     def _mark(self) -> bool:
