@@ -8,7 +8,6 @@ passed. No outcome is the bundle's fault: the processor serves it.
 from __future__ import annotations
 
 import signal
-import statistics
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -207,7 +206,8 @@ def _compare(
     if speedup < GAIN:
         reason = ErrorInfo(
             "accelerator-slow",
-            f"it is {speedup:.2g} times as fast as the processor; from {GAIN} on it serves",
+            f"it takes {1 / speedup:.2g} times as long as the processor; to serve, it would have to "
+            f"be {GAIN} times as fast",
         )
         return Acceleration(name, speedup=speedup, max_steps=result.max_steps, reason=reason)
     return Acceleration(name, used=True, speedup=speedup, max_steps=result.max_steps)
@@ -236,4 +236,4 @@ def measure(processor: Classifier, accelerated: Classifier, texts: Sequence[str]
             of.append(time.perf_counter() - start)
         if time.monotonic() > until:
             break
-    return round(statistics.median(times[0]) / statistics.median(times[1]), 3)
+    return float(f"{np.median(times[0]) / np.median(times[1]):.3g}")
