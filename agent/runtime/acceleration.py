@@ -206,8 +206,8 @@ def _compare(
     if speedup < GAIN:
         reason = ErrorInfo(
             "accelerator-slow",
-            f"it takes {1 / speedup:.2g} times as long as the processor; to serve, it would have to "
-            f"be {GAIN} times as fast",
+            f"it takes {1 / speedup:.2g} times as long as the processor; only what is {GAIN} times "
+            "as fast serves",
         )
         return Acceleration(name, speedup=speedup, max_steps=result.max_steps, reason=reason)
     return Acceleration(name, used=True, speedup=speedup, max_steps=result.max_steps)
