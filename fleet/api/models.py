@@ -54,6 +54,16 @@ class Ref(Answer):
     manifest_sha256: str
 
 
+class Acceleration(Answer):
+    """What came of trying an accelerator with a slot's bundle."""
+
+    name: str = Field(examples=["gpu"])
+    used: bool = Field(False, description="false: the processor serves")
+    speedup: float = Field(0.0, description="the processor's time over the accelerator's")
+    max_steps: int = Field(0, description="largest difference from a golden int8 output")
+    reason: ErrorInfo | None = Field(None, description="why it does not serve")
+
+
 class Query(Given):
     """Ask devices. Exactly one of `selector` and `devices`."""
 

@@ -7,17 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from contracts import limits
-from fleet.api.models import Answer, ErrorInfo, Given, Labels, Name, Ref
-
-
-class AccelerationModel(Answer):
-    """What came of trying an accelerator with a slot's bundle."""
-
-    name: str = Field(examples=["gpu"])
-    used: bool = Field(False, description="false: the processor serves")
-    speedup: float = Field(0.0, description="the processor's time over the accelerator's")
-    max_steps: int = Field(0, description="largest difference from a golden int8 output")
-    reason: ErrorInfo | None = Field(None, description="why it does not serve")
+from fleet.api.models import Acceleration, Answer, ErrorInfo, Given, Labels, Name, Ref
 
 
 class SlotModel(Answer):
@@ -31,9 +21,7 @@ class SlotModel(Answer):
     desired: Ref | None = None
     desired_mode: str | None = None
     taught: list[dict[str, Any]] = Field([], description="lessons beside the model")
-    acceleration: AccelerationModel | None = Field(
-        None, description="null: the device's owner asked for no accelerator"
-    )
+    acceleration: Acceleration | None = Field(None, description="null: none was asked for")
 
 
 class WaitModel(Answer):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from contracts.clock import TOLERANCE_S, span
-from contracts.messages import Acceleration, BundleRef, Reported
+from contracts.messages import BundleRef, Reported
 from fleet.dashboard import words
 from fleet.field import Line, Version
 from fleet.rollout.gates import MAX_BLAMED
@@ -115,7 +115,7 @@ class DeviceView(msgspec.Struct, frozen=True):
                     trial=report.trial if report else False,
                     mode=desired.mode if desired else "active",
                     problem=words.both(report.problem) if report and report.problem else "",
-                    accelerator=_accelerator(report.acceleration) if report else "",
+                    accelerator=words.accelerator(report.acceleration) if report else "",
                 )
             )
         event = device.update
@@ -142,14 +142,6 @@ class DeviceView(msgspec.Struct, frozen=True):
 
 def _ref(ref: BundleRef | None) -> str:
     return str(ref) if ref is not None else ""
-
-
-def _accelerator(found: Acceleration | None) -> str:
-    if found is None:
-        return ""
-    if found.used or found.reason is None:
-        return found.words()
-    return f"not used, the processor serves: {found.name}: {words.both(found.reason)}"
 
 
 def _facts(device: Device) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from contracts.errors import ErrorInfo
+from contracts.messages import Acceleration
 
 _TEST: Final = "its answers did not match the model's own test"
 
@@ -114,6 +115,15 @@ def engine(reason: ErrorInfo | Mapping[str, Any] | None) -> str:
 def both(reason: ErrorInfo) -> str:
     """A person's words, and the engine's after them."""
     return f"{cause(reason)} ({engine(reason)})"
+
+
+def accelerator(found: Acceleration | None) -> str:
+    """What came of an accelerator; empty: none was asked for."""
+    if found is None:
+        return ""
+    if found.used or found.reason is None:
+        return found.words()
+    return f"not used, the processor serves: {found.name}: {both(found.reason)}"
 
 
 def state(value: str) -> str:

@@ -19,7 +19,6 @@ from contracts.config import MqttConfig
 from contracts.errors import RefusedError
 from contracts.histogram import Histogram
 from contracts.messages import (
-    Acceleration,
     BundleRef,
     ErrorInfo,
     Reported,
@@ -31,7 +30,7 @@ from contracts.messages import (
     Wait,
 )
 from fleet.alerts.judge import Change, Reading
-from fleet.api import prometheus, views
+from fleet.api import prometheus
 from fleet.controller import Controller
 from fleet.dashboard import charts
 from fleet.dashboard.data import PAGE, Data
@@ -44,8 +43,7 @@ from fleet.ingest.decode import Batch, Message
 from fleet.ingest.writer import Writer
 from fleet.rollout import selector
 from fleet.rollout.spec import RolloutSpec
-from fleet.store import alerts, clones, delivery, telemetry
-from fleet.store import devices as stored
+from fleet.store import alerts, clones, telemetry
 from fleet.store.listing import Listing
 from fleet.store.telemetry import Point
 from fleet.store.tokens import Token
@@ -375,35 +373,6 @@ def test_what_devices_wait_for_is_on_every_page_that_shows_them(controller: Cont
     assert [a.text for a in data.overview().alerts if "wait" in a.text] == [
         "Devices wait: its disk is full (1)."
     ]
-
-
-def test_what_came_of_an_accelerator_is_on_the_devices_page(controller: Controller) -> None:
-    """How fast it is, or why the processor serves; a device of which none was asked says none."""
-    slow = Acceleration("gpu", speedup=0.5, reason=ErrorInfo("accelerator-slow", "0.5 <times>"))
-    slots = {
-        "fast": SlotReport(REF, acceleration=Acceleration("lib<x>.so", used=True, speedup=3.14)),
-        "slow": SlotReport(REF, acceleration=slow),
-        "none": SlotReport(REF),
-    }
-    reported = Reported(
-        device="d0000", boot="b", agent_version="1", board="jetson-orin-nano", runtime="litert",
-        at=time.time(), slots=slots,
-    )  # fmt: skip
-    said = [Message("d0000", reported, codec.encode(reported))]
-    Writer(controller.store, admit_unknown=True).write(said, time.time())
-    page = render("device.html", d=Data(controller).device("d0000"))
-    assert "lib&lt;x&gt;.so: 3.1 times as fast as the processor" in page
-    assert "faster than the processor (accelerator-slow: 0.5 &lt;times&gt;)" in page
-    assert page.count("Accelerator:") == 2
-    with controller.store.read() as connection:
-        known = stored.get(connection, "d0000")
-        account = delivery.books(connection, ["d0000"], time.time())["d0000"]
-    told = views.device(known, account).slots
-    assert told["none"].acceleration is None
-    assert told["fast"].acceleration is not None and told["fast"].acceleration.used
-    assert told["slow"].acceleration is not None
-    assert told["slow"].acceleration.reason is not None
-    assert told["slow"].acceleration.reason.code == "accelerator-slow"
 
 
 def test_what_needs_a_look_at_once_is_on_the_first_page(controller: Controller) -> None:
