@@ -7,6 +7,8 @@ that only compilers for other processors need. Here a model is a view of a file
 is freed as soon as the first is compiled.
 
 Declarations: ``litert/c`` of https://github.com/google-ai-edge/LiteRT, as of 2.2 and 2.3.
+
+Over 400 lines: one C API, whose handles are made and freed together.
 """
 
 from __future__ import annotations
