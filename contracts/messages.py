@@ -5,6 +5,8 @@ a device in :mod:`contracts.desired`; `docs/protocol.md` describes all in prose.
 since the Unix epoch by the sender's clock; durations carry their unit in their name. Unknown
 fields are ignored, so that a newer sender can talk to an older receiver; unknown enum values are
 refused.
+
+Over 400 lines: one vocabulary, which a reader finds in one place.
 """
 
 from __future__ import annotations
