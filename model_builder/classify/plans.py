@@ -6,6 +6,7 @@ many labels apart. So few labels get many narrow rows, many labels fewer wide on
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -179,6 +180,9 @@ def _arena(length: int, dim: int) -> int:
     return length * (dim + 4) + 6000
 
 
+_NO_BLANKS: Final = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Letters of Thai, Lao, Khmer, Japanese and Chinese."""
+
 _Size = tuple[int, int, bool, tuple[int, int]]
 """Width, hidden width, whether the maximum is pooled too, lengths of character n-grams."""
 
@@ -190,9 +194,18 @@ def _long(texts: list[str]) -> bool:
     return bool(words) and float(np.quantile(words, 0.9)) * _PIECES > _LONGEST
 
 
+def _without_blanks(texts: list[str]) -> bool:
+    """Whether most letters are of scripts that put no blanks between words."""
+    step = max(1, len(texts) // _LOOKED_AT)
+    letters = [letter for text in texts[::step] for letter in text if letter.isalpha()]
+    return 2 * len(_NO_BLANKS.findall("".join(letters))) > len(letters)
+
+
 def _sizes_for(texts: list[str], labels: int) -> list[_Size]:
     """What is tried; of long texts also fewer pieces of a word, so that more of them is read."""
     sizes = _sizes(labels)
+    if _without_blanks(texts):  # a word has a letter or two
+        return [(*size[:3], (1, 2 if size[3] == (3, 4) else 3)) for size in sizes]
     if not _long(texts):
         return sizes
     dim, hidden, largest, _ = sizes[0]

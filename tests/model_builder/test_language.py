@@ -9,6 +9,7 @@ import pytest
 
 from contracts.errors import InputError
 from model_builder.classify.initial import write
+from model_builder.classify.plans import _sizes, _sizes_for
 from model_builder.data.language import detect
 from model_builder.recipes.classify import load, with_encoder
 from model_builder.recipes.teachers import ENGLISH, MULTILINGUAL, TeacherConfig
@@ -98,3 +99,13 @@ def test_a_teacher_that_is_named_stays_and_a_digest_without_one_is_refused() -> 
     with pytest.raises(InputError) as caught:
         TeacherConfig(sha256="0").reading(english=True)
     assert caught.value.code == "bad-recipe"
+
+
+def test_a_student_of_text_without_blanks_reads_single_letters() -> None:
+    """Where a word is a letter or two, pieces of three and more letters say next to nothing."""
+    for text in ("体验巅峰十大创新概览", *TEXTS["ja"], "เปิดไฟในห้องนั่งเล่น"):
+        sizes = _sizes_for([text] * 9, 10)
+        assert {size[3] for size in sizes} == {(1, 2), (1, 3)}
+        assert [size[:3] for size in sizes] == [size[:3] for size in _sizes(10)]
+    for language in ("en", "de", "ru"):
+        assert _sizes_for(list(TEXTS[language]), 10) == _sizes(10)
