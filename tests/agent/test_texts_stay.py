@@ -379,6 +379,8 @@ SAFE = {
     "agent.cli.owner:_name": "of whoever sits at this terminal",
     "agent.cli.output:line": "to whoever sits at this terminal",
     "agent.release.starter:say": "words of the starter, which no request reaches",
+    "agent.runtime.acceleration:_same": "given the golden texts alone, which are the bundle's",
+    "agent.runtime.acceleration:measure": "given the golden texts alone, which are the bundle's",
     "agent.runtime.front_end:check_text": "called by what is broken, HashedNgrams.encode",
     "agent.runtime.front_end:FrontEnd.encode": "an interface",
     "agent.runtime.front_end:Tokenizer.encode": "called as HashedNgrams.encode, which is broken",
