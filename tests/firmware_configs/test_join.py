@@ -13,10 +13,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import pytest
+import yaml
 
+from contracts.config import AgentConfig, SourceConfig
 from fleet.identity.authority import Authority, certificate_pem, key_pem, new_key
 from tests.support.tools import free_port
 
@@ -196,3 +199,19 @@ def test_why_the_controller_is_not_reached_is_said(monkeypatch: pytest.MonkeyPat
         assert "https_proxy is set" in said
         assert "\n" not in said
     assert "a firewall, or no route" in one.unreachable(TimeoutError("timed out"))
+
+
+@pytest.mark.parametrize("share", ["ask", "hard"])
+def test_who_types_the_line_is_told_that_texts_may_leave(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], share: Literal["ask", "hard"]
+) -> None:
+    """From the configuration as the agent writes it."""
+    config = AgentConfig(
+        fleet="f", device="d", board="b", trust_root="{}",
+        sources=[SourceConfig("hall", "unix", "/run/share: hard", share=share)],
+    )  # fmt: skip
+    found = installer("http://127.0.0.1:1")
+    found.CONFIG = str(tmp_path / "agent.yaml")
+    Path(found.CONFIG).write_text(yaml.safe_dump(msgspec.to_builtins(config), sort_keys=False))
+    found.leaving()
+    assert ("let texts leave this board" in capsys.readouterr().out) == (share == "hard")
