@@ -201,11 +201,15 @@ class _Asked:
     echo: str = ""
 
 
+def with_adapter(fields: dict[str, Any], model: str) -> dict[str, Any]:
+    """The fields of a request, with the adapter that its model's name asks for."""
+    adapter = split(model)[1]
+    return fields if adapter is None else {**fields, "adapter": adapter}
+
+
 def _asked(body: Sampling, fields: dict[str, Any], requester: str) -> list[_Asked]:
     """The choices of a request, prompt by prompt; with a seed each has one of its own."""
-    adapter = split(body.model)[1]
-    if adapter is not None:
-        fields = {**fields, "adapter": adapter}
+    fields = with_adapter(fields, body.model)
     prompts = body.prompts if isinstance(body, Completion) else [None]
     choices = []
     for index, (prompt, number) in enumerate(product(prompts, range(body.n or 1))):

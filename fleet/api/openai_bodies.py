@@ -199,6 +199,16 @@ _Penalty = Annotated[float, Field(ge=-2, le=2)]
 _Stop = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+def temperature(given: float | None, *chosen_among: object) -> float:
+    """What a device is told: 0 unless something is said of how to choose among tokens.
+
+    OpenAI's default is 1. Small models wander at it, and one that was trained for a task errs.
+    """
+    if given is not None:
+        return given
+    return 1.0 if any(value is not None for value in chosen_among) else 0.0
+
+
 class Sampling(Body):
     """Fields of both kinds of completion. Those of the last group are not OpenAI's."""
 
@@ -244,8 +254,11 @@ class Sampling(Body):
 
     def fields(self) -> dict[str, Any]:
         """The wire's fields of what was given."""
+        several = self.n if self.n != 1 else None
         found: dict[str, Any] = {
-            "temperature": 1.0 if self.temperature is None else self.temperature,
+            "temperature": temperature(
+                self.temperature, self.top_p, self.top_k, self.min_p, self.seed, several
+            ),
             "stream": bool(self.stream),
         }
         for name in (

@@ -483,13 +483,66 @@ def test_a_response_is_the_answer_of_a_chat(client: openai.OpenAI) -> None:
     )  # fmt: skip
     assert (second.status, second.output_text) == ("completed", "true")
     for fields in (
-        {"store": True}, {"stream": True}, {"background": True}, {"previous_response_id": "x"},
+        {"store": True}, {"stream_options": {"include_usage": True}}, {"background": True},
+        {"previous_response_id": "x"},
         {"tools": [{"type": "web_search"}]}, {"reasoning": {"effort": "low"}},
         {"include": ["reasoning.encrypted_content"]}, {"truncation": "last"}, {"input": []},
         {"text": {"verbosity": "low"}}, {"stop": "a"},
     ):  # fmt: skip
         with pytest.raises(openai.BadRequestError, match=f"body.{next(iter(fields))}"):
             client.post("/responses", body={"model": "d1", "input": "a", **fields}, cast_to=object)
+
+
+def test_a_response_streams_the_events_that_the_client_puts_together(
+    client: openai.OpenAI,
+) -> None:
+    """In their order, with their places; what they join to is what is given at once."""
+    asked: Any = {"model": "d1", "input": "the quick brown fox", "max_output_tokens": 12}
+    whole = client.responses.create(**asked, temperature=0)
+    with client.responses.stream(**asked, temperature=0) as stream:
+        events: list[Any] = list(stream)
+    final = events[-1].response
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    kinds = [event.type for event in events]
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert [kind for kind in kinds if kind != "response.output_text.delta"] == [
+        "response.created", "response.in_progress", "response.output_item.added",
+        "response.content_part.added", "response.output_text.done", "response.content_part.done",
+        "response.output_item.done", "response.incomplete",
+    ]  # fmt: skip
+    assert "".join(deltas) == final.output_text == whole.output_text
+    assert final.status == "incomplete"
+    assert final.usage is not None and final.usage.output_tokens == 12
+    assert final.output[0].id in {event.item_id for event in events if hasattr(event, "item_id")}
+    true: Any = {"format": {"type": "json_schema", "name": "x", "schema": {"enum": [True]}}}
+    with client.responses.stream(model="d1", input="a", text=true) as stream:
+        stream.until_done()
+        assert stream.get_final_response().output_text == "true"
+
+
+def test_a_response_that_fails_has_its_status_or_says_so_in_its_stream(
+    client: openai.OpenAI,
+) -> None:
+    """Before a token: the status of a wrong request."""
+    with pytest.raises(openai.NotFoundError, match="no device with a generator"):
+        client.responses.create(model="gpt-4o", input="a", stream=True)
+
+
+def test_an_adapter_is_asked_for_in_each_form(client: openai.OpenAI) -> None:
+    """None has one of this name: no form answers without it."""
+    codes = set()
+    for path, body in (
+        ("/chat/completions", {"messages": HELLO}),
+        ("/completions", {"prompt": "a"}),
+        ("/responses", {"input": "a"}),
+    ):
+        for stream in (False, True):
+            with pytest.raises(openai.APIStatusError) as caught:
+                client.post(
+                    path, body={"model": "d1:other", "stream": stream, **body}, cast_to=object
+                )
+            codes.add((path, stream, caught.value.body["code"]))
+    assert {code for _, _, code in codes} == {"no-adapter"}, codes
 
 
 TEXT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
