@@ -15,6 +15,8 @@ from contracts import interpreter
 
 
 def __getattr__(name: str) -> Any:
+    if name.startswith("_"):  # what looks through a module's names is no use of it
+        raise AttributeError(name)
     if "tensorflow" not in sys.modules:
         with interpreter.loading():  # collecting garbage takes a sixth of the time
             importlib.import_module("tensorflow")

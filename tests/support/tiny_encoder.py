@@ -6,11 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from model_builder.classify.candidate import EncoderCandidate
-from model_builder.classify.package import ClassifierParts, write_classifier
-from model_builder.encoders.weights import fetch
-from model_builder.students.encoder import EncoderStudent
-from model_builder.teachers.sentence import load_tokenizer
 from tests.model_builder.support import sentences, write_encoder
 
 LABELS = ["heat", "off", "on"]
@@ -19,6 +14,12 @@ LENGTHS = [8, 16]
 
 def encoder_bundle(folder: Path) -> Path:
     """A bundle ``tiny-encoder 1.0.0`` with signatures for 8 and 16 tokens, width 32."""
+    from model_builder.classify.candidate import EncoderCandidate  # these load TensorFlow
+    from model_builder.classify.package import ClassifierParts, write_classifier
+    from model_builder.encoders.weights import fetch
+    from model_builder.students.encoder import EncoderStudent
+    from model_builder.teachers.sentence import load_tokenizer
+
     files = fetch(f"path:{write_encoder(folder / 'encoder')}", "", folder / "cache")
     weight = np.random.default_rng(1).normal(size=(32, len(LABELS))).astype(np.float32)
     student = EncoderStudent(files.load(), weight, np.zeros(len(LABELS), np.float32), LENGTHS)
