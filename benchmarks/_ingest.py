@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,13 @@ SENDERS = 500
 
 
 @contextlib.contextmanager
-def broker() -> Iterator[MqttConfig]:
-    """A mosquitto with the configuration that the fleet generates."""
+def broker(adapt: Callable[[Path], None] = lambda file: None) -> Iterator[MqttConfig]:
+    """A mosquitto with the configuration that the fleet generates, as `adapt` has changed it."""
     config = MqttConfig(port=free_port())
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
         user = "root" if os.geteuid() == 0 else None
         file = write_configuration(Path(folder), port=config.port, persistence=False, user=user)
+        adapt(file)
         program = need_tool("mosquitto", "/usr/sbin/mosquitto")
         log = (Path(folder) / "log").open("wb")
         process = subprocess.Popen([program, "-c", file], stdout=log, stderr=log)

@@ -13,15 +13,15 @@ controller with a thousand simulated devices that nobody asks anything.
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
+import _ingest
 import msgspec
 import psutil
 from _figures import ROOT, Row, row
@@ -29,18 +29,16 @@ from _figures import ROOT, Row, row
 sys.path.insert(0, str(ROOT))
 
 from agent.telemetry.quiet import WATCHED_S
-from contracts.config import MqttConfig
-from fleet.broker import write_configuration
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.rollout.spec import RolloutSpec
 from fleet.simulate.launcher import Simulation
-from tests.support.broker import wait_until_connectable
 from tests.support.controller import AgentProcess
 from tests.support.proxy import Proxy
 from tests.support.serving import Served, served
-from tests.support.tools import free_port, need_tool
+from tests.support.tools import free_port
 
 BUNDLE = ROOT / "tests" / "data" / "tiny-classifier-1.0.0"
+FLEET = "quiet"
 NAMES = ("with-1", "with-2", "without")
 DAY_S = 24 * 3600.0
 
@@ -85,38 +83,24 @@ def _spent(program: subprocess.Popen[bytes] | None) -> _Spent:
     return _Spent(written, seconds)
 
 
-@contextlib.contextmanager
-def _broker(folder: Path, fleet: str) -> Iterator[MqttConfig]:
-    """A mosquitto that lets nobody but `without` miss its acknowledgements."""
-    config = MqttConfig(port=free_port())
-    user = "root" if os.geteuid() == 0 else None
-    file = write_configuration(folder, port=config.port, persistence=False, user=user)
-    access = folder / "access"
+def _deny_acknowledgements(file: Path) -> None:
+    """Has a mosquitto keep the controller's acknowledgements from `without` alone."""
+    access = file.with_name("access")
     everything = "topic readwrite #\n"
-    denied = f"topic deny shoal/v1/{fleet}/d/without/ack\n"
+    denied = f"topic deny shoal/v1/{FLEET}/d/without/ack\n"
     access.write_text(f"{everything}user with\n{everything}user without\n{denied}{everything}")
     access.chmod(0o600)
     file.write_text(f"{file.read_text()}acl_file {access}\n")
-    log = (folder / "log").open("wb")
-    program = need_tool("mosquitto", "/usr/sbin/mosquitto")
-    process = subprocess.Popen([program, "-c", file], stdout=log, stderr=log)
-    try:
-        wait_until_connectable(config)
-        yield config
-    finally:
-        process.terminate()
-        process.wait(10)
-        log.close()
 
 
 def measure(size: QuietSize) -> list[Row]:
     """Bytes, written and sent, and seconds of processor, as of a day."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-bench-")))
-        broker = stack.enter_context(_broker(folder / "broker", "quiet"))
+        broker = stack.enter_context(_ingest.broker(_deny_acknowledgements))
         fleet = Fleet.init(
             folder / "fleet",
-            FleetConfig("quiet", mqtt=broker, api=ApiConfig(port=free_port()), admit_unknown=True),
+            FleetConfig(FLEET, mqtt=broker, api=ApiConfig(port=free_port()), admit_unknown=True),
         )
         fleet.publish(BUNDLE)
         running = Served(fleet)
@@ -128,7 +112,7 @@ def measure(size: QuietSize) -> list[Row]:
             user = name.split("-")[0]
             mqtt = msgspec.structs.replace(broker, port=proxy.port, username=user)
             agent = AgentProcess(
-                folder / name, mqtt, "quiet", fleet.open_repository(), device=name, telemetry_s=10
+                folder / name, mqtt, FLEET, fleet.open_repository(), device=name, telemetry_s=10
             )
             agents[name] = stack.enter_context(agent)
         _roll_out(running)
@@ -176,7 +160,7 @@ def _many(size: QuietSize) -> list[Row]:
     """A controller with many idle devices."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-bench-")))
-        broker = stack.enter_context(_broker(folder / "broker", "many"))
+        broker = stack.enter_context(_ingest.broker(_deny_acknowledgements))
         running = stack.enter_context(
             served(folder / "fleet", broker, name="many", bundles=[BUNDLE])
         )

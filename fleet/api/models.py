@@ -118,12 +118,9 @@ class QueryResult(Answer):
     votes: Votes | None = None
 
 
-class FiguresModel(Answer):
-    """Figures of a slot and bundle, over the fleet."""
+class Counted(Answer):
+    """What one model did in some time."""
 
-    slot: str
-    bundle: str
-    name: str = ""
     requests: int
     errors: int
     busy: int
@@ -133,6 +130,14 @@ class FiguresModel(Answer):
     latency_p95_us: float | None
     confidence_mean: float | None
     labels: dict[str, int]
+
+
+class FiguresModel(Counted):
+    """Figures of a slot and bundle, over the fleet."""
+
+    slot: str
+    bundle: str
+    name: str = ""
 
 
 class MetricsModel(Answer):

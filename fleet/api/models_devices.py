@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from contracts import limits
-from fleet.api.models import Acceleration, Answer, ErrorInfo, Given, Labels, Name, Ref
+from fleet.api.models import Acceleration, Answer, Counted, ErrorInfo, Given, Labels, Name, Ref
 
 
 class SlotModel(Answer):
@@ -136,22 +136,13 @@ class UpdatePage(Answer):
     next: str | None = None
 
 
-class PointModel(Answer):
+class PointModel(Counted):
     """Figures of one slot in one span of time."""
 
     start: int
     resolution: int
     slot: str
     bundle: str = Field(description="sha256 of the manifest; empty: not of a model")
-    requests: int
-    errors: int
-    busy: int
-    unknown: int
-    tokens: int
-    latency_p50_us: float | None
-    latency_p95_us: float | None
-    confidence_mean: float | None
-    labels: dict[str, int]
     gauges: dict[str, float]
 
 

@@ -101,35 +101,29 @@ def point(one: Point) -> models_devices.PointModel:
         resolution=one.resolution,
         slot=one.slot,
         bundle=one.bundle,
-        requests=found.requests,
-        errors=found.errors,
-        busy=found.busy,
-        unknown=found.unknown,
-        tokens=found.tokens,
-        latency_p50_us=_quantile(found, 0.5),
-        latency_p95_us=_quantile(found, 0.95),
-        confidence_mean=found.confidence.mean() if found.confidence else None,
-        labels=found.labels,
+        **_counted(found),
         gauges={name: value for name, (_, value) in found.gauges.items()},
     )
 
 
 def figures(slot: str, bundle: str, name: str, found: Figures) -> models.FiguresModel:
     """Figures of a slot and bundle, over the fleet."""
-    return models.FiguresModel(
-        slot=slot,
-        bundle=bundle,
-        name=name,
-        requests=found.requests,
-        errors=found.errors,
-        busy=found.busy,
-        unknown=found.unknown,
-        tokens=found.tokens,
-        latency_p50_us=_quantile(found, 0.5),
-        latency_p95_us=_quantile(found, 0.95),
-        confidence_mean=found.confidence.mean() if found.confidence else None,
-        labels=found.labels,
-    )
+    return models.FiguresModel(slot=slot, bundle=bundle, name=name, **_counted(found))
+
+
+def _counted(found: Figures) -> dict[str, Any]:
+    """The fields of :class:`fleet.api.models.Counted`."""
+    return {
+        "requests": found.requests,
+        "errors": found.errors,
+        "busy": found.busy,
+        "unknown": found.unknown,
+        "tokens": found.tokens,
+        "latency_p50_us": _quantile(found, 0.5),
+        "latency_p95_us": _quantile(found, 0.95),
+        "confidence_mean": found.confidence.mean() if found.confidence else None,
+        "labels": found.labels,
+    }
 
 
 def _quantile(found: Figures, q: float) -> float | None:

@@ -27,6 +27,7 @@ from fleet.conductor.target import Signed
 from fleet.home_assistant import entity
 from fleet.home_assistant.offers import Shelf
 from fleet.mqtt.link import Link
+from fleet.mqtt.worker import Worker
 from fleet.rollout.spec import RolloutSpec, Wave
 from fleet.store import Store, audit, devices
 from fleet.store.devices import Device
@@ -43,7 +44,7 @@ WHO: Final = Actor("home-assistant", "operator", "MQTT")
 _SHARE: Final = 20.0
 
 
-class Steward:
+class Steward(Worker):
     """One fleet's.
 
     Args:
@@ -71,6 +72,14 @@ class Steward:
         clock: Callable[[], float] = time.time,
         on_created: Callable[[], None] = lambda: None,
     ) -> None:
+        link = Link(
+            mqtt,
+            name,
+            filters={topics.every_install(): self._on_install} if installs else {},
+            on_retained=lambda _topic: None,
+            on_up=self._on_up,
+        )
+        super().__init__(link, "home-assistant")
         self._store = store
         self._topics = topics
         self._runner = runner
@@ -83,35 +92,7 @@ class Steward:
         self._shelved: object = None
         self._notes: dict[tuple[str, str], tuple[BundleRef, str]] = {}
         self._asked: queue.Queue[tuple[str, str, bytes]] = queue.Queue(MAX_ASKED)
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
         self._lost = threading.Event()
-        self.link = Link(
-            mqtt,
-            name,
-            filters={topics.every_install(): self._on_install} if installs else {},
-            on_retained=lambda _topic: None,
-            on_up=self._on_up,
-        )
-        self._thread = threading.Thread(target=self._run, name="home-assistant", daemon=True)
-
-    def start(self) -> None:
-        """Connects and begins to look."""
-        self.link.start()
-        if not self._thread.is_alive():
-            self._thread.start()
-
-    def pause(self) -> None:
-        """Says nothing until it is started again."""
-        self.link.stop()
-
-    def stop(self) -> None:
-        """Ends."""
-        self._stopping.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(30)
-        self.link.stop()
 
     def _on_up(self) -> None:
         # Another broker, or one without memory: all is told again.

@@ -6,17 +6,15 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tuf.api.metadata import TargetFile
-
 from contracts import __version__, codec, release
 from contracts import board as boards
 from contracts.bundle import sha256_of
-from contracts.errors import InputError, RefusedError
+from contracts.errors import InputError
 from contracts.micro_release import MAX_LIST_BYTES, MicroFile, MicroRelease
 from fleet import durable
 from fleet.boards.compiler import NATIVE, compile_agent
 from fleet.repository import paths
-from fleet.repository.releases import Published
+from fleet.repository.releases import Published, signing
 from fleet.repository.repository import Repository
 
 _HEADER: Final = 3
@@ -76,25 +74,13 @@ def sign(
     if len(data) > MAX_LIST_BYTES:
         raise InputError("too-large", f"the list of {made.target} has {len(data)} bytes")
     sha256, name = sha256_of(data), made.target
-    with repository.locked():
-        targets = repository.metadata.targets().signed
-        known = targets.targets.get(name)
-        same = known is not None and known.hashes.get("sha256") == sha256
-        if known is not None and not same and not replace:
-            raise RefusedError(
-                "version-taken",
-                f"{name} is signed with other files: use --replace to sign these instead",
-            )
+    path = paths.agent_release(name, sha256)
+    with signing(repository, name, sha256, len(data), replace=replace, what="files"):
         for one in made.files:
             blob = repository.folder / paths.blob(one.sha256)
             if not blob.is_file():
                 durable.write(blob, content[one.file])
-        path = paths.agent_release(name, sha256)
         durable.make_folder((repository.folder / path).parent)
         durable.write(repository.folder / path, data)
-        if not same:
-            targets.targets[name] = TargetFile(len(data), {"sha256": sha256}, name)
-            targets.version += 1
-            repository.metadata.write_targets(targets)
     size = sum(one.size for one in made.files)
     return Published(name, made.version, made.platform, made.python, sha256, size, path)

@@ -23,6 +23,7 @@ from contracts.log_errors import reason_of
 from contracts.requests import BlobGet
 from contracts.topics import Topics, parse
 from fleet.mqtt.link import Link
+from fleet.mqtt.worker import Worker
 from fleet.repository import Repository
 
 _LOG: Final = structlog.get_logger("blocks")
@@ -148,7 +149,7 @@ class Unacknowledged:
             self._changed.notify_all()
 
 
-class BlockServer:
+class BlockServer(Worker):
     """Serves blocks; with `shared`, several controllers share the load.
 
     `admitted` says whether a device may be served. The share group has the fleet's `secret` in
@@ -180,33 +181,23 @@ class BlockServer:
         pattern = topics.every_blob_get()
         if shared:
             pattern = topics.shared("-".join(filter(None, ["blocks", secret])), pattern)
-        self.link = Link(
+        link = Link(
             mqtt,
             name,
             filters={pattern: self._on_get},
             on_acknowledged=self.unacknowledged.settle,
         )
-        self._thread = threading.Thread(target=self._run, name="blocks", daemon=True)
-
-    def start(self) -> None:
-        """Starts serving."""
-        self.link.start()
-        if not self._thread.is_alive():
-            self._thread.start()
+        super().__init__(link, "blocks")
 
     def pause(self) -> None:
         """Serves nobody until it is started again; devices ask again for what waits."""
-        self.link.stop()
+        super().pause()
         self.waiting.clear()
         self.unacknowledged.clear()
 
-    def stop(self) -> None:
-        """Stops serving; devices ask again for what waits."""
+    def _end(self) -> None:
         self.waiting.close()
         self.unacknowledged.close()
-        if self._thread.is_alive():
-            self._thread.join(30)
-        self.link.stop()
 
     @property
     def dropped(self) -> int:

@@ -16,6 +16,7 @@ from contracts.desired import Desired
 from contracts.errors import ShoalError
 from contracts.topics import Topics
 from fleet.mqtt.link import Link
+from fleet.mqtt.worker import Worker
 from fleet.store import Store, desired, ownership
 from fleet.store.documents import load
 
@@ -27,8 +28,8 @@ _SWEEP_S: Final = 60.0
 _RETRY_S: Final = 1.0
 
 
-class Outbox:
-    """The sender of desired documents.
+class Outbox(Worker):
+    """The sender of desired documents; when it stops, what is not sent stays in the database.
 
     A document is marked as sent after the broker's acknowledgement; a crash before the mark
     sends it again, which changes nothing, as revisions only grow. After each connect, and now
@@ -54,35 +55,14 @@ class Outbox:
         *,
         fence: Callable[[], int],
     ) -> None:
+        super().__init__(Link(mqtt, name, on_up=self._on_up), "outbox")
         self._fence = fence
         self._store = store
         self._topics = topics
         self._clock = clock
-        self._wake = threading.Event()
-        self._stopping = threading.Event()
         self._lost = threading.Event()
         self._swept = 0.0
         self.sent = 0
-        self.link = Link(mqtt, name, on_up=self._on_up)
-        self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
-
-    def start(self) -> None:
-        """Starts sending."""
-        self.link.start()
-        if not self._thread.is_alive():
-            self._thread.start()
-
-    def pause(self) -> None:
-        """Sends nothing until it is started again."""
-        self.link.stop()
-
-    def stop(self) -> None:
-        """Stops; what is not sent stays in the database."""
-        self._stopping.set()
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join(30)
-        self.link.stop()
 
     def wake(self) -> None:
         """There is something to send."""

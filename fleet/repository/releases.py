@@ -6,6 +6,7 @@ sha256, which devices fetch in parts and as a patch as they do the files of mode
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,39 @@ class Archives:
         return self._found
 
 
+@contextlib.contextmanager
+def signing(
+    repository: Repository, name: str, sha256: str, size: int, *, replace: bool, what: str
+) -> Iterator[None]:
+    """Signs a release once the block has kept its files; again with the same bytes changes nothing.
+
+    Args:
+        repository: with the targets key; locked within.
+        name: of the target.
+        sha256: of the target.
+        size: of the target, in bytes.
+        replace: other bytes for a name that is signed.
+        what: the release has, to name in an error.
+
+    Raises:
+        RefusedError: ``version-taken``; before the block.
+    """
+    with repository.locked():
+        targets = repository.metadata.targets().signed
+        known = targets.targets.get(name)
+        same = known is not None and known.hashes.get("sha256") == sha256
+        if known is not None and not same and not replace:
+            raise RefusedError(
+                "version-taken",
+                f"{name} is signed with other {what}: use --replace to sign these instead",
+            )
+        yield
+        if not same:
+            targets.targets[name] = TargetFile(size, {"sha256": sha256}, name)
+            targets.version += 1
+            repository.metadata.write_targets(targets)
+
+
 def publish(repository: Repository, archive: ReleaseArchive, *, replace: bool = False) -> Published:
     """Signs an archive; again with the same bytes changes nothing.
 
@@ -111,23 +145,10 @@ def publish(repository: Repository, archive: ReleaseArchive, *, replace: bool = 
     sha256, size = sha256_file(archive.path), archive.path.stat().st_size
     name = archive.release.target
     before = newest(repository, archive.release.platform, archive.release.python)
-    with repository.locked():
-        targets = repository.metadata.targets().signed
-        known = targets.targets.get(name)
-        same = known is not None and known.hashes.get("sha256") == sha256
-        if known is not None and not same and not replace:
-            raise RefusedError(
-                "version-taken",
-                f"{name} is signed with other wheels: use --replace to sign these instead",
-            )
+    with signing(repository, name, sha256, size, replace=replace, what="wheels"):
         _store(repository.folder, archive.path, name, sha256, size)
         if before is not None and before.sha256 != sha256:
             _patch(repository.folder, before.sha256, sha256)
-        if not same:
-            entry = TargetFile(size, {"sha256": sha256}, name)
-            targets.targets[name] = entry
-            targets.version += 1
-            repository.metadata.write_targets(targets)
     return Published(
         name,
         archive.release.version,
