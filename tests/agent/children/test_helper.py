@@ -226,7 +226,7 @@ def test_a_child_that_did_well_goes_on_with_the_same_work(one_at_once: Helper) -
 
 def test_a_child_rests_where_others_want_the_same_work(own: Helper) -> None:
     """The first job may be the only one: its child ends. The next ones share one, until idle."""
-    own._idle_s = 5.0  # long enough for what is looked at before, beside other work
+    own._idle_s = 10.0  # long enough for what is looked at before, beside other work
     processes = []
     for _ in range(3):
         with own.start("selftest", 30, work="a") as child:
@@ -298,14 +298,14 @@ def test_a_job_that_hangs_does_not_hold_the_others_up(
 
 
 def test_each_job_of_a_child_has_its_own_time(one_at_once: Helper) -> None:
-    """Two jobs take longer than one may."""
-    with one_at_once.start("selftest", 8, work="a") as first:
-        later = next_of(one_at_once, "a", 8)
-        time.sleep(4.5)  # a job that takes long
+    """Two jobs take longer than one may; beside other work each has time left."""
+    with one_at_once.start("selftest", 16, work="a") as first:
+        later = next_of(one_at_once, "a", 16)
+        time.sleep(8.5)  # a job that takes long
         assert asked(first) == "passed"
         first.well = True
     with later() as second:
-        time.sleep(4.5)
+        time.sleep(8.5)
         assert second is first and asked(second) == "passed"
 
 
