@@ -11,7 +11,7 @@ from agent.generate.stop import Stop
 from agent.runtime.classifier import UNKNOWN
 from agent.runtime.lessons import Features
 from agent.simulate.scenario import Behaviour
-from contracts.answers import Classified, Embedded, Generated, Selftested
+from contracts.answers import CallPiece, Classified, Embedded, Generated, Selftested
 from contracts.bundle import Bundle
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import Manifest
@@ -156,9 +156,14 @@ class ScriptedModel:
         return found
 
     def generate(
-        self, request: GenerateRequest, emit: Callable[[str], None], checkpoint: Callable[[], None]
+        self,
+        request: GenerateRequest,
+        emit: Callable[[str], None] = lambda piece: None,
+        checkpoint: Callable[[], None] = lambda: None,
+        *,
+        tell: Callable[[CallPiece], None] = lambda piece: None,
     ) -> Generated:
-        """Says one word after the other."""
+        """Says one word after the other; it calls no tool."""
         board = self._board
         pause = board.slowness / self._tokens_per_s
         began = board.monotonic()

@@ -178,8 +178,8 @@ def environments(monkeypatch: pytest.MonkeyPatch) -> list[Library]:
     opened: list[Library] = []
     create, close = Library.__init__, Library.close
 
-    def creating(self: Library, threads: int, cache: Path | None) -> None:
-        create(self, threads, cache)
+    def creating(self: Library, *means: Any, **more: Any) -> None:
+        create(self, *means, **more)
         opened.append(self)
 
     def closing(self: Library) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -118,3 +119,25 @@ def test_a_simulated_run_is_the_agents_device_with_other_means() -> None:
     own = {name for name in vars(Run) if callable(getattr(Run, name))} - {"__init__"}
     assert issubclass(Run, Device)
     assert own & set(vars(Device)) == told
+
+
+def test_a_scripted_model_is_asked_as_the_agents_models_are() -> None:
+    """What serving passes to them it takes, too."""
+    from agent.generate.adapted import AdaptedModel
+    from agent.generate.model import GenerativeModel
+    from agent.runtime.classifier import Classifier
+    from agent.simulate.runtime import ScriptedModel
+
+    # An adapter is chosen below serving; what a device was taught, where features are.
+    inner = {"adapted", "head"}
+    for kind, names in (
+        (GenerativeModel, ("generate", "probe", "warm_up", "selftest", "close")),
+        (AdaptedModel, ("generate", "probe", "warm_up", "selftest", "close")),
+        (Classifier, ("classify", "features", "embed", "probe", "warm_up", "selftest", "close")),
+    ):
+        for name in names:
+            real = inspect.signature(getattr(kind, name)).parameters
+            scripted = inspect.signature(getattr(ScriptedModel, name)).parameters
+            assert [(one.name, one.kind) for one in real.values() if one.name not in inner] == [
+                (one.name, one.kind) for one in scripted.values()
+            ], (kind, name)
