@@ -240,10 +240,14 @@ def test_an_agent_whose_network_thread_has_died_is_not_healthy(
     def die(*_: object) -> Any:
         raise Panic
 
+    network = agent.link._client._thread
+    assert network is not None
     monkeypatch.setattr(agent.link._client, "_loop", die)
     monkeypatch.setattr(agent.link._client, "_loop_rc_handle", die)
     broker.send(GOOD)
     until(lambda: not agent.vitals.healthy())
+    network.join(PATIENCE_S)  # or what it died of is told in another test
+    assert not network.is_alive()
     agent.link.connected.clear()
     agent.link.stop()
     assert agent.vitals.healthy()

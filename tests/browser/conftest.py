@@ -133,6 +133,10 @@ def tab_to(page: Page, name: str) -> None:
     """Presses Tab until a link or button of that name has the focus."""
     script = r"""(() => { const at = document.activeElement;
       return [at.getAttribute("aria-label"), (at.innerText || "").trim().split("\n").pop()]; })()"""
+    # A dialog that has come up takes the focus once more: a key that is pressed before is lost.
+    page.wait_for_function(
+        '() => !document.querySelector(\'[class*="-enter-active"], [class*="-leave-active"]\')'
+    )
     for _ in range(90):
         page.keyboard.press("Tab")
         if name in page.evaluate(script):
