@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.cli import output
 from agent.system import stderr
-from contracts import interpreter
+from contracts import __version__, interpreter
 from contracts.errors import ShoalError
 
 _QUIET = ("agent.cli.local", "agent.cli.evaluate")
@@ -21,6 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shoal-agent", description="Runs small language models on this device."
     )
+    parser.add_argument("--version", "-V", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, module: str, function: str, text: str) -> argparse.ArgumentParser:

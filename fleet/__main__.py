@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Final
 
-from contracts import interpreter
+from contracts import __version__, interpreter
 
 HANDED_OVER: Final = {
     "init": "model_builder",
@@ -36,6 +36,9 @@ def hand_over(name: str, arguments: list[str]) -> None:
 
 def main() -> None:
     """The entry point of ``shoal``."""
+    if sys.argv[1:] in (["--version"], ["-V"]):
+        sys.stdout.write(f"shoal {__version__}\n")
+        return
     if len(sys.argv) > 1 and sys.argv[1] in HANDED_OVER:
         hand_over(sys.argv[1], sys.argv[2:])
     interpreter.run("fleet.cli", "fleet")

@@ -13,7 +13,11 @@ from contracts.labelled.rows import Log
 from contracts.labelled.several import marked
 
 LISTS: Final = frozenset(
-    ("patterns", "utterances", "examples", "sentences", "texts", "questions", "samples", "phrases")
+    (
+        *("patterns", "utterances", "examples", "sentences", "texts", "questions", "samples"),
+        *("phrases", "sampleutterances", "sample_utterances", "trainingphrases"),
+        *("training_phrases", "expressions", "queries"),
+    )
 )
 """Columns that may hold several texts of one label in a list, as those of chat bots do."""
 
@@ -24,8 +28,14 @@ _TEXTS: Final = (
 )
 _LABELS: Final = (
     *("label", "category", "intent", "class", "target", "tag", "topic", "sentiment", "labels"),
-    *("categories", "type", "output", "y", "kategorie", "klasse", "thema"),
+    *("categories", "cats", "type", "output", "y", "kategorie", "klasse", "thema"),
 )
+_RATHER: Final = frozenset(("rating", "ratings", "stars", "score", "emotion", "mood", "polarity"))
+"""Names that only tell the label where contents leave several columns."""
+
+_ABOUT: Final = re.compile(r"meta(data)?\.|_")
+"""How columns begin that say where a row comes from; they are taken for nothing unasked."""
+
 _NO_BLANKS: Final = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 """Letters of Thai, Lao, Khmer, Japanese and Chinese."""
 
@@ -49,13 +59,27 @@ class Columns(msgspec.Struct, frozen=True):
 
 def guess(names: list[str]) -> Columns | None:
     """The columns of text and label by their usual names, or by being the only two."""
-    folded = {name.casefold().strip(): name for name in names}
+    folded = _folded(names)
     text = next((folded[name] for name in _TEXTS if name in folded), None)
-    label = next((folded[name] for name in _LABELS if name in folded), None)
+    label = usual_label(names)
     if len(names) == 2 and (text is None) != (label is None):
         other = next(name for name in names if name not in (text, label))
+        if _ABOUT.match(other):
+            return None
         text, label = (text or other), (label or other)
     return None if text is None or label is None else Columns(text, label)
+
+
+def usual_label(names: list[str]) -> str | None:
+    """The column of labels by its usual names alone."""
+    folded = _folded(names)
+    return next((folded[name] for name in _LABELS if name in folded), None)
+
+
+def _folded(names: list[str]) -> dict[str, str]:
+    """Names by what they are without their case; a nested one, ``data.text``, by its end too."""
+    ends = {name.casefold().strip().rpartition(".")[2]: name for name in reversed(names)}
+    return {**ends, **{name.casefold().strip(): name for name in names}}
 
 
 def looks_like(names: list[str], sample: list[dict[str, Any]]) -> tuple[str | None, list[str]]:
@@ -74,7 +98,7 @@ def looks_like(names: list[str], sample: list[dict[str, Any]]) -> tuple[str | No
     labels: list[str] = []
     for name in names:
         values = [str(row[name]).strip() for row in sample if row.get(name) not in (None, "")]
-        if len(values) < max(_LEAST_ROWS, len(sample) // 2):
+        if len(values) < max(_LEAST_ROWS, len(sample) // 2) or _ABOUT.match(name):
             continue
         different = len(set(values))
         mean = sum(map(len, values)) / len(values)
@@ -97,9 +121,10 @@ def _likelier(labels: list[str], sample: list[dict[str, Any]]) -> list[str]:
     One that ends in a usual name, as ``airline_sentiment`` does, is the label; many different
     numbers are prices or counts.
     """
-    named = [name for name in labels if _END.split(name.casefold())[-1] in _LABELS]
-    if len(named) == 1:
-        return named
+    for usual in (_LABELS, _RATHER):
+        named = [name for name in labels if _END.split(name.casefold())[-1] in usual]
+        if len(named) == 1:
+            return named
     return [name for name in labels if not _amounts(_counted(name, sample))] or labels
 
 
@@ -174,7 +199,7 @@ def _by_content(
     where: str,
     labelled: bool,
 ) -> str | None:
-    folded = {name.casefold(): name for name in names}
+    folded = _folded(names)
     usual = _TEXTS if field == "text" else _LABELS
     named = next((folded[name] for name in usual if name in folded), None)
     if named is not None:

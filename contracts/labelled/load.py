@@ -17,9 +17,9 @@ import msgspec
 from contracts import limits
 from contracts.errors import InputError
 from contracts.labelled.columns import LISTS, Columns, choose, guess
-from contracts.labelled.rows import ERRORS, Log, Problem, Row, told
+from contracts.labelled.rows import ERRORS, Log, Problem, Record, Row, told
 from contracts.labelled.several import Several, joined, labels_of, mark, marks_of, separator_of
-from contracts.labelled.tables import Record, records
+from contracts.labelled.tables import records
 
 _HEAD: Final = 50_000
 _SAMPLE: Final = 1000
@@ -214,7 +214,7 @@ def _apart(record: Record, columns: Columns) -> Iterator[Record]:
     """A record for each text of a list of them, where the column's name says that it holds some."""
     place, cells = record
     texts = cells.get(columns.text)
-    if columns.text.casefold() in LISTS and isinstance(texts, list) and texts:
+    if columns.text.casefold().rpartition(".")[2] in LISTS and isinstance(texts, list):
         for text in texts:
             yield place, {**cells, columns.text: text}
     else:
@@ -271,6 +271,8 @@ def _cell(cells: dict[str, Any], column: str, *, whole: bool = False) -> str:
         if isinstance(value, list):
             if whole:
                 raise ValueError(f"{column!r} is a list; a text is one string")
+            if not value:
+                raise ValueError(f"{column!r} is empty")
             if len(value) != 1 or isinstance(value[0], list):
                 raise ValueError(f"{column!r} is a list; one label a text")
             return _cell({column: value[0]}, column)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
+
+Record = tuple[str, dict[str, Any]]
+"""Where a row stands (``line 7``), and its cells by column."""
 
 _TOLD: Final = 12
 """Places that a sentence names for one kind of problem; the list has all."""
@@ -90,5 +93,6 @@ def places(found: list[str]) -> str:
     kind, count = kinds.most_common(1)[0]
     numbers = [place.rpartition(" ")[2] if count == len(found) else place for place in found]
     more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+    kind = f"{kind[:-1]}ie" if kind.endswith("y") else kind
     prefix = f"{kind}s " if count == len(found) and kind else ""
     return prefix + ", ".join(numbers[:_TOLD]) + more

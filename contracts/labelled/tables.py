@@ -7,6 +7,7 @@ that says what to do.
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import re
 from collections import Counter
@@ -14,25 +15,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from contracts import limits
-from contracts.errors import InputError, UnavailableError
-from contracts.labelled import delimited
-from contracts.labelled.rows import Log
-
-Record = tuple[str, dict[str, Any]]
-"""Where a row stands (``line 7``), and its cells by column."""
+from contracts import codec, files, limits
+from contracts.errors import InputError
+from contracts.labelled import arrow, delimited, folders
+from contracts.labelled.documents import cells_of, intents_in, intents_of, judged, rows_in
+from contracts.labelled.rows import Log, Record
 
 MAX_FILE_BYTES: Final = 2 * 1024 * limits.MIB
 MAX_LINE_BYTES: Final = 16 * limits.MIB
 """One line of JSONL. A text is far smaller, a row with other columns may be long."""
 
-MAX_FILES: Final = 1_000_000
-"""Files in a folder with a folder for each label."""
-
 SUFFIXES: Final = (
     *(".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm"),
-    *(".jsonl", ".ndjson", ".json", ".parquet"),
+    *(".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather"),
 )
+_ALSO: Final = (".yaml", ".yml", ".md")
+"""Of a chat bot's intents; most files of these names are something else."""
+
 _ELSE: Final = {
     ".xls": "open it in a spreadsheet program and save it as .xlsx",
     ".ods": "open it in a spreadsheet program and save it as .xlsx",
@@ -48,9 +47,6 @@ _LEAST_EACH: Final = 4
 _BEFORE: Final = re.compile(r"[0-9]{1,3}|[A-Z][A-Z0-9_]+(:\S+)?|[^\s:/]+:[^\s/]+")
 """A label before a text: a number, a word in capitals, or one of two parts, as ``NUM:date``."""
 
-_TRAIN: Final = "train"
-"""The list that is read where a document has several, as data sets with their splits do."""
-
 _BEGINNINGS: Final = (
     (b"PK\x03\x04", (".xlsx", ".xlsm"), "a workbook or an archive; name it .xlsx, or unpack it"),
     (b"PAR1", (".parquet",), "Parquet; name it .parquet"),
@@ -60,6 +56,9 @@ _BEGINNINGS: Final = (
     (b"<html", (), "a web page, as when a download asks to sign in; fetch the file again"),
 )
 """How files begin that are something else than their names say: under which names that is right."""
+
+_DOCUMENT: Final = re.compile(r"^---\s*$", re.MULTILINE)
+_SAVE: Final = "write a table, as .csv or .jsonl"
 
 _MARK: Final = "__label__"
 """What fastText's files have before a label."""
@@ -74,7 +73,9 @@ _USUAL: Final = frozenset(
 
 def is_table(path: Path) -> bool:
     """Whether a path names data, by its suffix, or by being a folder."""
-    return path.suffix.lower() in SUFFIXES or path.is_dir()
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return path.is_file() and bool(_intents(path))
+    return path.suffix.lower() in (*SUFFIXES, ".md") or path.is_dir()
 
 
 def records(path: Path, log: Log) -> Iterator[Record]:
@@ -89,13 +90,22 @@ def records(path: Path, log: Log) -> Iterator[Record]:
         UnavailableError: ``no-pyarrow``, ``no-openpyxl``.
     """
     if path.is_dir():
-        return _folder(path, log)
+        inner = folders.tables_in(path, SUFFIXES, log)
+        if inner:
+            return itertools.chain.from_iterable(records(one, log) for one in inner)
+        found = folders.bot(path, log) or _nlu(path, log)
+        return iter(found) if found else folders.rows_of(path, SUFFIXES, log)
     suffix = path.suffix.lower()
     readers: dict[str, Callable[[Path, Log], Iterator[Record]]] = {
         ".json": _json,
         ".jsonl": _jsonl,
         ".ndjson": _jsonl,
-        ".parquet": _parquet,
+        ".parquet": arrow.rows_of,
+        ".arrow": arrow.rows_of,
+        ".feather": arrow.rows_of,
+        ".yaml": _yaml,
+        ".yml": _yaml,
+        ".md": _markdown,
         ".xlsx": _workbook,
         ".xlsm": _workbook,
     }
@@ -124,6 +134,10 @@ def records(path: Path, log: Log) -> Iterator[Record]:
 
 
 def _jsonl(path: Path, log: Log) -> Iterator[Record]:
+    return judged(_lines(path, log), path.name, log)
+
+
+def _lines(path: Path, log: Log) -> Iterator[Record]:
     with path.open("rb") as stream:
         number = 0
         while raw := stream.readline(MAX_LINE_BYTES + 1):
@@ -144,7 +158,7 @@ def _jsonl(path: Path, log: Log) -> Iterator[Record]:
                 log.problem(path.name, place, "not JSON")
                 continue
             if isinstance(record, dict):
-                yield place, record
+                yield place, cells_of(record)
             elif record is not None:
                 log.problem(path.name, place, "not a JSON object")
 
@@ -156,30 +170,58 @@ def _json(path: Path, log: Log) -> Iterator[Record]:
     except (ValueError, RecursionError):
         yield from _jsonl(path, log)
         return
-    if isinstance(document, dict):
-        lists = [key for key, value in document.items() if isinstance(value, list)]
-        if len(lists) > 1 and _TRAIN in lists:
-            others = ", ".join(key[:40] for key in lists if key != _TRAIN)
-            log.note(f"{path.name}: other lists were not read: {others}")
-            lists = [_TRAIN]
-        if len(lists) != 1:
-            found = ", ".join(str(key)[:40] for key in list(document)[:8])
-            raise InputError(
-                "bad-data",
-                f"{path}: expected a list of objects, found one object with {found}; "
-                "write one object a line into a .jsonl file",
-            )
-        log.note(f"{path.name}: the list {lists[0][:60]!r} was read")
-        document = document[lists[0]]
-    if not isinstance(document, list):
-        raise InputError("bad-data", f"{path}: expected a list of objects")
-    for number, record in enumerate(document, 1):
+    yield from judged(_entries(rows_in(document, path, log), path, log), path.name, log)
+
+
+def _entries(rows: list[Any], path: Path, log: Log) -> Iterator[Record]:
+    for number, record in enumerate(rows, 1):
         if isinstance(record, list):
             record = {f"column {place}": cell for place, cell in enumerate(record, 1)}
         if isinstance(record, dict):
-            yield f"entry {number}", record
+            yield f"entry {number}", cells_of(record)
         else:
             log.problem(path.name, f"entry {number}", "not a JSON object")
+
+
+def _intents(path: Path) -> list[dict[str, Any]] | None:
+    """What a YAML file has of a chat bot's intents; None: it is something else."""
+    try:
+        text = files.read_small(path, cap=MAX_LINE_BYTES, what="the table").decode()
+        parts = [part for part in _DOCUMENT.split(text) if part.strip()]
+        return intents_of([codec.load_yaml(part, what=f"{path}") for part in parts])
+    except (InputError, UnicodeDecodeError):
+        return None
+
+
+def _yaml(path: Path, log: Log) -> Iterator[Record]:
+    rows = _intents(path)
+    if rows is None:
+        raise InputError(
+            "bad-data", f"{path}: of YAML, the intents of Rasa (nlu) and of Snips are read; {_SAVE}"
+        )
+    log.note(f"{path.name} was read as a chat bot's intents")
+    yield from ((f"example {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _nlu(path: Path, log: Log) -> list[Record]:
+    """The intents in the YAML files of a folder, as Rasa's projects have them in ``data``."""
+    found: list[Record] = []
+    for item in sorted(path.glob("*.y*ml")) + sorted(path.glob("data/**/*.y*ml")):
+        rows = _intents(item) or []
+        if rows:
+            log.note(f"{item.relative_to(path)} was read as a chat bot's intents")
+        found += [(f"{item.name} example {number}", row) for number, row in enumerate(rows, 1)]
+    return found
+
+
+def _markdown(path: Path, log: Log) -> Iterator[Record]:
+    found = False
+    for record in intents_in(delimited.decoded(path, log)):
+        found = True
+        yield record
+    if not found:
+        raise InputError("bad-data", f"{path}: no items below '## intent:NAME'; {_SAVE}")
+    log.note(f"{path.name} was read as a chat bot's intents")
 
 
 def _delimited(path: Path, log: Log) -> Iterator[Record]:
@@ -321,26 +363,6 @@ def by_column(names: list[str], cells: list[Any]) -> dict[str, Any]:
     return record
 
 
-def _parquet(path: Path, log: Log) -> Iterator[Record]:
-    del log
-    try:
-        import pyarrow
-        import pyarrow.parquet as parquet
-    except ModuleNotFoundError:
-        raise UnavailableError(
-            "no-pyarrow", "reading Parquet needs pyarrow: pip install 'shoal[builder]'"
-        ) from None
-    try:
-        table = parquet.ParquetFile(path)
-        number = 0
-        for batch in table.iter_batches(batch_size=4096):
-            for record in batch.to_pylist():
-                number += 1
-                yield f"row {number}", record
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError("bad-data", f"{path} is not Parquet: {str(error)[:200]}") from None
-
-
 def _workbook(path: Path, log: Log) -> Iterator[Record]:
     from contracts.labelled import workbook
 
@@ -350,35 +372,3 @@ def _workbook(path: Path, log: Log) -> Iterator[Record]:
             names = header(cells, f"{path}, {place}")
         else:
             yield place, by_column(names, cells)
-
-
-def _folder(path: Path, log: Log) -> Iterator[Record]:
-    """``LABEL/FILE``: a text a file; or ``LABEL.txt``: a text a line."""
-    folders = sorted(item for item in path.iterdir() if item.is_dir() and item.name[0] != ".")
-    files = sorted(item for item in path.iterdir() if item.suffix == ".txt" and item.is_file())
-    if not folders and not files:
-        raise InputError(
-            "bad-data", f"{path}: expected a folder for each label with a file for each text in it"
-        )
-    count = 0
-    for folder in folders:
-        for item in sorted(folder.rglob("*")):
-            if not item.is_file() or item.name.startswith("."):
-                continue
-            count += 1
-            if count > MAX_FILES:
-                raise InputError("too-large", f"{path} has more than {MAX_FILES} files")
-            place = f"file {item.relative_to(path)}"
-            if item.stat().st_size > 16 * limits.MAX_TEXT_BYTES:
-                log.problem(path.name, place, f"longer than {limits.MAX_TEXT_BYTES} bytes")
-                continue
-            try:
-                text = delimited.decoded(item, log)
-            except InputError:
-                log.problem(path.name, place, "no text file")
-                continue
-            yield place, {"text": text, "label": folder.name}
-    for item in [] if folders else files:
-        for number, line in enumerate(delimited.lines_of(delimited.decoded(item, log)), 1):
-            if line.strip():
-                yield f"{item.name} line {number}", {"text": line, "label": item.stem}

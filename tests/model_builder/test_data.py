@@ -65,7 +65,7 @@ def test_the_three_kinds_of_file_give_the_same_rows(tmp_path: Path, suffix: str)
         ("a.xlsx", b"PK nonsense", "no workbook"),
         ("a.xlsx", b"\xd0\xcf\x11\xe0" + b"x" * 600, "password"),
         ("a.parquet", b"PAR1 nonsense", "not Parquet"),
-        ("a.doc", b"x", "expected a .csv, .tsv, .*or .parquet"),
+        ("a.doc", b"x", "expected a .csv, .tsv, .*or .feather"),
         ("a.xls", b"x", "save it as .xlsx"),
     ],
 )
