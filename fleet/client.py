@@ -104,7 +104,7 @@ class Client:
             )
         return UnavailableError(
             "controller-unreachable",
-            f"no controller answers on {self.url} ({error}): start it with `shoal fleet serve`",
+            f"no controller answers on {self.url} ({error}): start it with `shoal fleet up`",
         )
 
     def _get(self, kind: type[M], path: str, **parameters: Any) -> M:

@@ -9,7 +9,7 @@ import sys
 import pytest
 import typer
 
-from contracts import interpreter
+from contracts import __version__, interpreter
 from fleet.cli import one
 from fleet.cli.app import app
 
@@ -77,3 +77,11 @@ def test_garbage_is_collected_again_after_loading() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(("module", "name"), [("fleet", "shoal"), ("agent", "shoal-agent")])
+def test_both_programs_say_their_version(module: str, name: str) -> None:
+    """The first thing that is typed when something goes wrong."""
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{name} {__version__}\n"
