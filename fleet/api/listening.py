@@ -13,11 +13,11 @@ BACKLOG: Final = 512
 """Connections that wait until they are accepted; the system may hold it lower."""
 
 
-def listen(host: str | None, port: int) -> list[socket.socket]:
+def listen(host: str, port: int) -> list[socket.socket]:
     """Listens on all addresses of a host; nobody is accepted yet.
 
     Args:
-        host: a name or an address; None or empty: all of this machine.
+        host: a name or an address; empty: all of this machine.
         port: 0: a free one, the same for all addresses.
 
     Raises:
@@ -58,7 +58,7 @@ def listen(host: str | None, port: int) -> list[socket.socket]:
     return sockets
 
 
-def _refusal(host: str | None, port: int, error: OSError) -> UnavailableError:
+def _refusal(host: str, port: int, error: OSError) -> UnavailableError:
     if error.errno == errno.EADDRINUSE:
         return UnavailableError(
             "port-taken",

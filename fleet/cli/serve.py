@@ -16,6 +16,7 @@ import structlog
 import typer
 
 from contracts.errors import InputError, UnavailableError
+from fleet import address
 from fleet.api.listening import listen
 from fleet.broker.run import EmbeddedBroker, wait_until_connectable
 from fleet.cli import noted
@@ -56,7 +57,7 @@ def serve(
         with contextlib.ExitStack() as stack:
             # First the ports: who cannot have them must not touch database or broker.
             with noted.trying(fleet, "controller.start", fleet.config.fleet):
-                sockets = listen(fleet.config.api.host, fleet.config.api.port)
+                sockets = listen(address.api_host(fleet.config), fleet.config.api.port)
             for one in sockets:
                 stack.enter_context(one)
             if embedded_broker:

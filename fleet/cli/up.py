@@ -37,7 +37,7 @@ def up(
         fleet = Fleet.open(folder)
         # First the ports: who cannot have them must not touch database or broker.
         with noted.trying(fleet, "controller.start", fleet.config.fleet):
-            sockets = listen(fleet.config.api.host, fleet.config.api.port)
+            sockets = listen(address.api_host(fleet.config), fleet.config.api.port)
         for one in sockets:
             stack.enter_context(one)
         for todo in fleet.prepare():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -105,6 +107,19 @@ def test_one_command_starts_all_and_its_end_ends_all(fleet: Fleet) -> None:
     assert not is_taken(fleet.config.api.port)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_fleet_of_this_machine_alone_is_open_to_no_other(tmp_path: Path) -> None:
+    """Without an address the API has no TLS; the ports of all its programs are on loopback."""
+    ports = ["--mqtt-port", str(free_port()), "--api-port", str(free_port())]
+    done = CliRunner().invoke(app, ["fleet", "init", str(tmp_path / "plain"), *ports])
+    assert done.exit_code == 0, done.stderr
+    plain = Fleet.open(tmp_path / "plain")
+    with up(plain):
+        sockets = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN"]
+        mine = [one.laddr[0] for one in sockets if str(one.laddr[1]) in ports]
+    assert len(mine) == 2
+    assert all(ipaddress.ip_address(ip).is_loopback for ip in mine), mine
 
 
 def test_ctrl_c_ends_the_controller_before_the_broker(fleet: Fleet) -> None:
