@@ -14,6 +14,7 @@ from model_builder.dropout import Dropout
 from model_builder.encoders.encoder import Encoder, pad_batch
 from model_builder.recipes.teachers import TeacherConfig
 from model_builder.schedule import schedule
+from model_builder.traced import Traced
 
 
 def length_batches(
@@ -121,6 +122,10 @@ def _epochs(
         gradients, _ = tf.clip_by_global_norm(gradients, 1.0)
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
+    # All folds of a cross-validation train the same graph.
+    key = ("finetune", encoder.config, config.dropout, config.precision)
+    every = [*encoder.variables, weight, bias, *optimizer.variables]
+    traced = Traced(key, every, step.get_concrete_function)
     first = saved.epoch if saved else 0
     done = first * per_epoch
     for epoch in range(first, config.epochs):
@@ -129,7 +134,7 @@ def _epochs(
             ids, mask = pad_batch([list(rows[i]) for i in batch], 4)
             optimizer.learning_rate.assign(schedule(done, steps, config.rate))
             draw = tf.constant([seed, done], tf.int32)
-            step(tf.constant(ids), tf.constant(mask), tf.constant(targets[batch]), draw)
+            traced(tf.constant(ids), tf.constant(mask), tf.constant(targets[batch]), draw)
             done += 1
             progress(done, steps)
         if epoch + 1 < config.epochs:

@@ -21,6 +21,7 @@ from model_builder.dropout import Dropout
 from model_builder.recipes.students import FitConfig
 from model_builder.schedule import schedule
 from model_builder.students.ngram import NgramStudent
+from model_builder.traced import Traced
 
 
 class Matching(msgspec.Struct):
@@ -159,7 +160,15 @@ class _Trainer:
         shapes = ([None, columns], [None, None], [None, None], [2])
         kinds = (tf.int32, tf.float32, tf.float32, tf.int32)
         signature = [tf.TensorSpec(*one) for one in zip(shapes, kinds, strict=True)]
-        self._step = functools.cache(partial(step.get_concrete_function, *signature))
+        weight = matching.weight if matching else 0.0
+        key = ("fit", student.config, config.dropout, config.feature_dropout, weight)
+
+        @functools.cache
+        def traced(rounded: bool) -> Traced:
+            trace = partial(step.get_concrete_function, *signature, rounded)
+            return Traced((*key, config.weight_decay, rounded), self.state, trace)
+
+        self._step = traced
 
     def step(
         self,

@@ -23,6 +23,6 @@ def predict(
     student: NgramStudent, ids: NDArray[np.int32], quantise: bool = False
 ) -> NDArray[np.float32]:
     """Logits float32 [N, C] of ids int32 [N, L]."""
-    call = student.compiled
-    parts = [call(tf.constant(ids[i : i + 512]), quantise).numpy() for i in range(0, len(ids), 512)]
+    call = student.compiled(quantise)
+    parts = [call(tf.constant(ids[i : i + 512])).numpy() for i in range(0, len(ids), 512)]
     return np.asarray(np.concatenate(parts), np.float32)

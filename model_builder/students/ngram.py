@@ -11,6 +11,7 @@ of the table is padding and stays zero.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from model_builder.students.fakequant import (
     fake_quant_weights,
     on_grid,
 )
+from model_builder.traced import Traced
 
 
 class NgramStudent(tf.Module):  # type: ignore[misc]
@@ -77,11 +79,19 @@ class NgramStudent(tf.Module):  # type: ignore[misc]
             self.out = glorot(config.hidden, classes, name="out")
             self.out_bias = zeros(classes, "out_bias")
 
-        self.compiled = tf.function(
+        compiled = tf.function(
             lambda ids, quantise: self(ids, quantise=quantise),
-            reduce_retracing=True,
             autograph=False,  # the code branches on settings alone: there is nothing to convert
         )
+        ids = tf.TensorSpec([None, config.features.length], tf.int32)
+        self.compiled = functools.cache(
+            lambda quantise: Traced(
+                ("predict", config, quantise),
+                self.variables,
+                lambda: compiled.get_concrete_function(ids, quantise),
+            )
+        )
+        """By whether weights are rounded: int32 [N, L] to logits float32 [N, C]."""
 
     def gathered(self, ids: Any, quantise: bool) -> Any:
         """The rows of `ids` int32 [N, L]: float32 [N, L, D], zero where the id is 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from model_builder.schedule import passes
 from model_builder.seeds import derive, some_of_each
 from model_builder.teachers.base import Progress
 from model_builder.teachers.probe import fit_probe
+from model_builder.traced import Traced
 
 _BATCH: Final = 128
 _WORD: Final = re.compile(r"[\w']+", re.UNICODE)
@@ -97,13 +99,20 @@ class SentenceTeacher:
         self.bias = tf.Variable(np.zeros(classes, np.float32), name="head_bias")
         self._state = f"{files.digest}/{config.max_tokens}/{config.precision}"
         self._dtype = getattr(tf, config.precision)
-        self._forward = tf.function(
+        forward = tf.function(
             lambda ids, mask: self.encoder(ids, mask, dtype=self._dtype),
             input_signature=[
                 tf.TensorSpec([None, None], tf.int32),
                 tf.TensorSpec([None, None], tf.float32),
             ],
             autograph=False,
+        )
+        self._forward = functools.cache(
+            lambda: Traced(
+                ("forward", self.encoder.config, config.precision),
+                self.encoder.variables,
+                forward.get_concrete_function,
+            )
         )
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
@@ -121,7 +130,7 @@ class SentenceTeacher:
         done = 0
         for batch in length_batches([len(row) for row in rows], _BATCH, None):
             ids, mask = pad_batch([rows[i] for i in batch], 4)
-            out[batch] = self._forward(tf.constant(ids), tf.constant(mask)).numpy()
+            out[batch] = self._forward()(tf.constant(ids), tf.constant(mask)).numpy()
             done += len(batch)
             self._progress("teacher reads", done, len(rows))
         return out
