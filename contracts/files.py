@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from contracts import limits
 from contracts.errors import InputError
+
+
+def typed(path: Path | str) -> str:
+    """A path as it is typed into a shell: in quotes where it has blanks or the like."""
+    return shlex.quote(str(path))
 
 
 def read_small(

@@ -26,6 +26,7 @@ import yaml
 
 from contracts import limits
 from contracts.errors import InputError, UnavailableError
+from contracts.files import typed
 from fleet import durable
 from fleet.folder import CONFIG, Fleet
 from fleet.repository.delegation import every
@@ -227,15 +228,15 @@ def _outrun(fleet: Fleet, folder: Path, tell: Callable[[str], None]) -> None:
             raise
         tell(
             "The backup lacks the online keys: devices refuse what was restored. With the root "
-            f"key at hand, run `shoal fleet keys rotate snapshot --dir {folder}`, and the same "
-            f"for timestamp ({error})"
+            f"key at hand, run `shoal fleet keys rotate snapshot --dir {typed(folder)}`, and the "
+            f"same for timestamp ({error})"
         )
         return
     if "targets" not in signed:
         tell(
             "The targets key is not in the backup: devices that saw a later publication refuse "
             f"what was restored until you put the key into {folder / 'keys'} and run "
-            f"`shoal fleet keys resign --targets --dir {folder}`"
+            f"`shoal fleet keys resign --targets --dir {typed(folder)}`"
         )
 
 
@@ -247,7 +248,7 @@ def _name_publishers(fleet: Fleet, folder: Path, tell: Callable[[str], None]) ->
             "Publishers sign elsewhere, and the backup has what they had signed then: "
             f"{', '.join(publishers)}. Where one of them signed since, devices refuse all that "
             "was restored until you take in its newest file: `shoal fleet publish BUNDLE... "
-            f"--signed ROLE.json --dir {folder}`"
+            f"--signed ROLE.json --dir {typed(folder)}`"
         )
 
 

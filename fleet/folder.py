@@ -124,9 +124,8 @@ class Fleet(Parts):
             InputError: ``not-a-fleet``, ``bad-message``, ``tls-needed``.
         """
         file = folder / CONFIG
-        text = files.read_small(
-            file, code="not-a-fleet", hint=f"make a fleet with `shoal fleet init {folder}`"
-        )
+        hint = f"make a fleet with `shoal fleet init {files.typed(folder)}`"
+        text = files.read_small(file, code="not-a-fleet", hint=hint)
         config = codec.convert_yaml(text, FleetConfig, what=str(file))
         check(config)
         return cls(folder.absolute(), config)

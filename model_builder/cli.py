@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts import board as boards
-from contracts import codec
+from contracts import codec, files
 from contracts.errors import InputError, ShoalError
 from contracts.labelled.tables import is_table
 from model_builder import lazy_tensorflow
@@ -199,7 +199,7 @@ def init(
         notes = write(data, recipe, text, label)
     for note in notes:
         Console(stderr=True).print(f"note: {note}", markup=False, highlight=False)
-    sys.stdout.write(f"Wrote {recipe}. Next: shoal build {recipe}\n")
+    sys.stdout.write(f"Wrote {recipe}. Next: shoal build {files.typed(recipe)}\n")
 
 
 @app.command()
@@ -256,7 +256,7 @@ def _recipe_of(data: Path, out: Path, text: str, label: str, *, quiet: bool) -> 
         raise InputError(
             "bad-data",
             f"{data} has labels with descriptions and no texts; a model can write them: "
-            f"shoal init {data} --by openai:MODEL --url ENDPOINT",
+            f"shoal init {files.typed(data)} --by openai:MODEL --url ENDPOINT",
         )
     recipe = out / f"{recipe_name(data)}.yaml"
     content, notes = compose(data, recipe, text, label)

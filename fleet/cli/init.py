@@ -10,6 +10,7 @@ import typer
 from contracts.config import MqttConfig
 from contracts.connection import is_loopback
 from contracts.errors import InputError
+from contracts.files import typed
 from fleet import address
 from fleet.broker.run import is_taken
 from fleet.cli import noted
@@ -159,7 +160,7 @@ def _tell(fleet: Fleet, folder: Path, as_json: bool) -> None:
                 f"{folder / 'fleet.yaml'} before devices are enrolled",
                 err=True,
             )
-    typer.echo(f"Next: shoal fleet up --dir {folder}")
+    typer.echo(f"Next: shoal fleet up --dir {typed(folder)}")
 
 
 def register(app: typer.Typer) -> None:

@@ -9,6 +9,7 @@ import typer
 from tuf.api.metadata import Targets
 
 from contracts.errors import InputError
+from contracts.files import typed
 from fleet import durable, publication
 from fleet.cli import noted
 from fleet.cli.delegation import Yes, confirmed
@@ -158,7 +159,8 @@ def propose(
         if as_json:
             emit_json({"draft": str(draft)})
             return
-        typer.echo(f"Wrote {draft}: each holder runs `shoal fleet keys sign {draft} --keys FOLDER`")
+        command = f"shoal fleet keys sign {typed(draft)} --keys FOLDER"
+        typer.echo(f"Wrote {draft}: each holder runs `{command}`")
 
 
 @app.command("sign")

@@ -55,10 +55,17 @@ def trying_in(folder: Path, action: str) -> Iterator[None]:
         raise
 
 
+class _SystemLog(SysLogHandler):
+    """The system's log; many machines have none, as containers do."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Says nothing: the command tells what failed, in its own line."""
+
+
 def _tell_system(line: str) -> None:
     """Writes a line to the system's log, where there is one."""
     with contextlib.suppress(OSError):
-        handler = SysLogHandler(str(SYSTEM_LOG), SysLogHandler.LOG_AUTHPRIV)
+        handler = _SystemLog(str(SYSTEM_LOG), SysLogHandler.LOG_AUTHPRIV)
         handler.ident = "shoal: "
         handler.handle(logging.LogRecord("shoal", logging.WARNING, "", 0, line, None, None))
         handler.close()

@@ -12,6 +12,7 @@ import structlog
 import typer
 
 from contracts.errors import InputError
+from contracts.files import typed
 from contracts.stopping import Stop
 from contracts.topics import check_name
 from fleet.cli import noted
@@ -59,7 +60,7 @@ def restore(
         typer.echo(f"Restored fleet {fleet.config.fleet} to {fleet.folder}")
         todo.append(
             "If another controller has had this fleet since, at the same broker, this one sends "
-            f"nothing until you run `shoal fleet takeover --dir {folder}`"
+            f"nothing until you run `shoal fleet takeover --dir {typed(folder)}`"
         )
         for sentence in todo:
             typer.echo(sentence, err=True)

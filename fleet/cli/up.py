@@ -10,6 +10,7 @@ import typer
 
 from contracts.connection import is_loopback
 from contracts.errors import UnavailableError
+from contracts.files import typed
 from fleet import address, units
 from fleet.api.listening import listen
 from fleet.broker.beside import Beside
@@ -88,7 +89,7 @@ def _tell(fleet: Fleet, folder: Path, at_boot: Path) -> None:
             f"At boot    sudo cp {at_boot}/*.* /etc/systemd/system/ && "
             f"sudo systemctl enable --now {services}"
         )
-    typer.echo(f"Next       shoal fleet enroll NAME --board BOARD --dir {folder}")
+    typer.echo(f"Next       shoal fleet enroll NAME --board BOARD --dir {typed(folder)}")
 
 
 def register(app: typer.Typer) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from contracts.errors import ShoalError
+from contracts.files import typed
 from fleet.doctor import files, links, state
 from fleet.doctor.finding import Check, Finding, Patient
 from fleet.folder import CONFIG, Fleet
@@ -57,7 +58,7 @@ def examine(
     except ShoalError as error:
         cure = f"correct {folder / CONFIG}"
         if error.code == "not-a-fleet":
-            cure = f"shoal fleet init {folder} (or name the folder with --dir)"
+            cure = f"shoal fleet init {typed(folder)} (or name the folder with --dir)"
         elif error.code == "newer-format":
             cure = "install the newer version of shoal (pip install --upgrade)"
         yield Finding("fleet.yaml", error.code, str(error), cure)

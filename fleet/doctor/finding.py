@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from contracts.files import typed
 from fleet.folder import Fleet
 
 Level = Literal["broken", "soon"]
@@ -49,7 +50,7 @@ class Patient(msgspec.Struct, frozen=True):
     @property
     def here(self) -> str:
         """The option that names this folder in a command."""
-        return f"--dir {self.fleet.folder}"
+        return f"--dir {typed(self.fleet.folder)}"
 
     @property
     def restart(self) -> str:

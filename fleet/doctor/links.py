@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from contracts.connection import is_loopback
 from contracts.errors import ShoalError
+from contracts.files import typed
 from fleet import address
 from fleet.api.listening import listen
 from fleet.broker import reload
@@ -52,7 +53,8 @@ def broker(patient: Patient) -> Iterator[Finding]:
     fleet = patient.fleet
     mqtt = fleet.controller_mqtt()
     where = f"{mqtt.host}:{mqtt.port}"
-    start = f"shoal fleet up {patient.here} (or mosquitto -c {fleet.folder}/broker/mosquitto.conf)"
+    conf = typed(fleet.folder / "broker" / "mosquitto.conf")
+    start = f"shoal fleet up {patient.here} (or mosquitto -c {conf})"
     try:
         socket.create_connection((mqtt.host, mqtt.port), _WAIT_S).close()
     except OSError as error:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from contracts.errors import InputError
+from contracts.files import typed
 from fleet.folder import Fleet
 from fleet.joining import command, installer, invitations
 from fleet.joining.invitations import Wanted
@@ -61,7 +62,7 @@ def make(
 def missing(fleet: Fleet, boards: Iterable[str]) -> list[str]:
     """What to run first: a command for each board for which there is nothing to install."""
     return [
-        f"shoal fleet agent fetch --platform {board} --python VERSION --dir {fleet.folder}"
+        f"shoal fleet agent fetch --platform {board} --python VERSION --dir {typed(fleet.folder)}"
         for board in sorted(set(boards))
         if not installer.has_release(fleet, board)
     ]

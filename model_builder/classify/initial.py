@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from contracts.errors import InputError
+from contracts.files import typed
 from model_builder.data.examine import Examined, examine
 from model_builder.recipes.teachers import ENGLISH, MULTILINGUAL
 
@@ -105,7 +106,7 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
         file=data.name,
         rows=rows,
         labels=found.labels,
-        recipe=recipe.name,
+        recipe=typed(recipe.name),
         name=recipe_name(data),
         train=json.dumps(_place(data, recipe)),
         columns=_columns(found),

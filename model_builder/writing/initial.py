@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from contracts.errors import InputError
+from contracts.files import typed
 from model_builder.data.written import meanings_of
 
 _RECIPE: Final = """\
@@ -107,7 +108,7 @@ def compose(
     variable = "OPENAI_API_KEY"
     return _RECIPE.format(
         count=len(meanings),
-        recipe=recipe.name,
+        recipe=typed(recipe.name),
         name=name,
         by=_yaml(by),
         endpoint=_ENDPOINT.format(url=_yaml(url or "http://localhost:8000/v1"), variable=variable)

@@ -528,7 +528,9 @@ def test_what_fails_before_there_is_a_fleet_is_in_the_log_of_the_system(
     }
     monkeypatch.setattr(noted, "SYSTEM_LOG", tmp_path / "log")
     for words in commands.values():
-        assert RUN.invoke(app, ["fleet", *words]).exit_code != 0
+        done = RUN.invoke(app, ["fleet", *words])
+        assert done.exit_code != 0
+        assert len(done.stderr.splitlines()) == 1, done.stderr
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(str(tmp_path / "log"))
         log.settimeout(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,14 @@ def test_sharing_processes_are_not_put_on_the_embedded_broker(tmp_path: Path) ->
     assert result.exit_code == 2
     assert "shared_ingest: true needs mosquitto" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_commands_that_are_printed_can_be_typed_where_a_path_has_blanks(tmp_path: Path) -> None:
+    """The words of the next command are those of the folder that was named."""
+    folder = tmp_path / "my fleet, that's it"
+    done = RUN.invoke(app, ["fleet", "init", str(folder)])
+    assert done.exit_code == 0, done.stderr
+    command = done.stdout.splitlines()[-1].removeprefix("Next: ")
+    assert shlex.split(command) == ["shoal", "fleet", "up", "--dir", str(folder)]
+    missing = RUN.invoke(app, ["fleet", "devices", "--dir", str(tmp_path / "my other")])
+    assert shlex.quote(str(tmp_path / "my other")) in missing.stderr

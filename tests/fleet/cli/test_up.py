@@ -117,7 +117,7 @@ def test_a_fleet_of_this_machine_alone_is_open_to_no_other(tmp_path: Path) -> No
     plain = Fleet.open(tmp_path / "plain")
     with up(plain):
         sockets = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN"]
-        mine = [one.laddr[0] for one in sockets if str(one.laddr[1]) in ports]
+        mine = [one.laddr.ip for one in sockets if one.laddr and str(one.laddr.port) in ports]
     assert len(mine) == 2
     assert all(ipaddress.ip_address(ip).is_loopback for ip in mine), mine
 
