@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from contracts.config import MqttConfig
-from tests.support import schedule
+from tests.support import made, schedule
 from tests.support.broker import BROKERS
 
 MEMORY = Path("/dev/shm")
@@ -26,7 +26,7 @@ MEMORY_BYTES = 6_000_000_000
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Keeps the run's files in memory where there is room for them and programs may run there.
 
     Half of the work of tests with databases and journals is else that of the disk. No test looks
@@ -42,8 +42,11 @@ def pytest_configure() -> None:
         os.environ.pop("SSL_CERT_FILE", None)
         os.environ.pop("SSL_CERT_DIR", None)
     # Several workers share the cores: threads that wait for each other spin.
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+    for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    shared = made.begin()
+    if shared is not None:
+        config.add_cleanup(lambda: made.end(shared))
 
 
 @pytest.hookimpl(trylast=True)

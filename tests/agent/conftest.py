@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from contracts.bundle import Bundle
+from tests.support import made
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +32,12 @@ def _databases_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle that takes the processor longer than a look into a table."""
-    from tests.support.slow_model import slow_bundle  # with TensorFlow, which few tests need
 
-    return slow_bundle(tmp_path_factory.mktemp("slow") / "bundle")
+    def make(folder: Path) -> None:
+        from tests.support.slow_model import slow_bundle  # with TensorFlow: one worker loads it
+
+        slow_bundle(folder / "bundle")
+
+    folder = tmp_path_factory.mktemp("slow")
+    made.once("slow model", make, folder)
+    return Bundle.open(folder / "bundle")

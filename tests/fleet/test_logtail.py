@@ -14,9 +14,17 @@ from contracts.requests import LogsRequest
 from fleet import logtail
 from fleet.controller import Controller
 from fleet.store import audit, devices
-from tests.fleet.api.conftest import NOW, Signed, controller, signed, template
+from tests.fleet.api.conftest import (
+    NOW,
+    Signed,
+    controller,
+    migrated_postgresql,
+    migrated_sqlite,
+    signed,
+    template,
+)
 
-__all__ = ["controller", "signed", "template"]
+__all__ = ["controller", "migrated_postgresql", "migrated_sqlite", "signed", "template"]
 
 
 def line(seq: int, event: str = "ready") -> LogLine:

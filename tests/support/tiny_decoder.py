@@ -12,10 +12,12 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer
 
+from contracts.bundle import MANIFEST
 from model_builder.generate.importer import ImportOptions, import_model
 from model_builder.generate.package import Layout
 from model_builder.generate.vocabulary import train_tokenizer
 from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights, Layer
+from tests.support import made
 
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"
@@ -208,23 +210,29 @@ def tiny_bundle(
     one. `special`: a further special token. `adapters`: the rank of those that it takes. Its
     source is ``tiny.gguf`` in `folder`. `size`: factor of its widths.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = tiny_weights(size=size)
-    weights.config = replace(weights.config, trained_context=max(64, *contexts))
-    one_token = [TOOL_TAG] if tools else [special] if special else []
-    tokenizer = tiny_tokenizer(phrases=one_token)
-    if special:
-        tokenizer.add_special_tokens([AddedToken(special, special=True, normalized=False)])
-    source = write_gguf(
-        folder / "tiny.gguf",
-        weights,
-        tokenizer,
-        template=template or (TOOLS_TEMPLATE if tools else TEMPLATE),
-    )
-    options = ImportOptions(
-        layout=Layout(
-            contexts=list(contexts), prompt=[8], prefill=[8], cache=cache, adapters=adapters
-        ),
-        calibration_tokens=0, check_tokens=64, max_perplexity_change=1.0,
-    )  # fmt: skip
-    return import_model(str(source), folder / "out", options).bundle
+
+    def make(folder: Path) -> None:
+        weights = tiny_weights(size=size)
+        weights.config = replace(weights.config, trained_context=max(64, *contexts))
+        one_token = [TOOL_TAG] if tools else [special] if special else []
+        tokenizer = tiny_tokenizer(phrases=one_token)
+        if special:
+            tokenizer.add_special_tokens([AddedToken(special, special=True, normalized=False)])
+        source = write_gguf(
+            folder / "tiny.gguf",
+            weights,
+            tokenizer,
+            template=template or (TOOLS_TEMPLATE if tools else TEMPLATE),
+        )
+        options = ImportOptions(
+            layout=Layout(
+                contexts=list(contexts), prompt=[8], prefill=[8], cache=cache, adapters=adapters
+            ),
+            calibration_tokens=0, check_tokens=64, max_perplexity_change=1.0,
+        )  # fmt: skip
+        import_model(str(source), folder / "out", options)
+
+    what = [contexts, cache, tools, template, special, adapters, size]
+    made.once(f"tiny bundle {what}", make, folder)
+    (bundle,) = (path.parent for path in (folder / "out").glob(f"*/{MANIFEST}"))
+    return bundle

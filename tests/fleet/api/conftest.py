@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from fleet.controller import Controller
 from fleet.folder import ApiConfig, Fleet, FleetConfig
 from fleet.store import devices, tokens
 from tests.support.bundles import noise_bundle
+from tests.support.postgres import Postgres
 from tests.support.tools import free_port
 
 Signed = Callable[[str], TestClient]
@@ -34,10 +36,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fleet.folder
 
 
-@pytest.fixture
-def controller(database_url: str, tmp_path: Path, template: Path) -> Iterator[Controller]:
-    """A controller with a published bundle and five devices; it is not started."""
-    shutil.copytree(template, tmp_path / "fleet")
+@contextlib.contextmanager
+def _opened(folder: Path, database_url: str) -> Iterator[Controller]:
+    """A controller on a copy of the fleet's folder."""
     config = FleetConfig(
         "home",
         mqtt=MqttConfig(port=free_port()),
@@ -45,17 +46,53 @@ def controller(database_url: str, tmp_path: Path, template: Path) -> Iterator[Co
         webhook_hosts=["127.0.0.1", "example.org"],
         api=ApiConfig(requests_per_s=100_000, burst=100_000),
     )
-    fleet = Fleet(tmp_path / "fleet", config)
-    controller = Controller(fleet)
-    controller.index_repository()
-    with controller.store.write() as connection:
-        for index in range(5):
-            labels = {"site": "lyon" if index % 2 else "graz"}
-            devices.enroll(
-                controller.store, connection, f"d{index}", "raspberry-pi-5", labels, [], NOW
-            )
+    controller = Controller(Fleet(folder, config))
     yield controller
     controller.store.close()
+
+
+def _furnish(folder: Path, database_url: str) -> None:
+    """Indexes the bundle and enrols five devices; tests copy the database, which is quicker."""
+    with _opened(folder, database_url) as controller:
+        controller.index_repository()
+        with controller.store.write() as connection:
+            for index in range(5):
+                labels = {"site": "lyon" if index % 2 else "graz"}
+                devices.enroll(
+                    controller.store, connection, f"d{index}", "raspberry-pi-5", labels, [], NOW
+                )
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(
+    migrated_sqlite: Path, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """With the bundle and the devices."""
+    folder = tmp_path_factory.mktemp("furnished")
+    shutil.copyfile(migrated_sqlite, folder / "state.db")
+    _furnish(shutil.copytree(template, folder / "fleet"), f"sqlite:///{folder / 'state.db'}")
+    return folder / "state.db"
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(
+    migrated_postgresql: str,
+    postgres_server: Postgres,
+    template: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[str]:
+    """With the bundle and the devices."""
+    folder = tmp_path_factory.mktemp("furnished")
+    with postgres_server.database(migrated_postgresql) as url:
+        _furnish(shutil.copytree(template, folder / "fleet"), url)
+        yield url.rsplit("/", 1)[1]
+
+
+@pytest.fixture
+def controller(database_url: str, tmp_path: Path, template: Path) -> Iterator[Controller]:
+    """A controller with a published bundle and five devices; it is not started."""
+    with _opened(shutil.copytree(template, tmp_path / "fleet"), database_url) as controller:
+        yield controller
 
 
 _APPS: list[FastAPI] = []
