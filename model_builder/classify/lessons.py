@@ -27,7 +27,7 @@ _MOST_MADE: Final = 60_000
 _MADE_A_ROW: Final = 30
 """Made texts for each row, at most: beyond them they repeat one another."""
 
-_TOKENS_LABELLED: Final = 1500
+_TOKENS_LABELLED: Final = 3000
 """Tokens of made text that a teacher of the default size reads, a second of a build's time."""
 
 

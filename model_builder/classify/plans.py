@@ -60,6 +60,10 @@ _MOST_TRAINED: Final = 8
 _TURNS: Final = (100, 250)
 """Of the optimiser that fits one, at most: with a column for each label but one, with fewer."""
 
+_TAUGHT: Final = LinearFit(strength=5.0)
+"""A fit to the teacher, which has many times as many texts as there are rows, all made of their
+words: with the strength of a fit to the rows it learns what those share by chance."""
+
 
 class Limits(msgspec.Struct, frozen=True):
     """What a student must fit.
@@ -311,6 +315,7 @@ def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> l
             return []
         name, fit = f"{_named(own)}, fitted", BagFit(steps=_TURNS[labels - 1 > _COLUMNS])
         found.append(Plan(f"{name} to the labels", own, 1.0, fit, LinearFit(), labels=True))
-        if made:
-            found.append(Plan(f"{name} to the teacher", own, 0.3, fit, LinearFit()))
+        if made:  # with more labels than columns this was not measured
+            taught = _TAUGHT if columns >= labels - 1 else LinearFit()
+            found.append(Plan(f"{name} to the teacher", own, 0.3, fit, taught))
     return found
