@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Final, TextIO
 
 import msgspec
 
@@ -15,6 +15,12 @@ from contracts import limits
 from contracts.errors import InputError
 
 MAX_PAIRS = 2_000_000
+
+_PROMPTS: Final = ("prompt", "instruction", "question", "query", "input", "user")
+_MORE: Final = ("input", "context")
+"""What belongs to an instruction, as Alpaca's and Dolly's rows have it beside one."""
+
+_COMPLETIONS: Final = ("completion", "output", "response", "answer", "target", "assistant")
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -78,7 +84,7 @@ def read_pairs(
     first: bool = False,
     remedy: str = "keep one of them",
 ) -> list[Pair]:
-    """Pairs of a JSONL, JSON or CSV file with ``prompt`` and ``completion``.
+    """Pairs of a JSONL, JSON or CSV file: ``prompt`` and ``completion``, or as others call them.
 
     Args:
         path: of the file.
@@ -135,14 +141,43 @@ def json_rows(path: Path, stream: TextIO) -> Iterator[object]:
 
 def _csv_rows(stream: Iterable[str]) -> Iterator[object]:
     rows = csv.DictReader(stream, strict=True)
-    if rows.fieldnames is not None and "prompt" not in rows.fieldnames:
+    if rows.fieldnames is not None and _first(_folded(rows.fieldnames), _PROMPTS) is None:
         raise csv.Error("the first line names no column 'prompt'")
     return rows
+
+
+def _folded(names: Iterable[str]) -> dict[str, str]:
+    return {name.strip().casefold(): name for name in names}
+
+
+def _first(names: dict[str, str], usual: tuple[str, ...]) -> str | None:
+    return next((names[name] for name in usual if name in names), None)
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its prompt and completion under these names.
+
+    Alpaca's ``instruction``, ``input`` and ``output`` and Dolly's ``context`` and ``response`` are
+    known, and a question with its answer. Of an instruction its input is a part.
+    """
+    if "prompt" in row:
+        return {"completion": row.get(_first(_folded(row), _COMPLETIONS) or "", ""), **row}
+    names = _folded(row)
+    asked = _first(names, _PROMPTS)
+    if asked is None:
+        return row
+    prompt = row[asked]
+    more = _first(names, _MORE)
+    if more not in (None, asked) and isinstance(prompt, str) and isinstance(row[more], str):
+        prompt = f"{prompt}\n\n{row[more]}".rstrip()
+    return {**row, "prompt": prompt, "completion": row.get(_first(names, _COMPLETIONS) or "", "")}
 
 
 def _pair(row: object) -> Pair:
     if isinstance(row, dict) and None in row:
         raise InputError("bad-data", "more fields than the first line names")
+    if isinstance(row, dict):
+        row = _named(row)
     try:
         pair = msgspec.convert(row, Pair)
     except msgspec.ValidationError as error:

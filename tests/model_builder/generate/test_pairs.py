@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -169,3 +170,41 @@ def test_wrong_input_is_one_line_and_leaves_nothing(tmp_path: Path, fault: str) 
     assert said in done.stderr
     assert done.stdout == "False\n"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("row", "pair"),
+    [
+        (
+            {"instruction": "translate", "input": "cat", "output": "chat"},
+            ("translate\n\ncat", "chat"),
+        ),
+        ({"instruction": "say hello", "input": "", "output": "hello"}, ("say hello", "hello")),
+        (
+            {"instruction": "who", "context": "Ada wrote it", "response": "Ada", "category": "qa"},
+            ("who\n\nAda wrote it", "Ada"),
+        ),
+        ({"Question": "how far", "Answer": "a mile"}, ("how far", "a mile")),
+        ({"prompt": "a", "response": "b", "input": "c"}, ("a", "b")),
+        ({"input": "a", "output": "b"}, ("a", "b")),
+    ],
+)
+def test_pairs_are_read_as_public_sets_name_them(
+    row: dict[str, str], pair: tuple[str, str], tmp_path: Path
+) -> None:
+    """Alpaca's, Dolly's, questions with answers; an input belongs to its instruction."""
+    (tmp_path / "p.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "p.json").write_text(json.dumps([row]))
+    with (tmp_path / "p.csv").open("w", newline="") as stream:
+        table = csv.DictWriter(stream, row)
+        table.writeheader()
+        table.writerow(row)
+    for suffix in ("jsonl", "json", "csv"):
+        assert read_pairs(tmp_path / f"p.{suffix}") == [Pair(*pair)]
+
+
+def test_a_row_without_a_prompt_by_any_name_is_refused(tmp_path: Path) -> None:
+    """Whatever else it has."""
+    (tmp_path / "p.jsonl").write_text('{"text": "a", "answer": "b"}\n')
+    with pytest.raises(InputError, match=r"row 1: .*prompt"):
+        read_pairs(tmp_path / "p.jsonl")
