@@ -82,6 +82,10 @@ MAX_LOGIT_BIASES: Final = 300
 """Tokens with a bias in one request."""
 
 
+MAX_TEMPLATE_ARGUMENTS: Final = 32
+"""Variables for a chat template in one request."""
+
+
 class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     """``req/generate``: either `prompt` (as it is) or `messages` (through the chat template).
 
@@ -93,6 +97,9 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     `when_full`: what becomes of messages that the model's largest context does not hold: they are
     refused (``prompt-too-long``), or the oldest turns are forgotten (:attr:`Generated.forgotten`),
     never a system message before them, nor the last turn of the user.
+
+    `chat_template_kwargs`: variables of the chat template, such as ``enable_thinking``; one that
+    the template does not read is refused.
 
     `adapter`: the slot or the name of an adapter of the slot's bundle, which answers in its place.
     """
@@ -132,6 +139,10 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     tools: Annotated[list[Tool], msgspec.Meta(max_length=64)] = []
     tool_choice: Literal["auto", "none", "required"] = "auto"
     parallel_tool_calls: bool = True
+    chat_template_kwargs: Annotated[
+        dict[Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], Any],
+        msgspec.Meta(max_length=MAX_TEMPLATE_ARGUMENTS),
+    ] = {}
 
 
 class CancelRequest(Request, frozen=True, omit_defaults=True, kw_only=True):

@@ -52,6 +52,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--system", help="system message; the prompt is then a chat's")
     made.add_argument("--chat", action="store_true", help="put the prompt into the chat template")
     made.add_argument(
+        "--chat-template-kwargs",
+        metavar="JSON",
+        help="variables of the chat template: '{\"enable_thinking\": false}'",
+    )
+    made.add_argument(
         "--tools", type=Path, metavar="FILE", help="JSON list of functions that may be called"
     )
     made.add_argument("--tool-choice", choices=["auto", "none", "required"], default="auto")
@@ -75,6 +80,13 @@ def _document(path: Path | None, what: str = "the schema", code: str = "bad-cons
         return json.loads(files.read_small(path, what=what, code=code))
     except (ValueError, RecursionError) as error:
         raise InputError(code, f"cannot read {what} {path}: {error}") from None
+
+
+def _template_arguments(text: str | None) -> Any:
+    try:
+        return {} if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError("bad-request", f"--chat-template-kwargs: no JSON: {error}") from None
 
 
 def _tools(path: Path | None) -> Any:
@@ -102,13 +114,15 @@ def _request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
         "min_confidence": options.min_confidence,
         "tools": _tools(options.tools),
         "tool_choice": options.tool_choice,
+        "chat_template_kwargs": _template_arguments(options.chat_template_kwargs),
     }
     if options.max_time is not None:
         milliseconds = options.max_time * 1000
         if not math.isfinite(milliseconds):
             raise InputError("bad-request", f"--max-time {options.max_time}: expected seconds")
         fields["max_time_ms"] = int(milliseconds)
-    if options.chat or options.system is not None or options.tools is not None:
+    of_a_chat = (options.system, options.tools, options.chat_template_kwargs)
+    if options.chat or any(given is not None for given in of_a_chat):
         turns = [ChatMessage("system", options.system)] if options.system is not None else []
         fields["messages"] = [msgspec.to_builtins(m) for m in (*turns, ChatMessage("user", prompt))]
     else:

@@ -134,8 +134,6 @@ class GenerativeModel:
                 raise InputError("bad-manifest", f"the model lacks the signature {missing[0]}")
         return wanted[False]
 
-    # With an adapter, or without ---------------------------------------------------------------
-
     @property
     def own(self) -> tuple[BundleRef, GeneratorFacts]:
         """Identity and facts of the bundle itself, whichever adapter is in use."""
@@ -248,9 +246,11 @@ class GenerativeModel:
     def _prompt_ids(self, request: GenerateRequest) -> list[int]:
         if (request.prompt is None) == (request.messages is None):
             raise InputError("bad-message", "a request needs either prompt or messages")
-        if request.prompt is not None:
-            return self.prompts.encode(request.prompt)
-        return self.prompts.encode_chat(request.messages or [])
+        if request.prompt is None:
+            return self.prompts.encode_chat(request.messages or [], request.chat_template_kwargs)
+        if request.chat_template_kwargs:
+            raise InputError("bad-message", "chat_template_kwargs need messages")
+        return self.prompts.encode(request.prompt)
 
     def _constraint(self, request: GenerateRequest) -> Constraint | None:
         if not is_constrained(request, self.facts):

@@ -100,8 +100,13 @@ class Prompts:
             raise InputError("empty-prompt", "the prompt is empty: there is nothing to go on")
         return self._ids(self.facts.prompt_prefix + prompt + self.facts.prompt_suffix)
 
-    def render_chat(self, messages: list[ChatMessage], tools: list[Tool]) -> str:
-        """The prompt of a chat whose model may call tools.
+    def render_chat(
+        self,
+        messages: list[ChatMessage],
+        tools: list[Tool],
+        arguments: dict[str, Any] | None = None,
+    ) -> str:
+        """The prompt of a chat whose model may call tools; `arguments` are the template's.
 
         Raises:
             InputError: ``bad-messages``, ``too-large``, ``bad-text``; also where the template
@@ -111,7 +116,7 @@ class Prompts:
             check_text(message.content)
         if self._template is None:
             raise InputError("bad-messages", "the model has no chat template, so it has no tools")
-        return self._template.render(messages, tools)
+        return self._template.render(messages, tools, arguments)
 
     @cached_property
     def call_form(self) -> CallForm | None:
@@ -134,8 +139,10 @@ class Prompts:
         """Ids of a prompt that is whole already."""
         return self._ids(text)
 
-    def encode_chat(self, messages: list[ChatMessage]) -> list[int]:
-        """Ids of a chat, through the bundle's template.
+    def encode_chat(
+        self, messages: list[ChatMessage], arguments: dict[str, Any] | None = None
+    ) -> list[int]:
+        """Ids of a chat, through the bundle's template, which `arguments` are for.
 
         Without a template the last message is the prompt, which suits models trained on pairs.
 
@@ -147,8 +154,12 @@ class Prompts:
         if self._template is None:
             if not messages or messages[-1].role != "user":
                 raise InputError("bad-messages", "expected a last message of the user")
+            if arguments:
+                raise InputError(
+                    "bad-messages", "the model has no chat template, so it takes no arguments"
+                )
             return self.encode(messages[-1].content)
-        return self._ids(self._template.render(messages))
+        return self._ids(self._template.render(messages, (), arguments))
 
     def remembering(self, request: GenerateRequest, capacity: int) -> GenerateRequest:
         """A chat's request without its oldest turns, as few as leave room for an answer.
@@ -168,14 +179,15 @@ class Prompts:
             raise InputError("bad-message", "when_full: forget needs messages")
         room = capacity - min(request.max_tokens, capacity // 4)
         tools = [] if request.tool_choice == "none" else request.tools
+        given = request.chat_template_kwargs
         head = next((i for i, m in enumerate(messages) if m.role != "system"), len(messages))
         turns = [i for i in range(head + 1, len(messages)) if messages[i].role == "user"]
 
         def fits(start: int) -> bool:
             kept = [*messages[:head], *messages[start:]]
             if tools:
-                return len(self.encode_rendered(self.render_chat(kept, tools))) <= room
-            return len(self.encode_chat(kept)) <= room
+                return len(self.encode_rendered(self.render_chat(kept, tools, given))) <= room
+            return len(self.encode_chat(kept, given)) <= room
 
         starts = [head, *turns]
         start = starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)]

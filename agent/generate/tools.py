@@ -113,7 +113,7 @@ class Calling:
         names = [tool.name for tool in r.tools]
         if len(set(names)) < len(names):
             raise InputError("bad-message", "two tools have one name")
-        prompt = prompts.render_chat(r.messages, r.tools)
+        prompt = prompts.render_chat(r.messages, r.tools, r.chat_template_kwargs)
         form = prompts.call_form
         if form is None:
             raise InputError(

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import re
+import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from functools import wraps
 from typing import Any
 
@@ -31,6 +33,10 @@ from contracts.template_budget import ITEM, PAIR, STEPS_UNITS, Budget, check_num
 _MAX_RANGE = 4096
 _MAX_INDENT = 16
 _MAX_POWER = 256
+_FIELD_UNITS = 512
+_DATE_UNITS = 64
+_DIRECTIVE = re.compile(r"%[-_0^#EO]?[A-Za-z%]|[^%]")
+_SPECIFICATION = re.compile(r"([^{}]?[<>^])?[-+ ]?#?0?(\d{1,2})?,?(\.\d{1,2})?[bcdeEfFgGnosxX%]?")
 
 _OPERATORS = frozenset(["+", "-", "*", "/", "//", "%", "**"])
 
@@ -126,11 +132,18 @@ def _call(name: str, node: Any) -> nodes.Call:
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
-    """An environment whose templates end within their budget. One rendering at a time."""
+    """An environment whose templates end within their budget. One rendering at a time.
+
+    Args:
+        now: the date of ``strftime_now``.
+
+    Attributes:
+        read: the names that a compiled template reads, whoever sets them.
+    """
 
     intercepted_binops = _OPERATORS
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], datetime] = datetime.now) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -138,18 +151,27 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             extensions=["jinja2.ext.loopcontrols", Generation],
         )
         self.budget = Budget(STEPS_UNITS)
-        self.globals = {"dict": self._dict, "namespace": Namespace, "range": self._range}
+        self.read: set[str] = set()
+        self._now = now
+        self.globals = {
+            "dict": self._dict,
+            "namespace": Namespace,
+            "range": self._range,
+            "strftime_now": self._strftime_now,
+        }
         known: dict[str, Any] = self.filters
         self.filters = {
             name: self._filter(name, known[name], cost) for name, cost in _FILTERS.items()
         }
         self.filters["tojson"] = self._tojson
         self.filters["safe"] = self._safe
+        self.filters["format"] = self._printed
         tests: dict[str, Any] = self.tests
         self.tests = {name: self._test(tests[name], deep=False) for name in _TESTS}
         self.tests |= {name: self._test(tests[name], deep=True) for name in _COMPARING}
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
+        self.read |= {one.name for one in source.find_all(nodes.Name) if one.ctx == "load"}
         return super()._generate(_Counting().visit(source), *args, **kwargs)
 
     # What the rewritten tree calls ---------------------------------------------------------
@@ -222,6 +244,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """A macro, a function of ours, or a method that is known to be harmless."""
+        obj = getattr(obj, "__wrapped__", obj)  # Jinja2's own of str.format
         owner = getattr(obj, "__self__", None)
         if owner is self:
             return obj(args[0]) if obj.__name__ in _INNER else self._own(obj, args, kwargs)
@@ -246,6 +269,8 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def _method(self, owner: Any, method: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         name = method.__name__
+        if name == "format" and isinstance(owner, str):
+            return self._formatted(owner, args, kwargs)
         if name not in _METHODS.get(type(owner), ()):
             raise SecurityError(f"{type(owner).__name__}.{name} is not supported")
         asked = self.budget.weigh([*args, *kwargs.values()])
@@ -278,6 +303,35 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.budget.spend(PAIR * (len(start or ()) + len(fields)))
         return {**(start or {}), **fields}
 
+    def _strftime_now(self, form: str) -> str:
+        """The date in a form of the C library's, without widths, as transformers has it."""
+        self.budget.spend(_DATE_UNITS * self.budget.weigh(form))
+        if not isinstance(form, str) or _DIRECTIVE.sub("", form):
+            raise SecurityError("strftime_now takes a text with directives such as %d")
+        return self._now().strftime(form)
+
+    def _printed(self, value: Any, *args: Any, **kwargs: Any) -> str:
+        """The filter ``format``: the operator ``%``."""
+        if args and kwargs:
+            raise SecurityError("format takes either positions or names")
+        text, values = str(self.shown(value)), kwargs or args
+        self._printf(text, values)
+        return text % values
+
+    def _formatted(self, pattern: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """``str.format`` of plain fields: no attributes, no items, no fields within fields."""
+        asked = self.budget.weigh([*args, *kwargs.values()])
+        self.budget.spend(len(pattern))
+        for _, name, form, _ in string.Formatter().parse(pattern):
+            if name is None:
+                continue
+            if not (name == "" or name.isalnum() or name.isidentifier()):
+                raise SecurityError(f"format takes no field {name[:40]}")
+            if form and not _SPECIFICATION.fullmatch(form):
+                raise SecurityError(f"format takes no specification {form[:40]}")
+            self.budget.spend(_FIELD_UNITS + 12 * asked)
+        return pattern.format(*args, **kwargs)
+
     def _safe(self, value: Any) -> str:
         return str(self.shown(value))
 
@@ -285,9 +339,11 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         """As transformers has it: no HTML escapes."""
         if indent is not None and not 0 <= indent <= _MAX_INDENT // 2:
             raise SecurityError(f"an indent is over {_MAX_INDENT // 2}")
-        unknown = options.keys() - {"ensure_ascii", "sort_keys"}
+        unknown = options.keys() - {"ensure_ascii", "separators", "sort_keys"}
         if unknown:
             raise SecurityError(f"tojson takes no {', '.join(sorted(unknown))}")
+        if self.budget.weigh(options.get("separators")) > _MAX_INDENT * 4:
+            raise SecurityError("tojson takes short separators")
         weight = self.budget.weigh(value)
         self.budget.spend(weight * (8 if indent is None else 32))
         return json.dumps(value, indent=indent, **{"ensure_ascii": False, **options})

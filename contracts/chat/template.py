@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -19,6 +20,9 @@ MAX_CHARS = 32 * limits.KIB
 
 _TOOLS = "tools"
 """The name under which templates are given them."""
+
+_XML_TOOLS = "xml_tools"
+"""The name that SmolLM3's template has for them, or for their functions."""
 
 _OF_A_MESSAGE = re.compile(r"""message\.tools\b|message\[['"]tools['"]\]""")
 """A template that reads them from the system's turn, as text."""
@@ -39,12 +43,15 @@ class ChatTemplate:
     Args:
         source: Jinja2, as in the ``tokenizer_config.json`` of a model.
         bos, eos: texts of the special tokens.
+        now: the date of ``strftime_now``: by default the local one, as transformers has it.
 
     Raises:
         InputError: ``bad-template``, with the line where it is known.
     """
 
-    def __init__(self, source: str, bos: str = "", eos: str = "") -> None:
+    def __init__(
+        self, source: str, bos: str = "", eos: str = "", now: Callable[[], datetime] = datetime.now
+    ) -> None:
         if len(source) > MAX_CHARS:
             raise InputError(
                 "bad-template", f"the chat template has {len(source)} characters, over {MAX_CHARS}"
@@ -52,10 +59,14 @@ class ChatTemplate:
         # Imported here: a device without a chat model does without its 4 MB.
         from contracts.chat.sandbox import TemplateSandbox
 
-        self._environment = TemplateSandbox()
+        self._environment = TemplateSandbox(now)
         self._environment.globals["raise_exception"] = _refuse
         self._source = source
-        self._tokens = {"bos_token": bos, "eos_token": eos}
+        # What transformers always gives: a template may ask whether it is defined.
+        self._always: dict[str, Any] = {
+            "add_generation_prompt": True, "bos_token": bos, "documents": None,
+            "eos_token": eos, "messages": [], "tools": None,
+        }  # fmt: skip
         self._one_at_a_time = threading.Lock()
         try:
             self._template = self._environment.from_string(source)
@@ -64,8 +75,18 @@ class ChatTemplate:
                 "bad-template", f"the chat template is broken{_place(error)}: {_text(error)}"
             ) from None
 
-    def render(self, messages: list[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+    def render(
+        self,
+        messages: list[ChatMessage],
+        tools: Sequence[Tool] = (),
+        arguments: Mapping[str, Any] | None = None,
+    ) -> str:
         """The prompt that asks for the assistant's next turn.
+
+        Args:
+            messages: of the chat.
+            tools: that the model may call.
+            arguments: more variables, such as ``enable_thinking``; the template must read each.
 
         Raises:
             InputError: ``bad-messages``, ``too-large``, ``bad-template`` with the line where it
@@ -78,20 +99,25 @@ class ChatTemplate:
         asked = tools or any(m.role == "tool" or m.tool_calls for m in messages)
         if asked and _TOOLS not in self._source:
             raise InputError("bad-messages", "the model's chat template knows no tools")
+        self._check(arguments or {})
         turns = [_turn(message) for message in messages]
-        given: dict[str, Any] = {"tools": [_tool(tool) for tool in tools]} if tools else {}
+        given = {**self._always, **(arguments or {})}
+        if tools:
+            given["tools"] = [_tool(tool) for tool in tools]
+            if _XML_TOOLS in self._environment.read and _XML_TOOLS not in given:
+                given[_XML_TOOLS] = [one["function"] for one in given["tools"]]
         if tools and _OF_A_MESSAGE.search(self._source):
             if turns[0]["role"] != "system":
                 turns.insert(0, {"role": "system", "content": ""})
             functions = [_tool(tool)["function"] for tool in tools]
             turns[0][_TOOLS] = json.dumps(functions, ensure_ascii=False)
         characters = sum(len(message.content) for message in messages)
-        if asked:
-            characters = len(codec.encode([messages, list(tools)]))
+        if asked or arguments:
+            characters = len(codec.encode([messages, list(tools), arguments]))
         with self._one_at_a_time:
             self._environment.budget = Budget(STEPS_UNITS + UNITS_A_CHARACTER * characters)
             try:
-                prompt = self._render(turns, given)
+                prompt = self._render({**given, "messages": turns})
             except InputError:
                 raise
             except Exception as error:  # noqa: BLE001 - a template is a program
@@ -105,12 +131,19 @@ class ChatTemplate:
                 )
         return prompt
 
-    def _render(self, turns: list[dict[str, Any]], given: dict[str, Any]) -> str:
+    def _check(self, arguments: Mapping[str, Any]) -> None:
+        for name in arguments:
+            if name in self._always or name in self._environment.globals:
+                raise InputError("bad-messages", f"chat_template_kwargs: {name} is not to be set")
+            if name not in self._environment.read:
+                raise InputError(
+                    "bad-messages", f"the model's chat template takes no argument {name[:64]}"
+                )
+
+    def _render(self, given: dict[str, Any]) -> str:
         pieces = []
         size = 0
-        for piece in self._template.generate(
-            messages=turns, add_generation_prompt=True, **given, **self._tokens
-        ):
+        for piece in self._template.generate(given):
             size += len(piece)
             if size > _MAX_PROMPT_CHARS:
                 raise InputError("too-large", f"the prompt is over {_MAX_PROMPT_CHARS} characters")

@@ -292,6 +292,13 @@ class ChatCompletion(Sampling):
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    chat_template_kwargs: (
+        Annotated[
+            dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")], Any],
+            Field(max_length=requests.MAX_TEMPLATE_ARGUMENTS),
+        ]
+        | None
+    ) = None
 
     @property
     def alternatives(self) -> int | None:
@@ -329,6 +336,8 @@ class ChatCompletion(Sampling):
             found |= self._tools()
         if self.truncation == "auto":
             found["when_full"] = "forget"
+        if self.chat_template_kwargs:
+            found["chat_template_kwargs"] = self.chat_template_kwargs
         return found
 
     def _tools(self) -> dict[str, Any]:

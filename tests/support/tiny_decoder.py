@@ -30,6 +30,7 @@ TOOLS_TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}"
     "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>"
     "{% endfor %}\n{% endfor %}<assistant>"
+    "{% if enable_thinking is defined and not enable_thinking %}dog{% endif %}"
 )
 TOOL_TAG = "<tool_call>"
 

@@ -45,6 +45,19 @@ WRONG: dict[str, tuple[list[str], str]] = {
     "tools that are no list": (["a", "--tools", "{number}"], "list of functions"),
     "tools that are no functions": (["a", "--tools", "{texts}"], "list of functions"),
     "tools without functions": (["a", "--tools", "{empty}"], "tools[0]"),
+    "template arguments that are no JSON": (["a", "--chat-template-kwargs", "{"], "no JSON"),
+    "template arguments that are deep": (
+        ["a", "--chat-template-kwargs", "[" * 100_000],
+        "--chat-template-kwargs",
+    ),
+    "template arguments without names": (
+        ["a", "--chat-template-kwargs", "[1]"],
+        "chat_template_kwargs",
+    ),
+    "a template argument that is not taken": (
+        ["a", "--chat-template-kwargs", '{"mood": 1}'],
+        "takes no argument mood",
+    ),
     "batch without end": (["--batch", "/dev/zero"], "bytes"),
     "batch that is not there": (["--batch", "/none"], "/none"),
 }

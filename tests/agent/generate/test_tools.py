@@ -133,6 +133,22 @@ def test_pieces_that_come_fast_travel_together_and_calls_stay_apart() -> None:
     assert [one.seq for one in sent] == list(range(len(sent))) and len(sent) < 8
 
 
+@pytest.mark.parametrize("tools", [[], [WEATHER]])
+def test_arguments_of_the_template_reach_it(tools: list[Tool], calling: GenerativeModel) -> None:
+    """With tools and without, and where old turns are forgotten; a prompt has no template."""
+    plain = calling.generate(_request(tools=tools, max_tokens=2))
+    for more in ({}, {"when_full": "forget"}):
+        quiet = _request(
+            tools=tools, max_tokens=2, chat_template_kwargs={"enable_thinking": False}, **more
+        )
+        result = calling.generate(quiet)
+        assert result.prompt_tokens == plain.prompt_tokens + len(calling.prompts.encode("dog"))
+    with pytest.raises(InputError, match="takes no argument mood"):
+        calling.generate(_request(tools=tools, chat_template_kwargs={"mood": "good"}))
+    with pytest.raises(InputError, match="need messages"):
+        calling.generate(GenerateRequest(prompt="a", chat_template_kwargs={"a": 1}))
+
+
 def test_each_tool_can_be_called(calling: GenerativeModel) -> None:
     """The name is the model's choice."""
     names = {

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
 from jinja2 import Environment
 
 from contracts.chat.template import MAX_CHARS, ChatTemplate
 from contracts.errors import InputError
-from contracts.requests import ChatMessage
+from contracts.requests import ChatMessage, Tool
 from contracts.template_budget import SECONDS, Budget
 
 CHAT = [ChatMessage("system", "be brief"), ChatMessage("user", " <think>a</think> hi\n")]
@@ -78,6 +80,17 @@ ATTACKS = {
     "a wide field by a method": "{{ 'a'.center(10**9) }}{{ 'a'.ljust(10**9) }}",
     "a wide field by a filter": "{{ 'a' | center(10**9) }}",
     "format by a filter": "{{ '%999999999d' | format(1) }}",
+    "format by a name": "{{ '%(a)999999999d' | format(a=1) }}",
+    "format by a width of its own": "{{ '{:{w}}'.format(1, w=999999999) }}",
+    "format of an attribute": "{{ '{0.__class__.__mro__}'.format(1) }}",
+    "format of many fields": "{{ ('{:>99}' * 90000).format(*range(4000)) }}",
+    "format of a long value, often": LONG + "{{ ('{0}' * 90000).format(long) }}",
+    "a wide date": "{{ strftime_now('%999999999Y') }}",
+    "a wide date by a flag": "{{ strftime_now('%_999999999d') }}",
+    "many dates": "{{ strftime_now('%c' * 4000000) }}",
+    "dates without end": TURNS + "{{ strftime_now('%c' * 1000) }}" + ENDS,
+    "a long separator": LONG + "{{ (range(4000) | list) | tojson(separators=(long, long)) }}",
+    "an indent of a date": "{{ strftime_now([1] * 900000) }}",
     "a deep indent": "{{ 'a\nb' | indent(10**9) }}",
     "a deep indent by a text": LONG + "{{ ('a\n' * 100000) | indent(long) }}",
     "a deep indent of JSON": "{{ [1] | tojson(indent=10**9) }}",
@@ -174,6 +187,93 @@ def test_json_is_as_transformers_writes_it() -> None:
     """Texts in JSON are read by a model, not by a browser."""
     assert (
         ChatTemplate("{{ {'b': '<ä>', 'a': 1} | tojson }}").render(CHAT) == '{"b": "<ä>", "a": 1}'
+    )
+
+
+# Own templates, and what `apply_chat_template` of transformers 5.24.0 makes of them at NOW.
+NOW = datetime(2026, 3, 7, 23, 59, 5)
+DATED = (
+    "{%- if enable_thinking is not defined %}{% set enable_thinking = true %}{% endif %}"
+    "Today Date: {{ strftime_now('%d %B %Y') }}|{{ strftime_now('%-d.%m. %H:%M %j %a %%') }}\n"
+    "{{ '/think' if enable_thinking else '/no_think' }}"
+)
+SEPARATED = (
+    "{{ {'b': ['<ä>', 1.5, none], 'a': true} | tojson(separators=(',', ':'), sort_keys=true) }}"
+)
+REFERENCE: list[tuple[str, dict[str, Any], str]] = [
+    (DATED, {}, "Today Date: 07 March 2026|7.03. 23:59 066 Sat %\n/think"),
+    (
+        DATED,
+        {"enable_thinking": False},
+        "Today Date: 07 March 2026|7.03. 23:59 066 Sat %\n/no_think",
+    ),
+    (
+        (
+            "{{ tools is defined }}{{ tools is none }}{{ documents is defined }}"
+            "{{ strftime_now is defined }}{{ date_string is defined }}{{ add_generation_prompt }}"
+        ),
+        {},
+        "TrueTrueTrueTrueFalseTrue",
+    ),
+    (
+        (
+            "{{ '{} {:>4}|{x:05.1f}|{y!r}'.format('ä', 7, x=2.25, y='q') }}"
+            "{{ '%s-%02d' | format('x', 7) }}{{ '%(a)s' | format(a='b') }}"
+        ),
+        {},
+        "ä    7|002.2|'q'x-07b",
+    ),
+    (SEPARATED, {}, '{"a":true,"b":["<ä>",1.5,null]}'),
+]
+
+
+@pytest.mark.parametrize(("template", "arguments", "expected"), REFERENCE)
+def test_dates_arguments_and_formats_are_those_of_transformers(
+    template: str, arguments: dict[str, Any], expected: str
+) -> None:
+    """Byte for byte: a model was trained on that text."""
+    assert ChatTemplate(template, now=lambda: NOW).render(CHAT, (), arguments) == expected
+
+
+def test_the_date_is_the_devices_own() -> None:
+    """And asked for with each prompt: an agent runs for months."""
+    days = iter([NOW, NOW + timedelta(days=1)])
+    template = ChatTemplate("{{ strftime_now('%d') }}", now=lambda: next(days))
+    assert [template.render(CHAT), template.render(CHAT)] == ["07", "08"]
+    before = datetime.now().date()
+    shown = ChatTemplate("{{ strftime_now('%Y-%m-%d') }}").render(CHAT)
+    assert str(before) <= shown <= str(datetime.now().date())
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("thinking", "takes no argument thinking"),
+        ("messages", "messages is not to be set"),
+        ("add_generation_prompt", "is not to be set"),
+        ("strftime_now", "is not to be set"),
+    ],
+)
+def test_an_argument_that_would_do_nothing_or_harm_is_refused(name: str, says: str) -> None:
+    """By its name, also where the template reads it."""
+    with pytest.raises(InputError, match=says) as raised:
+        ChatTemplate(DATED + "{{ messages }}").render(CHAT, (), {name: False})
+    assert raised.value.code == "bad-messages"
+
+
+def test_a_large_argument_is_paid_for() -> None:
+    """A template that copies it over and over ends as one that does so with messages."""
+    template = ChatTemplate("{% for i in range(4000) %}{{ a | tojson }}{% endfor %}")
+    with pytest.raises(InputError) as raised:
+        template.render(CHAT, (), {"a": [["x" * 100] * 1000] * 10})
+    assert raised.value.code in ("bad-template", "too-large")
+
+
+def test_a_template_that_names_tools_after_their_form_is_given_them() -> None:
+    """As SmolLM3's is: its functions, without what stands around them."""
+    template = ChatTemplate("{% for tool in xml_tools or [] %}{{ tool }}{% endfor %}")
+    assert template.render(CHAT, [Tool("f", "does", {})]) == str(
+        {"name": "f", "description": "does", "parameters": {"type": "object", "properties": {}}}
     )
 
 

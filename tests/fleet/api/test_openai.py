@@ -187,6 +187,16 @@ def test_a_chat_that_is_too_long_says_so_or_forgets_its_oldest_turns(
     assert made.output[0].model_extra == {"forgotten": left}
 
 
+def test_arguments_of_the_chat_template_reach_the_device(client: openai.OpenAI) -> None:
+    """As users of vLLM write them; the prompt is longer by what the template adds."""
+    asked: dict[str, Any] = {"model": "d1", "messages": HELLO, "max_tokens": 1}
+    plain = client.chat.completions.create(**asked)
+    quiet = client.chat.completions.create(
+        **asked, extra_body={"chat_template_kwargs": {"enable_thinking": False}}
+    )
+    assert quiet.usage.prompt_tokens > plain.usage.prompt_tokens
+
+
 def test_log_probabilities_are_those_of_the_tokens_taken(client: openai.OpenAI) -> None:
     """Of a chat and of a completion; one that was sampled need not be the most likely."""
     chat: dict[str, Any] = {"model": "d1", "messages": HELLO, "max_tokens": 12, "seed": 5}
@@ -430,6 +440,12 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"min_confidence": 0.5}, None),
     ({"truncation": "auto"}, None),
     ({"truncation": "oldest"}, "truncation"),
+    ({"chat_template_kwargs": {}}, None),
+    ({"chat_template_kwargs": {"enable_thinking": False}}, None),
+    ({"chat_template_kwargs": {"mood": 1}}, "takes no argument mood"),
+    ({"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
+    ({"chat_template_kwargs": {f"a{n}": 1 for n in range(33)}}, "chat_template_kwargs"),
     ({"min_confidence": 1.5}, "min_confidence"),
     ({"tools": [_tool("f")], "response_format": {"type": "json_object"}}, "exclude each other"),
     ({"tools": [_tool("f", type="array")], "tool_choice": "required"}, "parameters of f"),
