@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from agent.generate.formats import narrowed
 from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.manifest import GeneratorFacts
 from contracts.requests import GenerateRequest
@@ -169,7 +170,7 @@ class ConstraintFactory:
         check_schema(schema)
         # Whitespace without bound would let a model fill its budget with it.
         try:
-            text = json.dumps(schema)
+            text = json.dumps(narrowed(schema))
             grammar = self._lib.LLMatcher.grammar_from_json_schema(
                 text, {"whitespace_flexible": False}
             )

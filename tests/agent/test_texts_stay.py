@@ -376,6 +376,7 @@ SAFE = {
     "agent.__main__:_parser.configured": "a help text",
     "agent.__main__:_parser.local": "a help text",
     "agent.cli.generate:_request": "of whoever sits at this terminal",
+    "agent.cli.generate:_template_arguments": "of whoever sits at this terminal",
     "agent.cli.owner:_name": "of whoever sits at this terminal",
     "agent.cli.output:line": "to whoever sits at this terminal",
     "agent.release.starter:say": "words of the starter, which no request reaches",
