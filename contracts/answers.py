@@ -96,8 +96,10 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     in the request: `chosen` has each token that was taken, `logprobs` the most likely ones there.
 
     With `min_confidence`: `confidence` is the geometric mean of the probabilities of the tokens
-    that were taken, the one that ended the answer among them (not calibrated). Below what was
-    asked the answer is `unknown`: `text` is empty, and `best` is what would have been said.
+    that were taken, the one that ended the answer among them. Where the bundle was calibrated, and
+    the request names no form of its own, it is `calibrated`: the chance that a greedy answer is
+    exactly right. Below what was asked the answer is `unknown`: `text` is empty, and `best` is
+    what would have been said.
 
     `forgotten`: messages that were left out, the oldest, since the context was full.
     """
@@ -114,6 +116,7 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     chosen: list[tuple[str, float]] = []
     tool_calls: list[ToolCall] = []
     confidence: float | None = None
+    calibrated: bool = False
     unknown: bool = False
     best: str = ""
     forgotten: Count = 0

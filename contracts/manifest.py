@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from contracts import limits
+from contracts.chances import Knot
 from contracts.errors import InputError
 from contracts.histogram import Histogram
 from contracts.messages import BundleRef, Count, Label, Name, Sha256, Version
@@ -192,6 +193,9 @@ class AdapterFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     grammar: Annotated[str, msgspec.Meta(max_length=64 * 1024)] | None = None
 
 
+Sizes = Annotated[list[Annotated[int, msgspec.Meta(ge=2, le=4096)]], msgspec.Meta(max_length=8)]
+
+
 class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a generative model is run; see ``docs/generation.md``.
 
@@ -226,6 +230,7 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
             ``@PIECES@`` stands for its words, numbers, spaces and other characters as a JSON
             list.
         adapters: what it takes of adapters; None: none.
+        calibration: from a greedy answer's confidence to the chance that it is exactly right.
         placed: the score signatures are ``placed_{T}_{C}``, with logits as of one token at a
             time; their input ``place`` ``[kv_heads, C, T]`` is 1 where a token comes to lie.
     """
@@ -246,19 +251,14 @@ class GeneratorFacts(msgspec.Struct, frozen=True, omit_defaults=True):
         list[Annotated[float, msgspec.Meta(ge=0, lt=1e4)]], msgspec.Meta(max_length=1024)
     ] = []
     rope_scale: Annotated[float, msgspec.Meta(gt=0, lt=1e4)] = 1.0
-    prompt: Annotated[
-        list[Annotated[int, msgspec.Meta(ge=2, le=4096)]], msgspec.Meta(max_length=8)
-    ] = []
-    prefill: Annotated[
-        list[Annotated[int, msgspec.Meta(ge=2, le=4096)]], msgspec.Meta(max_length=8)
-    ] = []
-    score: Annotated[
-        list[Annotated[int, msgspec.Meta(ge=2, le=4096)]], msgspec.Meta(max_length=8)
-    ] = []
+    prompt: Sizes = []
+    prefill: Sizes = []
+    score: Sizes = []
     prompt_prefix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     prompt_suffix: Annotated[str, msgspec.Meta(max_length=4096)] = ""
     grammar: Annotated[str, msgspec.Meta(max_length=64 * 1024)] | None = None
     adapters: AdapterRoom | None = None
+    calibration: Annotated[list[Knot], msgspec.Meta(max_length=32)] = []
     placed: bool = False
 
     def turns(self) -> list[list[float]]:

@@ -54,9 +54,9 @@ class AdaptedModel:
             "prompt_suffix": own.prompt_suffix,
             "grammar": own.grammar,
         }
-        facts = msgspec.structs.replace(
-            facts, **{key: value for key, value in changed.items() if value is not None}
-        )
+        given = {key: value for key, value in changed.items() if value is not None}
+        # What was calibrated are the base's answers.
+        facts = msgspec.structs.replace(facts, calibration=[], **given)
         self._adapted = Adapted(self.ref, facts, adapter)
         self._base = base
 

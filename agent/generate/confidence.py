@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -11,21 +11,29 @@ import numpy.typing as npt
 
 from agent.generate.sampling import top_logprobs
 from contracts.answers import Generated
+from contracts.chances import Knot, chance
+from contracts.requests import GenerateRequest
 
 
 class Confidence:
     """The geometric mean of the probabilities of an answer's tokens; it holds the text back.
 
     Probabilities are those of the model's own logits, before temperature, penalties and
-    constraints. They are not calibrated.
+    constraints. A bundle that was calibrated makes a chance of the mean.
 
     Args:
-        least: below it the answer is unknown; None: nothing is reckoned or held back.
+        request: below its `min_confidence` the answer is unknown; None: nothing is reckoned or
+            held back. An answer in a form of its own was not calibrated.
         emit: takes the text.
+        knots: of the calibration; empty: there is none.
     """
 
-    def __init__(self, least: float | None, emit: Callable[[str], None]) -> None:
-        self._least = least
+    def __init__(
+        self, request: GenerateRequest, emit: Callable[[str], None], knots: Sequence[Knot] = ()
+    ) -> None:
+        self._least = request.min_confidence
+        own_form = request.json_schema is not None or request.regex is not None
+        self._knots = () if own_form else knots
         self._emit = emit
         self._held: list[str] = []
         self._surprise = 0.0
@@ -34,8 +42,12 @@ class Confidence:
     def note(self, logits: npt.NDArray[np.float32], token: int) -> None:
         """Counts a token that was taken, the one that ends an answer too."""
         if self._least is not None:
-            self._surprise -= top_logprobs(logits, 1, token)[1][1]
-            self._tokens += 1
+            self.count(top_logprobs(logits, 1, token)[1][1])
+
+    def count(self, log_probability: float) -> None:
+        """Counts a token by the logarithm of its probability."""
+        self._surprise -= log_probability
+        self._tokens += 1
 
     def push(self, piece: str) -> None:
         """Takes a piece of text."""
@@ -48,8 +60,13 @@ class Confidence:
         """The answer with its confidence, or as unknown; tells the text that was held back."""
         if self._least is None:
             return result
-        confidence = round(math.exp(-self._surprise / max(self._tokens, 1)), 4)
-        result = msgspec.structs.replace(result, confidence=confidence)
+        confidence = math.exp(-self._surprise / max(self._tokens, 1))
+        if self._knots:
+            confidence = chance(self._knots, confidence)
+        confidence = round(confidence, 4)
+        result = msgspec.structs.replace(
+            result, confidence=confidence, calibrated=bool(self._knots)
+        )
         if confidence < self._least:
             return msgspec.structs.replace(
                 result, text="", unknown=True, best=result.text, logprobs=[], chosen=[]

@@ -212,7 +212,7 @@ class GenerativeModel:
                 f"logit_bias: {outside[0]} is no token: the model has {self.facts.vocabulary}",
             )
         constraint = self._constraint(request)
-        confidence = Confidence(request.min_confidence, emit)
+        confidence = Confidence(request, emit, self.facts.calibration)
         reason: FinishReason
         try:
             limit = None

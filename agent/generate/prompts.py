@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from agent.runtime.front_end import check_text
+from contracts import chances
 from contracts.bundle import Bundle
 from contracts.chat.call_forms import CallForm, form_of
 from contracts.chat.template import ChatTemplate
@@ -43,6 +44,7 @@ class Prompts:
         ids = [*front.eos_ids, *([] if front.bos_id is None else [front.bos_id])]
         if any(not 0 <= i < facts.vocabulary for i in ids):
             raise InputError("bad-manifest", "a special token is outside the vocabulary")
+        chances.check(facts.calibration)
         self._bundle = bundle
         self.facts = facts
         self._front = front

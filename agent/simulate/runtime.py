@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from agent.generate.confidence import Confidence
 from agent.generate.stop import Stop
 from agent.runtime.classifier import UNKNOWN
 from agent.runtime.lessons import Features
@@ -171,6 +172,11 @@ class ScriptedModel:
         finish = "length" if length == request.max_tokens else "stop"
         words: list[str] = []
         first = began
+        facts = self.manifest.generator
+        confidence = Confidence(request, emit, facts.calibration if facts else ())
+        if request.min_confidence is not None:
+            drawn = board.chance.choices(self._confidences[0], weights=self._confidences[1])[0]
+            confidence.count(math.log(max(drawn, 1e-9)))
         try:
             for index in range(length):
                 board.pause(pause)
@@ -179,11 +185,11 @@ class ScriptedModel:
                 words.append(word if not words else f" {word}")
                 if len(words) == 1:
                     first = board.monotonic()
-                emit(words[-1])
+                confidence.push(words[-1])
         except Stop as stop:
             finish = stop.reason
         seconds = max(board.monotonic() - began, 1e-9)
-        return Generated(
+        said = Generated(
             text="".join(words),
             finish_reason=finish,  # type: ignore[arg-type]
             prompt_tokens=len((request.prompt or "").split()),
@@ -192,6 +198,7 @@ class ScriptedModel:
             first_token_ms=round((first - began) * 1000, 2),
             tokens_per_s=round(len(words) / seconds, 1),
         )
+        return confidence.judged(said)
 
     def probe(self) -> None:
         """Nothing: it has no tokenizer."""

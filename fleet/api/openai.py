@@ -162,6 +162,8 @@ def _sureness(request: GenerateRequest, result: Generated) -> dict[str, Any]:
             "no-confidence", "the device does not say how sure it was: update its agent"
         )
     found: dict[str, Any] = {"confidence": result.confidence, "unknown": result.unknown}
+    if result.calibrated:
+        found["calibrated"] = True
     return {**found, "best": result.best} if result.unknown else found
 
 

@@ -18,6 +18,7 @@ from contracts.bundle import SUFFIX, pack, sha256_of
 from contracts.manifest import Provenance
 from model_builder import lazy_tensorflow
 from model_builder.files import check_folder, write_atomically
+from model_builder.generate.chances import fitted, judged, reliability
 from model_builder.generate.data import load_data
 from model_builder.generate.encoded import Encoded, encode_pairs
 from model_builder.generate.evaluate import Quality, measure
@@ -139,6 +140,9 @@ def _finish(
         trial = Path(name) / "bundle"
         write_generator(trial, parts)
         quality, answers = measure(trial, split.test, recipe.student.context)
+        progress("calibrating on the validation pairs")
+        parts.calibration = fitted(judged(trial, split.validation, recipe.student.context))
+        told = reliability(judged(trial, split.test, recipe.student.context), parts.calibration)
     parts.metrics = {"quality": msgspec.to_builtins(quality)}
     bundle = write_generator(folder, parts)
     archive = out / f"{recipe.name}-{recipe.version}{SUFFIX}"
@@ -157,6 +161,7 @@ def _finish(
         "train_seconds": round(trained.seconds, 1),
         "seconds": seconds,
         "quality": msgspec.to_builtins(quality),
+        "confidence": {"knots": parts.calibration, **told},
         "wrong": [
             {"prompt": p.prompt, "expected": p.completion, "found": a}
             for p, a in zip(split.test, answers, strict=True)

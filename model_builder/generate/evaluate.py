@@ -44,7 +44,11 @@ class _Line(msgspec.Struct):
 
 
 def run_generator(
-    bundle: Path, prompts: Sequence[str | dict[str, Any]], max_tokens: int
+    bundle: Path,
+    prompts: Sequence[str | dict[str, Any]],
+    max_tokens: int,
+    *,
+    confident: bool = False,
 ) -> list[Generated | None]:
     """Greedy completions by ``python -m agent generate``; None for one that failed.
 
@@ -52,6 +56,7 @@ def run_generator(
         bundle: its folder.
         prompts: texts, or what a chat's request has: ``messages``, and ``tools``.
         max_tokens: of an answer.
+        confident: with the confidence of each answer, which tools have none of.
 
     Raises:
         RefusedError: ``model-failed``; the program ended with an error.
@@ -62,6 +67,7 @@ def run_generator(
         file.write_bytes(b"".join(codec.encode(row) + b"\n" for row in rows))
         command = [sys.executable, "-m", "agent", "generate", str(bundle), "--batch", str(file)]
         command += ["--max-tokens", str(max_tokens), "--threads", "2"]
+        command += ["--min-confidence", "0"] if confident else []
         done = subprocess.run(command, capture_output=True, check=False)
     lines = done.stdout.splitlines()
     if done.returncode or len(lines) != len(prompts):

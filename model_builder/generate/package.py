@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from contracts import codec
 from contracts.bundle import MANIFEST, Bundle, file_entries
+from contracts.chances import Knot
 from contracts.folders import put_folder
 from contracts.manifest import (
     AdapterRoom,
@@ -82,6 +83,7 @@ class GeneratorParts(msgspec.Struct):
         metrics: for the manifest.
         provenance: digests and versions.
         basis: where it takes adapters: file that says in which basis its matrices lie.
+        calibration: as in ``GeneratorFacts``.
     """
 
     name: str
@@ -99,6 +101,7 @@ class GeneratorParts(msgspec.Struct):
     metrics: dict[str, Any] = {}
     provenance: Provenance = Provenance()
     basis: bytes = b""
+    calibration: list[Knot] = []
 
 
 def build_model(decoder: QuantizedDecoder, layout: Layout) -> tuple[bytes, list[str]]:
@@ -174,6 +177,7 @@ def write_generator(folder: Path, parts: GeneratorParts) -> Bundle:
         prompt_prefix=parts.prompt_prefix,
         prompt_suffix=parts.prompt_suffix,
         grammar=parts.grammar,
+        calibration=parts.calibration,
     )
     vectors = _golden(parts, model, facts)
     files = {

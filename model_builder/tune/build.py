@@ -37,6 +37,7 @@ from model_builder.generate.source import Pretrained, load_pretrained
 from model_builder.generate.value_grammar import output_grammar
 from model_builder.recipes.tune import TuneRecipe
 from model_builder.teachers.base import Progress, silent
+from model_builder.tune.calibrated import calibrated
 from model_builder.tune.chat import Frame, frame_of
 from model_builder.tune.compare import Way, compared, expected, is_example, text_of, warnings
 from model_builder.tune.data import calls_of, chat_of, load, read_answered
@@ -160,6 +161,9 @@ def build(
         write_generator(free, parts)
         parts.grammar = ready.grammar
         found["rounding"] = _rounding(recipe, ready, free, progress)
+        parts.calibration, found["confidence"] = calibrated(
+            trial, ready.split, ready.longest + 8, ready.frame.asked, progress
+        )
     scores = found["scores"][recipe.student.adapt]
     parts.metrics = {"quality": scores}
     write_generator(bundle, parts)

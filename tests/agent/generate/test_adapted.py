@@ -102,6 +102,18 @@ def test_apart_it_gives_what_it_gives_merged(kit: Kit, base: GenerativeModel) ->
     assert np.corrcoef(plain.ravel(), whole.ravel())[0, 1] < 0.97
 
 
+def test_a_calibration_is_of_the_base_alone(kit: Kit, base: GenerativeModel) -> None:
+    """An adapter answers otherwise: its confidence is a mean, and no chance."""
+    ref, facts = base.own
+    base._own = ref, msgspec.structs.replace(facts, calibration=[(0.0, 0.2), (1.0, 0.9)])
+    base.facts = base._own[1]
+    asked = request(min_confidence=0.0)
+    home = AdaptedModel(base, Bundle.open(kit.home))
+    assert base.generate(asked).calibrated
+    assert not home.generate(asked).calibrated
+    assert base.generate(asked).calibrated
+
+
 def test_what_one_computed_is_nothing_to_another(kit: Kit, base: GenerativeModel) -> None:
     """Keys and values of a chat and of its system prompt are kept for whoever computed them."""
     home = AdaptedModel(base, Bundle.open(kit.home))

@@ -591,6 +591,37 @@ def test_an_answer_that_is_sure_enough_comes_in_one_piece(model: GenerativeModel
     assert pieces == [found.text] and not found.unknown
 
 
+def test_a_calibrated_bundle_tells_the_chance(
+    bundle_path: Path, tmp_path: Path, model: GenerativeModel
+) -> None:
+    """`min_confidence` is then of the chance; a form of the request's own was not calibrated."""
+    plain = model.generate(request(min_confidence=0.0))
+    assert plain.confidence is not None and not plain.calibrated
+    folder = tmp_path / "calibrated"
+    shutil.copytree(bundle_path, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["generator"]["calibration"] = [[0.0, 0.25], [1.0, 0.75]]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    calibrated = GenerativeModel(Bundle.open(folder))
+    try:
+        found = calibrated.generate(request(min_confidence=0.0))
+        assert found.text == plain.text and found.calibrated
+        assert found.confidence == pytest.approx(0.25 + plain.confidence / 2, abs=1e-4)
+        low = calibrated.generate(request(min_confidence=found.confidence + 0.01))
+        assert low.unknown and low.calibrated and low.best == plain.text
+        own = request(min_confidence=0.0, regex="[a-z ]{20}")
+        free = calibrated.generate(own)
+        assert not free.calibrated and free.confidence == model.generate(own).confidence
+        assert calibrated.generate(request()).confidence is None
+    finally:
+        calibrated.close()
+    manifest["generator"]["calibration"] = [[0.5, 0.25], [0.5, 0.75]]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="calibration") as raised:
+        GenerativeModel(Bundle.open(folder))
+    assert raised.value.code == "bad-manifest"
+
+
 def test_confidence_with_tools_is_refused_by_name(model: GenerativeModel) -> None:
     """Calls are put together from several answers; there is no one figure for them."""
     tools = [Tool("clock")]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args
 
 import msgspec
@@ -13,6 +16,7 @@ import pytest
 
 import agent.simulate
 from contracts import answers, desired, messages, requests
+from contracts.answers import Generated
 from contracts.messages import UpdateState
 
 SIMULATOR = Path(agent.simulate.__file__).parent
@@ -141,3 +145,38 @@ def test_a_scripted_model_is_asked_as_the_agents_models_are() -> None:
             assert [(one.name, one.kind) for one in real.values() if one.name not in inner] == [
                 (one.name, one.kind) for one in scripted.values()
             ], (kind, name)
+
+
+def test_a_scripted_generator_tells_its_confidence_as_the_agents_do(tmp_path: Path) -> None:
+    """The same class judges: unknown below what was asked, a chance where it was calibrated."""
+    from agent.simulate.runtime import ScriptedModel
+    from agent.simulate.scenario import Behaviour
+    from contracts.bundle import Bundle
+    from contracts.requests import GenerateRequest
+    from tests.support.tiny_decoder import tiny_bundle
+
+    folder = tiny_bundle(tmp_path)
+    pieces: list[str] = []
+
+    def answer(least: float | None) -> Generated:
+        board = SimpleNamespace(
+            chance=random.Random(1), slowness=1.0, index=0,
+            monotonic=lambda: 0.0, pause=lambda seconds: None,
+        )  # fmt: skip
+        model = ScriptedModel(
+            Bundle.open(folder), Behaviour(confidence=0.8), board, holds=1.0, tokens_per_s=10.0
+        )  # fmt: skip
+        pieces.clear()
+        return model.generate(GenerateRequest(prompt="a", min_confidence=least), pieces.append)
+
+    assert answer(None).confidence is None and len(pieces) > 1
+    sure = answer(0.5)
+    assert 0.74 <= sure.confidence <= 0.86 and not sure.unknown and not sure.calibrated
+    assert pieces == [sure.text]
+    unsure = answer(0.95)
+    assert unsure.unknown and (unsure.text, unsure.best, pieces) == ("", sure.text, [])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["generator"]["calibration"] = [[0.0, 0.1], [1.0, 0.2]]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    chance = answer(0.15)
+    assert chance.calibrated and 0.17 < chance.confidence < 0.19 and not chance.unknown

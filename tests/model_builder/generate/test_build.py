@@ -132,6 +132,10 @@ def test_a_recipe_becomes_a_bundle_whose_output_is_always_valid(tmp_path: Path) 
     bundle.verify()
     assert bundle.manifest.generator is not None
     report = json.loads(Path(summary["report_json"]).read_text())
+    told = report["confidence"]
+    assert told["knots"] == bundle.manifest.generator.calibration  # none: too few pairs
+    assert told["pairs"] == 12 - quality["errors"]
+    assert sum(row["pairs"] for row in told["bins"]) == told["pairs"]
     assert report["steps"] == 12 and report["parameters"] == bundle.manifest.model.parameters
     for row in report["wrong"]:
         if is_json(row["found"]):
