@@ -148,6 +148,19 @@ FAMILIES: Final = {
 }
 
 
+_CONVOLUTIONS: Final = frozenset(["Lfm2ForCausalLM", "lfm2"])
+
+
+def no_family(name: str) -> str:
+    """Why a model of this name is refused, as the end of an error where there is a reason."""
+    if name not in _CONVOLUTIONS:
+        return ""
+    return (
+        "; its short convolutions remember states, and no keys and values a token, which is all "
+        "that caches, sessions and guesses of the agent hold"
+    )
+
+
 @dataclass(frozen=True)
 class Multipliers:
     """Granite's: every one is put into weights."""
@@ -183,7 +196,8 @@ def understand(document: dict[str, Any], where: str) -> Plan:
     if family is None:
         raise InputError(
             "unknown-architecture",
-            f"{where} names a {str(name)[:60]!r} model; expected one of {', '.join(FAMILIES)}",
+            f"{where} names a {str(name)[:60]!r} model; expected one of {', '.join(FAMILIES)}"
+            + no_family(str(name)),
         )
     keys.refuse("quantization_config", "its weights are quantised; expected float weights")
     keys.refuse("use_bidirectional_attention", "expected a causal decoder")

@@ -18,7 +18,7 @@ import numpy as np
 from gguf import GGUFReader, dequantize
 
 from contracts.errors import InputError
-from model_builder.generate.families import Multipliers
+from model_builder.generate.families import Multipliers, no_family
 from model_builder.generate.gguf_header import check_header
 from model_builder.generate.rope import Rope, plain, rope
 from model_builder.generate.tensors import Packing, cut, multiplied, spread
@@ -136,7 +136,7 @@ class GgufFile:
             raise InputError(
                 "unknown-architecture",
                 f"{path.name} holds a {self.architecture[:40]!r} model; "
-                f"expected one of {', '.join(ARCHITECTURES)}",
+                f"expected one of {', '.join(ARCHITECTURES)}{no_family(self.architecture)}",
             )
         self._family = family
         stated = self._field("split.count", int, 0)

@@ -207,6 +207,9 @@ def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer(), architecture="mamba")
     with pytest.raises(InputError, match="mamba"):
         load_pretrained(str(path))
+    path = write_gguf(tmp_path / "l.gguf", tiny_weights(), tiny_tokenizer(), architecture="lfm2")
+    with pytest.raises(InputError, match=r"lfm2.*convolutions"):
+        load_pretrained(str(path))
 
 
 def test_weights_that_are_not_numbers_are_refused(tmp_path: Path) -> None:

@@ -279,6 +279,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"layer_types": ["full_attention", "linear_attention"]}, "layer_types"),
     ("llama", {"architectures": ["Gemma2ForCausalLM"]}, "Gemma2ForCausalLM.*expected one of"),
     ("llama", {"architectures": None}, "expected one of"),
+    ("llama", {"architectures": ["Lfm2ForCausalLM"]}, "expected one of.*convolutions"),
     ("qwen3", {"rope_parameters": {"rope_type": "default"}}, "rope_theta"),
     ("llama-tied", {"tie_word_embeddings": False}, "lacks lm_head"),
     ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
