@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.cli import output
 from agent.system import stderr
-from contracts import __version__, interpreter
+from contracts import __version__, interpreter, pipes
 from contracts.errors import ShoalError
 
 _QUIET = ("agent.cli.local", "agent.cli.evaluate")
@@ -112,26 +112,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 it failed, 2 the input is wrong."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        if given[:1] == ["generate"]:
-            return _generate(given[1:])
-        options = _parser().parse_args(given)
-        if options.module in _QUIET and arguments is None:
-            output.quiet_libraries()
-        if options.function == "run" and arguments is None:
-            stderr.set_apart()
-        with interpreter.loading():
-            function = getattr(importlib.import_module(options.module), options.function)
-        code: int = function(options)
-        sys.stdout.flush()
-        return code
+        with pipes.quiet():
+            return _run(given, by_hand=arguments is None)
     except ShoalError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 1
+
+
+def _run(given: list[str], *, by_hand: bool) -> int:
+    if given[:1] == ["generate"]:
+        return _generate(given[1:])
+    options = _parser().parse_args(given)
+    if options.module in _QUIET and by_hand:
+        output.quiet_libraries()
+    if options.function == "run" and by_hand:
+        stderr.set_apart()
+    with interpreter.loading():
+        function = getattr(importlib.import_module(options.module), options.function)
+    code: int = function(options)
+    return code
 
 
 def _generate(arguments: list[str]) -> int:

@@ -407,7 +407,7 @@ class Link:
         if failure is None or isinstance(failure, ConnectionResetError | BrokenPipeError):
             tls = "expects" if self._config.tls is None else "speaks"
             cause += f". Is this the port of MQTT, and one that {tls} TLS?"
-        self._say(f"no connection to {host}:{port}: {cause}")
+        self._say(f"no connection to {self._config.where}: {cause}")
         if kind(self._client.failure) != self._refused:  # said once, however often it is tried
             self._refused = kind(self._client.failure)
             refused = isinstance(self._client.failure, ssl.SSLError)
@@ -415,7 +415,7 @@ class Link:
         self._wait(self._backoff.failed())
 
     def _refusal(self, cause: str) -> None:
-        self._say(f"no connection to {self._config.host}:{self._config.port}: {cause}")
+        self._say(f"no connection to {self._config.where}: {cause}")
         if cause != self._refused:
             self._refused = cause
             log.error("connection refused", reason=cause)

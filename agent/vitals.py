@@ -126,7 +126,7 @@ class Vitals:
                 at=parts.clock.time(),
                 started=self._started,
                 connected=parts.link.connected.is_set(),
-                broker=f"{self._mqtt.host}:{self._mqtt.port}",
+                broker=self._mqtt.where,
                 waits_for=self._waits_for(),
                 queue=parts.worker.depth,
                 spool=parts.spool.depth,

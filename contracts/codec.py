@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from contracts import __version__, limits
+from contracts import __version__, limits, wording
 from contracts.errors import InputError
 
 T = TypeVar("T")
@@ -120,8 +120,9 @@ def _newer_json(payload: bytes, kind: Any, what: str) -> InputError | None:
     return newer(value, kind, what)
 
 
-def _reject(what: str, error: Exception) -> InputError:
-    return InputError("bad-message", f"{what} is not valid: {str(error)[:500]}")
+def _reject(what: str, error: Exception, kind: Any = None, value: Any = None) -> InputError:
+    words = wording.of(error, kind, value)[:500]
+    return InputError("bad-message", f"{what} is not valid: {words}")
 
 
 def decode(payload: bytes, kind: type[T], *, what: str, cap: int = limits.MAX_MESSAGE_BYTES) -> T:
@@ -143,7 +144,7 @@ def decode(payload: bytes, kind: type[T], *, what: str, cap: int = limits.MAX_ME
     try:
         return decoder(kind).decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _newer_json(payload, kind, what) or _reject(what, error) from None
+        raise _newer_json(payload, kind, what) or _reject(what, error, kind) from None
 
 
 def convert_yaml(text: bytes, kind: type[T], *, what: str, cap: int = limits.MAX_CONFIG_BYTES) -> T:
@@ -158,7 +159,7 @@ def convert_yaml(text: bytes, kind: type[T], *, what: str, cap: int = limits.MAX
     try:
         return convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise newer(value, kind, what) or _reject(what, error) from None
+        raise newer(value, kind, what) or _reject(what, error, kind, value) from None
 
 
 def convert(value: Any, kind: type[T], *, from_attributes: bool = False) -> T:

@@ -29,6 +29,11 @@ class TlsConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_
     server_name: str | None = None
 
 
+def endpoint(host: str, port: int) -> str:
+    """``host:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class MqttConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How to reach the broker.
 
@@ -47,6 +52,11 @@ class MqttConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     session_expiry_s: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 24 * 3600
     username: str | None = None
     password: str | None = None
+
+    @property
+    def where(self) -> str:
+        """Host and port, for people."""
+        return endpoint(self.host, self.port)
 
 
 class SourceConfig(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

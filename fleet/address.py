@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import psutil
 
-from contracts.config import MqttConfig
+from contracts.config import MqttConfig, endpoint
 from contracts.connection import is_loopback
 from contracts.errors import InputError
 from fleet.broker.mosquitto import EVERYWHERE
@@ -27,6 +27,9 @@ LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 AUTO: Final = "auto"
 MQTT_PORT: Final = 8883
 API_PORT: Final = 8443
+
+_REJECT: Final = 0x0200
+"""Of a route's flags: it leads nowhere (RTF_REJECT)."""
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -70,6 +73,12 @@ def listener(config: FleetConfig) -> Listener:
     return Listener(devices.port, EVERYWHERE, config.mqtt.port if apart else None)
 
 
+def controllers_host(config: FleetConfig) -> str:
+    """Where the broker's listener for controllers on this machine is."""
+    host = config.mqtt.host
+    return host if is_loopback(host) and host != "localhost" else "127.0.0.1"
+
+
 def api_host(config: FleetConfig) -> str:
     """Where the API listens; empty: on all addresses."""
     if config.api.host is not None:
@@ -89,12 +98,7 @@ def api_url(config: FleetConfig) -> str:
         return api.url.rstrip("/")
     secure = bool(api.certificate) or has_own_certificate(config)
     host = config.host if is_public(config) else api_host(config) or "127.0.0.1"
-    return f"{'https' if secure else 'http'}://{in_url(host)}:{api.port}"
-
-
-def in_url(host: str) -> str:
-    """A host as a URL has it."""
-    return f"[{host}]" if ":" in host else host
+    return f"{'https' if secure else 'http'}://{endpoint(host, api.port)}"
 
 
 def names(config: FleetConfig) -> list[str]:
@@ -152,7 +156,7 @@ def this_machine() -> str:
         for name, addresses in psutil.net_if_addrs().items()
         if name in up
     }
-    return choose(found, _default_interface())
+    return choose(found, default_interface(_routes("route"), _routes("ipv6_route")))
 
 
 def choose(addresses: Mapping[str, Sequence[str]], default: str | None) -> str:
@@ -189,15 +193,26 @@ def _usable(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return None if local or address.is_multicast else address
 
 
-def _default_interface() -> str | None:
-    """Linux; elsewhere it is not known."""
-    with_default = "00000000"
-    try:
-        lines = Path("/proc/net/route").read_text("ascii").splitlines()[1:]
-    except (OSError, UnicodeDecodeError):
-        return None
-    for line in lines:
-        parts = line.split()
-        if len(parts) > 7 and parts[1] == parts[7] == with_default:
+def default_interface(ipv4: str, ipv6: str) -> str | None:
+    """The interface that leads to all else.
+
+    Args:
+        ipv4: the system's routes, as Linux tells them in ``/proc/net/route``.
+        ipv6: likewise, ``/proc/net/ipv6_route``; asked where IPv4 leads nowhere.
+    """
+    for parts in map(str.split, ipv4.splitlines()):
+        if len(parts) > 7 and parts[1] == parts[7] == "0" * 8:
             return parts[0]
+    for parts in map(str.split, ipv6.splitlines()):
+        # Where nothing leads out, the system has a default route that refuses.
+        if len(parts) > 9 and parts[:2] == ["0" * 32, "00"] and not int(parts[8], 16) & _REJECT:
+            return parts[9]
     return None
+
+
+def _routes(name: str) -> str:
+    """Of Linux; elsewhere none are known."""
+    try:
+        return (Path("/proc/net") / name).read_text("ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -487,6 +487,6 @@ def _error_of(response: httpx.Response) -> ShoalError:
 def _not_ours(response: httpx.Response) -> UnavailableError:
     return UnavailableError(
         "controller-unreachable",
-        f"what answers on {response.url.host}:{response.url.port} is not a controller of this "
+        f"what answers on {response.url.netloc.decode('ascii')} is not a controller of this "
         f"version (status {response.status_code})",
     )

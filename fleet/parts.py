@@ -168,6 +168,7 @@ class Parts:
                 port=where.port,
                 host=where.host,
                 controllers_port=where.controllers_port,
+                controllers_host=address.controllers_host(self.config),
                 fleet=self.config.fleet,
                 groups=access.groups,
                 revoked=access.denied,

@@ -23,6 +23,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from contracts import authorities, files
+from contracts.config import endpoint
 from contracts.connection import is_loopback
 from contracts.errors import InputError, ShoalError
 
@@ -173,7 +174,9 @@ class Post:
             ) from None
         except (OSError, ValueError) as error:  # also what TLS and the protocol raise
             reason = f"{type(error).__name__}: {error}"
-            raise _failed(f"{self._config.host}:{self._config.port}: {reason}", password) from None
+            raise _failed(
+                f"{endpoint(self._config.host, self._config.port)}: {reason}", password
+            ) from None
 
     def stop(self) -> None:
         """Ends a session that is open, and sends no more."""

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from contracts import board as boards
-from contracts import codec, files
+from contracts import codec, files, pipes
 from contracts.errors import InputError, ShoalError
 from contracts.labelled.tables import is_table
 from model_builder import lazy_tensorflow
@@ -128,7 +128,7 @@ def build(
         table.add_row(name, value)
     for key in ("bundle", "archive", "report_html"):
         table.add_row(key.replace("_", " "), str(summary[key]))
-    Console().print(table)
+    _print(table)
 
 
 @app.command(hidden=True)
@@ -235,12 +235,19 @@ def compare(
             name = f"{row.name}, {unit}" if unit else row.name
             cells = [name, shown(row.a, row.unit), shown(row.b, row.unit), change, sure]
             grid.add_row(*(Text(cell) for cell in cells))
-        Console().print(grid)
+        _print(grid)
 
     lines("figures", found.figures)
     lines("labels by F1, largest change first", found.labels[: max(0, labels)])
     for note in found.notes:
         Console(stderr=True).print(f"note: {note}", markup=False, highlight=False)
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    with console.capture() as text:
+        console.print(table)
+    sys.stdout.write(text.get())
 
 
 app.command("import")(import_command)
@@ -356,7 +363,8 @@ def _lines_of_several(report: dict[str, Any]) -> list[tuple[str, str]]:
 def main() -> None:
     """Runs the program; known errors become one line and an exit code."""
     try:
-        app(prog_name="shoal", standalone_mode=False)
+        with pipes.quiet():
+            app(prog_name="shoal", standalone_mode=False)
     except ShoalError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(error.exit_code)

@@ -17,7 +17,7 @@ from agent.cli import output
 from agent.generate.adapted import AdaptedModel, load
 from agent.generate.model import GenerativeModel
 from agent.runtime.model import Options
-from contracts import codec, files, limits
+from contracts import codec, files, limits, wording
 from contracts.answers import CallPiece, Generated
 from contracts.bundle import Bundle
 from contracts.errors import InputError, ShoalError
@@ -130,7 +130,9 @@ def _request(options: argparse.Namespace, prompt: str) -> GenerateRequest:
     try:
         request = msgspec.convert(fields, GenerateRequest)
     except msgspec.ValidationError as error:
-        raise InputError("bad-request", f"the options cannot be used: {error}") from None
+        raise InputError(
+            "bad-request", f"the options cannot be used: {wording.of(error)}"
+        ) from None
     codec.encode_given(request, what="an option")  # bytes of a shell need not be UTF-8
     return request
 

@@ -13,7 +13,7 @@ import msgspec
 from agent.cli import output
 from agent.cli.device import read_config
 from agent.serving import door
-from contracts import codec, limits
+from contracts import codec, limits, wording
 from contracts.errors import InputError
 from contracts.requests import FeedbackRequest, Request, TeachRequest
 
@@ -80,7 +80,7 @@ def _request(given: dict[str, object], kind: type[R], code: str) -> R:
     try:
         return codec.convert(given, kind)
     except msgspec.ValidationError as error:
-        raise InputError(code, f"that cannot be asked: {error}") from None
+        raise InputError(code, f"that cannot be asked: {wording.of(error, kind)}") from None
 
 
 def _folder(arguments: argparse.Namespace) -> Path:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from contracts import codec, limits
+from contracts import codec, limits, wording
 from contracts.errors import InputError
 from contracts.messages import Label, Name, Version
 
@@ -194,7 +194,9 @@ def load(text: bytes, *, what: str = "the scenario") -> Scenario:
     try:
         return msgspec.convert(document, type=Scenario)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise InputError("bad-scenario", f"{what} is not valid: {str(error)[:300]}") from None
+        raise InputError(
+            "bad-scenario", f"{what} is not valid: {wording.of(error, Scenario)[:300]}"
+        ) from None
 
 
 def _check_keys(value: Any, kind: Any, where: str) -> None:

@@ -131,7 +131,7 @@ def read_mqtt(feed: Feed, topic: str, broker: MqttConfig, name: str, folder: Pat
             feed.failed(OSError(f"the broker does not allow to subscribe to {topic}"))
 
     def not_connected(*_: object) -> None:
-        feed.failed(OSError(f"no connection to {broker.host}:{broker.port}"))
+        feed.failed(OSError(f"no connection to {broker.where}"))
 
     def message(client: Any, userdata: Any, message: Any) -> None:
         feed.line(message.payload[:MAX_LINE_BYTES])

@@ -14,6 +14,7 @@ import time
 from typing import Final
 
 from agent.system.controller_clock import certificate_time
+from contracts.config import endpoint
 
 _ANEW: Final = "enrol the device again"
 
@@ -70,11 +71,13 @@ def why(error: BaseException | None, host: str, port: int, *, server: str = "the
     if isinstance(error, socket.gaierror):
         return _of_name(error, host)
     if isinstance(error, ConnectionRefusedError):
-        return f"nothing listens on {host}:{port}: is {server} running, and is this its port?"
+        return (
+            f"nothing listens on {endpoint(host, port)}: is {server} running, and is this its port?"
+        )
     if isinstance(error, TimeoutError):
         return (
-            f"no answer from {host}:{port}: it is off, the address is another machine's, or a "
-            "firewall is between"
+            f"no answer from {endpoint(host, port)}: it is off, the address is another machine's, "
+            "or a firewall is between"
         )
     if isinstance(error, ConnectionResetError | BrokenPipeError):
         return f"{server} broke the connection off: {_said(error)}"
@@ -141,13 +144,15 @@ def _of_tls(error: ssl.SSLError, host: str, port: int, server: str) -> str:
     if error.reason in _ALERTS:
         return f"{server} refuses this device's certificate: {_ALERTS[error.reason]}"
     if error.reason in _NO_TLS:
-        return f"what answers on {host}:{port} does not speak TLS: is this the port of TLS?"
+        return (
+            f"what answers on {endpoint(host, port)} does not speak TLS: is this the port of TLS?"
+        )
     if error.reason in _OLD_TLS:
         return f"{server} speaks an older TLS than this device accepts (1.2)"
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return (
-            f"{host}:{port} ended the connection while TLS was set up: is this {server}'s port of "
-            "TLS?"
+            f"{endpoint(host, port)} ended the connection while TLS was set up: is this "
+            f"{server}'s port of TLS?"
         )
     return str(error)
 

@@ -7,6 +7,7 @@ such is refused, for then the wrong columns were read.
 from __future__ import annotations
 
 import itertools
+import math
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import msgspec
 from contracts import limits
 from contracts.errors import InputError
 from contracts.labelled.columns import LISTS, Columns, choose, guess
-from contracts.labelled.rows import ERRORS, Log, Problem, Record, Row, told
+from contracts.labelled.rows import ERRORS, Log, Problem, Record, Row, places, told
 from contracts.labelled.several import Several, joined, labels_of, mark, marks_of, separator_of
 from contracts.labelled.tables import records
 
@@ -38,11 +39,13 @@ class Table(msgspec.Struct, frozen=True):
         rows: that can be used.
         columns: that they were read from, as the table spells them.
         several: where their labels stood, if a text may have several.
+        unlabelled: texts of rows without a label, as where labelling is under way.
     """
 
     rows: list[Row]
     columns: Columns
     several: Several | None = None
+    unlabelled: list[str] = []
 
 
 def load_rows(
@@ -102,16 +105,25 @@ def load_table(
         marks = _marks(names, cells, several, label, group, str(path))
     wanted = Columns(text, label, group)
     columns = choose(names, cells, wanted, f"{path}", labelled and not marks, log)
+    bare = msgspec.structs.replace(columns, label="")
     rows: list[Row] = []
+    unlabelled: list[Row] = []
     every = itertools.chain(head, found)
     for record in itertools.chain.from_iterable(_apart(one, columns) for one in every):
         try:
-            rows.append(_row(record, columns, marks, listed=several is not None))
+            if columns.label and _is_blank(record[1].get(columns.label)):
+                unlabelled.append(_row(record, bare))
+            else:
+                rows.append(_row(record, columns, marks, listed=several is not None))
         except ValueError as error:
             log.problem(path.name, record[0], str(error))
     left_out = log.left_out - before
     if not rows:
-        raise InputError("bad-data", f"{path} has no row that can be used{_why(log, known)}")
+        why = f": in none of {len(unlabelled)} rows {columns.label!r} has a label"
+        raise InputError(
+            "bad-data",
+            f"{path} has no row that can be used{why if unlabelled else _why(log, known)}",
+        )
     if left_out > len(rows):
         raise InputError(
             "bad-data",
@@ -121,15 +133,23 @@ def load_table(
     if left_out:
         own: list[Problem] = log.problems[known:]
         log.note(f"{left_out} rows of {path.name} were left out: {', '.join(told(own))}")
+    if unlabelled:
+        log.note(
+            f"{len(unlabelled)} of {len(unlabelled) + len(rows)} rows of {path.name} have no label "
+            f"in {columns.label!r} ({places([row.place for row in unlabelled])})"
+        )
+    for row in unlabelled:
+        log.problem(path.name, row.place, f"no {columns.label!r}")
+    more = [row.text for row in unlabelled]
     if several is not None and labelled:
         separator = ""
         if not marks:
             separator = several.separator or _separator(path, rows, several.known, log)
             rows = _split(path, rows, separator, log)
-        return Table(rows, columns, Several(marks, separator, several.known))
+        return Table(rows, columns, Several(marks, separator, several.known), more)
     if columns.label:
         _say_joined(path, rows, log)
-    return Table(rows, columns)
+    return Table(rows, columns, unlabelled=more)
 
 
 def several_in(path: Path, text: str = "text", label: str = "label") -> Several | None:
@@ -258,6 +278,13 @@ def _row(
     if len(label) > limits.MAX_LABEL_CHARS and not listed:
         raise ValueError(f"a label has at most {limits.MAX_LABEL_CHARS} characters")
     return Row(text, label, group, place, labels)
+
+
+def _is_blank(value: Any) -> bool:
+    """Whether a cell holds nothing, or what data frames write for that."""
+    if isinstance(value, float):
+        return math.isnan(value)
+    return value is None or (isinstance(value, str) and value.strip() in ("", "nan", "NaN"))
 
 
 def _cell(cells: dict[str, Any], column: str, *, whole: bool = False) -> str:

@@ -17,7 +17,7 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
-from contracts import codec, limits
+from contracts import codec, limits, wording
 from contracts.answers import Embedded
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
 from contracts.requests import EmbedRequest
@@ -59,7 +59,7 @@ async def _one(controller: Controller, device: str, text: str, requester: str) -
     try:
         request = codec.convert(fields, EmbedRequest)
     except msgspec.ValidationError as error:
-        raise InputError("bad-message", f"the request is not valid: {error}") from None
+        raise InputError("bad-message", f"the request is not valid: {wording.of(error)}") from None
     asked = controller.asker.ask([device], "embed", request, TIMEOUT_S)
     async with aclosing(asked):
         async for answer in asked:

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from contracts import codec
+from contracts import codec, wording
 from contracts.errors import ErrorBody, ErrorInfo, InputError, RefusedError, ShoalError
 
 _LOG: Final = structlog.get_logger("api")
@@ -91,7 +91,7 @@ def body(status: int, code: str, message: str, detail: Any = None, headers: Any 
 def _what(item: dict[str, Any]) -> str:
     if item["type"] == "extra_forbidden":
         return "this field is not supported"
-    return str(item["msg"]).removeprefix("Value error, ")
+    return wording.pattern(str(item["msg"])).removeprefix("Value error, ")
 
 
 def install(app: FastAPI) -> None:

@@ -7,6 +7,7 @@ import socket
 from contextlib import ExitStack
 from typing import Final
 
+from contracts.config import endpoint
 from contracts.errors import InputError, UnavailableError
 
 BACKLOG: Final = 512
@@ -54,7 +55,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
             sockets.append(one)
         stack.pop_all()
     if not sockets:
-        raise UnavailableError("cannot-listen", f"cannot listen on {host}:{port}")
+        raise UnavailableError("cannot-listen", f"cannot listen on {endpoint(host, port)}")
     return sockets
 
 
@@ -65,4 +66,6 @@ def _refusal(host: str, port: int, error: OSError) -> UnavailableError:
             f"cannot listen on {host or 'all addresses'}, port {port}: another program does "
             "(another controller?); end it, or set api.port in fleet.yaml",
         )
-    return UnavailableError("cannot-listen", f"cannot listen on {host}:{port}: {error.strerror}")
+    return UnavailableError(
+        "cannot-listen", f"cannot listen on {endpoint(host, port)}: {error.strerror}"
+    )

@@ -21,7 +21,7 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
-from contracts import codec
+from contracts import codec, wording
 from contracts.answers import Answer, CallPiece, Generated
 from contracts.errors import InputError, ShoalError, UnavailableError
 from contracts.requests import GenerateRequest, ToolCall
@@ -48,7 +48,9 @@ def request_of(fields: dict[str, Any], requester: str) -> GenerateRequest:
     try:
         return codec.convert(fields, GenerateRequest, from_attributes=True)
     except msgspec.ValidationError as error:
-        raise InputError("bad-message", f"the request is not valid: {error}") from None
+        raise InputError(
+            "bad-message", f"the request is not valid: {wording.of(error, GenerateRequest)}"
+        ) from None
 
 
 class _Shape:

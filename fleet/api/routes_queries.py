@@ -11,7 +11,7 @@ import msgspec
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
-from contracts import codec, requests
+from contracts import codec, requests, wording
 from contracts.answers import Answer
 from contracts.errors import InputError, ShoalError
 from fleet.api import models, views
@@ -58,7 +58,9 @@ def build_request(query: models.Query, requester: str) -> requests.Request:
     try:
         return codec.convert(fields, _TYPES[query.op])
     except msgspec.ValidationError as error:
-        raise InputError("bad-message", f"the {query.op} request is not valid: {error}") from None
+        raise InputError(
+            "bad-message", f"the {query.op} request is not valid: {wording.of(error)}"
+        ) from None
 
 
 def choose(controller: Controller, query: models.Query) -> dict[str, bool]:

@@ -62,7 +62,7 @@ class Beside:
         Raises:
             UnavailableError: ``broker-unreachable``, ``port-taken``, ``no-mosquitto``.
         """
-        where = f"{self._mqtt.host}:{self._mqtt.port}"
+        where = self._mqtt.where
         self.found = self._answers()
         if self.found:
             reload.reload(self._folder)

@@ -93,6 +93,7 @@ def write_configuration(
     port: int,
     host: str = "127.0.0.1",
     controllers_port: int | None = None,
+    controllers_host: str = "127.0.0.1",
     fleet: str | None = None,
     groups: Mapping[str, Iterable[str]] | None = None,
     revoked: Iterable[str] = (),
@@ -113,6 +114,7 @@ def write_configuration(
         host: the address that the broker listens on; :data:`EVERYWHERE`: all of them.
         controllers_port: of a second listener, for controllers on this machine (with
             credentials). On the first each certificate then has one connection and one session.
+        controllers_host: of that, an address of this machine alone.
         fleet: whose topics the ACL opens.
         groups: for each device, its groups.
         revoked: devices that the ACL denies everything.
@@ -194,7 +196,7 @@ def write_configuration(
         if controllers_port is not None:
             # Whatever devices do, the controller finds a place.
             lines.append("use_username_as_clientid true")
-            lines += _listener(controllers_port, "127.0.0.1", _CONTROLLERS, credentials)
+            lines += _listener(controllers_port, controllers_host, _CONTROLLERS, credentials)
     path = folder / "mosquitto.conf"
     durable.write(path, ("\n".join(lines) + "\n").encode(), mode=0o600)
     return path

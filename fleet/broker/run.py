@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import paho.mqtt.client as paho
 
 from contracts import limits
-from contracts.config import MqttConfig
+from contracts.config import MqttConfig, endpoint
 from contracts.connection import new_client
 from contracts.errors import UnavailableError
 from fleet.broker.mosquitto import write_configuration
@@ -44,7 +44,7 @@ max_segment_count = 10
 
 [v5.1]
 name = "v5"
-listen = "{host}:{port}"
+listen = "{where}"
 next_connection_delay_ms = 1
 
 [v5.1.connections]
@@ -97,7 +97,7 @@ def wait_until_connectable(config: MqttConfig, timeout_s: float = _START_S) -> N
         time.sleep(_POLL_S)
     raise UnavailableError(
         "broker-unreachable",
-        f"no MQTT 5 broker answers on {config.host}:{config.port} after {timeout_s:.0f} s",
+        f"no MQTT 5 broker answers on {config.where} after {timeout_s:.0f} s",
     )
 
 
@@ -109,7 +109,9 @@ def _wait_until_listening(process: subprocess.Popen[bytes], host: str, port: int
         with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
             return
         time.sleep(_POLL_S)
-    raise UnavailableError("broker-unreachable", f"mosquitto did not start on {host}:{port}")
+    raise UnavailableError(
+        "broker-unreachable", f"mosquitto did not start on {endpoint(host, port)}"
+    )
 
 
 class _Broker(abc.ABC):
@@ -236,13 +238,14 @@ class EmbeddedBroker(_Broker):
 
     Args:
         port: None: a free one.
+        host: an address of this machine alone.
 
     Raises:
         UnavailableError: ``broker-unreachable``; also when the port is taken.
     """
 
-    def __init__(self, port: int | None = None) -> None:
-        self.config = MqttConfig(port=port or free_port())
+    def __init__(self, port: int | None = None, host: str = "127.0.0.1") -> None:
+        self.config = MqttConfig(host=host, port=port or free_port())
         self._stack = contextlib.ExitStack()
 
     def start(self) -> None:
@@ -252,11 +255,7 @@ class EmbeddedBroker(_Broker):
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="shoal-broker-"))
             file = Path(folder) / "broker.toml"
-            file.write_text(
-                _EMBEDDED.format(
-                    host=self.config.host, port=self.config.port, max_payload=limits.MIB
-                )
-            )
+            file.write_text(_EMBEDDED.format(where=self.config.where, max_payload=limits.MIB))
             try:
                 stack.enter_context(iotcore.Broker(config_path=str(file)))
                 wait_until_connectable(self.config)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from contracts import interpreter
+from contracts import interpreter, pipes
 
 
 def main() -> None:
@@ -16,7 +16,8 @@ def main() -> None:
         from fleet.cli import one
 
         app = one.chosen(sys.argv[1:])
-    app()
+    with pipes.quiet():
+        app()
 
 
 __all__ = ["main"]

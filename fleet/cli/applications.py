@@ -105,7 +105,7 @@ def add(
             )
             return
         typer.echo(f"Added {name}: {target}")
-        typer.echo(f"Broker   {mqtt.host}:{mqtt.port}, with the files there")
+        typer.echo(f"Broker   {mqtt.where}, with the files there")
         for group in wanted.groups:
             typer.echo(f"Ask      {topics.group_request(group, wanted.may[0])}")
         typer.echo(f"Answers  {answers[:-2]}/...: name a topic there in each request")

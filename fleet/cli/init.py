@@ -88,12 +88,14 @@ def init(
             address.this_machine() if h == address.AUTO else address.checked(h) for h in host or []
         ]
         public = bool(hosts) and not is_loopback(hosts[0])
+        # An address of this machine alone; its name stands for the usual one.
+        own = hosts[0] if hosts and not public and hosts[0] != "localhost" else None
         if public and tls is False:
             raise InputError(
                 "tls-needed",
                 f"--host {hosts[0]} needs certificates: leave out --no-tls, or --host",
             )
-        mqtt, broker = _broker(mqtt_host, mqtt_port, public=public)
+        mqtt, broker = _broker(mqtt_host or own, mqtt_port, public=public)
         config = FleetConfig(
             fleet=name,
             host=hosts[0] if public else "",
@@ -102,7 +104,7 @@ def init(
             mutual_tls=public or bool(tls),
             http_repository=http_repository,
             api=ApiConfig(
-                host=api_host,
+                host=own if api_host is None else api_host,
                 port=api_port or (address.API_PORT if public else _PLAIN_API),
                 certificate=api_certificate,
                 key=api_key,
@@ -146,7 +148,7 @@ def _tell(fleet: Fleet, folder: Path, as_json: bool) -> None:
         return
     where = address.device_mqtt(fleet.config)
     typer.echo(f"Made fleet {fleet.config.fleet} in {fleet.folder}")
-    typer.echo(f"Devices and people reach it at {where.host}:{where.port} and {fleet.api_url}")
+    typer.echo(f"Devices and people reach it at {where.where} and {fleet.api_url}")
     typer.echo(f"Keep {fleet.keys_folder} safe: who has it signs for every device.")
     local = is_loopback(fleet.config.mqtt.host)
     wanted = {fleet.config.api.port: "api.port"}

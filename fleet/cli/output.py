@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from contracts import codec
+from contracts import codec, pipes
 from contracts.errors import ErrorBody, ErrorInfo, ShoalError
 
 
@@ -48,9 +48,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         shown.add_column(column, overflow="fold")
     for row in rows:
         shown.add_row(*(Text(safe(str(cell))) for cell in row))
-    Console(soft_wrap=not sys.stdout.isatty(), width=None if sys.stdout.isatty() else 200).print(
-        shown
-    )
+    terminal = sys.stdout.isatty()
+    console = Console(soft_wrap=not terminal, width=None if terminal else 200)
+    with console.capture() as text:
+        console.print(shown)
+    sys.stdout.write(text.get())
+    sys.stdout.flush()
 
 
 def safe(text: str) -> str:
@@ -77,6 +80,7 @@ def reported(as_json: bool) -> Iterator[None]:
     except ShoalError as error:
         fail(error.info, error.exit_code, as_json)
     except OSError as error:
+        pipes.leave_if_unread(error)
         where = f"{error.filename}: " if error.filename else ""
         fail(ErrorInfo("file-error", f"{where}{error.strerror or error}"), 1, as_json)
     except KeyboardInterrupt:

@@ -64,7 +64,7 @@ def _start_broker(fleet: Fleet, stack: contextlib.ExitStack) -> None:
         # Without certificates, on this machine alone, the one inside the package will do.
         if error.code != "no-mosquitto" or fleet.config.mutual_tls:
             raise
-        stack.enter_context(EmbeddedBroker(fleet.config.mqtt.port))
+        stack.enter_context(EmbeddedBroker(fleet.config.mqtt.port, fleet.config.mqtt.host))
 
 
 def _mosquitto() -> str:
@@ -78,7 +78,7 @@ def _tell(fleet: Fleet, folder: Path, at_boot: Path) -> None:
     devices = address.device_mqtt(fleet.config)
     typer.echo(f"Dashboard  {fleet.api_url}")
     typer.echo(f"Token      {fleet.token_file}")
-    typer.echo(f"Devices    {address.in_url(devices.host)}:{devices.port}")
+    typer.echo(f"Devices    {devices.where}")
     if address.has_own_certificate(fleet.config):
         typer.echo(
             f"Browsers   trust it with {fleet.folder / 'ca' / 'ca.pem'} among their authorities"

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 import sqlalchemy as sa
 
-from contracts import drops
+from contracts import drops, wording
 from contracts.answers import Answer
 from contracts.errors import InputError, RefusedError
 from contracts.requests import ClassifyRequest, GenerateRequest
@@ -622,7 +622,9 @@ class Data:
         try:
             request = msgspec.convert(msgspec.to_builtins(request), type(request))
         except (msgspec.ValidationError, UnicodeEncodeError) as error:
-            raise InputError("bad-message", f"The text cannot be sent: {error}") from None
+            raise InputError(
+                "bad-message", f"The text cannot be sent: {wording.of(error)}"
+            ) from None
         return self._controller.asker.ask([device], op, request, QUERY_TIMEOUT_S)
 
 

@@ -52,7 +52,7 @@ def broker(patient: Patient) -> Iterator[Finding]:
     """It is reached from here, with our certificate, and has read its files."""
     fleet = patient.fleet
     mqtt = fleet.controller_mqtt()
-    where = f"{mqtt.host}:{mqtt.port}"
+    where = mqtt.where
     conf = typed(fleet.folder / "broker" / "mosquitto.conf")
     start = f"shoal fleet up {patient.here} (or mosquitto -c {conf})"
     try:

@@ -44,9 +44,7 @@ def served_certificate(mqtt: MqttConfig) -> x509.Certificate:
     except ssl.SSLCertVerificationError as error:
         raise UnavailableError("broker-refused", error.verify_message) from None
     except OSError as error:
-        raise UnavailableError(
-            "broker-unreachable", f"no TLS on {mqtt.host}:{mqtt.port}: {error}"
-        ) from None
+        raise UnavailableError("broker-unreachable", f"no TLS on {mqtt.where}: {error}") from None
     assert found is not None
     return x509.load_der_x509_certificate(found)
 

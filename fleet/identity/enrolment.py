@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from contracts import codec
+from contracts import codec, wording
 from contracts.config import (
     AgentConfig,
     ExamplesConfig,
@@ -75,7 +75,7 @@ def make_profile(device: str, board: str, labels: DeviceLabels, groups: Sequence
             {"device": device, "board": board, "labels": labels, "groups": list(groups)}, Profile
         )
     except msgspec.ValidationError as error:
-        raise InputError("bad-name", f"{device}: {error}") from None
+        raise InputError("bad-name", f"{device}: {wording.of(error)}") from None
 
 
 def make_config(

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from contracts import codec, limits
+from contracts import codec, limits, wording
 from contracts.desired import TrialRules
 from contracts.errors import InputError
 from fleet.rollout.selector import MAX_CHARS, parse
@@ -252,7 +252,7 @@ def describe(error: ValidationError) -> str:
     parts = []
     for item in error.errors(include_url=False, include_context=False, include_input=False)[:5]:
         where = ".".join(str(part) for part in item["loc"]) or "document"
-        parts.append(f"{where}: {item['msg'].removeprefix('Value error, ')}")
+        parts.append(f"{where}: {wording.pattern(item['msg']).removeprefix('Value error, ')}")
     return "; ".join(parts)
 
 

@@ -12,8 +12,13 @@ from contracts.errors import InputError
 from fleet.store.documents import dump, load
 from fleet.store.schema import DELIVERY, WEBHOOK
 
-MAX_ATTEMPTS: Final = 10
+MAX_ATTEMPTS: Final = 16
+"""The last some hours after the first."""
 MAX_WEBHOOKS: Final = 50
+MAX_TEXT_CHARS: Final = 1900
+"""Of an event in words: Discord takes 2,000."""
+
+_MENTIONS: Final = str.maketrans({"<": "\u2039", ">": "\u203a", "@": "\uff20"})
 
 
 class Webhook(msgspec.Struct, frozen=True):
@@ -108,11 +113,12 @@ def enqueue(
     Returns:
         For how many.
     """
+    payload = dump({"event": event, "at": now, "data": facts, **said(event, facts)})
     rows = [
         {
             "webhook": hook.id,
             "event": event,
-            "payload": dump({"event": event, "at": now, "data": facts}),
+            "payload": payload,
             "next_at": now,
         }
         for hook in every(connection)
@@ -121,6 +127,27 @@ def enqueue(
     if rows:
         connection.execute(DELIVERY.insert(), rows)
     return len(rows)
+
+
+def said(event: str, facts: dict[str, Any]) -> dict[str, Any]:
+    """An event in words, under the keys where chats and notifiers look for them.
+
+    ``text``: Slack, Mattermost, Rocket.Chat, Teams; ``content``: Discord; ``title`` and
+    ``message``: Gotify, Grafana OnCall, and templates of ntfy. What comes from a device mentions
+    nobody in any of them.
+    """
+    title = event.replace("-", " ").capitalize()
+    about = facts.get("rollout") or facts.get("device")
+    words = [f"{title}:" if about is None else f"{title}, {about}:", str(facts.get("message", ""))]
+    text = "".join(c if c.isprintable() else " " for c in " ".join(words)).strip(" :")
+    text = text.translate(_MENTIONS)[:MAX_TEXT_CHARS]
+    return {
+        "title": title,
+        "text": text,
+        "content": text,
+        "message": text,
+        "allowed_mentions": {"parse": []},
+    }
 
 
 def _is_due(now: float) -> sa.ColumnElement[bool]:

@@ -91,10 +91,14 @@ def lesson_of(recipe: Recipe, dataset: Dataset, masters: Masters, share: float =
         facts = facts_of(dataset)
         count = int(_TOKENS_LABELLED * facts.seconds / min(facts.tokens, recipe.teacher.max_tokens))
         count = int(share * min(count, _MADE_A_ROW * len(texts), _MOST_MADE))
+        rng = np.random.default_rng(derive(recipe.seed, "unlabelled"))
+        # Real text in place of made text: reading both would take twice the time.
+        order = rng.permutation(len(dataset.unlabelled))[: count // 2]
+        given = [dataset.unlabelled[place] for place in order]
         seed = derive(recipe.seed, "variations")
-        more = variations(texts, teacher.neighbours(texts), count, seed)
-    if teacher.open_ended:
-        more += dataset.unlabelled
+        more = variations(texts, teacher.neighbours(texts), count - len(given), seed) + given
+    elif teacher.open_ended:
+        more = list(dataset.unlabelled)
     if not more:
         return Lesson(texts, soft, len(texts))
     targets = np.concatenate([soft, masters.shares(more)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from contracts import codec
 from contracts.errors import InputError
-from contracts.labelled.load import load_rows
+from contracts.labelled.columns import Columns
+from contracts.labelled.load import Table, load_rows, load_table
 from contracts.labelled.rows import Log, Row
 from contracts.text import normalize
 from model_builder.data import field
@@ -33,6 +34,9 @@ from model_builder.data.split import split_off
 from model_builder.data.written import Written
 from model_builder.recipes.classify import Recipe
 from model_builder.seeds import derive
+
+_ASKED_ALONE: Final = ("none", "labels", "openai")
+"""Teachers that label no text that nobody named for them: they cannot, or each costs money."""
 
 
 class Split(msgspec.Struct):
@@ -122,8 +126,8 @@ def prepare(recipe: Recipe, written: Written | None = None) -> Dataset:
     report, log = CleanReport(), Log()
     columns = data.columns
 
-    def read(path: str) -> list[Row]:
-        return load_rows(
+    def table(path: str) -> Table:
+        return load_table(
             Path(path),
             text=columns.text,
             label=columns.label,
@@ -131,18 +135,23 @@ def prepare(recipe: Recipe, written: Written | None = None) -> Dataset:
             log=log,
         )
 
+    def read(path: str) -> list[Row]:
+        return table(path).rows
+
     def texts(path: str) -> list[str]:
         if not path:
             return []
         rows = load_rows(Path(path), text=columns.text, labelled=False, log=log)
         return list(dict.fromkeys(row.text for row in rows))
 
+    rest: list[str] = []
     if data.source == "home-intents":
         from model_builder.data.home import sample
 
         rows = sample(data.language, data.sentences, derive(seed, "sample"))
     elif data.train or written is not None:
-        rows = read(data.train) if data.train else []
+        given = table(data.train) if data.train else Table([], Columns())
+        rows, rest = given.rows, given.unlabelled
     else:
         raise InputError("bad-recipe", "the recipe names no data.train and no data.source")
     rows += written.rows if written is not None else []
@@ -196,7 +205,17 @@ def prepare(recipe: Recipe, written: Written | None = None) -> Dataset:
         if report.noise:
             report.warnings.append(f"{len(report.noise)} training labels look wrong: see report")
     outside = [texts(path) for path in (data.out_of_scope, data.out_of_scope_test)]
-    unlabelled = texts(data.unlabelled)
+    labelled_by = recipe.teacher.source.partition(":")[0]
+    if rest and labelled_by not in _ASKED_ALONE:
+        log.note(f"{len(rest)} texts without a label are for the teacher to label")
+    else:
+        rest = []
+    held = {normalize(row.text) for row in (*validation, *test)}
+    unlabelled = [
+        text
+        for text in dict.fromkeys([*texts(data.unlabelled), *rest])
+        if normalize(text) not in held
+    ]
     report.warnings[:0] = [*(written.warnings if written is not None else []), *log.notes]
     report.left_out, report.unusable = log.problems[:MOST_LISTED], log.left_out
     index = {label: i for i, label in enumerate(labels)}

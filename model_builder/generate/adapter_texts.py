@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from contracts import codec
+from contracts import codec, wording
 from contracts.errors import InputError
 
 TEXTS: Final = "shoal.json"
@@ -59,6 +59,7 @@ def checked(texts: AdapterTexts) -> AdapterTexts:
     except msgspec.ValidationError as error:
         raise InputError(
             "bad-recipe",
-            f"what stands around prompts, or the grammar of the answers, is too long: {error}; a "
-            "shorter system message, or fewer different values with constrain, may help",
+            "what stands around prompts, or the grammar of the answers, is too long: "
+            f"{wording.of(error)}; a shorter system message, or fewer different values with "
+            "constrain, may help",
         ) from None

@@ -11,7 +11,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from contracts import board as boards
-from contracts import codec
+from contracts import codec, wording
 from contracts.bundle import SUFFIX, Bundle, pack
 from contracts.chat.template import MAX_CHARS, ChatTemplate
 from contracts.errors import InputError, RefusedError
@@ -215,7 +215,10 @@ def check_names(name: str, version: str) -> None:
         try:
             msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
-            raise InputError("bad-option", f"--{what} {value[:80]!r}: {error}") from None
+            more = wording.whole(value) if what == "version" else ""
+            raise InputError(
+                "bad-option", f"--{what} {value[:80]!r}: {wording.of(error)}{more}"
+            ) from None
 
 
 def _chat_template(pretrained: Pretrained, tokenizer: Tokenizer, instead: str) -> str | None:

@@ -59,7 +59,7 @@ class DataConfig(Section, frozen=True):
             each label; what is missing is split off `train`.
         out_of_scope: text that belongs to no label, for the threshold.
         out_of_scope_test: the same, only for the report.
-        unlabelled: more text for the teacher to label.
+        unlabelled: more text for the teacher to label, beside rows of `train` without a label.
         columns: of the files.
         labels: ``one`` a text, or ``several``: a text may have some, or none; see
             docs/how-to/several-labels.md.

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from contracts import codec, files
+from contracts import codec, files, wording
 from contracts.errors import InputError
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def convert(document: dict[str, Any], kind: type[T], what: str) -> T:
     try:
         return msgspec.convert(document, type=kind)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise InputError("bad-recipe", f"{what}: {error}") from None
+        raise InputError("bad-recipe", f"{what}: {wording.of(error, kind, document)}") from None
 
 
 def change(document: dict[str, Any], text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from contracts import limits
+from contracts import limits, wording
 from contracts.errors import InputError
 from contracts.requests import ChatMessage, Tool, ToolCall
 
@@ -138,7 +138,7 @@ def _tool(row: dict[str, Any]) -> Tool:
     try:
         return msgspec.convert(known, Tool)
     except msgspec.ValidationError as error:
-        raise InputError("bad-data", f"a tool cannot be used: {error}") from None
+        raise InputError("bad-data", f"a tool cannot be used: {wording.of(error)}") from None
 
 
 def _call(row: dict[str, Any], tools: list[Tool]) -> ToolCall:
@@ -163,4 +163,4 @@ def _call(row: dict[str, Any], tools: list[Tool]) -> ToolCall:
     try:
         return msgspec.convert(made, ToolCall)
     except msgspec.ValidationError as error:
-        raise InputError("bad-data", f"a call cannot be used: {error}") from None
+        raise InputError("bad-data", f"a call cannot be used: {wording.of(error)}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import stat
@@ -19,6 +20,8 @@ from fleet.cli.app import app
 from fleet.config import ApiConfig, BrokerConfig, FleetConfig, check
 from fleet.folder import CONFIG, Fleet
 from fleet.identity.authority import hosts_of, parse_certificate
+
+ROOT = Path(__file__).parents[2]
 
 
 def init(folder: Path, *arguments: str) -> Fleet:
@@ -228,3 +231,62 @@ def test_a_port_that_is_taken_is_told_when_the_fleet_is_made(tmp_path: Path) -> 
         assert done.exit_code == 0
         assert f"another program listens on port {port}" in done.stderr
         assert "set mqtt.port" in done.stderr
+
+
+@pytest.mark.parametrize(("host", "shown"), [("::1", "[::1]"), ("127.0.0.2", "127.0.0.2")])
+def test_an_address_of_this_machine_alone_is_the_one_that_is_used(
+    tmp_path: Path, host: str, shown: str
+) -> None:
+    """On a machine without IPv4 there is no 127.0.0.1."""
+    fleet = init(tmp_path, "--host", host)
+    config, _ = fleet.enroll("kitchen", "raspberry-pi-5")
+    assert (config.mqtt.host, config.mqtt.tls) == (host, None)
+    assert fleet.config.mqtt.where == f"{shown}:1883"
+    assert fleet.api_url == f"http://{shown}:8080"
+    assert address.api_host(fleet.config) == host
+    assert f"listener 1883 {host}" in (fleet.folder / "broker/mosquitto.conf").read_text()
+
+
+def test_controllers_come_in_where_their_way_to_the_broker_leads(tmp_path: Path) -> None:
+    """Of IPv6 too."""
+    fleet = init(tmp_path, "--host", "2001:db8::7", "--mqtt-host", "::1")
+    text = (fleet.folder / "broker/mosquitto.conf").read_text()
+    assert "listener 8883\n" in text
+    assert "listener 8884 ::1\n" in text
+
+
+def test_addresses_are_told_in_brackets(tmp_path: Path) -> None:
+    """So that they can be typed and opened as they are."""
+    done = CliRunner().invoke(
+        app, ["fleet", "init", str(tmp_path / "home"), "--host", "2001:db8::7"]
+    )
+    assert "reach it at [2001:db8::7]:8883 and https://[2001:db8::7]:8443" in done.stdout
+
+
+def test_no_message_puts_a_bare_address_before_a_port() -> None:
+    """Of IPv6 nobody could tell where the port begins."""
+    bare = re.compile(r"(host|address)[a-z_.]*\}:\{")
+    packages = [ROOT / name for name in ("agent", "contracts", "fleet", "model_builder")]
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for package in packages
+        for path in sorted(package.rglob("*.py"))
+        for line in path.read_text("utf-8").splitlines()
+        if bare.search(line)
+    ]
+    assert found == [
+        'contracts/config.py: return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"'
+    ]
+
+
+def test_the_interface_that_leads_out_is_found_without_ipv4() -> None:
+    """The default route that refuses, which every system without one has, is none."""
+    nothing, rest = "0" * 32, "00000400 00000001 00000000"
+    refuses = f"{nothing} 00 {nothing} 00 {nothing} ffffffff 00000001 00000000 00200200 lo\n"
+    leads = f"{nothing} 00 {nothing} 00 fe80{'0' * 27}1 {rest} 00000003 wlan0\n"
+    four = "eth0 00000000 0102000A 0003 0 0 0 00000000 0 0 0\n"
+    header = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
+    assert address.default_interface(header, refuses + leads) == "wlan0"
+    assert address.default_interface(header + four, refuses + leads) == "eth0"
+    assert address.default_interface(header, refuses) is None
+    assert address.default_interface("", "") is None

@@ -124,7 +124,8 @@ def test_all_problems_are_told_at_once_with_their_places(tmp_path: Path) -> None
         ("line 5", "'label' is a list; one label a text"),
         ("line 6", "no 'label'"),
     ]
-    assert "5 rows of a.jsonl were left out" in log.notes[-1]
+    assert "4 rows of a.jsonl were left out" in log.notes[-2]
+    assert log.notes[-1] == "1 of 8 rows of a.jsonl have no label in 'label' (line 6)"
 
 
 def test_quotes_that_do_not_pair_cost_their_row_alone(tmp_path: Path) -> None:
@@ -335,7 +336,8 @@ def test_a_spreadsheet_with_everything_wrong_is_one_command(tmp_path: Path) -> N
     content, notes = compose(path, recipe)
     recipe.write_text(content)
     said = "\n".join(notes)
-    for what in ("cp1252", "';'", "2 rows of", "line 42", "line 43", "more than once", "Einzelnes",
+    for what in ("cp1252", "';'", "1 rows of", "1 of 45 rows", "line 42", "line 43",
+                 "more than once", "Einzelnes",
                  "another label elsewhere", "differ in spelling"):  # fmt: skip
         assert what in said, what
     dataset = prepare(parse(recipe_file.read(recipe), recipe))
