@@ -11,13 +11,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
 from agent.system import unreachable
 from agent.system.log import logger, reason_of
 from contracts.blocks import TIME_PROPERTY
 from contracts.config import TlsConfig
+from contracts.connection import Client as _Client
 
 log = logger(__name__)
 
@@ -116,7 +116,7 @@ def time_told(properties: list[tuple[str, str]]) -> float | None:
     return None
 
 
-class Client(paho.Client):
+class Client(_Client):
     """paho's client, whose network thread ends at no exception: it connects anew instead.
 
     Attributes:

@@ -8,13 +8,14 @@ import os
 import socket
 import ssl
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
 import paho.mqtt.client as paho
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -61,6 +62,39 @@ def tls_context(tls: TlsConfig, folder: Path = Path()) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError, OSError) as error:
         raise InputError("bad-certificate", f"the TLS settings cannot be used: {error}") from None
     return context
+
+
+class Client(paho.Client):
+    """paho's client, which leaves no socket behind: of a handshake that fails, or when it stops.
+
+    paho forgets them, and each stays open until the garbage collector finds it.
+    """
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        sock = tcp_sock
+        try:
+            tcp_sock.getpeername()  # the peer may be gone already
+            assert self._ssl_context is not None and self._ssl_context.check_hostname
+            sock = self._ssl_context.wrap_socket(
+                tcp_sock, server_hostname=self._host, do_handshake_on_connect=False
+            )
+            sock.settimeout(self._connect_timeout)
+            sock.do_handshake()
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def loop_stop(self) -> MQTTErrorCode:
+        """Ends the network thread, waits for its end, and closes what woke it."""
+        result = super().loop_stop()
+        if threading.current_thread() != self._thread:
+            self._reset_sockets(sockpair_only=True)
+        return result
+
+    def close(self) -> None:
+        """Closes what is open of a client without a network thread."""
+        self._reset_sockets()
 
 
 def _send_at_once(client: paho.Client, userdata: Any, connection: Any) -> None:
@@ -144,8 +178,8 @@ def new_client(
     folder: Path = Path(),
     manual_ack: bool = False,
     context: ssl.SSLContext | None = None,
-    kind: type[paho.Client] = paho.Client,
-) -> paho.Client:
+    kind: type[Client] = Client,
+) -> Client:
     """A paho client, not yet connected.
 
     Args:
@@ -155,7 +189,7 @@ def new_client(
         context: for TLS; None: made from `config`, whose certificate and key are read again
             before each connection: the files may have been renewed.
         manual_ack: the caller acknowledges each QoS 1 message itself.
-        kind: its class: paho's own, or one made from it.
+        kind: its class.
 
     Raises:
         InputError: ``tls-needed`` for a plain connection beyond loopback; ``bad-certificate``.

@@ -94,6 +94,8 @@ def wait_until_connectable(config: MqttConfig, timeout_s: float = _START_S) -> N
                     return
         except OSError:
             pass
+        finally:
+            client.close()
         time.sleep(_POLL_S)
     raise UnavailableError(
         "broker-unreachable",
@@ -106,7 +108,11 @@ def _wait_until_listening(process: subprocess.Popen[bytes], host: str, port: int
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break
-        with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1) as probe:
+            probe.shutdown(socket.SHUT_WR)
+            # Hung up on: it serves connections, so its other listeners are open too.
+            with contextlib.suppress(ConnectionResetError):
+                probe.recv(1)
             return
         time.sleep(_POLL_S)
     raise UnavailableError(

@@ -17,7 +17,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import MQTTErrorCode
 
 from contracts.config import MqttConfig
-from contracts.connection import new_client
+from contracts.connection import Client, new_client
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -73,7 +73,7 @@ class ReadAhead:
         return getattr(self._inner, name)
 
 
-class IngestClient(paho.Client):
+class IngestClient(Client):
     """A client that takes many messages and acknowledges them later, many at a time."""
 
     @classmethod

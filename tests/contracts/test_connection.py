@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from contracts.connection import tls_context
+from contracts.config import MqttConfig
+from contracts.connection import new_client, tls_context
 from tests.support.certificates import new_tls
 
 
@@ -18,3 +22,49 @@ def test_a_certificate_needs_no_disk_to_be_used(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")  # none of the system's
     assert tls_context(new_tls()).cert_store_stats()["x509"] == 1
+
+
+def open_sockets() -> set[str]:
+    """The sockets of this process."""
+    found = set()
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            target = str(handle.readlink())
+            if target.startswith("socket:"):
+                found.add(target)
+    return found
+
+
+@pytest.mark.parametrize("answer", [b"", b"not TLS at all\n"])
+def test_a_handshake_that_fails_leaves_no_socket_open(answer: bytes) -> None:
+    """Whoever keeps why it failed keeps what its frames hold."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def refuse() -> None:
+            with server.accept()[0] as peer:
+                peer.recv(1)
+                peer.sendall(answer)
+
+        peer = threading.Thread(target=refuse)
+        peer.start()
+        client = new_client(MqttConfig(port=server.getsockname()[1], tls=new_tls()), "c")
+        before = open_sockets()
+        with pytest.raises(OSError) as kept:
+            client.connect("127.0.0.1", server.getsockname()[1])
+        peer.join()
+        assert open_sockets() == before, kept.value
+
+
+def test_a_client_that_stopped_leaves_no_socket_open(mosquitto_broker: MqttConfig) -> None:
+    """What wakes its network thread goes with the thread."""
+    before = open_sockets()
+    client = new_client(mosquitto_broker, "c")
+    connected = threading.Event()
+    client.on_connect = lambda *_: connected.set()
+    client.connect_async(mosquitto_broker.host, mosquitto_broker.port)
+    client.loop_start()
+    assert connected.wait(30)
+    assert len(open_sockets() - before) == 3
+    client.disconnect()
+    client.loop_stop()
+    assert open_sockets() == before
