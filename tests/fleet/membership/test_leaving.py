@@ -138,7 +138,8 @@ class Reef:
         self.controller = Controller(self.fleet)
         self.controller.start()
         self._stack.callback(self.controller.stop)
-        until(lambda: all(self.controller.ready.values()), "not ready")  # type: ignore[union-attr]
+        controller = self.controller
+        until(lambda: controller.ingesting and all(controller.ready.values()), "not ready")
         return self
 
     def __exit__(self, *_: object) -> None:
