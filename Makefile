@@ -46,9 +46,9 @@ test-tools:
 	  'tflite-runtime==2.14.0' 'numpy<2' 'msgspec>=0.19,<1' 'pyyaml>=6' 'tokenizers>=0.20,<1'
 	touch .venv-tflite
 
-# Half of the time of many tests is waiting: four workers keep two cores busy. WORKERS=0 runs one
+# Half of the time of many tests is waiting: six workers keep two cores busy. WORKERS=0 runs one
 # test after the other. The workers share what Python compiled.
-WORKERS ?= 4
+WORKERS ?= 6
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope
 
 test: $(STAMP) test-tools .venv-tflite
