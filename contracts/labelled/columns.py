@@ -42,6 +42,8 @@ _NO_BLANKS: Final = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-
 _END: Final = re.compile(r"[^a-z]+")
 _NUMBER: Final = re.compile(r"[-+]?[0-9]+([.,][0-9]*)?([eE][-+]?[0-9]+)?")
 
+_PREDICTED: Final = re.compile(r"(^|[._ -])(pred(icted|ictions?)?|suggest(ed|ions?))([._ -]|$)")
+
 _MOST_NUMBERS: Final = 20
 """Different numbers up to which a column may hold labels rather than amounts."""
 
@@ -118,9 +120,10 @@ def _words(text: str) -> float:
 def _likelier(labels: list[str], sample: list[dict[str, Any]]) -> list[str]:
     """Those of several columns that are labels rather than others.
 
-    One that ends in a usual name, as ``airline_sentiment`` does, is the label; many different
-    numbers are prices or counts.
+    What a model predicted is none. One that ends in a usual name, as ``airline_sentiment`` does,
+    is the label; many different numbers are prices or counts.
     """
+    labels = [name for name in labels if not _PREDICTED.search(name.casefold())] or labels
     for usual in (_LABELS, _RATHER):
         named = [name for name in labels if _END.split(name.casefold())[-1] in usual]
         if len(named) == 1:

@@ -1,8 +1,9 @@
 """Documents of annotation tools, chat bots and data frames, as records with a text and a label.
 
-What is known by its keys: Label Studio's tasks, Prodigy's judged examples, spaCy's ``cats``, and
-how pandas writes a frame. Else the list (or object) is looked for whose entries have a name and
-texts, as the exports of Alexa, Lex, Dialogflow, LUIS, Watson, Wit.ai, Snips and nlp.js have.
+What is known by its keys: tasks of Label Studio and Argilla, Prodigy's judged examples, chats,
+spaCy's ``cats``, and how pandas writes a frame. Else the list (or object) is looked for whose
+entries have a name and texts, as the exports of Alexa, Lex, Dialogflow, LUIS, Watson, Wit.ai,
+Snips and nlp.js have.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ _DEEPEST: Final = 8
 _MOST_CELLS: Final = 200
 _HALF: Final = 0.5
 """From which a category with a number counts as given."""
+
+_ANSWERS: Final = ".responses"
 
 _INTENT: Final = re.compile(r"\s*##\s*intent\s*:\s*(.+?)\s*$")
 _HEADING: Final = re.compile(r"\s*##")
@@ -155,6 +158,7 @@ def cells_of(record: dict[str, Any]) -> dict[str, Any]:
 
     A task in which nobody chose anything has none.
     """
+    record = _answered(record) or _said(record) or record
     if isinstance(record.get("data"), dict) and _annotations(record) is not None:
         chosen = _choices(record)
         record = {**record["data"], **chosen} if chosen else {}
@@ -174,6 +178,46 @@ def cells_of(record: dict[str, Any]) -> dict[str, Any]:
         if named is not None:
             cells["intent"] = cells[named]
     return cells
+
+
+def _answered(record: dict[str, Any]) -> dict[str, Any] | None:
+    """A record of Argilla: its fields, and to each question what was answered first, or nothing.
+
+    What a model suggested is not read.
+    """
+    fields, answers = record.get("fields"), record.get("responses")
+    if isinstance(fields, dict) and isinstance(answers, dict):
+        return {**fields, **{name: _submitted(given) for name, given in answers.items()}}
+    if {"annotation", "annotation_agent"} <= record.keys():
+        inputs = record.get("inputs")
+        texts = inputs if isinstance(inputs, dict) else {"text": record.get("text")}
+        return {**texts, "label": record["annotation"]}
+    asked = [name[: -len(_ANSWERS)] for name in record if name.endswith(_ANSWERS)]
+    if not any(f"{name}{_ANSWERS}.status" in record for name in asked):
+        return None
+    about = tuple(f"{name}.{part}" for name in asked for part in ("responses", "suggestion"))
+    cells = {name: value for name, value in record.items() if not name.startswith(about)}
+    return {**cells, **{name: _first(record[f"{name}{_ANSWERS}"]) for name in asked}}
+
+
+def _submitted(given: Any) -> Any:
+    rows = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    return next((one.get("value") for one in rows if one.get("status") == "submitted"), None)
+
+
+def _first(values: Any) -> Any:
+    return values[0] if isinstance(values, list) and values else None
+
+
+def _said(record: dict[str, Any]) -> dict[str, Any] | None:
+    """A chat of a fine-tuning file, whose last answer is the label of what was said before it."""
+    turns = record.get("messages")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return None
+    said = [(turn.get("role"), turn.get("content")) for turn in turns]
+    if len(said) < 2 or [role for role, _ in said[-2:]] != ["user", "assistant"]:
+        return None
+    return {"text": said[-2][1], "label": said[-1][1]}
 
 
 def _given(share: Any) -> bool:

@@ -105,6 +105,7 @@ def load_table(
         marks = _marks(names, cells, several, label, group, str(path))
     wanted = Columns(text, label, group)
     columns = choose(names, cells, wanted, f"{path}", labelled and not marks, log)
+    _check_places(cells, columns.label, f"{path}")
     bare = msgspec.structs.replace(columns, label="")
     rows: list[Row] = []
     unlabelled: list[Row] = []
@@ -230,6 +231,22 @@ def _say_joined(path: Path, rows: list[Row], log: Log) -> None:
         )
 
 
+def _check_places(sample: list[dict[str, Any]], label: str, where: str) -> None:
+    """Raises ``InputError`` where a place in a list of 0 and 1 stands for a label."""
+    lists = [row[label] for row in sample if isinstance(row.get(label), list)]
+    sizes = {len(one) for one in lists}
+    if len(sizes) == 1 and min(sizes) > 1 and all({0, 1}.issuperset(_hashable(x)) for x in lists):
+        raise InputError(
+            "bad-data",
+            f"{where}: {label!r} holds lists of 0 and 1, in which a place stands for a label, and "
+            "not the labels' names: write those of each text, or a column for each label",
+        )
+
+
+def _hashable(values: list[Any]) -> set[Any]:
+    return {value if isinstance(value, (int, float)) else str(value) for value in values}
+
+
 def _apart(record: Record, columns: Columns) -> Iterator[Record]:
     """A record for each text of a list of them, where the column's name says that it holds some."""
     place, cells = record
@@ -303,6 +320,8 @@ def _cell(cells: dict[str, Any], column: str, *, whole: bool = False) -> str:
             if len(value) != 1 or isinstance(value[0], list):
                 raise ValueError(f"{column!r} is a list; one label a text")
             return _cell({column: value[0]}, column)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # a data frame with an empty cell makes floats of its numbers
         if whole or not isinstance(value, (int, bool)):
             raise ValueError(f"{column!r} is not a string")
         value = str(value)

@@ -175,6 +175,8 @@ def _json(path: Path, log: Log) -> Iterator[Record]:
 
 def _entries(rows: list[Any], path: Path, log: Log) -> Iterator[Record]:
     for number, record in enumerate(rows, 1):
+        if isinstance(record, list) and [type(cell) for cell in record] == [str, dict]:
+            record = {"text": record[0], **record[1]}  # as spaCy's training data was
         if isinstance(record, list):
             record = {f"column {place}": cell for place, cell in enumerate(record, 1)}
         if isinstance(record, dict):
@@ -331,11 +333,12 @@ def _fasttext(path: Path, lines: list[str], log: Log) -> Iterator[Record]:
         labels = [word for word in words if word.startswith(_MARK)]
         if not words:
             continue
-        if len(labels) != 1:
-            log.problem(path.name, f"line {number}", f"{len(labels) or 'no'} labels; expected one")
+        if not labels:
+            log.problem(path.name, f"line {number}", "no labels")
             continue
-        text = " ".join(word for word in words if word != labels[0])
-        yield f"line {number}", {"text": text, "label": labels[0][len(_MARK) :]}
+        names = [label[len(_MARK) :] for label in labels]
+        text = " ".join(word for word in words if not word.startswith(_MARK))
+        yield f"line {number}", {"text": text, "label": names if len(names) > 1 else names[0]}
 
 
 def header(cells: list[Any], where: str) -> list[str]:

@@ -119,6 +119,7 @@ def ingest(
             store = fleet.open_store()
             stack.callback(store.close)
             store.check()
+        stop = stack.enter_context(Stop())  # first: whoever reads of a start may end it at once
         noted.begun(store, "ingest.start", name)
         stack.callback(noted.begun, store, "ingest.stop", name)
         mqtt, secret = fleet.controller_mqtt(), fleet.session_secret()
@@ -136,7 +137,6 @@ def ingest(
                 quota=fleet.config.quota,
             )
 
-        stop = stack.enter_context(Stop())
         log = structlog.get_logger("ingest")
         instance = secrets.token_hex(8)
         keeper = Keeper(
