@@ -11,8 +11,9 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
-from contracts import limits
+from contracts import limits, wording
 from contracts.errors import InputError
+from model_builder.generate.forms import refuse_judged
 
 MAX_PAIRS = 2_000_000
 
@@ -177,11 +178,19 @@ def _pair(row: object) -> Pair:
     if isinstance(row, dict) and None in row:
         raise InputError("bad-data", "more fields than the first line names")
     if isinstance(row, dict):
+        refuse_judged(row)
         row = _named(row)
+        if "prompt" not in row:
+            found = ", ".join(str(name)[:40] for name in list(row)[:8]) or "nothing"
+            raise InputError(
+                "bad-data",
+                f"no prompt: expected prompt and completion, instruction and output, question "
+                f"and answer, or messages; found {found}",
+            )
     try:
         pair = msgspec.convert(row, Pair)
     except msgspec.ValidationError as error:
-        raise InputError("bad-data", str(error)) from None
+        raise InputError("bad-data", wording.of(error)) from None
     for what in ("prompt", "completion"):
         try:
             size = len(getattr(pair, what).encode())

@@ -1,4 +1,4 @@
-"""One row of a chat file as messages and tools: OpenAI's form and ShareGPT's.
+"""One row of a chat file as messages and tools: OpenAI's form and ShareGPT's, and what becomes it.
 
 OpenAI's: https://platform.openai.com/docs/guides/supervised-fine-tuning (``messages``, ``tools``,
 ``tool_calls`` with arguments as text, ``weight`` 0 for answers that are not to be learnt).
@@ -17,6 +17,7 @@ import msgspec
 from contracts import limits, wording
 from contracts.errors import InputError
 from contracts.requests import ChatMessage, Tool, ToolCall
+from model_builder.generate.forms import as_chat, refuse_judged
 
 Role = Literal["system", "user", "assistant", "tool"]
 _ROLES: Final[dict[str, Role]] = {
@@ -48,11 +49,11 @@ def chat_row(row: Any) -> Row:
     Raises:
         InputError: ``bad-data``; what was expected.
     """
-    turns = row.get("messages", row.get("conversations")) if isinstance(row, dict) else None
+    refuse_judged(row)
+    row = as_chat(row) or {}
+    turns = row.get("messages", row.get("conversations"))
     if not isinstance(turns, list) or not turns:
         raise InputError("bad-data", "expected messages, or conversations, with at least one turn")
-    if row.get("label") is False:
-        raise InputError("bad-data", "an answer that was judged bad (label: false); leave it out")
     for media in ("images", "videos", "audios"):
         if row.get(media):
             raise InputError("bad-data", f"a row with {media}: only texts are learnt")

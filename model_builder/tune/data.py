@@ -3,7 +3,8 @@
 Chats come in OpenAI's form (``{"messages": [{"role": "user", "content": ...}]}``) and in
 ShareGPT's (``{"conversations": [{"from": "human", "value": ...}]}``). Each answer of the
 assistant is learnt, after all that was said before it. A chat may have ``tools`` that the assistant
-calls (``tool_calls``; in ShareGPT's form turns from ``function_call`` and ``observation``).
+calls (``tool_calls``; in ShareGPT's form turns from ``function_call`` and ``observation``). Chats
+of Vertex AI (``contents``) and TRL (``prompt`` and ``completion`` that are turns) are read as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from contracts.errors import InputError
 from contracts.requests import ChatMessage, Tool
 from model_builder.generate.answers import as_answer
+from model_builder.generate.forms import as_chat
 from model_builder.generate.home_commands import sample_commands
 from model_builder.generate.pairs import (
     MAX_PAIRS,
@@ -119,7 +121,10 @@ def _is_chat(path: Path) -> bool:
             row = next((row for row in json_rows(path, stream) if row is not None), None)
     except (OSError, UnicodeError, ValueError, RecursionError):
         return False  # reading it as pairs says what is wrong
-    return isinstance(row, dict) and ("messages" in row or "conversations" in row)
+    try:
+        return as_chat(row) is not None
+    except InputError:
+        return True  # reading it as a chat says what is wrong
 
 
 def read_chats(path: Path, *, first: bool = False) -> list[Pair]:

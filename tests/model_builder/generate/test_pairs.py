@@ -125,7 +125,7 @@ WRONG: dict[str, tuple[str, str | bytes, str, str]] = {
     "two answers": ("pairs.jsonl", GOOD + line("say 3", "no"), "", "row 13: the prompt of row 4"),
     "a long pair": ("pairs.jsonl", GOOD + line("long " * 99, "x"), "", "student.context is 64"),
     "a very long completion": ("pairs.jsonl", GOOD + line("x", "y" * 99_999), "", "row 13: the"),
-    "no steps": ("pairs.jsonl", GOOD, "train.steps=0", "$.train.steps"),
+    "no steps": ("pairs.jsonl", GOOD, "train.steps=0", "train.steps: expected"),
     "two pairs": ("pairs.jsonl", line("a", "b") + line("c", "d"), "", "too few to split"),
     "a split that is not for pairs": ("pairs.jsonl", GOOD, "data.test=100", "data.test is for"),
     "an unknown key": ("pairs.jsonl", GOOD, "colour=red", "unknown key colour; known here: name"),

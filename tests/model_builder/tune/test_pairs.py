@@ -175,3 +175,64 @@ def test_a_report_warns_where_other_words_cost_much() -> None:
     assert "98% on held-out pairs to 70% on b" in text
     found = score([Pair("x", '{"a":1,"b":{"c":2}}')], ['{"a":1,"b":{"c":3}}'])
     assert (found.exact_match, found.valid_json, found.field_f1) == (0, 1, 0.5)
+
+
+GEMINI = {
+    "systemInstruction": {"role": "system", "parts": [{"text": "Be brief."}]},
+    "contents": [
+        {"role": "user", "parts": [{"text": "what is "}, {"text": "the price"}]},
+        {"role": "model", "parts": [{"text": "3"}]},
+    ],
+}
+TURNS = {
+    "prompt": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "what is the price"},
+    ],
+    "completion": [{"role": "assistant", "content": "3"}],
+}
+
+
+@pytest.mark.parametrize("row", [GEMINI, TURNS, {**TURNS, "label": True}])
+def test_chats_of_other_services_are_the_same_chats(tmp_path: Path, row: object) -> None:
+    """As Vertex AI and TRL document them: equal to OpenAI's form of the same."""
+    from model_builder.tune.data import _is_chat, read_chats
+
+    told = [*TURNS["prompt"], *TURNS["completion"]]
+    (tmp_path / "a.jsonl").write_bytes(codec.encode({"messages": told}) + b"\n")
+    (tmp_path / "b.jsonl").write_bytes(codec.encode(row) + b"\n")
+    assert _is_chat(tmp_path / "b.jsonl")
+    assert read_chats(tmp_path / "b.jsonl") == read_chats(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preferences .*under chosen"),
+        ({"chosen": [{"role": "user"}], "rejected": []}, "preferences"),
+        (
+            {"input": {"messages": []}, "preferred_output": [], "non_preferred_output": []},
+            "preferences .*under preferred_output",
+        ),
+        ({"prompt": "a", "completion": "b", "label": False}, "judged bad"),
+        ({"text": "<s>[INST] a [/INST] b"}, "no prompt: expected prompt and .*found text"),
+        ({"input_ids": [1, 2]}, "no prompt: .*found input_ids"),
+        ({"prompt": 3, "completion": "a"}, "prompt: expected text, found a whole number"),
+        (
+            {"contents": [{"role": "user", "parts": [{"fileData": {}}]}]},
+            "a part with fileData: only texts",
+        ),
+        ({**TURNS, "label": False}, "judged bad"),
+    ],
+)
+def test_rows_of_other_kinds_of_training_are_refused_by_their_name(
+    tmp_path: Path, row: object, words: str
+) -> None:
+    """In one line, with what to write; a bad answer is never learnt."""
+    from model_builder.tune.data import load
+
+    (tmp_path / "rows.jsonl").write_bytes(codec.encode(row) + b"\n")
+    recipe, _ = _recipe(_written(tmp_path))
+    data = msgspec.structs.replace(recipe.data, path="rows.jsonl")
+    with pytest.raises(InputError, match=f"row 1: .*{words}"):
+        load(msgspec.structs.replace(recipe, data=data), tmp_path)
