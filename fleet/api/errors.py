@@ -52,6 +52,17 @@ _STATUS: Final = {
         409,
     ),
 }
+_ELSEWHERE: Final = (
+    *("/api/", "/chat/", "/completion", "/embed", "/models", "/responses", "/v1/api/", "/v1/v1/"),
+    *("/v1/audio/", "/v1/images/", "/v1/moderations", "/v1/messages"),
+)
+"""Where other servers of language models answer, or clients that were given half an address."""
+
+_HERE: Final = (
+    "clients of OpenAI's form are answered here (chat/completions, completions, responses, "
+    "embeddings, models), with a base URL that ends in /v1"
+)
+
 _TITLES: Final = {
     400: "bad-request",
     404: "not-found",
@@ -119,9 +130,12 @@ def install(app: FastAPI) -> None:
         return body(status, "bad-request", message, {"errors": places})
 
     @app.exception_handler(HTTPException)
-    async def _http(_request: Request, error: HTTPException) -> Response:
+    async def _http(request: Request, error: HTTPException) -> Response:
         code = _TITLES.get(error.status_code, "http-error")
-        return body(error.status_code, code, str(error.detail), headers=error.headers)
+        told = str(error.detail)
+        if error.status_code == 404 and request.url.path.startswith(_ELSEWHERE):
+            told = f"there is no {request.url.path[:100]}: {_HERE}"
+        return body(error.status_code, code, told, headers=error.headers)
 
     @app.exception_handler(Exception)
     async def _defect(request: Request, error: Exception) -> Response:

@@ -40,11 +40,13 @@ _ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
 """Fields that are not supported, and their values besides null that ask for nothing."""
 
 _ANSWERED: Final[dict[str, tuple[Any, ...]]] = {
+    "name": (),
     "annotations": ([],),
     "tool_calls": ([],),
     **dict.fromkeys(("audio", "function_call", "refusal", "reasoning_content"), ()),
 }
-"""The same of a message, which may be one that this endpoint answered earlier."""
+"""The same of a message, which may be one that this endpoint answered earlier. A name is who says
+it, as AutoGen sends with each: chat templates know none."""
 
 
 def _without(document: Any, neutral: dict[str, tuple[Any, ...]]) -> Any:
@@ -55,7 +57,7 @@ def _without(document: Any, neutral: dict[str, tuple[Any, ...]]) -> Any:
         if name not in neutral:
             return True
         same = any(type(value) is type(v) and value == v for v in neutral[name])
-        return not (value is None or name in _ABOUT_WHO_ASKS or same)
+        return not (value is None or name in (*_ABOUT_WHO_ASKS, "name") or same)
 
     return {name: value for name, value in document.items() if asks(name, value)}
 

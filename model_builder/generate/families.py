@@ -199,7 +199,10 @@ def understand(document: dict[str, Any], where: str) -> Plan:
             f"{where} names a {str(name)[:60]!r} model; expected one of {', '.join(FAMILIES)}"
             + no_family(str(name)),
         )
-    keys.refuse("quantization_config", "its weights are quantised; expected float weights")
+    keys.refuse(
+        "quantization_config",
+        "its weights are quantised; save it in 16 bits (unsloth: merged_16bit)",
+    )
     keys.refuse("use_bidirectional_attention", "expected a causal decoder")
     keys.neutral("rope_interleaved", False)
     if family.gemma:

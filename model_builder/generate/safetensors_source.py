@@ -46,7 +46,8 @@ class HfFolder:
     def _read(self, name: str) -> bytes:
         file = self.path / name
         if not file.is_file():
-            raise InputError("no-such-file", f"{self.path} has no {name}")
+            instead = _instead(self.path, name)
+            raise InputError("no-such-file", f"{self.path} has no {name}{instead}")
         if file.stat().st_size > _MAX_JSON:
             raise InputError("too-large", f"{file} is over {_MAX_JSON} bytes")
         return file.read_bytes()
@@ -182,12 +183,31 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
+def _instead(folder: Path, name: str) -> str:
+    """What to do where a folder lacks a file, by what is there."""
+    inner = sorted(one.parent.name for one in folder.glob(f"*/{name}"))
+    if inner:
+        return f"; {inner[-1]} in it has one: name that folder"
+    pickled = sorted(one.name for one in (*folder.glob("*.bin"), *folder.glob("*.pt*")))
+    if name.endswith(".safetensors") and pickled:
+        return (
+            f"; {pickled[0]} may run code when it is read: load the model with transformers and "
+            "write it with save_pretrained"
+        )
+    if name == "tokenizer.json" and any(folder.iterdir()):
+        return "; transformers writes one: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+    return ""
+
+
 def _index(folder: Path) -> dict[str, Path]:
     """Tensor name -> the file that holds it."""
     found: dict[str, Path] = {}
     files = _files(folder)
     if not files:
-        raise InputError("no-such-file", f"{folder} has no *.safetensors file")
+        raise InputError(
+            "no-such-file",
+            f"{folder} has no *.safetensors file{_instead(folder, 'model.safetensors')}",
+        )
     for file in files:
         try:
             with safe_open(file, framework="numpy") as tensors:

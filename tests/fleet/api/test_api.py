@@ -519,3 +519,13 @@ def test_secrets_are_shown_once(signed: Signed, tmp_path: Path) -> None:
         text = admin.get(path).text
         assert made["secret"] not in text
         assert secret not in text
+
+
+@pytest.mark.parametrize(
+    "path", ["/api/chat", "/api/tags", "/chat/completions", "/completion", "/v1/v1/models"]
+)
+def test_clients_of_other_servers_are_told_where_to_ask(signed: Signed, path: str) -> None:
+    """Ollama's and llama.cpp's own ways, and base URLs that are half an address or twice one."""
+    answer = signed("admin").post(path, json={"model": "all"})
+    assert answer.status_code == 404
+    assert "a base URL that ends in /v1" in answer.json()["error"]["message"]

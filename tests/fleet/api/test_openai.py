@@ -456,7 +456,7 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"functions": [{"name": "f", "parameters": {}}]}, "functions"),
     ({"top_a": 0.2}, "top_a"),
     ({"temprature": 0}, "temprature"),
-    ({"messages": [{"role": "user", "content": "a", "name": "Ann"}]}, "name"),
+    ({"messages": [{"role": "user", "content": "a", "name": "Ann"}]}, None),
     ({"messages": [{"role": "critic", "content": "a"}]}, "role"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},

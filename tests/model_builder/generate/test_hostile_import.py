@@ -172,6 +172,26 @@ def folder(path: Path, **config: object) -> Path:
     return made
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("config.json checkpoint-20/config.json", "checkpoint-20 in it has one: name that folder"),
+        ("model.safetensors pytorch_model.bin", "pytorch_model.bin may run code"),
+        ("tokenizer.json tokenizer.model", "has no tokenizer.json; transformers writes one"),
+    ],
+)
+def test_a_folder_that_lacks_a_file_is_refused_with_what_to_do(
+    change: str, told: str, tmp_path: Path
+) -> None:
+    """As trainers leave theirs: checkpoints inside, pickled weights, another tokenizer."""
+    source = folder(tmp_path / "model")
+    before, after = ((source / name) for name in change.split())
+    after.parent.mkdir(exist_ok=True)
+    before.rename(after)
+    with pytest.raises(InputError, match=told):
+        quick(str(source), tmp_path / "out")
+
+
 @pytest.mark.parametrize("value", [0, -1, 1, 3, 10**9, 10**30, 1e308, None, "x"])
 @pytest.mark.parametrize(
     "name", ["vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings"]
