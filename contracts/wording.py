@@ -80,7 +80,9 @@ def of(error: Exception, kind: Any = None, document: Any = None) -> str:
 
 
 def pattern(message: str) -> str:
-    """A message of pydantic, with words in place of the pattern that was not matched."""
+    """A message of pydantic, in words where it shows a pattern or speaks of inputs."""
+    if message == "Extra inputs are not permitted":
+        return "this key is not known"
     if not message.startswith(_SHOULD):
         return message
     words = PATTERNS.get(message.removeprefix(_SHOULD).removesuffix("'"))

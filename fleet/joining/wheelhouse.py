@@ -19,7 +19,7 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from contracts import __version__, board, codec, release
+from contracts import __version__, board, codec, pip_failure, release
 from contracts.errors import InputError, UnavailableError
 from contracts.release import PLATFORMS, Release
 from fleet.joining import own_wheel
@@ -172,9 +172,8 @@ def _failure(text: str, platform: str, version: str) -> InputError | Unavailable
             "fetch-failed", f"pip is missing: run `{sys.executable} -m ensurepip`"
         )
     missing = re.findall(r"No matching distribution found for (\S+)", text)
-    tries = [line for line in text.splitlines() if "onnection" in line or "Temporary fail" in line]
-    lines = [line for line in text.splitlines() if line.startswith("ERROR: ")]
-    if missing and not tries:
+    tries = [line for line in text.splitlines() if "onnection" in line]
+    if missing and not tries and not pip_failure.unreachable(text):
         return InputError(
             "no-wheel",
             f"there is no ready-made wheel of {missing[-1]} for {platform} and Python {version} "
@@ -182,8 +181,8 @@ def _failure(text: str, platform: str, version: str) -> InputError | Unavailable
             "(--extra-index URL)"
             + (", as piwheels for 32-bit boards" if platform == "armv7l" else ""),
         )
-    said = (lines or text.strip().splitlines() or ["it said nothing"])[-1]
-    return UnavailableError("fetch-failed", f"pip could not fetch the wheels: {said[:300]}")
+    said = pip_failure.reason(text)
+    return UnavailableError("fetch-failed", f"pip could not fetch the wheels: {said}")
 
 
 def _tags(machine: str) -> list[str]:

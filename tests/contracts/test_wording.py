@@ -111,12 +111,13 @@ def test_messages_of_every_kind_of_decoding_are_words() -> None:
 def test_a_pattern_of_the_api_is_words() -> None:
     """Pydantic's message is replaced."""
 
-    class Body(BaseModel):
+    class Body(BaseModel, extra="forbid"):
         version: Annotated[str, Field(pattern=r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$")]
 
     with pytest.raises(ValidationError) as caught:
-        Body(version="1.0")
-    (error,) = caught.value.errors()
+        Body.model_validate({"version": "1.0", "verison": "1.0.0"})
+    error, other = caught.value.errors()
+    assert wording.pattern(other["msg"]) == "this key is not known"
     assert wording.pattern(error["msg"]) == (
         "expected a version of three numbers, for example 1.0.0"
     )
