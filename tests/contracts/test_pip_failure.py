@@ -15,7 +15,7 @@ from contracts import pip_failure
     ("index", "told"),
     [
         ("http://127.0.0.1:9/simple", "the package index cannot be reached"),
-        ("http://nowhere.invalid/simple", "the package index cannot be reached"),
+        ("https://nowhere.invalid/simple", "the package index cannot be reached"),
         ("", "No matching distribution found for shoal-there-is-none"),
     ],
 )
