@@ -6,6 +6,7 @@ For the API and the dashboard alike.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import secrets
 from collections.abc import Sequence
 from typing import Final
@@ -70,11 +71,18 @@ def new_webhook(
     """Adds a webhook; its secret signs every delivery.
 
     Raises:
-        InputError: ``bad-url``, and what the address refuses.
+        InputError: ``bad-url``, ``bad-event``, and what the address refuses.
         RefusedError: ``too-many``.
     """
     if len(url) > MAX_URL or not url.startswith(("http://", "https://")):
         raise InputError("bad-url", "a webhook is an http or https URL of at most 2000 characters")
+    for event in set(events) - {"*", *webhooks.KINDS}:
+        near = difflib.get_close_matches(event[:64], webhooks.KINDS, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise InputError(
+            "bad-event",
+            f"no event is called {event[:64]!r}; {guess}known: *, {', '.join(webhooks.KINDS)}",
+        )
     now = controller.clock()
     host, port = webhooks.endpoint(url)
     with contextlib.suppress(OSError):  # a name that is not known now may be later

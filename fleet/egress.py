@@ -63,9 +63,10 @@ class Allowed:
         if _plain(host) not in self._names:
             for text in addresses:
                 if not self._may(ipaddress.ip_address(text.partition("%")[0])):
+                    instead = "" if text == host else f" is {text}, which"
                     raise RefusedError(
                         "private-address",
-                        f"{host[:253]} is {text}, which is no public address: name the host in "
+                        f"{host[:253]}{instead} is no public address: name the host in "
                         "webhook_hosts of fleet.yaml when that is meant",
                     )
         return addresses

@@ -18,6 +18,17 @@ MAX_WEBHOOKS: Final = 50
 MAX_TEXT_CHARS: Final = 1900
 """Of an event in words: Discord takes 2,000."""
 
+KINDS: Final = (
+    *("alert-opened", "alert-resolved", "alert-test", "expiring"),
+    *("device-online", "device-offline", "device-failed", "device-cloned", "late-joiner"),
+    *("data-dropped", "over-quota"),
+    *("rollout-created", "rollout-started", "rollout-paused", "rollout-succeeded"),
+    *("rollout-stopped", "rollout-aborted", "wave-began", "wave-passed"),
+    *("gate-failed", "approval-needed"),
+    *("paused-by-person", "resumed-by-person", "approved-by-person", "aborted-by-person"),
+)
+"""What webhooks are told of."""
+
 _MENTIONS: Final = str.maketrans({"<": "\u2039", ">": "\u203a", "@": "\uff20"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import http.server
 import json
@@ -9,6 +10,7 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +21,8 @@ from fleet.egress import Allowed
 from fleet.store import Store, webhooks
 from fleet.store.webhooks import Webhook
 from fleet.webhooks import Sender, signature
+
+ROOT = Path(__file__).parents[2]
 
 
 class _Receiver:
@@ -366,3 +370,21 @@ def test_a_receiver_that_is_away_for_hours_is_told_in_the_end(store: Store) -> N
             delivered += sender.deliver(client)
             now += 60.0
     assert delivered == 1
+
+
+def test_every_kind_of_event_is_known_and_documented() -> None:
+    """By the source: what the engine notes, what devices and alerts give, what people do."""
+    from fleet.conductor.runner import _PAST
+    from fleet.controller import _WEBHOOK_EVENTS
+
+    kinds = set(_WEBHOOK_EVENTS) | {f"{past}-by-person" for past in _PAST.values()}
+    for path in ("rollout/engine.py", "rollout/commands.py", "lookout/lookout.py"):
+        for node in ast.walk(ast.parse((ROOT / "fleet" / path).read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".note"):
+                first = node.args[0]
+                if isinstance(first, ast.Constant):
+                    kinds.add(first.value)
+    assert len(kinds) > 14
+    assert kinds - set(webhooks.KINDS) == set()
+    told = (ROOT / "docs/how-to/webhooks.md").read_text("utf-8")
+    assert [kind for kind in webhooks.KINDS if f"`{kind}`" not in told] == []
