@@ -85,7 +85,7 @@ class _Shape:
             **beside(asked.request, result),
         }
         if self.chat:
-            message: dict[str, Any] = {"role": "assistant", "content": result.text}
+            message: dict[str, Any] = {"role": "assistant", "content": result.text, "refusal": None}
             if result.tool_calls:
                 message["content"] = result.text or None
                 message["tool_calls"] = [_call(call) for call in result.tool_calls]

@@ -103,6 +103,13 @@ def test_a_streamed_chat_is_the_whole_chat_in_pieces(client: openai.OpenAI) -> N
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
 
 
+def test_a_message_has_all_that_strict_clients_need(client: openai.OpenAI) -> None:
+    """OpenAI's schema requires ``refusal``; clients made from it take no message without."""
+    raw = client.chat.completions.with_raw_response.create(model="d1", messages=HELLO, max_tokens=1)
+    message = json.loads(raw.text)["choices"][0]["message"]
+    assert message.keys() == {"role", "content", "refusal"}
+
+
 def test_completions_stream_too(client: openai.OpenAI) -> None:
     """The older kind of completion works on a selector."""
     options = {"model": "group=kitchen", "prompt": "the lazy dog", "max_tokens": 10}
