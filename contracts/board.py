@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -67,8 +68,14 @@ class Misfit(msgspec.Struct, frozen=True):
 
 def names() -> list[str]:
     """The names of all board profiles, sorted."""
-    folder = resources.files("firmware_configs")
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+    return sorted(file.stem for file in _folder().glob("*.yaml"))
+
+
+def _folder() -> Path:
+    # importlib.resources reads archives too: its imports are a twentieth of an agent's start.
+    spec = find_spec("firmware_configs")
+    assert spec is not None and spec.submodule_search_locations is not None
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def load(name: str) -> Board:
@@ -81,7 +88,7 @@ def load(name: str) -> Board:
         raise InputError(
             "unknown-board", f"unknown board {name[:80]!r}; known: {', '.join(names())}"
         )
-    data = (resources.files("firmware_configs") / f"{name}.yaml").read_bytes()
+    data = (_folder() / f"{name}.yaml").read_bytes()
     board = codec.convert_yaml(data, Board, what=f"board profile {name}")
     if board.name != name:
         raise InputError("bad-message", f"board profile {name} calls itself {board.name}")
