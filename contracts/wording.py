@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -99,7 +100,11 @@ def _what(text: str, kind: Any, place: str) -> str:
     if match := _MISSING.fullmatch(text):
         return f"{match[1]!r} is missing"
     if match := _UNKNOWN.fullmatch(text):
-        return f"the key {match[1]!r} is not known"
+        import difflib  # an agent does without until something is wrong
+
+        fields = [one.encode_name for kind_ in _types(kind, place) for one in _fields(kind_)]
+        near = difflib.get_close_matches(match[1][:60], fields, n=1)
+        return f"the key {match[1]!r} is not known" + (f"; is {near[0]} meant?" if near else "")
     if match := _ENUM.fullmatch(text):
         known = _choices(kind, place)
         return f"expected one of {', '.join(known)}, found {match[1]}" if known else text
@@ -126,22 +131,27 @@ def _info(kind: Any) -> msgspec.inspect.Type:
 
 def _choices(kind: Any, place: str) -> list[str]:
     """The values of a choice below a structure; none: it is not found."""
-    if kind is None:
-        return []
-    types: list[Any] = [_info(kind)]
-    for key in filter(None, place.replace("[...]", "").split(".")):
-        types = [
-            field.type
-            for one in _parts(types)
-            for field in getattr(one, "fields", ())
-            if field.encode_name == key
-        ]
     return [
         str(value)
-        for one in _parts(types)
+        for one in _types(kind, place)
         if isinstance(one, msgspec.inspect.LiteralType)
         for value in one.values
     ]
+
+
+def _types(kind: Any, place: str) -> list[Any]:
+    """What may stand at a place below a structure; none: it is not found."""
+    if kind is None:
+        return []
+    types = _parts([_info(kind)])
+    for key in filter(None, re.sub(r"\[[^]]*\]", "", place).split(".")):
+        found = [one.type for kind_ in types for one in _fields(kind_) if one.encode_name == key]
+        types = _parts(found)
+    return types
+
+
+def _fields(kind: Any) -> Sequence[msgspec.inspect.Field]:
+    return getattr(kind, "fields", ())
 
 
 def _parts(types: list[Any]) -> list[Any]:

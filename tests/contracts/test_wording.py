@@ -59,13 +59,19 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True):
     text: Annotated[str, msgspec.Meta(max_length=4)] = ""
     inner: Inner | None = None
     by_name: dict[str, Inner] = {}
+    more: list[Inner] = []
 
 
 @pytest.mark.parametrize(
     ("document", "told"),
     [
         ({}, "'name' is missing"),
-        ({"name": "a", "nam": 1}, "the key 'nam' is not known"),
+        ({"name": "a", "nam": 1}, "the key 'nam' is not known; is name meant?"),
+        ({"name": "a", "zqx": 1}, "the key 'zqx' is not known"),
+        (
+            {"name": "a", "more": [{}, {"kind": "big"}]},
+            "more[1].kind: expected one of large, small",
+        ),
         ({"name": "a b"}, "name: expected a name: up to 64"),
         ({"name": 7}, "name: expected text, found a whole number"),
         ({"name": "a", "count": 0}, "count: expected a whole number of at least 1"),
