@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from contracts.errors import InputError
 from contracts.labelled.load import load_table
 from contracts.labelled.rows import Log
 from model_builder.classify.initial import compose
+from model_builder.classify.lessons import lesson_of
+from model_builder.classify.masters import Masters, Weights
 from model_builder.data.dataset import prepare
 from model_builder.recipes import classify as recipes
+from model_builder.teachers.counted import CountedTeacher
 
 LABELS = ("lights", "music", "heating")
 
@@ -109,3 +115,41 @@ def test_a_recipe_is_written_for_it(tmp_path: Path) -> None:
     content, notes = compose(begun(tmp_path / "a.csv"), tmp_path / "a.yaml")
     assert "30 rows, 3 labels" in content
     assert any("200 of 230 rows" in note for note in notes)
+
+
+class Knowing:
+    """A teacher that says one label of everything."""
+
+    name, digest, size_bytes, open_ended = "knowing", "0", 0, True
+
+    def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Always the first."""
+        return np.tile(np.array([[9.0, 0.0, 0.0]], np.float32), (len(texts), 1))
+
+    def embeddings(self, texts: Sequence[str]) -> None:
+        """None."""
+
+    def neighbours(self, texts: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """None known."""
+        return {}
+
+
+class Taught(Masters):
+    """Masters with that teacher, which needs no download."""
+
+    def __init__(self) -> None:
+        self.classes, self.teacher, self.weights = 3, Knowing(), Weights(0.0)
+        self.counted = CountedTeacher(3)
+        self.counted.train(["lights on", "music on", "heating on"], np.arange(3))
+
+
+@pytest.mark.parametrize(("rest", "share"), [(20, 1.0), (5000, 1.0), (5000, 0.25)])
+def test_real_text_stands_in_place_of_made_text(tmp_path: Path, rest: int, share: float) -> None:
+    """A student learns from it, and a build reads no more text for it than without."""
+    dataset = prepare(recipe(begun(tmp_path / "a.csv", rest=rest)))
+    lesson = lesson_of(recipe(tmp_path / "a.csv"), dataset, Taught(), share)
+    real = set(dataset.unlabelled) & set(lesson.texts)
+    most = int(share * 30 * lesson.natural)
+    assert len(real) == min(rest, most // 2)
+    assert len(real) < len(lesson.texts) - lesson.natural <= most
+    assert set(lesson.targets[lesson.natural :].argmax(axis=1)) == {0}
