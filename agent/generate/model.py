@@ -95,21 +95,22 @@ class GenerativeModel:
             bundle.check(self.manifest.model.file)
             bundle.check(self.facts.embedding)
         embedding = Embedding(np.memmap(folder / self.facts.embedding, np.uint8, "r"), self.facts)
-        engine = open_engine(
-            folder / self.manifest.model.file,
-            runtime=options.runtime,
-            wanted=self.manifest.model.runtimes,
-            threads=options.threads,
-            cache=options.cache,
-            whole=() if options.cache or options.lean else plain,
-        )
-        self.runtime = engine.name
-        self.decoder = Decoder(engine, embedding, self.facts)
-        try:
-            self.decoder.load()
-        except BaseException:
-            self.decoder.close()
-            raise
+        with self.prompts.loading():
+            engine = open_engine(
+                folder / self.manifest.model.file,
+                runtime=options.runtime,
+                wanted=self.manifest.model.runtimes,
+                threads=options.threads,
+                cache=options.cache,
+                whole=() if options.cache or options.lean else plain,
+            )
+            self.runtime = engine.name
+            self.decoder = Decoder(engine, embedding, self.facts)
+            try:
+                self.decoder.load()
+            except BaseException:
+                self.decoder.close()
+                raise
         self.prefixes = PrefixCache()
         self._factory: ConstraintFactory | None = None
         self._own = self.ref, self.facts

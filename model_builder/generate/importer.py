@@ -22,8 +22,9 @@ from model_builder.files import check_folder, write_atomically
 from model_builder.generate import contexts
 from model_builder.generate.adapter_texts import AdapterTexts
 from model_builder.generate.basis import Basis
+from model_builder.generate.equalise import equalised
 from model_builder.generate.fidelity import Fidelity, Ids, compare, shipped_text, windows
-from model_builder.generate.fold import fold
+from model_builder.generate.fold import FoldedDecoder, fold
 from model_builder.generate.in_order import quantize_in_order
 from model_builder.generate.package import (
     GeneratorParts,
@@ -43,6 +44,7 @@ _SHORTEST_CONTEXT = 8
 _INT8_CHANGE = 0.05
 _INT4_CHANGE = 0.3
 _INT8_TOKENS, _INT4_TOKENS = 4096, 8192
+_EQUALISING_TEXTS = 4
 NO_TEMPLATE = "none"
 """``ImportOptions.chat_template`` that leaves out the source's."""
 
@@ -260,7 +262,7 @@ def _fitting(
     pretrained: Pretrained, tokenizer: Tokenizer, options: ImportOptions, progress: Progress
 ) -> tuple[QuantizedDecoder, Fidelity]:
     """The decoder in the bits that were asked for, near enough to its source."""
-    folded = fold(pretrained.weights, rotate=options.rotate, seed=options.seed)
+    folded: FoldedDecoder | None = None
     tries: tuple[Literal["int8", "int4"], ...] = (
         ("int4", "int8") if options.weights == "auto" else (options.weights,)
     )
@@ -269,6 +271,7 @@ def _fitting(
         if most is None:
             most = _INT4_CHANGE if options.weights == "int4" else _INT8_CHANGE
         texts = _calibration(pretrained, tokenizer, options, weights)
+        folded = folded or _folded(pretrained, texts, options)
         if weights == "int4" and texts:
             decoder = quantize_in_order(folded, texts, progress)
         else:
@@ -284,6 +287,16 @@ def _fitting(
         f"the converted model's perplexity is {fidelity.perplexity_change:+.1%} of its "
         f"source's; at most {most:+.1%} is accepted{better}",
     )
+
+
+def _folded(pretrained: Pretrained, texts: list[Ids], options: ImportOptions) -> FoldedDecoder:
+    """The decoder in the form that suits rounding; `texts` are those that it is fitted to."""
+    weights = pretrained.weights
+    # What an adapter changes is placed by the turns alone (basis.py), so that its base has no
+    # other channels than the source.
+    if texts and not options.layout.adapters:
+        weights = equalised(weights, texts[:_EQUALISING_TEXTS])
+    return fold(weights, rotate=options.rotate, seed=options.seed)
 
 
 def _calibration(
