@@ -6,6 +6,9 @@ quantiser. ``bandwidth-bound`` is how fast the machine could read the weights of
 
 ``cpu_tok_s`` is of processor time, of all threads: beside other work it says more than the clock.
 
+``copy_tok_s`` is of answers that repeat their prompt (to copy, correct or list it), after their
+first token; ours guess tokens ahead (``benchmarks/drafts.py``).
+
 ``load_warm_ms`` is from opening the bundle or file to a model that takes tokens, in a process
 that has imported its library, with packed weights and files in the page cache. Our tokenizer is
 loaded by the first text; ``load_tokenizer_ms`` is that time. llama.cpp's is in its load.
@@ -30,19 +33,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import _adapters
 import numpy as np
 from _figures import machine, save
+from drafts import prompts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 PREFILL = (32, 128, 512)
 DECODE_PROMPT = 32
 DECODE_TOKENS = 64
+ANSWER_TOKENS = 96
 WINDOW = 256
 LOADS = 5
 PLAIN = "SHOAL_BENCH_LLAMA_PLAIN"
@@ -50,13 +55,14 @@ PLAIN = "SHOAL_BENCH_LLAMA_PLAIN"
 
 
 def resident() -> dict[str, float]:
-    """Resident and anonymous megabytes of this process."""
-    found = {}
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(("VmRSS", "RssAnon")):
-            name, value, _ = line.split()
-            found[name] = int(value) / 1024
-    return {"rss_mb": found["VmRSS:"], "rss_anon_mb": found["RssAnon:"]}
+    """Resident megabytes of this process, those that are no file's, and those that are its own."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    found = {line.split()[0]: int(line.split()[1]) / 1024 for line in lines}
+    return {
+        "rss_mb": found["Rss:"],
+        "rss_anon_mb": found["Anonymous:"],
+        "private_dirty_mb": found["Private_Dirty:"],
+    }
 
 
 class Shoal:
@@ -88,6 +94,19 @@ class Shoal:
     def step(self, token: int) -> int:
         """The most likely token after one more."""
         return int(self.model.decoder.step(token).argmax())
+
+    def follow(self, ids: list[int], count: int) -> Iterator[int]:
+        """The greedy answer, with guesses."""
+        from agent.generate.drafts import Steps
+
+        decoder = self.model.decoder
+        decoder.truncate(0)
+        decoder.prefill(ids[:-1])
+        steps = Steps(decoder, ids, count, list, time.perf_counter, guessing=True)
+        token = ids[-1]
+        while True:
+            token = int(steps.settled(token, steps.after(token), None).argmax())
+            yield token
 
     def logits(self, ids: list[int]) -> np.ndarray:
         """Logits after each token of a text, one decode step each."""
@@ -137,6 +156,14 @@ class LlamaCpp:
         self.llama.eval([token])
         return int(self._logits().argmax())
 
+    def follow(self, ids: list[int], count: int) -> Iterator[int]:
+        """The greedy answer."""
+        del count
+        token = self.start(ids)
+        while True:
+            yield token
+            token = self.step(token)
+
     def logits(self, ids: list[int]) -> np.ndarray:
         """Logits after each token of a text, one decode step each."""
         self.llama.reset()
@@ -172,6 +199,17 @@ def requantise(source: str, target: str) -> None:
         raise SystemExit(f"llama.cpp could not quantise {source}")
 
 
+def answered(tokens: Iterator[int], command: dict[str, Any]) -> dict[str, Any]:
+    """How long an answer takes after its first token, until it ends or has `count` more."""
+    token, made = next(tokens), 0
+    began, used = time.perf_counter(), time.process_time()
+    while made < command["count"] and token not in command["ends"]:
+        token = next(tokens)
+        made += 1
+    seconds, cpu = time.perf_counter() - began, time.process_time() - used
+    return {"tokens": made, "seconds": seconds, "cpu": cpu}
+
+
 def work(kind: str, path: str, threads: int, cache: str) -> None:
     """The worker: one JSON command a line in, one JSON answer a line out."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
@@ -201,6 +239,8 @@ def work(kind: str, path: str, threads: int, cache: str) -> None:
                 times.append(time.perf_counter() - began)
             used = time.process_time() - used
             answer = {"seconds": sum(times), "times": times, "cpu": used}
+        elif command["do"] == "answer":
+            answer = answered(system.follow(ids, command["count"]), command)
         elif command["do"] == "memory":
             answer = dict(resident())
         elif command["do"] == "text":
@@ -290,6 +330,28 @@ def speed(
         unit = "ms" if figure.endswith("_ms") else "tok/s"
         # Interference only slows: the median of rounds, beside each other, is what is compared.
         add(case, name, figure, statistics.median(values), unit, rounds)
+
+
+def copying(workers: dict[str, Worker], bundle: Path, case: str, rounds: int, add: Add) -> None:
+    """Answers that repeat their prompt: to copy, to correct, to list; in turns."""
+    from agent.generate.prompts import Prompts
+    from contracts.bundle import Bundle
+    from contracts.requests import ChatMessage
+
+    opened = Bundle.open(bundle)
+    assert opened.manifest.generator is not None
+    texts = Prompts(opened, opened.manifest.generator)
+    asked = [prompt for task, prompt in prompts(6 * rounds) if task in ("copy", "correct", "list")]
+    sums: dict[str, list[float]] = {name: [0.0, 0.0, 0.0] for name in workers}
+    for prompt in asked:
+        ids = texts.encode_chat([ChatMessage("user", prompt)])
+        for name, worker in workers.items():
+            done = worker.ask(do="answer", ids=ids, count=ANSWER_TOKENS, ends=texts.eos_ids)
+            found = (done["tokens"], done["seconds"], done["cpu"])
+            sums[name] = [a + b for a, b in zip(sums[name], found, strict=True)]
+    for name, (tokens, seconds, cpu) in sums.items():
+        add(case, name, "copy_tok_s", tokens / seconds, "tok/s", len(asked))
+        add(case, name, "copy_cpu_tok_s", tokens / cpu, "tok/s", len(asked))
 
 
 def fidelity(workers: dict[str, Worker], gguf: str, ids: list[int], count: int, add: Add) -> None:
@@ -383,6 +445,7 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
                 options.quick,
                 add,
             )
+            copying(workers, options.bundle, case, 1 if options.quick else 4, add)
             for name, worker in workers.items():
                 # A text that fills the 512 positions, so that the whole cache is there.
                 worker.ask(do="prefill", ids=ids[:500])

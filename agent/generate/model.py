@@ -90,8 +90,7 @@ class GenerativeModel:
             for name in (self.manifest.model.file, self.facts.embedding):
                 (folder / name).write_bytes(bundle.read(name))
         elif options.cache is None or not options.cache.is_file():
-            # With packed weights beside the release this is no first load: the files were
-            # checked then, and hashing them again would cost more than the load.
+            # With packed weights at hand they were checked before, which costs more than a load.
             bundle.check(self.manifest.model.file)
             bundle.check(self.facts.embedding)
         embedding = Embedding(np.memmap(folder / self.facts.embedding, np.uint8, "r"), self.facts)

@@ -52,9 +52,7 @@ def equalised(weights: DecoderWeights, texts: list[npt.NDArray[np.int64]]) -> De
         if bound and layer.attention_norm is not None:
             s = factors(squares[f"{index}.q"], _columns(layer.q, layer.k, layer.v))
             gain = layer.attention_norm / s
-            layer = replace(
-                layer, attention_norm=gain, q=layer.q * s, k=layer.k * s, v=layer.v * s
-            )
+            layer = replace(layer, attention_norm=gain, q=layer.q * s, k=layer.k * s, v=layer.v * s)
         if bound and layer.ffn_norm is not None:
             s = factors(squares[f"{index}.gate"], _columns(layer.gate, layer.up))
             layer = replace(
@@ -64,9 +62,7 @@ def equalised(weights: DecoderWeights, texts: list[npt.NDArray[np.int64]]) -> De
     if not bound:
         return replace(weights, layers=layers)
     s = factors(squares["head"], _columns(weights.head))
-    return replace(
-        weights, layers=layers, final_norm=weights.final_norm / s, head=weights.head * s
-    )
+    return replace(weights, layers=layers, final_norm=weights.final_norm / s, head=weights.head * s)
 
 
 def loudness(weights: DecoderWeights, texts: list[npt.NDArray[np.int64]]) -> Squares:
