@@ -21,6 +21,7 @@ import numpy.typing as npt
 from model_builder.generate import reference
 from model_builder.generate.fold import is_bound
 from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights
+from model_builder.teachers.base import Progress, silent
 
 Squares = dict[str, npt.NDArray[np.float64]]
 """Site (``"3.q"``, ``"head"``) -> sum of the squares of each channel that it reads."""
@@ -31,14 +32,17 @@ _QUIETEST = 1e-4
 """Of the loudest channel, or weights: what is below counts as that."""
 
 
-def equalised(weights: DecoderWeights, texts: list[npt.NDArray[np.int64]]) -> DecoderWeights:
+def equalised(
+    weights: DecoderWeights, texts: list[npt.NDArray[np.int64]], progress: Progress = silent
+) -> DecoderWeights:
     """The decoder with channels that are as loud as the weights that read them.
 
     Args:
         weights: as they were imported.
         texts: token ids, each a text of its own, by which loudness is measured.
+        progress: is told of each text.
     """
-    squares = loudness(weights, texts)
+    squares = loudness(weights, texts, progress)
     bound, c = is_bound(weights), weights.config
     layers = []
     for index, layer in enumerate(weights.layers):
@@ -65,7 +69,9 @@ def equalised(weights: DecoderWeights, texts: list[npt.NDArray[np.int64]]) -> De
     return replace(weights, layers=layers, final_norm=weights.final_norm / s, head=weights.head * s)
 
 
-def loudness(weights: DecoderWeights, texts: list[npt.NDArray[np.int64]]) -> Squares:
+def loudness(
+    weights: DecoderWeights, texts: list[npt.NDArray[np.int64]], progress: Progress = silent
+) -> Squares:
     """Runs texts through the float reference and sums the squares of what matrices read."""
     squares: Squares = {}
 
@@ -76,8 +82,9 @@ def loudness(weights: DecoderWeights, texts: list[npt.NDArray[np.int64]]) -> Squ
             squares[site] = squares[site] + found if site in squares else found
         return x if name == "head" else reference.exact(x, weight, site)
 
-    for ids in texts:
+    for number, ids in enumerate(texts, 1):
         reference.logits(weights, ids, linear)
+        progress("equalising", number, len(texts))
     return squares
 
 

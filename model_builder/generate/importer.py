@@ -271,7 +271,7 @@ def _fitting(
         if most is None:
             most = _INT4_CHANGE if options.weights == "int4" else _INT8_CHANGE
         texts = _calibration(pretrained, tokenizer, options, weights)
-        folded = folded or _folded(pretrained, texts, options)
+        folded = folded or _folded(pretrained, texts, options, progress)
         if weights == "int4" and texts:
             decoder = quantize_in_order(folded, texts, progress)
         else:
@@ -289,13 +289,15 @@ def _fitting(
     )
 
 
-def _folded(pretrained: Pretrained, texts: list[Ids], options: ImportOptions) -> FoldedDecoder:
+def _folded(
+    pretrained: Pretrained, texts: list[Ids], options: ImportOptions, progress: Progress
+) -> FoldedDecoder:
     """The decoder in the form that suits rounding; `texts` are those that it is fitted to."""
     weights = pretrained.weights
     # What an adapter changes is placed by the turns alone (basis.py), so that its base has no
     # other channels than the source.
     if texts and not options.layout.adapters:
-        weights = equalised(weights, texts[:_EQUALISING_TEXTS])
+        weights = equalised(weights, texts[:_EQUALISING_TEXTS], progress)
     return fold(weights, rotate=options.rotate, seed=options.seed)
 
 
