@@ -24,7 +24,7 @@ from model_builder.generate.adapter_texts import AdapterTexts
 from model_builder.generate.basis import Basis
 from model_builder.generate.equalise import equalised
 from model_builder.generate.fidelity import Fidelity, Ids, compare, shipped_text, windows
-from model_builder.generate.fold import FoldedDecoder, fold
+from model_builder.generate.fold import fold
 from model_builder.generate.in_order import quantize_in_order
 from model_builder.generate.package import (
     GeneratorParts,
@@ -37,6 +37,7 @@ from model_builder.generate.package import (
 from model_builder.generate.quantize import QuantizedDecoder, calibrate, quantize
 from model_builder.generate.runner import Runner
 from model_builder.generate.source import Pretrained, load_pretrained
+from model_builder.generate.weights import DecoderWeights
 from model_builder.teachers.base import Progress, silent
 
 _WINDOW = 256
@@ -262,7 +263,6 @@ def _fitting(
     pretrained: Pretrained, tokenizer: Tokenizer, options: ImportOptions, progress: Progress
 ) -> tuple[QuantizedDecoder, Fidelity]:
     """The decoder in the bits that were asked for, near enough to its source."""
-    folded: FoldedDecoder | None = None
     tries: tuple[Literal["int8", "int4"], ...] = (
         ("int4", "int8") if options.weights == "auto" else (options.weights,)
     )
@@ -271,12 +271,7 @@ def _fitting(
         if most is None:
             most = _INT4_CHANGE if options.weights == "int4" else _INT8_CHANGE
         texts = _calibration(pretrained, tokenizer, options, weights)
-        folded = folded or _folded(pretrained, texts, options, progress)
-        if weights == "int4" and texts:
-            decoder = quantize_in_order(folded, texts, progress)
-        else:
-            grams = calibrate(folded, texts, progress) if texts else None
-            decoder = quantize(folded, grams, progress, bits=4 if weights == "int4" else 8)
+        decoder = _quantised(pretrained.weights, texts, weights, options, progress)
         fidelity = check(pretrained, tokenizer, decoder, options, progress)
         fidelity = msgspec.structs.replace(fidelity, weights=weights)
         if fidelity.perplexity_change <= most:
@@ -289,16 +284,23 @@ def _fitting(
     )
 
 
-def _folded(
-    pretrained: Pretrained, texts: list[Ids], options: ImportOptions, progress: Progress
-) -> FoldedDecoder:
-    """The decoder in the form that suits rounding; `texts` are those that it is fitted to."""
-    weights = pretrained.weights
+def _quantised(
+    source: DecoderWeights,
+    texts: list[Ids],
+    weights: Literal["int8", "int4"],
+    options: ImportOptions,
+    progress: Progress,
+) -> QuantizedDecoder:
+    """The decoder in int8 or int4, fitted to `texts` if there are any."""
     # What an adapter changes is placed by the turns alone (basis.py), so that its base has no
-    # other channels than the source.
-    if texts and not options.layout.adapters:
-        weights = equalised(weights, texts[:_EQUALISING_TEXTS], progress)
-    return fold(weights, rotate=options.rotate, seed=options.seed)
+    # other channels than the source. In four bits the weights' own errors are what counts.
+    if weights == "int8" and texts and not options.layout.adapters:
+        source = equalised(source, texts[:_EQUALISING_TEXTS], progress)
+    folded = fold(source, rotate=options.rotate, seed=options.seed)
+    if weights == "int4" and texts:
+        return quantize_in_order(folded, texts, progress)
+    grams = calibrate(folded, texts, progress) if texts else None
+    return quantize(folded, grams, progress, bits=4 if weights == "int4" else 8)
 
 
 def _calibration(
