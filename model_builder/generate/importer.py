@@ -24,7 +24,7 @@ from model_builder.generate.adapter_texts import AdapterTexts
 from model_builder.generate.basis import Basis
 from model_builder.generate.equalise import equalised
 from model_builder.generate.fidelity import Fidelity, Ids, compare, shipped_text, windows
-from model_builder.generate.fold import fold
+from model_builder.generate.fold import fold, is_bound
 from model_builder.generate.in_order import quantize_in_order
 from model_builder.generate.package import (
     GeneratorParts,
@@ -292,9 +292,10 @@ def _quantised(
     progress: Progress,
 ) -> QuantizedDecoder:
     """The decoder in int8 or int4, fitted to `texts` if there are any."""
-    # What an adapter changes is placed by the turns alone (basis.py), so that its base has no
-    # other channels than the source. In four bits the weights' own errors are what counts.
-    if weights == "int8" and texts and not options.layout.adapters:
+    # Elsewhere it gives nothing: a turned stream has no loud channels, and in four bits the
+    # weights' own errors are what counts. What an adapter changes is placed by the turns alone.
+    wanted = weights == "int8" and is_bound(source) and not options.layout.adapters
+    if wanted and texts:
         source = equalised(source, texts[:_EQUALISING_TEXTS], progress)
     folded = fold(source, rotate=options.rotate, seed=options.seed)
     if weights == "int4" and texts:

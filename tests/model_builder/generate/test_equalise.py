@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import pytest
 from model_builder.generate import reference
 from model_builder.generate.equalise import equalised, factors
 from model_builder.generate.fold import fold, is_bound
+from model_builder.generate.importer import ImportOptions, import_model
 from model_builder.generate.package import Layout, build_model, facts_of
 from model_builder.generate.quantize import quantize
 from model_builder.generate.runner import Runner
 from model_builder.generate.safetensors_source import HfFolder
 from model_builder.generate.weights import DecoderWeights
-from tests.model_builder.generate.test_oracle import CASES, IDS, expected, folder
+from tests.model_builder.generate.test_oracle import CASES, IDS, expected, folder, with_tokenizer
 
 
 def in_int8(weights: DecoderWeights) -> np.ndarray:
@@ -104,3 +106,33 @@ def test_channels_that_nothing_is_known_of_stay_finite() -> None:
             assert (found > 0).all()
     assert np.allclose(factors(np.ones(4), np.ones(4)), 1)
     assert np.allclose(factors(np.array([16.0, 1.0]), np.array([1.0, 1.0])), [2**0.5, 2**-0.5])
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "there"),
+    [
+        ("gemma3", {}, True),
+        ("olmo2", {}, True),
+        ("llama", {}, False),
+        ("gemma3", {"weights": "int4"}, False),
+        ("gemma3", {"calibration_tokens": 0}, False),
+        ("gemma3", {"layout": Layout(contexts=[64], adapters=4)}, False),
+    ],
+)
+def test_an_import_equalises_where_it_pays(
+    case: str, changes: dict[str, Any], there: bool, tmp_path: Path
+) -> None:
+    """Int8, a stream that is not turned, no places for adapters, and a text to go by."""
+    fields: dict[str, Any] = {
+        "name": "oracle",
+        "layout": Layout(contexts=[64], prompt=[], prefill=[], score=[]),
+        "calibration_tokens": 256,
+        "check_tokens": 64,
+        "max_perplexity_change": 10.0,
+    }
+    source = with_tokenizer(folder(case, tmp_path), bos_token="<s>", add_bos_token=True)
+    told: set[str] = set()
+    options = ImportOptions(**{**fields, **changes})
+    import_model(str(source), tmp_path / "out", options, lambda what, *_: told.add(what))
+    assert ("equalising" in told) == there
+    assert "quantising" in told
