@@ -59,10 +59,16 @@ class House(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @cache
-def houses() -> dict[str, House]:
-    """The made-up houses by language."""
-    data = (resources.files("model_builder.data") / "houses.yaml").read_bytes()
+def houses(file: str = "houses.yaml") -> dict[str, House]:
+    """The made-up houses of a file by language."""
+    data = (resources.files("model_builder.data") / file).read_bytes()
     return msgspec.convert(yaml.safe_load(data), type=dict[str, House])
+
+
+def free_values(house: House) -> list[str]:
+    """All that a household chooses: areas, floors, names and free text; sorted."""
+    listed = [*house.names.values(), *house.wildcards.values()]
+    return sorted({*house.area, *house.floor, *(value for values in listed for value in values)})
 
 
 def languages() -> list[str]:

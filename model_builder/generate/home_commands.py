@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from hassil.expression import Alternative, Expression, Group, ListReference, Permutation
+from hassil.expression import Expression, ListReference
 from hassil.intents import TextSlotList
 from hassil.util import normalize_whitespace
 
@@ -42,6 +42,9 @@ _SENTENCE = 1.8
 """Words of a list's values, in the mean, from which on they are free text and not names."""
 
 _LOOKS_AT_TEMPLATE = 40
+_UNSEEN = 600
+"""Sentences that those with values never seen are taken from: half of them have any."""
+
 _TEST_SHARE = 0.1
 _TESTED = "of the test split"
 _VALIDATION_SHARE = 0.03
@@ -104,14 +107,6 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
                 return None  # two values for one slot: nobody could say which is meant
             self.slots[node.slot_name] = spoken
             return f"{node.prefix or ''}{mark(node.slot_name, spoken)}{node.suffix or ''}"
-        if isinstance(node, Alternative):
-            return self.expand(rng.choice(node.items), domains, rng)
-        if isinstance(node, Group):
-            items = list(node.items)
-            if isinstance(node, Permutation):
-                rng.shuffle(items)
-            parts = [self.expand(item, domains, rng) for item in items]
-            return None if None in parts else "".join(p for p in parts if p is not None)
         return super().expand(node, domains, rng)
 
     def _slot_value(
@@ -140,9 +135,8 @@ class _SlotWalker(home._Walker):  # the same walk; this one remembers what fills
         return None
 
 
-def _templates(language: str) -> list[_Template]:
+def _templates(language: str, house: home.House) -> list[_Template]:
     intents = home.load_intents(language)
-    house = home.houses().get(language, home.houses()["en"])
     found = []
     for name, intent in sorted(intents.intents.items()):
         for block, data in enumerate(intent.data):
@@ -156,14 +150,6 @@ def _templates(language: str) -> list[_Template]:
                 for i, sentence in enumerate(data.sentences)
             ]
     return found
-
-
-def _free_values(language: str) -> list[str]:
-    house = home.houses().get(language, home.houses()["en"])
-    values = [*house.area, *house.floor]
-    for listed in (*house.names.values(), *house.wildcards.values()):
-        values += listed
-    return sorted(set(values))
 
 
 def _listed_words(templates: list[_Template], rng: random.Random) -> list[str]:
@@ -187,6 +173,8 @@ def sample_commands(
     rephrased: float = 0.0,
     spoken: float = 0.0,
     invented: float = _MADE_UP,
+    *,
+    unseen: bool = False,
 ) -> Split:
     """Distinct sentences with their JSON; the test split has unseen templates and values.
 
@@ -198,31 +186,34 @@ def sample_commands(
         rephrased: other ways to say them, by share of `sentences`, to train with too.
         spoken: what people say and no template has, by share of `sentences`, likewise.
         invented: share of free values that are made-up words while training.
+        unseen: validation has a house, too, of which training sees neither values nor words.
 
     Raises:
         InputError: ``unknown-language``.
     """
     rng = random.Random(seed)
-    values = _free_values(language)
-    held = set(rng.sample(values, max(1, len(values) // 5)))
     house = home.houses().get(language, home.houses()["en"])
-    templates = _templates(language)
+    values = home.free_values(house)
+    held = set(rng.sample(values, max(1, len(values) // 5)))
+    unseen_house = home.houses("unseen.yaml").get(language) if unseen else None
+    held |= set(home.free_values(unseen_house)) if unseen_house else set()
+    templates = _templates(language, house)
     by_intent: dict[str, list[_Template]] = {}
     for template in templates:
         template.walker.held, template.walker.made_up = held, invented
         by_intent.setdefault(template.intent, []).append(template)
-    unseen: list[_Template] = []
+    for_test: list[_Template] = []
     seen: list[_Template] = []
     for listed in by_intent.values():
         rng.shuffle(listed)
         held_back = _held_back(listed, rng)
-        unseen += held_back
+        for_test += held_back
         seen += [template for template in listed if template not in held_back]
     owner: dict[str, str] = {}
     judge = Judge(language)
     _invent(templates, seen, language, held, judge, rng)
     trained = _walk(seen, sentences, owner, judge, rng, testing=False)
-    tested = _walk(unseen, test, owner, judge, rng, testing=True)
+    tested = _walk(for_test, test, owner, judge, rng, testing=True)
     spared = int(len(trained) * _VALIDATION_SHARE)
     pairs = [said.pair for said in trained]
     for said in tested:
@@ -234,7 +225,31 @@ def sample_commands(
     walker.names, walker.texts = templates[0].walker.names, templates[0].walker.texts
     others, kept = sample_spoken(language, int(sentences * spoken), walker, owner, rng)
     stopped_by = pairs[:spared] + kept
+    if unseen_house:
+        stopped_by += _of_unseen_values(language, seen, unseen_house, owner, judge, rng)
     return Split(pairs[spared:] + more + others, stopped_by, [said.pair for said in tested])
+
+
+def _of_unseen_values(
+    language: str,
+    seen: list[_Template],
+    house: home.House,
+    owner: dict[str, str],
+    judge: Judge,
+    rng: random.Random,
+) -> list[Pair]:
+    """Pairs of known templates with values of a house never seen, to validate with."""
+    values = set(home.free_values(house))
+    first = home.houses()[language]  # floors are a closed list
+    house = msgspec.structs.replace(house, floor=first.floor, joining=first.joining)
+    known = {template.group for template in seen}
+    templates = [t for t in _templates(language, house) if t.group in known]
+    for template in templates:
+        template.walker.held = values
+    said = _walk(templates, _UNSEEN, owner, judge, rng, testing=True)
+    more = _rephrased(said, len(said) // 2, house.joining, owner, rng)
+    pairs = {pair.prompt: pair for pair in (*(one.pair for one in said), *more)}.values()
+    return [pair for pair in pairs if any(f'"{value}"' in pair.completion for value in values)]
 
 
 def _invent(

@@ -79,9 +79,8 @@ def load(
     """
     d = recipe.data
     if d.kind == "home-commands":
-        split = sample_commands(
-            d.language, d.sentences, d.test, d.seed, d.rephrased, d.spoken, d.invented
-        )
+        options = (d.rephrased, d.spoken, d.invented)
+        split = sample_commands(d.language, d.sentences, d.test, d.seed, *options, unseen=True)
         return split, None
     path = folder / d.path
     pairs: list[Pair] = []
