@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from model_builder.classify import metrics
 
-_NOISE: Final = 0.5
-"""Standard errors of a difference within which the plan that comes first is taken."""
+_NOISE: Final = 1.0
+"""Standard errors of a difference within which the plan that comes first is taken: the best of
+several that are alike looks better than it is by about as much."""
 
 _LEAST: Final = 0.005
 """Likelihood below which a wrong answer is as wrong as any."""

@@ -304,7 +304,8 @@ def _named(own: NgramStudentConfig) -> str:
 def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> list[Plan]:
     """What TF-IDF with logistic regression is, with as many rows of the table as the budget holds.
 
-    They come first: whatever else is chosen has shown that it is better than that.
+    They come first: whatever else is chosen has shown that it is better than that. What the
+    teacher says comes before the labels alone, which know less.
     """
     found = []
     for chars in [(1, 0), (3, 4)] if _long(texts) else [(3, 5)]:
@@ -314,8 +315,11 @@ def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> l
         except RefusedError:
             return []
         name, fit = f"{_named(own)}, fitted", BagFit(steps=_TURNS[labels - 1 > _COLUMNS])
-        found.append(Plan(f"{name} to the labels", own, 1.0, fit, LinearFit(), labels=True))
-        if made:  # with more labels than columns this was not measured
-            taught = _TAUGHT if columns >= labels - 1 else LinearFit()
-            found.append(Plan(f"{name} to the teacher", own, 0.3, fit, taught))
+        alone = Plan(f"{name} to the labels", own, 1.0, fit, LinearFit(), labels=True)
+        if not made:
+            found.append(alone)
+        elif columns < labels - 1:  # for those neither the strength nor the order was measured
+            found += [alone, Plan(f"{name} to the teacher", own, 0.3, fit, LinearFit())]
+        else:
+            found += [Plan(f"{name} to the teacher", own, 0.3, fit, _TAUGHT), alone]
     return found
