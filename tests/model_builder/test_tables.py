@@ -45,7 +45,8 @@ def test_an_export_of_a_spreadsheet_is_read(tmp_path: Path, encoding: str) -> No
     assert pairs(load_rows(path, text="nachricht", label="Kategorie", log=log)) == WANTED
     said = "\n".join(log.notes)
     assert "cells apart by ';'" in said
-    assert "3 rows of export.csv were left out" in said
+    assert "2 rows of export.csv were left out" in said
+    assert "1 of 4 rows of export.csv have no label" in said
     for place in ("line 4", "line 5", "line 7"):
         assert place in said
     assert ("was read as" in said) == (encoding not in ("utf-8", "utf-8-sig"))
@@ -105,7 +106,7 @@ def test_a_name_that_was_asked_for_is_not_guessed(tmp_path: Path) -> None:
 def test_a_file_of_which_most_rows_are_no_good_is_refused(tmp_path: Path) -> None:
     """The wrong columns, most often; the first places are named."""
     path = tmp_path / "a.csv"
-    path.write_text("text,label\n" + "x,\n" * 30 + "a,b\n" * 20)
+    path.write_text("text,label\n" + ",x\n" * 30 + "a,b\n" * 20)
     with pytest.raises(InputError, match=r"30 of 50 rows cannot be used.*lines 2, 3"):
         load_rows(path)
 
