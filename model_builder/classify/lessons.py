@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model_builder.checkpoint import Checkpoint, Saved
 from model_builder.classify.masters import Masters
-from model_builder.classify.plans import Facts, Plan
+from model_builder.classify.plans import BESIDE, Facts, Plan
 from model_builder.classify.variations import variations
 from model_builder.data.dataset import Dataset, Split
 from model_builder.recipes.classify import Recipe
@@ -20,7 +20,7 @@ from model_builder.schedule import seconds_for
 from model_builder.seeds import derive
 from model_builder.students.bag import Bag, train_bag
 from model_builder.students.ids import encode
-from model_builder.students.linear import fit_linear
+from model_builder.students.linear import blend, fit_linear
 from model_builder.teachers.base import Progress
 
 _MOST_MADE: Final = 60_000
@@ -117,7 +117,10 @@ def train_plan(
         targets = np.eye(targets.shape[1], dtype=np.float32)[targets.argmax(axis=1)]
     data = hashlib.sha256("\0".join(lesson.texts[:natural]).encode("utf-8", "replace"))
     data.update(targets.tobytes())
-    run = msgspec.json.encode([data.hexdigest(), plan.shape, plan.natural, fit, seed, plan.linear])
+    parts = [data.hexdigest(), plan.shape, plan.natural, fit, seed, plan.linear]
+    if plan.beside is not None:
+        parts += [BESIDE, plan.beside.linear]
+    run = msgspec.json.encode(parts)
     checkpoint = Checkpoint(cache, hashlib.sha256(run).hexdigest())
     bag = Bag(plan.shape, targets.shape[1], seed)
     saved = checkpoint.load([value.shape for value in bag.weights.values()])
@@ -133,6 +136,9 @@ def train_plan(
         alone = msgspec.structs.replace(plan.shape.features, char_min=1, char_max=0)
         words = encode(lesson.texts[:natural], alone)
         fit_linear(bag, ids, words, targets, weights, plan.linear, steps, progress)
+        if plan.beside is not None:
+            other = train_plan(recipe, lesson, plan.beside, steps, cache, lambda done, total: None)
+            blend(bag, other, BESIDE)
     checkpoint.save(Saved(steps, True, list(bag.weights.values()), []))
     return bag
 

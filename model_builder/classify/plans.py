@@ -64,6 +64,9 @@ _TAUGHT: Final = LinearFit(strength=5.0)
 """A fit to the teacher, which has many times as many texts as there are rows, all made of their
 words: with the strength of a fit to the rows it learns what those share by chance."""
 
+BESIDE: Final = 0.2
+"""Part that the fit to the labels has in that to the teacher, whose mistakes are others."""
+
 
 class Limits(msgspec.Struct, frozen=True):
     """What a student must fit.
@@ -122,6 +125,7 @@ class Plan(msgspec.Struct, frozen=True):
         fit: of the training; of a linear fit its steps are the optimiser's turns, at most.
         linear: fitted at once instead of trained in steps.
         labels: learns the rows' labels alone and nothing of what the teacher says of them.
+        beside: a fit whose answers count for `BESIDE` of this one's.
     """
 
     name: str
@@ -130,6 +134,7 @@ class Plan(msgspec.Struct, frozen=True):
     fit: BagFit
     linear: LinearFit | None = None
     labels: bool = False
+    beside: Plan | None = None
 
 
 def shape(
@@ -321,5 +326,6 @@ def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> l
         elif columns < labels - 1:  # for those neither the strength nor the order was measured
             found += [alone, Plan(f"{name} to the teacher", own, 0.3, fit, LinearFit())]
         else:
-            found += [Plan(f"{name} to the teacher", own, 0.3, fit, _TAUGHT), alone]
+            taught = Plan(f"{name} to the teacher", own, 0.3, fit, _TAUGHT, beside=alone)
+            found += [taught, alone]
     return found

@@ -106,6 +106,33 @@ def fit_linear(
     _fold(bag, where, found, codes, bias)
 
 
+def blend(bag: Bag, other: Bag, share: float) -> None:
+    """Makes `bag` answer with its own logits and, by `share`, those of `other`: one linear student.
+
+    Args:
+        bag: changed.
+        other: of the same shape; both fitted with columns for all labels, or all but one, which
+            say the same of each label but for their size.
+        share: between 0 and 1, of `other`.
+    """
+    own, beside = bag.weights, other.weights
+    own["first_bias"][:] = (1 - share) * own["first_bias"] + share * beside["first_bias"]
+    for column in range(len(own["from_mean"])):
+        says, there = own["from_mean"][column], beside["from_mean"][column]
+        if not says.any():  # nothing was learned, or the column is to spare
+            says[:] = there
+            ratio = 1.0 if there.any() else 0.0
+        else:
+            ratio = float(there @ says / (says @ says))
+        mixed = (1 - share) * own["table"][:, column] + share * ratio * beside["table"][:, column]
+        used = np.abs(mixed[mixed != 0])
+        if not used.size:
+            continue
+        scale = float(bag.limit) / float(np.quantile(used, _CUT))
+        own["table"][:, column] = np.clip(mixed * scale, -bag.limit, bag.limit)
+        says /= scale
+
+
 def _counted(ids: NDArray[np.int32], size: int) -> Any:
     used = ids != 0
     edges = np.concatenate([[0], np.cumsum(used.sum(axis=1))])

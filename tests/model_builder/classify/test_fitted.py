@@ -13,7 +13,7 @@ from model_builder.data.shipped import drawn
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.students.bag import Bag
 from model_builder.students.ids import encode
-from model_builder.students.linear import LinearFit, fit_linear
+from model_builder.students.linear import LinearFit, blend, fit_linear
 from model_builder.teachers.counted import CountedTeacher
 from model_builder.tflm import measure
 from tests.model_builder.support import sentences
@@ -97,6 +97,28 @@ def test_text_that_says_nothing_gives_a_student(texts: list[str]) -> None:
     assert all(np.isfinite(value).all() for value in bag.weights.values())
 
 
+@pytest.mark.parametrize(("labels", "dim"), [(2, 1), (3, 2), (3, 4)])
+def test_two_that_are_blended_answer_with_the_logits_of_both(labels: int, dim: int) -> None:
+    """Whatever the sizes of their columns; also where one of them learned nothing."""
+    targets = LABELS % labels
+    first, second = _fit(_bag(labels, dim), TEXTS, targets), _fit(_bag(labels, dim), TEXTS, targets)
+    empty = _fit(_bag(labels, dim), [""] * 9, targets[:9])
+    other = _fit(_bag(labels, dim), TEXTS[::3], targets[::3], turns=9)
+    ids = encode(TEXTS, first.config.features)
+    own, theirs, nothing = first.logits(ids), other.logits(ids), empty.logits(ids)
+    assert abs(own - theirs).max() > 1
+    for bag, beside, expected in (
+        (first, other, 0.8 * own + 0.2 * theirs),
+        (second, empty, 0.8 * own + 0.2 * nothing),
+        (empty, other, 0.8 * nothing + 0.2 * theirs),
+    ):
+        blend(bag, beside, 0.2)
+        found = bag.logits(ids)
+        assert abs(found - expected).mean() < 0.02 * abs(expected).mean()
+        assert (found.argmax(1) == expected.argmax(1)).mean() > 0.98
+        assert abs(bag.weights["table"]).max() <= bag.limit
+
+
 def test_every_search_begins_with_what_a_person_would_have_used() -> None:
     """With any number of labels, in a budget that is usual; the rows' labels alone teach it."""
     for labels in (2, 6, 25, 26, 77, 150):
@@ -113,6 +135,7 @@ def test_every_search_begins_with_what_a_person_would_have_used() -> None:
             assert taught.linear and alone.linear
             assert (taught.linear.strength < alone.linear.strength) == (labels <= 25)
             assert (tried[0] is taught) == (labels <= 25)
+            assert (taught.beside == alone) == (labels <= 25) and alone.beside is None
             (only,) = [
                 p
                 for p in plans(TEXTS, Facts(3000, labels, 20.0, 300.0), Limits(), 0, briefly)
