@@ -90,26 +90,26 @@ class GenerativeModel:
             for name in (self.manifest.model.file, self.facts.embedding):
                 (folder / name).write_bytes(bundle.read(name))
         elif options.cache is None or not options.cache.is_file():
-            # With packed weights at hand they were checked before, which costs more than a load.
+            # With packed weights beside the release this is no first load: the files were
+            # checked then, and hashing them again would cost more than the load.
             bundle.check(self.manifest.model.file)
             bundle.check(self.facts.embedding)
         embedding = Embedding(np.memmap(folder / self.facts.embedding, np.uint8, "r"), self.facts)
-        with self.prompts.loading():
-            engine = open_engine(
-                folder / self.manifest.model.file,
-                runtime=options.runtime,
-                wanted=self.manifest.model.runtimes,
-                threads=options.threads,
-                cache=options.cache,
-                whole=() if options.cache or options.lean else plain,
-            )
-            self.runtime = engine.name
-            self.decoder = Decoder(engine, embedding, self.facts)
-            try:
-                self.decoder.load()
-            except BaseException:
-                self.decoder.close()
-                raise
+        engine = open_engine(
+            folder / self.manifest.model.file,
+            runtime=options.runtime,
+            wanted=self.manifest.model.runtimes,
+            threads=options.threads,
+            cache=options.cache,
+            whole=() if options.cache or options.lean else plain,
+        )
+        self.runtime = engine.name
+        self.decoder = Decoder(engine, embedding, self.facts)
+        try:
+            self.decoder.load()
+        except BaseException:
+            self.decoder.close()
+            raise
         self.prefixes = PrefixCache()
         self._factory: ConstraintFactory | None = None
         self._own = self.ref, self.facts

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import cached_property
-from threading import Thread
 from typing import Any
 
 import msgspec
@@ -16,7 +13,7 @@ from contracts import chances
 from contracts.bundle import Bundle
 from contracts.chat.call_forms import CallForm, form_of
 from contracts.chat.template import ChatTemplate
-from contracts.errors import InputError, ShoalError
+from contracts.errors import InputError
 from contracts.manifest import GeneratorFacts, TokenizerFrontEnd
 from contracts.memory import give_back
 from contracts.requests import ChatMessage, GenerateRequest, Tool
@@ -26,8 +23,8 @@ from contracts.tokenizer import load, probe, told
 class Prompts:
     """The text side of a generative bundle.
 
-    The tokenizer and the chat template are loaded at their first use, or beside the model:
-    parsing a vocabulary of tens of thousands of words takes as long as that.
+    The tokenizer and the chat template are loaded at their first use: parsing a vocabulary of
+    tens of thousands of words takes longer than opening the model.
 
     Args:
         bundle: a generate bundle.
@@ -60,25 +57,6 @@ class Prompts:
             InputError: ``bad-tokenizer``, ``bad-template``, ``bundle-corrupt``.
         """
         _ = self._tokenizer, self._template
-
-    @contextmanager
-    def loading(self) -> Iterator[None]:
-        """Loads them beside what is done meanwhile; what is wrong with them, the first use tells.
-
-        The library that parses the vocabulary and the one that opens a model both work outside
-        Python, so that two cores share it.
-        """
-
-        def load() -> None:
-            with suppress(ShoalError):
-                self.load()
-
-        thread = Thread(target=load, name="tokenizer")
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
 
     def probe(self) -> None:
         """As :func:`contracts.tokenizer.probe`."""

@@ -11,7 +11,6 @@ import math
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import warnings
 from fractions import Fraction
@@ -520,7 +519,7 @@ def test_a_short_text_after_a_long_one_has_a_small_cache(model: GenerativeModel)
 
 
 def test_a_broken_tokenizer_is_refused_before_a_request(bundle_path: Path, tmp_path: Path) -> None:
-    """It does not keep the model from opening, but one that was warmed up has one that works."""
+    """The tokenizer is loaded late, but a model that was warmed up has one that works."""
     folder = tmp_path / "broken"
     shutil.copytree(bundle_path, folder)
     (folder / "tokenizer.json").write_text('{"model": 1}')
@@ -537,17 +536,6 @@ def test_a_broken_tokenizer_is_refused_before_a_request(bundle_path: Path, tmp_p
     finally:
         broken.close()
     assert raised.value.code == "bad-tokenizer"
-
-
-def test_the_tokenizer_is_there_when_the_model_is(bundle_path: Path) -> None:
-    """Both are loaded side by side, so that the first text waits for neither."""
-    model = GenerativeModel(Bundle.open(bundle_path))
-    try:
-        model.prompts.tokenizer_json = None  # type: ignore[assignment,method-assign]
-        assert model.prompts.encode(PROMPT)
-        assert "tokenizer" not in {thread.name for thread in threading.enumerate()}
-    finally:
-        model.close()
 
 
 def test_a_hostile_chat_template_costs_one_request(bundle_path: Path, tmp_path: Path) -> None:
