@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -223,7 +222,7 @@ def token(
         if as_json:
             emit_json({"device": device, "token": secret, "url": fleet.api_url})
             return
-        sys.stdout.write(secret + "\n")
+        typer.echo(secret)  # read, or nobody is there to be told the rest
         typer.echo(
             f"On the device, with the token in a file: shoal-agent enroll --url {fleet.api_url} "
             "--token-file FILE --config agent.yaml",
