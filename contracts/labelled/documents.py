@@ -210,11 +210,18 @@ def _first(values: Any) -> Any:
 
 
 def _said(record: dict[str, Any]) -> dict[str, Any] | None:
-    """A chat of a fine-tuning file, whose last answer is the label of what was said before it."""
+    """A chat as its person's last turn, with the label beside the chat.
+
+    Without one it is a line of a fine-tuning file: the last answer is the label.
+    """
     turns = record.get("messages")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return None
     said = [(turn.get("role"), turn.get("content")) for turn in turns]
+    beside = usual_label([name for name in record if name != "messages"])
+    if beside is not None:
+        text = next((content for role, content in reversed(said) if role == "user"), None)
+        return {"text": text, "label": record[beside]}
     if len(said) < 2 or [role for role, _ in said[-2:]] != ["user", "assistant"]:
         return None
     return {"text": said[-2][1], "label": said[-1][1]}

@@ -71,6 +71,16 @@ ROWS = {
         }
         for text, label in PAIRS
     ],
+    "labelled chats": [
+        {
+            "messages": [
+                {"role": "user", "content": text},
+                {"role": "assistant", "content": f"I see, {text}."},
+            ],
+            "intent": label,
+        }
+        for text, label in PAIRS
+    ],
     "predicted": [
         {"text": text, "given_label": label, "predicted_label": "leave" if n % 2 else "greet"}
         for n, (text, label) in enumerate(PAIRS)

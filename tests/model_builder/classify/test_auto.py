@@ -219,6 +219,13 @@ def test_a_gain_that_chance_may_give_changes_no_choice() -> None:
     assert best([answers(41), answers(40)]) == 0
     assert best([answers(80), answers(30), answers(31)]) == 1
     assert best([answers(30)]) == 0
+    apart = rng.normal(size=400)
+    apart = (apart - apart.mean()) / apart.std() / 20  # a standard error is 0.05 / 20
+
+    def two(errors: float) -> list[Score]:
+        return [Score(-errors * apart.std() / 20 - apart, 0.9, 0.3), Score(apart * 0, 0.9, 0.3)]
+
+    assert (best(two(0.9)), best(two(1.1))) == (0, 1)
 
 
 def test_no_fold_holds_all_that_a_label_has() -> None:

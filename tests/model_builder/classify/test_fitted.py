@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import numpy as np
 import pytest
 
 from contracts.text import NgramConfig
-from model_builder.classify.lessons import Lesson
-from model_builder.classify.plans import Facts, Limits, plans
+from model_builder.classify.lessons import Lesson, train_plan
+from model_builder.classify.plans import BESIDE, Facts, Limits, plans
 from model_builder.convert import Runner, to_int8
 from model_builder.data.shipped import drawn
+from model_builder.recipes.classify import load
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.students.bag import Bag
 from model_builder.students.ids import encode
 from model_builder.students.linear import LinearFit, blend, fit_linear
 from model_builder.teachers.counted import CountedTeacher
 from model_builder.tflm import measure
-from tests.model_builder.support import sentences
+from tests.model_builder.support import sentences, write_recipe
 
 TEXTS = [text for text, _ in sentences()]
 LABELS = np.array([("on", "off", "heat").index(label) for _, label in sentences()])
@@ -117,6 +121,29 @@ def test_two_that_are_blended_answer_with_the_logits_of_both(labels: int, dim: i
         assert abs(found - expected).mean() < 0.02 * abs(expected).mean()
         assert (found.argmax(1) == expected.argmax(1)).mean() > 0.98
         assert abs(bag.weights["table"]).max() <= bag.limit
+
+
+def test_the_fit_to_the_teacher_has_a_part_of_that_to_the_labels(tmp_path: Path) -> None:
+    """From the cache, too. Made text is labelled otherwise here, so that the two differ."""
+    recipe = load(write_recipe(tmp_path, student={"family": "auto"}))
+    soft = np.eye(3, dtype=np.float32)
+    lesson = Lesson(
+        TEXTS + [f"{text} now" for text in TEXTS],
+        np.concatenate([soft[LABELS], soft[(LABELS + 1) % 3]]),
+        len(TEXTS),
+    )
+    taught = plans(TEXTS, Facts(len(TEXTS), 3, 20.0, 300.0), Limits(), len(TEXTS))[0]
+    assert taught.beside is not None
+    parts = (taught, msgspec.structs.replace(taught, beside=None), taught.beside, taught)
+    ids = encode(TEXTS, taught.shape.features)
+    found, alone, labels, again = (
+        train_plan(recipe, lesson, plan, 100, tmp_path / "cache", lambda *_: None).logits(ids)
+        for plan in parts
+    )
+    expected = (1 - BESIDE) * alone + BESIDE * labels
+    assert abs(found - alone).mean() > 0.1 * abs(alone).mean()
+    assert abs(found - expected).mean() < 0.2 * abs(found - alone).mean()
+    assert np.array_equal(found, again)
 
 
 def test_every_search_begins_with_what_a_person_would_have_used() -> None:
