@@ -69,18 +69,14 @@ class Store:
             self.engine = sa.create_engine(
                 parsed, pool_size=10, max_overflow=20, pool_pre_ping=True, hide_parameters=True
             )
-        self._closed = False
-        sa.event.listen(self.engine, "checkin", self._came_back)
 
     def close(self) -> None:
-        """Closes all connections: those in use, by another thread, when they come back."""
-        self._closed = True
-        self.engine.dispose()
+        """Closes all connections: those in use, by another thread, when they come back.
 
-    def _came_back(self, _connection: object, record: sa.pool.ConnectionPoolEntry) -> None:
-        """A pool that was disposed of keeps what comes back later, and never closes it."""
-        if self._closed:
-            record.invalidate()
+        A pool that was disposed of keeps what comes back later, and never closes it.
+        """
+        sa.event.listen(self.engine, "checkin", lambda _connection, record: record.invalidate())
+        self.engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
