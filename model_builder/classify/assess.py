@@ -33,7 +33,7 @@ from model_builder.teachers.base import Progress, Teacher
 AGREEMENT_TEXTS = 1000  # of the test split, for LiteRT against TensorFlow Lite Micro
 
 
-def _golden_texts(
+def golden_texts(
     recipe: Recipe, candidate: Candidate, own: list[str], rng: np.random.Generator
 ) -> list[str]:
     """Inputs of the golden vectors: texts of the product, unless the recipe says the user's.
@@ -171,13 +171,12 @@ def assess(
         "students": student.history,
         "machine": {"python": platform.python_version(), "machine": platform.machine()},
     }
-    golden = _golden_texts(recipe, candidate, test.texts, rng)
     parts = ClassifierParts(
         name=recipe.name,
         version=recipe.version,
         candidate=candidate,
         labels=labels,
-        golden_texts=golden,
+        golden_texts=golden_texts(recipe, candidate, test.texts, rng),
         baseline_logits=int8_logits,
         temperature=temperature,
         threshold=threshold,

@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 from contracts import board, codec
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import Provenance
-from model_builder.classify.assess import AGREEMENT_TEXTS
+from model_builder.classify.assess import AGREEMENT_TEXTS, golden_texts
 from model_builder.classify.deliver import BuildResult, hold_budget, packed, written
 from model_builder.classify.distil import TrainedNgram
 from model_builder.classify.metrics import sigmoid
 from model_builder.classify.package import ClassifierParts, versions
-from model_builder.convert import Runner, shuffled
+from model_builder.convert import Runner
 from model_builder.data.several import Dataset, prepare
-from model_builder.data.shipped import drawn
 from model_builder.recipes.classify import Recipe
 from model_builder.seeds import derive, make_deterministic
 from model_builder.several import figures
@@ -186,16 +185,12 @@ def _assess(
             f"teacher.source: {recipe.teacher.source} was not asked: with several labels a text "
             "one TF-IDF model a label teaches; write source: none"
         )
-    if recipe.evaluation.golden_texts == "test":
-        golden = [test.texts[i] for i in shuffled(len(test.texts), recipe.evaluation.golden, rng)]
-    else:
-        golden = drawn(recipe.evaluation.golden, rng)
     parts = ClassifierParts(
         name=recipe.name,
         version=recipe.version,
         candidate=candidate,
         labels=labels,
-        golden_texts=golden,
+        golden_texts=golden_texts(recipe, candidate, test.texts, rng),
         baseline_logits=logits,
         temperature=temperature,
         cuts=cuts,
