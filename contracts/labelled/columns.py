@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -40,7 +41,8 @@ _NO_BLANKS: Final = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-
 """Letters of Thai, Lao, Khmer, Japanese and Chinese."""
 
 _END: Final = re.compile(r"[^a-z]+")
-_NUMBER: Final = re.compile(r"[-+]?[0-9]+([.,][0-9]*)?([eE][-+]?[0-9]+)?")
+NUMBER: Final = re.compile(r"[-+]?[0-9]+([.,][0-9]*)?([eE][-+]?[0-9]+)?")
+"""A cell with a number, of whatever country."""
 
 _PREDICTED: Final = re.compile(r"(^|[._ -])(pred(icted|ictions?)?|suggest(ed|ions?))([._ -]|$)")
 
@@ -136,7 +138,20 @@ def _counted(name: str, sample: list[dict[str, Any]]) -> Counter[str]:
 
 
 def _amounts(values: Counter[str]) -> bool:
-    return len(values) > _MOST_NUMBERS and all(map(_NUMBER.fullmatch, values))
+    return len(values) > _MOST_NUMBERS and all(map(NUMBER.fullmatch, values))
+
+
+def check_kinds(labels: Iterable[str], column: str, where: str) -> None:
+    """Raises ``InputError`` where a column holds measures, as a mean of ratings is one."""
+    values = Counter(labels)
+    broken = [value for value in values if not value.lstrip("+-").isdigit()]
+    if len(broken) > len(values) / 2 and _amounts(values):
+        shown = ", ".join(sorted(broken)[:3])
+        raise InputError(
+            "bad-data",
+            f"{where}: {column[:60]!r} holds {len(values)} different numbers ({shown}, ...): a "
+            "measure, not labels; write what they mean, for example low below 2 and high from 2",
+        )
 
 
 def _shown(name: str, sample: list[dict[str, Any]]) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from contracts import limits
 from contracts.errors import InputError
-from contracts.labelled.columns import LISTS, Columns, choose, guess
+from contracts.labelled.columns import LISTS, Columns, check_kinds, choose, guess
 from contracts.labelled.rows import ERRORS, Log, Problem, Record, Row, places, told
 from contracts.labelled.several import Several, joined, labels_of, mark, marks_of, separator_of
 from contracts.labelled.tables import records
@@ -149,6 +149,7 @@ def load_table(
             rows = _split(path, rows, separator, log)
         return Table(rows, columns, Several(marks, separator, several.known), more)
     if columns.label:
+        check_kinds((row.label for row in rows), columns.label, f"{path}")
         _say_joined(path, rows, log)
     return Table(rows, columns, unlabelled=more)
 
@@ -322,7 +323,7 @@ def _cell(cells: dict[str, Any], column: str, *, whole: bool = False) -> str:
             return _cell({column: value[0]}, column)
         if isinstance(value, float) and value.is_integer():
             value = int(value)  # a data frame with an empty cell makes floats of its numbers
-        if whole or not isinstance(value, (int, bool)):
+        if whole or not isinstance(value, (int, float)):  # four stars and a half
             raise ValueError(f"{column!r} is not a string")
         value = str(value)
     value = value.strip()

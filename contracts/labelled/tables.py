@@ -18,6 +18,7 @@ from typing import Any, Final
 from contracts import codec, files, limits
 from contracts.errors import InputError
 from contracts.labelled import arrow, delimited, folders
+from contracts.labelled.columns import NUMBER
 from contracts.labelled.documents import cells_of, intents_in, intents_of, judged, rows_in
 from contracts.labelled.rows import Log, Record
 
@@ -44,7 +45,7 @@ _ELSE: Final = {
 _LEAST_EACH: Final = 4
 """Lines a label, on the mean, from which what stands first in lines is one."""
 
-_BEFORE: Final = re.compile(r"[0-9]{1,3}|[A-Z][A-Z0-9_]+(:\S+)?|[^\s:/]+:[^\s/]+")
+_BEFORE: Final = re.compile(r"[-+]?[0-9]{1,3}|[A-Z][A-Z0-9_]+(:\S+)?|[^\s:/]+:[^\s/]+")
 """A label before a text: a number, a word in capitals, or one of two parts, as ``NUM:date``."""
 
 _BEGINNINGS: Final = (
@@ -294,15 +295,22 @@ def _past_titles(
 def _headless(rows: list[list[str]]) -> bool:
     """Whether the first row is data: one of its cells stands again below it in its column.
 
-    A name of a column does not, and what is called ``text`` or ``label`` is a name.
+    A name of a column does not, and what is called ``text`` or ``label`` is a name. A number above
+    nothing but numbers is data too. A row that counts the columns has pandas' names of them.
     """
     first, rest = rows[0], rows[1:]
     if any(cell.strip().casefold() in _USUAL for cell in first) or not rest:
         return False
-    return any(
-        cell.strip() and any(column < len(row) and row[column] == cell for row in rest)
-        for column, cell in enumerate(first)
-    )
+    counted = [cell for cell in first if cell.strip()]
+    if counted in ([str(n + start) for n in range(len(counted))] for start in (0, 1)):
+        return False
+    for column, cell in enumerate(first):
+        below = [row[column] for row in rest if column < len(row)]
+        if cell.strip() and cell in below:
+            return True
+        if NUMBER.fullmatch(cell) and all(map(NUMBER.fullmatch, below)):
+            return True
+    return False
 
 
 def _labels_first(lines: list[str]) -> bool:

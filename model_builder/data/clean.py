@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any, Final
@@ -48,10 +50,19 @@ class CleanReport(msgspec.Struct):
     warnings: list[str] = []
 
 
+_SEPARATORS: Final = re.compile(r"(?<=\w)[\s_.,:/-]+(?=\w)|_+|(?<=\w)[.,:;]+$")
+_BETWEEN_DIGITS: Final = re.compile(r"(?<=\d)[.,:/-](?=\d)")
+
+
 def folded_label(label: str) -> str:
-    """A label without case and without what separates its words."""
-    folded = "".join(c if c.isalnum() else " " for c in label.casefold())
-    return " ".join(folded.split()) or label
+    """A label without case and without what separates its words.
+
+    Other signs say what a label means: `-1` is not `1`, `C++` not `C`, `1.5` not `15`.
+    """
+    folded = unicodedata.normalize("NFC", label.casefold()).strip()
+    if _BETWEEN_DIGITS.search(folded):
+        return folded
+    return _SEPARATORS.sub(" ", folded).strip() or label
 
 
 def spellings(labels: Iterable[str]) -> dict[str, str]:

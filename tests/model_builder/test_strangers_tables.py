@@ -11,6 +11,7 @@ import pytest
 from contracts.errors import InputError
 from contracts.labelled.load import load_rows, load_table
 from contracts.labelled.rows import Log
+from model_builder.data.examine import examine
 
 ROWS = [(f"{n} things to say of it", "ab"[n % 2]) for n in range(20)]
 
@@ -54,7 +55,7 @@ def test_scripts_without_blanks_between_words_are_texts(
     assert (rows[1].text, rows[1].label) == (f"{texts[1]}1", label)
 
 
-@pytest.mark.parametrize("labels", [("0", "1"), ("DESC:manner", "NUM:date"), ("GOOD", "BAD")])
+@pytest.mark.parametrize("labels", [("0", "1"), ("-1", "+1"), ("DESC:manner", "NUM:date"), ("GOOD", "BAD")])
 def test_lines_of_a_label_and_a_text_are_read(labels: tuple[str, str], tmp_path: Path) -> None:
     """As research corpora are written, sorted by label or not, with commas in the texts."""
     path = tmp_path / "a.txt"
@@ -145,3 +146,69 @@ def test_a_file_that_is_something_else_than_its_name_says_is_told_so(
         load_rows(tmp_path / name)
     assert caught.value.code == "bad-data"
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("-1", "1"),
+        ("-1", "0", "+1"),
+        ("C", "C++", "C#"),
+        ("A+", "A", "A-"),
+        ("<10", ">10", "=10"),
+        ("1.5", "15", ".15"),
+        ("v1.0", "v10", "v1-0"),
+        ("5%", "5", "$5"),
+        ("yes?", "yes!", "yes"),
+        ("की", "कि", "का"),
+    ],
+)
+def test_signs_that_tell_labels_apart_are_kept(labels: tuple[str, ...], tmp_path: Path) -> None:
+    """A review of -1 is none of +1, and no row is joined to another label."""
+    path = tmp_path / "a.csv"
+    rows = [f"{labels[n % len(labels)]},number {n} of what is said" for n in range(60)]
+    path.write_text("\n".join(["label,text", *rows]) + "\n", "utf-8")
+    found = examine(path)
+    assert (found.rows, found.labels, found.notes) == (60, len(labels), [])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("Turn_On", "turn-on", "turn on"), ("Größe.", "GRÖSSE"), ("N/A", "n.a."), ("a - b", "A:b")],
+)
+def test_spellings_of_one_label_are_joined(labels: tuple[str, ...], tmp_path: Path) -> None:
+    """Case, and what separates words."""
+    path = tmp_path / "a.csv"
+    rows = [f"{[*labels, 'other'][n % (len(labels) + 1)]};say it {n} times" for n in range(60)]
+    path.write_text("\n".join(["label;text", *rows]) + "\n", "utf-8")
+    found = examine(path)
+    assert (found.rows, found.labels) == (60, 2)
+    assert any("differ in spelling alone" in note for note in found.notes)
+
+
+def test_a_measure_is_no_label(tmp_path: Path) -> None:
+    """Means of ratings, as of tweets with ten judges each; half stars are labels."""
+    path = tmp_path / "a.tsv"
+    path.write_text("".join(f"{n}\t{n % 60 / 70 - 1:.9f}\twhat {n} people say\n" for n in range(150)))
+    with pytest.raises(InputError, match="60 different numbers .*a measure, not labels"):
+        examine(path)
+    path.write_text("text\tstars\n" + "".join(f"said {n}\t{n % 10 / 2}\n" for n in range(150)))
+    assert examine(path).labels == 10
+    rows = [{"text": f"said {n}", "label": n % 10 / 2} for n in range(150)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    assert {row.label for row in load_rows(tmp_path / "a.json")} >= {"4.5", "4", "0"}
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [("0,1,2", ("2", "1", 60)), ("7,2.5,said once", ("column 3", "column 2", 61))],
+)
+def test_a_number_above_numbers_is_data_and_not_a_name(
+    first: str, expected: tuple[str, str, int], tmp_path: Path
+) -> None:
+    """Unless it counts the columns, as pandas does."""
+    path = tmp_path / "a.csv"
+    rows = [f"{n + 8},{n % 2},says what {n} people say\n" for n in range(60)]
+    path.write_text(f"{first}\n{''.join(rows)}")
+    table = load_table(path)
+    assert (table.columns.text, table.columns.label, len(table.rows)) == expected
