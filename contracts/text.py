@@ -124,13 +124,13 @@ class _MarkTable(dict[int, "int | str"]):
 _MARKS: Final = _MarkTable({code: _apart(code) for code in range(0x530)})
 
 
-def normalize(text: str) -> str:
+def normalize(text: str, marks: bool = False) -> str:
     """Lower-cases by simple ranges, turns punctuation into spaces, joins words with one space.
 
     Latin, Greek and Cyrillic letters are lower-cased, full-width forms become ASCII, all
-    other letters stay as they are.
+    other letters stay as they are. With `marks` each punctuation mark is a word.
     """
-    return " ".join(_words(text))
+    return " ".join(_words(text, marks))
 
 
 def _words(text: str, marks: bool = False) -> list[str]:

@@ -100,6 +100,21 @@ def test_cleaning_drops_duplicates_and_texts_with_two_labels() -> None:
         clean(rows, CleanReport(), deduplicate=True, conflicts="error")
 
 
+def test_texts_that_differ_by_a_telling_mark_are_not_in_conflict() -> None:
+    """A smile, a sign, a question mark; a full stop or quotes tell nothing."""
+    told = [("see you :)", "a"), ("see you :(", "b"), ("-5", "a"), ("5", "b"), ("?", "a")]
+    told += [("!", "b"), ("x > 0", "a"), ("x < 0", "b"), ("you come?", "a"), ("you come", "b")]
+    rows = [Row(text, label) for text, label in told]
+    report = CleanReport()
+    assert clean(rows, report, deduplicate=True, conflicts="error") == rows
+    assert (report.duplicates, report.conflict_rows) == (0, 0)
+    mute = [Row("“You come.”", "a"), Row("you come!", "b"), Row("You come?", "a")]
+    assert clean(mute, report, deduplicate=True, conflicts="drop") == mute[2:]
+    same = [Row("You come?", "a"), Row("you come", "a")]
+    assert clean(same, report, deduplicate=True, conflicts="drop") == same[:1]
+    assert clean(same, report, deduplicate=False, conflicts="drop") == same
+
+
 def test_a_leak_is_dropped_and_reported() -> None:
     """The report warns."""
     report = CleanReport()

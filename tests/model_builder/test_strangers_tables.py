@@ -55,7 +55,9 @@ def test_scripts_without_blanks_between_words_are_texts(
     assert (rows[1].text, rows[1].label) == (f"{texts[1]}1", label)
 
 
-@pytest.mark.parametrize("labels", [("0", "1"), ("-1", "+1"), ("DESC:manner", "NUM:date"), ("GOOD", "BAD")])
+@pytest.mark.parametrize(
+    "labels", [("0", "1"), ("-1", "+1"), ("DESC:manner", "NUM:date"), ("GOOD", "BAD")]
+)
 def test_lines_of_a_label_and_a_text_are_read(labels: tuple[str, str], tmp_path: Path) -> None:
     """As research corpora are written, sorted by label or not, with commas in the texts."""
     path = tmp_path / "a.txt"
@@ -189,8 +191,10 @@ def test_spellings_of_one_label_are_joined(labels: tuple[str, ...], tmp_path: Pa
 def test_a_measure_is_no_label(tmp_path: Path) -> None:
     """Means of ratings, as of tweets with ten judges each; half stars are labels."""
     path = tmp_path / "a.tsv"
-    path.write_text("".join(f"{n}\t{n % 60 / 70 - 1:.9f}\twhat {n} people say\n" for n in range(150)))
-    with pytest.raises(InputError, match="60 different numbers .*a measure, not labels"):
+    path.write_text(
+        "".join(f"{n}\t{n % 60 / 70 - 1:.9f}\twhat {n} people say\n" for n in range(150))
+    )
+    with pytest.raises(InputError, match=r"60 different numbers .*a measure, not labels"):
         examine(path)
     path.write_text("text\tstars\n" + "".join(f"said {n}\t{n % 10 / 2}\n" for n in range(150)))
     assert examine(path).labels == 10
