@@ -53,7 +53,7 @@ from contracts.connection import device_client_id, tls_context
 from contracts.errors import InputError, UnavailableError
 from contracts.memory import give_back
 from contracts.messages import Result, UpdateEvent
-from contracts.topics import home_assistant_discovery
+from contracts.topics import Topics, home_assistant_discovery
 
 if TYPE_CHECKING:
     import ssl
@@ -126,6 +126,7 @@ class Agent(Device):
         spool = Spool(
             root / "spool.db", config.spool_bytes, config.spool_age_s, clock.time, clock.monotonic
         )
+        spool.readdress(f"{Topics(config.fleet).prefix}/d/", config.device)
         examples: Examples | None = None
         if config.examples.keep:
             redaction.check(config.examples.redact)

@@ -7,6 +7,9 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Final
+
+import msgspec
 
 from agent.cli import output
 from contracts import codec, files
@@ -19,15 +22,26 @@ _TAKEN = (
     "agent.yaml; enrol one of them anew"
 )
 
+INSTALLED: Final = Path("/etc/shoal/agent.yaml")
+"""Where what joins a board puts its configuration, and where the service keeps its state."""
+
+STATE: Final = Path("/var/lib/shoal")
+
 
 def read_config(path: Path) -> AgentConfig:
     """Reads ``agent.yaml``.
+
+    The installed service may write below :data:`STATE` alone, and a file that is put in place of
+    the installed one, as after another name, knows nothing of that.
 
     Raises:
         InputError: ``no-such-file``, ``too-large``, ``bad-message``.
     """
     data = files.read_small(path, what="the configuration", hint="'shoal fleet enroll' writes one")
-    return codec.convert_yaml(data, AgentConfig, what=str(path))
+    config = codec.convert_yaml(data, AgentConfig, what=str(path))
+    if path.resolve() == INSTALLED and not Path(config.state_dir).is_absolute():
+        return msgspec.structs.replace(config, state_dir=str(STATE))
+    return config
 
 
 def run(arguments: argparse.Namespace) -> int:

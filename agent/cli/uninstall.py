@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from agent.cli import output
-from agent.cli.device import read_config
+from agent.cli.device import INSTALLED, STATE, read_config
 from contracts.errors import RefusedError, ShoalError
 
 SERVICE: Final = "shoal-agent.service"
 UNIT: Final = Path("/etc/systemd/system") / SERVICE
-CONFIG: Final = Path("/etc/shoal/agent.yaml")
-FOLDERS: Final = (Path("/etc/shoal"), Path("/var/lib/shoal"))
+FOLDERS: Final = (INSTALLED.parent, STATE)
 PROGRAMS: Final = Path("/opt")
 USER: Final = "shoal"
 _TRIES: Final = 40
@@ -33,7 +32,7 @@ def uninstall(arguments: argparse.Namespace) -> int:
     if os.geteuid() != 0:
         raise RefusedError("not-root", "root is needed: put sudo before the command")
     try:
-        device = read_config(CONFIG).device
+        device = read_config(INSTALLED).device
     except ShoalError:
         device = ""
     _run("systemctl", "disable", "--now", SERVICE)

@@ -389,6 +389,17 @@ class Spool:
         """
         self._changed(lambda table: table.took(keys))
 
+    def readdress(self, above: str, device: str) -> None:
+        """What was put under another name of this device goes out under its own.
+
+        The broker takes nothing else from it after the device was renamed.
+
+        Args:
+            above: what topics of devices begin with, ``shoal/v1/FLEET/d/``.
+            device: its name.
+        """
+        self._changed(lambda table: table.readdress(above, device))
+
     def _changed(self, change: Callable[[Table], None]) -> bool:
         with self._lock:
             done = [self._try(table, change) for table in self._tables()]

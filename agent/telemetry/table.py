@@ -369,6 +369,16 @@ class Table:
             self._clock_found = found + seconds
         self._find_oldest()
 
+    def readdress(self, above: str, device: str) -> None:
+        """Messages to topics of another device below `above` go to those of `device`."""
+        self._db.execute(
+            "UPDATE OR IGNORE message SET topic = ?1 || ?2 || "
+            "substr(topic, length(?1) + instr(substr(topic, length(?1) + 1), '/')) "
+            "WHERE substr(topic, 1, length(?1)) = ?1 "
+            "AND substr(topic, 1, length(?1 || ?2) + 1) <> ?1 || ?2 || '/'",
+            (above, device),
+        )
+
     # Sending. -------------------------------------------------------------------------------
 
     def after(self, last_id: int, limit: int, skip: Collection[str]) -> list[Row]:

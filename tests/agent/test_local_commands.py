@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import msgspec
+import pytest
 
+from agent.cli import device
 from contracts.answers import Classified
 
 TINY = Path(__file__).parents[1] / "data" / "tiny-classifier-1.0.0"
@@ -47,3 +49,16 @@ def test_an_answer_below_the_threshold_shows_the_label_that_won(tmp_path: Path) 
     run = command("eval", str(TINY), "--data", str(data), "--text", "Satz", "--label", "Art")
     assert "1 rows of data.csv were left out: 'Satz' is empty (line 3)" in run.stderr
     assert "accuracy, as it answers     100.00%" in run.stdout
+
+
+def test_a_file_put_in_place_of_the_installed_one_keeps_the_installed_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after another name; elsewhere, or with a whole path, the file decides."""
+    path = tmp_path / "agent.yaml"
+    path.write_text("{fleet: home, device: pantry, board: raspberry-pi-5, trust_root: ''}")
+    assert device.read_config(path).state_dir == "state"
+    monkeypatch.setattr(device, "INSTALLED", path.resolve())
+    assert device.read_config(path).state_dir == "/var/lib/shoal"
+    path.write_text(path.read_text()[:-1] + ", state_dir: /srv/shoal}")
+    assert device.read_config(path).state_dir == "/srv/shoal"

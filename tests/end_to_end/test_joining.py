@@ -130,6 +130,14 @@ def test_a_board_joins_by_one_line_answers_and_leaves_without_a_trace(
         assert second.returncode == 1
         assert "is kitchen of the fleet home already" in second.stderr
 
+        # Another name: what the command says to do, done.
+        one.shoal("rename", "kitchen", "pantry")
+        new = tmp_path / "controller/home/devices/pantry/agent.yaml"
+        done = one.board.type(f"cp {new} /etc/shoal/agent.yaml && systemctl restart shoal-agent")
+        assert done.returncode == 0, done.stderr
+        one.until_online("pantry")
+        assert "lights-on" in one.shoal("query", "pantry", "classify", "turn on the lights")
+
         gone = one.board.type("sudo /opt/shoal/bin/shoal-agent uninstall")
         assert gone.returncode == 0, gone.stderr
         assert one.board.written() == one.board.before

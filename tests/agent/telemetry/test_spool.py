@@ -29,6 +29,24 @@ def test_the_spool_keeps_order_over_restarts(tmp_path: Path) -> None:
     assert (second.depth, second.payload_bytes) == (2, 2)
 
 
+def test_what_was_put_under_another_name_goes_out_under_the_own(tmp_path: Path) -> None:
+    """After a device was renamed; another fleet's messages stay with it."""
+    first = spool(tmp_path)
+    topics = ["s/home/d/kitchen/telemetry", "s/home/d/kitchen-2/update", "s/old/d/kitchen/result"]
+    for number, topic in enumerate([*topics, "s/home/d/pantry/telemetry"]):
+        assert first.put(topic, b"%d" % number, boot="b1", seq=number)
+    first.close()
+    second = spool(tmp_path)
+    second.readdress("s/home/d/", "pantry")
+    second.readdress("s/home/d/", "pantry")
+    assert [row.topic for row in second.after(0, 10)] == [
+        "s/home/d/pantry/telemetry",
+        "s/home/d/pantry/update",
+        "s/old/d/kitchen/result",
+        "s/home/d/pantry/telemetry",
+    ]
+
+
 def test_the_oldest_telemetry_goes_first_and_update_events_last(tmp_path: Path) -> None:
     """Bounded by bytes; every drop is counted once."""
     one = spool(tmp_path, max_bytes=500)
