@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -24,13 +25,16 @@ _LOG: Final = structlog.get_logger("broker")
 _GLANCE_S: Final = 0.5
 _FIRST_PAUSE_S: Final = 1.0
 _MAX_PAUSE_S: Final = 30.0
+_AGAIN_S: Final = 10.0
+"""Within which whoever else runs the broker, as a unit does, has it run again."""
 
 
 class Beside:
     """Runs mosquitto with a generated configuration while it lasts; a context manager.
 
     A broker that answers already (a unit, another machine, one that a killed controller left) is
-    used as it is. A child that ends is started again.
+    used as it is, and one of this machine is replaced by a child when it is gone for a while. A
+    child that ends is started again.
 
     Args:
         folder: of the generated configuration.
@@ -67,6 +71,8 @@ class Beside:
         if self.found:
             reload.reload(self._folder)
             _LOG.info("a broker of this fleet runs already", address=where)
+            if reload.running(self._folder) is not None:
+                self._thread.start()
             return self
         if not is_loopback(self._mqtt.host):
             raise UnavailableError(
@@ -113,11 +119,22 @@ class Beside:
         wait_until_connectable(self._mqtt)
         _LOG.info("broker started", port=self._port)
 
+    def _ended(self) -> int | None:
+        """Whether there is no broker: the exit code, -1 of one that was found; None: it runs."""
+        if self._broker is not None:
+            return self._broker.ended
+        deadline = time.monotonic() + _AGAIN_S
+        while not is_taken(self._mqtt.port):
+            if time.monotonic() > deadline:
+                return -1
+            if self._stopping.wait(_GLANCE_S):
+                break
+        return None
+
     def _look_after(self) -> None:
         pause = _FIRST_PAUSE_S
         while not self._stopping.wait(_GLANCE_S):
-            assert self._broker is not None
-            code = self._broker.ended
+            code = self._ended()
             if code is None:
                 pause = _FIRST_PAUSE_S
                 continue

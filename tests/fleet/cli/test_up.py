@@ -148,8 +148,13 @@ def test_a_broker_that_a_killed_controller_left_is_used(fleet: Fleet) -> None:
         with up(fleet):
             assert broker_of(fleet) == pid
         assert broker_of(fleet) == pid
+        with up(fleet) as last:
+            os.kill(pid, signal.SIGKILL)
+            last.until(lambda: reload.running(fleet.folder / "broker") not in (None, pid))
+            wait_until_connectable(fleet.controller_mqtt())
     finally:
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def test_a_port_that_is_taken_is_one_line_that_names_the_setting(fleet: Fleet) -> None:
