@@ -78,7 +78,7 @@ _GEMMA_LOCAL = 6
 _GEMMA_27B = 62
 """Layers of the one size whose scores are scaled by the width, not by the head's size."""
 
-BEGINS_WITH_BOS = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
+BEGINS_WITH_BOS = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken", "falcon3"})
 """Cuts of text whose models begin every text with bos, unless the file says no."""
 
 # Keys below the architecture's name that do not change what is computed.
@@ -130,6 +130,13 @@ class GgufFile:
             if tensor.name in self._tensors:
                 raise InputError("bad-weights", f"{path.name} has {tensor.name[:100]} twice")
             self._tensors[tensor.name] = tensor
+        place, stated = self._field("split.no", int, 0), self._field("split.count", int, 0)
+        if place:
+            raise InputError(
+                "not-gguf",
+                f"{path.name}: what should be the first part says that it is part {place + 1} of "
+                f"{stated}; give the parts the names that they were split to",
+            )
         self.architecture = str(self._field("general.architecture", str))
         family = ARCHITECTURES.get(self.architecture)
         if family is None:
@@ -139,7 +146,6 @@ class GgufFile:
                 f"expected one of {', '.join(ARCHITECTURES)}{no_family(self.architecture)}",
             )
         self._family = family
-        stated = self._field("split.count", int, 0)
         if stated > 1 and stated != len(self.files):
             raise InputError(
                 "no-such-file",
@@ -437,7 +443,7 @@ class GgufFile:
         at = "tokenizer.ggml."
         optional = self._reader.get_field
         model = str(self._field(f"{at}model", str))
-        pre = str(self._field(f"{at}pre", str, "default"))
+        pre = str(self._field(f"{at}pre", str, ""))
         # What readers of the format take where the file does not say.
         begins = model == "llama" or pre in BEGINS_WITH_BOS
         template = optional("tokenizer.chat_template")
@@ -482,6 +488,20 @@ def shards(path: Path) -> list[Path]:
             "no-such-file", f"{path.name} is one of {int(count)} parts; there is no {missing}"
         )
     return files
+
+
+def in_folder(folder: Path) -> Path | None:
+    """The one GGUF file of a folder, or the first of its parts; None: there is none.
+
+    Raises:
+        InputError: ``bad-source``; there are several models, which it lists.
+    """
+    files = sorted(folder.glob("*.gguf"))
+    names = {m[1] if (m := _SHARD.fullmatch(file.name)) else file.name for file in files}
+    if len(names) > 1:
+        listed = ", ".join(file.name for file in files[:5])
+        raise InputError("bad-source", f"{folder} has several models: name one of {listed}")
+    return files[0] if files else None
 
 
 def unpermute(value: Array, heads: int) -> Array:

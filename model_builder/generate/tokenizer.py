@@ -27,14 +27,32 @@ _LETTERS: Final = (
 _TEKKEN: Final = _LETTERS.replace("{}", "") + r"|\p{N}" + _REST
 _GPT4O: Final = _LETTERS.replace("{}", _SHORT) + r"|\p{N}{1,3}" + _REST
 _QWEN2: Final = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+_QWEN35: Final = _QWEN2.replace(r"\p{L}+", r"[\p{L}\p{M}]+").replace(r"\s\p{L}", r"\s\p{L}\p{M}")
+_GPT2: Final = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+_THREE: Final = "[0-9][0-9][0-9]"
+# One after the other: each cuts what those before it left.
 _PATTERNS: Final = {
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "smaug-bpe"), _LLAMA3),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), _QWEN2),
-    "tekken": _TEKKEN,
-    "gpt-4o": _GPT4O,
+    **dict.fromkeys(
+        ("llama-bpe", "llama3", "llama-v3", "smaug-bpe", "dbrx", "falcon3"), (_LLAMA3,)
+    ),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan"), (_QWEN2,)),
+    "qwen35": (_QWEN35,),
+    "tekken": (_TEKKEN,),
+    **dict.fromkeys(("gpt-4o", "llama4"), (_GPT4O,)),
+    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"),
+    "falcon": (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, _THREE),
+    # What readers take where a converter did not know the tokenizer.
+    "default": (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", _THREE),
 }
+_DIGITS_APART: Final = frozenset(
+    {"smollm", "codeshell", "refact", "starcoder", "command-r", "exaone", "minerva-7b"}
+)
+_WHOLE: Final = frozenset(
+    {"gpt-2", "gpt2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "a.x-4.0"}
+    | {"mellum", "exaone4"}
+)
 # Their own files take a word that is a token whole, whatever the merges say.
-_WHOLE_WORDS: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
+_WHOLE_WORDS: Final = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken", "falcon3"})
 
 
 def slim(tokenizer_json: str) -> str:
@@ -110,17 +128,21 @@ def _byte_level(source: GgufTokenizer) -> Tokenizer:
         )
     )
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    if source.pre in ("smollm", "codeshell", "refact", "starcoder", "command-r"):
+    if source.pre in _DIGITS_APART:
         cut: Any = [pre_tokenizers.Digits(individual_digits=True), whole]
     elif source.pre in _PATTERNS:
-        cut = [
-            pre_tokenizers.Split(Regex(_PATTERNS[source.pre]), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-        if "qwen" in source.pre:
+        cut = [pre_tokenizers.Split(Regex(one), "isolated") for one in _PATTERNS[source.pre]]
+        cut.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+        if source.pre in ("qwen2", "deepseek-r1-qwen"):
             tokenizer.normalizer = normalizers.NFC()
-    elif source.pre in ("default", "gpt-2", "gpt2"):
+    elif source.pre in _WHOLE:
         cut = [whole]
+    elif not source.pre:
+        raise InputError(
+            "unknown-tokenizer",
+            "the file does not say how its text is cut (tokenizer.ggml.pre), like those of before "
+            "May 2024; convert the model again",
+        )
     else:
         raise InputError(
             "unknown-tokenizer", f"the text is cut in a way unknown here: {source.pre[:40]!r}"

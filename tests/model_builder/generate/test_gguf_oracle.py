@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from contracts.errors import InputError
 from model_builder.generate import reference
-from model_builder.generate.gguf_source import GgufFile
+from model_builder.generate.gguf_source import GgufFile, in_folder
 from tests.model_builder.generate.test_oracle import IDS, ORACLE, expected
 
 NAMES = {
@@ -187,9 +187,21 @@ def test_a_split_file_is_read_whole(tmp_path: Path) -> None:
     for part in parts:
         weights = GgufFile(part).weights()
         assert np.abs(reference.logits(weights, IDS) - expected("qwen2")).max() < 1e-3
+    assert in_folder(tmp_path) == parts[0]
     parts[1].unlink()
     with pytest.raises(InputError, match="there is no model-00002-of-00003"):
         GgufFile(parts[0])
+
+
+def test_parts_that_changed_places_are_told(tmp_path: Path) -> None:
+    """Only the first has the model's keys."""
+    write("qwen2", tmp_path / "model.gguf", split=9)
+    first, second, _ = sorted(tmp_path.glob("model-*.gguf"))
+    second.replace(tmp_path / "kept")
+    first.replace(second)
+    (tmp_path / "kept").replace(first)
+    with pytest.raises(InputError, match="says that it is part 2 of 3"):
+        GgufFile(first)
 
 
 @pytest.mark.parametrize(

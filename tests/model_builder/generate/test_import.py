@@ -202,6 +202,15 @@ def test_absurd_counts_are_refused_before_they_are_looped_over(tmp_path: Path) -
         load_pretrained(str(path))
 
 
+def test_a_folder_of_one_gguf_file_is_that_file(tmp_path: Path) -> None:
+    """As a download leaves it; of several files somebody has to name one."""
+    file = write_gguf(tmp_path / "a.gguf", tiny_weights(), tiny_tokenizer())
+    assert load_pretrained(str(tmp_path)).sha256 == load_pretrained(str(file)).sha256
+    (tmp_path / "b.gguf").write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match=r"name one of a\.gguf, b\.gguf"):
+        load_pretrained(str(tmp_path))
+
+
 def test_an_unknown_architecture_is_named(tmp_path: Path) -> None:
     """The error says what was found and what is known."""
     path = write_gguf(tmp_path / "m.gguf", tiny_weights(), tiny_tokenizer(), architecture="mamba")
