@@ -18,11 +18,15 @@ from fleet.store.ownership import Known
 PATIENCE_S: Final = 30.0
 """Seconds in which an owner that does not renew its lease must be gone from the broker.
 
-One that hangs is: the broker ends its connection after one and a half times the keep-alive.
+One that hangs is: the broker ends its connection after one and a half times the keep-alive. Where
+the broker fell with its owner, as in a power cut, nobody took the word back.
 """
 
+ANSWER_S: Final = 10.0
+"""Seconds in which an owner whose word was taken back for it puts it there again, if it lives."""
+
 Do = Literal[
-    "wait", "claim", "outrun", "speak", "follow", "yield", "contest", "settle", "stand-back"
+    "wait", "claim", "outrun", "speak", "follow", "yield", "ask", "contest", "settle", "stand-back"
 ]
 
 
@@ -34,6 +38,7 @@ class Standing(msgspec.Struct, frozen=True):
             ``outrun``: get a fence above the broker's, as a person has said. ``speak``: it is the
             owner. ``follow``: the owner uses the same database, and all on it may speak.
             ``yield``: another on the same database is the owner now: take the own word back.
+            ``ask``: take the owner's word back for it, which it answers if it lives.
             ``contest``: note that the owner lives elsewhere. ``settle``: what was noted counts no
             more. ``stand-back``: another has the fleet.
         fence: with which it may speak; 0: it may not.
@@ -56,6 +61,7 @@ class View(msgspec.Struct, frozen=True):
         renewing: whoever the document names has renewed its lease in the database within the
             length of one, by a clock that nobody sets.
         absent_s: seconds for which it has not, while it was online.
+        asked_s: seconds since its word was taken back for it; None: it was not.
     """
 
     owner: Owner | None = None
@@ -64,6 +70,7 @@ class View(msgspec.Struct, frozen=True):
     held: int = 0
     renewing: bool = False
     absent_s: float = 0.0
+    asked_s: float | None = None
 
 
 def judge(instance: str, known: Known, view: View) -> Standing:
@@ -96,10 +103,15 @@ def judge(instance: str, known: Known, view: View) -> Standing:
         if mine or view.renewing:
             return Standing("settle")
         return Standing("stand-back", reason=_twin(owner))
+    if view.asked_s is not None and not mine and view.asked_s < ANSWER_S:
+        return Standing("wait", reason=f"waiting whether {_who(owner)} answers")
     if gone:
-        if view.absent_s >= PATIENCE_S:
+        if view.asked_s is not None:
             return Standing("contest", reason=_twin(owner))
-        return Standing("wait", reason=f"waiting for {_who(owner)} to renew its lease, or to go")
+        return Standing(
+            "ask" if leads and view.absent_s >= PATIENCE_S else "wait",
+            reason=f"waiting for {_who(owner)} to renew its lease, or to go",
+        )
     if not leads:
         if mine and owner.state == "online" and newest.instance != instance:
             return Standing("yield", reason="another controller takes the fleet over")

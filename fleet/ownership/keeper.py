@@ -2,6 +2,8 @@
 
 Two connections: one watches the document; the other, which only an owner has, writes it, and has
 the will that says that its owner is gone.
+
+Over 400 lines: both connections and the one thread that answers to them share what they know.
 """
 
 from __future__ import annotations
@@ -106,6 +108,7 @@ class Keeper:
         self._renewal: tuple[str, int] = ("", 0)
         self._renewed_at: float | None = None
         self._absent_since: float | None = None
+        self._asked: tuple[str, float] = ("", 0.0)
         self._told = ("", 0.0)
         self._fence = 0
         self.speaks = self._followed = False
@@ -212,6 +215,7 @@ class Keeper:
             held=held,
             renewing=renewing,
             absent_s=now - self._absent_since if self._absent_since is not None else 0.0,
+            asked_s=now - self._asked[1] if owner and owner.instance == self._asked[0] else None,
         )
 
     def _note_renewal(self, known: Known, now: float) -> None:
@@ -305,6 +309,8 @@ class Keeper:
                 self._wake.set()
             case "yield":
                 self._let_go()
+            case "ask":
+                self._ask()
             case "contest":
                 with self._lock:
                     other_owner = self._document
@@ -348,6 +354,16 @@ class Keeper:
                 self._unsettled_until = now + 2 * SETTLE_S
             self._said, self._said_at = self._own, now
         self._hold.publish(self._topic, codec.encode(self._own), retain=True)
+
+    def _ask(self) -> None:
+        """Takes an owner's word back for it: one that lives puts it there again."""
+        with self._lock:
+            owner = self._document
+        if owner is None or owner.state != "online":
+            return
+        gone = codec.encode(msgspec.structs.replace(owner, state="offline"))
+        self._watch.publish(self._topic, gone, retain=True)
+        self._asked = (owner.instance, time.monotonic())
 
     def _let_go(self) -> None:
         """Says that we are gone, where our own word stands, and closes the connection."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.desired import Owner
-from fleet.ownership.judge import PATIENCE_S, View, judge
+from fleet.ownership.judge import ANSWER_S, PATIENCE_S, View, judge
 from fleet.store.ownership import Fence, Known
 
 ME, PEER, STRANGER = "me", "peer", "stranger"
@@ -46,8 +46,18 @@ CASES = {
     "the own word is of an earlier fence": (LEADING, View(owner(3)), "claim", 0),
     "the predecessor is gone": (LEADING, View(owner(5, PEER, state="offline")), "claim", 0),
     "the predecessor hangs": (LEADING, View(owner(5, PEER), absent_s=1.0), "wait", 0),
-    "the predecessor lives, and not here": (
-        LEADING, View(owner(5, PEER), absent_s=PATIENCE_S), "contest", 0),
+    "the predecessor lives elsewhere, or fell with the broker": (
+        LEADING, View(owner(5, PEER), absent_s=PATIENCE_S), "ask", 0),
+    "the predecessor is to be asked by the peer that leads": (
+        FOLLOWING, View(owner(7, PEER), absent_s=PATIENCE_S), "wait", 0),
+    "the predecessor was asked a moment ago": (
+        LEADING, View(owner(5, PEER, state="offline"), asked_s=1.0), "wait", 0),
+    "the predecessor answers a moment after it was asked": (
+        LEADING, View(owner(5, PEER), asked_s=1.0), "wait", 0),
+    "the predecessor did not answer": (
+        LEADING, View(owner(5, PEER, state="offline"), asked_s=ANSWER_S), "claim", 0),
+    "the predecessor answered: it lives, and not here": (
+        LEADING, View(owner(5, PEER), asked_s=ANSWER_S), "contest", 0),
     "the predecessor was noted as living elsewhere, and is gone now": (
         contested(LEADING, 5, PEER), View(owner(5, PEER, state="offline")), "stand-back", 0),
     "who was noted as living elsewhere renews its lease here": (

@@ -151,6 +151,20 @@ def test_a_copy_made_while_the_owner_ran_is_told_apart_by_the_lease(sea: Sea) ->
     assert until(lambda: other.ownership.speaks and not live.ownership.speaks)
 
 
+def test_a_word_that_a_power_cut_left_at_the_broker_keeps_nobody_from_the_fleet(sea: Sea) -> None:
+    """The broker fell with the owner: its file says that the owner is online."""
+    live = sea.start()
+    assert until(lambda: live.ownership.speaks)
+    word = sea.witness.owner
+    assert word is not None
+    sea.stop(live)
+    sea.witness.say(codec.encode(word))
+    live = sea.start()
+    assert until(lambda: live.ownership.speaks)
+    with live.store.read() as connection:
+        assert ownership.known(connection).contested is None
+
+
 def test_a_copy_that_ran_while_the_owner_was_away_keeps_the_fleet(sea: Sea) -> None:
     """Nobody could know better; whoever comes second stands back and says so."""
     live = sea.start()
