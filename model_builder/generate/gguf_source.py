@@ -138,6 +138,12 @@ class GgufFile:
                 f"{stated}; give the parts the names that they were split to",
             )
         self.architecture = str(self._field("general.architecture", str))
+        if str(self._field("general.type", str, "model")) == "adapter":
+            raise InputError(
+                "unknown-architecture",
+                f"{path.name} holds an adapter; import the folder that it was converted from "
+                "(adapter_config.json), or merge it into its base first",
+            )
         family = ARCHITECTURES.get(self.architecture)
         if family is None:
             raise InputError(

@@ -18,6 +18,7 @@ from model_builder.generate.weights import Array, DecoderConfig, DecoderWeights
 
 _MAX_JSON = 64 * limits.MIB
 _FLOATS = ("F32", "F16", "BF16")
+_BODY = "model."
 # Tensors that hold nothing: tables that are computed again, and a head that is tied.
 _DERIVED = re.compile(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq|lm_head\.weight")
 
@@ -124,13 +125,17 @@ class HfFolder:
             InputError: ``bad-weights``.
         """
         where = _index(self.path)
+        # A checkpoint of the body alone leaves its name out, which the library takes, too.
+        body = "" if any(name.startswith(_BODY) for name in where) else _BODY
+        stored = {name if name.startswith("lm_head.") else body + name: name for name in where}
+        where = {name: where[inner] for name, inner in stored.items()}
         read: set[str] = set()
 
         def get(name: str) -> Array:
             if name not in where:
                 raise InputError("bad-weights", f"{self.path.name} lacks the tensor {name}")
             read.add(name)
-            return load_tensor(where[name], name)
+            return load_tensor(where[name], stored[name])
 
         def maybe(name: str) -> Array | None:
             return get(name) if name in where else None

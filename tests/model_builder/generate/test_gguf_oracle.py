@@ -193,6 +193,19 @@ def test_a_split_file_is_read_whole(tmp_path: Path) -> None:
         GgufFile(parts[0])
 
 
+def test_an_adapter_is_called_one(tmp_path: Path) -> None:
+    """Its architecture is its base's."""
+    writer = gguf.GGUFWriter(tmp_path / "lora.gguf", "llama")
+    writer.add_type("adapter")
+    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.zeros((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="holds an adapter"):
+        GgufFile(tmp_path / "lora.gguf")
+
+
 def test_parts_that_changed_places_are_told(tmp_path: Path) -> None:
     """Only the first has the model's keys."""
     write("qwen2", tmp_path / "model.gguf", split=9)

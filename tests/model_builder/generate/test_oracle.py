@@ -336,6 +336,26 @@ def test_tied_embeddings_with_another_head_are_refused(tmp_path: Path) -> None:
         HfFolder(path).weights()
 
 
+def test_a_body_without_its_name_is_the_same_model(tmp_path: Path) -> None:
+    """As training scripts save it; transformers 5.24 loads it so."""
+    path = folder("llama", tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    bare = {name.removeprefix("model."): value for name, value in tensors.items()}
+    assert "lm_head.weight" in bare
+    save_file(bare, path / "model.safetensors")
+    assert np.abs(logits(path) - expected("llama")).max() < 1e-3
+
+
+def test_a_body_under_another_name_is_refused(tmp_path: Path) -> None:
+    """What a compiled or adapted model was saved as; transformers takes random weights."""
+    path = folder("llama", tmp_path)
+    tensors = load_file(path / "model.safetensors")
+    renamed = {f"_orig_mod.{name}": value for name, value in tensors.items()}
+    save_file(renamed, path / "model.safetensors")
+    with pytest.raises(InputError, match="lacks the tensor"):
+        logits(path)
+
+
 def test_shards_are_those_of_the_index(tmp_path: Path) -> None:
     """A stale file beside them is not read; one that is missing is named."""
     path = folder("llama", tmp_path)
