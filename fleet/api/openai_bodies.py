@@ -36,8 +36,9 @@ _ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
+    "tools": (),
 }
-"""Fields that are not supported, and their values besides null that ask for nothing."""
+"""Fields that are not supported, or are lists, and values besides null that ask for nothing."""
 
 _ANSWERED: Final[dict[str, tuple[Any, ...]]] = {
     "name": (),
@@ -113,8 +114,8 @@ class Function(Strict):
     """A function that a model may call. Arguments are always held to `parameters` (``strict``)."""
 
     name: _ToolName
-    description: Annotated[str, Field(max_length=4096)] = ""
-    parameters: dict[str, Any] = {}
+    description: Annotated[str, Field(max_length=4096)] | None = None
+    parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
 
@@ -348,7 +349,7 @@ class ChatCompletion(Sampling):
         functions = [tool.function for tool in self.tools]
         return {
             "tools": [
-                requests.Tool(f.name, f.description, f.parameters)
+                requests.Tool(f.name, f.description or "", f.parameters or {})
                 for f in functions
                 if f.name == (only or f.name)
             ],
