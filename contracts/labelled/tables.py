@@ -37,6 +37,9 @@ _ELSE: Final = {
     ".xls": "open it in a spreadsheet program and save it as .xlsx",
     ".ods": "open it in a spreadsheet program and save it as .xlsx",
     ".numbers": "export it as .csv",
+    ".sqlite": "export its table as .csv",
+    ".db": "export its table as .csv",
+    ".html": "open it in a spreadsheet program and save it as .xlsx",
     ".gz": "unpack it first",
     ".zip": "unpack it first",
     ".pdf": "copy its table into a spreadsheet",
@@ -114,7 +117,10 @@ def records(path: Path, log: Log) -> Iterator[Record]:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise InputError("no-such-file", f"cannot read {path}: {error.strerror}") from None
+        hint = ""
+        if path.parts[:1] in (("http:",), ("https:",), ("-",)):
+            hint = "; expected a file: download it, or write it, first"
+        raise InputError("no-such-file", f"cannot read {path}: {error.strerror}{hint}") from None
     if reader is None:
         hint = f"; {_ELSE[suffix]}" if suffix in _ELSE else ""
         raise InputError(

@@ -103,10 +103,10 @@ def compose(data: Path, recipe: Path, text: str = "", label: str = "") -> tuple[
     why = "reads English" if found.language.english else "reads many languages"
     teacher = _TEACHER.format(source=source, why=why, sha256=sha256)
     content = _RECIPE.format(
-        file=data.name,
+        file=" ".join(data.name.split()),  # in a comment
         rows=rows,
         labels=found.labels,
-        recipe=typed(recipe.name),
+        recipe=typed(" ".join(recipe.name.split())),
         name=recipe_name(data),
         train=json.dumps(_place(data, recipe)),
         columns=_columns(found),

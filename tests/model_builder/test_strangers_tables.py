@@ -11,7 +11,10 @@ import pytest
 from contracts.errors import InputError
 from contracts.labelled.load import load_rows, load_table
 from contracts.labelled.rows import Log
+from model_builder.classify.initial import compose
 from model_builder.data.examine import examine
+from model_builder.recipes import file as recipe_file
+from model_builder.recipes.classify import parse
 
 ROWS = [(f"{n} things to say of it", "ab"[n % 2]) for n in range(20)]
 
@@ -216,3 +219,33 @@ def test_a_number_above_numbers_is_data_and_not_a_name(
     path.write_text(f"{first}\n{''.join(rows)}")
     table = load_table(path)
     assert (table.columns.text, table.columns.label, len(table.rows)) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("https://example.org/a.csv", "download it"),
+        ("-", "expected a file"),
+        ("a.sqlite", "as .csv"),
+        ("a.html", "as .xlsx"),
+    ],
+)
+def test_what_is_no_table_in_a_file_is_told_what_to_do(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address, the standard input, a database, a page."""
+    monkeypatch.chdir(tmp_path)
+    if name[1:2] == ".":
+        Path(name).write_text("<table>")
+    with pytest.raises(InputError, match=says):
+        load_rows(Path(name))
+
+
+def test_a_recipe_for_a_table_whose_name_has_a_line_break_can_be_read(tmp_path: Path) -> None:
+    """The name stands in its comments too."""
+    path = tmp_path / "my\nfile: it's.csv"
+    path.write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in ROWS))
+    recipe = tmp_path / "a\nb.yaml"
+    content, _ = compose(path, recipe)
+    recipe.write_text(content)
+    assert parse(recipe_file.read(recipe), recipe).data.train == str(path)
