@@ -49,7 +49,8 @@ _PASSES: Final = 9
 """Over the rows, of a linear student that learns for a short time: as TF-IDF's weights are kept
 small, so is what it learns of rare pieces."""
 
-_MOST_BUCKETS: Final = 2**18
+_MOST_BUCKETS: Final = 2**19
+"""What a budget of 512 KB holds of one byte each: in fewer, features of two labels share rows."""
 
 _COLUMNS: Final = 24
 """Of the table of a fitted student, at most: more labels share them."""
@@ -65,7 +66,8 @@ _TAUGHT: Final = LinearFit(strength=5.0)
 words: with the strength of a fit to the rows it learns what those share by chance."""
 
 BESIDE: Final = 0.2
-"""Part that the fit to the labels has in that to the teacher, whose mistakes are others."""
+"""Part that the fit to the labels has in that to the teacher of more than two labels: its mistakes
+are others."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -326,6 +328,7 @@ def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> l
         elif columns < labels - 1:  # for those neither the strength nor the order was measured
             found += [alone, Plan(f"{name} to the teacher", own, 0.3, fit, LinearFit())]
         else:
-            taught = Plan(f"{name} to the teacher", own, 0.3, fit, _TAUGHT, beside=alone)
+            beside = alone if labels > 2 else None  # two labels are answered better without it
+            taught = Plan(f"{name} to the teacher", own, 0.3, fit, _TAUGHT, beside=beside)
             found += [taught, alone]
     return found

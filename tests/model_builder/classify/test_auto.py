@@ -78,7 +78,9 @@ def test_every_plan_keeps_the_budget(size: int, labels: int) -> None:
 
 
 @pytest.mark.parametrize("fitted_at_once", [False, True])
-@pytest.mark.parametrize(("labels", "size"), [(2, 65_536), (77, 524_288), (400, 262_144)])
+@pytest.mark.parametrize(
+    ("labels", "size"), [(2, 65_536), (2, 524_288), (77, 524_288), (400, 262_144)]
+)
 def test_the_file_of_a_plan_keeps_the_budget(labels: int, size: int, fitted_at_once: bool) -> None:
     """Converted, with all that the file holds beside the weights."""
     tried = plans(TEXTS, Facts(3000, labels, 20.0, 300.0), Limits(size), 100)

@@ -162,7 +162,7 @@ def test_every_search_begins_with_what_a_person_would_have_used() -> None:
             assert taught.linear and alone.linear
             assert (taught.linear.strength < alone.linear.strength) == (labels <= 25)
             assert (tried[0] is taught) == (labels <= 25)
-            assert (taught.beside == alone) == (labels <= 25) and alone.beside is None
+            assert (taught.beside == alone) == (2 < labels <= 25) and alone.beside is None
             (only,) = [
                 p
                 for p in plans(TEXTS, Facts(3000, labels, 20.0, 300.0), Limits(), 0, briefly)
@@ -175,3 +175,10 @@ def test_a_lesson_tells_the_labels_of_its_rows() -> None:
     """Half of a row's target is its label: it is the most likely, whatever the teacher says."""
     soft = (np.eye(3, dtype=np.float32)[[0, 1]] + np.eye(3, dtype=np.float32)[[2, 1]] * 0.99) / 2
     assert Lesson(["a", "b"], soft, 2).targets.argmax(1).tolist() == [0, 1]
+
+
+def test_a_fit_of_two_labels_has_all_rows_that_the_budget_holds() -> None:
+    """Each is one byte, and features that share one are learned as one."""
+    taught = plans(TEXTS, Facts(3000, 2, 20.0, 300.0), Limits(), 10_000)[0]
+    assert taught.shape.dim == 1
+    assert 500_000 < taught.shape.features.buckets < 512 * 1024
