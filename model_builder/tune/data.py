@@ -9,7 +9,7 @@ of Vertex AI (``contents``) and TRL (``prompt`` and ``completion`` that are turn
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -64,7 +64,11 @@ def calls_of(completion: str) -> ChatMessage | None:
 
 
 def load(
-    recipe: TuneRecipe, folder: Path, cache: Path | None = None, progress: Progress = silent
+    recipe: TuneRecipe,
+    folder: Path,
+    cache: Path | None = None,
+    progress: Progress = silent,
+    apart: Callable[[], Sequence[str]] = tuple,
 ) -> tuple[Split, WrittenPairs | None]:
     """What a recipe trains and measures with, and what was written for it.
 
@@ -73,13 +77,14 @@ def load(
         folder: of the recipe.
         cache: folder for the answers of who writes.
         progress: told of them.
+        apart: gives words of the base's for :func:`sample_commands`.
 
     Raises:
         InputError: ``no-such-file``; ``bad-data``, with the row.
     """
     d = recipe.data
     if d.kind == "home-commands":
-        options = (d.rephrased, d.spoken, d.invented)
+        options = (d.rephrased, d.spoken, d.invented, apart())
         split = sample_commands(d.language, d.sentences, d.test, d.seed, *options, unseen=True)
         return split, None
     path = folder / d.path
