@@ -24,7 +24,7 @@ from hassil.util import normalize_whitespace
 
 from model_builder.data import home
 from model_builder.generate.answers import completion
-from model_builder.generate.inventor import Inventor, prose_words
+from model_builder.generate.inventor import NONE_RESPELT, Inventor, Respelt, prose_words
 from model_builder.generate.judge import FREE, Judge
 from model_builder.generate.pairs import Pair, Split
 from model_builder.generate.rephrase import Rephraser, mark, slots_of, unmarked
@@ -173,7 +173,7 @@ def sample_commands(
     rephrased: float = 0.0,
     spoken: float = 0.0,
     invented: float = _MADE_UP,
-    apart: Sequence[str] = (),
+    respelt: Respelt = NONE_RESPELT,
     *,
     unseen: bool = False,
 ) -> Split:
@@ -187,8 +187,7 @@ def sample_commands(
         rephrased: other ways to say them, by share of `sentences`, to train with too.
         spoken: what people say and no template has, by share of `sentences`, likewise.
         invented: share of free values that are made-up words while training.
-        apart: words that half of those values are made of: a pretrained model's, which it spells
-            in another way in the answer than in the sentence.
+        respelt: what those are made of besides.
         unseen: validation has a house, too, of which training sees neither values nor words.
 
     Raises:
@@ -214,7 +213,7 @@ def sample_commands(
         seen += [template for template in listed if template not in held_back]
     owner: dict[str, str] = {}
     judge = Judge(language)
-    _invent(templates, seen, language, held, judge, rng, apart)
+    _invent(templates, seen, language, held, judge, rng, respelt)
     trained = _walk(seen, sentences, owner, judge, rng, testing=False)
     tested = _walk(for_test, test, owner, judge, rng, testing=True)
     spared = int(len(trained) * _VALIDATION_SHARE)
@@ -262,7 +261,7 @@ def _invent(
     held: set[str],
     judge: Judge,
     rng: random.Random,
-    apart: Sequence[str],
+    respelt: Respelt,
 ) -> None:
     """Gives the templates what makes values up."""
     house = home.houses().get(language, home.houses()["en"])
@@ -278,17 +277,17 @@ def _invent(
     # Any word may be a name; the garage is also where a door is.
     others = sorted(set(_listed_words(templates, rng)) - set(house.joining))
 
-    def give(words: set[str], sentences: list[str], apart: Sequence[str] = ()) -> None:
-        names = {kind: Inventor(known, words, others, apart=apart) for kind, known in lists.items()}
-        texts = Inventor(free, words | set(_words(free)), sentences=sentences, apart=apart)
+    def give(words: set[str], sentences: list[str], new: Respelt = NONE_RESPELT) -> None:
+        names = {kind: Inventor(known, words, others, respelt=new) for kind, known in lists.items()}
+        texts = Inventor(free, words | set(_words(free)), sentences=sentences, respelt=new)
         for template in templates:
             template.walker.names, template.walker.texts = names, texts
 
     give(words, [])
     said = [s.pair.prompt for s in _walk(seen, _FIRST, {}, judge, rng, testing=False)]
     told = {*_words(said), *_words(held)}
-    apart = [word for word in apart if word not in told]
-    give(words | (prose_words(language) - told), said, apart)
+    new = respelt._replace(words=[word for word in respelt.words if word not in told])
+    give(words | (prose_words(language) - told), said, new)
 
 
 def _held_back(templates: list[_Template], rng: random.Random) -> list[_Template]:

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from importlib import resources
+from typing import Final, NamedTuple
 
 _OTHERS = 0.08
 """Share of the words of made-up names that are those of other slots."""
@@ -17,10 +18,22 @@ _VARIANTS = 0.25
 _RUNS = 0.4
 """Share of made-up free text that is a piece of another sentence: a command to be run later."""
 
-_APART = 0.5
-"""Share of the words of made-up values that a pretrained model spells in two ways."""
-
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+class Respelt(NamedTuple):
+    """Words that a pretrained model spells in another way in the answer than in the sentence.
+
+    Attributes:
+        share: of the words of made-up values.
+        words: of its vocabulary.
+    """
+
+    share: float = 0.0
+    words: Sequence[str] = ()
+
+
+NONE_RESPELT: Final = Respelt()
 
 
 class Inventor:
@@ -31,7 +44,7 @@ class Inventor:
         words: of new ones; newer words follow their letters two by two.
         others: words that now and then stand among them.
         sentences: runs of words out of them now and then are the free text.
-        apart: words whose pieces differ by what stands before them; every other word is one.
+        respelt: a share of the words is of these.
     """
 
     def __init__(
@@ -40,13 +53,13 @@ class Inventor:
         words: Iterable[str],
         others: Sequence[str] = (),
         sentences: Sequence[str] = (),
-        apart: Sequence[str] = (),
+        respelt: Respelt = NONE_RESPELT,
     ) -> None:
         self._values = sorted(values)
         self._words = sorted(words)
         self._others = others
         self._sentences = sentences
-        self._apart = apart
+        self._respelt = respelt
         self._after: dict[str, list[str]] = defaultdict(list)
         for word in self._words:
             padded = f"  {word} "
@@ -57,8 +70,7 @@ class Inventor:
         """One to three words; some are a known name with another word in it: "zorb lamp"."""
         if rng.random() < _VARIANTS:
             words = rng.choice(self._values).split()
-            apart = self._apart and rng.random() < _APART
-            new = rng.choice(self._apart) if apart else self._alike(rng)
+            new = self._respelt_word(rng) or self._alike(rng)
             words[:1] = [new] if len(words) > 1 else [new, words[0]]
             return " ".join(words)
         return " ".join(self._word(rng) for _ in range(rng.choice((1, 1, 1, 2, 2, 3))))
@@ -74,8 +86,8 @@ class Inventor:
         return " ".join(self._word(rng) for _ in range(count))
 
     def _word(self, rng: random.Random) -> str:
-        if self._apart and rng.random() < _APART:
-            return rng.choice(self._apart)
+        if word := self._respelt_word(rng):
+            return word
         kind = rng.random()
         if kind < _OTHERS and self._others:
             return rng.choice(self._others)
@@ -84,6 +96,10 @@ class Inventor:
         if kind < 0.85:
             return self._alike(rng)
         return "".join(rng.choice(_LETTERS) for _ in range(rng.randrange(2, 9)))
+
+    def _respelt_word(self, rng: random.Random) -> str:
+        share, words = self._respelt
+        return rng.choice(words) if words and rng.random() < share else ""
 
     def _alike(self, rng: random.Random) -> str:
         made = "  "

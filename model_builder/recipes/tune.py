@@ -30,6 +30,8 @@ class TuneData(DataSource, frozen=True, forbid_unknown_fields=True):
             sentences; English only.
         invented: share of areas, names and free text that are made-up words while training. A
             student from nothing learns to copy by them; a pretrained one can.
+        respelt: share of the words of those values that the base spells in another way in the
+            answer than in the sentence.
         seed: of the sample and the split.
         repeated: a prompt that a file answers in two ways is refused, or its first answer is
             taken.
@@ -37,6 +39,7 @@ class TuneData(DataSource, frozen=True, forbid_unknown_fields=True):
     """
 
     repeated: Literal["refuse", "first"] = "refuse"
+    respelt: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     written: WrittenPairsConfig | None = None
 
 
@@ -50,6 +53,8 @@ class BaseStudent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             themselves; takes about five times the memory).
         start: folder of an adapter of the same base, rank and targets that training goes on from,
             relative to the recipe; empty: from nothing.
+        average: folders of more such adapters, relative to the recipe: the mean of their factors
+            and of those that are trained is what is delivered.
         rank: of the factors.
         alpha: their scale is alpha / rank.
         targets: the matrices that change.
@@ -68,6 +73,7 @@ class BaseStudent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     base: str
     adapt: Literal["lora", "full"] = "lora"
     start: str = ""
+    average: list[str] = []
     rank: Annotated[int, msgspec.Meta(ge=1, le=64)] = 8
     alpha: Annotated[float, msgspec.Meta(gt=0, le=1024)] = 16.0
     targets: list[Matrix] = msgspec.field(
@@ -129,8 +135,10 @@ class TuneRecipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         targets = self.student.targets
         if not targets or len(set(targets)) != len(targets):
             raise InputError("bad-recipe", "student.targets: expected matrices, each once")
-        if self.student.start and self.student.adapt != "lora":
-            raise InputError("bad-recipe", "student.start is an adapter: adapt has to be lora")
+        if (self.student.start or self.student.average) and self.student.adapt != "lora":
+            raise InputError(
+                "bad-recipe", "student.start and average are adapters: adapt has to be lora"
+            )
         if not self.student.base:
             raise InputError("bad-recipe", "student.base is needed: what `shoal import` takes")
 

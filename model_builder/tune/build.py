@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import numpy as np
 from tokenizers import Tokenizer
 
 from contracts import codec
@@ -45,12 +44,11 @@ from model_builder.tune.compare import Way, compared, expected, is_example, text
 from model_builder.tune.data import calls_of, chat_of, load, read_answered
 from model_builder.tune.fits import fitting, longer, refuse
 from model_builder.tune.float_answers import answers_right
-from model_builder.tune.packing import Coded
-from model_builder.tune.peft_folder import merged, read_factors, write_adapter
+from model_builder.tune.packing import Coded, in_few_texts
+from model_builder.tune.peft_folder import mean, merged, read_factors, write_adapter
 from model_builder.tune.shift import shifted
 from model_builder.writing.pairs import WrittenPairs
 
-_CALIBRATION_TOKENS: Final = 4096
 _GOLDEN_PAIRS: Final = 24
 _SHOTS: Final = 4
 _BASE_PAIRS: Final = 30
@@ -91,6 +89,7 @@ class _Ready:
     context: int
     longest: int
     start: dict[str, Any]
+    others: list[dict[str, Any]]
     written: WrittenPairs | None = None
 
 
@@ -129,6 +128,8 @@ def build(
         progress,
         start=ready.start,
     )
+    if ready.others:
+        tuned.arrays = mean([tuned.arrays, *ready.others])
     lora = recipe.student.adapt == "lora"
     adapter = out / f"{recipe.name}-{recipe.version}-adapter" if lora else None
     if adapter is not None:
@@ -205,7 +206,7 @@ def build(
 def _key(recipe: TuneRecipe, ready: _Ready) -> str:
     """Of a training: all that it depends on, and nothing that only the report does."""
     student = msgspec.to_builtins(recipe.student)
-    del student["weights"]
+    del student["weights"], student["average"]
     student["start"] = sha256_of(b"".join(a.tobytes() for _, a in sorted(ready.start.items())))
     learnt = [ready.split.train, ready.split.validation, student, recipe.seed, recipe.system]
     return sha256_of(codec.encode([*learnt, ready.pretrained.sha256]))
@@ -247,8 +248,11 @@ def _prepared(
     constrained = recipe.constrain == "prompt-values"
     grammar = output_grammar(split.train, split.validation) if constrained else None
     longest = max(len(c.answer) for c in (*train, *validation))
+
+    def factors(path: str) -> dict[str, Any]:
+        return read_factors(folder / path, recipe.student, pretrained)
+
     start = recipe.student.start
-    factors = read_factors(folder / start, recipe.student, pretrained) if start else {}
     ready = _Ready(
         split,
         pretrained,
@@ -260,7 +264,8 @@ def _prepared(
         grammar,
         context,
         longest,
-        factors,
+        factors(start) if start else {},
+        [factors(path) for path in recipe.student.average],
         written,
     )
     checked(_texts(ready))
@@ -279,7 +284,7 @@ def _parts(
     weights = ready.pretrained.weights
     folded = fold(weights, seed=recipe.seed)
     most = min(recipe.student.context, weights.config.trained_context)
-    texts = _calibration(ready.train, most)
+    texts = in_few_texts(ready.train, most)
     if not fitted:
         decoder = quantize(folded, None, progress)
     elif recipe.student.weights == "int4":
@@ -315,21 +320,6 @@ def _texts(ready: _Ready) -> AdapterTexts:
     frame = ready.frame
     around = (frame.prefix, frame.suffix) if frame.wrapped else ("", "")
     return AdapterTexts(*around, ready.grammar)
-
-
-def _calibration(pairs: list[Coded], context: int) -> list[Any]:
-    """Pairs behind one another, in few long texts: matrices of many rows are much faster."""
-    texts: list[list[int]] = [[]]
-    tokens = 0
-    for pair in pairs:
-        if tokens >= _CALIBRATION_TOKENS:
-            break
-        added = [*pair.prompt, *pair.answer]
-        if len(texts[-1]) + len(added) > context:
-            texts.append([])
-        texts[-1] += added
-        tokens += len(added)
-    return [np.array(text, np.int64) for text in texts if text]
 
 
 def _measured(

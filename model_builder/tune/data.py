@@ -20,6 +20,7 @@ from contracts.requests import ChatMessage, Tool
 from model_builder.generate.answers import as_answer
 from model_builder.generate.forms import as_chat
 from model_builder.generate.home_commands import sample_commands
+from model_builder.generate.inventor import NONE_RESPELT, Respelt
 from model_builder.generate.pairs import (
     MAX_PAIRS,
     Answers,
@@ -77,15 +78,16 @@ def load(
         folder: of the recipe.
         cache: folder for the answers of who writes.
         progress: told of them.
-        apart: gives words of the base's for :func:`sample_commands`.
+        apart: gives the words that the base spells in two ways, where the recipe asks for them.
 
     Raises:
         InputError: ``no-such-file``; ``bad-data``, with the row.
     """
     d = recipe.data
     if d.kind == "home-commands":
-        options = (d.rephrased, d.spoken, d.invented, apart())
-        split = sample_commands(d.language, d.sentences, d.test, d.seed, *options, unseen=True)
+        options = (d.rephrased, d.spoken, d.invented)
+        new = Respelt(d.respelt, apart()) if d.respelt else NONE_RESPELT
+        split = sample_commands(d.language, d.sentences, d.test, d.seed, *options, new, unseen=True)
         return split, None
     path = folder / d.path
     pairs: list[Pair] = []

@@ -22,6 +22,7 @@ SHARED: Final = 0
 """Segment of the beginning that all pairs of a row see."""
 
 _PADDING: Final = -1
+_CALIBRATION_TOKENS: Final = 4096
 _SHORTEST_ROW: Final = 256
 
 Ids = npt.NDArray[np.int32]
@@ -139,3 +140,18 @@ class Packer:
             np.array(wanted + [0] * room, np.int32),
             np.array([1.0] * len(at) + [0.0] * room, np.float32),
         )
+
+
+def in_few_texts(pairs: Sequence[Coded], context: int) -> list[npt.NDArray[np.int64]]:
+    """Some pairs behind one another, to calibrate with: products of many rows are much faster."""
+    texts: list[list[int]] = [[]]
+    tokens = 0
+    for pair in pairs:
+        if tokens >= _CALIBRATION_TOKENS:
+            break
+        added = [*pair.prompt, *pair.answer]
+        if len(texts[-1]) + len(added) > context:
+            texts.append([])
+        texts[-1] += added
+        tokens += len(added)
+    return [np.array(text, np.int64) for text in texts if text]

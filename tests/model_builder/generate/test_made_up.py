@@ -7,6 +7,7 @@ import json
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from model_builder.generate.home_commands import sample_commands
+from model_builder.generate.inventor import Respelt
 from model_builder.generate.vocabulary import train_tokenizer
 from model_builder.tune.apart import words_apart
 
@@ -37,7 +38,7 @@ def test_words_that_are_one_piece_behind_a_space_and_several_behind_a_quotation_
 def test_made_up_values_take_words_of_the_base_but_none_that_test_or_validation_ask_for() -> None:
     """What is measured is copied for the first time."""
     words = ["zanzibar", "quokka", "attic", "pantry"]
-    split = sample_commands("en", 400, 60, 1, 0.5, 0.2, 0.8, words, unseen=True)
+    split = sample_commands("en", 400, 60, 1, 0.5, 0.2, 0.8, Respelt(0.5, words), unseen=True)
     values = [json.loads(pair.completion)["slots"].values() for pair in split.train]
     made = " ".join(value for slots in values for value in slots).split()
     assert {"zanzibar", "quokka"} <= set(made)

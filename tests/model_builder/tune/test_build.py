@@ -293,6 +293,38 @@ def test_whole_matrices_at_int4_are_compared_with_another_bundle_on_pairs_by_han
         build(recipe, data, tmp_path, tmp_path / "out")
 
 
+def test_what_is_delivered_may_be_the_mean_of_several_trainings(tmp_path: Path) -> None:
+    """Their factors' mean, of the rank that they have; what was trained is not trained again."""
+    from model_builder.tune.build import build
+    from model_builder.tune.peft_folder import read_factors
+
+    out, keys = tmp_path / "out", {"epochs": 1, "targets": ["q"]}
+    recipe, data = _recipe(_written(tmp_path, **keys))
+    first = build(recipe, data, tmp_path, out)
+    assert first.adapter is not None
+    more = {"seed": 1, "student": {**json.loads(msgspec.json.encode(recipe.student)),
+                                   "start": "out/tuned-1.0.0-adapter"}}  # fmt: skip
+    made = []
+    for version, average in (("1.1.0", []), ("1.2.0", ["out/tuned-1.0.0-adapter"])):
+        document = json.loads((tmp_path / "recipe.json").read_text()) | more
+        document |= {"version": version, "student": more["student"] | {"average": average}}
+        made.append(build(*parse(document, tmp_path), tmp_path, out))
+    assert made[1].document["resumed_at_step"] == made[1].document["steps"] > 0
+    base = load_pretrained(str(tmp_path / "base.gguf"))
+    a, b, mean = (read_factors(m.adapter, recipe.student, base) for m in (first, *made))
+    assert any(np.abs(a[name] - b[name]).max() > 1e-4 for name in a)
+    for name in a:
+        np.testing.assert_allclose(mean[name], (a[name] + b[name]) / 2, atol=1e-6)
+    assert Bundle.open(made[0].bundle).manifest != Bundle.open(made[1].bundle).manifest
+    with pytest.raises(InputError, match="start and average are adapters"):
+        parse(
+            document | {"student": document["student"] | {"adapt": "full", "start": ""}}, tmp_path
+        )
+    document["student"]["average"] = ["nowhere"]
+    with pytest.raises(InputError, match="nowhere"):
+        build(*parse(document, tmp_path), tmp_path, out)
+
+
 def test_float_answers_are_those_of_greedy_decoding() -> None:
     """A pair is right exactly when the reference's likeliest tokens are its answer."""
     from model_builder.generate import reference
