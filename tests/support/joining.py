@@ -23,14 +23,17 @@ from tests.support.wheels import make_wheel
 SYSTEMCTL: Final = """#!/bin/sh
 # As much of systemd as a board's installer meets: one service, started by its unit's own line.
 echo "$@" >> {log}
+end() {{  # as systemd does: what is to end has ended before anything else is done
+  test -e {pid} && kill "$(cat {pid})" && timeout 90 tail -f /dev/null --pid "$(cat {pid})"
+}}
 case "$1" in
 restart)
-  test -e {pid} && kill "$(cat {pid})"
+  end
   mkdir -p /var/lib/shoal && cd /var/lib/shoal
   setsid $(sed -n 's/^ExecStart=//p' /etc/systemd/system/shoal-agent.service) >> {agent} 2>&1 &
   echo $! > {pid} ;;
 disable | stop)
-  test -e {pid} && kill "$(cat {pid})"; rm -f {pid}; exit 0 ;;
+  end; rm -f {pid}; exit 0 ;;
 esac
 """
 
