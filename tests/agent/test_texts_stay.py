@@ -283,11 +283,13 @@ def test_no_text_is_in_what_leaves_a_device_whatever_fails(device: Device) -> No
     with (device.agent.folder / "tail.log").open("ab") as stream:
         stream.write(device.mark().encode() + b"\xff\xfe\n")
     device.ask("classify", request(device, device.mark() + " y" * 40_000))
-    # What was asked is done: an example that meets a full queue of them is left out.
+    # Examples wait for the disk, and one that meets a full queue of them is left out: who asks for
+    # samples has it written.
     device.until(
         lambda: device.controller.ask(device.agent.device, "classify", text="on").error is None,
-        "the queue is empty",
+        "what was asked is done",
     )
+    device.controller.ask(device.agent.device, "samples", ask="before", model=REF.name)
     last = device.mark()
     for source in SOURCES:
         device.say(source, f"{last} {source}")
