@@ -71,6 +71,13 @@ def test_a_column_of_0_and_1_for_each_label_is_several_labels(tmp_path: Path) ->
     assert dataset.summary()["texts_without_label"] > 0
 
 
+def test_the_bundle_holds_no_text_of_the_user(built: BuildResult) -> None:
+    """It goes to every device: its golden vectors are of the product's own texts."""
+    golden = [vector.text for vector in Bundle.open(built.bundle).golden()]
+    assert len(golden) == 16
+    assert not set(golden) & {text for text, _ in sentences()}
+
+
 def test_the_bundle_gives_what_is_wanted_and_where(built: BuildResult) -> None:
     """A new sentence with words of both gets both labels."""
     bundle = Bundle.open(built.bundle)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from model_builder.generate.home_commands import sample_commands
 from model_builder.generate.inventor import Respelt
 from model_builder.generate.vocabulary import train_tokenizer
+from model_builder.recipes.tune import parse
 from model_builder.tune.apart import words_apart
+from model_builder.tune.data import load
 
 
 def _spaced(*words: str, whole: tuple[str, ...] = ()) -> Tokenizer:
@@ -45,3 +50,20 @@ def test_made_up_values_take_words_of_the_base_but_none_that_test_or_validation_
     assert not {"attic", "pantry"} & {w for pair in split.train for w in pair.prompt.split()}
     assert any("attic" in pair.completion for pair in split.test)
     assert any('"pantry"' in pair.completion for pair in split.validation)
+
+
+def test_a_recipe_says_how_many_words_are_such() -> None:
+    """None unless it asks, and then the base is not asked for its words."""
+    data = {"kind": "home-commands", "sentences": 200, "test": 20, "invented": 1.0}
+    document = {"name": "home", "version": "1.0.0", "task": "generate", "student": {"base": "x"}}
+
+    def prompts(respelt: float, apart: Callable[[], Sequence[str]]) -> str:
+        recipe, _ = parse(document | {"data": data | {"respelt": respelt}}, Path())
+        split, _ = load(recipe, Path(), apart=apart)
+        return " ".join(pair.prompt for pair in split.train)
+
+    some, all_of_them = (
+        prompts(share, lambda: ["zanzibar"]).count("zanzibar") for share in (0.2, 1.0)
+    )
+    assert 0 < some < all_of_them / 2
+    assert prompts(0.0, lambda: pytest.fail("asked")).count("zanzibar") == 0

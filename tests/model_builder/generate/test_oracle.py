@@ -36,7 +36,7 @@ from model_builder.generate.source import load_pretrained
 from model_builder.generate.tflite_writer import Graph, ModelWriter
 
 ORACLE = Path(__file__).parent / "oracle"
-CASES = sorted(folder.name for folder in ORACLE.iterdir() if folder.is_dir())
+CASES = sorted(config.parent.name for config in ORACLE.glob("*/config.json"))
 IDS = np.load(ORACLE / "ids.npy")
 
 
