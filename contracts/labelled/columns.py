@@ -37,8 +37,8 @@ _RATHER: Final = frozenset(("rating", "ratings", "stars", "score", "emotion", "m
 _ABOUT: Final = re.compile(r"meta(data)?\.|_")
 """How columns begin that say where a row comes from; they are taken for nothing unasked."""
 
-_NO_BLANKS: Final = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-"""Letters of Thai, Lao, Khmer, Japanese and Chinese."""
+NO_BLANKS: Final = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Letters of Thai, Lao, Khmer, Japanese and Chinese, which put no blanks between words."""
 
 _END: Final = re.compile(r"[^a-z]+")
 NUMBER: Final = re.compile(r"[-+]?[0-9]+([.,][0-9]*)?([eE][-+]?[0-9]+)?")
@@ -116,7 +116,7 @@ def looks_like(names: list[str], sample: list[dict[str, Any]]) -> tuple[str | No
 
 def _words(text: str) -> float:
     """About how many; scripts without blanks between words have two letters to one."""
-    return max(float(len(text.split())), len(_NO_BLANKS.findall(text)) / 2)
+    return max(float(len(text.split())), len(NO_BLANKS.findall(text)) / 2)
 
 
 def _likelier(labels: list[str], sample: list[dict[str, Any]]) -> list[str]:

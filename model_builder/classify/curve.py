@@ -13,6 +13,7 @@ import numpy as np
 
 from contracts.text import normalize
 from model_builder.data.dataset import Dataset
+from model_builder.data.language import piece_lengths
 from model_builder.seeds import derive
 
 _MOST_ROWS: Final = 16_000
@@ -42,6 +43,7 @@ def learning_curve(dataset: Dataset, seed: int) -> dict[str, Any]:
         return {"points": [], "doubling": None}
     cleaned = [normalize(text) or "-" for text in texts]
     wanted = [normalize(held[i]) or "-" for i in judged]
+    lengths = piece_lengths(texts, (3, 4))
     points: list[dict[str, Any]] = []
     for share in _SHARES:
         found = []
@@ -52,7 +54,7 @@ def learning_curve(dataset: Dataset, seed: int) -> dict[str, Any]:
             own = [cleaned[i] for i in part]
             words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=30_000)
             pieces = TfidfVectorizer(
-                analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True, max_features=30_000
+                analyzer="char_wb", ngram_range=lengths, sublinear_tf=True, max_features=30_000
             )
             try:
                 features = hstack([words.fit_transform(own), pieces.fit_transform(own)]).tocsr()

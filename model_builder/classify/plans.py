@@ -6,7 +6,6 @@ many labels apart. So few labels get many narrow rows, many labels fewer wide on
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import msgspec
@@ -15,6 +14,7 @@ import numpy as np
 from contracts import board
 from contracts.errors import RefusedError
 from contracts.text import NgramConfig, ngram_ids
+from model_builder.data.language import piece_lengths, without_blanks
 from model_builder.recipes.classify import BudgetConfig
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.rounding import common_length
@@ -60,6 +60,9 @@ _MOST_TRAINED: Final = 8
 
 _TURNS: Final = (100, 250)
 """Of the optimiser that fits one, at most: with a column for each label but one, with fewer."""
+
+_UNPARTED: Final = 0.3
+"""How much words count in scripts without blanks: what stands between two marks is no word."""
 
 _TAUGHT: Final = LinearFit(strength=5.0)
 """A fit to the teacher, which has many times as many texts as there are rows, all made of their
@@ -191,9 +194,6 @@ def _arena(length: int, dim: int) -> int:
     return length * (dim + 4) + 6000
 
 
-_NO_BLANKS: Final = re.compile(r"[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-"""Letters of Thai, Lao, Khmer, Japanese and Chinese."""
-
 _Size = tuple[int, int, bool, tuple[int, int]]
 """Width, hidden width, whether the maximum is pooled too, lengths of character n-grams."""
 
@@ -205,17 +205,10 @@ def _long(texts: list[str]) -> bool:
     return bool(words) and float(np.quantile(words, 0.9)) * _PIECES > _LONGEST
 
 
-def _without_blanks(texts: list[str]) -> bool:
-    """Whether most letters are of scripts that put no blanks between words."""
-    step = max(1, len(texts) // _LOOKED_AT)
-    letters = [letter for text in texts[::step] for letter in text if letter.isalpha()]
-    return 2 * len(_NO_BLANKS.findall("".join(letters))) > len(letters)
-
-
 def _sizes_for(texts: list[str], labels: int) -> list[_Size]:
     """What is tried; of long texts also fewer pieces of a word, so that more of them is read."""
     sizes = _sizes(labels)
-    if _without_blanks(texts):  # a word has a letter or two
+    if without_blanks(texts):  # a word has a letter or two
         return [(*size[:3], (1, 2 if size[3] == (3, 4) else 3)) for size in sizes]
     if not _long(texts):
         return sizes
@@ -315,20 +308,25 @@ def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> l
     teacher says comes before the labels alone, which know less.
     """
     found = []
-    for chars in [(1, 0), (3, 4)] if _long(texts) else [(3, 5)]:
+    usual, taught_by = LinearFit(), _TAUGHT
+    if without_blanks(texts):
+        usual, taught_by = (
+            msgspec.structs.replace(fit, words=_UNPARTED) for fit in (usual, taught_by)
+        )
+    for chars in [(1, 0), (3, 4)] if _long(texts) else [piece_lengths(texts, (3, 5))]:
         try:
             columns = max(1, min(labels - 1, _COLUMNS))
             own = shape(texts, labels, bounds, columns, 0, chars=chars)
         except RefusedError:
             return []
         name, fit = f"{_named(own)}, fitted", BagFit(steps=_TURNS[labels - 1 > _COLUMNS])
-        alone = Plan(f"{name} to the labels", own, 1.0, fit, LinearFit(), labels=True)
+        alone = Plan(f"{name} to the labels", own, 1.0, fit, usual, labels=True)
         if not made:
             found.append(alone)
         elif columns < labels - 1:  # for those neither the strength nor the order was measured
-            found += [alone, Plan(f"{name} to the teacher", own, 0.3, fit, LinearFit())]
+            found += [alone, Plan(f"{name} to the teacher", own, 0.3, fit, usual)]
         else:
             beside = alone if labels > 2 else None  # two labels are answered better without it
-            taught = Plan(f"{name} to the teacher", own, 0.3, fit, _TAUGHT, beside=beside)
+            taught = Plan(f"{name} to the teacher", own, 0.3, fit, taught_by, beside=beside)
             found += [taught, alone]
     return found

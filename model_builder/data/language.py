@@ -12,7 +12,10 @@ from typing import Final
 
 import msgspec
 
+from contracts.labelled.columns import NO_BLANKS
+
 _SAMPLE: Final = 400
+_LOOKED_AT: Final = 1000
 _PART: Final = 0.2
 """Share of the texts below which a language is nothing but texts that were taken for it."""
 
@@ -42,6 +45,18 @@ class Language(msgspec.Struct, frozen=True):
         return self.code == "und" or (
             self.code == "en" and max(self.others.values(), default=0.0) < _PART
         )
+
+
+def without_blanks(texts: Sequence[str]) -> bool:
+    """Whether most letters are of scripts that put no blanks between words."""
+    step = max(1, len(texts) // _LOOKED_AT)
+    letters = [letter for text in texts[::step] for letter in text if letter.isalpha()]
+    return 2 * len(NO_BLANKS.findall("".join(letters))) > len(letters)
+
+
+def piece_lengths(texts: Sequence[str], usual: tuple[int, int]) -> tuple[int, int]:
+    """Which pieces of words tell most: of one letter or two where a word has no more."""
+    return (1, 2) if without_blanks(texts) else usual
 
 
 def detect(texts: Sequence[str], seed: int = 0) -> Language:

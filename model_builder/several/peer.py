@@ -25,7 +25,8 @@ class OneVsRest:
     """
 
     def __init__(self, classes: int) -> None:
-        self._parts = counters(classes)
+        self._classes = classes
+        self._parts: list[Any] = []
         self._models: list[Any] = []
         self._rates: NDArray[np.float64] = np.zeros(classes)
 
@@ -35,7 +36,7 @@ class OneVsRest:
         from sklearn.linear_model import LogisticRegression
 
         usable = []
-        for part in self._parts:
+        for part in counters(self._classes, texts):
             try:
                 usable.append(part.fit(texts))
             except ValueError:  # no words of two letters

@@ -13,6 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from model_builder.data.language import piece_lengths
+
 _MOST_FEATURES: Final = 200_000
 _MOST_WEIGHTS: Final = 6_000_000
 """Of words, and of pieces: with 150 labels and all features a fit takes minutes."""
@@ -23,11 +25,12 @@ _FEW: Final = 30
 _BLOCK: Final = 4096
 
 
-def counters(classes: int) -> list[Any]:
+def counters(classes: int, texts: Sequence[str]) -> list[Any]:
     """What counts words and pairs of words, and what counts pieces of words, by how rare they are.
 
     Args:
         classes: how many labels (C): with many, fewer features are counted.
+        texts: that will be counted, for their script.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -35,7 +38,7 @@ def counters(classes: int) -> list[Any]:
     limit = {"sublinear_tf": True, "max_features": most, "dtype": np.float32}
     return [
         TfidfVectorizer(ngram_range=(1, 2), **limit),
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **limit),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=piece_lengths(texts, (2, 5)), **limit),
     ]
 
 
@@ -48,7 +51,6 @@ class CountedTeacher:
 
     def __init__(self, classes: int) -> None:
         self._classes = classes
-        self._words, self._chars = counters(classes)
         self._model: Any = None
 
     def train(self, texts: Sequence[str], targets: NDArray[np.int64]) -> None:
@@ -56,6 +58,7 @@ class CountedTeacher:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
 
+        self._words, self._chars = counters(self._classes, texts)
         self._words_used = True
         try:
             self._words.fit(texts)
