@@ -5,14 +5,20 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from contracts.errors import InputError
+from contracts.labelled.rows import Row
 from model_builder.classify.initial import write
-from model_builder.classify.plans import _sizes, _sizes_for
+from model_builder.classify.plans import Limits, _fitted_plans, _sizes, _sizes_for
 from model_builder.data.language import detect
+from model_builder.data.noise import noise_report
 from model_builder.recipes.classify import load, with_encoder
 from model_builder.recipes.teachers import ENGLISH, MULTILINGUAL, TeacherConfig
+from model_builder.several.peer import OneVsRest
+from model_builder.teachers.counted import CountedTeacher
 
 # Of the Universal Declaration of Human Rights.
 TEXTS = {
@@ -109,3 +115,40 @@ def test_a_student_of_text_without_blanks_reads_single_letters() -> None:
         assert [size[:3] for size in sizes] == [size[:3] for size in _sizes(10)]
     for language in ("en", "de", "ru"):
         assert _sizes_for(list(TEXTS[language]), 10) == _sizes(10)
+
+
+def _said(count: int, seed: int) -> tuple[list[str], NDArray[np.int64]]:
+    """Lines of letters without blanks; which of two letters is among them is the label."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, 2, count)
+    others = [chr(0x4E00 + n) for n in range(60)]
+    texts = []
+    for target in targets:
+        letters = [*rng.choice(others, 11), "龍鳳"[target]]
+        texts.append("".join(rng.permutation(letters)))
+    return texts, targets
+
+
+def test_what_is_fitted_to_text_without_blanks_reads_single_letters_too() -> None:
+    """It is what a person would have used; a phrase between two marks is no word."""
+    bounds, lines = Limits(512_000, 0), _said(40, 0)[0]
+    for texts, pieces, words in ((lines, (1, 2), 0.3), (list(TEXTS["en"]), (3, 5), 1.4)):
+        found = _fitted_plans(texts, 3, bounds, made=9)
+        features = [plan.shape.features for plan in found]
+        assert {(one.char_min, one.char_max) for one in features} == {pieces}
+        assert {plan.linear.words for plan in found if plan.linear is not None} == {words}
+
+
+def test_counted_pieces_of_text_without_blanks_tell_labels_and_wrong_ones() -> None:
+    """By the teacher that counts, by the one for several labels, and where labels are doubted."""
+    texts, targets = _said(400, 1)
+    new, wanted = _said(100, 2)
+    counted = CountedTeacher(2)
+    counted.train(texts, targets)
+    assert (counted.shares(new).argmax(axis=1) == wanted).mean() > 0.9
+    several = OneVsRest(2)
+    several.train(texts, np.eye(2, dtype=bool)[targets])
+    assert (several.shares(new).argmax(axis=1) == wanted).mean() > 0.9
+    rows = [Row(text, "ab"[t]) for text, t in zip(texts, targets, strict=True)]
+    rows[7] = Row(rows[7].text, "ba"[targets[7]], place="the wrong one")
+    assert [found["place"] for found in noise_report(rows, 0)] == ["the wrong one"]
