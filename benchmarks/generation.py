@@ -12,6 +12,8 @@ first token; ours guess tokens ahead (``benchmarks/drafts.py``).
 ``load_warm_ms`` is from opening the bundle or file to a model that takes tokens, in a process
 that has imported its library, with packed weights and files in the page cache. Our tokenizer is
 loaded by the first text; ``load_tokenizer_ms`` is that time. llama.cpp's is in its load.
+``first_token_ms`` is from the same beginning to the first token after a text of 32: load,
+tokenizer, prefill and a step.
 ``load_cold_ms`` is the first load of a bundle: it checks every file's hash and packs the weights.
 
     python benchmarks/generation.py --bundle out/smollm2-135m-1.0.0 --gguf FILE.gguf
@@ -49,7 +51,12 @@ DECODE_PROMPT = 32
 DECODE_TOKENS = 64
 ANSWER_TOKENS = 96
 WINDOW = 256
-LOADS = 5
+LOADS = 16
+FIRST_TEXT = (
+    "The quick brown fox jumps over the lazy dog and runs away from all the other animals of the "
+    "forest until it is night and nobody can see where it has gone"
+)
+"""32 tokens of SmolLM2's."""
 PLAIN = "SHOAL_BENCH_LLAMA_PLAIN"
 """Variable of the environment: llama.cpp without its kernels for weights of another layout."""
 
@@ -80,9 +87,10 @@ class Shoal:
         options = Options(threads=threads, cache=Path(cache))
         self.model = GenerativeModel(Bundle.open(Path(path)), options)
         self.load_s = time.perf_counter() - started
-        started = time.perf_counter()
-        self.model.prompts.load()
-        self.tokenizer_s = time.perf_counter() - started
+        ids = self.model.prompts.encode(FIRST_TEXT)
+        self.tokenizer_s = time.perf_counter() - started - self.load_s
+        self.start(ids)
+        self.first_s = time.perf_counter() - started
         self.model.warm_up()
 
     def start(self, ids: list[int]) -> int:
@@ -140,7 +148,8 @@ class LlamaCpp:
         self.load_s = time.perf_counter() - started
         self.tokenizer_s = 0.0  # it is a part of the load
         self._last = llama_cpp.llama_get_logits_ith
-        self.llama.eval([1])
+        self.start(self.llama.tokenize(FIRST_TEXT.encode(), add_bos=False))
+        self.first_s = time.perf_counter() - started
 
     def _logits(self) -> np.ndarray:
         pointer = self._last(self.llama.ctx, -1)
@@ -218,7 +227,11 @@ def work(kind: str, path: str, threads: int, cache: str) -> None:
     os.dup2(sink, 1)
     os.dup2(sink, 2)
     system: Any = (Shoal if kind == "shoal" else LlamaCpp)(path, threads, cache)
-    loaded = {"load_ms": system.load_s * 1e3, "tokenizer_ms": system.tokenizer_s * 1e3}
+    loaded = {
+        "load_ms": system.load_s * 1e3,
+        "tokenizer_ms": system.tokenizer_s * 1e3,
+        "first_ms": system.first_s * 1e3,
+    }
     out.write(json.dumps(loaded) + "\n")
     for line in sys.stdin:
         command = json.loads(line)
@@ -266,6 +279,7 @@ class Worker:
         loaded = self._read()
         self.load_ms = float(loaded["load_ms"])
         self.tokenizer_ms = float(loaded["tokenizer_ms"])
+        self.first_ms = float(loaded["first_ms"])
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -432,6 +446,8 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
             for name, found in loads.items():
                 middle = statistics.median(worker.load_ms for worker in found)
                 add(case, name, "load_warm_ms", middle, "ms", LOADS)
+                middle = statistics.median(worker.first_ms for worker in found)
+                add(case, name, "first_token_ms", middle, "ms", LOADS)
             middle = statistics.median(worker.tokenizer_ms for worker in loads["shoal"])
             add(case, "shoal", "load_tokenizer_ms", middle, "ms", LOADS)
             workers = {

@@ -117,7 +117,7 @@ def load(data: bytes, what: str) -> Any:
 
     check_tokenizer(data, what)
     with told(what):
-        made = tokenizers.Tokenizer.from_str(data.decode())
+        made = tokenizers.Tokenizer.from_buffer(data)
         made.no_padding()
         made.no_truncation()
     return made

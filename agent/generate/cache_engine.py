@@ -111,7 +111,7 @@ class InterpreterEngine:
             self._runners[signature] = self._interpreter.get_signature_runner(signature)
         return self._runners[signature]
 
-    def use(self, signatures: Sequence[str], adapter: Adapter | None) -> None:
+    def use(self, signatures: Sequence[str], later: Sequence[str], adapter: Adapter | None) -> None:
         """As :meth:`CacheEngine.use`."""
         if adapter is self._adapter:
             return
@@ -124,10 +124,10 @@ class InterpreterEngine:
             made.clear()
 
     def open_cache(
-        self, signatures: Sequence[str], adapter: Adapter | None = None
+        self, signatures: Sequence[str], later: Sequence[str], adapter: Adapter | None = None
     ) -> dict[str, Array]:
         """As :meth:`CacheEngine.open_cache`."""
-        self.use(signatures, adapter)
+        self.use(signatures, later, adapter)
         rows = {
             name: row
             for signature in signatures

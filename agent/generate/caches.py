@@ -25,12 +25,13 @@ class CacheEngine(Protocol):
         """``litert`` or ``tflite-runtime``, as in a manifest."""
 
     def open_cache(
-        self, signatures: Sequence[str], adapter: Adapter | None = None
+        self, signatures: Sequence[str], later: Sequence[str], adapter: Adapter | None = None
     ) -> dict[str, Array]:
         """The inputs that are kept from run to run, all zero; frees those of before.
 
         Args:
-            signatures: of one context size, that may be run until the next call.
+            signatures: of one context size, that are run next; one at least takes the cache.
+            later: others of this size, which may be prepared when they are first run.
             adapter: that is in them.
 
         Returns:
@@ -38,7 +39,7 @@ class CacheEngine(Protocol):
             their values; and ``scales`` ``[2 * layers, kv_heads, C, 1]``, where these are int8.
         """
 
-    def use(self, signatures: Sequence[str], adapter: Adapter | None) -> None:
+    def use(self, signatures: Sequence[str], later: Sequence[str], adapter: Adapter | None) -> None:
         """Runs other signatures of the same context size from now on, on the same cache.
 
         Raises:
@@ -50,6 +51,9 @@ class CacheEngine(Protocol):
 
     def run(self, signature: str) -> dict[str, Floats]:
         """Runs a signature; the outputs hold until the next run of any.
+
+        Raises:
+            RefusedError: ``model-failed``.
 
         Returns:
             ``new`` ``[2 * layers, kv_heads, T, head_size]``, keys, then values; and ``logits``,

@@ -107,7 +107,7 @@ class Decoder:
         before, self._adapter = self._adapter, adapter
         try:
             if self._context:
-                self._engine.use(self._signatures(), adapter)
+                self._engine.use(*self._signatures(), adapter)
         except BaseException:
             self._adapter = before
             raise
@@ -147,7 +147,7 @@ class Decoder:
         self._cache = None
         self._context = fitting
         try:
-            tensors = self._engine.open_cache(self._signatures(), self._adapter)
+            tensors = self._engine.open_cache(*self._signatures(), self._adapter)
             self._cache = KvCache(tensors, self._facts)
             del tensors
         except BaseException:
@@ -168,15 +168,15 @@ class Decoder:
         """Prepares the smallest context, so that a short text does not wait for it."""
         self._reserve(1)
 
-    def _signatures(self) -> list[str]:
-        """Those that a cache of this size is used with."""
+    def _signatures(self) -> tuple[list[str], list[str]]:
+        """Those that a cache of this size is used with: by a short text, and by others."""
         facts = self._facts
-        names = [self._name("decode", 1)]
-        names += [self._name("prefill", size) for size in facts.prefill]
-        names += [self._name("score", size) for size in facts.score]
+        prompt: list[str] = []
         if self._context == facts.contexts[0] or not facts.prefill:
-            names += [self._name("prompt", size) for size in facts.prompt]
-        return names
+            prompt = [self._name("prompt", size) for size in facts.prompt]
+        later = [self._name("prefill", size) for size in facts.prefill]
+        later += [self._name("score", size) for size in facts.score]
+        return [self._name("decode", 1), *prompt[:1]], [*prompt[1:], *later]
 
     def _name(self, kind: Kind, size: int) -> str:
         adapted = self._adapter is not None
@@ -253,6 +253,10 @@ class Decoder:
     def guess_size(self) -> int:
         """Tokens of a guess that :meth:`verify` takes; 0: the model has no signature for it."""
         return self._facts.score[0] - 1 if self._facts.score else 0
+
+    def prepare_verify(self) -> None:
+        """Prepares :meth:`verify`, so that no measurement of its first run has that in it."""
+        self._engine.inputs(self._name("score", self._facts.score[0]))
 
     def verify(self, ids: list[int]) -> Floats:
         """Feeds a token and a guess of those after it in one run.

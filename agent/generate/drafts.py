@@ -143,6 +143,8 @@ class Steps:
             return self._rows.pop(0)
         self.finish()
         guess = self._propose()
+        if guess:
+            self._decoder.prepare_verify()
         started = self._clock()
         self.runs += 1
         if not guess:

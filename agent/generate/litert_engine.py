@@ -1,8 +1,9 @@
 """Runs a decoder's signatures in LiteRT; in memory are those of one context size at a time.
 
-When the cache grows, the signatures of the old size go and those of the new one are prepared,
-which takes milliseconds each with packed weights at hand. Each adapter has a set of signatures of
-its own, on the same packed weights and the same cache; a few sets stay.
+When the cache grows, the signatures of the old size go. With packed weights at hand one is
+prepared in 10 to 25 ms, so it is when it is first run; those of a short text are together, at
+once. Each adapter has a set of signatures of its own, on the same packed weights and the same
+cache; a few sets stay.
 """
 
 from __future__ import annotations
@@ -78,11 +79,11 @@ class _Set:
     Outputs hold until the next run only.
     """
 
-    def __init__(self, model: Model, names: Sequence[str], *, owned: bool) -> None:
+    def __init__(self, model: Model, *, owned: bool) -> None:
         self.model = model
         self._owned = owned
         self._bound: dict[str, _Bound] = {}
-        outputs = [model.signatures[name].outputs.values() for name in names]
+        outputs = [signature.outputs.values() for signature in model.signatures.values()]
         self._scratch = Memory(max(map(Memory.needed, outputs)))
 
     def bind(self, name: str, cache: dict[str, Tensor]) -> _Bound:
@@ -125,8 +126,9 @@ class LiteRtEngine:
         self._weights = cache
         self._memory = -1 if cache else os.memfd_create("shoal-weights")
         self._whole: Model | None = None
-        self._sets: OrderedDict[Adapter | None, _Set] = OrderedDict()
+        self._sets: OrderedDict[Adapter | None, list[_Set]] = OrderedDict()
         self._cache: dict[str, Tensor] = {}
+        self._packed = cache is not None and cache.is_file()
         try:
             self._library = Library(threads, cache or Path(f"/proc/self/fd/{self._memory}"))
         except BaseException:
@@ -142,23 +144,29 @@ class LiteRtEngine:
     @property
     def loaded(self) -> list[str]:
         """Names of the signatures that are in memory."""
-        return [name for one in self._sets.values() for name in one.model.signatures]
+        return [name for sets in self._sets.values() for s in sets for name in s.model.signatures]
 
-    @property
-    def _used(self) -> _Set:
+    def _bind(self, signature: str) -> _Bound:
+        """A signature of those in use, prepared where it is not yet."""
         assert self._sets, "a cache must be open"
-        return next(reversed(self._sets.values()))
+        adapter, sets = next(reversed(self._sets.items()))
+        found = next((one for one in sets if signature in one.model.signatures), None)
+        if found is None:
+            found = self._prepare([signature], adapter, some=True)
+            sets.append(found)
+        return found.bind(signature, self._cache)
 
     def open_cache(
-        self, signatures: Sequence[str], adapter: Adapter | None = None
+        self, signatures: Sequence[str], later: Sequence[str], adapter: Adapter | None = None
     ) -> dict[str, Array]:
         """As :meth:`CacheEngine.open_cache`."""
         self._release()
-        self.use(signatures, adapter)
+        self.use(signatures, later, adapter)
+        model = next(reversed(self._sets.values()))[0].model
         kinds = {
             name: kind
             for signature in signatures
-            for name, kind in self._used.model.signatures[signature].inputs.items()
+            for name, kind in model.signatures[signature].inputs.items()
         }
         kept = {name: kinds[name] for names in stacks(kinds).values() for name in names}
         try:
@@ -169,17 +177,32 @@ class LiteRtEngine:
             raise RefusedError("model-failed", f"{self._path.name}: {error}") from None
         return arrays
 
-    def use(self, signatures: Sequence[str], adapter: Adapter | None) -> None:
+    def use(self, signatures: Sequence[str], later: Sequence[str], adapter: Adapter | None) -> None:
         """As :meth:`CacheEngine.use`."""
         if adapter not in self._sets:
-            self._sets[adapter] = self._prepare(signatures, adapter)
+            self._sets[adapter] = [self._open(signatures, later, adapter)]
+            self._packed = True
         self._sets.move_to_end(adapter)
         while len(self._sets) > _SETS:
-            self._sets.popitem(last=False)[1].close()
+            for one in self._sets.popitem(last=False)[1]:
+                one.close()
 
-    def _prepare(self, signatures: Sequence[str], adapter: Adapter | None) -> _Set:
+    def _open(
+        self, signatures: Sequence[str], later: Sequence[str], adapter: Adapter | None
+    ) -> _Set:
+        # What packs the weights must know all of them, and each model has its own copy of an
+        # adapter.
+        if self._packed and adapter is None:
+            found = self._prepare(signatures, None, some=True)
+            if self._weights is None or self._weights.is_file():
+                return found
+            found.close()
+        return self._prepare([*signatures, *later], adapter, some=False)
+
+    def _prepare(self, signatures: Sequence[str], adapter: Adapter | None, *, some: bool) -> _Set:
+        """A model of signatures; `some`: there are weights that others alone have."""
         if self._whole is not None and adapter is None:
-            return _Set(self._whole, signatures, owned=False)
+            return _Set(self._whole, owned=False)
         before = self._written()
         try:
             model = Model(self._library, self._path, signatures, adapter)
@@ -187,10 +210,11 @@ class LiteRtEngine:
             raise RefusedError(
                 "model-failed", f"LiteRT cannot load {self._path.name}: {str(error)[:500]}"
             ) from None
-        if adapter is not None and self._weights and self._written() != before:
-            # It was not there any more, and now holds an adapter in the base's place.
+        if (some or adapter is not None) and self._weights and self._written() != before:
+            # It was not there any more, or broken, and now lacks some weights, or holds an
+            # adapter in the base's place.
             self._weights.unlink(missing_ok=True)
-        return _Set(model, signatures, owned=True)
+        return _Set(model, owned=True)
 
     def _written(self) -> tuple[int, int] | None:
         """Size and time of the file of packed weights."""
@@ -201,11 +225,11 @@ class LiteRtEngine:
 
     def inputs(self, signature: str) -> dict[str, Floats]:
         """As :meth:`CacheEngine.inputs`."""
-        return self._used.bind(signature, self._cache).inputs
+        return self._bind(signature).inputs
 
     def run(self, signature: str) -> dict[str, Floats]:
         """As :meth:`CacheEngine.run`."""
-        bound = self._used.bind(signature, self._cache)
+        bound = self._bind(signature)
         try:
             bound.run()
         except RuntimeError as error:
@@ -213,8 +237,9 @@ class LiteRtEngine:
         return bound.outputs
 
     def _release(self) -> None:
-        for one in self._sets.values():
-            one.close()
+        for sets in self._sets.values():
+            for one in sets:
+                one.close()
         self._sets.clear()
         for tensor in self._cache.values():
             tensor.close()

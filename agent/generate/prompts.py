@@ -68,7 +68,7 @@ class Prompts:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        loaded = load(self.tokenizer_json().encode(), self._front.file)
+        loaded = load(self._bundle.read(self._front.file), self._front.file)
         give_back()  # parsing leaves more freed memory behind than the vocabulary takes
         return loaded
 

@@ -113,8 +113,76 @@ def test_only_the_signatures_of_one_context_are_loaded(bundle_path: Path, tmp_pa
     assert isinstance(engine, LiteRtEngine)
     assert sorted(engine.loaded) == ["decode8_32", "placed8_8_32", "prefill8_8_32", "prompt_8"]
     model.decoder.prefill(IDS + IDS[:10])
+    assert sorted(engine.loaded) == ["decode8_64", "prefill8_8_64"]
+    model.decoder.verify(IDS[:3])
     assert sorted(engine.loaded) == ["decode8_64", "placed8_8_64", "prefill8_8_64"]
     model.close()
+
+
+def everything(model: GenerativeModel) -> list[np.ndarray]:
+    """Logits of every signature, in two sizes of the cache."""
+    found = []
+    for count in (6, 20, 50):
+        text = (IDS + IDS)[:count]
+        model.decoder.truncate(0)
+        model.decoder.prefill(text)
+        found += [model.decoder.step(5).copy(), model.decoder.verify(IDS[:3]).copy()]
+    return found
+
+
+def test_a_warm_start_prepares_what_a_short_text_runs(bundle_path: Path, tmp_path: Path) -> None:
+    """The others when they are first run, with the same logits to the bit."""
+    options = Options(cache=tmp_path / "weights")
+    cold = GenerativeModel(Bundle.open(bundle_path), options)
+    expected = everything(cold)
+    cold.close()
+    packed = (tmp_path / "weights").stat()
+    warm = GenerativeModel(Bundle.open(bundle_path), options)
+    engine = engine_of(warm)
+    assert isinstance(engine, LiteRtEngine)
+    warm.warm_up()
+    warm.decoder.prefill(IDS[:6])
+    warm.decoder.step(5)
+    assert sorted(engine.loaded) == ["decode8_32", "prompt_8"]
+    for row, one in zip(everything(warm), expected, strict=True):
+        np.testing.assert_array_equal(row, one)
+    assert (tmp_path / "weights").stat() == packed
+    warm.close()
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
+def test_packed_weights_that_were_cut_are_packed_again_whole(
+    kept: float, bundle_path: Path, tmp_path: Path
+) -> None:
+    """As after a power cut; and what lacks the weights of other signatures does not stay."""
+    options = Options(cache=tmp_path / "weights")
+    whole = GenerativeModel(Bundle.open(bundle_path), options)
+    expected = everything(whole)
+    whole.close()
+    packed = (tmp_path / "weights").read_bytes()
+    (tmp_path / "weights").write_bytes(packed[: int(kept * len(packed))])
+    for _ in range(2):
+        model = GenerativeModel(Bundle.open(bundle_path), options)
+        for row, one in zip(everything(model), expected, strict=True):
+            np.testing.assert_array_equal(row, one)
+        model.close()
+        assert len((tmp_path / "weights").read_bytes()) == len(packed)
+
+
+def test_packed_weights_that_went_away_do_not_come_back_in_part(
+    bundle_path: Path, tmp_path: Path
+) -> None:
+    """A signature that is prepared later would leave a file without the weights of others."""
+    options = Options(cache=tmp_path / "weights")
+    GenerativeModel(Bundle.open(bundle_path), options).close()
+    model = GenerativeModel(Bundle.open(bundle_path), options)
+    expected = model.decoder.step(5).copy()
+    (tmp_path / "weights").unlink()
+    model.decoder.verify(IDS[:3])
+    model.decoder.truncate(0)
+    np.testing.assert_array_equal(model.decoder.step(5), expected)
+    model.close()
+    assert not (tmp_path / "weights").exists()
 
 
 def test_a_model_answers_again_after_its_cache_could_not_grow(
