@@ -15,15 +15,15 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
-from pydantic import Field
+from pydantic import Field, Tag
 
 from contracts import codec, limits, wording
 from contracts.answers import Embedded
 from contracts.errors import InputError, ShoalError, UnavailableError, from_info
 from contracts.requests import EmbedRequest
 from fleet.api.auth import QUESTION, Operator, TheController
-from fleet.api.openai_bodies import Body
 from fleet.api.openai_devices import candidates
+from fleet.api.openai_strict import TEXT_OR_LIST, TEXTS, Body
 from fleet.controller import Controller
 
 ROUTER = APIRouter(prefix="/v1", tags=["openai"])
@@ -38,13 +38,14 @@ _RETRY: Final = frozenset(
     {"busy", "device-offline", "no-answer", "no-model", "no-embedding", "shutting-down"}
     | {"unknown-operation", "wrong-task"}
 )
-_Input = Annotated[str, Field(min_length=1, max_length=limits.MAX_TEXT_BYTES)]
+_Input = Annotated[str, Field(min_length=1, max_length=limits.MAX_TEXT_BYTES), Tag("text")]
+_Inputs = Annotated[list[_Input], Field(min_length=1, max_length=MAX_INPUTS), Tag("list")]
 
 
 class Embeddings(Body):
     """The body of ``/v1/embeddings``."""
 
-    input: _Input | Annotated[list[_Input], Field(min_length=1, max_length=MAX_INPUTS)]
+    input: Annotated[_Input | _Inputs, TEXT_OR_LIST, TEXTS]
     encoding_format: Literal["float", "base64"] = "float"
 
 

@@ -81,7 +81,7 @@ class _Shape:
         choice: dict[str, Any] = {
             "index": asked.index,
             "finish_reason": _reason(result),
-            "logprobs": self._logprobs(result),
+            "logprobs": self.logprobs(result),
             **beside(asked.request, result),
         }
         if self.chat:
@@ -92,7 +92,8 @@ class _Shape:
             return {**choice, "message": message}
         return {**choice, "text": asked.echo + result.text}
 
-    def _logprobs(self, result: Generated) -> dict[str, Any] | None:
+    def logprobs(self, result: Generated) -> dict[str, Any] | None:
+        """Of the tokens of a whole text; None where nobody asks for them."""
         if self.alternatives is None or result.unknown:
             return None
         if len(result.chosen) != result.tokens:
@@ -117,10 +118,16 @@ class _Shape:
         }
 
     def piece(
-        self, asked: _Asked, text: str, end: Generated | None = None, *, first: bool = False
+        self,
+        asked: _Asked,
+        text: str,
+        end: Generated | None = None,
+        *,
+        first: bool = False,
+        logprobs: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """One event of a stream; `end`: the last of a choice."""
-        choice: dict[str, Any] = {"index": asked.index, "finish_reason": None, "logprobs": None}
+        choice: dict[str, Any] = {"index": asked.index, "finish_reason": None, "logprobs": logprobs}
         if end is not None:
             choice |= {"finish_reason": _reason(end), **beside(asked.request, end)}
         if not self.chat:
@@ -259,6 +266,9 @@ async def _events(
                         yield _event(shape.call(one, answer.call))
                     if answer.generated is not None:
                         results.append(answer.generated)
+                        if (logprobs := shape.logprobs(answer.generated)) is not None:
+                            text = answer.generated.text
+                            yield _event(shape.piece(one, text, logprobs=logprobs))
                         # Agents of earlier releases give their calls at the end alone.
                         for index, call in enumerate(answer.generated.tool_calls):
                             if index not in told:

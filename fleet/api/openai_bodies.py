@@ -1,88 +1,25 @@
-"""Bodies of the OpenAI-compatible endpoints, and what of them goes to a device.
+"""Bodies of chats and completions in OpenAI's form, and what of them goes to a device.
 
-A field that is not here is refused by its name: who sends it expects something of it. A few say
-nothing of the answer (``user``), and some have one value that asks for nothing (``store: false``,
-``null``); those are let be.
-Source: OpenAI API reference, chat completions, completions and embeddings.
+Source: OpenAI API reference, chat completions and completions.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, Tag, model_validator
 
 from contracts import limits, requests
 from contracts.errors import InputError
+from fleet.api import openai_tools
+from fleet.api.openai_strict import TEXT_OR_LIST, TEXTS, Body, Strict
+from fleet.api.openai_tools import Call, CallId, ChosenTool, GivenTool, Mode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 MAX_CHOICES: Final = 4
 MAX_PROMPTS: Final = 16
-
-_ABOUT_WHO_ASKS: Final = ("user", "safety_identifier", "prompt_cache_key", "metadata")
-_ASKS_NOTHING: Final[dict[str, tuple[Any, ...]]] = {
-    **dict.fromkeys(_ABOUT_WHO_ASKS, ()),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    **dict.fromkeys(("audio", "moderation", "prediction", "reasoning_effort", "verbosity"), ()),
-    **dict.fromkeys(("prompt_cache_options", "prompt_cache_retention", "web_search_options"), ()),
-    **dict.fromkeys(("conversation", "max_tool_calls", "previous_response_id", "reasoning"), ()),
-    "best_of": (1,),
-    "dimensions": (),
-    "include": ([],),
-    "modalities": (["text"],),
-    "service_tier": ("auto", "default"),
-    "store": (False,),
-    "suffix": ("",),
-    "tools": (),
-}
-"""Fields that are not supported, or are lists, and values besides null that ask for nothing."""
-
-_ANSWERED: Final[dict[str, tuple[Any, ...]]] = {
-    "name": (),
-    "annotations": ([],),
-    "tool_calls": ([],),
-    **dict.fromkeys(("audio", "function_call", "refusal", "reasoning_content"), ()),
-}
-"""The same of a message, which may be one that this endpoint answered earlier. A name is who says
-it, as AutoGen sends with each: chat templates know none."""
-
-
-def _without(document: Any, neutral: dict[str, tuple[Any, ...]]) -> Any:
-    if not isinstance(document, dict):
-        return document
-
-    def asks(name: Any, value: Any) -> bool:
-        if name not in neutral:
-            return True
-        same = any(type(value) is type(v) and value == v for v in neutral[name])
-        return not (value is None or name in (*_ABOUT_WHO_ASKS, "name") or same)
-
-    return {name: value for name, value in document.items() if asks(name, value)}
-
-
-class Strict(BaseModel):
-    """No field is passed over."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Body(Strict):
-    """The body of a request; see the module for what is let be."""
-
-    model: Annotated[
-        str,
-        Field(
-            min_length=1, max_length=4000, description="a selector; after a colon an adapter's name"
-        ),
-    ]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out(cls, document: Any) -> Any:
-        return _without(document, _ASKS_NOTHING)
 
 
 class Part(Strict):
@@ -92,65 +29,23 @@ class Part(Strict):
     text: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
 
 
-_ToolName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-
-
-class CalledFunction(Strict):
-    """What a call is of."""
-
-    name: _ToolName
-    arguments: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
-
-
-class Call(Strict):
-    """A call in an assistant's message."""
-
-    id: Annotated[str, Field(max_length=64)]
-    type: Literal["function"] = "function"
-    function: CalledFunction
-
-
-class Function(Strict):
-    """A function that a model may call. Arguments are always held to `parameters` (``strict``)."""
-
-    name: _ToolName
-    description: Annotated[str, Field(max_length=4096)] | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class GivenTool(Strict):
-    """A tool."""
-
-    type: Literal["function"]
-    function: Function
-
-
-class ChosenFunction(Strict):
-    """The name in a choice."""
-
-    name: _ToolName
-
-
-class ChosenTool(Strict):
-    """The one tool that must be called."""
-
-    type: Literal["function"]
-    function: ChosenFunction
+_Text = Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES), Tag("text")]
+_Content = Annotated[_Text | Annotated[list[Part], Tag("list")], TEXT_OR_LIST]
 
 
 class Turn(Strict):
-    """A message of a chat."""
+    """A message of a chat, which may be one that was answered here earlier.
+
+    A name is who says it, as AutoGen sends with each: chat templates know none.
+    """
+
+    says_nothing = ("name",)
+    asks_nothing: ClassVar[dict[str, tuple[Any, ...]]] = {"annotations": ([],), "tool_calls": ([],)}
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)] | list[Part] | None = None
+    content: _Content | None = None
     tool_calls: Annotated[list[Call], Field(min_length=1, max_length=16)] | None = None
-    tool_call_id: Annotated[str, Field(max_length=64)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out(cls, document: Any) -> Any:
-        return _without(document, _ANSWERED)
+    tool_call_id: CallId | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -199,7 +94,8 @@ class StreamOptions(Strict):
 
 
 _Penalty = Annotated[float, Field(ge=-2, le=2)]
-_Stop = Annotated[str, Field(min_length=1, max_length=256)]
+_Stop = Annotated[str, Field(min_length=1, max_length=256), Tag("text")]
+_Stops = Annotated[list[_Stop], Field(max_length=16), Tag("list")]
 
 
 def temperature(given: float | None, *chosen_among: object) -> float:
@@ -231,7 +127,7 @@ class Sampling(Body):
         | None
     ) = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=16)] | None = None
+    stop: Annotated[_Stop | _Stops, TEXT_OR_LIST] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
@@ -249,8 +145,6 @@ class Sampling(Body):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.stream and self.alternatives is not None:
-            raise ValueError("logprobs are not supported with stream")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream")
         return self
@@ -262,7 +156,8 @@ class Sampling(Body):
             "temperature": temperature(
                 self.temperature, self.top_p, self.top_k, self.min_p, self.seed, several
             ),
-            "stream": bool(self.stream),
+            # With log-probabilities a text comes in one piece: devices tell them at the end.
+            "stream": bool(self.stream) and self.alternatives is None,
         }
         for name in (
             "max_tokens", "top_p", "frequency_penalty", "presence_penalty", "logit_bias", "seed",
@@ -291,8 +186,8 @@ class ChatCompletion(Sampling):
     max_completion_tokens: Annotated[int, Field(ge=1, le=limits.MAX_GENERATE_TOKENS)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    tools: Annotated[list[GivenTool], Field(max_length=64)] = []
-    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    tools: Annotated[tuple[GivenTool, ...], Field(max_length=openai_tools.MAX_TOOLS)] = ()
+    tool_choice: Mode | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     chat_template_kwargs: (
@@ -314,19 +209,14 @@ class ChatCompletion(Sampling):
             raise ValueError("top_logprobs needs logprobs: true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens and max_completion_tokens exclude each other")
-        names = [tool.function.name for tool in self.tools]
-        if len(set(names)) < len(names):
-            raise ValueError("tools: two have one name")
-        if isinstance(self.tool_choice, ChosenTool):
-            if self.tool_choice.function.name not in names:
-                raise ValueError("tool_choice names a function that is not in tools")
-        elif self.tool_choice == "required" and not names:
-            raise ValueError("tool_choice is required, and there are no tools")
-        if names and self.logprobs:
+        mode = openai_tools.mode(self._functions, self.tool_choice)
+        if mode != "none" and self.logprobs:
             raise ValueError("logprobs are not supported with tools")
-        if names and self.min_confidence is not None:
+        if mode != "none" and self.min_confidence is not None:
             raise ValueError("min_confidence is not supported with tools")
-        if names and self.response_format is not None and self.response_format.type != "text":
+        # Where a tool must be called there is no text to have a format.
+        wanted = self.response_format
+        if mode == "auto" and wanted is not None and wanted.type != "text":
             raise ValueError("response_format and tools exclude each other")
         return self
 
@@ -335,37 +225,27 @@ class ChatCompletion(Sampling):
         found = {**super().fields(), "messages": [turn.message() for turn in self.messages]}
         if self.max_completion_tokens is not None:
             found["max_tokens"] = self.max_completion_tokens
-        if self.tools:
-            found |= self._tools()
+        found |= openai_tools.fields(self._functions, self.tool_choice, self.parallel_tool_calls)
+        if found.get("tools"):
+            found.pop("json_schema", None)
         if self.truncation == "auto":
             found["when_full"] = "forget"
         if self.chat_template_kwargs:
             found["chat_template_kwargs"] = self.chat_template_kwargs
         return found
 
-    def _tools(self) -> dict[str, Any]:
-        choice: Any = self.tool_choice or "auto"
-        only = choice.function.name if isinstance(choice, ChosenTool) else ""
-        functions = [tool.function for tool in self.tools]
-        return {
-            "tools": [
-                requests.Tool(f.name, f.description or "", f.parameters or {})
-                for f in functions
-                if f.name == (only or f.name)
-            ],
-            "tool_choice": "required" if only else choice,
-            # One that must be called is called once.
-            "parallel_tool_calls": self.parallel_tool_calls is not False and not only,
-        }
+    @property
+    def _functions(self) -> list[openai_tools.Function]:
+        return [tool.function for tool in self.tools]
 
 
-_Prompt = Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
+_Prompts = Annotated[list[_Text], Field(min_length=1, max_length=MAX_PROMPTS), Tag("list")]
 
 
 class Completion(Sampling):
     """The body of ``/v1/completions``."""
 
-    prompt: _Prompt | Annotated[list[_Prompt], Field(min_length=1, max_length=MAX_PROMPTS)]
+    prompt: Annotated[_Text | _Prompts, TEXT_OR_LIST, TEXTS]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
 

@@ -1,4 +1,4 @@
-"""``/v1/responses`` in its simple form: texts in, one message out, nothing kept.
+"""``/v1/responses``: texts and results of calls in, a message and calls out, nothing kept.
 
 Source: OpenAI API reference, responses.
 """
@@ -7,129 +7,28 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from itertools import count
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 from fastapi import APIRouter
-from pydantic import Field
 
-from contracts import limits, requests
-from contracts.answers import Answer, Generated
+from contracts.answers import Answer, CallPiece, Generated
 from contracts.errors import ShoalError, UnavailableError
-from contracts.requests import GenerateRequest
+from contracts.requests import GenerateRequest, ToolCall
 from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.openai import beside, request_of, result, with_adapter
-from fleet.api.openai_bodies import Body, JsonSchema, Strict, temperature
+from fleet.api.openai_bodies import temperature
 from fleet.api.openai_devices import answers_of
+from fleet.api.responses_bodies import Responses
 from fleet.api.stream import Stream
 
 ROUTER = APIRouter(prefix="/v1", tags=["openai"])
 
-_Text = Annotated[str, Field(max_length=limits.MAX_TEXT_BYTES)]
 
-
-class Part(Strict):
-    """A part of a message; `annotations` and `logprobs` are those of an earlier answer."""
-
-    type: Literal["input_text", "output_text"]
-    text: _Text
-    annotations: Annotated[tuple[Any, ...], Field(max_length=0)] = ()
-    logprobs: Annotated[tuple[Any, ...], Field(max_length=0)] | None = None
-
-
-class Item(Strict):
-    """A message; `id` and `status` are those of an earlier answer."""
-
-    type: Literal["message"] = "message"
-    role: Literal["system", "developer", "user", "assistant"]
-    content: _Text | list[Part]
-    id: Annotated[str, Field(max_length=100)] | None = None
-    status: Literal["completed", "incomplete"] | None = None
-    phase: None = None
-
-    def message(self) -> requests.ChatMessage:
-        """The message on the wire."""
-        text = self.content
-        if not isinstance(text, str):
-            text = "".join(part.text for part in text)
-        role: Any = "system" if self.role == "developer" else self.role
-        return requests.ChatMessage(role, text)
-
-
-class PlainFormat(Strict):
-    """Text, or any JSON object."""
-
-    type: Literal["text", "json_object"]
-
-
-class SchemaFormat(JsonSchema):
-    """JSON by a schema."""
-
-    type: Literal["json_schema"]
-
-
-class TextOptions(Strict):
-    """How the text must look."""
-
-    format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
-    verbosity: None = None
-
-
-class Obfuscation(Strict):
-    """Nothing is padded."""
-
-    include_obfuscation: Literal[False] | None = None
-
-
-class Responses(Body):
-    """The body of ``/v1/responses``."""
-
-    input: _Text | Annotated[list[Item], Field(min_length=1, max_length=256)]
-    instructions: _Text | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=limits.MAX_GENERATE_TOKENS)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=10)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    text: TextOptions | None = None
-    stream: bool | None = None
-    stream_options: Obfuscation | None = None
-    background: Literal[False] | None = None
-    truncation: Literal["auto", "disabled"] | None = None
-    min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
-    tools: Annotated[tuple[Any, ...], Field(max_length=0)] = ()
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: bool | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """The wire's fields of what was given."""
-        turns = [requests.ChatMessage("system", self.instructions)] if self.instructions else []
-        if isinstance(self.input, str):
-            turns.append(requests.ChatMessage("user", self.input))
-        else:
-            turns += [item.message() for item in self.input]
-        found: dict[str, Any] = {
-            "messages": turns,
-            "temperature": temperature(self.temperature, self.top_p),
-            "stream": bool(self.stream),
-        }
-        if self.max_output_tokens is not None:
-            found["max_tokens"] = self.max_output_tokens
-        for name in ("top_p", "min_confidence"):
-            if getattr(self, name) is not None:
-                found[name] = getattr(self, name)
-        if self.truncation == "auto":
-            found["when_full"] = "forget"
-        wanted = None if self.text is None else self.text.format
-        if isinstance(wanted, SchemaFormat):
-            found["json_schema"] = wanted.schema_
-        elif wanted is not None and wanted.type == "json_object":
-            found["json_schema"] = {"type": "object"}
-        return found
-
-
-class _Shape:
+class Shape:
     """Documents of one response."""
 
     def __init__(self, body: Responses) -> None:
@@ -137,6 +36,9 @@ class _Shape:
         self._id = f"resp_{secrets.token_hex(12)}"
         self._created = int(time.time())
         self.message_id = f"msg_{secrets.token_hex(12)}"
+        self.tools = [tool.model_dump() for tool in body.tools]
+        choice = body.tool_choice or "auto"
+        self.choice = choice if isinstance(choice, str) else choice.model_dump()
 
     def response(
         self,
@@ -160,31 +62,46 @@ class _Shape:
             "max_output_tokens": body.max_output_tokens,
             "model": body.model,
             "output": output,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
             "store": False,
             "temperature": temperature(body.temperature, body.top_p),
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": self.choice,
+            "tools": self.tools,
             "top_p": 1.0 if body.top_p is None else body.top_p,
             "usage": None if made is None else _usage(made),
         }
 
-    def message(self, status: str, content: list[Any], **more: Any) -> dict[str, Any]:
-        """The message in it."""
+    def message(self, made: Generated | None, **more: Any) -> dict[str, Any]:
+        """The message in it; `made` is None until it is whole."""
         return {
             "type": "message",
             "id": self.message_id,
-            "status": status,
+            "status": "in_progress" if made is None else _status(made),
             "role": "assistant",
-            "content": content,
+            "content": [] if made is None else [_part(made.text)],
             **more,
         }
+
+
+def _call(call: ToolCall | CallPiece, arguments: str, status: str) -> dict[str, Any]:
+    return {
+        "type": "function_call",
+        "id": _call_id(call),
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": arguments,
+        "status": status,
+    }
+
+
+def _call_id(call: ToolCall | CallPiece) -> str:
+    return f"fc_{call.id.removeprefix('call_')}"
 
 
 def _usage(made: Generated) -> dict[str, Any]:
     return {
         "input_tokens": made.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
         "output_tokens": made.tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": made.prompt_tokens + made.tokens,
@@ -199,57 +116,122 @@ def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-async def _events(
-    first: Answer, answers: AsyncGenerator[Answer, None], request: GenerateRequest, shape: _Shape
-) -> AsyncGenerator[bytes, None]:
-    """Server-sent events; the first answer was awaited before the status line was sent."""
-    numbers = count()
+class Told:
+    """The events of a stream: each item has the place at which it was begun."""
 
-    def event(kind: str, **fields: Any) -> bytes:
-        document = {"type": kind, "sequence_number": next(numbers), **fields}
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._numbers = count()
+        self._message: int | None = None
+        self._calls: dict[int, tuple[int, str]] = {}
+
+    def event(self, kind: str, **fields: Any) -> bytes:
+        """One event."""
+        document = {"type": kind, "sequence_number": next(self._numbers), **fields}
         return b"event: %s\ndata: %s\n\n" % (kind.encode(), msgspec.json.encode(document))
 
-    item = {"output_index": 0}
-    place = {"item_id": shape.message_id, "content_index": 0, **item}
+    def _next(self) -> int:
+        return len(self._calls) + (self._message is not None)
+
+    def _place(self) -> dict[str, Any]:
+        return {
+            "item_id": self._shape.message_id,
+            "content_index": 0,
+            "output_index": self._message,
+        }
+
+    def text(self, delta: str) -> Iterator[bytes]:
+        """A piece of the message."""
+        if self._message is None:
+            self._message = self._next()
+            message = self._shape.message(None)
+            yield self.event("response.output_item.added", item=message, output_index=self._message)
+            yield self.event("response.content_part.added", part=_part(""), **self._place())
+        if delta:
+            yield self.event(
+                "response.output_text.delta", delta=delta, logprobs=[], **self._place()
+            )
+
+    def call(self, piece: CallPiece) -> Iterator[bytes]:
+        """A piece of a call."""
+        if piece.index not in self._calls:
+            place = self._next()
+            item = _call(piece, "", "in_progress")
+            self._calls[piece.index] = (place, item["id"])
+            yield self.event("response.output_item.added", item=item, output_index=place)
+        place, item_id = self._calls[piece.index]
+        if piece.arguments:
+            yield self.event(
+                "response.function_call_arguments.delta",
+                delta=piece.arguments, item_id=item_id, output_index=place,
+            )  # fmt: skip
+
+    def end(self, made: Generated, sure: dict[str, Any]) -> Iterator[bytes]:
+        """What is whole. A call that was begun, and is none, does not end."""
+        for index, call in enumerate(made.tool_calls):
+            if index not in self._calls:  # agents of earlier releases give them at the end alone
+                yield from self.call(CallPiece(index, call.id, call.name, call.arguments))
+        items: dict[int, dict[str, Any]] = {}
+        if not self._calls:
+            yield from self.text("")
+        if self._message is not None:
+            message, at = self._shape.message(made, **sure), self._place()
+            items[self._message] = message
+            yield self.event("response.output_text.done", text=made.text, logprobs=[], **at)
+            yield self.event("response.content_part.done", part=_part(made.text), **at)
+            yield self.event("response.output_item.done", item=message, output_index=self._message)
+        for index, call in enumerate(made.tool_calls):
+            place, item_id = self._calls[index]
+            items[place] = item = _call(call, call.arguments, "completed")
+            yield self.event(
+                "response.function_call_arguments.done",
+                arguments=call.arguments, name=call.name, item_id=item_id, output_index=place,
+            )  # fmt: skip
+            yield self.event("response.output_item.done", item=item, output_index=place)
+        status, output = _status(made), [items[place] for place in sorted(items)]
+        whole = self._shape.response(status, output, made)
+        yield self.event(f"response.{status}", response=whole)
+
+
+async def _events(
+    first: Answer, answers: AsyncGenerator[Answer, None], request: GenerateRequest, shape: Shape
+) -> AsyncGenerator[bytes, None]:
+    """Server-sent events; the first answer was awaited before the status line was sent."""
+    told = Told(shape)
     begun = shape.response("in_progress", [])
-    yield event("response.created", response=begun)
-    yield event("response.in_progress", response=begun)
-    yield event("response.output_item.added", item=shape.message("in_progress", []), **item)
-    yield event("response.content_part.added", part=_part(""), **place)
+    yield told.event("response.created", response=begun)
+    yield told.event("response.in_progress", response=begun)
     made: Generated | None = None
     try:
         async with aclosing(answers):
             answer: Answer | None = first
             while answer is not None:
-                if answer.chunk:
-                    yield event(
-                        "response.output_text.delta", delta=answer.chunk, logprobs=[], **place
-                    )
+                for event in told.text(answer.chunk) if answer.chunk else ():
+                    yield event
+                for event in told.call(answer.call) if answer.call is not None else ():
+                    yield event
                 made = answer.generated or made
                 answer = await anext(answers, None)
         if made is None:
             raise UnavailableError("no-answer", "the device ended its answer without a result")
         sure = beside(request, made)
     except ShoalError as error:  # the status line is gone
-        yield event("response.failed", response=shape.response("failed", [], error=error))
+        yield told.event("response.failed", response=shape.response("failed", [], error=error))
         return
-    status, part = _status(made), _part(made.text)
-    message = shape.message(status, [part], **sure)
-    yield event("response.output_text.done", text=made.text, logprobs=[], **place)
-    yield event("response.content_part.done", part=part, **place)
-    yield event("response.output_item.done", item=message, **item)
-    yield event(f"response.{status}", response=shape.response(status, [message], made))
+    for event in told.end(made, sure):
+        yield event
 
 
 @ROUTER.post("/responses", dependencies=[QUESTION], response_model=None)
 async def create_response(controller: TheController, token: Operator, body: Responses) -> Any:
-    """A message, from one of the devices that `model` (a selector) means."""
+    """A message or calls, from one of the devices that `model` (a selector) means."""
     request = request_of(with_adapter(body.fields(), body.model), token.name)
-    shape = _Shape(body)
+    shape = Shape(body)
     if body.stream:
         answers = answers_of(controller, body.model, request)
         first = await anext(answers)  # an error before any token still has its HTTP status
         return Stream(_events(first, answers, request, shape), "text/event-stream")
     made = await result(controller, body.model, request)
-    message = shape.message(_status(made), [_part(made.text)], **beside(request, made))
-    return shape.response(_status(made), [message], made)
+    calls = [_call(call, call.arguments, "completed") for call in made.tool_calls]
+    said = [shape.message(made, **beside(request, made))] if made.text or not calls else []
+    return shape.response(_status(made), [*said, *calls], made)

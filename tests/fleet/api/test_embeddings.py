@@ -23,6 +23,7 @@ from fleet.api import models
 from fleet.rollout.spec import RolloutSpec
 from model_builder import lazy_tensorflow as tf
 from tests.support.controller import TINY, AgentProcess
+from tests.support.openai_nulls import optional_fields
 from tests.support.served import ServedFleet
 from tests.support.tiny_encoder import encoder_bundle
 
@@ -125,6 +126,14 @@ def test_the_openai_client_gets_vectors_of_a_device(served: ServedFleet, bundle:
             client.embeddings.create(model="group=nowhere", input="hello")
         with pytest.raises(openai.APIStatusError):
             client.embeddings.create(model="d2", input=["x"] * 257)
+        for tokens in ([1, 2, 3], [[1, 2], [3]]):  # as LangChain sends unless it is told not to
+            with pytest.raises(openai.BadRequestError, match="texts are expected, not numbers"):
+                client.embeddings.create(model="d2", input=tokens)
+        nulls = dict.fromkeys(optional_fields("/embeddings"))
+        made = client.post(
+            "/embeddings", body={"model": "d2", "input": "a", **nulls}, cast_to=object
+        )
+        assert len(made["data"][0]["embedding"]) == 32
 
 
 def test_a_query_embeds_too(served: ServedFleet) -> None:

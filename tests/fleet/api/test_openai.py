@@ -23,6 +23,7 @@ from contracts.bundle import Bundle
 from contracts.config import MqttConfig
 from fleet.rollout.spec import RolloutSpec
 from tests.support.controller import AgentProcess
+from tests.support.openai_nulls import optional_fields
 from tests.support.served import ServedFleet
 from tests.support.tiny_decoder import tiny_bundle
 
@@ -228,6 +229,26 @@ def test_log_probabilities_are_those_of_the_tokens_taken(client: openai.OpenAI) 
     assert found.text_offset[:2] == [0, len(found.tokens[0])]
 
 
+def test_log_probabilities_of_a_stream_come_with_its_text(client: openai.OpenAI) -> None:
+    """In one piece, with all tokens: guidance asks for nothing else."""
+    asked: dict[str, Any] = {"model": "d1", "max_tokens": 8, "temperature": 0, "n": 2, "seed": 1}
+    chat: dict[str, Any] = {"messages": HELLO, "logprobs": True, "top_logprobs": 2, **asked}
+    whole = client.chat.completions.create(**chat)
+    chunks = [c for c in client.chat.completions.create(**chat, stream=True) if c.choices]
+    told = [c.choices[0] for c in chunks if c.choices[0].logprobs]
+    for choice, other in zip(told, whole.choices, strict=True):
+        assert choice.delta.content == other.message.content
+        tokens, others = choice.logprobs.content, other.logprobs.content
+        assert [token.token for token in tokens] == [token.token for token in others]
+        assert [t.logprob for t in tokens] == pytest.approx([t.logprob for t in others], abs=0.1)
+        assert {len(token.top_logprobs) for token in tokens} == {2}
+    text: dict[str, Any] = {"prompt": "the lazy dog", "logprobs": 2, **asked}
+    pieces = [p.choices[0] for p in client.completions.create(**text, stream=True)]
+    found = client.completions.create(**text).choices
+    for piece, other in zip([p for p in pieces if p.logprobs], found, strict=True):
+        assert (piece.text, piece.logprobs.tokens) == (other.text, other.logprobs.tokens)
+
+
 def test_several_choices_have_seeds_of_their_own(client: openai.OpenAI) -> None:
     """A prompt is counted once, and a stream has the same choices by their numbers."""
     options: dict[str, Any] = {
@@ -420,7 +441,6 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"logprobs": False}, None),
     ({"top_logprobs": 3}, "top_logprobs needs logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-    ({"logprobs": True, "stream": True}, "logprobs are not supported with stream"),
     ({"stream_options": {"include_usage": True}}, "stream_options needs stream"),
     ({"stream": True, "stream_options": {"fast": True}}, "fast"),
     ({"max_completion_tokens": 3}, "exclude each other"),
@@ -446,6 +466,7 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"tools": [_tool("a name")]}, "tools.0.function.name"),
     ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
     ({"tools": [_tool("f")], "logprobs": True}, "not supported with tools"),
+    ({"tools": [_tool("f")], "tool_choice": "none", "logprobs": True}, None),
     ({"tools": [_tool("f")], "min_confidence": 0.5}, "min_confidence is not supported with tools"),
     ({"min_confidence": 0.5}, None),
     ({"truncation": "auto"}, None),
@@ -458,6 +479,15 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"chat_template_kwargs": {f"a{n}": 1 for n in range(33)}}, "chat_template_kwargs"),
     ({"min_confidence": 1.5}, "min_confidence"),
     ({"tools": [_tool("f")], "response_format": {"type": "json_object"}}, "exclude each other"),
+    (
+        {
+            "tools": [_tool("f", properties={}, additionalProperties=False)],
+            "max_tokens": 200,
+            "tool_choice": "required",
+            "response_format": {"type": "json_object"},
+        },
+        None,
+    ),
     ({"tools": [_tool("f", type="array")], "tool_choice": "required"}, "parameters of f"),
     ({"messages": [*HELLO, {"role": "assistant", "content": None}]}, "content is null"),
     ({"messages": [*HELLO, {"role": "tool", "content": "rain"}]}, "tool_call_id"),
@@ -470,7 +500,7 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"messages": [{"role": "critic", "content": "a"}]}, "role"),
     (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-        "content",
+        "messages.0.content.list.0.type: Input should be 'text'",
     ),
     ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}, None),
     ({"messages": []}, "messages"),
@@ -546,6 +576,100 @@ def test_a_response_streams_the_events_that_the_client_puts_together(
         assert stream.get_final_response().output_text == "true"
 
 
+def _flat(tool: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "strict": None, **tool["function"]}
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "name": "get_weather"}])
+def test_a_tool_of_a_response_is_called_answered_and_the_response_goes_on(
+    choice: Any, client: openai.OpenAI
+) -> None:
+    """The items of the answer go back as they came, and those of its stream are the same."""
+    asked: dict[str, Any] = {
+        "model": "d1", "tools": [_flat(WEATHER), _flat(TIME)], "max_output_tokens": 200,
+        "temperature": 2, "top_p": 0.5, "parallel_tool_calls": False,
+    }  # fmt: skip
+    first = client.responses.create(input=HELLO, tool_choice=choice, **asked)
+    (call,) = first.output
+    assert (first.status, call.type, call.status) == ("completed", "function_call", "completed")
+    if call.name == "get_weather":
+        arguments = json.loads(call.arguments)
+        assert arguments["city"] in ("Graz", "Lyon") and arguments["days"] in (1, 2)
+    assert call.name == "get_weather" or choice == "required"
+    assert [tool.name for tool in first.tools] == ["get_weather", "get_time"]
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+    again = {**asked, "input": [*HELLO, *first.output, result], "temperature": 0}
+    second = client.responses.create(**again)
+    assert second.usage.input_tokens > first.usage.input_tokens
+    chat = client.chat.completions.create(
+        model="d1", tools=[WEATHER, TIME], max_tokens=200, temperature=0, top_p=0.5,
+        parallel_tool_calls=False, messages=[
+            *HELLO,
+            {"role": "assistant", "tool_calls": [{"id": call.call_id, "type": "function",
+             "function": {"name": call.name, "arguments": call.arguments}}]},
+            {"role": "tool", "tool_call_id": call.call_id, "content": "rain"},
+        ],
+    )  # fmt: skip
+    assert second.usage.input_tokens == chat.usage.prompt_tokens
+    assert second.output_text == (chat.choices[0].message.content or "")
+    with client.responses.stream(input=HELLO, tool_choice=choice, **asked) as stream:
+        events: list[Any] = list(stream)
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    (done,) = events[-1].response.output
+    assert events[-1].type == "response.completed" and done.type == "function_call"
+    deltas = [e for e in events if e.type == "response.function_call_arguments.delta"]
+    assert "".join(event.delta for event in deltas) == done.arguments
+    assert {(e.item_id, e.output_index) for e in deltas} <= {(done.id, 0)}
+    kinds = [event.type for event in events if event not in deltas]
+    assert kinds == [
+        "response.created", "response.in_progress", "response.output_item.added",
+        "response.function_call_arguments.done", "response.output_item.done", "response.completed",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "refusal"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type: Input should be 'function'"),
+        ({"tools": [_flat(TIME), _flat(TIME)]}, "two have one name"),
+        ({"tools": [_flat(TIME)], "min_confidence": 0.5}, "min_confidence is not supported"),
+        ({"tools": [_flat(TIME)], "text": {"format": {"type": "json_object"}}}, "text.format and"),
+        ({"tool_choice": "required"}, "there are no tools"),
+        ({"tool_choice": {"type": "function", "name": "f"}}, "not in tools"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "expected a message, a function_call"),
+        ({"input": [{"type": "function_call_output", "output": "a"}]}, "call_id: Field required"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+            "content.list.0.type: Input should be 'input_text'",
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_response_does_not_support_is_refused_by_name(
+    fields: dict[str, Any], refusal: str, client: openai.OpenAI
+) -> None:
+    """In one sentence that says where."""
+    with pytest.raises(openai.BadRequestError) as raised:
+        client.post("/responses", body={"model": "d1", "input": "a", **fields}, cast_to=object)
+    assert refusal in raised.value.message
+
+
+WHOLE: dict[str, dict[str, Any]] = {
+    "/chat/completions": {"model": "d1", "messages": HELLO, "max_tokens": 1},
+    "/completions": {"model": "d1", "prompt": "the", "max_tokens": 1},
+    "/responses": {"model": "d1", "input": "the", "max_output_tokens": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "field"), [(path, field) for path in WHOLE for field in optional_fields(path)]
+)
+def test_null_is_a_field_that_was_left_out(path: str, field: str, client: openai.OpenAI) -> None:
+    """OpenAI's schema allows it of most, and some clients send it of all."""
+    made = client.post(path, body={**WHOLE[path], field: None}, cast_to=object)
+    assert isinstance(made, dict) and made["usage"]
+
+
 def test_a_response_that_fails_has_its_status_or_says_so_in_its_stream(
     client: openai.OpenAI,
 ) -> None:
@@ -577,7 +701,10 @@ TEXT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"suffix": "end"}, "suffix"),
     ({"echo": True, "logprobs": 1}, "echo or logprobs"),
     ({"logprobs": 6}, "logprobs"),
-    ({"prompt": [1, 2, 3]}, "prompt"),
+    ({"prompt": [1, 2, 3]}, "texts are expected, not numbers of tokens"),
+    ({"prompt": [[1, 2], [3]]}, "texts are expected, not numbers of tokens"),
+    ({"prompt": ["a", 1]}, "prompt.list.1: Input should be a valid string"),
+    ({"prompt": None}, "prompt: Field required"),
     ({"prompt": []}, "prompt"),
     ({"max_tokens": 0, "echo": True}, "max_tokens"),
     ({"messages": HELLO}, "messages"),
