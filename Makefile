@@ -113,9 +113,10 @@ test-node-red: $(STAMP) test-tools
 # Logits of small random decoders by another library, which the tests compare with.
 oracle:
 	test -x .venv-oracle/bin/python || $(PYTHON) -m venv .venv-oracle
-	.venv-oracle/bin/pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'transformers==5.24.0' 'peft==0.21.0'
+	.venv-oracle/bin/pip install --quiet --disable-pip-version-check 'torch==2.13.0' 'transformers==5.24.0' 'peft==0.21.0' 'sentencepiece==0.2.3'
 	.venv-oracle/bin/python tests/model_builder/generate/oracle/make_oracle.py
 	.venv-oracle/bin/python tests/model_builder/generate/oracle/make_adapters.py
+	.venv-oracle/bin/python tests/model_builder/generate/oracle/make_sentencepiece.py
 
 bench: $(STAMP)
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --quick || exit 1; done

@@ -31,6 +31,38 @@ _ARRAY: Final = 9
 _BYTES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by its type's number."""
 
+_NAMES: Final = {
+    4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 36: "IQ4_NL_4_4",
+    37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8", 42: "Q2_0",
+}  # fmt: skip
+"""Types that the `gguf` package does not know: given up, or newer."""
+
+_OLD: Final = "of GGML's formats before GGUF; convert the model again"
+_OTHERS: Final = {
+    b"lmgg": _OLD,
+    b"fmgg": _OLD,
+    b"tjgg": _OLD,
+    b"vers": "a pointer of Git LFS; fetch the file itself: git lfs pull",
+}
+
+
+def unread_kind(file: str, tensor: str, kind: str) -> InputError:
+    """That a tensor's type cannot be read here."""
+    return InputError(
+        "unknown-architecture",
+        f"{file}: the tensor {tensor[:100]} is of the type {kind}, which cannot be read here; take "
+        "the model in another (Q8_0, Q4_K_M, F16), or write it back by llama-quantize "
+        "--allow-requantize",
+    )
+
+
+def _other_version(version: int) -> str:
+    if version == 1:
+        return "of GGUF's version 1 (August 2023), which is not read; convert the model again"
+    if version & 0xFFFF == 0:
+        return "a big-endian GGUF file; turn it with gguf_convert_endian of the gguf package"
+    return f"of GGUF's version {version}, or broken; expected version 2 or 3"
+
 
 def check_header(path: Path) -> None:
     """Checks that all that the header of a file names is inside the file.
@@ -73,13 +105,11 @@ class _Walk:
         """Walks all of it; raises ``not-gguf``."""
         magic, version, tensors, keys = self._take("<4sIQQ")
         if magic != b"GGUF":
-            raise InputError("not-gguf", f"{self._name} is not a GGUF file")
-        if version not in (2, 3) or tensors > MAX_KEYS or keys > MAX_KEYS:
-            raise InputError(
-                "not-gguf",
-                f"{self._name}: version {version}, {tensors} tensors and {keys} keys; expected "
-                f"version 2 or 3 (little-endian) and at most {MAX_KEYS} of each",
-            )
+            raise InputError("not-gguf", f"{self._name} is {_OTHERS.get(magic, 'no GGUF file')}")
+        if version not in (2, 3):
+            raise InputError("not-gguf", f"{self._name} is {_other_version(version)}")
+        if tensors > MAX_KEYS or keys > MAX_KEYS:
+            raise self._broken(f"{tensors} tensors and {keys} keys, over {MAX_KEYS} of each")
         alignment = 32
         for _ in range(keys):
             key = self._string()
@@ -150,6 +180,7 @@ class _Walk:
         try:
             block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         except (ValueError, KeyError):
-            raise self._broken(f"{name!r} has the unknown type {kind}") from None
+            said = name.decode("utf-8", "replace")
+            raise unread_kind(self._name, said, _NAMES.get(kind, str(kind))) from None
         end: int = offset + math.prod(shape) // block * size
         return end

@@ -19,7 +19,7 @@ from gguf import GGUFReader, dequantize
 
 from contracts.errors import InputError
 from model_builder.generate.families import Multipliers, no_family
-from model_builder.generate.gguf_header import check_header
+from model_builder.generate.gguf_header import check_header, unread_kind
 from model_builder.generate.rope import Rope, plain, rope
 from model_builder.generate.tensors import Packing, cut, multiplied, spread
 from model_builder.generate.weights import (
@@ -190,7 +190,9 @@ class GgufFile:
             )
         try:
             values = dequantize(tensor.data, tensor.tensor_type)
-        except Exception as error:  # noqa: BLE001 - as above; also a type it cannot dequantise
+        except NotImplementedError:
+            raise unread_kind(self.path.name, name, tensor.tensor_type.name) from None
+        except Exception as error:  # noqa: BLE001 - as above
             raise _broken(self.path, error) from None
         shape = (rows, columns) if rows else (columns,)
         return np.ascontiguousarray(values, dtype=np.float32).reshape(shape)

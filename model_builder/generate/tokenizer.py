@@ -164,6 +164,10 @@ def _sentencepiece(source: GgufTokenizer) -> Tokenizer:
             if left in vocabulary and right in vocabulary:
                 ranked.append((-score, vocabulary[left], vocabulary[right], left, right))
     ranked.sort()
+    # Other kinds are found whole in a text, whatever their scores.
+    normal = {t for t, k in zip(source.tokens, source.kinds, strict=False) if k == _NORMAL}
+    joined = {left + right: rank for rank, *_, left, right in ranked}
+    _check_ranks([rank for piece, rank in joined.items() if piece in normal])
     unknown = next(
         (t for t, k in zip(source.tokens, source.kinds, strict=False) if k == _UNKNOWN), None
     )
@@ -183,3 +187,29 @@ def _sentencepiece(source: GgufTokenizer) -> Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     return tokenizer
+
+
+def _check_ranks(ranks: list[float]) -> None:
+    """Refuses scores that do not say which of two pieces is joined first.
+
+    SentencePiece's byte-pair encoding numbers its merges. Its other kind scores pieces by their
+    probability and joins none, which GGUF does not tell apart; and converters that had no scores
+    wrote one for all.
+
+    Args:
+        ranks: one for each piece that two others make.
+
+    Raises:
+        InputError: ``unknown-tokenizer``.
+    """
+    what = ""
+    if not all(rank.is_integer() for rank in ranks):
+        what = "probabilities of its pieces (SentencePiece's unigram), which are not joined by them"
+    elif len(set(ranks)) < len(ranks):
+        what = "the same score for several pieces, so that none is known to be joined first"
+    if what:
+        raise InputError(
+            "unknown-tokenizer",
+            f"the tokenizer has {what}; import the safetensors that it was converted from, with "
+            "their tokenizer.json",
+        )
