@@ -117,6 +117,7 @@ oracle:
 	.venv-oracle/bin/python tests/model_builder/generate/oracle/make_oracle.py
 	.venv-oracle/bin/python tests/model_builder/generate/oracle/make_adapters.py
 	.venv-oracle/bin/python tests/model_builder/generate/oracle/make_sentencepiece.py
+	.venv-oracle/bin/python tests/model_builder/generate/oracle/make_ropes.py
 
 bench: $(STAMP)
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script --quick || exit 1; done

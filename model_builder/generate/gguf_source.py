@@ -329,6 +329,12 @@ class GgufFile:
         if divisors is None:
             if kind == "longrope":
                 raise InputError("bad-weights", f"{where} lacks the tensor rope_factors_short")
+            if attention not in (0.0, 1.0):
+                raise InputError(
+                    "unknown-architecture",
+                    f"{where} has the key {self.architecture}.rope.scaling.attn_factor beside "
+                    f"positions of the kind {kind!r}; it is known beside rope_factors_short alone",
+                )
             return found
         # Factors for short texts, beside others for long ones: contexts end where those begin.
         longest = original if "rope_factors_short.weight" in self._tensors else None
