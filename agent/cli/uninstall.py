@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pwd
 import shutil
 import subprocess
 import time
@@ -40,7 +41,7 @@ def uninstall(arguments: argparse.Namespace) -> int:
     _run("systemctl", "daemon-reload")
     for folder in FOLDERS:
         _remove(folder)
-    _run("userdel", USER)
+    said = _run("userdel", USER)
     # This program's own environment goes last.
     link = PROGRAMS / "shoal"
     if link.is_symlink():
@@ -48,6 +49,8 @@ def uninstall(arguments: argparse.Namespace) -> int:
     for folder in [link, *PROGRAMS.glob("shoal-[0-9]*"), PROGRAMS / ".shoal-joining"]:
         shutil.rmtree(folder, ignore_errors=True)
     left = [str(path) for path in (UNIT, *FOLDERS, link) if path.exists()]
+    if _is_user(USER):
+        left.append(f"the user {USER} ({said or 'there is no userdel'})")
     if left:
         raise RefusedError("not-removed", f"could not be removed: {', '.join(left)}")
     if arguments.json:
@@ -66,7 +69,17 @@ def _remove(folder: Path) -> None:
         time.sleep(_PAUSE_S)
 
 
-def _run(*command: str) -> None:
-    """A program that may be missing, or have nothing to do."""
-    if shutil.which(command[0]) is not None:
-        subprocess.run(command, capture_output=True, check=False)
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _run(*command: str) -> str:
+    """What a program said, that may be missing, or have nothing to do."""
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, check=False, text=True, errors="replace")
+    return " ".join(done.stderr.split())[:500]
