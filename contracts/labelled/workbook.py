@@ -6,6 +6,7 @@ Formulas count by their last value, merged cells by the one that is shown over a
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,7 +79,9 @@ def _opened(path: Path, *, values: bool) -> Any:
         with zipfile.ZipFile(path) as parts:
             if sum(part.file_size for part in parts.infolist()) > MAX_SHEET_BYTES:
                 raise InputError("too-large", f"{path} unpacks to over {MAX_SHEET_BYTES} bytes")
-        return load_workbook(path, read_only=True, data_only=values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and the like, which say nothing of text
+            return load_workbook(path, read_only=True, data_only=values)
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - the reader raises anything on broken files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import openpyxl
@@ -138,3 +139,23 @@ def test_a_recipe_is_written_for_a_table(tmp_path: Path) -> None:
     assert any("fewer than 3 rows" in note for note in notes)
     with pytest.raises(InputError, match="there already"):
         write(path, recipe)
+
+
+NO_STYLES = '<styleSheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"/>'
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_workbook_without_styles_is_read_in_silence(tmp_path: Path) -> None:
+    """As pyexcelerate writes it: a warning of the library's is no word for who brings a table."""
+    book = openpyxl.Workbook()
+    for cells in [("text", "label"), ("too dark", "light"), ("too cold", "heat")]:
+        book.active.append(cells)
+    book.save(tmp_path / "whole.xlsx")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.xlsx") as whole,
+        zipfile.ZipFile(tmp_path / "bare.xlsx", "w") as bare,
+    ):
+        for name in whole.namelist():
+            bare.writestr(name, NO_STYLES if name == "xl/styles.xml" else whole.read(name))
+    rows = load_rows(tmp_path / "bare.xlsx", log=Log())
+    assert pairs(rows) == [("too dark", "light"), ("too cold", "heat")]
