@@ -36,7 +36,7 @@ _ACK_S: Final = 5.0
 _ANSWER_S: Final = 3.0
 READ_S: Final = 5.0
 """Seconds that a device which is connected gets to read the last word: what it has not read is
-lost when its connection is ended."""
+lost when its connection is ended. The broker keeps it no longer."""
 
 _RETAINED: Final[tuple[DeviceKind, ...]] = ("desired", "reported", "status", "offered")
 
@@ -124,11 +124,13 @@ class Visit:
     def say(self, device: str, leave: Leave) -> bool:
         """Tells a device why it is not of the fleet any more; whether the broker took it.
 
-        Returns when a device that is connected has read it, or had :data:`READ_S` for that.
+        One that is away is not told: who connects next by its name may be its successor. Returns
+        when a device that is connected has read it, or had :data:`READ_S` for that.
         """
         topic = self._topics.request(device, LEAVE)
         leave = msgspec.structs.replace(leave, id=self._id)
-        return self._sent([(topic, codec.encode(leave), False)]) and self._read(device)
+        sent = self._sent([(topic, codec.encode(leave), False)], expiry_s=READ_S)
+        return sent and self._read(device)
 
     def _read(self, device: str) -> bool:
         if not self._settled.wait(READ_S):
@@ -140,10 +142,12 @@ class Visit:
         kinds = [(self._topics.of_device(device, kind), b"", True) for kind in _RETAINED]
         return self._sent(kinds)
 
-    def _sent(self, messages: Sequence[tuple[str, bytes, bool]]) -> bool:
+    def _sent(
+        self, messages: Sequence[tuple[str, bytes, bool]], expiry_s: float | None = None
+    ) -> bool:
         try:
             flying = [
-                self._link.publish(topic, payload, retain=retain)
+                self._link.publish(topic, payload, retain=retain, expiry_s=expiry_s)
                 for topic, payload, retain in messages
             ]
         except ShoalError:

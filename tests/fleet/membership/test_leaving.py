@@ -407,10 +407,10 @@ def test_a_device_behind_a_slow_link_has_read_why_before_its_connection_ends(
         order: list[str] = []
         sent, read, end = Visit._sent, getattr(Visit, "_read", None), Visit.end
 
-        def say(visit: Visit, messages: Any) -> bool:
+        def say(visit: Visit, messages: Any, **options: Any) -> bool:
             network.silent = network.silent or "said" not in order
             order.append("said")
-            return sent(visit, messages)
+            return sent(visit, messages, **options)
 
         def wait(visit: Visit, name: str) -> bool:
             order.append("waits")
@@ -467,6 +467,32 @@ def test_nobody_waits_for_a_device_that_is_not_connected(
     until(lambda: reef.state("d2") == "offline", "not heard")
     for name in ("d1", "d2"):
         assert leaving.revoke(reef.fleet, name, ME).told
+
+
+@pytest.mark.parametrize(("leave", "reason"), LEAVE_BY)
+def test_the_last_word_does_not_wait_for_who_has_the_name_next(
+    reef: Reef, leave: Callable[[Reef], object], reason: str
+) -> None:
+    """The broker keeps it in the session of a device that is away: its successor would read it."""
+    gone = reef.device("d1")
+    until(lambda: reef.state("d1") == "online", "not heard")
+    gone.link.stop()
+    until(lambda: reef.state("d1") == "offline", "not heard")
+    kept: list[tuple[str, int | None]] = []
+    watcher = Client(reef.fleet.controller_mqtt(), "watches-farewells")
+    watcher.client.on_message = lambda _c, _u, m: kept.append(
+        (
+            codec.decode(m.payload, Leave, what="a farewell").reason,
+            getattr(m.properties, "MessageExpiryInterval", None),
+        )
+    )
+    watcher.subscribe(TOPICS.request("d1", LEAVE))
+    leave(reef)
+    watcher.until(lambda: kept)
+    watcher.close()
+    ((said, seconds),) = kept
+    assert said == reason
+    assert seconds is not None and seconds <= 5
 
 
 def test_a_board_that_was_replaced_is_out_and_the_new_one_is_in(reef: Reef) -> None:
