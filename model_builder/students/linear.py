@@ -2,10 +2,11 @@
 
 Features are weighted by how rare they are, words and pairs apart from pieces of words, since a
 text has several pieces for each word and they would drown it. Texts have one length while the
-weights are fitted, without a bias: then a text's length changes how sure an answer is, and not
-which it is. So the weights can be folded into the table: a device adds up its rows and needs
-neither the weighting nor the length. Where a table of one column a label would have too few
-rows, the weights are split into a product of two narrower matrices.
+weights are fitted: then a text's length changes how sure an answer is, and hardly which it is. So
+the weights can be folded into the table: a device adds up its rows and needs neither the weighting
+nor the length. With few labels a bias is fitted too, as a feature that is as small in a long text
+as it is beside the sum on a device. Where a table of one column a label would have too few rows,
+the weights are split into a product of two narrower matrices.
 
 G. Salton, C. Buckley, "Term-weighting approaches in automatic text retrieval" (1988); D. C. Liu,
 J. Nocedal, "On the limited memory BFGS method for large scale optimization" (1989).
@@ -34,18 +35,24 @@ _PRIOR: Final = 0.1
 """Part of the labels' log frequencies that is the bias: it answers text that has no known word."""
 
 
+_FEW: Final = 3
+"""Labels up to which the bias is fitted; of many, rare ones are lost by it."""
+
+
 class LinearFit(msgspec.Struct, frozen=True):
     """How a linear student is fitted.
 
     Attributes:
         strength: inverse of the penalty on the weights' squares.
         words: how much words and pairs count beside pieces of words.
+        bias: how large the feature is whose weight is the bias: the smaller, the nearer to none.
         several: a text may have several labels: each is learned for itself. Whether it has one is
             asked of texts of any length, so they keep theirs, and each label has a bias.
     """
 
     strength: float = 30.0
     words: float = 1.4
+    bias: float = 0.3
     several: bool = False
 
 
@@ -88,6 +95,8 @@ def fit_linear(
     features = scipy.sparse.diags(unit) @ counts @ scipy.sparse.diags(scale)
     features = features.astype(np.float32)
     share = weights * len(ids) / weights.sum()
+    # A device reads no length: of a usual one, where the mean of the unit is.
+    usual = float(unit[some].mean()) if some.any() else 1.0
     width = min(bag.config.dim, targets.shape[1])
     with threadpool_limits(1, "blas"):
         if fit.several:
@@ -95,13 +104,18 @@ def fit_linear(
                 features.tocsr(), targets, share, fit.strength, width, turns, progress
             )
         else:
+            biased = targets.shape[1] <= _FEW
+            if biased:
+                column = (fit.bias / usual * unit[:, None]).astype(np.float32)
+                features = scipy.sparse.hstack([features, column])
             found, codes = _fitted(
                 features.tocsr(), targets, share, fit.strength, width, turns, progress
             )
-            often = np.log(np.maximum(share @ targets, 1e-6))
-            bias = _PRIOR * (often - often.mean())
-    # A device reads no length: of a usual one, where the mean of the unit is.
-    usual = float(unit[some].mean()) if some.any() else 1.0
+            if biased:
+                bias, found = fit.bias * (found[-1] @ codes), found[:-1]
+            else:
+                often = np.log(np.maximum(share @ targets, 1e-6))
+                bias = _PRIOR * (often - often.mean())
     found *= (scale * usual)[:, None]
     _fold(bag, where, found, codes, bias)
 

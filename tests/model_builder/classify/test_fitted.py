@@ -86,6 +86,23 @@ def test_a_long_text_is_answered_as_a_short_one() -> None:
     assert bag.logits(encode(["", *unknown], bag.config.features)).argmax(1)[0] == 0
 
 
+@pytest.mark.parametrize("labels", [2, 3])
+def test_a_text_without_the_words_of_any_label_has_the_label_that_has_none(labels: int) -> None:
+    """One label is told by a word, the other by its absence: that is what the bias is for."""
+    rng = np.random.default_rng(1)
+    names = [f"{a}{b}{c}" for a in "bdfgklmn" for b in "aeiou" for c in "prstvz"]
+    marks = ["", "#not", "#yes"]
+    targets = np.arange(300) % labels
+    texts = [" ".join([*rng.choice(names[:120], 4), marks[at]]) for at in targets]
+    bag = _fit(_bag(labels, labels - 1), texts, targets)
+    unseen = [" ".join(rng.choice(names[120:], 4)) for _ in range(60)]
+    found = bag.logits(encode(unseen, bag.config.features)).argmax(1)
+    assert (found == 0).mean() > 0.9
+    marked = [f"{text} #not" for text in unseen]
+    found = bag.logits(encode(marked, bag.config.features)).argmax(1)
+    assert (found == 1).mean() > 0.9
+
+
 def test_more_labels_than_columns_share_them() -> None:
     """Twelve labels in five columns: most answers stay what they were."""
     texts = [f"{name} number {i}" for name in "abcdefghijkl" for i in range(12)]
