@@ -13,7 +13,7 @@ from fleet.dashboard.data import PAGE
 from fleet.dashboard.layout import attempt, html
 from fleet.dashboard.site import Visit
 from fleet.dashboard.work import pairs, words
-from fleet.membership.labelling import Relabelling
+from fleet.membership.labelling import Relabelling, check
 from fleet.store.listing import Listing
 
 _ACTIONS: Final = {
@@ -74,6 +74,7 @@ def build(visit: Visit, listing: Callable[[], Listing]) -> None:
             consequence.set_text("Certificates count no more, and connections end.")
         else:
             change = _change(str(what.value), value.value or "")
+            check(change)
             chosen.update(names=found, work=change)
             question.set_text(f"{_ACTIONS[str(what.value)]}: {(value.value or '').strip()}?")
             consequence.set_text(f"For {many}. Rollouts go by labels and groups.")

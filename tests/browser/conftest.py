@@ -166,13 +166,18 @@ def choose(page: Page, label: str, option: str) -> None:
 
 
 def type_into(page: Page, label: str, text: str) -> None:
-    """Tabs to a field and replaces what it holds."""
+    """Tabs to a field and replaces what it holds.
+
+    A list that has just closed takes the focus once more: then what is typed is lost, and typed
+    again.
+    """
     for _ in range(60):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.getAttribute('aria-label')") == label:
             page.keyboard.press("Control+a")
             page.keyboard.type(text)
-            return
+            if page.evaluate("document.activeElement.value") == text:
+                return
     pytest.fail(f"field {label} cannot be reached by keyboard")
 
 

@@ -147,6 +147,8 @@ def test_groups_are_given_in_bulk_by_keyboard_on_a_phone(
         expect(page.get_by_text("1 to 10 of 10 devices found")).to_be_visible()
         choose(page, "Which devices", "all that the list finds")
         choose(page, "What to do", action)
+        press(page, "Change")
+        expect(page.get_by_text("name a label or a group to give")).to_be_visible()
         type_into(page, "Labels or groups, for example site=lyon", "night")
         press(page, "Change")
         expect(page.get_by_text("For 10 devices.")).to_be_visible()
