@@ -50,20 +50,11 @@ def test_tests_of_a_module_stay_in_their_order() -> None:
     assert module == [one for one in TESTS if one in module]
 
 
-def test_a_worker_takes_the_longest_unit_of_its_kind_and_then_any() -> None:
-    """Some compute while others wait, so that the cores have work all the time."""
-    left = ["tests/micro/test_a.py", "tests/model_builder/test_b.py", "tests/agent/test_c.py"]
-    assert schedule.next_unit(left, computes=True) == left[1]
-    assert schedule.next_unit(left, computes=False) == left[0]
-    assert schedule.next_unit(left[1:], computes=False) == left[1]
-    assert schedule.next_unit(left[:1], computes=True) == left[0]
-
-
 def test_every_long_one_is_there() -> None:
     """A module or test that was moved is still among the first."""
     root = Path(__file__).parents[1]
     gone = []
-    for entry in [*schedule.SECONDS, *schedule.WORKING]:
+    for entry in schedule.SECONDS:
         path, _, test = entry.partition("::")
         name = test.partition("[")[0]
         text = (root / path).read_text() if (root / path).is_file() else ""
