@@ -133,13 +133,16 @@ def tab_to(page: Page, name: str) -> None:
     """Presses Tab until a link or button of that name has the focus."""
     script = r"""(() => { const at = document.activeElement;
       return [at.getAttribute("aria-label"), (at.innerText || "").trim().split("\n").pop()]; })()"""
+    still = f"""new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(
+      () => done({script}))))"""
     # A dialog that has come up takes the focus once more: a key that is pressed before is lost.
     page.wait_for_function(
         '() => !document.querySelector(\'[class*="-enter-active"], [class*="-leave-active"]\')'
     )
     for _ in range(90):
         page.keyboard.press("Tab")
-        if name in page.evaluate(script):
+        # It counts when it is still there two frames later: a list that closed may take it back.
+        if name in page.evaluate(script) and name in page.evaluate(still):
             return
     pytest.fail(f"{name} cannot be reached by keyboard")
 
@@ -163,6 +166,8 @@ def choose(page: Page, label: str, option: str) -> None:
         assert len(seen) < 30, seen
     page.keyboard.press("Enter")
     expect(page.get_by_role("option", name=option, exact=True)).to_have_count(0)
+    # The list takes the focus once more when it has gone, by a timer: a longer one ends later.
+    page.evaluate("() => new Promise((done) => setTimeout(done, 600))")
 
 
 def type_into(page: Page, label: str, text: str) -> None:
