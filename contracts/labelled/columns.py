@@ -198,6 +198,13 @@ def choose(
                 name = _by_content(field, names, sample, found, where, labelled)
             if name is not None:
                 log.note(f"the column {name!r} was taken for the {field}")
+        if name is None and len(names) == 1 and labelled and asked == usual:
+            raise InputError(
+                "bad-data",
+                f"{where}: no {asked!r}: it has one column, texts without labels; add a column "
+                "with a label for each, or a file beside it with a label a line, named alike, as "
+                "train_labels.txt to train_text.txt; or describe them: shoal init --describe",
+            )
         if name is None:
             known = ", ".join(name[:40] for name in names[:20])
             raise InputError(

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from contracts import limits
 from contracts.errors import InputError
-from contracts.labelled import delimited
+from contracts.labelled import delimited, parallel
+from contracts.labelled.columns import guess, usual_label
 from contracts.labelled.documents import text_of
 from contracts.labelled.rows import Log, Record
 
 MAX_FILES: Final = 1_000_000
 """Files in a folder with a folder for each label."""
+
+_CELLS: Final = (".csv", ".tsv", ".tab")
+_MOST_SETS: Final = 100
+"""Folders, and names in one, that are looked at for splits."""
+
+_WORDS: Final = re.compile(r"[^a-z]+")
+_DIGITS: Final = re.compile(r"[0-9]+")
+_ABOUT: Final = frozenset(
+    ("readme", "license", "licence", "notice", "changelog", "requirements", "citation")
+)
+"""Names of files that come along with texts and are none."""
 
 _TRAIN: Final = "train"
 _SPLITS: Final = frozenset(
@@ -28,11 +45,26 @@ _BOTS: Final = (
 """Where the exports of chat bots have the examples of an intent, and whose."""
 
 
-def tables_in(path: Path, suffixes: tuple[str, ...], log: Log) -> list[Path]:
+class Tables(msgspec.Struct, frozen=True):
+    """Files that are read as one table.
+
+    Attributes:
+        paths: of them.
+        by_label: each has the texts of one label, which is its name.
+        constant: then, a column that is left out: it looks like a label, and never changes.
+    """
+
+    paths: list[Path] = []
+    by_label: bool = False
+    constant: str = ""
+
+
+def tables_in(path: Path, suffixes: tuple[str, ...], log: Log) -> Tables:
     """The files of a data set that a folder holds, to learn from; none: it is no data set.
 
-    A folder saved by Hugging Face's ``datasets``, a clone of one from its hub, or one with a
-    single table. Of several splits, that to train on.
+    A folder saved by Hugging Face's ``datasets``, a clone of one from its hub, one with a single
+    table or the parts of one, or one with texts and labels in files beside each other. Of several
+    splits, that to train on.
 
     Raises:
         InputError: ``bad-data``; it has several tables, and nothing tells which is meant.
@@ -41,7 +73,17 @@ def tables_in(path: Path, suffixes: tuple[str, ...], log: Log) -> list[Path]:
         log.note(f"of the data set {path.name} its split {_TRAIN!r} was read")
         path = path / _TRAIN
     if (path / "state.json").is_file() or (path / "dataset_info.json").is_file():
-        return sorted(path.glob("*.arrow"))
+        return Tables(sorted(path.glob("*.arrow")))
+    inside = [item for item in _visible(path) if item.is_dir()]
+    if inside and {item.name.lower() for item in inside} <= _SPLITS:
+        train = next((item for item in inside if item.name.lower() == _TRAIN), None)
+        found = _texts_in(train, log) if train else Tables()
+        if found.paths:
+            log.note(f"of {path.name} its folder {_TRAIN!r} was read")
+            return found
+    found = _texts_in(path, log)
+    if found.paths:
+        return found
     kinds = tuple(suffix for suffix in suffixes if suffix != ".txt")
     for folder in (path, path / "data"):
         if folder != path and any(item.is_dir() for item in path.iterdir() if item != folder):
@@ -49,18 +91,135 @@ def tables_in(path: Path, suffixes: tuple[str, ...], log: Log) -> list[Path]:
         tables = [item for item in _visible(folder) if item.suffix.lower() in kinds]
         if not tables or (folder == path and any(item.is_dir() for item in _visible(path))):
             continue
-        train = [item for item in tables if item.stem.lower().startswith(_TRAIN)]
-        if len(tables) > 1 and not train:
-            found = ", ".join(item.name[:40] for item in tables[:8])
-            raise InputError("bad-data", f"{path} has several tables; name one of {found}")
-        read = train or tables
-        log.note(f"of {path.name} was read: {', '.join(item.name for item in read[:4])}")
-        return read
-    return []
+        return _to_train_on(path, tables, log)
+    return Tables()
+
+
+def _to_train_on(path: Path, tables: list[Path], log: Log) -> Tables:
+    """Those of several tables that are meant: of splits that to train on; all parts of one.
+
+    Raises:
+        InputError: ``bad-data``; nothing tells which.
+    """
+    train = [item for item in tables if item.stem.lower().startswith(_TRAIN)]
+    found = Tables(train)
+    if not train and (len(tables) == 1 or _are_parts(tables)):
+        found = Tables(tables)
+    elif not train:
+        found = _of_labels(tables) or found
+    if not found.paths:
+        shown = ", ".join(item.name[:40] for item in tables[:8])
+        raise InputError("bad-data", f"{path} has several tables; name one of {shown}")
+    _say(path, found, log)
+    return found
+
+
+def _say(path: Path, found: Tables, log: Log) -> None:
+    names = ", ".join(item.name for item in found.paths[:4])
+    more = f" and {len(found.paths) - 4} more" if len(found.paths) > 4 else ""
+    named = ", each as the texts of the label that it is called" if found.by_label else ""
+    log.note(f"of {path.name} was read: {names}{more}{named}")
+
+
+def _are_parts(tables: list[Path]) -> bool:
+    """Whether tables are called the same but for a number, as the parts of one are."""
+    kinds = {(_DIGITS.sub("#", item.stem), item.suffix.lower()) for item in tables}
+    return len(kinds) == 1 and not _SPLITS & _words(tables[0])
+
+
+def _of_labels(tables: list[Path]) -> Tables | None:
+    """Tables of which each has the texts of one label; None: they are something else.
+
+    A column tells the label, or, where it says the same in several of them, or there is none, what
+    the file is called.
+    """
+    if len(tables) < 2 or any(_SPLITS & _words(item) for item in tables):
+        return None
+    columns: set[tuple[str, ...]] = set()
+    values: list[str] = []
+    for item in tables:
+        names, rows = _rows(item) if item.suffix.lower() in _CELLS else ([], [])
+        columns.add(tuple(names))
+        label = usual_label(names)
+        found = {row[names.index(label)] for row in rows} if label is not None else set()
+        if not names or len(columns) > 1 or len(found) > 1:
+            return None
+        if label is None and len(names) > 1 and guess([*names, "label"]) is None:
+            return None
+        values += found
+    if label is not None and len(set(values)) == len(tables):
+        return Tables(tables)
+    return Tables(tables, by_label=True, constant=label or "")
+
+
+def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """The header of a text file with cells, and its whole rows; nothing: it is none."""
+    try:
+        lines = delimited.lines_of(delimited.decoded(path, Log()))
+        rows = [row.cells for row in delimited.rows_of(lines, delimited.sniff(lines))]
+    except (InputError, csv.Error):
+        return [], []
+    names = [name.strip() for name in rows[0]] if rows else []
+    return names, [row for row in rows[1:] if len(row) == len(names)]
+
+
+def _texts_in(path: Path, log: Log) -> Tables:
+    """The text files of a folder that are tables, or have their labels beside them."""
+    found = parallel.texts_in(path)
+    if found:
+        return _to_train_on(path, found, log)
+    texts = [item for item in _visible(path) if item.suffix.lower() == ".txt" and item.is_file()]
+    texts = [item for item in texts if not _is_about(item)]
+    train = [item for item in texts if item.stem.lower().startswith(_TRAIN)]
+    others = [item for item in texts if _SPLITS & _words(item)]
+    if train and len(others) == len(texts):
+        return _to_train_on(path, texts, log)
+    alone = not any(item.is_dir() for item in _visible(path))
+    if texts and alone and all(_has_cells(item) for item in texts):
+        _say(path, Tables(texts), log)
+        return Tables(texts)
+    return Tables()
+
+
+def _is_about(path: Path) -> bool:
+    """Whether a file's name says that it tells of the others."""
+    return path.stem.lower() in _ABOUT
+
+
+def _has_cells(path: Path) -> bool:
+    """Whether nearly each line has a tab, and as many as the others: it is a table by itself."""
+    try:
+        lines = delimited.lines_of(delimited.decoded(path, Log()))
+    except InputError:
+        return False
+    counts = Counter(line.count("\t") for line in lines if line.strip())
+    if not counts:
+        return False
+    tabs, lines_so = counts.most_common(1)[0]
+    return tabs > 0 and lines_so >= 0.9 * counts.total()
 
 
 def _visible(path: Path) -> list[Path]:
     return sorted(item for item in path.iterdir() if item.name[0] != ".") if path.is_dir() else []
+
+
+def _check_no_sets(path: Path, folders: list[Path]) -> None:
+    """Raises ``InputError`` where folders hold data sets, each with its splits, and no texts."""
+    sets = []
+    for folder in folders[:_MOST_SETS]:
+        words = {word for item in _visible(folder)[:_MOST_SETS] for word in _words(item)}
+        if _TRAIN in words and len(words & _SPLITS) > 1:
+            sets.append(folder.name)
+    if sets:
+        raise InputError(
+            "bad-data",
+            f"{path} has folders that are data sets of their own, with files to train on and to "
+            f"test; name one: {', '.join(str(path / name) for name in sets[:8])}",
+        )
+
+
+def _words(item: Path) -> set[str]:
+    return set(_WORDS.split(item.stem.lower()))
 
 
 def bot(path: Path, log: Log) -> list[Record]:
@@ -113,6 +272,8 @@ def rows_of(path: Path, suffixes: tuple[str, ...], log: Log) -> Iterator[Record]
         path = path / _TRAIN
         folders = [item for item in _visible(path) if item.is_dir()]
     files = sorted(item for item in path.iterdir() if item.suffix == ".txt" and item.is_file())
+    files = [item for item in files if not _is_about(item)]
+    _check_no_sets(path, folders)
     if not folders and not files:
         raise InputError(
             "bad-data", f"{path}: expected a folder for each label with a file for each text in it"

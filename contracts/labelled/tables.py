@@ -6,19 +6,15 @@ that says what to do.
 
 from __future__ import annotations
 
-import csv
-import itertools
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from contracts import codec, files, limits
 from contracts.errors import InputError
-from contracts.labelled import arrow, delimited, folders
-from contracts.labelled.columns import NUMBER
+from contracts.labelled import arrow, cells, delimited, folders
 from contracts.labelled.documents import cells_of, intents_in, intents_of, judged, rows_in
 from contracts.labelled.rows import Log, Record
 
@@ -30,6 +26,9 @@ SUFFIXES: Final = (
     *(".csv", ".tsv", ".tab", ".txt", ".xlsx", ".xlsm"),
     *(".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather"),
 )
+_TEXTS: Final = (".csv", ".tsv", ".tab", ".txt")
+"""Of text with cells, and of texts whose labels are in a file beside them."""
+
 _ALSO: Final = (".yaml", ".yml", ".md")
 """Of a chat bot's intents; most files of these names are something else."""
 
@@ -43,14 +42,11 @@ _ELSE: Final = {
     ".gz": "unpack it first",
     ".zip": "unpack it first",
     ".pdf": "copy its table into a spreadsheet",
+    ".xml": "export its table as .csv",
+    ".doc": "copy its table into a spreadsheet",
+    ".rtf": "copy its table into a spreadsheet",
     ".docx": "copy its table into a spreadsheet",
 }
-_LEAST_EACH: Final = 4
-"""Lines a label, on the mean, from which what stands first in lines is one."""
-
-_BEFORE: Final = re.compile(r"[-+]?[0-9]{1,3}|[A-Z][A-Z0-9_]+(:\S+)?|[^\s:/]+:[^\s/]+")
-"""A label before a text: a number, a word in capitals, or one of two parts, as ``NUM:date``."""
-
 _BEGINNINGS: Final = (
     (b"PK\x03\x04", (".xlsx", ".xlsm"), "a workbook or an archive; name it .xlsx, or unpack it"),
     (b"PAR1", (".parquet",), "Parquet; name it .parquet"),
@@ -64,22 +60,23 @@ _BEGINNINGS: Final = (
 _DOCUMENT: Final = re.compile(r"^---\s*$", re.MULTILINE)
 _SAVE: Final = "write a table, as .csv or .jsonl"
 
-_MARK: Final = "__label__"
-"""What fastText's files have before a label."""
-
-_USUAL: Final = frozenset(
-    (
-        *("text", "sentence", "utterance", "message", "label", "category", "intent", "class"),
-        *("id", "target", "tag", "topic", "sentiment", "question", "query", "type"),
-    )
-)
-
 
 def is_table(path: Path) -> bool:
     """Whether a path names data, by its suffix, or by being a folder."""
     if path.suffix.lower() in (".yaml", ".yml"):
         return path.is_file() and bool(_intents(path))
-    return path.suffix.lower() in (*SUFFIXES, ".md") or path.is_dir()
+    if path.suffix.lower() in (*SUFFIXES, *_ELSE, ".md") or path.is_dir():
+        return True
+    return path.is_file() and not _is_settings(path)
+
+
+def _is_settings(path: Path) -> bool:
+    """Whether a file of an unknown name is YAML, as a recipe is."""
+    try:
+        text = files.read_small(path, cap=limits.MIB, what="the file").decode()
+        return isinstance(codec.load_yaml(text, what=f"{path}"), dict)
+    except (InputError, UnicodeDecodeError):
+        return False
 
 
 def records(path: Path, log: Log) -> Iterator[Record]:
@@ -95,8 +92,8 @@ def records(path: Path, log: Log) -> Iterator[Record]:
     """
     if path.is_dir():
         inner = folders.tables_in(path, SUFFIXES, log)
-        if inner:
-            return itertools.chain.from_iterable(records(one, log) for one in inner)
+        if inner.paths:
+            return _together(inner, log)
         found = folders.bot(path, log) or _nlu(path, log)
         return iter(found) if found else folders.rows_of(path, SUFFIXES, log)
     suffix = path.suffix.lower()
@@ -113,7 +110,7 @@ def records(path: Path, log: Log) -> Iterator[Record]:
         ".xlsx": _workbook,
         ".xlsm": _workbook,
     }
-    reader = _delimited if suffix in (".csv", ".tsv", ".tab", ".txt") else readers.get(suffix)
+    reader = cells.rows_of if suffix in _TEXTS else readers.get(suffix)
     try:
         size = path.stat().st_size
     except OSError as error:
@@ -121,6 +118,8 @@ def records(path: Path, log: Log) -> Iterator[Record]:
         if path.parts[:1] in (("http:",), ("https:",), ("-",)):
             hint = "; expected a file: download it, or write it, first"
         raise InputError("no-such-file", f"cannot read {path}: {error.strerror}{hint}") from None
+    if reader is None and suffix not in _ELSE:
+        reader = _unnamed(path)
     if reader is None:
         hint = f"; {_ELSE[suffix]}" if suffix in _ELSE else ""
         raise InputError(
@@ -138,6 +137,32 @@ def records(path: Path, log: Log) -> Iterator[Record]:
         if suffix not in names and first[: len(beginning)].lower() == beginning.lower():
             raise InputError("bad-data", f"{path} is {what}")
     return reader(path, log)
+
+
+def _together(tables: folders.Tables, log: Log) -> Iterator[Record]:
+    """The rows of tables that are read as one; what is noted of the first is not said again."""
+    first = tables.paths[0]
+    for path in tables.paths:
+        before = list(log.notes)
+        for place, row in records(path, log):
+            if tables.by_label:
+                row = {name: cell for name, cell in row.items() if name != tables.constant}
+                row["label"] = path.stem
+            yield (place if len(tables.paths) == 1 else f"{path.name} {place}"), row
+        log.notes[len(before) :] = [
+            note
+            for note in log.notes[len(before) :]
+            if path is first or note.replace(path.name, first.name) not in before
+        ]
+
+
+def _unnamed(path: Path) -> Callable[[Path, Log], Iterator[Record]] | None:
+    """How a file whose name says nothing is read, by how it begins; None: it is no text."""
+    with path.open("rb") as stream:
+        head = stream.read(4096)
+    if any(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head):
+        return None
+    return _json if head.lstrip()[:1] in (b"{", b"[") else cells.rows_of
 
 
 def _jsonl(path: Path, log: Log) -> Iterator[Record]:
@@ -233,159 +258,12 @@ def _markdown(path: Path, log: Log) -> Iterator[Record]:
     log.note(f"{path.name} was read as a chat bot's intents")
 
 
-def _delimited(path: Path, log: Log) -> Iterator[Record]:
-    text = delimited.decoded(path, log)
-    lines = delimited.lines_of(text)
-    if sum(line.lstrip().startswith(_MARK) for line in lines[:100]) > min(50, len(lines) / 2):
-        yield from _fasttext(path, lines, log)
-        return
-    if _labels_first(lines):
-        yield from _label_and_text(path, lines, log)
-        return
-    usual = "," if path.suffix.lower() == ".csv" else "\t"
-    dialect = delimited.sniff(lines, usual)
-    if dialect.delimiter != usual:
-        log.note(f"{path.name} has its cells apart by {dialect.delimiter!r}")
-    if not dialect.quoted and '"' in text:
-        log.note(f"{path.name}: quotes were taken for parts of the texts")
-    names: list[str] = []
-    width = 0
-    try:
-        for number, row in enumerate(_past_titles(path, lines, dialect, log)):
-            place = f"line {row.line}"
-            if row.broken:
-                log.problem(path.name, place, row.broken)
-            elif not any(cell.strip() for cell in row.cells):
-                continue
-            elif not names:
-                first = [row.cells, *_sample(lines[row.line :], dialect)]
-                if number or not _headless(first):
-                    names, width = header(row.cells, f"{path}, {place}"), len(row.cells)
-                    continue
-                width = len(row.cells)
-                names = [f"column {index}" for index in range(1, width + 1)]
-                log.note(f"{path.name} has no header; its columns are {', '.join(names)}")
-                yield place, by_column(names, row.cells)
-            else:
-                if any(cell.strip() for cell in row.cells[len(names) : width]):
-                    log.note(f"{path.name} has columns without a name, which were not read")
-                yield place, by_column(names, row.cells[: len(names)] + row.cells[width:])
-    except csv.Error:
-        raise InputError(
-            "bad-data", f"{path}: over {delimited._MOST_BROKEN} rows have quotes that do not pair"
-        ) from None
-
-
-def _sample(lines: list[str], dialect: delimited.Dialect) -> list[list[str]]:
-    rows = delimited.rows_of(lines[:400], dialect)
-    return [row.cells for row in rows if any(cell.strip() for cell in row.cells)][:200]
-
-
-def _past_titles(
-    path: Path, lines: list[str], dialect: delimited.Dialect, log: Log
-) -> Iterator[delimited.Cells]:
-    """The rows without the lines before the header that hold one cell, as a title does."""
-    widths = Counter(len(cells) for cells in _sample(lines, dialect))
-    wide = bool(widths) and widths.most_common(1)[0][0] > 1
-    begun = False
-    for row in delimited.rows_of(lines, dialect):
-        if wide and not begun and not row.broken:
-            filled = sum(bool(cell.strip()) for cell in row.cells)
-            if filled == 1:
-                log.note(f"{path.name}, line {row.line}: taken for a title")
-                continue
-            begun = filled > 1
-        yield row
-
-
-def _headless(rows: list[list[str]]) -> bool:
-    """Whether the first row is data: one of its cells stands again below it in its column.
-
-    A name of a column does not, and what is called ``text`` or ``label`` is a name. A number above
-    nothing but numbers is data too. A row that counts the columns has pandas' names of them.
-    """
-    first, rest = rows[0], rows[1:]
-    if any(cell.strip().casefold() in _USUAL for cell in first) or not rest:
-        return False
-    counted = [cell for cell in first if cell.strip()]
-    if counted in ([str(n + start) for n in range(len(counted))] for start in (0, 1)):
-        return False
-    for column, cell in enumerate(first):
-        below = [row[column] for row in rest if column < len(row)]
-        if cell.strip() and cell in below:
-            return True
-        if NUMBER.fullmatch(cell) and all(map(NUMBER.fullmatch, below)):
-            return True
-    return False
-
-
-def _labels_first(lines: list[str]) -> bool:
-    """Whether each line is a label, a blank, and a text, as research corpora are written.
-
-    The labels look like labels, they are few, and the first line has one: there is no header.
-    """
-    sample = [line.strip().partition(" ") for line in lines if line.strip()]
-    labels = Counter(label for label, _, text in sample if text and _BEFORE.fullmatch(label))
-    if len(sample) < 2 * _LEAST_EACH or sample[0][0] not in labels:
-        return False
-    whole = sum(labels.values()) >= 0.98 * len(sample)
-    return whole and 2 <= len(labels) <= len(sample) / _LEAST_EACH
-
-
-def _label_and_text(path: Path, lines: list[str], log: Log) -> Iterator[Record]:
-    log.note(f"{path.name} was read as a label, a blank, and a text in each line")
-    for number, line in enumerate(lines, 1):
-        label, _, text = line.strip().partition(" ")
-        if label:
-            yield f"line {number}", {"text": text, "label": label}
-
-
-def _fasttext(path: Path, lines: list[str], log: Log) -> Iterator[Record]:
-    log.note(f"{path.name} was read as fastText's format: {_MARK}LABEL TEXT")
-    for number, line in enumerate(lines, 1):
-        words = line.split()
-        labels = [word for word in words if word.startswith(_MARK)]
-        if not words:
-            continue
-        if not labels:
-            log.problem(path.name, f"line {number}", "no labels")
-            continue
-        names = [label[len(_MARK) :] for label in labels]
-        text = " ".join(word for word in words if not word.startswith(_MARK))
-        yield f"line {number}", {"text": text, "label": names if len(names) > 1 else names[0]}
-
-
-def header(cells: list[Any], where: str) -> list[str]:
-    """Column names without the blanks around them; later ones of one name are no columns.
-
-    Raises:
-        InputError: ``bad-data``; a name stands twice.
-    """
-    names = ["" if cell is None else " ".join(str(cell).split()) for cell in cells]
-    while names and not names[-1]:
-        names.pop()
-    twice = next((name for name in names if name and names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError("bad-data", f"{where}: the column {twice[:60]!r} is there twice")
-    return names
-
-
-def by_column(names: list[str], cells: list[Any]) -> dict[str, Any]:
-    """A row by the names of its columns; cells beyond the header are under None."""
-    record: dict[Any, Any] = dict(zip(names, cells, strict=False))
-    record.update(dict.fromkeys(names[len(cells) :]))
-    extra = [cell for cell in cells[len(names) :] if cell not in (None, "")]
-    if extra:
-        record[None] = extra
-    return record
-
-
 def _workbook(path: Path, log: Log) -> Iterator[Record]:
     from contracts.labelled import workbook
 
     names: list[str] = []
-    for place, cells in workbook.rows_of(path, log):
+    for place, row in workbook.rows_of(path, log):
         if not names:
-            names = header(cells, f"{path}, {place}")
+            names = cells.header(row, f"{path}, {place}")
         else:
-            yield place, by_column(names, cells)
+            yield place, cells.by_column(names, row)

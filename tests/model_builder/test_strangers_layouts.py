@@ -1,0 +1,221 @@
+"""Folders and files as public corpora are laid out: no name of a file becomes a label unsaid.
+
+Each is a small copy of one that is public: which is said beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from contracts.errors import InputError
+from contracts.labelled.load import load_rows
+from contracts.labelled.rows import Log
+from contracts.labelled.tables import is_table
+
+TEXTS = tuple(
+    f"{kind} is what number {number} said"
+    for number, kind in enumerate(("good", "bad", "good", "bad", "good", "good"))
+)
+NUMBERS = ("1", "0", "1", "0", "1", "1")
+NAMED = [(text, text.partition(" ")[0]) for text in TEXTS]
+NUMBERED = list(zip(TEXTS, NUMBERS, strict=True))
+
+
+def lines(values: tuple[str, ...] | list[str]) -> str:
+    """A file with a value a line."""
+    return "".join(f"{value}\n" for value in values)
+
+
+def put(folder: Path, files: Mapping[str, str]) -> Path:
+    """A folder with these files."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def read(path: Path) -> list[tuple[str, str]]:
+    """Texts with their labels."""
+    return [(row.text, row.label) for row in load_rows(path)]
+
+
+TEXT, LABEL = lines(TEXTS), lines(NUMBERS)
+TABS = lines([f"{text}\t{label}" for text, label in NUMBERED])
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "expected"),
+    [
+        pytest.param(
+            {
+                **{f"{part}_text.txt": TEXT for part in ("test", "train", "val")},
+                **{f"{part}_labels.txt": LABEL for part in ("test", "train", "val")},
+                "mapping.txt": "0\tbad\n1\tgood",
+            },
+            "train_text.txt",
+            NAMED,
+            id="tweeteval",
+        ),
+        pytest.param(
+            {
+                **{f"{part}/seq.in": TEXT for part in ("train", "test", "dev")},
+                **{f"{part}/seq.out": TEXT.replace("good", "O") for part in ("train", "test")},
+                **{f"{part}/label": LABEL for part in ("train", "test", "dev")},
+            },
+            "train/seq.in",
+            NUMBERED,
+            id="slot-gated",
+        ),
+        pytest.param(
+            {"title_StackOverflow.txt": TEXT, "label_StackOverflow.txt": LABEL},
+            "title_StackOverflow.txt",
+            NUMBERED,
+            id="stackoverflow",
+        ),
+        pytest.param(
+            {
+                "train_contents.txt": TEXT,
+                "train_labels.txt": LABEL,
+                "test_contents.txt": TEXT,
+                "test_labels.txt": LABEL,
+            },
+            "train_contents.txt",
+            NUMBERED,
+            id="chinese-news",
+        ),
+        pytest.param(
+            {
+                "train.text": TEXT,
+                "train.label": LABEL,
+                "test.label": LABEL,
+                "test_data.text": TEXT * 2,
+                "test_data.label": LABEL * 2,
+            },
+            "train.text",
+            NUMBERED,
+            id="wassa",
+        ),
+        pytest.param(
+            {"reviews.txt": TEXT, "labels.txt": LABEL}, "reviews.txt", NUMBERED, id="reviews"
+        ),
+        pytest.param(
+            {"X_train.txt": TEXT, "y_train.txt": LABEL}, "X_train.txt", NUMBERED, id="x-and-y"
+        ),
+        pytest.param(
+            {"amazon_cells_labelled.txt": TABS, "readme.txt": "Kotzias et al., 2015"},
+            "amazon_cells_labelled.txt",
+            NUMBERED,
+            id="sentences-of-reviews",
+        ),
+        pytest.param(
+            {"train.txt": TABS, "test.txt": TABS, "dev.txt": TABS},
+            "train.txt",
+            NUMBERED,
+            id="splits",
+        ),
+    ],
+)
+def test_a_corpus_is_read_as_it_is_meant(
+    tmp_path: Path, files: dict[str, str], name: str, expected: list[tuple[str, str]]
+) -> None:
+    """By its folder, and by the file that holds the texts."""
+    folder = put(tmp_path / "corpus", files)
+    assert read(folder) == expected
+    assert read(folder / name) == expected
+    log = Log()
+    load_rows(folder, log=log)
+    assert any(Path(name).name in note for note in log.notes)
+
+
+def test_texts_and_labels_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    """Not a line of them is guessed; and the file of labels says which the texts are."""
+    folder = put(tmp_path, {"train_text.txt": TEXT, "train_labels.txt": LABEL})
+    with pytest.raises(InputError, match=r"has the labels of train_text\.txt; name that"):
+        load_rows(folder / "train_labels.txt")
+    put(tmp_path, {"train_labels.txt": LABEL + "1\n"})
+    for path in (folder, folder / "train_text.txt"):
+        with pytest.raises(InputError, match=r"6 lines and train_labels\.txt 7"):
+            load_rows(path)
+    (folder / "train_labels.txt").unlink()
+    with pytest.raises(InputError, match="texts without labels; add a column"):
+        load_rows(folder / "train_text.txt")
+
+
+@pytest.mark.parametrize("inner", ["train.tsv", "train_text.txt"])
+def test_a_folder_of_data_sets_names_them(tmp_path: Path, inner: str) -> None:
+    """Their names are no labels."""
+    test = inner.replace("train", "test")
+    put(
+        tmp_path, {f"{name}/{file}": TABS for name in ("hausa", "yoruba") for file in (inner, test)}
+    )
+    with pytest.raises(InputError, match=r"data sets of their own.*hausa, .*yoruba"):
+        load_rows(tmp_path)
+
+
+def test_tables_of_a_label_each_are_read_as_one(tmp_path: Path) -> None:
+    """The label is the column's value, or, where that repeats or is not there, the file's name."""
+    good, bad = (
+        [text for text in TEXTS if "good" in text],
+        [text for text in TEXTS if "bad" in text],
+    )
+    by_value = {
+        "one.csv": "text,label\n" + lines([f"{text},good" for text in good]),
+        "two.csv": "text,label\n" + lines([f"{text},bad" for text in bad]),
+    }
+    assert sorted(read(put(tmp_path / "value", by_value))) == sorted(NAMED)
+    by_name = {
+        "good.csv": "id;intent;text\n" + lines([f"1;query;{text}" for text in good]),
+        "bad.csv": "id;intent;text\n" + lines([f"2;query;{text}" for text in bad]),
+    }
+    assert sorted(read(put(tmp_path / "name", by_name))) == sorted(NAMED)
+    bare = {"good.csv": "text\n" + lines(good), "bad.csv": "text\n" + lines(bad)}
+    assert sorted(read(put(tmp_path / "bare", bare))) == sorted(NAMED)
+    parts = {f"part-{n}.csv": f"text,label\n{t},{label}\n" for n, (t, label) in enumerate(NAMED)}
+    assert read(put(tmp_path / "parts", parts)) == NAMED
+
+
+@pytest.mark.parametrize("name", ["SMSSpamCollection", "custrev.all", "train_5500.label"])
+def test_a_file_of_an_unknown_name_is_read_as_text(tmp_path: Path, name: str) -> None:
+    """What is a recipe, or no text, is none."""
+    (tmp_path / name).write_text(lines([f"{label}\t{text}" for text, label in NUMBERED]))
+    assert read(tmp_path / name) == NUMBERED
+    assert is_table(tmp_path / name)
+    (tmp_path / "recipe").write_text("data:\n  train: a.csv\n")
+    assert not is_table(tmp_path / "recipe")
+    (tmp_path / "model.bin").write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match=r"expected a \.csv"):
+        load_rows(tmp_path / "model.bin")
+
+
+def test_a_name_of_a_column_may_be_a_value_of_it(tmp_path: Path) -> None:
+    """As ``hate`` is in the Korean comments: the other columns tell that it is a header."""
+    kinds = ("none", "offensive", "hate")
+    rows = [f"what was said by number {n}\t{n % 2 == 0}\t{kinds[n % 3]}" for n in range(30)]
+    path = tmp_path / "train.tsv"
+    path.write_text("comments\tcontain_gender_bias\thate\n" + lines(rows))
+    assert [row.label for row in load_rows(path, label="hate")[:3]] == list(kinds)
+    path.write_text(lines([f"{row}\tx" for row in rows]))
+    assert len(load_rows(path, text="column 1", label="column 3")) == 30
+
+
+def test_labels_beside_a_table_are_its_own(tmp_path: Path) -> None:
+    """What has labels and texts in each line is not read as texts; nor other labels for its own."""
+    put(tmp_path, {"test_data.text": TEXT * 2, "test.label": LABEL, "test.labels": LABEL * 2})
+    assert read(tmp_path / "test_data.text") == NUMBERED * 2
+    put(tmp_path, {"train_run1.txt": TABS, "train_run1_labels.txt": LABEL})
+    assert read(tmp_path / "train_run1.txt") == NUMBERED
+
+
+@pytest.mark.parametrize("quotes", ['"hm" he said', '"never ends', 'they said "no"'])
+def test_quotes_that_are_parts_of_texts_cost_no_row(tmp_path: Path, quotes: str) -> None:
+    """Beyond the lines that are looked at first, as in the collection of SMS."""
+    rows = [f"{'ham' if n % 3 else 'spam'}\twhat number {n} wrote" for n in range(900)]
+    rows[700] = f"ham\t{quotes}"
+    path = tmp_path / "SMSSpamCollection"
+    path.write_text(lines(rows))
+    log = Log()
+    assert load_rows(path, log=log)[700].text == quotes
+    assert not log.problems
