@@ -14,6 +14,7 @@ from contracts.answers import Classified
 from contracts.bundle import Bundle
 from contracts.errors import InputError
 from contracts.histogram import Histogram
+from contracts.labelled.folders import TO_JUDGE
 from contracts.labelled.load import load_rows
 from contracts.labelled.rows import Log, Row
 from contracts.labelled.several import Several
@@ -139,7 +140,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
         raise InputError("wrong-task", f"{bundle.path} is a {bundle.manifest.task} bundle")
     several = Several(known=frozenset(facts.labels)) if facts.cuts else None
     rows: list[Row] = load_rows(
-        arguments.data, text=arguments.text, label=arguments.label, log=log, several=several
+        arguments.data,
+        text=arguments.text,
+        label=arguments.label,
+        log=log,
+        several=several,
+        splits=TO_JUDGE,
     )
     model = Classifier(bundle, runtime=arguments.runtime, threads=arguments.threads)
     progress = output.Progress(len(rows), "evaluating")

@@ -37,6 +37,9 @@ _TRAIN: Final = "train"
 _SPLITS: Final = frozenset(
     (_TRAIN, "test", "dev", "val", "valid", "validation", "eval", "unsupervised")
 )
+TO_LEARN: Final = (_TRAIN,)
+TO_JUDGE: Final = ("test", "eval", "validation", "valid", "val", "dev", _TRAIN)
+"""Splits by how they are called, those that are rather meant first."""
 _BOTS: Final = (
     ("intents/*_usersays_*.json", "Dialogflow"),
     ("intents/*/trainingPhrases/*.json", "Dialogflow CX"),
@@ -59,29 +62,32 @@ class Tables(msgspec.Struct, frozen=True):
     constant: str = ""
 
 
-def tables_in(path: Path, suffixes: tuple[str, ...], log: Log) -> Tables:
-    """The files of a data set that a folder holds, to learn from; none: it is no data set.
+def tables_in(
+    path: Path, suffixes: tuple[str, ...], log: Log, splits: tuple[str, ...] = TO_LEARN
+) -> Tables:
+    """The files of a data set that a folder holds; none: it is no data set.
 
     A folder saved by Hugging Face's ``datasets``, a clone of one from its hub, one with a single
     table or the parts of one, or one with texts and labels in files beside each other. Of several
-    splits, that to train on.
+    splits, the first of `splits` that there is.
 
     Raises:
         InputError: ``bad-data``; it has several tables, and nothing tells which is meant.
     """
     if (path / "dataset_dict.json").is_file():
-        log.note(f"of the data set {path.name} its split {_TRAIN!r} was read")
-        path = path / _TRAIN
+        chosen = _first(_visible(path), splits) or path / _TRAIN
+        log.note(f"of the data set {path.name} its split {chosen.name!r} was read")
+        path = chosen
     if (path / "state.json").is_file() or (path / "dataset_info.json").is_file():
         return Tables(sorted(path.glob("*.arrow")))
     inside = [item for item in _visible(path) if item.is_dir()]
     if inside and {item.name.lower() for item in inside} <= _SPLITS:
-        train = next((item for item in inside if item.name.lower() == _TRAIN), None)
-        found = _texts_in(train, log) if train else Tables()
-        if found.paths:
-            log.note(f"of {path.name} its folder {_TRAIN!r} was read")
+        split = _first(inside, splits)
+        found = _texts_in(split, log, splits) if split else Tables()
+        if split and found.paths:
+            log.note(f"of {path.name} its folder {split.name!r} was read")
             return found
-    found = _texts_in(path, log)
+    found = _texts_in(path, log, splits)
     if found.paths:
         return found
     kinds = tuple(suffix for suffix in suffixes if suffix != ".txt")
@@ -91,21 +97,38 @@ def tables_in(path: Path, suffixes: tuple[str, ...], log: Log) -> Tables:
         tables = [item for item in _visible(folder) if item.suffix.lower() in kinds]
         if not tables or (folder == path and any(item.is_dir() for item in _visible(path))):
             continue
-        return _to_train_on(path, tables, log)
+        return _meant(path, tables, log, splits)
     return Tables()
 
 
-def _to_train_on(path: Path, tables: list[Path], log: Log) -> Tables:
-    """Those of several tables that are meant: of splits that to train on; all parts of one.
+def _first(items: list[Path], splits: tuple[str, ...]) -> Path | None:
+    """The first of folders by the splits that they are called."""
+    by_name = {item.name.lower(): item for item in items if item.is_dir()}
+    return next((by_name[split] for split in splits if split in by_name), None)
+
+
+def _of_split(items: list[Path], splits: tuple[str, ...]) -> list[Path]:
+    """Files of the first of splits that there is, by how their names begin."""
+    for split in splits:
+        found = [item for item in items if split in _words(item)]
+        if split == _TRAIN:
+            found = [item for item in items if item.stem.lower().startswith(split)]
+        if found:
+            return found
+    return []
+
+
+def _meant(path: Path, tables: list[Path], log: Log, splits: tuple[str, ...]) -> Tables:
+    """Those of several tables that are meant: of splits the first; all parts of one.
 
     Raises:
         InputError: ``bad-data``; nothing tells which.
     """
-    train = [item for item in tables if item.stem.lower().startswith(_TRAIN)]
-    found = Tables(train)
-    if not train and (len(tables) == 1 or _are_parts(tables)):
+    split = _of_split(tables, splits)
+    found = Tables(split)
+    if not split and (len(tables) == 1 or _are_parts(tables)):
         found = Tables(tables)
-    elif not train:
+    elif not split:
         found = _of_labels(tables) or found
     if not found.paths:
         shown = ", ".join(item.name[:40] for item in tables[:8])
@@ -163,17 +186,15 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
     return names, [row for row in rows[1:] if len(row) == len(names)]
 
 
-def _texts_in(path: Path, log: Log) -> Tables:
+def _texts_in(path: Path, log: Log, splits: tuple[str, ...]) -> Tables:
     """The text files of a folder that are tables, or have their labels beside them."""
     found = parallel.texts_in(path)
     if found:
-        return _to_train_on(path, found, log)
+        return _meant(path, found, log, splits)
     texts = [item for item in _visible(path) if item.suffix.lower() == ".txt" and item.is_file()]
     texts = [item for item in texts if not _is_about(item)]
-    train = [item for item in texts if item.stem.lower().startswith(_TRAIN)]
-    others = [item for item in texts if _SPLITS & _words(item)]
-    if train and len(others) == len(texts):
-        return _to_train_on(path, texts, log)
+    if len(texts) > 1 and all(_SPLITS & _words(item) for item in texts):
+        return _meant(path, texts, log, splits)
     alone = not any(item.is_dir() for item in _visible(path))
     if texts and alone and all(_has_cells(item) for item in texts):
         _say(path, Tables(texts), log)
@@ -259,17 +280,20 @@ def _examples(document: dict[str, Any]) -> list[Any]:
     )
 
 
-def rows_of(path: Path, suffixes: tuple[str, ...], log: Log) -> Iterator[Record]:
+def rows_of(
+    path: Path, suffixes: tuple[str, ...], log: Log, splits: tuple[str, ...] = TO_LEARN
+) -> Iterator[Record]:
     """``LABEL/FILE``: a text a file; or ``LABEL.txt``: a text a line.
 
     Raises:
         InputError: ``bad-data``; it has neither. ``too-large``.
     """
     folders = [item for item in _visible(path) if item.is_dir()]
-    names = {folder.name.lower() for folder in folders}
-    if _TRAIN in names and names <= _SPLITS and any(map(Path.is_dir, _visible(path / _TRAIN))):
-        log.note(f"of {path.name} its folder {_TRAIN!r} was read")
-        path = path / _TRAIN
+    split = _first(folders, splits)
+    called = {folder.name.lower() for folder in folders} <= _SPLITS
+    if split is not None and called and any(map(Path.is_dir, _visible(split))):
+        log.note(f"of {path.name} its folder {split.name!r} was read")
+        path = split
         folders = [item for item in _visible(path) if item.is_dir()]
     files = sorted(item for item in path.iterdir() if item.suffix == ".txt" and item.is_file())
     files = [item for item in files if not _is_about(item)]

@@ -18,6 +18,7 @@ import msgspec
 from contracts import limits
 from contracts.errors import InputError
 from contracts.labelled.columns import LISTS, Columns, check_kinds, choose, guess
+from contracts.labelled.folders import TO_LEARN
 from contracts.labelled.rows import ERRORS, Log, Problem, Record, Row, places, told
 from contracts.labelled.several import Several, joined, labels_of, mark, marks_of, separator_of
 from contracts.labelled.tables import records
@@ -57,10 +58,18 @@ def load_rows(
     labelled: bool = True,
     log: Log | None = None,
     several: Several | None = None,
+    splits: tuple[str, ...] = TO_LEARN,
 ) -> list[Row]:
     """The rows of :func:`load_table`."""
     table = load_table(
-        path, text=text, label=label, group=group, labelled=labelled, log=log, several=several
+        path,
+        text=text,
+        label=label,
+        group=group,
+        labelled=labelled,
+        log=log,
+        several=several,
+        splits=splits,
     )
     return table.rows
 
@@ -74,6 +83,7 @@ def load_table(
     labelled: bool = True,
     log: Log | None = None,
     several: Several | None = None,
+    splits: tuple[str, ...] = TO_LEARN,
 ) -> Table:
     """Reads a data file by its suffix, or a folder with a folder for each label.
 
@@ -87,6 +97,7 @@ def load_table(
         log: is told what was assumed, and every row that was left out.
         several: a text may have several labels, which stand so; they are in ``labels`` of a row,
             and its ``label`` is empty. None: it has one.
+        splits: of a folder with several, the first of these that there is.
 
     Raises:
         InputError: ``no-such-file``, ``bad-data`` with the place, ``too-large``.
@@ -94,7 +105,7 @@ def load_table(
     """
     log = log if log is not None else Log()
     known, before = len(log.problems), log.left_out
-    found = records(path, log)
+    found = records(path, log, splits)
     head = list(itertools.islice(found, _HEAD))
     if not head:
         raise InputError("bad-data", f"{path} has no row that can be used{_why(log, known)}")

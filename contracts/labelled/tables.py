@@ -79,23 +79,24 @@ def _is_settings(path: Path) -> bool:
         return False
 
 
-def records(path: Path, log: Log) -> Iterator[Record]:
+def records(path: Path, log: Log, splits: tuple[str, ...] = folders.TO_LEARN) -> Iterator[Record]:
     """The rows of a file, by its suffix; of a folder, the files in its folders.
 
     Args:
         path: one of :data:`SUFFIXES`, or a folder.
         log: is told what was assumed, and which rows are broken.
+        splits: of a folder with several, the first of these that there is.
 
     Raises:
         InputError: ``no-such-file``, ``bad-data``, ``too-large``.
         UnavailableError: ``no-pyarrow``, ``no-openpyxl``.
     """
     if path.is_dir():
-        inner = folders.tables_in(path, SUFFIXES, log)
+        inner = folders.tables_in(path, SUFFIXES, log, splits)
         if inner.paths:
             return _together(inner, log)
         found = folders.bot(path, log) or _nlu(path, log)
-        return iter(found) if found else folders.rows_of(path, SUFFIXES, log)
+        return iter(found) if found else folders.rows_of(path, SUFFIXES, log, splits)
     suffix = path.suffix.lower()
     readers: dict[str, Callable[[Path, Log], Iterator[Record]]] = {
         ".json": _json,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InputError
+from contracts.labelled.folders import TO_JUDGE, TO_LEARN
 from contracts.labelled.load import load_rows
 from contracts.labelled.rows import Log
 from contracts.labelled.tables import is_table
@@ -219,3 +220,36 @@ def test_quotes_that_are_parts_of_texts_cost_no_row(tmp_path: Path, quotes: str)
     log = Log()
     assert load_rows(path, log=log)[700].text == quotes
     assert not log.problems
+
+
+@pytest.mark.parametrize(
+    ("files", "judge"),
+    [
+        ({f"{part}_text.txt": part for part in ("train", "test", "val")}, "test"),
+        ({f"{part}_text.txt": part for part in ("train", "val")}, "val"),
+        ({f"{part}_text.txt": part for part in ("train",)}, "train"),
+        ({f"{part}/seq.in": part for part in ("train", "dev", "test")}, "test"),
+        ({f"{part}.csv": part for part in ("train", "validation")}, "validation"),
+        ({f"data/{part}-00000-of-00001.csv": part for part in ("train", "test")}, "test"),
+        ({f"{part}/{kind}/a.txt": part for part in ("train", "test") for kind in "xy"}, "test"),
+    ],
+)
+def test_a_folder_is_judged_by_its_test_split(
+    tmp_path: Path, files: dict[str, str], judge: str
+) -> None:
+    """And learnt from by the other; where it has but that, by that one."""
+    for name, part in files.items():
+        rows = [f"{kind} of {part} said {n}" for n in range(4) for kind in ("good", "bad")]
+        labels = ["good", "bad"] * 4
+        text = lines(rows)
+        if name.endswith(".csv"):
+            text = "text,label\n" + lines([f"{a},{b}" for a, b in zip(rows, labels, strict=True)])
+        elif name.endswith("seq.in"):
+            put(tmp_path, {name.replace("seq.in", "label"): lines(labels)})
+        elif "_text" in name:
+            put(tmp_path, {name.replace("text", "labels"): lines(labels)})
+        put(tmp_path, {name: text})
+    for splits, part in ((TO_LEARN, "train"), (TO_JUDGE, judge)):
+        found = load_rows(tmp_path, splits=splits)
+        assert found
+        assert all(f" of {part} " in row.text for row in found)
