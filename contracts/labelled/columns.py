@@ -29,7 +29,8 @@ _TEXTS: Final = (
 )
 _LABELS: Final = (
     *("label", "category", "intent", "class", "target", "tag", "topic", "sentiment", "labels"),
-    *("categories", "cats", "type", "output", "y", "kategorie", "klasse", "thema"),
+    *("categories", "cats", "intents", "classes", "topics", "tags", "targets", "emotions"),
+    *("type", "output", "y", "kategorie", "klasse", "thema"),
 )
 _RATHER: Final = frozenset(("rating", "ratings", "stars", "score", "emotion", "mood", "polarity"))
 """Names that only tell the label where contents leave several columns."""
@@ -48,6 +49,9 @@ _PREDICTED: Final = re.compile(r"(^|[._ -])(pred(icted|ictions?)?|suggest(ed|ion
 
 _MOST_NUMBERS: Final = 20
 """Different numbers up to which a column may hold labels rather than amounts."""
+
+_LEAST_EACH: Final = 20
+"""Rows a value, on the mean, from which a label may be a whole sentence."""
 
 _LEAST_ROWS: Final = 6
 """Rows from which contents tell anything."""
@@ -109,7 +113,8 @@ def looks_like(names: list[str], sample: list[dict[str, Any]]) -> tuple[str | No
         words = sum(map(_words, values)) / len(values)
         if different > len(values) / 2 and words > 1.5 and mean > longest:
             text, longest = name, mean
-        if 2 <= different <= len(values) / 2 and mean <= 60 and words <= 6:
+        short = words <= 6 or (words <= 12 and different <= len(values) / _LEAST_EACH)
+        if 2 <= different <= len(values) / 2 and mean <= 60 and short:
             labels.append(name)
     return text, [name for name in labels if name != text]
 

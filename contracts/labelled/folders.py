@@ -110,10 +110,10 @@ def _first(items: list[Path], splits: tuple[str, ...]) -> Path | None:
 def _of_split(items: list[Path], splits: tuple[str, ...]) -> list[Path]:
     """Files of the first of splits that there is, by how their names begin."""
     for split in splits:
-        found = [item for item in items if split in _words(item)]
-        if split == _TRAIN:
-            found = [item for item in items if item.stem.lower().startswith(split)]
-        if found:
+        named = [item for item in items if split in _words(item)]
+        begun = [item for item in items if item.stem.lower().startswith(split)]
+        found = begun if split == _TRAIN and begun else named
+        if found and (found is begun or split != _TRAIN or len(found) == 1 or _are_parts(found)):
             return found
     return []
 
@@ -126,7 +126,8 @@ def _meant(path: Path, tables: list[Path], log: Log, splits: tuple[str, ...]) ->
     """
     split = _of_split(tables, splits)
     found = Tables(split)
-    if not split and (len(tables) == 1 or _are_parts(tables)):
+    of_splits = any(_SPLITS & _words(item) for item in tables)
+    if not split and (len(tables) == 1 or (_are_parts(tables) and not of_splits)):
         found = Tables(tables)
     elif not split:
         found = _of_labels(tables) or found
@@ -146,8 +147,7 @@ def _say(path: Path, found: Tables, log: Log) -> None:
 
 def _are_parts(tables: list[Path]) -> bool:
     """Whether tables are called the same but for a number, as the parts of one are."""
-    kinds = {(_DIGITS.sub("#", item.stem), item.suffix.lower()) for item in tables}
-    return len(kinds) == 1 and not _SPLITS & _words(tables[0])
+    return len({(_DIGITS.sub("#", item.stem), item.suffix.lower()) for item in tables}) == 1
 
 
 def _of_labels(tables: list[Path]) -> Tables | None:
@@ -289,6 +289,10 @@ def rows_of(
         InputError: ``bad-data``; it has neither. ``too-large``.
     """
     folders = [item for item in _visible(path) if item.is_dir()]
+    if len(folders) == 1 and any(map(Path.is_dir, _visible(folders[0]))):
+        log.note(f"of {path.name} its folder {folders[0].name!r} was read")
+        path = folders[0]
+        folders = [item for item in _visible(path) if item.is_dir()]
     split = _first(folders, splits)
     called = {folder.name.lower() for folder in folders} <= _SPLITS
     if split is not None and called and any(map(Path.is_dir, _visible(split))):

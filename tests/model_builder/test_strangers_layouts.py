@@ -5,6 +5,7 @@ Each is a small copy of one that is public: which is said beside it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from contracts.errors import InputError
 from contracts.labelled.folders import TO_JUDGE, TO_LEARN
 from contracts.labelled.load import load_rows
 from contracts.labelled.rows import Log
+from contracts.labelled.several import Several
 from contracts.labelled.tables import is_table
 
 TEXTS = tuple(
@@ -253,3 +255,48 @@ def test_a_folder_is_judged_by_its_test_split(
         found = load_rows(tmp_path, splits=splits)
         assert found
         assert all(f" of {part} " in row.text for row in found)
+
+
+def test_the_split_to_train_on_is_known_by_a_word_in_its_name(tmp_path: Path) -> None:
+    """As in SemEval's files; where there is one for each of several tasks, one must be named."""
+    names = ("E-c-En-dev.txt", "E-c-En-test-gold.txt", "E-c-En-train.txt")
+    folder = put(tmp_path / "one", dict.fromkeys(names, TABS))
+    log = Log()
+    assert [(row.text, row.label) for row in load_rows(folder, log=log)] == NUMBERED
+    assert "of one was read: E-c-En-train.txt" in log.notes
+    put(folder, {"EI-oc-En-train.txt": TABS})
+    with pytest.raises(InputError, match="has several tables"):
+        load_rows(folder)
+
+
+def test_sentences_may_be_labels_where_each_recurs(tmp_path: Path) -> None:
+    """As ``3: high amount of fear can be inferred`` among a thousand tweets."""
+    kinds = ("0: no fear can be inferred", "3: high amount of fear can be inferred")
+    rows = [f"{n}\tthe tweet of number {n} says it\tfear\t{kinds[n % 2]}" for n in range(90)]
+    path = tmp_path / "EI-oc-En-fear-train.txt"
+    path.write_text("ID\tTweet\tAffect Dimension\tIntensity Class\n" + lines(rows))
+    assert {row.label for row in load_rows(path)} == set(kinds)
+
+
+def test_intents_in_a_list_are_the_labels(tmp_path: Path) -> None:
+    """As in NLU++: no column of the slots is taken for them."""
+    when = {"date": {"values": [{"type": "absolute"}]}}
+    rows = [
+        {
+            "text": f"number {n} asks {kind}",
+            "intents": [kind, "booking"][: 1 + n % 2],
+            "slots": when,
+        }
+        for n, kind in enumerate(("when", "refund", "when", "refund") * 5)
+    ]
+    path = tmp_path / "fold0.json"
+    path.write_text(json.dumps(rows))
+    found = load_rows(path, several=Several())
+    assert {label for row in found for label in row.labels} == {"booking", "refund", "when"}
+
+
+def test_a_folder_around_the_labels_is_passed_through(tmp_path: Path) -> None:
+    """As ``dataset/data_files/tech/132.txt``."""
+    for number, (text, name) in enumerate(NAMED):
+        put(tmp_path, {f"dataset/data_files/{name}/{number}.txt": text})
+    assert sorted(read(tmp_path / "dataset")) == sorted(NAMED)
