@@ -34,7 +34,11 @@ _ALSO: Final = (".yaml", ".yml", ".md")
 
 _ELSE: Final = {
     ".xls": "open it in a spreadsheet program and save it as .xlsx",
+    ".xlsb": "open it in a spreadsheet program and save it as .xlsx",
     ".ods": "open it in a spreadsheet program and save it as .xlsx",
+    ".fods": "open it in a spreadsheet program and save it as .xlsx",
+    ".dif": "open it in a spreadsheet program and save it as .xlsx",
+    ".slk": "open it in a spreadsheet program and save it as .xlsx",
     ".numbers": "export it as .csv",
     ".sqlite": "export its table as .csv",
     ".db": "export its table as .csv",
@@ -163,7 +167,10 @@ def _unnamed(path: Path) -> Callable[[Path, Log], Iterator[Record]] | None:
         head = stream.read(4096)
     if any(byte < 32 and byte not in b"\t\n\r\f\x1b" for byte in head):
         return None
-    return _json if head.lstrip()[:1] in (b"{", b"[") else cells.rows_of
+    first = head.lstrip()[:1]
+    if first == b"<":  # XML, a web page
+        return None
+    return _json if first in (b"{", b"[") else cells.rows_of
 
 
 def _jsonl(path: Path, log: Log) -> Iterator[Record]:

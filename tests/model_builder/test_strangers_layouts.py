@@ -189,8 +189,11 @@ def test_a_file_of_an_unknown_name_is_read_as_text(tmp_path: Path, name: str) ->
     (tmp_path / "recipe").write_text("data:\n  train: a.csv\n")
     assert not is_table(tmp_path / "recipe")
     (tmp_path / "model.bin").write_bytes(bytes(range(256)))
-    with pytest.raises(InputError, match=r"expected a \.csv"):
-        load_rows(tmp_path / "model.bin")
+    (tmp_path / "page.svg").write_text("<?xml version='1.0'?>\n<table/>\n")
+    (tmp_path / "a.fods").write_text("<?xml version='1.0'?>\n<table/>\n")
+    for other in ("model.bin", "page.svg", "a.fods"):
+        with pytest.raises(InputError, match=r"expected a \.csv"):
+            load_rows(tmp_path / other)
 
 
 def test_a_name_of_a_column_may_be_a_value_of_it(tmp_path: Path) -> None:
