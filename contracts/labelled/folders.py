@@ -208,16 +208,19 @@ def _is_about(path: Path) -> bool:
 
 
 def _has_cells(path: Path) -> bool:
-    """Whether nearly each line has a tab, and as many as the others: it is a table by itself."""
+    """Whether a text file is a table: nearly each line has as many cells, and some column recurs.
+
+    Numbers before texts do not.
+    """
     try:
         lines = delimited.lines_of(delimited.decoded(path, Log()))
     except InputError:
         return False
-    counts = Counter(line.count("\t") for line in lines if line.strip())
-    if not counts:
-        return False
-    tabs, lines_so = counts.most_common(1)[0]
-    return tabs > 0 and lines_so >= 0.9 * counts.total()
+    rows = [line.rstrip("\r\n").split("\t") for line in lines if line.strip()]
+    width, count = max(Counter(map(len, rows)).items(), key=lambda item: item[1], default=(1, 0))
+    whole = [row for row in rows if len(row) == width]
+    few = any(2 * len(set(column)) <= count for column in zip(*whole, strict=True))
+    return width > 1 and count >= 0.9 * len(rows) and few
 
 
 def _visible(path: Path) -> list[Path]:

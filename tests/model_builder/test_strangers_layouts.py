@@ -180,6 +180,14 @@ def test_tables_of_a_label_each_are_read_as_one(tmp_path: Path) -> None:
     assert read(put(tmp_path / "parts", parts)) == NAMED
 
 
+def test_numbers_before_texts_make_no_table_of_a_label_s_file(tmp_path: Path) -> None:
+    """``good.txt`` and ``bad.txt`` are labels, whatever stands before a tab in them."""
+    for kind in ("good", "bad"):
+        texts = [f"{n}\t{text}" for n, text in enumerate(TEXTS) if kind in text]
+        put(tmp_path, {f"{kind}.txt": lines(texts), "README.txt": "about\n"})
+    assert {row.label for row in load_rows(tmp_path)} == {"good", "bad"}
+
+
 @pytest.mark.parametrize("name", ["SMSSpamCollection", "custrev.all", "train_5500.label"])
 def test_a_file_of_an_unknown_name_is_read_as_text(tmp_path: Path, name: str) -> None:
     """What is a recipe, or no text, is none."""
