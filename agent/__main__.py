@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.cli import output
 from agent.system import stderr
-from contracts import __version__, interpreter, pipes
+from contracts import __version__, files, interpreter, pipes
 from contracts.errors import ShoalError
 
 _QUIET = ("agent.cli.local", "agent.cli.evaluate")
@@ -111,12 +111,16 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0 done, 1 it failed, 2 the input is wrong."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    pipes.complete()
     try:
         with pipes.quiet():
             return _run(given, by_hand=arguments is None)
     except ShoalError as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"error: {files.reason(error)}\n")
+        return 1
     except KeyboardInterrupt:
         return 130
 

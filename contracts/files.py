@@ -1,13 +1,29 @@
-"""Reading small files that somebody named: a configuration, a recipe, a scenario, a token."""
+"""Files that somebody named: reading small ones, and what to say where a file gives an error."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from pathlib import Path
+from typing import Final
 
 from contracts import limits
 from contracts.errors import InputError
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or what somebody may use of it, is full."""
+    return error.errno in _FULL
+
+
+def reason(error: OSError) -> str:
+    """What went wrong with which file, and what to do, for people."""
+    where = f"{error.filename}: " if error.filename else ""
+    hint = "; make room and run it again" if is_full(error) else ""
+    return f"{where}{error.strerror or error}{hint}"
 
 
 def typed(path: Path | str) -> str:

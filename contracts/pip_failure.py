@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from typing import Final
+
+_CRASHED: Final = "ERROR: Exception:"
+"""Before a traceback, whose last line says why."""
 
 _UNREACHED: Final = re.compile(
     r"name resolution|NameResolutionError|Name or service not known|NewConnectionError"
@@ -28,6 +33,9 @@ def reason(text: str) -> str:
     """
     if unreachable(text):
         return "the package index cannot be reached: look at the network, and at the name server"
-    lines = [line for line in text.splitlines() if line.startswith("ERROR: ")]
-    said = (lines or text.strip().splitlines() or ["it said nothing"])[-1]
+    if os.strerror(errno.ENOSPC) in text:
+        return "the disk is full: make room there and in the temporary folder (TMPDIR)"
+    written = text.strip().splitlines()
+    lines = [line for line in written if line.startswith("ERROR: ") and line != _CRASHED]
+    said = (lines or written or ["it said nothing"])[-1]
     return said.removeprefix("ERROR: ")[:300]

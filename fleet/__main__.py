@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Final
 
-from contracts import __version__, interpreter
+from contracts import __version__, interpreter, pipes
 
 HANDED_OVER: Final = {
     "init": "model_builder",
@@ -36,6 +36,7 @@ def hand_over(name: str, arguments: list[str]) -> None:
 
 def main() -> None:
     """The entry point of ``shoal``."""
+    pipes.complete()
     if sys.argv[1:] in (["--version"], ["-V"]):
         sys.stdout.write(f"shoal {__version__}\n")
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from pathlib import Path
@@ -26,8 +25,6 @@ from model_builder.files import write_atomically
 from model_builder.generate.cli import build_generator, import_command
 from model_builder.recipes import file as recipe_file
 from model_builder.tune.cli import tune_command, tune_document
-
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -369,9 +366,7 @@ def main() -> None:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         sys.exit(error.exit_code)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        hint = "; make room and run it again" if error.errno in _FULL else ""
-        sys.stderr.write(f"error: {where}{error.strerror or error}{hint}\n")
+        sys.stderr.write(f"error: {files.reason(error)}\n")
         sys.exit(1)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)

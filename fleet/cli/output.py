@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from contracts import codec, pipes
+from contracts import codec, files, pipes
 from contracts.errors import ErrorBody, ErrorInfo, ShoalError
 
 
@@ -81,8 +81,7 @@ def reported(as_json: bool) -> Iterator[None]:
         fail(error.info, error.exit_code, as_json)
     except OSError as error:
         pipes.leave_if_unread(error)
-        where = f"{error.filename}: " if error.filename else ""
-        fail(ErrorInfo("file-error", f"{where}{error.strerror or error}"), 1, as_json)
+        fail(ErrorInfo("file-error", files.reason(error)), 1, as_json)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

@@ -10,6 +10,7 @@ from typing import Final
 from contracts.errors import InputError
 from contracts.files import typed
 from model_builder.data.examine import Examined, examine
+from model_builder.files import write_atomically
 from model_builder.recipes.teachers import ENGLISH, MULTILINGUAL
 
 MOST_TRAINED: Final = 120_000
@@ -91,7 +92,7 @@ def write(data: Path, recipe: Path, text: str = "", label: str = "") -> list[str
     if recipe.exists():
         raise InputError("file-exists", f"{recipe} is there already; name another with --out")
     content, notes = compose(data, recipe, text, label)
-    recipe.write_text(content, "utf-8")
+    write_atomically(recipe, content.encode())
     return notes
 
 

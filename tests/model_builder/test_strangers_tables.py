@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import openpyxl
 import pytest
 
+from contracts import limits
 from contracts.errors import InputError
 from contracts.labelled.load import load_rows, load_table
 from contracts.labelled.rows import Log
@@ -15,6 +19,7 @@ from model_builder.classify.initial import compose
 from model_builder.data.examine import examine
 from model_builder.recipes import file as recipe_file
 from model_builder.recipes.classify import parse
+from tests.support.small_disk import SmallDisk
 
 ROWS = [(f"{n} things to say of it", "ab"[n % 2]) for n in range(20)]
 
@@ -249,3 +254,24 @@ def test_a_recipe_for_a_table_whose_name_has_a_line_break_can_be_read(tmp_path: 
     content, _ = compose(path, recipe)
     recipe.write_text(content)
     assert parse(recipe_file.read(recipe), recipe).data.train == str(path)
+
+
+def test_a_recipe_on_a_full_disk_is_not_there_afterwards(tmp_path: Path) -> None:
+    """What says "make room and run it again" must not be in its own way then."""
+    table = tmp_path / "a.csv"
+    table.write_text("text,label\n" + "\n".join(",".join(row) for row in ROWS) + "\n")
+    folder = tmp_path / "disk"
+    recipe = folder / "a.yaml"
+    init = shlex.join([sys.executable, "-m", "model_builder", "init", str(table), "--out"])
+    script = (
+        f"cat /dev/zero > {folder}/fill; {init} {recipe}; echo $? >&2; ls -A {folder} >&2; "
+        f"rm {folder}/fill; {init} {recipe}"
+    )
+    done = subprocess.run(
+        SmallDisk(folder, limits.MIB).around(["sh", "-c", script]),
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    said = done.stderr.splitlines()
+    assert f"error: {recipe}: No space left on device; make room and run it again" in said
+    assert said[said.index("1") + 1] == "fill"
+    assert (done.returncode, done.stdout[:6]) == (0, "Wrote "), done.stderr
