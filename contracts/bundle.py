@@ -270,6 +270,7 @@ def pack(folder: Path, target: Path) -> None:
                             sink.write(chunk)
             stream.flush()
             os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)  # as the folder's files are
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -217,7 +217,8 @@ class Runner:
 
         Raises:
             InputError: ``no-such-bundle``, ``no-devices``.
-            RefusedError: ``devices-busy``; another rollout may touch the same devices.
+            RefusedError: ``devices-busy``; another rollout may touch the same devices, or holds
+                all that would move.
         """
 
         def work() -> str:
@@ -238,7 +239,16 @@ class Runner:
                         left_out=dict(list(left_out.items())[:20]),
                     )
                 busy = sharing(connection, world, spec)
-                if not (busy or spec.allow_empty or _any_moves(world, spec, fit)):
+                held = None if busy or spec.allow_empty else _holder(world, spec, fit)
+                if held:
+                    raise RefusedError(
+                        "devices-busy",
+                        f"rollout {held} gives its version now to those that joined late or came "
+                        "back, and to no other would this one move: wait until they have it; with "
+                        "allow_empty this one serves them then, without waves",
+                        rollouts=[held],
+                    )
+                if held == "":
                     raise InputError(
                         "no-devices",
                         f"every device that selector {spec.selector!r} means has {target.ref} "
@@ -347,18 +357,23 @@ def _is_meant_to(world: World, spec: RolloutSpec, name: str) -> bool:
     return slot is not None and slot.bundle == target.ref and slot.mode == spec.mode
 
 
-def _any_moves(world: World, spec: RolloutSpec, names: set[str]) -> bool:
-    """Whether a rollout has something to do: devices are read until one is found."""
+def _holder(world: World, spec: RolloutSpec, names: set[str]) -> str | None:
+    """Which rollout holds all that would move; empty: none would, None: one that is free would.
+
+    Devices are read until one is found.
+    """
+    holder = ""
     ordered = sorted(names)
     for start in range(0, len(ordered), _CHUNK):
         chunk = ordered[start : start + _CHUNK]
         world.load(chunk)
-        for name in chunk:
-            if name not in world.devices:
+        for device in (world.devices[name] for name in chunk if name in world.devices):
+            if runs(world, spec, device.id) and _is_meant_to(world, spec, device.id):
                 continue
-            if not (runs(world, spec, name) and _is_meant_to(world, spec, name)):
-                return True
-    return False
+            if device.rollout is None:
+                return None
+            holder = device.rollout
+    return holder
 
 
 def _some(left_out: dict[str, str]) -> str:

@@ -24,6 +24,7 @@ def test_a_packed_bundle_reads_as_the_folder(bundle: Bundle, tmp_path: Path) -> 
     pack(bundle.path, tmp_path / "b.shoal")
     packed = Bundle.open(tmp_path / "b.shoal")
     packed.verify()
+    assert packed.path.stat().st_mode & 0o777 == 0o644, "whoever reads the folder reads the file"
     assert packed.ref == bundle.ref
     assert packed.golden() == bundle.golden()
     packed.extract(tmp_path / "again")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.errors import ErrorInfo, InputError
+from contracts.errors import ErrorInfo, InputError, RefusedError
 from contracts.messages import SlotReport, UpdateEvent
 from fleet.rollout.spec import RolloutSpec
 from fleet.store import rollouts
@@ -45,6 +45,26 @@ def test_a_rollout_that_would_move_nothing_is_refused(small: Small) -> None:
     again = small.create("1.0.0")
     small.settle("a", "b", "c")
     assert small.status(again) == "succeeded"
+
+
+def test_a_rollout_whose_devices_are_all_held_is_refused(small: Small) -> None:
+    """It began and was through in the same moment, "on 0 devices", and served them without waves.
+
+    A late joiner has the version of the rollout before on its way.
+    """
+    small.add("a")
+    first = small.create("1.0.0")
+    small.settle("a")
+    small.add("late")
+    small.runner.tick()
+    assert small.device("late").rollout == first
+    with pytest.raises(RefusedError, match="joined late") as refused:
+        small.create("2.0.0", selector="late")
+    assert (refused.value.code, refused.value.info.detail) == ("devices-busy", {"rollouts": [first]})
+    small.settle("a", "late")
+    second = small.create("2.0.0", selector="late")
+    small.settle("a", "late")
+    assert (small.status(second), small.active("late")) == ("succeeded", "2.0.0")
 
 
 def test_a_device_that_came_with_the_version_is_something_to_do(small: Small) -> None:
