@@ -64,6 +64,17 @@ def tls_context(tls: TlsConfig, folder: Path = Path()) -> ssl.SSLContext:
     return context
 
 
+def _waker() -> tuple[socket.socket, socket.socket]:
+    """Two ends that wake a network thread. paho's go over 127.0.0.1, which not all hosts have."""
+    ends = socket.socketpair()
+    for end in ends:
+        end.setblocking(False)
+    return ends
+
+
+paho._socketpair_compat = _waker
+
+
 class Client(paho.Client):
     """paho's client, which leaves no socket behind: of a handshake that fails, or when it stops.
 

@@ -105,18 +105,23 @@ def wait_until_connectable(config: MqttConfig, timeout_s: float = _START_S) -> N
 
 def _wait_until_listening(process: subprocess.Popen[bytes], host: str, port: int) -> None:
     deadline = time.monotonic() + _START_S
+    why = "it took too long"
     while time.monotonic() < deadline:
         if process.poll() is not None:
+            why = f"it ended with exit code {process.returncode}; what it said is above"
             break
-        with contextlib.suppress(OSError), socket.create_connection((host, port), 1) as probe:
-            probe.shutdown(socket.SHUT_WR)
-            # Hung up on: it serves connections, so its other listeners are open too.
-            with contextlib.suppress(ConnectionResetError):
-                probe.recv(1)
-            return
+        try:
+            with socket.create_connection((host, port), 1) as probe:
+                probe.shutdown(socket.SHUT_WR)
+                # Hung up on: it serves connections, so its other listeners are open too.
+                with contextlib.suppress(ConnectionResetError):
+                    probe.recv(1)
+                return
+        except OSError as error:
+            why = str(error.strerror or error)
         time.sleep(_POLL_S)
     raise UnavailableError(
-        "broker-unreachable", f"mosquitto did not start on {endpoint(host, port)}"
+        "broker-unreachable", f"mosquitto did not start on {endpoint(host, port)}: {why}"
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import suppress
@@ -13,6 +15,7 @@ import pytest
 from contracts.config import MqttConfig
 from contracts.connection import new_client, tls_context
 from tests.support.certificates import new_tls
+from tests.support.tools import need_tool
 
 
 def test_a_certificate_needs_no_disk_to_be_used(
@@ -68,3 +71,21 @@ def test_a_client_that_stopped_leaves_no_socket_open(mosquitto_broker: MqttConfi
     client.disconnect()
     client.loop_stop()
     assert open_sockets() == before
+
+
+def test_a_client_runs_on_a_host_without_127_0_0_1() -> None:
+    """Paho wakes its thread over it; a board may have IPv6 alone, or no network yet."""
+    program = (
+        "from contracts.config import MqttConfig; from contracts.connection import new_client; "
+        "client = new_client(MqttConfig(host='::1'), 'a'); client.loop_start(); "
+        "client.publish('a'); client.loop_stop()"
+    )
+    alone = [need_tool("unshare"), "--map-root-user", "--net"]
+    probe = subprocess.run([*alone, "true"], capture_output=True, text=True, check=False)
+    if probe.returncode:
+        pytest.skip(f"no namespace with a network of its own here: {probe.stderr.strip()}")
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", program],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -60,7 +60,8 @@ def test_a_rollout_whose_devices_are_all_held_is_refused(small: Small) -> None:
     assert small.device("late").rollout == first
     with pytest.raises(RefusedError, match="joined late") as refused:
         small.create("2.0.0", selector="late")
-    assert (refused.value.code, refused.value.info.detail) == ("devices-busy", {"rollouts": [first]})
+    assert refused.value.code == "devices-busy"
+    assert refused.value.info.detail == {"rollouts": [first]}
     small.settle("a", "late")
     second = small.create("2.0.0", selector="late")
     small.settle("a", "late")
