@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -111,7 +111,6 @@ class GenerativeModel:
             self.decoder.close()
             raise
         self.prefixes = PrefixCache()
-        self._factory: ConstraintFactory | None = None
         self._own = self.ref, self.facts
 
     def _check_signatures(self) -> list[str]:
@@ -211,7 +210,9 @@ class GenerativeModel:
                 "bad-message",
                 f"logit_bias: {outside[0]} is no token: the model has {self.facts.vocabulary}",
             )
-        constraint = self._constraint(request)
+        constraint = None
+        if is_constrained(request, self.facts):
+            constraint = self.constraints.of(request, self.facts)
         confidence = Confidence(request, emit, self.facts.calibration)
         reason: FinishReason
         try:
@@ -252,14 +253,12 @@ class GenerativeModel:
             raise InputError("bad-message", "chat_template_kwargs need messages")
         return self.prompts.encode(request.prompt)
 
-    def _constraint(self, request: GenerateRequest) -> Constraint | None:
-        if not is_constrained(request, self.facts):
-            return None
-        if self._factory is None:
-            self._factory = ConstraintFactory(
-                self.prompts.tokenizer_json(), self.facts.vocabulary, self.prompts.eos_ids
-            )
-        return self._factory.of(request, self.facts)
+    @cached_property
+    def constraints(self) -> ConstraintFactory:
+        """What holds an answer to a form."""
+        return ConstraintFactory(
+            self.prompts.tokenizer_json(), self.facts.vocabulary, self.prompts.eos_ids
+        )
 
     def _run(
         self,

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from agent.generate.constraint import ConstraintFactory
 from agent.generate.prompts import Prompts
 from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
@@ -35,6 +36,11 @@ class Answers(Protocol):
 
     prompts: Prompts
     facts: GeneratorFacts
+
+    @property
+    def constraints(self) -> ConstraintFactory:
+        """What holds an answer to a form."""
+        ...
 
     def answer(
         self,
@@ -113,6 +119,8 @@ class Calling:
         names = [tool.name for tool in r.tools]
         if len(set(names)) < len(names):
             raise InputError("bad-message", "two tools have one name")
+        for tool in r.tools:  # of which any may be called, when a stream has long begun
+            self._check(tool)
         prompt = prompts.render_chat(r.messages, r.tools, r.chat_template_kwargs)
         form = prompts.call_form
         if form is None:
@@ -120,6 +128,15 @@ class Calling:
                 "bad-messages", "the model's template teaches no form of calls that is known here"
             )
         return prompt, form
+
+    def _check(self, tool: Tool) -> None:
+        schema = _schema(tool)
+        try:
+            self.model.constraints.json_schema(schema)
+        except InputError as error:
+            raise InputError(
+                error.code, f"the parameters of {tool.name}: {error.info.message}"
+            ) from None
 
     def _text(self, prompt: str, form: CallForm, emit: Callable[[str], None]) -> tuple[str, bool]:
         """What the model says before a call, and whether it begins one."""

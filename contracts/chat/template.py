@@ -92,6 +92,8 @@ class ChatTemplate:
             InputError: ``bad-messages``, ``too-large``, ``bad-template`` with the line where it
                 is known.
         """
+        from jinja2.exceptions import SecurityError
+
         from contracts.template_budget import STEPS_UNITS, UNITS_A_CHARACTER, Budget
 
         if not messages:
@@ -116,6 +118,11 @@ class ChatTemplate:
             characters = len(codec.encode([messages, list(tools), arguments]))
         with self._one_at_a_time:
             self._environment.budget = Budget(STEPS_UNITS + UNITS_A_CHARACTER * characters)
+            try:  # else the template would seem to be at fault
+                for given_by_user in (arguments or {}, given["tools"], turns):
+                    self._environment.budget.weigh(given_by_user)
+            except SecurityError as error:
+                raise InputError("bad-messages", f"the chat cannot be rendered: {error}") from None
             try:
                 prompt = self._render({**given, "messages": turns})
             except InputError:

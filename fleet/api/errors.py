@@ -105,14 +105,21 @@ def _what(item: dict[str, Any]) -> str:
     return wording.pattern(str(item["msg"])).removeprefix("Value error, ")
 
 
+def _is_openai(request: Request) -> bool:
+    return "openai" in getattr(request.scope.get("route"), "tags", [])
+
+
 def install(app: FastAPI) -> None:
     """Makes every error of `app` have the one shape."""
 
     @app.exception_handler(ShoalError)
-    async def _shoal(_request: Request, error: ShoalError) -> Response:
+    async def _shoal(request: Request, error: ShoalError) -> Response:
         headers = error.headers if isinstance(error, ApiError) else None
-        info = error.info
-        return body(status_of(error), info.code, info.message, info.detail, headers)
+        info, status = error.info, status_of(error)
+        # OpenAI's clients send a 409 again, twice, as if somebody had been faster.
+        if status == 409 and _is_openai(request):
+            headers = {"x-should-retry": "false"}
+        return body(status, info.code, info.message, info.detail, headers)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -126,7 +133,7 @@ def install(app: FastAPI) -> None:
         first = places[0] if places else {"where": "request", "what": "not valid"}
         message = f"{first['where']}: {first['what']}"[:2000]
         # OpenAI's clients know 400 as their own mistake, and one more wrong field as that too.
-        status = 400 if "openai" in getattr(request.scope.get("route"), "tags", []) else 422
+        status = 400 if _is_openai(request) else 422
         return body(status, "bad-request", message, {"errors": places})
 
     @app.exception_handler(HTTPException)

@@ -26,7 +26,7 @@ from contracts.answers import Answer, CallPiece, Generated
 from contracts.errors import InputError, ShoalError, UnavailableError
 from contracts.requests import GenerateRequest, ToolCall
 from fleet.api.auth import QUESTION, Operator, TheController, Viewer
-from fleet.api.openai_bodies import ChatCompletion, Completion, Sampling, StreamOptions
+from fleet.api.openai_bodies import ChatCompletion, Completion, Sampling
 from fleet.api.openai_devices import SLOT, able_to, answers_of, split
 from fleet.api.stream import Stream
 from fleet.controller import Controller
@@ -61,11 +61,14 @@ class _Shape:
         self.id = f"{'chatcmpl' if self.chat else 'cmpl'}-{secrets.token_hex(12)}"
         self.model = body.model
         self.alternatives = body.alternatives
+        self.counts = body.stream_options is not None and body.stream_options.include_usage
         self.created = int(time.time())
 
     def _document(self, name: str, choices: list[Any], usage: Any = None) -> dict[str, Any]:
         made = {"id": self.id, "object": name, "created": self.created, "model": self.model}
-        return {**made, "choices": choices, **({"usage": usage} if usage else {})}
+        # A stream that ends with the usage says in each event that it is not there yet.
+        counted = {"usage": usage} if usage or self.counts else {}
+        return {**made, "choices": choices, **counted}
 
     def whole(self, asked: list[_Asked], results: list[Generated]) -> dict[str, Any]:
         """The document of answers that are not streamed."""
@@ -240,7 +243,6 @@ async def _events(
     controller: Controller,
     asked: list[_Asked],
     shape: _Shape,
-    options: StreamOptions,
 ) -> AsyncGenerator[bytes, None]:
     """Server-sent events, one choice after the other.
 
@@ -276,7 +278,9 @@ async def _events(
                                 yield _event(shape.call(one, whole))
                         yield _event(shape.piece(one, "", answer.generated))
                     answer = await anext(answers, None)
-        if options.include_usage and len(results) == len(asked):
+                if len(results) <= one.index:
+                    raise no_answer()
+        if shape.counts:
             yield _event(shape.totals(asked, results))
     except ShoalError as error:
         yield _event(error.body())  # the status line is gone
@@ -289,8 +293,7 @@ async def _complete(
     if body.stream:
         answers = answers_of(controller, body.model, asked[0].request)
         first = await anext(answers)  # an error before any token still has its HTTP status
-        options = body.stream_options or StreamOptions()
-        events = _events(first, answers, controller, asked, shape, options)
+        events = _events(first, answers, controller, asked, shape)
         return Stream(events, "text/event-stream")
     results = [await result(controller, body.model, one.request) for one in asked]
     return shape.whole(asked, results)
@@ -306,7 +309,12 @@ async def result(controller: Controller, model: str, request: GenerateRequest) -
         async for answer in answers:
             if answer.generated is not None:
                 return answer.generated
-    raise UnavailableError("no-answer", "the device ended its answer without a result")
+    raise no_answer()
+
+
+def no_answer() -> UnavailableError:
+    """The device said that it is done, and nothing else."""
+    return UnavailableError("no-answer", "the device ended its answer without a result")
 
 
 @ROUTER.post("/chat/completions", dependencies=[QUESTION], response_model=None)

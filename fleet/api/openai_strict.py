@@ -2,7 +2,7 @@
 
 A field that is not known is refused by its name: who sends it expects something of it. Let be is
 null, wherever it stands; what says nothing of the answer (``user``); and a value that asks for
-nothing (``store: false``).
+nothing (``store: false``), as does what is done anyhow (``verbosity: medium``).
 Source: OpenAI API reference, chat completions, completions, responses and embeddings.
 """
 
@@ -44,16 +44,20 @@ class Strict(BaseModel):
 class Body(Strict):
     """The body of a request; see the module for what is let be."""
 
-    says_nothing = ("user", "safety_identifier", "prompt_cache_key", "metadata")
+    says_nothing: ClassVar[tuple[str, ...]] = (
+        *("user", "safety_identifier", "prompt_cache_key", "metadata"),
+    )
     asks_nothing: ClassVar[dict[str, tuple[Any, ...]]] = {
         "functions": ([],),
         "function_call": ("none", "auto"),
         "best_of": (1,),
         "include": ([],),
         "modalities": (["text"],),
+        "reasoning_effort": ("none",),
         "service_tier": ("auto", "default"),
         "store": (False,),
         "suffix": ("",),
+        "verbosity": ("medium",),
     }
 
     model: Annotated[

@@ -13,13 +13,14 @@ from itertools import count
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
+from contracts import codec
 from contracts.answers import Answer, CallPiece, Generated
-from contracts.errors import ShoalError, UnavailableError
+from contracts.errors import ShoalError
 from contracts.requests import GenerateRequest, ToolCall
 from fleet.api.auth import QUESTION, Operator, TheController
-from fleet.api.openai import beside, request_of, result, with_adapter
+from fleet.api.openai import beside, no_answer, request_of, result, with_adapter
 from fleet.api.openai_bodies import temperature
 from fleet.api.openai_devices import answers_of
 from fleet.api.responses_bodies import Responses
@@ -29,16 +30,25 @@ ROUTER = APIRouter(prefix="/v1", tags=["openai"])
 
 
 class Shape:
-    """Documents of one response."""
+    """Documents of one response.
+
+    Raises:
+        InputError: ``bad-text``, ``bad-message``, ``too-large``; of what is told again of `body`.
+    """
 
     def __init__(self, body: Responses) -> None:
         self._body = body
         self._id = f"resp_{secrets.token_hex(12)}"
         self._created = int(time.time())
         self.message_id = f"msg_{secrets.token_hex(12)}"
-        self.tools = [tool.model_dump() for tool in body.tools]
         choice = body.tool_choice or "auto"
-        self.choice = choice if isinstance(choice, str) else choice.model_dump()
+        self._given = {
+            "metadata": body.metadata or {},
+            "text": {"format": body.format.model_dump(by_alias=True, exclude_none=True)},
+            "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
+            "tools": [tool.model_dump() for tool in body.tools],
+        }
+        codec.encode_given({"response": self._given}, what="the request")
 
     def response(
         self,
@@ -65,9 +75,9 @@ class Shape:
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "store": False,
             "temperature": temperature(body.temperature, body.top_p),
-            "tool_choice": self.choice,
-            "tools": self.tools,
             "top_p": 1.0 if body.top_p is None else body.top_p,
+            "truncation": body.truncation or "disabled",
+            **self._given,
             "usage": None if made is None else _usage(made),
         }
 
@@ -213,7 +223,7 @@ async def _events(
                 made = answer.generated or made
                 answer = await anext(answers, None)
         if made is None:
-            raise UnavailableError("no-answer", "the device ended its answer without a result")
+            raise no_answer()
         sure = beside(request, made)
     except ShoalError as error:  # the status line is gone
         yield told.event("response.failed", response=shape.response("failed", [], error=error))
@@ -234,4 +244,6 @@ async def create_response(controller: TheController, token: Operator, body: Resp
     made = await result(controller, body.model, request)
     calls = [_call(call, call.arguments, "completed") for call in made.tool_calls]
     said = [shape.message(made, **beside(request, made))] if made.text or not calls else []
-    return shape.response(_status(made), [*said, *calls], made)
+    whole = shape.response(_status(made), [*said, *calls], made)
+    # FastAPI's own JSON fails at NaN, which a schema of the request may hold.
+    return Response(msgspec.json.encode(whole), media_type="application/json")

@@ -5,7 +5,7 @@ Source: OpenAI API reference, responses.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -46,8 +46,9 @@ class Item(Strict):
 
 
 class Message(Item):
-    """A message."""
+    """A message, which may be one that was answered here, with what it says of itself."""
 
+    says_nothing = ("best", "calibrated", "confidence", "forgotten", "unknown")
     type: Literal["message"] = "message"
     role: Literal["system", "developer", "user", "assistant"]
     content: _Content
@@ -130,6 +131,7 @@ class SchemaFormat(JsonSchema):
 class TextOptions(Strict):
     """How the text must look."""
 
+    asks_nothing: ClassVar[dict[str, tuple[Any, ...]]] = {"verbosity": ("medium",)}
     format: Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")] | None = None
 
 
@@ -142,6 +144,20 @@ class Obfuscation(Strict):
 class Responses(Body):
     """The body of ``/v1/responses``."""
 
+    says_nothing = ("user", "safety_identifier", "prompt_cache_key")
+    asks_nothing: ClassVar[dict[str, tuple[Any, ...]]] = {
+        **Body.asks_nothing,
+        "reasoning": ({}, {"effort": "none"}),
+        "top_logprobs": (0,),
+    }
+
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+            Field(max_length=16),
+        ]
+        | None
+    ) = None
     input: Annotated[
         _Text | Annotated[list[_Items], Field(min_length=1, max_length=256), Tag("list")],
         TEXT_OR_LIST,
@@ -171,12 +187,16 @@ class Responses(Body):
         return self
 
     @property
+    def format(self) -> PlainFormat | SchemaFormat:
+        """How the text must look."""
+        return (self.text and self.text.format) or PlainFormat(type="text")
+
+    @property
     def constraint(self) -> dict[str, Any] | None:
         """The schema that the text must keep."""
-        wanted = None if self.text is None else self.text.format
-        if isinstance(wanted, SchemaFormat):
-            return wanted.schema_
-        return {"type": "object"} if wanted is not None and wanted.type == "json_object" else None
+        if isinstance(self.format, SchemaFormat):
+            return self.format.schema_
+        return {"type": "object"} if self.format.type == "json_object" else None
 
     def fields(self) -> dict[str, Any]:
         """The wire's fields of what was given."""

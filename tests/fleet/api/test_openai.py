@@ -5,10 +5,11 @@ Over 400 lines: all tests share one fleet of real agents.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
@@ -19,8 +20,11 @@ import pytest
 from openai.types import Completion as TextCompletion
 from openai.types.chat import ChatCompletion
 
+from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
+from fleet.api.openai import _asked, _events, _Shape
+from fleet.api.openai_bodies import ChatCompletion as ChatBody
 from fleet.rollout.spec import RolloutSpec
 from tests.support.controller import AgentProcess
 from tests.support.openai_nulls import optional_fields
@@ -102,6 +106,8 @@ def test_a_streamed_chat_is_the_whole_chat_in_pieces(client: openai.OpenAI) -> N
     assert text == whole.choices[0].message.content
     assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == 20
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "length"
+    # As documented: the field is in every event, and null but in the last.
+    assert all("usage" in c.model_fields_set and c.usage is None for c in chunks[:-1])
 
 
 def test_a_message_has_all_that_strict_clients_need(client: openai.OpenAI) -> None:
@@ -172,6 +178,19 @@ def test_errors_are_the_clients_own(client: openai.OpenAI, served: ServedFleet) 
     assert client.chat.completions.create(model="d1", messages=HELLO, max_tokens=1).choices
 
 
+def test_what_would_fail_again_is_not_sent_again(served: ServedFleet) -> None:
+    """The client tries a 409 three times, and each would cost a device a whole answer."""
+    sent: list[httpx.Request] = []
+    http = httpx.Client(event_hooks={"request": [sent.append]})
+    made = openai.OpenAI(
+        base_url=f"{served.fleet.api_url}/v1", api_key=served.token, http_client=http, timeout=60
+    )
+    circle: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"$ref": "#"}}}
+    with made, pytest.raises(openai.ConflictError, match="constraint"):
+        made.chat.completions.create(model="d1", messages=HELLO, response_format=circle)
+    assert len(sent) == 1
+
+
 def test_a_chat_that_is_too_long_says_so_or_forgets_its_oldest_turns(
     client: openai.OpenAI,
 ) -> None:
@@ -193,6 +212,8 @@ def test_a_chat_that_is_too_long_says_so_or_forgets_its_oldest_turns(
         model="d1", input=turns, temperature=0, max_output_tokens=8, truncation="auto"
     )
     assert made.output[0].model_extra == {"forgotten": left}
+    again: list[Any] = [*made.output, *HELLO]
+    assert client.responses.create(model="d1", input=again, max_output_tokens=1).output
 
 
 def test_arguments_of_the_chat_template_reach_the_device(client: openai.OpenAI) -> None:
@@ -413,6 +434,8 @@ def test_an_answer_says_how_sure_the_model_was_or_that_it_does_not_know(
         model="d1", input="the quick brown fox", temperature=0, max_output_tokens=8, **unsure
     )
     assert made.output_text == "" and made.output[0].model_extra == known
+    again: list[Any] = [*made.output, *HELLO]
+    assert client.responses.create(model="d1", input=again, max_output_tokens=1).output
 
 
 # A field of a chat that is let be (None), or what a client is told of it.
@@ -430,6 +453,7 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"audio": {"voice": "alloy", "format": "wav"}}, "audio"),
     ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
     ({"reasoning_effort": "high"}, "reasoning_effort"),
+    ({"reasoning_effort": "none", "verbosity": "medium"}, None),
     ({"verbosity": "low"}, "verbosity"),
     ({"web_search_options": {}}, "web_search_options"),
     ({"frequency_penalty": 0.5}, None),
@@ -489,6 +513,8 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
         None,
     ),
     ({"tools": [_tool("f", type="array")], "tool_choice": "required"}, "parameters of f"),
+    ({"tools": [TIME, _tool("f", **{"not": {}})]}, "the parameters of f: the constraint cannot"),
+    ({"messages": [*HELLO, _called('{"a":' * 40 + "1" + "}" * 40)]}, "more than 32 deep"),
     ({"messages": [*HELLO, {"role": "assistant", "content": None}]}, "content is null"),
     ({"messages": [*HELLO, {"role": "tool", "content": "rain"}]}, "tool_call_id"),
     ({"messages": [*HELLO, _called("[1]")]}, "no JSON object"),
@@ -538,6 +564,12 @@ def test_a_response_is_the_answer_of_a_chat(client: openai.OpenAI) -> None:
         text={"format": {"type": "json_schema", "name": "x", "schema": {"enum": [True]}}},
     )  # fmt: skip
     assert (second.status, second.output_text) == ("completed", "true")
+    plain = client.responses.create(
+        model="d1", input="a", metadata={"a": "b"}, reasoning={"effort": "none"},
+        text={"verbosity": "medium"},
+    )  # fmt: skip
+    assert (plain.metadata, plain.text.format.type) == ({"a": "b"}, "text")
+    assert second.text.format.schema_ == {"enum": [True]} and second.metadata == {}
     for fields in (
         {"store": True}, {"stream_options": {"include_usage": True}}, {"background": True},
         {"previous_response_id": "x"},
@@ -668,6 +700,56 @@ def test_null_is_a_field_that_was_left_out(path: str, field: str, client: openai
     """OpenAI's schema allows it of most, and some clients send it of all."""
     made = client.post(path, body={**WHOLE[path], field: None}, cast_to=object)
     assert isinstance(made, dict) and made["usage"]
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+@pytest.mark.parametrize("stream", ["true", "false"])
+@pytest.mark.parametrize(
+    ("parameters", "status"),
+    [('{"minimum":NaN}', 200), ('{"minimum":1e999}', 200), ('{"a":"\\ud800"}', 400)],
+)
+def test_what_a_response_tells_again_is_json(
+    choice: str, stream: str, parameters: str, status: int, served: ServedFleet
+) -> None:
+    """Also where no device was shown the tools."""
+    tool = f'{{"type":"function","name":"f","parameters":{parameters}}}'
+    found = httpx.post(
+        f"{served.fleet.api_url}/v1/responses", timeout=60,
+        headers={"Authorization": f"Bearer {served.token}", "Content-Type": "application/json"},
+        content='{"model":"d1","input":"a","max_output_tokens":1,'
+        f'"stream":{stream},"tool_choice":"{choice}","tools":[{tool}]}}',
+    )  # fmt: skip
+    assert found.status_code == status, found.text
+    last = found.text.strip().rsplit("data: ")[-1]
+    assert "NaN" not in last and ("error" in json.loads(last) or status == 200)
+
+
+def test_a_schema_of_a_tool_that_cannot_be_kept_has_its_status(client: openai.OpenAI) -> None:
+    """Not in the midst of a stream, when its tool is called."""
+    tools: Any = [_tool("f", properties=3)]
+    with pytest.raises(openai.BadRequestError, match="the parameters of f"):
+        client.chat.completions.create(
+            model="d1", messages=HELLO, tools=tools, tool_choice="required", stream=True
+        )
+
+
+def test_a_stream_of_a_device_that_ends_without_a_result_says_so() -> None:
+    """It ended as if all was said, without a reason."""
+    body = ChatBody.model_validate({"model": "d1", "messages": HELLO, "stream": True})
+    (asked,) = _asked(body, body.fields(), "somebody")
+
+    async def nothing() -> AsyncGenerator[Answer, None]:
+        return
+        yield
+
+    first = Answer(id="a", device="d1")
+    controller: Any = None
+
+    async def told() -> bytes:
+        events = _events(first, nothing(), controller, [asked], _Shape("chat", body))
+        return b"".join([event async for event in events])
+
+    assert b'"code":"no-answer"' in asyncio.run(told())
 
 
 def test_a_response_that_fails_has_its_status_or_says_so_in_its_stream(
