@@ -93,13 +93,15 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
     """The final message of ``generate``: totals. `text` is the whole output.
 
     `tokens_per_step`: of each run of the model; more than 1 where guesses stood. With `logprobs`
-    in the request: `chosen` has each token that was taken, `logprobs` the most likely ones there.
+    in the request: `chosen` has each token of `text` that was taken, `logprobs` the most likely
+    ones there. Those of calls and of stop strings are left out.
 
     With `min_confidence`: `confidence` is the geometric mean of the probabilities of the tokens
-    that were taken, the one that ended the answer among them. Where the bundle was calibrated, and
-    the request names no form of its own, it is `calibrated`: the chance that a greedy answer is
-    exactly right. Below what was asked the answer is `unknown`: `text` is empty, and `best` is
-    what would have been said.
+    that were taken, the one that ended the answer and those of calls among them. Where the bundle
+    was calibrated, and the request names no form of its own and no tools, it is `calibrated`: the
+    chance that a greedy answer is exactly right. Below what was asked the answer is `unknown`:
+    `text` is empty, there are no calls, and `best` is what would have been said, a call as a line
+    of its name and its arguments.
 
     `forgotten`: messages that were left out, the oldest, since the context was full.
     """

@@ -90,9 +90,9 @@ class GenerateRequest(Request, frozen=True, omit_defaults=True, kw_only=True):
     """``req/generate``: either `prompt` (as it is) or `messages` (through the chat template).
 
     `tools` go with `messages`. With `tool_choice` ``required`` the answer is a call; with
-    ``none`` the model does not see them. With `min_confidence` an answer comes in one piece, and
-    only if the model was that sure of it (:attr:`Generated.confidence`); 0 asks for the figure
-    alone.
+    ``none`` the model does not see them. An answer with a form (`json_schema`, `regex`) is in that
+    form, or a call. With `min_confidence` an answer comes in one piece, calls too, and only if the
+    model was that sure of it (:attr:`Generated.confidence`); 0 asks for the figure alone.
 
     `when_full`: what becomes of messages that the model's largest context does not hold: they are
     refused (``prompt-too-long``), or the oldest turns are forgotten (:attr:`Generated.forgotten`),

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.generate.sampling import top_logprobs
-from contracts.answers import Generated
+from contracts.answers import CallPiece, Generated
 from contracts.chances import Knot, chance
 from contracts.requests import GenerateRequest
 
 
 class Confidence:
-    """The geometric mean of the probabilities of an answer's tokens; it holds the text back.
+    """The geometric mean of the probabilities of an answer's tokens; it holds the answer back.
 
     Probabilities are those of the model's own logits, before temperature, penalties and
     constraints. A bundle that was calibrated makes a chance of the mean.
@@ -26,16 +26,21 @@ class Confidence:
             held back. An answer in a form of its own was not calibrated.
         emit: takes the text.
         knots: of the calibration; empty: there is none.
+        tell: takes calls of tools.
     """
 
     def __init__(
-        self, request: GenerateRequest, emit: Callable[[str], None], knots: Sequence[Knot] = ()
+        self,
+        request: GenerateRequest,
+        emit: Callable[[str], None] = lambda piece: None,
+        knots: Sequence[Knot] = (),
+        tell: Callable[[CallPiece], None] = lambda piece: None,
     ) -> None:
         self._least = request.min_confidence
-        own_form = request.json_schema is not None or request.regex is not None
+        own_form = request.json_schema is not None or request.regex is not None or request.tools
         self._knots = () if own_form else knots
         self._emit = emit
-        self._held: list[str] = []
+        self._tell = tell
         self._surprise = 0.0
         self._tokens = 0
 
@@ -53,11 +58,14 @@ class Confidence:
         """Takes a piece of text."""
         if self._least is None:
             self._emit(piece)
-        else:
-            self._held.append(piece)
+
+    def tell(self, piece: CallPiece) -> None:
+        """Takes a piece of a call."""
+        if self._least is None:
+            self._tell(piece)
 
     def judged(self, result: Generated) -> Generated:
-        """The answer with its confidence, or as unknown; tells the text that was held back."""
+        """The answer with its confidence, or as unknown; tells what was held back."""
         if self._least is None:
             return result
         confidence = math.exp(-self._surprise / max(self._tokens, 1))
@@ -68,9 +76,19 @@ class Confidence:
             result, confidence=confidence, calibrated=bool(self._knots)
         )
         if confidence < self._least:
+            calls = [f"{call.name} {call.arguments}" for call in result.tool_calls]
             return msgspec.structs.replace(
-                result, text="", unknown=True, best=result.text, logprobs=[], chosen=[]
+                result,
+                text="",
+                tool_calls=[],
+                unknown=True,
+                best="\n".join([*([result.text] if result.text or not calls else []), *calls]),
+                logprobs=[],
+                chosen=[],
             )
-        if self._held and result.finish_reason != "cancelled":
-            self._emit("".join(self._held))
+        if result.finish_reason != "cancelled":
+            if result.text:
+                self._emit(result.text)
+            for index, call in enumerate(result.tool_calls):
+                self._tell(CallPiece(index, call.id, call.name, call.arguments))
         return result

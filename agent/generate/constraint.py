@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from agent.generate.formats import narrowed
+from contracts.chat.call_forms import CallForm
 from contracts.errors import InputError, RefusedError, UnavailableError
 from contracts.manifest import GeneratorFacts
 from contracts.requests import GenerateRequest
@@ -40,6 +41,8 @@ _LIMITS: dict[str, Any] = {
 }
 # A bundle's grammar is signed by who built it, and its prompt fits the context.
 _LIMITS_OF_BUNDLES = {**_LIMITS, "initial_lexer_fuel": 500_000, "step_lexer_fuel": 100_000}
+
+_SPACED = {"item_separator": ", ", "key_separator": ": "}
 
 _ESCAPED_IN_JSON = re.compile(r'["\\\x00-\x1f]')
 _PIECES = re.compile(r"\d+|[^\W\d]+|\s+|[^\w\s]")
@@ -149,8 +152,18 @@ class ConstraintFactory:
         matcher = self._lib.LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         return Constraint(matcher, self._vocabulary)
 
-    def of(self, request: GenerateRequest, facts: GeneratorFacts) -> Constraint:
-        """What the request asks for, else what the bundle's grammar says."""
+    def of(
+        self, request: GenerateRequest, facts: GeneratorFacts, form: CallForm | None = None
+    ) -> Constraint:
+        """What the request asks for, else what the bundle's grammar says.
+
+        Args:
+            request: that is answered.
+            facts: of the bundle.
+            form: of the calls that may begin in place of what the request asks for.
+        """
+        if form is not None:
+            return self.or_call(request, form)
         if request.json_schema is not None:
             return self.json_schema(request.json_schema)
         if request.regex is not None:
@@ -167,16 +180,51 @@ class ConstraintFactory:
         Raises:
             InputError: ``bad-constraint``; not a schema, too big, or cannot be met.
         """
+        return self._start(self._of_schema(schema))
+
+    def _of_schema(self, schema: dict[str, Any], *, spaced: bool = False) -> str:
         check_schema(schema)
         # Whitespace without bound would let a model fill its budget with it.
+        options: Any = {"whitespace_flexible": False, **(_SPACED if spaced else {})}
         try:
-            text = json.dumps(narrowed(schema))
-            grammar = self._lib.LLMatcher.grammar_from_json_schema(
-                text, {"whitespace_flexible": False}
+            grammar: str = self._lib.LLMatcher.grammar_from_json_schema(
+                json.dumps(narrowed(schema)), options
             )
         except (ValueError, TypeError) as error:
             raise InputError("bad-constraint", f"not a schema: {_line(error)}") from None
-        return self._start(grammar)
+        return grammar
+
+    def or_call(self, request: GenerateRequest, form: CallForm) -> Constraint:
+        """What the request asks for, or in its place the beginning of a call of one of its tools.
+
+        Where a call is all of an answer, and JSON as well, both are written with blanks after
+        commas and colons, as the form has them: only what is in the place of the name tells them
+        apart. The parser goes by words, and both must be made of the same.
+
+        Raises:
+            InputError: ``bad-constraint``.
+        """
+        names = [tool.name for tool in request.tools]
+        made = self._lib.LLMatcher
+        if request.json_schema is None:
+            answer, spaced = made.grammar_from_regex(request.regex or ""), False
+        else:
+            spaced = form.alone
+            answer = self._of_schema(request.json_schema, spaced=spaced)
+        if spaced:
+            called = json.loads(self._of_schema(_call_schema(names), spaced=True))["grammars"][0]
+        else:
+            texts = [json.dumps(text) for text in form.begin(names)]
+            ids = self._tokenizer.tokenize_str(form.tag)
+            if len(ids) == 1 and self._tokenizer.is_special_token(ids[0]):  # which is no text
+                texts.append(f"<[{ids[0]}]>")
+            called = {"lark_grammar": f"start: {' | '.join(texts)}"}
+        parts = [
+            {"name": "whole", "lark_grammar": "start: @answer | @call"},
+            {**json.loads(answer)["grammars"][0], "name": "answer"},
+            {**called, "name": "call"},
+        ]
+        return self._start(json.dumps({"grammars": parts}))
 
     def regex(self, pattern: str) -> Constraint:
         """Output that a regular expression matches as a whole.
@@ -201,6 +249,16 @@ class ConstraintFactory:
         filled = grammar.replace("@PIECES@", json.dumps(_PIECES.findall(said) or [" "]))
         filled = filled.replace("@PROMPT@", json.dumps(said))
         return self._start(self._lib.LLMatcher.grammar_from_lark(filled), _LIMITS_OF_BUNDLES)
+
+
+def _call_schema(names: list[str]) -> dict[str, Any]:
+    """Of a call that is an object of its own; its parameters are held to their schema later."""
+    return {
+        "type": "object",
+        "properties": {"name": {"enum": names}, "parameters": {"type": "object"}},
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    }
 
 
 def _line(error: object) -> str:

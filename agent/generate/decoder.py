@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from agent.generate.caches import Array, CacheEngine, Floats
 from agent.generate.kv_cache import KvCache
 from contracts.adapter import Adapter
 from contracts.errors import InputError
-from contracts.manifest import GeneratorFacts
+from contracts.manifest import GeneratorFacts, Manifest
 from contracts.memory import give_back
 
 Kind = Literal["decode", "prefill", "prompt", "score"]
@@ -46,6 +47,30 @@ class Embedding:
         """float32 ``[len(ids), width]``."""
         picked: Floats = self._rows[ids] * self._scales[ids][:, None]
         return picked
+
+
+def plain_signatures(manifest: Manifest, facts: GeneratorFacts) -> list[str]:
+    """Names of those that take no adapter.
+
+    Raises:
+        InputError: ``bad-manifest``; the model lacks one, or sizes do not ascend.
+    """
+    named = {spec.name for spec in manifest.model.signatures}
+    for sizes in (facts.contexts, facts.prompt, facts.prefill, facts.score):
+        if sizes != sorted(set(sizes)):
+            raise InputError("bad-manifest", "the sizes of signatures must ascend")
+    wanted: dict[bool, list[str]] = {}
+    for adapted in {False, facts.adapters is not None}:
+        name = partial(facts.signature, adapted=adapted)
+        found = wanted[adapted] = [name("prompt", t, 0) for t in facts.prompt]
+        for context in facts.contexts:
+            found.append(name("decode", 1, context))
+            found += [name("prefill", t, context) for t in facts.prefill]
+            found += [name("score", t, context) for t in facts.score]
+        missing = [name for name in found if name not in named]
+        if missing:
+            raise InputError("bad-manifest", f"the model lacks the signature {missing[0]}")
+    return wanted[False]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,7 @@ import numpy as np
 from agent.generate.cache_engine import open_engine
 from agent.generate.confidence import Confidence
 from agent.generate.constraint import Constraint, ConstraintFactory, is_constrained
-from agent.generate.decoder import Decoder, Embedding
+from agent.generate.decoder import Decoder, Embedding, plain_signatures
 from agent.generate.drafts import Steps
 from agent.generate.prefix_cache import PrefixCache
 from agent.generate.prompts import Prompts
@@ -28,6 +28,7 @@ from agent.runtime.model import Options
 from contracts.adapter import Adapter
 from contracts.answers import CallPiece, FinishReason, Generated, Selftested
 from contracts.bundle import Bundle
+from contracts.chat.call_forms import CallForm
 from contracts.errors import InputError, RefusedError
 from contracts.manifest import GeneratorFacts, Manifest
 from contracts.messages import BundleRef
@@ -80,7 +81,7 @@ class GenerativeModel:
         self.facts: GeneratorFacts = self.manifest.generator
         self.ref: BundleRef = bundle.ref
         self._clock = clock
-        plain = self._check_signatures()
+        plain = plain_signatures(self.manifest, self.facts)
         self.prompts = Prompts(bundle, self.facts)
         self._unpacked: tempfile.TemporaryDirectory[str] | None = None
         folder = bundle.path
@@ -112,26 +113,6 @@ class GenerativeModel:
             raise
         self.prefixes = PrefixCache()
         self._own = self.ref, self.facts
-
-    def _check_signatures(self) -> list[str]:
-        """Those that take no adapter."""
-        named = {spec.name for spec in self.manifest.model.signatures}
-        facts = self.facts
-        for sizes in (facts.contexts, facts.prompt, facts.prefill, facts.score):
-            if sizes != sorted(set(sizes)):
-                raise InputError("bad-manifest", "the sizes of signatures must ascend")
-        wanted: dict[bool, list[str]] = {}
-        for adapted in {False, facts.adapters is not None}:
-            name = partial(facts.signature, adapted=adapted)
-            found = wanted[adapted] = [name("prompt", t, 0) for t in facts.prompt]
-            for context in facts.contexts:
-                found.append(name("decode", 1, context))
-                found += [name("prefill", t, context) for t in facts.prefill]
-                found += [name("score", t, context) for t in facts.score]
-            missing = [name for name in found if name not in named]
-            if missing:
-                raise InputError("bad-manifest", f"the model lacks the signature {missing[0]}")
-        return wanted[False]
 
     @property
     def own(self) -> tuple[BundleRef, GeneratorFacts]:
@@ -179,11 +160,15 @@ class GenerativeModel:
         said = len(request.messages or [])
         if request.when_full == "forget":
             request = self.prompts.remembering(request, self.decoder.capacity)
-        if request.tools and request.tool_choice != "none":
-            result = Calling(self, request, checkpoint, self._clock, tell).answer(emit)
+        if request.tool_choice == "none":
+            request = msgspec.structs.replace(request, tools=[])
+        confidence = Confidence(request, emit, self.facts.calibration, tell)
+        if request.tools:
+            result = Calling(self, request, checkpoint, self._clock, confidence).answer()
         else:
-            stream = TextStream(self.prompts.decode, request.stop)
-            result = self.answer(request, self._prompt_ids(request), stream, emit, checkpoint)
+            ids, stream = self._prompt_ids(request), TextStream(self.prompts.decode, request.stop)
+            result = self.answer(request, ids, stream, confidence.push, confidence, checkpoint)
+        result = confidence.judged(result)
         return msgspec.structs.replace(result, forgotten=said - len(request.messages or []))
 
     def answer(
@@ -192,9 +177,14 @@ class GenerativeModel:
         ids: list[int],
         stream: TextStream,
         emit: Callable[[str], None],
+        confidence: Confidence,
         checkpoint: Callable[[], None],
+        form: CallForm | None = None,
     ) -> Generated:
-        """What follows `ids`, as :meth:`generate`; `stream` takes the answer's tokens."""
+        """What follows `ids`, as :meth:`generate`; not judged yet.
+
+        `stream` takes the answer's tokens; a call of `form` may begin in place of its format.
+        """
         totals = Totals(self._clock())
         totals.prompt_tokens = len(ids)
         room = self.decoder.capacity - len(ids)
@@ -212,8 +202,7 @@ class GenerativeModel:
             )
         constraint = None
         if is_constrained(request, self.facts):
-            constraint = self.constraints.of(request, self.facts)
-        confidence = Confidence(request, emit, self.facts.calibration)
+            constraint = self.constraints.of(request, self.facts, form)
         reason: FinishReason
         try:
             limit = None
@@ -221,7 +210,7 @@ class GenerativeModel:
                 limit = totals.started + request.max_time_ms / 1000
             reason = self._run(
                 request, ids, min(request.max_tokens, room), limit, constraint,
-                stream, totals, confidence, checkpoint,
+                stream, totals, emit, confidence, checkpoint,
             )  # fmt: skip
         except Stop as stop:
             reason = stop.reason
@@ -231,7 +220,7 @@ class GenerativeModel:
                 self.decoder.forget()
             raise
         if (piece := stream.finish()) and reason != "cancelled":
-            confidence.push(piece)
+            emit(piece)
         if constraint is not None and reason in ("length", "time") and not constraint.complete:
             raise RefusedError(
                 "budget-ended",
@@ -242,7 +231,9 @@ class GenerativeModel:
             )
         if request.session is not None:
             self.prefixes.keep(request.session, self.decoder)
-        return confidence.judged(totals.result(self.ref, stream.text, reason, self._clock()))
+        if request.logprobs and stream.stopped:  # nobody reads the tokens of a stop string
+            del totals.chosen[stream.tokens :], totals.logprobs[stream.tokens :]
+        return totals.result(self.ref, stream.text, reason, self._clock())
 
     def _prompt_ids(self, request: GenerateRequest) -> list[int]:
         if (request.prompt is None) == (request.messages is None):
@@ -269,6 +260,7 @@ class GenerativeModel:
         constraint: Constraint | None,
         stream: TextStream,
         totals: Totals,
+        emit: Callable[[str], None],
         confidence: Confidence,
         checkpoint: Callable[[], None],
     ) -> FinishReason:
@@ -293,8 +285,9 @@ class GenerativeModel:
         )
         try:
             return self._grow(
-                request, ids, budget, constraint, stream, totals, confidence, check, sampler, steps
-            )
+                request, ids, budget, constraint, stream, totals, emit, confidence, check,
+                sampler, steps,
+            )  # fmt: skip
         finally:
             steps.finish()
             totals.runs = steps.runs
@@ -307,6 +300,7 @@ class GenerativeModel:
         constraint: Constraint | None,
         stream: TextStream,
         totals: Totals,
+        emit: Callable[[str], None],
         confidence: Confidence,
         check: Callable[[], None],
         sampler: Sampler,
@@ -335,7 +329,7 @@ class GenerativeModel:
                 totals.chosen.append(texts[0])
                 totals.logprobs.append(texts[1:])
             if piece := stream.push(token):
-                confidence.push(piece)
+                emit(piece)
             if stream.stopped or (constraint is not None and constraint.ended):
                 return "stop"
             if totals.tokens >= budget:

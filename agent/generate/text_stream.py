@@ -20,6 +20,7 @@ class TextStream:
     Args:
         decode: token ids to text (byte-level: half a character becomes U+FFFD at the end).
         stop: strings that end the answer; they are not part of it.
+        opening: those that end it only where nothing but blanks is before them.
 
     Attributes:
         text: what was given out so far.
@@ -27,9 +28,15 @@ class TextStream:
         stopped_by: which.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        decode: Callable[[list[int]], str],
+        stop: Sequence[str] = (),
+        opening: Sequence[str] = (),
+    ) -> None:
         self._decode = decode
         self._stop = list(stop)
+        self._opening = list(opening)
         self._ids: list[int] = []
         self._start = 0  # first token of the window that is decoded again
         self._known = 0  # characters of the window's text that are in `_pending` or `text`
@@ -68,14 +75,27 @@ class TextStream:
             self._start, self._known = start, len(tail)
         return self._release(final=final)
 
+    @property
+    def tokens(self) -> int:
+        """How many of the tokens the text is of: those of a stop string are not among them."""
+        count = len(self._ids)
+        while self.stopped and count and self._decode(self._ids[: count - 1]).startswith(self.text):
+            count -= 1
+        return count
+
     def _release(self, *, final: bool) -> str:
-        found = [(at, s) for at, s in ((self._pending.find(s), s) for s in self._stop) if at >= 0]
+        if self._opening and (self.text + self._pending).strip():
+            begun = (self.text + self._pending).lstrip()
+            if not any(s.startswith(begun) or begun.startswith(s) for s in self._opening):
+                self._opening = []
+        stops = [*self._stop, *self._opening]
+        found = [(at, s) for at, s in ((self._pending.find(s), s) for s in stops) if at >= 0]
         if found:
             first, self.stopped_by = min(found)
             self.stopped = True
             out, self._pending = self._pending[:first], ""
         else:
-            held = 0 if final else max((_overlap(self._pending, s) for s in self._stop), default=0)
+            held = 0 if final else max((_overlap(self._pending, s) for s in stops), default=0)
             cut = len(self._pending) - held
             out, self._pending = self._pending[:cut], self._pending[cut:]
         self.text += out

@@ -3,20 +3,22 @@
 A call has the form that the model's chat template teaches (:mod:`contracts.chat.call_forms`): a
 tag, and JSON with a name and arguments. The tag is the model's own decision, or is put into the
 prompt where a call is required. Then the name is one of the tools', and the arguments are held to
-its schema. Each part is an answer of its own on a longer prompt, of which the cache holds all but
-the last few tokens.
+its schema. Where the answer has a format (`json_schema`, `regex`), it is that or a call, as the
+model decides at the first token that is of one alone. Each part is an answer of its own on a
+longer prompt, of which the cache holds all but the last few tokens.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import msgspec
 
-from agent.generate.constraint import ConstraintFactory
+from agent.generate.confidence import Confidence
+from agent.generate.constraint import ConstraintFactory, is_constrained
 from agent.generate.prompts import Prompts
 from agent.generate.stop import Stop
 from agent.generate.text_stream import TextStream
@@ -48,9 +50,11 @@ class Answers(Protocol):
         ids: list[int],
         stream: TextStream,
         emit: Callable[[str], None],
+        confidence: Confidence,
         checkpoint: Callable[[], None],
+        form: CallForm | None = None,
     ) -> Generated:
-        """What follows `ids`."""
+        """What follows `ids`, or a call of `form` in place of the format that is asked for."""
         ...
 
 
@@ -63,35 +67,40 @@ class Calling:
         request: with tools and messages.
         checkpoint: as in :meth:`agent.generate.model.GenerativeModel.generate`.
         clock: seconds, monotonic.
-        tell: given each piece of a call as it becomes certain.
+        confidence: counts the tokens of text and calls, and takes both as they become certain.
     """
 
     model: Answers
     request: GenerateRequest
     checkpoint: Callable[[], None]
     clock: Callable[[], float]
-    tell: Callable[[CallPiece], None]
+    confidence: Confidence
     _parts: list[Generated] = field(default_factory=list)
+    _chosen: list[tuple[str, float]] = field(default_factory=list)
+    _logprobs: list[list[tuple[str, float]]] = field(default_factory=list)
     _started: float = 0.0
 
-    def answer(self, emit: Callable[[str], None]) -> Generated:
-        """The text, streamed, and the calls after it.
+    def answer(self) -> Generated:
+        """The text, streamed, and the calls after it; not judged yet.
 
         Raises:
             InputError, RefusedError: as the model's; ``bad-messages`` where it has no tools.
         """
         self._started = self.clock()
         prompt, form = self._prompt()
-        text, calls = "", list[ToolCall]()
+        text, name, calls = "", "", list[ToolCall]()
         calling = self.request.tool_choice == "required"
         try:
             if not calling:
-                text, calling = self._text(prompt, form, emit)
+                text, begun = self._text(prompt, form)
+                name = begun.removeprefix(form.tag).removesuffix(form.arguments)
+                calling = bool(begun)
                 prompt += text
             prompt += form.tag
             while calling:
-                call, prompt = self._call(prompt, form, len(calls))
+                call, prompt = self._call(prompt, form, len(calls), name)
                 calls.append(call)
+                name = ""
                 calling, prompt = self._goes_on(prompt, form, len(calls))
         except Stop:
             pass  # what was whole by then is the answer
@@ -103,15 +112,7 @@ class Calling:
 
     def _prompt(self) -> tuple[str, CallForm]:
         r, prompts, facts = self.request, self.model.prompts, self.model.facts
-        for name, given in (("json_schema", r.json_schema), ("regex", r.regex)):
-            if given is not None:
-                raise InputError("bad-constraint", f"{name} and tools exclude each other")
-        for name, asked in (
-            ("logprobs", r.logprobs > 0),
-            ("min_confidence", r.min_confidence is not None),
-        ):
-            if asked:
-                raise InputError("bad-message", f"{name}: not supported with tools")
+        is_constrained(r, facts)
         if r.messages is None or r.prompt is not None:
             raise InputError("bad-message", "tools need messages")
         if facts.grammar is not None or facts.prompt_prefix or facts.prompt_suffix:
@@ -138,66 +139,90 @@ class Calling:
                 error.code, f"the parameters of {tool.name}: {error.info.message}"
             ) from None
 
-    def _text(self, prompt: str, form: CallForm, emit: Callable[[str], None]) -> tuple[str, bool]:
-        """What the model says before a call, and whether it begins one."""
-        part, by = self._part(prompt, form, emit, stop=[form.tag, *self.request.stop])
-        text = part.text
-        if by != form.tag or not form.alone or not text.strip():
-            return text, by == form.tag
-        # JSON within a text is none where a call is all of the answer.
-        emit(form.tag)
-        text += form.tag
-        if self._left() < 1:
-            return text, False
-        part, _ = self._part(prompt + text, form, emit, stop=self.request.stop)
-        return text + part.text, False
+    def _text(self, prompt: str, form: CallForm) -> tuple[str, str]:
+        """What the model says before a call, and how it begins one; empty: it begins none.
+
+        Where the text has a format, a call stands in its place.
+        """
+        r = self.request
+        instead = form if r.json_schema is not None or r.regex is not None else None
+        begin = [form.tag] if instead is None else form.begin([tool.name for tool in r.tools])
+        part, by = self._part(
+            prompt, form, self.confidence.push, self.confidence,
+            begin=begin, instead=instead, stop=r.stop, logprobs=r.logprobs,
+            json_schema=r.json_schema, regex=r.regex,
+        )  # fmt: skip
+        self._chosen, self._logprobs = part.chosen, part.logprobs
+        return part.text, by if by in begin else ""
 
     def _part(
         self,
         prompt: str,
         form: CallForm,
-        emit: Callable[[str], None] = lambda piece: None,
+        emit: Callable[[str], None],
+        confidence: Confidence,
+        *,
+        begin: Sequence[str] = (),
+        instead: CallForm | None = None,
         **changes: Any,
     ) -> tuple[Generated, str]:
-        """One answer within what is left of tokens and time; and the stop string that ended it."""
+        """One answer within what is left of tokens and time; and the string that ended it.
+
+        Args:
+            prompt: that it goes on.
+            form: of calls.
+            emit: takes its text.
+            confidence: counts its tokens.
+            begin: strings that end it and begin a call. Where a call is all of an answer they
+                are at its beginning: JSON within a text is none.
+            instead: as in :meth:`Answers.answer`.
+            changes: of the request, which by itself has no stops and no format.
+        """
         left = self._left()
         changes["max_tokens"] = min(changes.get("max_tokens", left), max(left, 1))
         if self.request.max_time_ms is not None:
             spent = int((self.clock() - self._started) * 1000)
             changes["max_time_ms"] = max(self.request.max_time_ms - spent, 1)
-        request = msgspec.structs.replace(self.request, **{"stop": [], **changes})
+        plain = {"stop": [], "logprobs": 0, "json_schema": None, "regex": None}
+        request = msgspec.structs.replace(self.request, **{**plain, **changes})
         prompts = self.model.prompts
-        stream = TextStream(lambda ids: prompts.decode_seeing(ids, form.tag), request.stop)
+        stream = TextStream(
+            lambda ids: prompts.decode_seeing(ids, form.tag),
+            [*request.stop, *(() if form.alone else begin)],
+            begin if form.alone else (),
+        )
         ids = prompts.encode_rendered(prompt)
-        part = self.model.answer(request, ids, stream, emit, self.checkpoint)
+        part = self.model.answer(request, ids, stream, emit, confidence, self.checkpoint, instead)
         self._parts.append(part)
         return part, stream.stopped_by
 
-    def _part_of_call(self, *given: Any, **changes: Any) -> tuple[Generated, str]:
+    def _part_of_call(
+        self, prompt: str, form: CallForm, confidence: Confidence, **more: Any
+    ) -> tuple[Generated, str]:
         """As :meth:`_part`; of a call nothing can be used when it is cancelled."""
-        part, by = self._part(*given, **changes)
+        emit = more.pop("emit", lambda piece: None)
+        part, by = self._part(prompt, form, emit, confidence, **more)
         if part.finish_reason == "cancelled":
             raise Stop("cancelled")
         return part, by
 
-    def _call(self, prompt: str, form: CallForm, index: int) -> tuple[ToolCall, str]:
+    def _call(self, prompt: str, form: CallForm, index: int, name: str) -> tuple[ToolCall, str]:
+        """A call, and the prompt with it; `name`: of the tool, where that is known already."""
         tools = {tool.name: tool for tool in self.request.tools}
         prompt += form.name if not index or not form.between else form.between
         if len(tools) == 1:
             name = next(iter(tools))
-        else:
+        elif not name:
             names = "|".join(re.escape(name) for name in tools)
-            part, _ = self._part_of_call(prompt, form, regex=f'({names})"')
+            part, _ = self._part_of_call(prompt, form, self.confidence, regex=f'({names})"')
             name = part.text.removesuffix('"')
         schema, call_id = _schema(tools[name]), form.new_id()
-        self.tell(CallPiece(index, call_id, name))
+        self.confidence.tell(CallPiece(index, call_id, name))
         prompt += name + form.arguments
         part, _ = self._part_of_call(
-            prompt,
-            form,
-            lambda piece: self.tell(CallPiece(index, arguments=piece)),
-            json_schema=schema,
-        )
+            prompt, form, self.confidence, json_schema=schema,
+            emit=lambda piece: self.confidence.tell(CallPiece(index, arguments=piece)),
+        )  # fmt: skip
         return ToolCall(call_id, name, part.text), prompt + part.text + form.close
 
     def _goes_on(self, prompt: str, form: CallForm, calls: int) -> tuple[bool, str]:
@@ -205,10 +230,13 @@ class Calling:
         one = form.alone or not self.request.parallel_tool_calls
         if one or calls >= limits.MAX_TOOL_CALLS or self._left() < 1:
             return False, prompt
+        uncounted = Confidence(msgspec.structs.replace(self.request, min_confidence=None))
         if form.between:
-            part, _ = self._part_of_call(prompt, form, regex=re.escape(form.end) + "|, ")
+            part, _ = self._part_of_call(prompt, form, uncounted, regex=re.escape(form.end) + "|, ")
             return part.text != form.end, prompt
-        part, tag = self._part_of_call(prompt, form, stop=[form.tag], max_tokens=_TOKENS_TO_GO_ON)
+        part, tag = self._part_of_call(
+            prompt, form, uncounted, begin=[form.tag], max_tokens=_TOKENS_TO_GO_ON
+        )
         return tag == form.tag and not part.text.strip(), prompt + form.tag
 
     def _left(self) -> int:
@@ -227,6 +255,8 @@ class Calling:
             tokens=tokens,
             tokens_per_s=round((tokens - 1) / spent, 3) if tokens > 1 and spent > 0 else 0.0,
             tool_calls=calls,
+            chosen=self._chosen,
+            logprobs=self._logprobs,
         )
 
 

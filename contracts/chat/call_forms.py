@@ -43,6 +43,16 @@ class CallForm:
         """The id of a call."""
         return secrets.token_hex(16)[: self.id_size] or f"call_{secrets.token_hex(8)}"
 
+    def begin(self, names: Sequence[str]) -> list[str]:
+        """How a call begins where another JSON text may stand in its place.
+
+        Args:
+            names: of the tools.
+        """
+        if not self.alone:
+            return [self.tag]
+        return [f"{self.tag}{self.name}{name}{self.arguments}" for name in names]
+
     def answer(self, text: str, calls: Sequence[tuple[str, str]]) -> str:
         """A whole answer with calls, as a model writes it.
 

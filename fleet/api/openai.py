@@ -96,21 +96,13 @@ class _Shape:
         return {**choice, "text": asked.echo + result.text}
 
     def logprobs(self, result: Generated) -> dict[str, Any] | None:
-        """Of the tokens of a whole text; None where nobody asks for them."""
-        if self.alternatives is None or result.unknown:
+        """Of the tokens of a whole text; None where nobody asks for them, or there is none."""
+        tokens = logprobs_of(result, self.alternatives)
+        if tokens is None or (result.tool_calls and not result.text):
             return None
-        if len(result.chosen) != result.tokens:
-            raise UnavailableError(
-                "no-logprobs", "the device does not say which tokens it took: update its agent"
-            )
-        rows = result.logprobs or [[] for _ in result.chosen]
-        tops = [row[: self.alternatives] for row in rows]
         if self.chat:
-            content = [
-                {**_token(*taken), "top_logprobs": [_token(*other) for other in top]}
-                for taken, top in zip(result.chosen, tops, strict=True)
-            ]
-            return {"content": content, "refusal": None}
+            return {"content": tokens, "refusal": None}
+        tops = [row[: self.alternatives] for row in result.logprobs]
         ends = list(accumulate(len(text) for text, _ in result.chosen))
         return {
             "tokens": [text for text, _ in result.chosen],
@@ -182,6 +174,24 @@ def _sureness(request: GenerateRequest, result: Generated) -> dict[str, Any]:
 def _call(call: ToolCall) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
     return {"id": call.id, "type": "function", "function": function}
+
+
+def logprobs_of(result: Generated, alternatives: int | None) -> list[dict[str, Any]] | None:
+    """Of each token of a text: its own, and those of so many others; None: nobody asks for them.
+
+    Raises:
+        UnavailableError: ``no-logprobs``; an agent of an earlier release.
+    """
+    if alternatives is None or result.unknown:
+        return None
+    if (result.text and not result.chosen) or len(result.chosen) != len(result.logprobs):
+        raise UnavailableError(
+            "no-logprobs", "the device does not say which tokens it took: update its agent"
+        )
+    return [
+        {**_token(*taken), "top_logprobs": [_token(*other) for other in top[:alternatives]]}
+        for taken, top in zip(result.chosen, result.logprobs, strict=True)
+    ]
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:

@@ -209,15 +209,7 @@ class ChatCompletion(Sampling):
             raise ValueError("top_logprobs needs logprobs: true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens and max_completion_tokens exclude each other")
-        mode = openai_tools.mode(self._functions, self.tool_choice)
-        if mode != "none" and self.logprobs:
-            raise ValueError("logprobs are not supported with tools")
-        if mode != "none" and self.min_confidence is not None:
-            raise ValueError("min_confidence is not supported with tools")
-        # Where a tool must be called there is no text to have a format.
-        wanted = self.response_format
-        if mode == "auto" and wanted is not None and wanted.type != "text":
-            raise ValueError("response_format and tools exclude each other")
+        openai_tools.mode(self._functions, self.tool_choice)
         return self
 
     def fields(self) -> dict[str, Any]:
@@ -226,7 +218,7 @@ class ChatCompletion(Sampling):
         if self.max_completion_tokens is not None:
             found["max_tokens"] = self.max_completion_tokens
         found |= openai_tools.fields(self._functions, self.tool_choice, self.parallel_tool_calls)
-        if found.get("tools"):
+        if found.get("tool_choice") == "required":  # there is no text to have a format
             found.pop("json_schema", None)
         if self.truncation == "auto":
             found["when_full"] = "forget"

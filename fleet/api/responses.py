@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from itertools import count
 from typing import Any
@@ -20,7 +20,7 @@ from contracts.answers import Answer, CallPiece, Generated
 from contracts.errors import ShoalError
 from contracts.requests import GenerateRequest, ToolCall
 from fleet.api.auth import QUESTION, Operator, TheController
-from fleet.api.openai import beside, no_answer, request_of, result, with_adapter
+from fleet.api.openai import beside, logprobs_of, no_answer, request_of, result, with_adapter
 from fleet.api.openai_bodies import temperature
 from fleet.api.openai_devices import answers_of
 from fleet.api.responses_bodies import Responses
@@ -88,9 +88,19 @@ class Shape:
             "id": self.message_id,
             "status": "in_progress" if made is None else _status(made),
             "role": "assistant",
-            "content": [] if made is None else [_part(made.text)],
+            "content": [] if made is None else [_part(made.text, self.logprobs(made))],
             **more,
         }
+
+    def logprobs(self, made: Generated) -> list[Any]:
+        """Of the tokens of the message; none where nobody asks for them.
+
+        Bytes are always a list here: it is empty for a part of a character.
+        """
+        found = logprobs_of(made, self._body.alternatives) or []
+        for one in [*found, *(other for token in found for other in token["top_logprobs"])]:
+            one["bytes"] = one["bytes"] or []
+        return found
 
 
 def _call(call: ToolCall | CallPiece, arguments: str, status: str) -> dict[str, Any]:
@@ -122,8 +132,8 @@ def _status(made: Generated) -> str:
     return "completed" if made.finish_reason in ("stop", "cancelled") else "incomplete"
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str, logprobs: list[Any]) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 class Told:
@@ -150,16 +160,16 @@ class Told:
             "output_index": self._message,
         }
 
-    def text(self, delta: str) -> Iterator[bytes]:
+    def text(self, delta: str, logprobs: Sequence[Any] = ()) -> Iterator[bytes]:
         """A piece of the message."""
         if self._message is None:
             self._message = self._next()
             message = self._shape.message(None)
             yield self.event("response.output_item.added", item=message, output_index=self._message)
-            yield self.event("response.content_part.added", part=_part(""), **self._place())
+            yield self.event("response.content_part.added", part=_part("", []), **self._place())
         if delta:
             yield self.event(
-                "response.output_text.delta", delta=delta, logprobs=[], **self._place()
+                "response.output_text.delta", delta=delta, logprobs=logprobs, **self._place()
             )
 
     def call(self, piece: CallPiece) -> Iterator[bytes]:
@@ -178,6 +188,9 @@ class Told:
 
     def end(self, made: Generated, sure: dict[str, Any]) -> Iterator[bytes]:
         """What is whole. A call that was begun, and is none, does not end."""
+        logprobs = self._shape.logprobs(made)
+        if made.text and self._message is None:  # with log-probabilities it comes in one piece
+            yield from self.text(made.text, logprobs)
         for index, call in enumerate(made.tool_calls):
             if index not in self._calls:  # agents of earlier releases give them at the end alone
                 yield from self.call(CallPiece(index, call.id, call.name, call.arguments))
@@ -187,8 +200,9 @@ class Told:
         if self._message is not None:
             message, at = self._shape.message(made, **sure), self._place()
             items[self._message] = message
-            yield self.event("response.output_text.done", text=made.text, logprobs=[], **at)
-            yield self.event("response.content_part.done", part=_part(made.text), **at)
+            text, part = made.text, _part(made.text, logprobs)
+            yield self.event("response.output_text.done", text=text, logprobs=logprobs, **at)
+            yield self.event("response.content_part.done", part=part, **at)
             yield self.event("response.output_item.done", item=message, output_index=self._message)
         for index, call in enumerate(made.tool_calls):
             place, item_id = self._calls[index]

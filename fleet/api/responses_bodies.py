@@ -25,10 +25,10 @@ _Id = Annotated[str, Field(max_length=100)]
 class Part(Strict):
     """A part of a message; `annotations` and `logprobs` are those of an earlier answer."""
 
+    says_nothing = ("logprobs",)
+    asks_nothing: ClassVar[dict[str, tuple[Any, ...]]] = {"annotations": ([],)}
     type: Literal["input_text", "output_text"]
     text: _Text
-    annotations: Annotated[tuple[Any, ...], Field(max_length=0)] = ()
-    logprobs: Annotated[tuple[Any, ...], Field(max_length=0)] | None = None
 
 
 _Content = Annotated[_Text | Annotated[list[Part], Tag("list")], TEXT_OR_LIST]
@@ -148,7 +148,6 @@ class Responses(Body):
     asks_nothing: ClassVar[dict[str, tuple[Any, ...]]] = {
         **Body.asks_nothing,
         "reasoning": ({}, {"effort": "none"}),
-        "top_logprobs": (0,),
     }
 
     metadata: (
@@ -171,6 +170,10 @@ class Responses(Body):
     stream_options: Obfuscation | None = None
     background: Literal[False] | None = None
     truncation: Literal["auto", "disabled"] | None = None
+    include: Annotated[
+        tuple[Literal["message.output_text.logprobs"], ...], Field(max_length=1)
+    ] = ()
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     min_confidence: Annotated[float, Field(ge=0, le=1)] | None = None
     tools: Annotated[tuple[FlatTool, ...], Field(max_length=openai_tools.MAX_TOOLS)] = ()
     tool_choice: Mode | FlatChoice | None = None
@@ -178,13 +181,15 @@ class Responses(Body):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        mode = openai_tools.mode(self.tools, self.tool_choice)
-        if mode != "none" and self.min_confidence is not None:
-            raise ValueError("min_confidence is not supported with tools")
-        # Where a tool must be called there is no text to have a format.
-        if mode == "auto" and self.constraint is not None:
-            raise ValueError("text.format and tools exclude each other")
+        openai_tools.mode(self.tools, self.tool_choice)
+        if self.top_logprobs is not None and not self.include:
+            raise ValueError("top_logprobs needs include: message.output_text.logprobs")
         return self
+
+    @property
+    def alternatives(self) -> int | None:
+        """As of a chat."""
+        return (self.top_logprobs or 0) if self.include else None
 
     @property
     def format(self) -> PlainFormat | SchemaFormat:
@@ -208,8 +213,10 @@ class Responses(Body):
         found: dict[str, Any] = {
             "messages": turns,
             "temperature": temperature(self.temperature, self.top_p),
-            "stream": bool(self.stream),
+            "stream": bool(self.stream) and self.alternatives is None,
         }
+        if self.alternatives is not None:
+            found["logprobs"] = max(1, self.alternatives)
         if self.max_output_tokens is not None:
             found["max_tokens"] = self.max_output_tokens
         for name in ("top_p", "min_confidence"):
@@ -218,6 +225,7 @@ class Responses(Body):
         if self.truncation == "auto":
             found["when_full"] = "forget"
         tools = openai_tools.fields(self.tools, self.tool_choice, self.parallel_tool_calls)
-        if self.constraint is not None and not tools:
+        # Where a tool must be called there is no text to have a format.
+        if self.constraint is not None and tools.get("tool_choice") != "required":
             found["json_schema"] = self.constraint
         return found | tools

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agent.generate.confidence import Confidence
 from agent.generate.model import GenerativeModel
 from agent.generate.tools import Calling
 from contracts.answers import Generated
@@ -152,12 +153,12 @@ def test_json_within_a_text_is_no_call_where_a_call_is_all_of_the_answer(
     class Scripted:
         """Says what it is told to, whatever it is asked."""
 
-        prompts, facts = model.prompts, model.facts
+        prompts, facts, constraints = model.prompts, model.facts, model.constraints
 
         def __init__(self, parts: list[list[int]]) -> None:
             self.parts = parts
 
-        def answer(self, request: Any, ids: Any, stream: Any, emit: Any, _: Any) -> Generated:
+        def answer(self, request: Any, ids: Any, stream: Any, emit: Any, *_: Any) -> Generated:
             said = self.parts.pop(0)
             for token in said:
                 emit(stream.push(token))
@@ -168,10 +169,63 @@ def test_json_within_a_text_is_no_call_where_a_call_is_all_of_the_answer(
             )  # fmt: skip
 
     pieces: list[str] = []
-    scripted = Scripted([[*first, *ids], first])
-    calling = Calling(scripted, _request(), lambda: None, lambda: 0.0, list)  # type: ignore[arg-type]
-    result = calling.answer(pieces.append)
+    scripted: Any = Scripted([[*first, *ids, *first]])
+    confidence = Confidence(_request(), pieces.append)
+    result = Calling(scripted, _request(), lambda: None, lambda: 0.0, confidence).answer()
     assert result.text == "".join(pieces) == f"fox {tag}fox " and not result.tool_calls
+
+
+NAMED: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"enum": ["get_weather", "Ann"]}, "parameters": {"enum": [1, 2]}},
+    "required": ["name", "parameters"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("form", [{"json_schema": NAMED}, {"regex": '[{]"name": "(Ann|b)"[}]'}])
+def test_an_answer_in_a_format_is_that_or_a_call(
+    form: dict[str, Any], family: str, families: dict[str, GenerativeModel]
+) -> None:
+    """Also where both begin alike, or the tag is a special token; either comes of some seeds."""
+    model, tag = families[family], FAMILIES[family][1]
+    likely = {} if tag is None else {str(model.prompts._tokenizer.token_to_id(tag)): 3.0}
+    called = []
+    for seed in range(24):
+        pieces: list[str] = []
+        request = _request(temperature=3, seed=seed, logit_bias=likely, max_tokens=300, **form)
+        result = model.generate(request, pieces.append)
+        called.append(bool(result.tool_calls))
+        assert "".join(pieces) == result.text
+        _check(result)
+        if called[-1]:
+            assert result.text == ""
+        elif "regex" in form:
+            assert result.text in ('{"name": "Ann"}', '{"name": "b"}')
+        else:
+            found = json.loads(result.text)
+            assert list(found) == ["name", "parameters"] and found["parameters"] in (1, 2)
+    assert set(called) == {True, False}, called
+
+
+def test_a_call_is_known_by_its_name_where_any_object_may_be_the_answer(
+    families: dict[str, GenerativeModel],
+) -> None:
+    """An object with another name is an answer, and one that is a call is made as it is."""
+    model = families["llama"]
+    names = []
+    for seed in range(24):
+        fields: dict[str, Any] = {"temperature": 3, "seed": seed, "max_tokens": 300}
+        name = {"name": NAMED["properties"]["name"]}
+        any_object = {
+            "type": "object", "properties": {**name, "ok": {"type": "boolean"}},
+            "required": ["name"], "additionalProperties": False,
+        }  # fmt: skip
+        result = model.generate(_request(json_schema=any_object, **fields))
+        _check(result)
+        names += [call.name for call in result.tool_calls] or [json.loads(result.text)["name"]]
+    assert set(names) == {"get_weather", "get-time", "Ann"}
 
 
 def test_tools_that_a_template_leaves_out_are_refused(families: dict[str, GenerativeModel]) -> None:

@@ -28,7 +28,7 @@ from agent.generate.stop import Stop
 from agent.runtime import model as models
 from contracts.bundle import Bundle, pack, sha256_file
 from contracts.errors import InputError, RefusedError, ShoalError
-from contracts.requests import ChatMessage, GenerateRequest, Tool
+from contracts.requests import ChatMessage, GenerateRequest
 from contracts.template_budget import SECONDS
 
 PROMPT = "the quick brown fox jumps"
@@ -620,12 +620,3 @@ def test_a_calibrated_bundle_tells_the_chance(
     with pytest.raises(InputError, match="calibration") as raised:
         GenerativeModel(Bundle.open(folder))
     assert raised.value.code == "bad-manifest"
-
-
-def test_confidence_with_tools_is_refused_by_name(model: GenerativeModel) -> None:
-    """Calls are put together from several answers; there is no one figure for them."""
-    tools = [Tool("clock")]
-    with pytest.raises(InputError, match="min_confidence"):
-        model.generate(
-            request(messages=[ChatMessage("user", "time?")], tools=tools, min_confidence=0.5)
-        )

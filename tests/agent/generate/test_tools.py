@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,88 @@ def test_text_without_a_call_is_streamed_as_ever(calling: GenerativeModel) -> No
     assert cut.text == free.text[: free.text.index(stop)] and cut.finish_reason == "stop"
 
 
+def test_log_probabilities_are_those_of_the_text(calling: GenerativeModel) -> None:
+    """The tokens of a tag, a stop string and a call are none of it."""
+    free = calling.generate(_request(max_tokens=30, logprobs=2))
+    assert "".join(text for text, _ in free.chosen) == free.text and len(free.logprobs) == 30
+    assert all(len(best) == 2 for best in free.logprobs)
+    for tools in ([WEATHER, TIME], []):
+        whole = calling.generate(_request(max_tokens=30, logprobs=1, tools=tools))
+        stop = "".join(text for text, _ in whole.chosen[3:5])
+        one = calling.generate(_request(max_tokens=30, logprobs=1, stop=[stop], tools=tools))
+        joined = "".join(text for text, _ in one.chosen)
+        assert one.text and joined.startswith(one.text)
+        assert len(one.chosen) == len(one.logprobs) < one.tokens
+        assert not "".join(text for text, _ in one.chosen[:-1]).startswith(one.text)
+    required = calling.generate(_request(logprobs=2, tool_choice="required", temperature=1))
+    assert required.tool_calls and required.chosen == required.logprobs == []
+    said = set()
+    for seed in range(40):  # text before a call: its tokens alone
+        bias = dict.fromkeys(_bias(calling), 100.0 if seed % 2 else 5.0)
+        request = _request(logprobs=1, temperature=3, seed=seed, logit_bias=bias)
+        mixed = calling.generate(request)
+        if mixed.tool_calls:
+            told, text = (  # half of a character has no text of its own
+                re.sub(r"[^\x00-\x7f]", "", one)
+                for one in ("".join(text for text, _ in mixed.chosen), mixed.text)
+            )
+            assert told.startswith(text)
+            said.add(bool(mixed.text))
+            if not mixed.text:
+                assert mixed.chosen == []
+    assert said == {True, False}
+
+
+def test_confidence_counts_a_call_and_holds_it_back(calling: GenerativeModel) -> None:
+    """Of text, and of calls with their names and arguments; unknown is neither."""
+    request = _request(tool_choice="required", parallel_tool_calls=False)
+    plain = calling.generate(request)
+    pieces: list[CallPiece] = []
+    texts: list[str] = []
+    sure = msgspec.structs.replace(request, min_confidence=0.0)
+    result = calling.generate(sure, texts.append, tell=pieces.append)
+    assert 0 < result.confidence < 1 and not result.unknown and not result.calibrated
+    assert [(c.name, c.arguments) for c in joined(pieces)] == [
+        (c.name, c.arguments) for c in plain.tool_calls
+    ]
+    assert len(pieces) == 1 and joined(pieces) == result.tool_calls and not texts
+    pieces.clear()
+    unsure = msgspec.structs.replace(request, min_confidence=result.confidence + 0.01)
+    unknown = calling.generate(unsure, texts.append, tell=pieces.append)
+    assert unknown.unknown and unknown.confidence == result.confidence
+    assert (unknown.text, unknown.tool_calls, pieces, texts) == ("", [], [], [])
+    (call,) = plain.tool_calls
+    assert unknown.best == f"{call.name} {call.arguments}"
+    free = calling.generate(_request(max_tokens=10, min_confidence=0.0), texts.append)
+    assert texts == [free.text] and 0 < free.confidence < 1
+    hidden, without = (
+        calling.generate(_request(max_tokens=10, min_confidence=0.0, **fields))
+        for fields in ({"tool_choice": "none"}, {"tools": []})
+    )
+    assert hidden.confidence == without.confidence
+
+
+def test_a_format_and_tools_go_together_on_the_command_line(
+    tools_path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The same fields as over MQTT."""
+    (tmp_path / "tools.json").write_text('[{"name": "f"}]')
+    (tmp_path / "schema.json").write_text('{"enum": ["graz", "lyon"]}')
+    options = ["--tools", str(tmp_path / "tools.json"), "--json-schema",
+               str(tmp_path / "schema.json"), "--temperature", "2", "--json",
+               "--logprobs", "1", "--min-confidence", "0"]  # fmt: skip
+    found = set()
+    for seed in range(12):
+        assert main(["generate", str(tools_path), "what", *options, "--seed", str(seed)]) == 0
+        made = json.loads(capfd.readouterr().out)
+        calls = [call["name"] for call in made.get("tool_calls", [])]
+        assert calls or made["text"] in ('"graz"', '"lyon"')
+        assert calls or "".join(text for text, _ in made["chosen"]) == made["text"]
+        assert 0 <= made["confidence"] < 1
+        found.add(bool(calls))
+    assert found == {True, False}
+
+
 def test_none_is_the_same_as_no_tools(calling: GenerativeModel) -> None:
     """A model that must not call is not shown what it could call."""
     none = calling.generate(_request(max_tokens=10, tool_choice="none"))
@@ -220,9 +303,9 @@ def test_the_result_of_a_call_is_in_the_next_prompt(calling: GenerativeModel) ->
     ("fields", "code"),
     [
         ({"prompt": "a", "messages": None}, "bad-message"),
-        ({"json_schema": {}}, "bad-constraint"),
-        ({"regex": "a"}, "bad-constraint"),
-        ({"logprobs": 1}, "bad-message"),
+        ({"json_schema": {}, "regex": "a"}, "bad-constraint"),
+        ({"json_schema": {"not": {}}, "tool_choice": "auto"}, "bad-constraint"),
+        ({"regex": "(", "tool_choice": "auto"}, "bad-constraint"),
         ({"tools": [WEATHER, WEATHER]}, "bad-message"),
         ({"tools": [Tool("f", "", {"type": "array"})]}, "bad-constraint"),
         ({"tools": [Tool("f", "", {"type": "object", "properties": 3})]}, "bad-constraint"),

@@ -384,6 +384,80 @@ def test_a_tool_is_called_answered_and_the_chat_goes_on(choice: Any, client: ope
     assert reasons[-1] == "tool_calls" and set(reasons[:-1]) == {None}
 
 
+CITY: dict[str, Any] = {"enum": ["Graz", "Lyon", "Bern"]}
+
+
+def test_a_format_and_tools_go_together(client: openai.OpenAI) -> None:
+    """The answer is in the format, or a call: of chats and responses, whole and streamed."""
+    asked: dict[str, Any] = {"model": "d1", "temperature": 2, "parallel_tool_calls": False}
+    named = {"name": "city", "schema": CITY}
+    chat: dict[str, Any] = {
+        "messages": HELLO, "tools": [WEATHER, TIME], "max_tokens": 200, "logprobs": True,
+        "response_format": {"type": "json_schema", "json_schema": named}, **asked,
+    }  # fmt: skip
+    response: dict[str, Any] = {
+        "input": HELLO, "tools": [_flat(WEATHER), _flat(TIME)], "max_output_tokens": 200,
+        "text": {"format": {"type": "json_schema", **named}},
+        "include": ["message.output_text.logprobs"], "top_logprobs": 2, **asked,
+    }  # fmt: skip
+
+    def check(content: str | None, calls: list[Any], tokens: list[Any] | None) -> bool:
+        if calls:
+            assert len(calls) == 1 and not content and not tokens
+            assert calls[0].name in ("get_weather", "get_time")
+            assert isinstance(json.loads(calls[0].arguments), dict)
+        else:
+            assert json.loads(content or "") in CITY["enum"]
+            assert "".join(token.token for token in tokens or []) == content
+        return bool(calls)
+
+    found = set()
+    for seed in range(10):
+        options = {**chat, "seed": seed, "extra_body": {"min_confidence": 0}}
+        choice = client.chat.completions.create(**options).choices[0]
+        message = choice.message
+        calls = [call.function for call in message.tool_calls or []]
+        tokens = choice.logprobs.content if choice.logprobs else None
+        found.add(("chat", check(message.content, calls, tokens)))
+        assert choice.finish_reason == ("tool_calls" if calls else "stop")
+        assert 0 <= choice.model_extra["confidence"] < 1
+        chunks = list(client.chat.completions.create(**options, stream=True))
+        streamed = [chunk.choices[0] for chunk in chunks]
+        assert streamed[-1].finish_reason == choice.finish_reason
+        assert streamed[-1].model_extra == choice.model_extra
+        told = "".join(one.delta.content or "" for one in streamed)
+        assert told == (message.content or "")
+        pieces = [call for one in streamed for call in one.delta.tool_calls or []]
+        assert "".join(piece.function.arguments for piece in pieces) == "".join(
+            call.arguments for call in calls
+        )
+        assert [len(o.logprobs.content) for o in streamed if o.logprobs] == (
+            [len(tokens)] if tokens else []
+        )
+    for _ in range(12):
+        made = client.responses.create(**response)
+        with client.responses.stream(**response) as stream:
+            events: list[Any] = list(stream)
+        final = events[-1].response
+        for one in (made, final):
+            calls = [item for item in one.output if item.type == "function_call"]
+            parts = [p for item in one.output if item.type == "message" for p in item.content]
+            tokens = parts[0].logprobs if parts else None
+            found.add(("response", check(one.output_text, calls, tokens)))
+            assert all(len(token.top_logprobs) == 2 for token in tokens or [])
+        deltas = [e for e in events if e.type == "response.output_text.delta"]
+        assert "".join(event.delta for event in deltas) == final.output_text
+        assert [len(e.logprobs) for e in deltas] == ([len(tokens)] if tokens else [])
+        again = [*HELLO, *made.output]
+        again += [
+            {"type": "function_call_output", "call_id": item.call_id, "output": "rain"}
+            for item in made.output
+            if item.type == "function_call"
+        ]
+        assert client.responses.create(**{**response, "input": again}).output
+    assert found == {(kind, called) for kind in ("chat", "response") for called in (True, False)}
+
+
 def test_several_calls_of_a_stream_are_told_apart(client: openai.OpenAI) -> None:
     """The library's own reader of streams puts them together again."""
     asked: dict[str, Any] = {
@@ -489,9 +563,9 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"tools": [_tool("f"), _tool("f")]}, "two have one name"),
     ({"tools": [_tool("a name")]}, "tools.0.function.name"),
     ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
-    ({"tools": [_tool("f")], "logprobs": True}, "not supported with tools"),
+    ({"tools": [_tool("f")], "logprobs": True}, None),
     ({"tools": [_tool("f")], "tool_choice": "none", "logprobs": True}, None),
-    ({"tools": [_tool("f")], "min_confidence": 0.5}, "min_confidence is not supported with tools"),
+    ({"tools": [_tool("f")], "min_confidence": 0.5}, None),
     ({"min_confidence": 0.5}, None),
     ({"truncation": "auto"}, None),
     ({"truncation": "oldest"}, "truncation"),
@@ -502,7 +576,6 @@ CHAT_FIELDS: list[tuple[dict[str, Any], str | None]] = [
     ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
     ({"chat_template_kwargs": {f"a{n}": 1 for n in range(33)}}, "chat_template_kwargs"),
     ({"min_confidence": 1.5}, "min_confidence"),
-    ({"tools": [_tool("f")], "response_format": {"type": "json_object"}}, "exclude each other"),
     (
         {
             "tools": [_tool("f", properties={}, additionalProperties=False)],
@@ -664,8 +737,9 @@ def test_a_tool_of_a_response_is_called_answered_and_the_response_goes_on(
     [
         ({"tools": [{"type": "web_search"}]}, "tools.0.type: Input should be 'function'"),
         ({"tools": [_flat(TIME), _flat(TIME)]}, "two have one name"),
-        ({"tools": [_flat(TIME)], "min_confidence": 0.5}, "min_confidence is not supported"),
-        ({"tools": [_flat(TIME)], "text": {"format": {"type": "json_object"}}}, "text.format and"),
+        ({"top_logprobs": 3}, "top_logprobs needs include"),
+        ({"include": ["message.output_text.logprobs"], "top_logprobs": 21}, "top_logprobs"),
+        ({"include": ["file_search_call.results"]}, "include.0: Input should be"),
         ({"tool_choice": "required"}, "there are no tools"),
         ({"tool_choice": {"type": "function", "name": "f"}}, "not in tools"),
         ({"input": [{"type": "reasoning", "summary": []}]}, "expected a message, a function_call"),
