@@ -39,6 +39,7 @@ class TextStream:
         self._opening = list(opening)
         self._ids: list[int] = []
         self._start = 0  # first token of the window that is decoded again
+        self._unsure = 0  # tokens in a row after which a character may have been half
         self._known = 0  # characters of the window's text that are in `_pending` or `text`
         self._pending = ""
         self.text = ""
@@ -61,6 +62,10 @@ class TextStream:
     def _take(self, window: str, *, final: bool) -> str:
         # Up to three bytes at the end may be the beginning of a character.
         unsure = 0 if final else min(len(window) - len(window.rstrip(_REPLACEMENT)), _MAX_UNSURE)
+        self._unsure = self._unsure + 1 if unsure else 0
+        if 0 < self._unsure <= _MAX_UNSURE:
+            # SentencePiece's byte fallback gives up whole characters before half a one, too.
+            return self._release(final=final)
         certain = max(self._known, len(window) - unsure)
         self._pending += window[self._known : certain]
         self._known = certain
@@ -68,11 +73,16 @@ class TextStream:
             return self._release(final=final)
         # Decoding only the last few tokens keeps the cost of a token constant; some before the
         # new ones stay, because a decoder may treat the first token of a text differently.
-        start = max(self._start, len(self._ids) - _CONTEXT_TOKENS)
-        tail = self._decode(self._ids[start:])
-        clean = window.endswith(tail) and _REPLACEMENT not in tail
-        if start > self._start and (clean or len(self._ids) - self._start > _LONGEST_WINDOW):
-            self._start, self._known = start, len(tail)
+        for size in range(_CONTEXT_TOKENS, _CONTEXT_TOKENS + _MAX_UNSURE + 1):
+            start = len(self._ids) - size
+            if start <= self._start:
+                break
+            tail = self._decode(self._ids[start:])
+            # One of them begins where a character does.
+            clean = window.endswith(tail) and _REPLACEMENT not in tail
+            if clean or len(self._ids) - self._start > _LONGEST_WINDOW:
+                self._start, self._known = start, len(tail)
+                break
         return self._release(final=final)
 
     @property

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers
 
 from agent.generate.text_stream import TextStream
 from tests.support.tiny_decoder import tiny_tokenizer
@@ -11,20 +13,41 @@ from tests.support.tiny_decoder import tiny_tokenizer
 TOKENIZER = tiny_tokenizer()
 
 
+def byte_fallback() -> Tokenizer:
+    """As Llama 2 and Mistral have it: what is no piece is a token a byte."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcé日"]
+    made = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], unk_token="<unk>",
+            fuse_unk=True, byte_fallback=True,
+        )
+    )  # fmt: skip
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    made.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
+    return made
+
+
+FALLBACK = byte_fallback()
+
+
 def decode(ids: list[int]) -> str:
     """Text of tokens."""
     return TOKENIZER.decode(ids)
 
 
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, FALLBACK], ids=["byte-level", "byte-fallback"])
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=40))
-def test_the_pieces_of_any_text_are_the_text(text: str) -> None:
+@given(text=st.text(max_size=40) | st.text("ab 日本語🙂é", max_size=80))
+def test_the_pieces_of_any_text_are_the_text(tokenizer: Tokenizer, text: str) -> None:
     """Joined pieces are the whole decoding, and no piece ends in half a character."""
-    ids = TOKENIZER.encode(text).ids
-    stream = TextStream(decode)
+    ids = tokenizer.encode(text).ids
+    stream = TextStream(tokenizer.decode)
     pieces = [stream.push(i) for i in ids]
     pieces.append(stream.finish())
-    assert "".join(pieces) == decode(ids) == stream.text
+    assert "".join(pieces) == tokenizer.decode(ids) == stream.text
     if "\N{REPLACEMENT CHARACTER}" not in text:
         assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
@@ -57,3 +80,12 @@ def test_a_beginning_of_a_stop_string_is_held_back_until_it_is_none() -> None:
     a, b, x = (TOKENIZER.encode(char).ids[0] for char in "abx")
     assert [stream.push(a), stream.push(b)] == ["", ""]
     assert stream.push(x) == "abx"
+
+
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, FALLBACK], ids=["byte-level", "byte-fallback"])
+def test_characters_of_several_tokens_are_streamed_one_by_one(tokenizer: Tokenizer) -> None:
+    """Many in a row, and each goes out with its last byte."""
+    text = "語🙂" * 40
+    stream = TextStream(tokenizer.decode)
+    pieces = [stream.push(i) for i in tokenizer.encode(text).ids]
+    assert [piece for piece in pieces if piece.strip()] == list(text) and not stream.finish()
