@@ -94,7 +94,8 @@ class Generated(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `tokens_per_step`: of each run of the model; more than 1 where guesses stood. With `logprobs`
     in the request: `chosen` has each token of `text` that was taken, `logprobs` the most likely
-    ones there. Those of calls and of stop strings are left out.
+    ones there, by their texts; a part of a character is ``bytes:`` and each byte in hexadecimal, as
+    OpenAI writes it. Those of calls and of stop strings are left out.
 
     With `min_confidence`: `confidence` is the geometric mean of the probabilities of the tokens
     that were taken, the one that ended the answer and those of calls among them. Where the bundle

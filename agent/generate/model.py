@@ -325,7 +325,8 @@ class GenerativeModel:
             totals.tokens += 1
             if request.logprobs:
                 best, taken = top_logprobs(logits, request.logprobs, token)
-                texts = [(self.prompts.decode([i]), p) for i, p in (taken, *best)]
+                first = totals.tokens == 1
+                texts = [(self.prompts.shown(i, first=first), p) for i, p in (taken, *best)]
                 totals.chosen.append(texts[0])
                 totals.logprobs.append(texts[1:])
             if piece := stream.push(token):

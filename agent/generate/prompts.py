@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,6 +19,19 @@ from contracts.manifest import GeneratorFacts, TokenizerFrontEnd
 from contracts.memory import give_back
 from contracts.requests import ChatMessage, GenerateRequest, Tool
 from contracts.tokenizer import load, probe, told
+
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+_BYTE_PIECE: Final = re.compile("<0x([0-9A-F]{2})>")
+
+
+def _letters() -> dict[str, int]:
+    """What byte-level vocabularies write for each byte: itself where it is seen (GPT-2)."""
+    seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in seen]
+    return {chr(b): b for b in seen} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+_BYTES: Final = _letters()
 
 
 class Prompts:
@@ -84,6 +98,24 @@ class Prompts:
         """A token as the vocabulary has it; empty for None."""
         text = None if token is None else self._tokenizer.id_to_token(token)
         return text or ""
+
+    def shown(self, token: int, *, first: bool = False) -> str:
+        r"""A token as log-probabilities tell it.
+
+        With the blank before it, which only the first of a text may lose. What is no text by
+        itself, since it ends within a character, is told as OpenAI does: ``bytes:\xf0\x9f``.
+        """
+        text = self.decode([token])
+        if not first:
+            text = self.decode([token, token])[len(text) :]
+        if _REPLACEMENT not in text:
+            return text
+        piece = self.token_text(token)
+        byte = _BYTE_PIECE.fullmatch(piece)
+        data = [int(byte[1], 16)] if byte else [_BYTES.get(letter) for letter in piece]
+        if None in data:
+            return text
+        return "bytes:" + "".join(f"\\x{value:02x}" for value in data)
 
     def decode(self, ids: list[int]) -> str:
         """Text of tokens, without special ones."""

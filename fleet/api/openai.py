@@ -9,6 +9,8 @@ Source: OpenAI API reference, chat completions and completions.
 
 from __future__ import annotations
 
+import codecs
+import re
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -34,6 +36,7 @@ from fleet.store import devices, selection
 
 ROUTER = APIRouter(prefix="/v1", tags=["openai"])
 
+_PART: Final = re.compile(r"bytes:(\\x[0-9a-f]{2})+")
 _REASONS: Final = {"stop": "stop", "length": "length", "time": "length", "cancelled": "stop"}
 
 
@@ -103,7 +106,9 @@ class _Shape:
         if self.chat:
             return {"content": tokens, "refusal": None}
         tops = [row[: self.alternatives] for row in result.logprobs]
-        ends = list(accumulate(len(text) for text, _ in result.chosen))
+        characters = codecs.getincrementaldecoder("utf-8")("replace")
+        shown = [(token["bytes"], token["token"]) for token in tokens]
+        ends = list(accumulate(len(characters.decode(bytes(b or t.encode()))) for b, t in shown))
         return {
             "tokens": [text for text, _ in result.chosen],
             "token_logprobs": [value for _, value in result.chosen],
@@ -195,8 +200,12 @@ def logprobs_of(result: Generated, alternatives: int | None) -> list[dict[str, A
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
-    whole = "\N{REPLACEMENT CHARACTER}" not in text  # else a token ends within a character
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
+    data: list[int] | None = list(text.encode())
+    if _PART.fullmatch(text):  # of a character, which its bytes alone tell
+        data = list(bytes.fromhex(text.removeprefix("bytes:").replace("\\x", "")))
+    elif "\N{REPLACEMENT CHARACTER}" in text:
+        data = None
+    return {"token": text, "logprob": logprob, "bytes": data}
 
 
 def usage(asked: list[_Asked], results: list[Generated]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from typing import Literal
 import gguf
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from contracts.bundle import MANIFEST
 from model_builder.generate.importer import ImportOptions, import_model
@@ -39,6 +39,23 @@ def tiny_tokenizer(size: int = 300, phrases: list[str] | None = None) -> Tokeniz
     """A byte-level tokenizer trained on a few words; it ends answers with ``<|end|>``."""
     texts = ["the quick brown fox jumps over the lazy dog", '{"name": "value", "count": 12}'] * 4
     return train_tokenizer(texts, size, phrases or [])
+
+
+def byte_fallback() -> Tokenizer:
+    """As Llama 2 and Mistral have it: what is no piece is a token a byte."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcé日"]
+    made = Tokenizer(
+        models.BPE(
+            vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], unk_token="<unk>",
+            fuse_unk=True, byte_fallback=True,
+        )
+    )  # fmt: skip
+    made.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    made.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
+    return made
 
 
 def tiny_weights(

@@ -5,6 +5,7 @@ Over 400 lines: every request goes to the same loaded generator.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -19,6 +20,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from agent.generate.caches import Floats
 from agent.generate.constraint import MAX_MULTIPLE, check_schema
@@ -30,6 +32,7 @@ from contracts.bundle import Bundle, pack, sha256_file
 from contracts.errors import InputError, RefusedError, ShoalError
 from contracts.requests import ChatMessage, GenerateRequest
 from contracts.template_budget import SECONDS
+from tests.support.tiny_decoder import byte_fallback, tiny_tokenizer
 
 PROMPT = "the quick brown fox jumps"
 
@@ -620,3 +623,23 @@ def test_a_calibrated_bundle_tells_the_chance(
     with pytest.raises(InputError, match="calibration") as raised:
         GenerativeModel(Bundle.open(folder))
     assert raised.value.code == "bad-manifest"
+
+
+@pytest.mark.parametrize(
+    "tokenizer", [tiny_tokenizer(), byte_fallback()], ids=["level", "fallback"]
+)
+def test_a_token_that_is_part_of_a_character_is_told_by_its_bytes(
+    tokenizer: Tokenizer, model: GenerativeModel
+) -> None:
+    """Put together they are the text, blanks included."""
+    prompts = copy.copy(model.prompts)
+    prompts.__dict__["_tokenizer"] = tokenizer
+    text = "a 語🙂 b\u00e9"
+    ids = tokenizer.encode(text).ids
+    shown = [prompts.shown(token, first=not at) for at, token in enumerate(ids)]
+    assert sum(one.startswith("bytes:") for one in shown) >= 7
+    data = [
+        bytes.fromhex(one[6:].replace("\\x", "")) if one.startswith("bytes:") else one.encode()
+        for one in shown
+    ]
+    assert b"".join(data).decode() == text == tokenizer.decode(ids)

@@ -5,29 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer
 
 from agent.generate.text_stream import TextStream
-from tests.support.tiny_decoder import tiny_tokenizer
+from tests.support.tiny_decoder import byte_fallback, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
-
-
-def byte_fallback() -> Tokenizer:
-    """As Llama 2 and Mistral have it: what is no piece is a token a byte."""
-    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcé日"]
-    made = Tokenizer(
-        models.BPE(
-            vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], unk_token="<unk>",
-            fuse_unk=True, byte_fallback=True,
-        )
-    )  # fmt: skip
-    made.normalizer = normalizers.Sequence(
-        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    )
-    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    made.decoder = decoders.Sequence([*parts, decoders.Strip(" ", 1, 0)])
-    return made
 
 
 FALLBACK = byte_fallback()
