@@ -139,6 +139,15 @@ def checked(host: str) -> str:
     return str(address)
 
 
+def unknown(host: str) -> str:
+    """Why a host is not found from here; empty: it is."""
+    try:
+        socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError) as error:
+        return str(error)
+    return ""
+
+
 def _is_label(label: str) -> bool:
     plain = label.replace("-", "").replace("_", "")
     return 0 < len(label) <= 63 and plain.isascii() and plain.isalnum() and label[0] != "-"

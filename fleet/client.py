@@ -5,6 +5,7 @@ Over 400 lines: one short method for each route, in the order of the API's pages
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -102,9 +103,11 @@ class Client:
                 "its authority in SHOAL_CA (a fleet's own is ca/ca.pem in its folder), and the "
                 "controller by a name that the certificate has",
             )
+        help_ = "start it with `shoal fleet up`"
+        if _is_of_the_name(error):
+            help_ = "the name is not known here: give it an address in DNS or /etc/hosts"
         return UnavailableError(
-            "controller-unreachable",
-            f"no controller answers on {self.url} ({error}): start it with `shoal fleet up`",
+            "controller-unreachable", f"no controller answers on {self.url} ({error}): {help_}"
         )
 
     def _get(self, kind: type[M], path: str, **parameters: Any) -> M:
@@ -471,6 +474,13 @@ def _line_of(kind: type[M], line: str) -> M:
     except ValidationError:
         error = models.Error.model_validate_json(line).error
         raise from_info(ErrorInfo(error.code, error.message, error.detail)) from None
+
+
+def _is_of_the_name(error: BaseException | None) -> bool:
+    """Whether a name that has no address is at the bottom of an error."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _error_of(response: httpx.Response) -> ShoalError:

@@ -150,6 +150,12 @@ def _tell(fleet: Fleet, folder: Path, as_json: bool) -> None:
     typer.echo(f"Made fleet {fleet.config.fleet} in {fleet.folder}")
     typer.echo(f"Devices and people reach it at {where.where} and {fleet.api_url}")
     typer.echo(f"Keep {fleet.keys_folder} safe: who has it signs for every device.")
+    if why := address.unknown(fleet.config.host or "localhost"):
+        typer.echo(
+            f"Note: {fleet.config.host} is not found from here ({why}): give it an address in DNS "
+            "or /etc/hosts before devices join, or make the fleet anew with another --host",
+            err=True,
+        )
     local = is_loopback(fleet.config.mqtt.host)
     wanted = {fleet.config.api.port: "api.port"}
     if local:

@@ -28,11 +28,9 @@ def names(patient: Patient) -> Iterator[Finding]:
     for setting, host in asked.items():
         if not host:
             continue
-        try:
-            socket.getaddrinfo(host, None)
-        except (OSError, UnicodeError) as error:
+        if why := address.unknown(host):
             yield Finding(
-                "names", "name-unknown", f"{setting}: {host} is not found ({error})",
+                "names", "name-unknown", f"{setting}: {host} is not found ({why})",
                 f"set {setting} in {patient.fleet.folder / 'fleet.yaml'}, or give {host} an "
                 "address in DNS or /etc/hosts",
             )  # fmt: skip
@@ -107,7 +105,8 @@ def api(patient: Patient) -> Iterator[Finding]:
         try:
             ready = client.ready()
         except ShoalError as error:
-            yield _silent(patient, error)
+            if not address.unknown(fleet.config.host or "localhost"):  # else `names` has said it
+                yield _silent(patient, error)
             return
         if not ready.ready:
             lacks = ", ".join(sorted(name for name, there in ready.parts.items() if not there))

@@ -336,3 +336,26 @@ def test_the_command_prints_what_is_wrong_and_exits_with_it(case: Case) -> None:
     assert "mend: chmod go= " in done.output
     done = CliRunner().invoke(app, ["fleet", "doctor", "--json", "--dir", str(case.folder)])
     assert '"code": "exposed"' in done.output
+
+
+def test_a_host_that_nobody_knows_is_told_wherever_it_is_met(tmp_path: Path) -> None:
+    """A mistyped ``--host``: the controller runs, and starting it again would not help."""
+    folder = tmp_path / "home"
+    port = free_port()
+    done = CliRunner().invoke(
+        app, ["fleet", "init", str(folder), "--host", "nowhere.invalid", "--api-port", str(port)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "Note: nowhere.invalid is not found from here" in done.output
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(
+            socketserver.ThreadingTCPServer(("", port), socketserver.BaseRequestHandler)
+        )
+        assert server.server_address[1] == port, "as the controller, which listens everywhere"
+        codes = {finding.code for finding in examine(folder)}
+        done = CliRunner().invoke(app, ["fleet", "devices", "--dir", str(folder)])
+    assert "name-unknown" in codes
+    assert "api-foreign" not in codes
+    assert done.exit_code == 1
+    assert "the name is not known here" in done.output
+    assert "shoal fleet up" not in done.output
