@@ -22,6 +22,9 @@ from contracts.labelled.rows import Log, Record
 MAX_FILES: Final = 1_000_000
 """Files in a folder with a folder for each label."""
 
+_KINDS: Final = (".pos", ".neg", ".neu", ".spam", ".ham")
+"""Suffixes that are labels, as in Cornell's ``rt-polarity.neg``."""
+
 _CELLS: Final = (".csv", ".tsv", ".tab")
 _MOST_SETS: Final = 100
 """Folders, and names in one, that are looked at for splits."""
@@ -83,7 +86,7 @@ def tables_in(
     inside = [item for item in _visible(path) if item.is_dir()]
     if inside and {item.name.lower() for item in inside} <= _SPLITS:
         split = _first(inside, splits)
-        found = _texts_in(split, log, splits) if split else Tables()
+        found = tables_in(split, suffixes, log, splits) if split else Tables()
         if split and found.paths:
             log.note(f"of {path.name} its folder {split.name!r} was read")
             return found
@@ -286,7 +289,7 @@ def _examples(document: dict[str, Any]) -> list[Any]:
 def rows_of(
     path: Path, suffixes: tuple[str, ...], log: Log, splits: tuple[str, ...] = TO_LEARN
 ) -> Iterator[Record]:
-    """``LABEL/FILE``: a text a file; or ``LABEL.txt``: a text a line.
+    """``LABEL/FILE``: a text a file; or ``LABEL.txt``, or ``NAME.pos``: a text a line.
 
     Raises:
         InputError: ``bad-data``; it has neither. ``too-large``.
@@ -298,12 +301,16 @@ def rows_of(
         folders = [item for item in _visible(path) if item.is_dir()]
     split = _first(folders, splits)
     called = {folder.name.lower() for folder in folders} <= _SPLITS
-    if split is not None and called and any(map(Path.is_dir, _visible(split))):
+    if split is not None and called:
         log.note(f"of {path.name} its folder {split.name!r} was read")
         path = split
         folders = [item for item in _visible(path) if item.is_dir()]
     files = sorted(item for item in path.iterdir() if item.suffix == ".txt" and item.is_file())
     files = [item for item in files if not _is_about(item)]
+    kinds = [item for item in _visible(path) if item.suffix.lower() in _KINDS and item.is_file()]
+    if len({item.suffix.lower() for item in kinds}) > 1 and not folders:
+        log.note(f"of {path.name} was read: {', '.join(item.name for item in kinds[:8])}")
+        files = kinds
     _check_no_sets(path, folders)
     if not folders and not files:
         raise InputError(
@@ -333,4 +340,5 @@ def rows_of(
     for item in [] if folders else files:
         for number, line in enumerate(delimited.lines_of(delimited.decoded(item, log)), 1):
             if line.strip():
-                yield f"{item.name} line {number}", {"text": line, "label": item.stem}
+                label = item.suffix[1:] if files is kinds else item.stem
+                yield f"{item.name} line {number}", {"text": line, "label": label}

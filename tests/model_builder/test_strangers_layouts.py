@@ -244,6 +244,12 @@ def test_quotes_that_are_parts_of_texts_cost_no_row(tmp_path: Path, quotes: str)
         ({f"{part}/seq.in": part for part in ("train", "dev", "test")}, "test"),
         ({f"{part}.csv": part for part in ("train", "validation")}, "validation"),
         ({f"data/{part}-00000-of-00001.csv": part for part in ("train", "test")}, "test"),
+        ({f"{part}/a.csv": part for part in ("train", "test")}, "test"),
+        ({f"{part}/{kind}.txt": part for part in ("train", "test") for kind in "xy"}, "test"),
+        (
+            {f"{part}/rt.{kind}": part for part in ("train", "test") for kind in ("pos", "neg")},
+            "test",
+        ),
         ({f"{part}/{kind}/a.txt": part for part in ("train", "test") for kind in "xy"}, "test"),
     ],
 )
