@@ -14,7 +14,7 @@ import numpy as np
 from contracts import board
 from contracts.errors import RefusedError
 from contracts.text import NgramConfig, ngram_ids
-from model_builder.data.language import piece_lengths, without_blanks
+from model_builder.data.language import Writing, piece_lengths, writing
 from model_builder.recipes.classify import BudgetConfig
 from model_builder.recipes.students import NgramStudentConfig
 from model_builder.rounding import common_length
@@ -61,8 +61,10 @@ _MOST_TRAINED: Final = 8
 _TURNS: Final = (100, 250)
 """Of the optimiser that fits one, at most: with a column for each label but one, with fewer."""
 
-_UNPARTED: Final = 0.3
-"""How much words count in scripts without blanks: what stands between two marks is no word."""
+_WORDS: Final = {Writing.UNPARTED: 0.3, Writing.HANGUL: 0.7, Writing.ETHIOPIC: 0.7}
+"""How much words count beside their pieces, where that is less than in alphabets.
+
+Without blanks between them, what stands between two marks is no word."""
 
 _TAUGHT: Final = LinearFit(strength=5.0)
 """A fit to the teacher, which has many times as many texts as there are rows, all made of their
@@ -208,8 +210,11 @@ def _long(texts: list[str]) -> bool:
 def _sizes_for(texts: list[str], labels: int) -> list[_Size]:
     """What is tried; of long texts also fewer pieces of a word, so that more of them is read."""
     sizes = _sizes(labels)
-    if without_blanks(texts):  # a word has a letter or two
+    written = writing(texts)
+    if written in (Writing.UNPARTED, Writing.HANGUL):  # a word has a letter or two, or some more
         return [(*size[:3], (1, 2 if size[3] == (3, 4) else 3)) for size in sizes]
+    if written is Writing.ETHIOPIC and not _long(texts):
+        return list(dict.fromkeys((*size[:3], piece_lengths(texts, size[3])) for size in sizes))
     if not _long(texts):
         return sizes
     dim, hidden, largest, _ = sizes[0]
@@ -309,11 +314,11 @@ def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> l
     """
     found = []
     usual, taught_by = LinearFit(), _TAUGHT
-    if without_blanks(texts):
-        usual, taught_by = (
-            msgspec.structs.replace(fit, words=_UNPARTED) for fit in (usual, taught_by)
-        )
-    for chars in [(1, 0), (3, 4)] if _long(texts) else [piece_lengths(texts, (3, 5))]:
+    words = _WORDS.get(writing(texts))
+    if words is not None:
+        usual, taught_by = (msgspec.structs.replace(fit, words=words) for fit in (usual, taught_by))
+    long = _long(texts)
+    for chars in [*([(1, 0)] if long else []), piece_lengths(texts, (3, 4) if long else (3, 5))]:
         try:
             columns = max(1, min(labels - 1, _COLUMNS))
             own = shape(texts, labels, bounds, columns, 0, chars=chars)

@@ -5,7 +5,9 @@ langid's model (M. Lui and T. Baldwin, "langid.py", 2012) in py3langid, 97 langu
 
 from __future__ import annotations
 
+import enum
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -47,16 +49,41 @@ class Language(msgspec.Struct, frozen=True):
         )
 
 
+class Writing(enum.Enum):
+    """What a letter is in most of the texts: how long the pieces of words are that tell most."""
+
+    ALPHABET = "a sound"
+    ETHIOPIC = "a consonant with its vowel"
+    HANGUL = "a syllable of two or three sounds"
+    UNPARTED = "a syllable or a word, and no blanks are between words"
+
+
+_LENGTHS: Final = {Writing.ETHIOPIC: (2, 3), Writing.HANGUL: (1, 2), Writing.UNPARTED: (1, 2)}
+_SCRIPTS: Final = {
+    Writing.UNPARTED: NO_BLANKS,
+    Writing.HANGUL: re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7af]"),
+    Writing.ETHIOPIC: re.compile("[\u1200-\u139f\u2d80-\u2ddf]"),
+}
+
+
+def writing(texts: Sequence[str]) -> Writing:
+    """How most letters of `texts` are written."""
+    step = max(1, len(texts) // _LOOKED_AT)
+    letters = "".join(letter for text in texts[::step] for letter in text if letter.isalpha())
+    for found, script in _SCRIPTS.items():
+        if 2 * len(script.findall(letters)) > len(letters):
+            return found
+    return Writing.ALPHABET
+
+
 def without_blanks(texts: Sequence[str]) -> bool:
     """Whether most letters are of scripts that put no blanks between words."""
-    step = max(1, len(texts) // _LOOKED_AT)
-    letters = [letter for text in texts[::step] for letter in text if letter.isalpha()]
-    return 2 * len(NO_BLANKS.findall("".join(letters))) > len(letters)
+    return writing(texts) is Writing.UNPARTED
 
 
 def piece_lengths(texts: Sequence[str], usual: tuple[int, int]) -> tuple[int, int]:
-    """Which pieces of words tell most: of one letter or two where a word has no more."""
-    return (1, 2) if without_blanks(texts) else usual
+    """Which pieces of words tell most: of fewer letters where a letter says more."""
+    return _LENGTHS.get(writing(texts), usual)
 
 
 def detect(texts: Sequence[str], seed: int = 0) -> Language:

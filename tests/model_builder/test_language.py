@@ -13,7 +13,7 @@ from contracts.errors import InputError
 from contracts.labelled.rows import Row
 from model_builder.classify.initial import write
 from model_builder.classify.plans import Limits, _fitted_plans, _sizes, _sizes_for
-from model_builder.data.language import detect
+from model_builder.data.language import Writing, detect, writing
 from model_builder.data.noise import noise_report
 from model_builder.recipes.classify import load, with_encoder
 from model_builder.recipes.teachers import ENGLISH, MULTILINGUAL, TeacherConfig
@@ -115,6 +115,33 @@ def test_a_student_of_text_without_blanks_reads_single_letters() -> None:
         assert [size[:3] for size in sizes] == [size[:3] for size in _sizes(10)]
     for language in ("en", "de", "ru"):
         assert _sizes_for(list(TEXTS[language]), 10) == _sizes(10)
+
+
+KOREAN = "정말 재미있는 영화였어요"
+AMHARIC = "ማንቸስተር ሲቲ ድል ተቀዳጅቷል"
+
+
+def test_letters_that_are_syllables_make_short_pieces() -> None:
+    """Hangul's letters are two or three sounds, Ethiopic's are two."""
+    for text, written, pieces, words in (
+        (KOREAN, Writing.HANGUL, (1, 2), 0.7),
+        (AMHARIC, Writing.ETHIOPIC, (2, 3), 0.7),
+        ("体验巅峰十大创新概览", Writing.UNPARTED, (1, 2), 0.3),
+        (TEXTS["ru"][0], Writing.ALPHABET, (3, 5), 1.4),
+    ):
+        texts = [text] * 9
+        assert writing(texts) is written
+        found = _fitted_plans(texts, 3, Limits(512_000, 0), made=9)
+        features = [plan.shape.features for plan in found]
+        assert {(one.char_min, one.char_max) for one in features} == {pieces}
+        assert {plan.linear.words for plan in found if plan.linear is not None} == {words}
+        if written is not Writing.ALPHABET:
+            longest = max(size[3][1] for size in _sizes_for(texts, 10))
+            assert longest == 3
+        long = [" ".join([text] * 300)] * 9
+        if written in (Writing.HANGUL, Writing.ETHIOPIC):
+            found = _fitted_plans(long, 3, Limits(512_000, 0), made=9)
+            assert {plan.shape.features.char_max for plan in found} == {0, pieces[1]}
 
 
 def _said(count: int, seed: int) -> tuple[list[str], NDArray[np.int64]]:
