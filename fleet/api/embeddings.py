@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field, Tag
 
@@ -24,6 +24,7 @@ from contracts.requests import EmbedRequest
 from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.openai_devices import candidates
 from fleet.api.openai_strict import TEXT_OR_LIST, TEXTS, Body
+from fleet.api.waiting import while_connected
 from fleet.controller import Controller
 
 ROUTER = APIRouter(prefix="/v1", tags=["openai"])
@@ -101,11 +102,11 @@ def _encoded(vector: list[float], kind: str) -> list[float] | str:
 
 @ROUTER.post("/embeddings", dependencies=[QUESTION], response_model=None)
 async def create_embeddings(
-    controller: TheController, token: Operator, body: Embeddings
+    http: Request, controller: TheController, token: Operator, body: Embeddings
 ) -> dict[str, Any]:
     """Texts as vectors of length 1, from one of the devices that `model` (a selector) means."""
     texts = [body.input] if isinstance(body.input, str) else body.input
-    found = await _all(controller, body.model, texts, token.name)
+    found = await while_connected(http, _all(controller, body.model, texts, token.name))
     tokens = sum(one.tokens for one in found)
     rows = [
         {

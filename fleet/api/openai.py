@@ -20,7 +20,7 @@ from itertools import accumulate, product
 from typing import Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from contracts import codec, wording
@@ -31,6 +31,7 @@ from fleet.api.auth import QUESTION, Operator, TheController, Viewer
 from fleet.api.openai_bodies import ChatCompletion, Completion, Sampling
 from fleet.api.openai_devices import SLOT, able_to, answers_of, split
 from fleet.api.stream import Stream
+from fleet.api.waiting import while_connected
 from fleet.controller import Controller
 from fleet.store import devices, selection
 
@@ -307,15 +308,19 @@ async def _events(
 
 
 async def _complete(
-    controller: Controller, body: Sampling, asked: list[_Asked], shape: _Shape
+    http: Request, controller: Controller, body: Sampling, asked: list[_Asked], shape: _Shape
 ) -> Any:
     if body.stream:
         answers = answers_of(controller, body.model, asked[0].request)
-        first = await anext(answers)  # an error before any token still has its HTTP status
+        # An error before any token still has its HTTP status.
+        first = await while_connected(http, anext(answers))
         events = _events(first, answers, controller, asked, shape)
         return Stream(events, "text/event-stream")
-    results = [await result(controller, body.model, one.request) for one in asked]
-    return shape.whole(asked, results)
+
+    async def results() -> list[Generated]:
+        return [await result(controller, body.model, one.request) for one in asked]
+
+    return shape.whole(asked, await while_connected(http, results()))
 
 
 async def result(controller: Controller, model: str, request: GenerateRequest) -> Generated:
@@ -338,18 +343,20 @@ def no_answer() -> UnavailableError:
 
 @ROUTER.post("/chat/completions", dependencies=[QUESTION], response_model=None)
 async def create_chat_completion(
-    controller: TheController, token: Operator, body: ChatCompletion
+    http: Request, controller: TheController, token: Operator, body: ChatCompletion
 ) -> Any:
     """A chat's next turn, from one of the devices that `model` (a selector) means."""
     asked = _asked(body, body.fields(), token.name)
-    return await _complete(controller, body, asked, _Shape("chat", body))
+    return await _complete(http, controller, body, asked, _Shape("chat", body))
 
 
 @ROUTER.post("/completions", dependencies=[QUESTION], response_model=None)
-async def create_completion(controller: TheController, token: Operator, body: Completion) -> Any:
+async def create_completion(
+    http: Request, controller: TheController, token: Operator, body: Completion
+) -> Any:
     """A prompt's continuation, from one of the devices that `model` (a selector) means."""
     asked = _asked(body, body.fields(), token.name)
-    return await _complete(controller, body, asked, _Shape("text", body))
+    return await _complete(http, controller, body, asked, _Shape("text", body))
 
 
 @ROUTER.get("/models", response_model=None)

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from contracts import codec
 from contracts.answers import Answer, CallPiece, Generated
@@ -25,6 +25,7 @@ from fleet.api.openai_bodies import temperature
 from fleet.api.openai_devices import answers_of
 from fleet.api.responses_bodies import Responses
 from fleet.api.stream import Stream
+from fleet.api.waiting import while_connected
 
 ROUTER = APIRouter(prefix="/v1", tags=["openai"])
 
@@ -247,15 +248,18 @@ async def _events(
 
 
 @ROUTER.post("/responses", dependencies=[QUESTION], response_model=None)
-async def create_response(controller: TheController, token: Operator, body: Responses) -> Any:
+async def create_response(
+    http: Request, controller: TheController, token: Operator, body: Responses
+) -> Any:
     """A message or calls, from one of the devices that `model` (a selector) means."""
     request = request_of(with_adapter(body.fields(), body.model), token.name)
     shape = Shape(body)
     if body.stream:
         answers = answers_of(controller, body.model, request)
-        first = await anext(answers)  # an error before any token still has its HTTP status
+        # An error before any token still has its HTTP status.
+        first = await while_connected(http, anext(answers))
         return Stream(_events(first, answers, request, shape), "text/event-stream")
-    made = await result(controller, body.model, request)
+    made = await while_connected(http, result(controller, body.model, request))
     calls = [_call(call, call.arguments, "completed") for call in made.tool_calls]
     said = [shape.message(made, **beside(request, made))] if made.text or not calls else []
     whole = shape.response(_status(made), [*said, *calls], made)

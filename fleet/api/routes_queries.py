@@ -8,7 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from contracts import codec, requests, wording
@@ -17,6 +17,7 @@ from contracts.errors import InputError, ShoalError
 from fleet.api import models, views
 from fleet.api.auth import QUESTION, Operator, TheController
 from fleet.api.stream import Stream
+from fleet.api.waiting import while_connected
 from fleet.controller import Controller
 from fleet.query.ask import votes
 from fleet.rollout import selector
@@ -90,7 +91,9 @@ def choose(controller: Controller, query: models.Query) -> dict[str, bool]:
 
 
 @ROUTER.post("/queries", dependencies=[QUESTION], response_model=models.QueryResult)
-async def ask_devices(controller: TheController, token: Operator, query: models.Query) -> Any:
+async def ask_devices(
+    http: Request, controller: TheController, token: Operator, query: models.Query
+) -> Any:
     """Asks devices, and answers with all answers together and votes over the labels.
 
     With `stream`, answers come as newline-delimited JSON, one `QueryAnswer` a line, as the
@@ -108,7 +111,12 @@ async def ask_devices(controller: TheController, token: Operator, query: models.
     if query.stream:
         return Stream(_lines(answers), "application/x-ndjson")
     began = time.monotonic()
-    final: list[Answer] = [answer async for answer in answers if answer.done]
+
+    async def whole() -> list[Answer]:
+        async with aclosing(answers):
+            return [answer async for answer in answers if answer.done]
+
+    final = await while_connected(http, whole())
     final.sort(key=lambda answer: answer.device)
     failed = sum(answer.error is not None for answer in final)
     counted = votes(final)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import queue
+import signal
 import socket
+import threading
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +26,8 @@ from openai.types.chat import ChatCompletion
 from contracts.answers import Answer
 from contracts.bundle import Bundle
 from contracts.config import MqttConfig
+from contracts.connection import new_client
+from contracts.topics import Topics
 from fleet.api.openai import _asked, _events, _Shape
 from fleet.api.openai_bodies import ChatCompletion as ChatBody
 from fleet.rollout.spec import RolloutSpec
@@ -32,6 +37,9 @@ from tests.support.served import ServedFleet
 from tests.support.tiny_decoder import tiny_bundle
 
 HELLO = [{"role": "user", "content": "the quick brown fox"}]
+
+
+AGENTS: dict[str, AgentProcess] = {}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +58,7 @@ def served(
         assert ref == Bundle.open(bundle).ref
         repository = fleet.fleet.open_repository()
         for name in ("d1", "d2"):
-            stack.enter_context(
+            AGENTS[name] = stack.enter_context(
                 AgentProcess(
                     folder / name, mosquitto_broker, name_of_fleet, repository, device=name,
                     repository_url=f"{fleet.fleet.api_url}/repo/",
@@ -386,6 +394,7 @@ def test_a_tool_is_called_answered_and_the_chat_goes_on(choice: Any, client: ope
     assert reasons[-1] == "tool_calls" and set(reasons[:-1]) == {None}
 
 
+LOGPROBS = "message.output_text.logprobs"
 CITY: dict[str, Any] = {"enum": ["Graz", "Lyon", "Bern"]}
 
 
@@ -400,7 +409,7 @@ def test_a_format_and_tools_go_together(client: openai.OpenAI) -> None:
     response: dict[str, Any] = {
         "input": HELLO, "tools": [_flat(WEATHER), _flat(TIME)], "max_output_tokens": 200,
         "text": {"format": {"type": "json_schema", **named}},
-        "include": ["message.output_text.logprobs"], "top_logprobs": 2, **asked,
+        "include": [LOGPROBS], "top_logprobs": 2, **asked,
     }  # fmt: skip
 
     def check(content: str | None, calls: list[Any], tokens: list[Any] | None) -> bool:
@@ -969,6 +978,47 @@ def test_readers_who_never_read_do_not_keep_others_waiting(
             silent.sendall((head + body).encode())
         answer = client.chat.completions.create(model="d1", messages=HELLO, max_tokens=1)
     assert answer.choices
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/v1/queries"])
+def test_an_answer_that_nobody_waits_for_is_cancelled(
+    path: str, stream: bool, served: ServedFleet, mosquitto_broker: MqttConfig
+) -> None:
+    """A client that gives up asks again, and the device would make both answers."""
+    topics = Topics(served.fleet.config.fleet)
+    heard: queue.Queue[str] = queue.Queue()
+    ready = threading.Event()
+    ears = new_client(mosquitto_broker, f"ears-{uuid.uuid4().hex[:8]}")
+    ears.on_message = lambda _client, _data, message: heard.put(message.topic)
+    ears.on_subscribe = lambda *_: ready.set()
+    ears.connect(mosquitto_broker.host, mosquitto_broker.port)
+    ears.subscribe([(topics.requests_of("d1"), 1)])
+    ears.loop_start()
+    body: dict[str, Any] = {
+        "/v1/chat/completions": {"model": "d1", "messages": HELLO, "stream": stream},
+        "/v1/responses": {"model": "d1", "input": "a", "stream": stream},
+        "/v1/queries": {"devices": ["d1"], "op": "generate", "text": "a", "stream": stream},
+    }[path]
+    data = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {served.token}\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    port = int(served.fleet.api_url.rsplit(":", 1)[1])
+    device = AGENTS["d1"].process
+    assert device is not None
+    device.send_signal(signal.SIGSTOP)
+    try:
+        assert ready.wait(60)
+        with socket.create_connection(("127.0.0.1", port)) as leaves:
+            leaves.sendall(head.encode() + data)
+            assert heard.get(timeout=60) == topics.request("d1", "generate")
+        assert heard.get(timeout=60) == topics.request("d1", "cancel")
+    finally:
+        device.send_signal(signal.SIGCONT)
+        ears.disconnect()
+        ears.loop_stop()
 
 
 def test_a_reader_who_leaves_does_not_block_the_device(client: openai.OpenAI) -> None:
