@@ -284,7 +284,7 @@ def plans(
         except RefusedError as error:
             refused = error
             continue
-        name = _named(own)
+        name = named(own)
         if made and (hidden or not briefly):
             found.append(Plan(name, own, natural, many))
         if not made or len(found) == 1 or not hidden:
@@ -296,7 +296,8 @@ def plans(
     return [*_fitted_plans(texts, labels, bounds, made), *found[:_MOST_TRAINED]]
 
 
-def _named(own: NgramStudentConfig) -> str:
+def named(own: NgramStudentConfig) -> str:
+    """What a student reads and how large it is, for people."""
     features = own.features
     pieces = "words and pairs"
     if features.char_max:
@@ -304,6 +305,11 @@ def _named(own: NgramStudentConfig) -> str:
     name = f"{features.buckets} x {own.dim}, {pieces}"
     name += f", hidden {own.hidden}" if own.hidden else ", linear"
     return name + (", maximum" if own.max_pool else "")
+
+
+def fit_for(texts: list[str], fit: LinearFit) -> LinearFit:
+    """A fit in which words count as much as they tell in how `texts` are written."""
+    return msgspec.structs.replace(fit, words=_WORDS.get(writing(texts), fit.words))
 
 
 def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> list[Plan]:
@@ -324,7 +330,7 @@ def _fitted_plans(texts: list[str], labels: int, bounds: Limits, made: int) -> l
             own = shape(texts, labels, bounds, columns, 0, chars=chars)
         except RefusedError:
             return []
-        name, fit = f"{_named(own)}, fitted", BagFit(steps=_TURNS[labels - 1 > _COLUMNS])
+        name, fit = f"{named(own)}, fitted", BagFit(steps=_TURNS[labels - 1 > _COLUMNS])
         alone = Plan(f"{name} to the labels", own, 1.0, fit, usual, labels=True)
         if not made:
             found.append(alone)

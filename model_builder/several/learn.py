@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from contracts.errors import RefusedError
 from model_builder.classify.choice import Score, best
 from model_builder.classify.lessons import Lesson, about_tokens, counted, train_plan
-from model_builder.classify.plans import Facts, Limits, Plan, limits, plans, shape
+from model_builder.classify.plans import Facts, Limits, Plan, fit_for, limits, named, plans, shape
+from model_builder.data.language import piece_lengths
 from model_builder.data.several import Dataset
 from model_builder.recipes.classify import Recipe
 from model_builder.schedule import seconds_for
@@ -89,14 +90,13 @@ def _wide(texts: list[str], labels: int, bounds: Limits) -> list[Plan]:
     if not _SHARED < labels <= _WIDEST:
         return []
     try:
-        own = shape(texts, labels, bounds, labels, 0, chars=(3, 5))
+        own = shape(texts, labels, bounds, labels, 0, chars=piece_lengths(texts, (3, 5)))
     except RefusedError:
         return []
-    rows = own.features.buckets
-    if rows < _LEAST_ROWS:
+    if own.features.buckets < _LEAST_ROWS:
         return []
-    name = f"{rows} x {labels}, characters 3-5, linear, fitted"
-    return [Plan(name, own, 1.0, BagFit(steps=_TURNS), LinearFit())]
+    fit = fit_for(texts, LinearFit())
+    return [Plan(f"{named(own)}, fitted", own, 1.0, BagFit(steps=_TURNS), fit)]
 
 
 def _each(plan: Plan) -> Plan:

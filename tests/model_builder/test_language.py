@@ -17,6 +17,7 @@ from model_builder.data.language import Writing, detect, writing
 from model_builder.data.noise import noise_report
 from model_builder.recipes.classify import load, with_encoder
 from model_builder.recipes.teachers import ENGLISH, MULTILINGUAL, TeacherConfig
+from model_builder.several.learn import _wide
 from model_builder.several.peer import OneVsRest
 from model_builder.teachers.counted import CountedTeacher
 
@@ -135,6 +136,10 @@ def test_letters_that_are_syllables_make_short_pieces() -> None:
         features = [plan.shape.features for plan in found]
         assert {(one.char_min, one.char_max) for one in features} == {pieces}
         assert {plan.linear.words for plan in found if plan.linear is not None} == {words}
+        (wide,) = _wide(texts, 30, Limits(512_000, 0))
+        assert (wide.shape.features.char_min, wide.shape.features.char_max) == pieces
+        assert wide.linear is not None
+        assert wide.linear.words == words
         if written is not Writing.ALPHABET:
             longest = max(size[3][1] for size in _sizes_for(texts, 10))
             assert longest == 3
