@@ -184,6 +184,8 @@ class ConstraintFactory:
 
     def _of_schema(self, schema: dict[str, Any], *, spaced: bool = False) -> str:
         check_schema(schema)
+        if "x-guidance" in schema:  # a setting of the library: it would let keywords be passed over
+            raise InputError("bad-constraint", "the schema has x-guidance, which is not supported")
         # Whitespace without bound would let a model fill its budget with it.
         options: Any = {"whitespace_flexible": False, **(_SPACED if spaced else {})}
         try:
@@ -262,8 +264,9 @@ def _call_schema(names: list[str]) -> dict[str, Any]:
 
 
 def _line(error: object) -> str:
-    """An error of llguidance as one line, without the parser's state below it."""
-    return " ".join(str(error or "").partition("\n<")[0].split())[:300]
+    """An error of llguidance as one line, without the parser's state below it or its settings."""
+    told = str(error or "").partition("\n<")[0].partition(" Enable '")[0]
+    return " ".join(told.split())[:300]
 
 
 def check_schema(schema: Any) -> None:

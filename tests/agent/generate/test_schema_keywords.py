@@ -20,6 +20,8 @@ A_AND_B = {
     "additionalProperties": False,
 }
 REFUSED: dict[str, dict[str, Any]] = {
+    "not: x-guidance": {"not": {}, "x-guidance": {"lenient": True}},
+    "x-guidance": {"type": "array", "x-guidance": {"whitespace_flexible": True}},
     "oneOf": {"oneOf": [{"type": "integer", "maximum": 5}, {"type": "integer", "minimum": 3}]},
     "uniqueItems": {**NUMBERS, "uniqueItems": True},
     "contains": {**NUMBERS, "contains": {"const": 3}},
