@@ -5,8 +5,10 @@ Over 400 lines: one short method for each route, in the order of the API's pages
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +19,7 @@ import httpx
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from contracts import authorities, files
+from contracts import authorities, clock, files
 from contracts.errors import ErrorInfo, ShoalError, UnavailableError, from_info
 from fleet.api import (
     models,
@@ -96,6 +98,13 @@ class Client:
         return response
 
     def _unreachable(self, error: Exception) -> UnavailableError:
+        if re.search("not yet valid|has expired", str(error)):
+            return UnavailableError(
+                "controller-untrusted",
+                f"the certificate of {self.url} does not hold at {clock.utc(time.time())}, the "
+                f"time of this machine ({error}): set its clock; if that is right, the "
+                "controller's was wrong, and `shoal fleet up` renews what has expired",
+            )
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return UnavailableError(
                 "controller-untrusted",

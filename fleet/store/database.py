@@ -163,7 +163,9 @@ class Store:
             current, head = refuse_newer(connection), _head()
         if current != head:
             raise UnavailableError(
-                "old-schema", f"the database has schema {current}, this program needs {head}"
+                "old-schema",
+                f"the database has schema {current}, this program needs {head}: `shoal fleet up` "
+                "brings it up to date; who may want to go back copies the fleet's folder before",
             )
 
 

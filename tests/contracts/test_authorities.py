@@ -8,6 +8,7 @@ import getpass
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
@@ -155,6 +156,21 @@ USES: list[Use] = [
     webhook,
     simulated,
 ]
+
+
+@pytest.mark.parametrize("days", [9, -9000])
+def test_a_command_tells_a_clock_that_is_wrong(own: Pair, tmp_path: Path, days: int) -> None:
+    """Here, or at the controller when it made its certificate; naming another file is no help."""
+    (tmp_path / "token").write_text("t")
+    with https_server(own.server(later=timedelta(days=days))) as server:
+        url = f"https://127.0.0.1:{server.port}"
+        options = ["--url", url, "--token-file", str(tmp_path / "token")]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SHOAL_CA", str(own.ca))
+            found = CliRunner().invoke(app, ["fleet", "devices", *options])
+    assert found.exit_code == 1
+    assert "the time of this machine" in found.stderr
+    assert "SHOAL_CA" not in found.stderr
 
 
 @pytest.mark.parametrize("use", USES)

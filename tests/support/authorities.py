@@ -6,7 +6,7 @@ import contextlib
 import ssl
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -34,10 +34,10 @@ class Pair:
         """Its certificate, PEM."""
         return self.ca.read_text()
 
-    def server(self, host: str = "127.0.0.1") -> Path:
-        """A file with a key and a certificate for a server."""
+    def server(self, host: str = "127.0.0.1", later: timedelta = timedelta()) -> Path:
+        """A file with a key and a certificate for a server, made `later` than now."""
         key = new_key()
-        certificate = self._authority.issue_server([host], key.public_key(), self._now)
+        certificate = self._authority.issue_server([host], key.public_key(), self._now + later)
         path = self._folder / f"{self._name}.{host}.pem"
         path.write_bytes(certificate_pem(certificate) + key_pem(key))
         return path
