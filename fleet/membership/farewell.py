@@ -38,6 +38,10 @@ READ_S: Final = 5.0
 """Seconds that a device which is connected gets to read the last word: what it has not read is
 lost when its connection is ended. The broker keeps it no longer."""
 
+_AWAY_S: Final = 1.0
+"""Seconds that the broker keeps it for one that is away, at least one: a board that takes its
+name may connect as soon as it has its certificate."""
+
 _RETAINED: Final[tuple[DeviceKind, ...]] = ("desired", "reported", "status", "offered")
 
 
@@ -129,7 +133,8 @@ class Visit:
         """
         topic = self._topics.request(device, LEAVE)
         leave = msgspec.structs.replace(leave, id=self._id)
-        sent = self._sent([(topic, codec.encode(leave), False)], expiry_s=READ_S)
+        kept_s = _AWAY_S if self._settled.is_set() else READ_S
+        sent = self._sent([(topic, codec.encode(leave), False)], expiry_s=kept_s)
         return sent and self._read(device)
 
     def _read(self, device: str) -> bool:
