@@ -143,10 +143,12 @@ def _headless(rows: list[list[str]]) -> bool:
         return False
     again = names = 0
     for column, cell in enumerate(first):
-        below = [row[column] for row in rest if column < len(row)]
+        below = [row[column] for row in rest if column < len(row) and row[column].strip()]
+        if not cell.strip() or not below:
+            continue
         if NUMBER.fullmatch(cell) and all(map(NUMBER.fullmatch, below)):
             return True
-        if cell.strip() and cell in below:
+        if cell in below:
             again += 1
         elif len(set(below)) * _LEAST_EACH <= len(below) or _is_named(cell, below):
             names += 1

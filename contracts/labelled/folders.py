@@ -65,6 +65,23 @@ class Tables(msgspec.Struct, frozen=True):
     constant: str = ""
 
 
+def inner(path: Path, log: Log) -> Path:
+    """The folder that is meant: the only thing in one, as where an archive was unpacked."""
+    while True:
+        items = _visible(path)
+        if len(items) != 1 or not items[0].is_dir() or items[0].name.lower() in (*_SPLITS, "data"):
+            return path
+        inside = _visible(items[0])
+        if inside and all(_is_text(item) for item in inside):
+            return path  # texts of one label
+        log.note(f"of {path.name} its folder {items[0].name!r} was read")
+        path = items[0]
+
+
+def _is_text(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".txt"
+
+
 def tables_in(
     path: Path, suffixes: tuple[str, ...], log: Log, splits: tuple[str, ...] = TO_LEARN
 ) -> Tables:
@@ -198,10 +215,14 @@ def _texts_in(path: Path, log: Log, splits: tuple[str, ...]) -> Tables:
     texts = [item for item in texts if not _is_about(item)]
     if len(texts) > 1 and all(_SPLITS & _words(item) for item in texts):
         return _meant(path, texts, log, splits)
-    alone = not any(item.is_dir() for item in _visible(path))
-    if texts and alone and all(_has_cells(item) for item in texts):
-        _say(path, Tables(texts), log)
-        return Tables(texts)
+    if any(item.is_dir() for item in _visible(path)):
+        return Tables()
+    tables = [item for item in texts if _has_cells(item)]
+    if 1 < len(tables) < len(texts):  # their names are no labels, and not all is a table
+        return _meant(path, texts, log, splits)
+    if tables and len(tables) == len(texts):
+        _say(path, Tables(tables), log)
+        return Tables(tables)
     return Tables()
 
 

@@ -100,6 +100,9 @@ def records(path: Path, log: Log, splits: tuple[str, ...] = folders.TO_LEARN) ->
         if inner.paths:
             return _together(inner, log)
         found = folders.bot(path, log) or _nlu(path, log)
+        only = path if found else folders.inner(path, log)
+        if only != path:
+            return records(only, log, splits)
         return iter(found) if found else folders.rows_of(path, SUFFIXES, log, splits)
     suffix = path.suffix.lower()
     readers: dict[str, Callable[[Path, Log], Iterator[Record]]] = {

@@ -317,3 +317,27 @@ def test_a_folder_around_the_labels_is_passed_through(tmp_path: Path) -> None:
     for number, (text, name) in enumerate(NAMED):
         put(tmp_path, {f"dataset/data_files/{name}/{number}.txt": text})
     assert sorted(read(tmp_path / "dataset")) == sorted(NAMED)
+
+
+def test_a_row_with_empty_cells_after_it_is_no_header(tmp_path: Path) -> None:
+    """As the first of the SMS in a spreadsheet's CSV, which has a stray number at its end."""
+    rows = [f"{'ham' if n % 3 else 'spam'},what number {n} wrote,,," for n in range(1, 60)]
+    path = tmp_path / "SMSSpamCollection.csv"
+    path.write_text('ham,"Go until jurong point, crazy..",,,0\n' + lines(rows))
+    assert len(load_rows(path)) == 60
+
+
+def test_tables_beside_other_texts_are_no_labels(tmp_path: Path) -> None:
+    """As three tables of reviews beside a list of words: one must be named."""
+    files = {f"{name}_labelled.txt": TABS for name in ("amazon", "imdb", "yelp")}
+    put(tmp_path, {**files, "sentiment2.txt": "so\nwow\nyes\n"})
+    with pytest.raises(InputError, match="has several tables; name one of amazon_labelled"):
+        load_rows(tmp_path)
+
+
+def test_what_was_unpacked_into_a_folder_of_its_own_is_found(tmp_path: Path) -> None:
+    """As ``data/rt-polaritydata/rt-polarity.pos``; a folder of one label is told as such."""
+    files = {f"a/b/rt.{name}": lines(TEXTS) for name in ("pos", "neg")}
+    assert {row.label for row in load_rows(put(tmp_path / "deep", files))} == {"pos", "neg"}
+    put(tmp_path / "one", {"spam/1.txt": "win now", "spam/2.txt": "win more"})
+    assert {row.label for row in load_rows(tmp_path / "one")} == {"spam"}
