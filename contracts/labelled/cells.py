@@ -58,7 +58,7 @@ def rows_of(path: Path, log: Log) -> Iterator[Record]:
         yield from _label_and_text(path, lines, log)
         return
     usual = "," if path.suffix.lower() == ".csv" else "\t"
-    dialect = _quoting(lines, delimited.sniff(lines, usual), '"' in text)
+    dialect = _quoting(lines, delimited.sniff(lines, usual), text)
     if dialect.delimiter != usual:
         log.note(f"{path.name} has its cells apart by {dialect.delimiter!r}")
     if not dialect.quoted and '"' in text:
@@ -91,19 +91,39 @@ def rows_of(path: Path, log: Log) -> Iterator[Record]:
         ) from None
 
 
-def _quoting(lines: list[str], dialect: delimited.Dialect, has_quotes: bool) -> delimited.Dialect:
-    """The dialect without quotes, where with them rows break, and without them fewer do."""
-    if not dialect.quoted or not has_quotes:
+def _quoting(lines: list[str], dialect: delimited.Dialect, text: str) -> delimited.Dialect:
+    """The dialect with the quotes that the whole file has.
+
+    Apostrophes around cells are quotes where every row is whole with them and not without; and
+    where rows break with quotes, and without them fewer do, they are parts of the texts.
+    """
+    apart = re.escape(dialect.delimiter)
+    if re.search(f"(^|{apart})'[^\n]*'({apart}|\\r?$)", text, re.MULTILINE):
+        single = delimited.Dialect(dialect.delimiter, quote="'")
+        if not _uneven(lines, single) and _uneven(lines, dialect):
+            return single
+    if not dialect.quoted or '"' not in text:
         return dialect
+    broken = _broken(lines, dialect)
     bare = delimited.Dialect(dialect.delimiter, quoted=False)
+    return bare if broken and _uneven(lines, bare) < broken else dialect
+
+
+def _broken(lines: list[str], dialect: delimited.Dialect) -> int:
     try:
-        broken = sum(bool(row.broken) for row in delimited.rows_of(lines, dialect))
+        return sum(bool(row.broken) for row in delimited.rows_of(lines, dialect))
     except csv.Error:
-        broken = len(lines)
-    if not broken:
-        return dialect
-    widths = Counter(len(row.cells) for row in delimited.rows_of(lines, bare))
-    return bare if widths.total() - max(widths.values()) < broken else dialect
+        return len(lines)
+
+
+def _uneven(lines: list[str], dialect: delimited.Dialect) -> int:
+    """How many rows are broken, or not as wide as most."""
+    try:
+        rows = [row for row in delimited.rows_of(lines, dialect) if row.broken or any(row.cells)]
+    except csv.Error:
+        return len(lines)
+    widths = Counter(0 if row.broken else len(row.cells) for row in rows)
+    return len(rows) - max((count for width, count in widths.items() if width), default=0)
 
 
 def _sample(lines: list[str], dialect: delimited.Dialect) -> list[list[str]]:

@@ -59,6 +59,7 @@ class Dialect(msgspec.Struct, frozen=True):
 
     delimiter: str = ","
     quoted: bool = True
+    quote: str = '"'
 
 
 def decoded(path: Path, log: Log) -> str:
@@ -173,6 +174,7 @@ def rows_of(lines: list[str], dialect: Dialect) -> Iterator[Cells]:
         reader = csv.reader(
             feed,
             delimiter=dialect.delimiter,
+            quotechar=dialect.quote,
             quoting=csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE,
             skipinitialspace=True,
             strict=True,

@@ -341,3 +341,16 @@ def test_what_was_unpacked_into_a_folder_of_its_own_is_found(tmp_path: Path) -> 
     assert {row.label for row in load_rows(put(tmp_path / "deep", files))} == {"pos", "neg"}
     put(tmp_path / "one", {"spam/1.txt": "win now", "spam/2.txt": "win more"})
     assert {row.label for row in load_rows(tmp_path / "one")} == {"spam"}
+
+
+def test_apostrophes_around_cells_are_quotes(tmp_path: Path) -> None:
+    """As in the ten thousand German news articles; within and without them they are letters."""
+    rows = [f"{('Sport', 'Web')[n % 2]};Satz {n} sagt \"nichts\" an 'Tagen'" for n in range(1, 60)]
+    quoted = "Web;'Es ist''s; und \"mehr\"'"
+    path = tmp_path / "test.csv"
+    path.write_text(lines([*rows, quoted]))
+    found = load_rows(path)
+    assert found[0].text == "Satz 1 sagt \"nichts\" an 'Tagen'"
+    assert (found[-1].text, found[-1].label) == ('Es ist\'s; und "mehr"', "Web")
+    path.write_text(lines(rows))
+    assert load_rows(path)[0].text == "Satz 1 sagt \"nichts\" an 'Tagen'"
