@@ -49,6 +49,12 @@ def test_an_answer_below_the_threshold_shows_the_label_that_won(tmp_path: Path) 
     run = command("eval", str(TINY), "--data", str(data), "--text", "Satz", "--label", "Art")
     assert "1 rows of data.csv were left out: 'Satz' is empty (line 3)" in run.stderr
     assert "accuracy, as it answers     100.00%" in run.stdout
+    for split, label in (("train", "timer"), ("test", "lights-on")):
+        (tmp_path / "split").mkdir(exist_ok=True)
+        (tmp_path / "split" / f"{split}.csv").write_text(f"text,label\nturn on the light,{label}\n")
+    run = command("eval", str(TINY), "--data", str(tmp_path / "split"))
+    assert "of split was read: test.csv" in run.stderr
+    assert "accuracy, as it answers     100.00%" in run.stdout
 
 
 def test_a_file_put_in_place_of_the_installed_one_keeps_the_installed_state(

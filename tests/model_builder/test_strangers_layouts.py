@@ -319,11 +319,12 @@ def test_a_folder_around_the_labels_is_passed_through(tmp_path: Path) -> None:
     assert sorted(read(tmp_path / "dataset")) == sorted(NAMED)
 
 
-def test_a_row_with_empty_cells_after_it_is_no_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stray", ["0", "x"])
+def test_a_row_with_empty_cells_after_it_is_no_header(tmp_path: Path, stray: str) -> None:
     """As the first of the SMS in a spreadsheet's CSV, which has a stray number at its end."""
     rows = [f"{'ham' if n % 3 else 'spam'},what number {n} wrote,,," for n in range(1, 60)]
     path = tmp_path / "SMSSpamCollection.csv"
-    path.write_text('ham,"Go until jurong point, crazy..",,,0\n' + lines(rows))
+    path.write_text('ham,"Go until jurong point, crazy..",,,' + stray + "\n" + lines(rows))
     assert len(load_rows(path)) == 60
 
 
