@@ -38,9 +38,9 @@ READ_S: Final = 5.0
 """Seconds that a device which is connected gets to read the last word: what it has not read is
 lost when its connection is ended. The broker keeps it no longer."""
 
-_AWAY_S: Final = 1.0
-"""Seconds that the broker keeps it for one that is away, at least one: a board that takes its
-name may connect as soon as it has its certificate."""
+_STATUS_S: Final = 1.0
+"""Seconds for the broker to say whether a device is connected; of one that never was it does
+not."""
 
 _RETAINED: Final[tuple[DeviceKind, ...]] = ("desired", "reported", "status", "offered")
 
@@ -72,6 +72,7 @@ class Visit:
         self._has_read = False
         self._settled = threading.Event()  # it has read the last word, or is not connected
         self._settled.set()
+        self._heard = threading.Event()  # whether it is connected
         filters = dict(self._glance.filters)
         if self._tls:
             filters[sessions.RESPONSE] = self._on_answer
@@ -120,6 +121,7 @@ class Visit:
             self._settled.set()
         elif not self._has_read:
             self._settled.clear()
+        self._heard.set()
 
     def _on_read(self, _topic: str, _payload: bytes) -> None:
         self._has_read = True
@@ -131,10 +133,11 @@ class Visit:
         One that is away is not told: who connects next by its name may be its successor. Returns
         when a device that is connected has read it, or had :data:`READ_S` for that.
         """
+        if self._heard.wait(_STATUS_S) and self._settled.is_set():
+            return False
         topic = self._topics.request(device, LEAVE)
         leave = msgspec.structs.replace(leave, id=self._id)
-        kept_s = _AWAY_S if self._settled.is_set() else READ_S
-        sent = self._sent([(topic, codec.encode(leave), False)], expiry_s=kept_s)
+        sent = self._sent([(topic, codec.encode(leave), False)], expiry_s=READ_S)
         return sent and self._read(device)
 
     def _read(self, device: str) -> bool:
