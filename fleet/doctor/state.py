@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,8 @@ def database(patient: Patient) -> Iterator[Finding]:
         cure = cures.get(error.code, "")
         if not cure and path is None:
             cure = f"start the database, or set database in {patient.fleet.folder / 'fleet.yaml'}"
+        if not cure and path is not None and shutil.disk_usage(path.parent).free < limits.MIB:
+            cure = f"make room where {path} is, and run `shoal fleet doctor` again"
         yield Finding(
             "database", error.code, str(error), cure or "shoal fleet restore BACKUP NEW-FOLDER"
         )

@@ -268,6 +268,8 @@ def _translated() -> Iterator[None]:
         reason = _first_line(error)
         if reason == "file is not a database":
             reason += ": restore it from a backup"
+        if reason in ("disk I/O error", "database or disk is full"):
+            reason += ": is the disk full?"
         raise UnavailableError("database", f"the database cannot be used now: {reason}") from error
 
 
