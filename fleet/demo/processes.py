@@ -116,7 +116,7 @@ def run(module: str, arguments: Sequence[str], log: Path, *, show: bool) -> byte
             env=os.environ,
         )
     if done.returncode != 0:
-        tail = "" if show else log.read_text(errors="replace")[-600:]
+        tail = "it said why above" if show else log.read_text(errors="replace")[-600:]
         raise UnavailableError(
             "program-failed",
             f"python -m {module} {' '.join(arguments)[:200]} ended with code "
