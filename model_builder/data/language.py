@@ -76,11 +76,6 @@ def writing(texts: Sequence[str]) -> Writing:
     return Writing.ALPHABET
 
 
-def without_blanks(texts: Sequence[str]) -> bool:
-    """Whether most letters are of scripts that put no blanks between words."""
-    return writing(texts) is Writing.UNPARTED
-
-
 def piece_lengths(texts: Sequence[str], usual: tuple[int, int]) -> tuple[int, int]:
     """Which pieces of words tell most: of fewer letters where a letter says more."""
     return _LENGTHS.get(writing(texts), usual)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from contracts.labelled.rows import Row
 from contracts.text import normalize
-from model_builder.data.language import without_blanks
+from model_builder.data.language import Writing, writing
 
 _MOST_ROWS: Final = 30_000
 """Rows that are looked at, so that it does not take long."""
@@ -37,7 +37,7 @@ def noise_report(rows: list[Row], seed: int, most: int = 50) -> list[dict[str, A
     target = np.array([index[row.label] for row in rows])
     texts = [normalize(row.text) or "-" for row in rows]
     matrix = TfidfVectorizer(
-        analyzer="char_wb" if without_blanks(texts) else "word",
+        analyzer="word" if writing(texts) is Writing.ALPHABET else "char_wb",
         ngram_range=(1, 2), sublinear_tf=True, max_features=30_000,
     )  # fmt: skip
     features = matrix.fit_transform(texts)

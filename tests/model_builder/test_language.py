@@ -161,6 +161,18 @@ def _said(count: int, seed: int) -> tuple[list[str], NDArray[np.int64]]:
     return texts, targets
 
 
+def test_a_wrong_label_is_found_by_a_syllable_within_a_word() -> None:
+    """Few of these words stand twice; one of its three syllables tells the label."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number, target in enumerate(rng.integers(0, 2, 400)):
+        words = ["".join(chr(0xAC00 + n) for n in rng.integers(0, 60, 3)) for _ in range(3)]
+        words[1] = words[1][0] + "좋싫"[target] + words[1][2]
+        rows.append(Row(" ".join(words), "ab"[target], place=str(number)))
+    rows[7] = Row(rows[7].text, "ba"["ab".index(rows[7].label)], place="the wrong one")
+    assert "the wrong one" in [found["place"] for found in noise_report(rows, 0)][:3]
+
+
 def test_what_is_fitted_to_text_without_blanks_reads_single_letters_too() -> None:
     """It is what a person would have used; a phrase between two marks is no word."""
     bounds, lines = Limits(512_000, 0), _said(40, 0)[0]
