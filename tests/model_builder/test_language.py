@@ -165,7 +165,7 @@ def test_a_wrong_label_is_found_by_a_syllable_within_a_word() -> None:
     """Few of these words stand twice; one of its three syllables tells the label."""
     rng = np.random.default_rng(0)
     rows = []
-    for number, target in enumerate(rng.integers(0, 2, 400)):
+    for number, target in enumerate(rng.integers(0, 2, 800)):
         words = ["".join(chr(0xAC00 + n) for n in rng.integers(0, 60, 3)) for _ in range(3)]
         words[1] = words[1][0] + "좋싫"[target] + words[1][2]
         rows.append(Row(" ".join(words), "ab"[target], place=str(number)))
