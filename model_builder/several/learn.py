@@ -6,6 +6,7 @@ rows' labels alone, and from these and the teachers' word together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,11 @@ _SHARED: Final = 24
 _WIDEST: Final = 128
 _LEAST_ROWS: Final = 2048
 """Of a table with a column for each label: fewer mix too many pieces of words."""
+
+_FACTORS: Final = (1 / 3, 3.0)
+_WEAKEST: Final = 1.0
+_STRONGEST: Final = 1000.0
+"""Between these are the strengths of fits that are tried, by what each is more or less."""
 
 _TURNS: Final = 100
 """Of the optimiser, at most."""
@@ -107,6 +113,33 @@ def _each(plan: Plan) -> Plan:
     return msgspec.structs.replace(plan, name=name, fit=fit, linear=linear, labels=False)
 
 
+def _strengths(plan: Plan, top: float, tried: Callable[[Plan], float]) -> list[Plan]:
+    """A fitted plan with other penalties, as far as each is better than the one before.
+
+    Few rows with labels that people agree on want next to none, many that they doubt a large one.
+
+    Args:
+        plan: that was tried.
+        top: its score.
+        tried: tries one, and gives its score.
+    """
+    assert plan.linear is not None
+    found: list[Plan] = []
+    for factor in _FACTORS:
+        best_yet, strength, before = top, plan.linear.strength * factor, len(found)
+        while _WEAKEST <= strength <= _STRONGEST:
+            fit = msgspec.structs.replace(plan.linear, strength=strength)
+            name = f"{plan.name}, penalty 1/{strength:.3g}"
+            found.append(msgspec.structs.replace(plan, name=name, linear=fit))
+            now = tried(found[-1])
+            if now <= best_yet:
+                break
+            best_yet, strength = now, strength * factor
+        if len(found) > before + 1:  # it got better this way: it does not the other
+            break
+    return found
+
+
 def learn(
     recipe: Recipe, dataset: Dataset, soft: Floats | None, cache: Path, progress: Progress
 ) -> Trained:
@@ -133,28 +166,39 @@ def learn(
         for plan in plans_for(recipe, dataset)
         for name in (lessons if plan.linear else list(lessons)[-1:])
     ]
-    total, done = sum(plan.fit.steps for plan, _ in runs), 0
+    total = sum(plan.fit.steps for plan, _ in runs)
     bags: list[Bag] = []
     scores: list[Score] = []
-    rows: list[dict[str, Any]] = []
-    for plan, name in runs:
+
+    def tried(plan: Plan, name: str, done: int, total: int) -> float:
         told = partial(counted, progress, f"tries {len(runs)} plans", done, total)
         bag = train_plan(recipe, lessons[name], plan, plan.fit.steps, cache, told)
-        done += plan.fit.steps
         logits = bag.logits(encode(dataset.validation.texts, plan.shape.features))
-        found = score(logits, dataset.validation.targets)
         bags.append(bag)
-        scores.append(found)
-        rows.append(
-            {
-                "plan": plan.name,
-                "learned": name,
-                "steps": plan.fit.steps,
-                "validation": found.accuracy,
-                "surprise": round(found.surprise, 4),
-                "score": round(found.mean, 4),
-            }
-        )
+        scores.append(score(logits, dataset.validation.targets))
+        return scores[-1].mean
+
+    done = 0
+    for plan, name in runs:
+        tried(plan, name, done, total)
+        done += plan.fit.steps
+    fitted = [place for place, (plan, _) in enumerate(runs) if plan.linear]
+    if fitted:
+        first = max(fitted, key=lambda place: scores[place].mean)
+        plan, name = runs[first]
+        others = _strengths(plan, scores[first].mean, lambda plan: tried(plan, name, 0, _TURNS))
+        runs += [(plan, name) for plan in others]
+    rows: list[dict[str, Any]] = [
+        {
+            "plan": plan.name,
+            "learned": name,
+            "steps": plan.fit.steps,
+            "validation": found.accuracy,
+            "surprise": round(found.surprise, 4),
+            "score": round(found.mean, 4),
+        }
+        for (plan, name), found in zip(runs, scores, strict=True)
+    ]
     chosen = best(scores)
     order = sorted(range(len(runs)), key=lambda i: (i != chosen, -scores[i].mean))
     plan, name = runs[chosen]

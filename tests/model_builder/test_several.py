@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,16 @@ from contracts.errors import InputError
 from contracts.labelled.rows import Row
 from model_builder.classify.deliver import BuildResult
 from model_builder.classify.initial import write
+from model_builder.classify.plans import Plan
 from model_builder.data.clean import CleanReport
 from model_builder.data.several import joined, prepare
 from model_builder.recipes import classify as recipes
+from model_builder.recipes.students import NgramStudentConfig
 from model_builder.several import figures
 from model_builder.several.build import build
+from model_builder.several.learn import _strengths
+from model_builder.students.bag import BagFit
+from model_builder.students.linear import LinearFit
 from tests.model_builder.support import PLACES, sentences
 
 
@@ -101,6 +107,8 @@ def test_the_report_has_each_label_and_the_figures_of_one_model_a_label(
     page = built.report_html.read_text()
     assert "one logistic regression a label" in page
     assert built.report["runtimes"]["equal"] == 1.0
+    tried = [row["plan"] for row in built.report["auto"]["rounds"][0]]
+    assert any(name.endswith("penalty 1/10") for name in tried)
 
 
 def test_eval_of_the_test_rows_gives_the_figures_of_the_report(
@@ -198,3 +206,32 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert found["micro_f1"] == pytest.approx(f1_score(targets, said, average="micro"), abs=1e-4)
     assert found["macro_f1"] == pytest.approx(f1_score(targets, said, average="macro"), abs=1e-4)
     assert found["exact"] == pytest.approx(accuracy_score(targets, said), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("peak", "expected"),
+    [
+        (3.3, [10.0, 3.33, 1.11]),
+        (300.0, [10.0, 90.0, 270.0, 810.0]),
+        (30.0, [10.0, 90.0]),
+        (1e9, [10.0, 90.0, 270.0, 810.0]),
+        (0.0, [10.0, 3.33, 1.11]),
+    ],
+)
+def test_a_penalty_is_followed_as_long_as_it_gets_better(
+    peak: float, expected: list[float]
+) -> None:
+    """One way, and the other only where the first step of it is worse."""
+    shape = NgramStudentConfig()
+    plan = Plan("x", shape, 1.0, BagFit(steps=1), LinearFit())
+    seen: list[float] = []
+
+    def tried(other: Plan) -> float:
+        assert other.linear is not None
+        seen.append(other.linear.strength)
+        return -abs(math.log(max(other.linear.strength, 1e-9) / max(peak, 1e-9)))
+
+    found = _strengths(plan, tried(plan), tried)
+    assert [round(one, 2) for one in seen[1:]] == expected
+    assert [one.linear.strength for one in found if one.linear] == seen[1:]
+    assert len({one.name for one in found}) == len(found)
