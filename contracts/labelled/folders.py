@@ -15,7 +15,7 @@ import msgspec
 from contracts import limits
 from contracts.errors import InputError
 from contracts.labelled import delimited, parallel
-from contracts.labelled.columns import guess, usual_label
+from contracts.labelled.columns import usual_label
 from contracts.labelled.documents import text_of
 from contracts.labelled.rows import Log, Record
 
@@ -187,7 +187,7 @@ def _of_labels(tables: list[Path]) -> Tables | None:
         found = {row[names.index(label)] for row in rows} if label is not None else set()
         if not names or len(columns) > 1 or len(found) > 1:
             return None
-        if label is None and len(names) > 1 and guess([*names, "label"]) is None:
+        if label is None and len(names) > 1:  # one of them may be the label
             return None
         values += found
     if label is not None and len(set(values)) == len(tables):

@@ -82,17 +82,17 @@ def labels_of(path: Path) -> Path | None:
                 "bad-data", f"{path} has the labels of {named[0].name}; name that file instead"
             )
         return None
-    if not alike or _is_table(_lines(path)):
+    own = _lines(path) if alike else []
+    if not alike or _is_table(own):
         return None
-    count = len(_lines(path))
     found = [(item, _lines(item)) for item, _ in alike]
     found = [(item, lines) for item, lines in found if _are_labels(lines)]
-    fitting = [item for item, lines in found if len(lines) == count]
+    fitting = [item for item, lines in found if _paired(own, lines) is not None]
     if found and not fitting and texts:
         item, lines = found[0]
         raise InputError(
             "bad-data",
-            f"{path} has {count} lines and {item.name} {len(lines)}: the labels of these texts "
+            f"{path} has {len(own)} lines and {item.name} {len(lines)}: the labels of these texts "
             "need a line for each",
         )
     return next((item for item in fitting if item.stem == path.stem), next(iter(fitting), None))
@@ -113,31 +113,39 @@ def texts_in(folder: Path) -> list[Path]:
 
 def rows_of(path: Path, labels: Path, log: Log) -> Iterator[Record]:
     """Each line of `path` with the same line of `labels`."""
+    pairs = _paired(_lines(path, log), _lines(labels)) or []
     meanings, source = _meanings(labels)
-    names = _lines(labels)
     whence = ""
-    if meanings and set(names) <= set(meanings):
-        names = [meanings[name] for name in names]
+    if meanings and all(label in meanings for _, label in pairs):
+        pairs = [(text, meanings[label]) for text, label in pairs]
         whence = f", what they mean from {source}"
     log.note(f"the labels of {path.name} were read from {labels.name}{whence}")
-    for number, (text, label) in enumerate(zip(_lines(path, log), names, strict=True), 1):
+    for number, (text, label) in enumerate(pairs, 1):
         yield f"line {number}", {"text": text, "label": label}
 
 
+def _paired(texts: list[str], labels: list[str]) -> list[tuple[str, str]] | None:
+    """Each text with its label; None: they are not as many.
+
+    Blank lines at the end of either count as far as the other has lines: a text may be empty.
+    """
+    short, long = sorted((texts, labels), key=len)
+    if any(long[len(short) :]):
+        return None
+    return list(zip(texts, labels, strict=False))
+
+
 def _lines(path: Path, log: Log | None = None) -> list[str]:
-    """The lines without their ends; none of blanks at the end, nor of what cannot be read."""
+    """The lines without their ends; none of what cannot be read."""
     try:
         text = delimited.decoded(path, log or Log())
     except (InputError, OSError):
         return []
-    lines = [line.strip() for line in delimited.lines_of(text)]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
+    return [line.strip() for line in delimited.lines_of(text)]
 
 
 def _are_labels(lines: list[str]) -> bool:
-    different = Counter(lines)
+    different = Counter(filter(None, lines))
     return 2 <= len(different) <= len(lines) / _LEAST_EACH and "\t" not in "".join(different)
 
 

@@ -170,8 +170,8 @@ def learn(
     bags: list[Bag] = []
     scores: list[Score] = []
 
-    def tried(plan: Plan, name: str, done: int, total: int) -> float:
-        told = partial(counted, progress, f"tries {len(runs)} plans", done, total)
+    def tried(plan: Plan, name: str, what: str, done: int, total: int) -> float:
+        told = partial(counted, progress, what, done, total)
         bag = train_plan(recipe, lessons[name], plan, plan.fit.steps, cache, told)
         logits = bag.logits(encode(dataset.validation.texts, plan.shape.features))
         bags.append(bag)
@@ -180,13 +180,17 @@ def learn(
 
     done = 0
     for plan, name in runs:
-        tried(plan, name, done, total)
+        tried(plan, name, f"tries {len(runs)} plans", done, total)
         done += plan.fit.steps
     fitted = [place for place, (plan, _) in enumerate(runs) if plan.linear]
     if fitted:
         first = max(fitted, key=lambda place: scores[place].mean)
         plan, name = runs[first]
-        others = _strengths(plan, scores[first].mean, lambda plan: tried(plan, name, 0, _TURNS))
+        others = _strengths(
+            plan,
+            scores[first].mean,
+            lambda plan: tried(plan, name, "tries other penalties", 0, _TURNS),
+        )
         runs += [(plan, name) for plan in others]
     rows: list[dict[str, Any]] = [
         {

@@ -147,6 +147,14 @@ def test_texts_and_labels_that_do_not_fit_are_told(tmp_path: Path) -> None:
         load_rows(folder / "train_text.txt")
 
 
+def test_an_empty_text_at_the_end_has_its_label(tmp_path: Path) -> None:
+    """It is left out as any other; and a blank line at the end of the labels is none."""
+    put(tmp_path, {"train_text.txt": TEXT + "\n", "train_labels.txt": LABEL + "1\n"})
+    assert read(tmp_path) == NUMBERED
+    put(tmp_path, {"train_text.txt": TEXT, "train_labels.txt": LABEL + "\n\n"})
+    assert read(tmp_path) == NUMBERED
+
+
 @pytest.mark.parametrize("inner", ["train.tsv", "train_text.txt"])
 def test_a_folder_of_data_sets_names_them(tmp_path: Path, inner: str) -> None:
     """Their names are no labels."""
@@ -176,6 +184,11 @@ def test_tables_of_a_label_each_are_read_as_one(tmp_path: Path) -> None:
     assert sorted(read(put(tmp_path / "name", by_name))) == sorted(NAMED)
     bare = {"good.csv": "text\n" + lines(good), "bad.csv": "text\n" + lines(bad)}
     assert sorted(read(put(tmp_path / "bare", bare))) == sorted(NAMED)
+    own = {
+        f"{name}.csv": "text,polarity\n" + lines([f"{a},{b}" for a, b in NAMED]) for name in "ab"
+    }
+    with pytest.raises(InputError, match=r"name one of a\.csv, b\.csv"):
+        read(put(tmp_path / "own", own))
     parts = {f"part-{n}.csv": f"text,label\n{t},{label}\n" for n, (t, label) in enumerate(NAMED)}
     assert read(put(tmp_path / "parts", parts)) == NAMED
 
